@@ -1,0 +1,125 @@
+"""The one error tree.
+
+::
+
+    EdgeError                     exit code 1: a known failure
+    ├── UsageError                exit code 2: the command or a spec is wrong
+    │   └── SpecError             a model YAML or a precision recipe breaks its schema
+    ├── InputError                a file of the user's can't be used
+    │   ├── ModelFileError        an ONNX file is missing, corrupt, dynamic or of a wrong shape
+    │   ├── ImageError            a picture can't be read or is too small
+    │   ├── LabelError            labels do not match the pictures or the classes
+    │   └── CalibrationError      a calibration set that would spoil the model
+    ├── DownloadError             a download failed, timed out or has the wrong checksum
+    ├── ToolchainError            the vendor's compiler
+    │   ├── ToolchainMissing      none was found
+    │   ├── InstallError          it could not be installed
+    │   └── CompileError          it ran and failed; carries stage, cause, remedy
+    │       └── CompileTimeout    it was stopped at its time limit
+    ├── WorkspaceError            the build folder: foreign, locked, disk full
+    └── GateError                 a result is worse than a gate allows
+"""
+
+from __future__ import annotations
+
+
+class EdgeError(Exception):
+    """A failure that edge understands.
+
+    Args:
+        seen: what was found, with the value itself.
+        allowed: what would have been right.
+        remedy: what to do next, best as the command to type.
+    """
+
+    exit_code = 1
+
+    def __init__(self, seen: str, *, allowed: str | None = None, remedy: str | None = None) -> None:
+        super().__init__(seen)
+        self.seen = seen
+        self.allowed = allowed
+        self.remedy = remedy
+
+    def __str__(self) -> str:
+        lines = [self.seen]
+        if self.allowed:
+            lines.append(f"allowed: {self.allowed}")
+        if self.remedy:
+            lines.append(f"next: {self.remedy}")
+        return "\n".join(lines)
+
+
+class UsageError(EdgeError):
+    """The command line or a spec is wrong."""
+
+    exit_code = 2
+
+
+class SpecError(UsageError):
+    """A model YAML or a precision recipe breaks its schema."""
+
+
+class InputError(EdgeError):
+    """A file of the user's can't be used."""
+
+
+class ModelFileError(InputError):
+    """An ONNX file is missing, corrupt, dynamic or of a wrong shape."""
+
+
+class ImageError(InputError):
+    """A picture can't be read or is too small."""
+
+
+class LabelError(InputError):
+    """Labels do not match the pictures or the classes."""
+
+
+class CalibrationError(InputError):
+    """A calibration set that would spoil the model."""
+
+
+class DownloadError(EdgeError):
+    """A download failed, timed out or has the wrong checksum."""
+
+
+class ToolchainError(EdgeError):
+    """Something about the vendor's compiler."""
+
+
+class ToolchainMissing(ToolchainError):  # noqa: N818 - reads as what it says
+    """No compiler was found."""
+
+
+class InstallError(ToolchainError):
+    """The compiler's environment could not be installed."""
+
+
+class CompileError(ToolchainError):
+    """The compiler ran and failed.
+
+    Args:
+        stage: the vendor's stage that failed, such as ``parse yaml``, ``calibrate`` or ``hbdk-cc``.
+        cause: one line that says why, in the compiler's words where it has any.
+        remedy: what to do next.
+        log: path of the full log, shown to the user.
+    """
+
+    def __init__(self, stage: str, cause: str, *, remedy: str | None = None, log: str | None = None) -> None:
+        text = f"the compiler failed at stage '{stage}': {cause}"
+        super().__init__(text + (f"\nlog: {log}" if log else ""), remedy=remedy)
+        self.stage = stage
+        self.cause = cause
+        self.log = log
+
+
+class CompileTimeout(CompileError):  # noqa: N818 - reads as what it says
+    """The compiler was stopped at its time limit."""
+
+
+class WorkspaceError(EdgeError):
+    """The build folder is foreign or locked, or the disk is full."""
+
+
+class GateError(EdgeError):
+    """A result is worse than a gate allows."""

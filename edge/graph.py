@@ -1,0 +1,128 @@
+"""Facts of an ONNX file, and the checks that every stage wants before it starts."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from attrs import frozen
+
+from edge.errors import ModelFileError
+
+if TYPE_CHECKING:
+    import onnx
+
+
+@frozen
+class GraphFacts:
+    """What the later stages need to know of a graph.
+
+    Attributes:
+        input_name: name of the one input.
+        input_shape: static, batch first.
+        output_name: name of the first output.
+        output_shape: static; the last axis is the classes.
+        opset: of the default domain.
+        ir: IR version of the file.
+        node_names: names of all nodes, in graph order.
+        parameters: number of elements in initializers of two or more dimensions and biases.
+    """
+
+    input_name: str
+    input_shape: tuple[int, ...]
+    output_name: str
+    output_shape: tuple[int, ...]
+    opset: int
+    ir: int
+    node_names: tuple[str, ...]
+    parameters: int
+
+
+def sha256_of(path: Path) -> str:
+    """Return the sha256 of a file, as hex."""
+    digest = hashlib.sha256()
+    with path.open("rb") as stream:
+        for block in iter(lambda: stream.read(1 << 20), b""):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def load_onnx(path: Path) -> onnx.ModelProto:
+    """Load and check an ONNX file.
+
+    Raises:
+        ModelFileError: missing, not ONNX, truncated, or invalid by the ONNX checker.
+    """
+    import onnx
+    from google.protobuf.message import DecodeError
+
+    if not path.is_file():
+        raise ModelFileError(f"{path} does not exist", allowed="a path of an .onnx file")
+    try:
+        model = onnx.load(path)
+        onnx.checker.check_model(model)
+    except (DecodeError, onnx.checker.ValidationError, ValueError, OSError) as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise ModelFileError(
+            f"{path} is no valid ONNX file: {reason[:200]}",
+            allowed="a complete file that onnx.checker accepts",
+            remedy="export or download it again",
+        ) from error
+    return model
+
+
+def facts(model: onnx.ModelProto, origin: str = "the model") -> GraphFacts:
+    """Return the facts of a graph with one static float image input.
+
+    Args:
+        model: a checked model.
+        origin: how to call it in messages.
+
+    Raises:
+        ModelFileError: several inputs, a dynamic shape, a rank other than 4, or no float32 input.
+    """
+    import math
+
+    import onnx
+
+    graph = model.graph
+    constants = {tensor.name for tensor in graph.initializer}
+    inputs = [value for value in graph.input if value.name not in constants]
+    if len(inputs) != 1:
+        names = ", ".join(value.name for value in inputs) or "none"
+        raise ModelFileError(f"{origin} has {len(inputs)} inputs ({names})", allowed="one image input")
+    if not graph.output:
+        raise ModelFileError(f"{origin} has no output", allowed="one output of class scores")
+    value = inputs[0]
+    if value.type.tensor_type.elem_type != onnx.TensorProto.FLOAT:
+        kind = onnx.TensorProto.DataType.Name(value.type.tensor_type.elem_type)
+        raise ModelFileError(f"{origin}: input {value.name!r} is {kind}", allowed="a float32 image input")
+    return GraphFacts(
+        input_name=value.name,
+        input_shape=_static_shape(value, origin, "input"),
+        output_name=graph.output[0].name,
+        output_shape=_static_shape(graph.output[0], origin, "output"),
+        opset=next((o.version for o in model.opset_import if o.domain in ("", "ai.onnx")), 0),
+        ir=model.ir_version,
+        node_names=tuple(node.name for node in graph.node),
+        parameters=sum(
+            math.prod(tensor.dims)
+            for tensor in graph.initializer
+            if tensor.data_type == onnx.TensorProto.FLOAT
+        ),
+    )
+
+
+def _static_shape(value: onnx.ValueInfoProto, origin: str, role: str) -> tuple[int, ...]:
+    dims = value.type.tensor_type.shape.dim
+    shown = "x".join(str(d.dim_value) if d.HasField("dim_value") else (d.dim_param or "?") for d in dims)
+    if not dims or any(d.dim_value <= 0 for d in dims):
+        raise ModelFileError(
+            f"{origin}: {role} {value.name!r} has the dynamic shape {shown or 'unknown'}",
+            allowed="a static shape with batch 1, such as 1x3x224x224",
+            remedy="export with a fixed size, or fix it: "
+            f"python -m onnxruntime.tools.make_dynamic_shape_fixed --input_name {value.name} "
+            "--input_shape 1,3,224,224 model.onnx fixed.onnx",
+        )
+    return tuple(d.dim_value for d in dims)

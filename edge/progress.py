@@ -1,0 +1,29 @@
+"""How a stage tells what it is doing, without knowing who listens."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+
+class Reporter(Protocol):
+    """Listener for live progress. Only the command line prints; stages call this."""
+
+    def update(self, text: str, fraction: float | None = None) -> None:
+        """Say what goes on now; ``fraction`` in 0..1 where it is known."""
+
+    def warn(self, message: str) -> None:
+        """Tell the user something that does not stop the work."""
+
+
+class Silent:
+    """A reporter that keeps warnings and shows nothing; the default, and what tests use."""
+
+    def __init__(self) -> None:
+        self.warnings: list[str] = []
+
+    def update(self, text: str, fraction: float | None = None) -> None:
+        """Ignore progress."""
+
+    def warn(self, message: str) -> None:
+        """Keep the warning."""
+        self.warnings.append(message)

@@ -1,0 +1,27 @@
+"""Frozen schemas of a model and of its precision recipe, and how they are loaded."""
+
+from edge.specs.load import available_models, load_model, load_precision
+from edge.specs.schema import (
+    Calibration,
+    Compiler,
+    ModelSpec,
+    NodePrecision,
+    Precision,
+    Preprocess,
+    Published,
+    Sources,
+)
+
+__all__ = [
+    "Calibration",
+    "Compiler",
+    "ModelSpec",
+    "NodePrecision",
+    "Precision",
+    "Preprocess",
+    "Published",
+    "Sources",
+    "available_models",
+    "load_model",
+    "load_precision",
+]

@@ -1,0 +1,120 @@
+"""Load specs by name, from a YAML, or derive one from the user's ONNX."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
+
+import cattrs
+import yaml
+from cattrs import transform_error
+
+from edge.errors import SpecError, UsageError
+from edge.resources import data_dir
+from edge.specs.schema import ModelSpec, Precision
+
+T = TypeVar("T")
+
+_converter = cattrs.Converter(forbid_extra_keys=True)
+
+
+def _strict(kind: type) -> Callable[[object, type], object]:
+    def structure(value: object, _: type) -> object:
+        # bool is an int to Python; `jobs: true` is still a mistake.
+        good = isinstance(value, kind) and not (kind is not bool and isinstance(value, bool))
+        if kind is float and isinstance(value, int) and not isinstance(value, bool):
+            return float(value)
+        if not good:
+            raise TypeError(f"{value!r} is not of type {kind.__name__}")
+        return value
+
+    return structure
+
+
+for _kind in (str, int, float, bool):
+    _converter.register_structure_hook(_kind, _strict(_kind))
+
+
+def zoo_dir() -> Path:
+    """Return the folder of the model YAMLs."""
+    return Path(__file__).resolve().parent.parent / "zoo"
+
+
+def available_models() -> list[str]:
+    """Return the names of the zoo's models, sorted."""
+    return sorted(path.stem for path in zoo_dir().glob("*.yaml"))
+
+
+def load_model(name: str) -> ModelSpec:
+    """Load a model by zoo name or by path of a YAML with the same schema.
+
+    Args:
+        name: such as ``ConvNeXt_atto`` or ``my/model.yaml``.
+
+    Raises:
+        UsageError: no such model; the message names close ones.
+        SpecError: the YAML breaks the schema.
+    """
+    path = Path(name)
+    if path.suffix in {".yaml", ".yml"}:
+        return _from_yaml(path, ModelSpec)
+    known = {model.lower(): model for model in available_models()}
+    if name.lower() in known:
+        return _from_yaml(zoo_dir() / f"{known[name.lower()]}.yaml", ModelSpec)
+    close = difflib.get_close_matches(name.lower(), known, n=1, cutoff=0.5)
+    hint = f"edge build {known[close[0]]}" if close else "edge models"
+    raise UsageError(
+        f"no model is called {name!r}",
+        allowed=", ".join(known.values()) + "; or a path ending in .onnx or .yaml",
+        remedy=hint,
+    )
+
+
+def load_precision(name: str) -> Precision:
+    """Load a precision recipe by name (``mapper_yaml/precision``) or by path.
+
+    Raises:
+        SpecError: no such recipe, or it breaks the schema.
+    """
+    path = Path(name)
+    if path.suffix not in {".yaml", ".yml"}:
+        folder = data_dir("mapper_yaml") / "precision"
+        path = folder / f"{name}.yaml"
+        if not path.is_file():
+            names = sorted(p.stem for p in folder.glob("*.yaml"))
+            raise SpecError(
+                f"no precision recipe is called {name!r}", allowed=", ".join(names) + "; or a path of a YAML"
+            )
+    return _from_yaml(path, Precision)
+
+
+def _from_yaml(path: Path, kind: type[T]) -> T:
+    try:
+        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise SpecError(f"{path} does not exist") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise SpecError(f"{path} can't be read: {error}") from error
+    except yaml.YAMLError as error:
+        raise SpecError(f"{path} is not YAML: {error}") from error
+    if not isinstance(data, dict):
+        raise SpecError(f"{path} holds {type(data).__name__}", allowed="a mapping of keys to values")
+    data.setdefault("name", path.stem)
+    try:
+        return _converter.structure(data, kind)
+    except cattrs.BaseValidationError as error:
+        for spec_error in _leaves(error):
+            raise SpecError(f"{path.name}: {spec_error.seen}", allowed=spec_error.allowed) from None
+        problems = "; ".join(transform_error(error, path=path.name))
+        raise SpecError(
+            f"{path} breaks the schema: {problems}",
+            remedy="compare with a file in edge/zoo or mapper_yaml/precision",
+        ) from None
+
+
+def _leaves(error: BaseException) -> list[SpecError]:
+    if isinstance(error, SpecError):
+        return [error]
+    return [leaf for child in getattr(error, "exceptions", ()) for leaf in _leaves(child)]

@@ -1,0 +1,239 @@
+"""Frozen schemas. Validation touches neither disk nor network.
+
+Value ranges are checked where an object is made, so a spec that exists is a spec that holds.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Literal
+
+from attrs import Attribute, field, frozen
+
+from edge.errors import SpecError
+
+Color = Literal["rgb", "bgr"]
+Layout = Literal["NCHW", "NHWC"]
+Interpolation = Literal["bilinear", "bicubic", "area", "nearest"]
+Bits = Literal["int8", "int16"]
+
+# The preprocess node takes NV12, whose chroma covers 2x2 pixels; the runtimes on the board take packed rows,
+# and what they do with a width that is not a multiple of 32 differs between them.
+WIDTH_MULTIPLE = 32
+HEIGHT_MULTIPLE = 2
+
+
+def _check(condition: bool, seen: str, allowed: str) -> None:
+    if not condition:
+        raise SpecError(seen, allowed=allowed)
+
+
+def _name(_: object, attribute: Attribute[str], value: str) -> None:
+    _check(
+        re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", value) is not None,
+        f"{attribute.name}: {value!r}",
+        "letters, digits, '_', '-' and '.'; it names files",
+    )
+
+
+@frozen
+class Preprocess:
+    """From a picture to the network's input; see ``edge.preprocess`` for the arithmetic.
+
+    Attributes:
+        crop: (height, width) of the network input, in pixels.
+        resize: length of the shorter side before the centre crop, in pixels; None stretches the whole
+            picture to ``crop`` without keeping its aspect.
+        interpolation: how to enlarge; shrinking is always antialiased.
+        color: channel order the network was trained with.
+        mean: per channel of ``color``, in 0..255.
+        std: per channel of ``color``, in 0..255; the network sees (x - mean) / std.
+        layout: of the network's input.
+    """
+
+    crop: tuple[int, int] = (224, 224)
+    resize: int | None = 256
+    interpolation: Interpolation = "bicubic"
+    color: Color = "rgb"
+    mean: tuple[float, float, float] = (123.675, 116.28, 103.53)
+    std: tuple[float, float, float] = (58.395, 57.12, 57.375)
+    layout: Layout = "NCHW"
+
+    def __attrs_post_init__(self) -> None:
+        height, width = self.crop
+        _check(height > 0 and width > 0, f"crop: {height}x{width}", "a positive height and width")
+        _check(
+            height % HEIGHT_MULTIPLE == 0, f"crop height {height} is odd", "an even height: NV12 halves it"
+        )
+        _check(
+            width % WIDTH_MULTIPLE == 0,
+            f"crop width {width} is not a multiple of {WIDTH_MULTIPLE}",
+            f"a multiple of {WIDTH_MULTIPLE}, such as {max(1, round(width / WIDTH_MULTIPLE)) * WIDTH_MULTIPLE}: "
+            "the board's runtimes take packed rows",
+        )
+        _check(
+            self.resize is None or self.resize >= max(height, width),
+            f"resize {self.resize} is smaller than the crop {height}x{width}",
+            "resize >= crop",
+        )
+        _check(
+            all(0 <= m <= 255 for m in self.mean),
+            f"mean: {self.mean}",
+            "three values in 0..255 (pixel units)",
+        )
+        _check(
+            all(0 < s <= 255 for s in self.std),
+            f"std: {self.std}",
+            "three values in 0..255 above 0 (pixel units, a divisor; the mapper's scale_value is 1/std)",
+        )
+        _check(
+            any(s > 1 for s in self.std),
+            f"std: {self.std}",
+            "pixel units: std 0.229 of a 0..1 picture is 58.395 here",
+        )
+
+    @property
+    def input_shape(self) -> tuple[int, int, int, int]:
+        """Shape of the network input, batch 1."""
+        height, width = self.crop
+        return (1, 3, height, width) if self.layout == "NCHW" else (1, height, width, 3)
+
+
+@frozen
+class Sources:
+    """Where a model's weights may come from; None where there is no such source.
+
+    Attributes:
+        timm: pinned timm tag, such as ``convnext_atto.d2_in1k``.
+        timm_sha256: checksum of the tag's ``model.safetensors``, where known.
+        vendor: URL of the vendor's float ONNX.
+        vendor_sha256: its checksum, where known.
+        demo: file name in ``edge/zoo/demo`` of weights that the project trained itself.
+        onnx: path of the user's own ONNX, absolute or relative to the YAML that names it.
+    """
+
+    timm: str | None = None
+    timm_sha256: str | None = None
+    vendor: str | None = None
+    vendor_sha256: str | None = None
+    demo: str | None = None
+    onnx: str | None = None
+
+
+@frozen
+class Published:
+    """Figures that others published, to compare with. Top-1 and Top-5 in percent.
+
+    Attributes:
+        source: who published them and how they were measured.
+        latency_ms: on the board, one thread.
+        fps_4_threads: on the board, four threads.
+        params_m: millions of parameters.
+        gflops: as published; conventions differ.
+    """
+
+    source: str
+    float_top1: float | None = None
+    float_top5: float | None = None
+    int8_top1: float | None = None
+    latency_ms: float | None = None
+    fps_4_threads: float | None = None
+    params_m: float | None = None
+    gflops: float | None = None
+
+
+@frozen
+class ModelSpec:
+    """Everything edge needs to know of a classifier.
+
+    Attributes:
+        name: names the build folder and every file.
+        labels: ``imagenet``, ``demo``, or a path of a text file with a class name a line; None if unknown.
+        classes: number of outputs of the head; None if unknown.
+        precision: name of a recipe in ``mapper_yaml/precision`` or a path.
+    """
+
+    name: str = field(validator=_name)
+    sources: Sources
+    preprocess: Preprocess = Preprocess()
+    labels: str | None = "imagenet"
+    classes: int | None = 1000
+    precision: str = "int8"
+    published: Published | None = None
+
+
+@frozen
+class Calibration:
+    """``calibration_parameters`` of the mapper.
+
+    Attributes:
+        method: the mapper's ``calibration_type``.
+        max_percentile: 0.5..1, only with method ``max``.
+        per_channel: activation scales per channel.
+        optimization: the mapper's optimization values.
+    """
+
+    method: Literal["default", "kl", "max", "mix"] = "default"
+    max_percentile: float | None = None
+    per_channel: bool = False
+    optimization: tuple[str, ...] = ()
+
+    def __attrs_post_init__(self) -> None:
+        if self.max_percentile is not None:
+            _check(self.method == "max", f"max_percentile with method {self.method!r}", "method: max")
+            _check(0.5 <= self.max_percentile <= 1, f"max_percentile: {self.max_percentile}", "0.5..1")
+        for item in self.optimization:
+            _check(
+                not re.search(r"[,;\s]", item),
+                f"optimization item {item!r}",
+                "one value an item; the mapper silently misreads a list joined with commas",
+            )
+
+
+@frozen
+class NodePrecision:
+    """``node_info`` of one node: where it runs and with which bits.
+
+    Attributes:
+        on: ``BPU`` or ``CPU``; None leaves it to the mapper.
+        inputs: bits of its input activations.
+        outputs: bits of its output activation.
+    """
+
+    on: Literal["BPU", "CPU"] | None = None
+    inputs: Bits | None = None
+    outputs: Bits | None = None
+
+
+@frozen
+class Compiler:
+    """``compiler_parameters`` of the mapper.
+
+    Attributes:
+        optimize_level: O0 compiles in seconds, O3 is what ships.
+        compile_mode: ``latency`` or ``bandwidth``.
+        jobs: threads of the compiler. A constant, not the machine's cores: the program records it, and the
+            same inputs must give the same bytes on every machine.
+    """
+
+    optimize_level: Literal["O0", "O1", "O2", "O3"] = "O3"
+    compile_mode: Literal["latency", "bandwidth"] = "latency"
+    jobs: int = 4
+
+
+@frozen
+class Precision:
+    """A precision recipe.
+
+    Attributes:
+        name: as reports show it.
+        nodes: node name in the model's own module paths -> precision.
+        note: what the recipe was measured on.
+    """
+
+    name: str = field(validator=_name)
+    calibration: Calibration = Calibration()
+    nodes: Mapping[str, NodePrecision] = field(factory=dict)
+    compiler: Compiler = Compiler()
+    note: str = ""
