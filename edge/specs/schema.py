@@ -66,11 +66,11 @@ class Preprocess:
         _check(
             height % HEIGHT_MULTIPLE == 0, f"crop height {height} is odd", "an even height: NV12 halves it"
         )
+        nearest = max(1, round(width / WIDTH_MULTIPLE)) * WIDTH_MULTIPLE
         _check(
             width % WIDTH_MULTIPLE == 0,
             f"crop width {width} is not a multiple of {WIDTH_MULTIPLE}",
-            f"a multiple of {WIDTH_MULTIPLE}, such as {max(1, round(width / WIDTH_MULTIPLE)) * WIDTH_MULTIPLE}: "
-            "the board's runtimes take packed rows",
+            f"a multiple of {WIDTH_MULTIPLE}, such as {nearest}: the board's runtimes take packed rows",
         )
         _check(
             self.resize is None or self.resize >= max(height, width),
