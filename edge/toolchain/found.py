@@ -1,0 +1,174 @@
+"""A compiler that was found: what it is, how to run its tools and its Python."""
+
+from __future__ import annotations
+
+import os
+import uuid
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Literal
+
+from attrs import field, frozen
+
+from edge.errors import ToolchainError
+from edge.toolchain import process
+from edge.toolchain.process import Completed
+
+Kind = Literal["managed", "path", "docker"]
+
+WORKERS = "workers"
+# Runs a script with the interpreter that hb_mapper's own first line names, inside an image.
+_IMAGE_PYTHON = 'p=$(sed -n "1s/^#! *//p" "$(command -v hb_mapper)"); exec ${p:-python3} "$@"'
+# What leaks from the caller's shell into the compiler's Python and changes what it imports or writes.
+_DROPPED = ("PYTHONPATH", "PYTHONHOME", "PYTHONSTARTUP", "VIRTUAL_ENV", "CONDA_PREFIX", "LD_PRELOAD")
+
+
+@frozen
+class Toolchain:
+    """The vendor's compiler, ready to run.
+
+    Attributes:
+        kind: ``managed`` (installed by edge), ``path`` (the user's own) or ``docker``.
+        where: the bin folder, or the image's name.
+        versions: versions of ``hb_mapper``, ``hbdk`` and ``horizon_nn``, where known.
+        identity: goes into cache keys; changes whenever the compiler's output may.
+        python: the compiler's own interpreter; None where unknown.
+        engine: the container engine's program, for docker.
+    """
+
+    kind: Kind
+    where: str
+    versions: dict[str, str] = field(factory=dict)
+    identity: str = ""
+    python: str | None = None
+    engine: str = "docker"
+
+    def run(
+        self,
+        args: Sequence[str],
+        *,
+        cwd: Path,
+        timeout: float,
+        on_line: Callable[[str], None] | None = None,
+        log: Path | None = None,
+        env: Mapping[str, str] | None = None,
+        mounts: Sequence[Path] = (),
+    ) -> Completed:
+        """Run one of the vendor's tools, such as ``["hb_mapper", "checker", ...]``.
+
+        Args:
+            args: tool and arguments.
+            cwd: folder to start in.
+            timeout: seconds; then everything it started is stopped and ``Completed.timed_out`` is set.
+            on_line: called with each line of output and each step of a progress bar.
+            log: file that receives the output without progress bars.
+            env: variables to set on top of the clean environment.
+            mounts: folders and files that the tool reads or writes, at the same paths (docker only).
+
+        Raises:
+            ToolchainError: the tool can't be started.
+        """
+        if self.kind == "docker":
+            argv, name = self._docker(cwd, env or {}, mounts)
+            return self._start([*argv, *args], None, timeout, on_line, log, cwd, [self.engine, "kill", name])
+        tool = Path(self.where) / args[0]
+        return self._start([str(tool), *args[1:]], self.environ(env), timeout, on_line, log, cwd, ())
+
+    def run_python(
+        self,
+        args: Sequence[str],
+        *,
+        cwd: Path,
+        timeout: float,
+        on_line: Callable[[str], None] | None = None,
+        log: Path | None = None,
+        env: Mapping[str, str] | None = None,
+        mounts: Sequence[Path] = (),
+    ) -> Completed:
+        """Run a script in the compiler's own Python; arguments as for :meth:`run`.
+
+        Args:
+            args: the script's path, most often from :meth:`worker_path`, and its arguments.
+            cwd: folder to start in.
+            timeout: seconds.
+            on_line: called with each line of output.
+            log: file that receives the output.
+            env: variables to set on top of the clean environment.
+            mounts: paths that the script needs (docker only; the workers' folder is always there).
+
+        Raises:
+            ToolchainError: this compiler's Python is not known, or it can't be started.
+        """
+        if self.kind == "docker":
+            argv, name = self._docker(cwd, env or {}, mounts)
+            argv = [*argv, "sh", "-c", _IMAGE_PYTHON, "python", *args]
+            return self._start(argv, None, timeout, on_line, log, cwd, [self.engine, "kill", name])
+        prefix = self.python_argv()
+        if prefix is None:
+            raise ToolchainError(
+                f"the Python behind {self.where}/hb_mapper is not known",
+                remedy="edge toolchain install",
+            )
+        return self._start([*prefix, *args], self.environ(env), timeout, on_line, log, cwd, ())
+
+    def python_argv(self, *, cwd: Path | None = None, mounts: Sequence[Path] = ()) -> list[str] | None:
+        """Return what to put before a script to run it in the compiler's Python, for pipes held open.
+
+        Start it with ``env=toolchain.environ()``. None where the interpreter is not known.
+
+        Args:
+            cwd: folder to start in (docker only).
+            mounts: paths that the script needs (docker only).
+        """
+        if self.kind == "docker":
+            return [*self._docker(cwd, {}, mounts)[0], "sh", "-c", _IMAGE_PYTHON, "python"]
+        return [self.python] if self.python else None
+
+    def environ(self, extra: Mapping[str, str] | None = None) -> dict[str, str]:
+        """Return the clean environment: the compiler's bin first on PATH, fixed hash seed, no Python leaks."""
+        env = {name: value for name, value in os.environ.items() if name not in _DROPPED}
+        if self.kind != "docker":
+            env["PATH"] = self.where + os.pathsep + env.get("PATH", os.defpath)
+        env |= {"PYTHONHASHSEED": "0", "PYTHONNOUSERSITE": "1", "PYTHONUNBUFFERED": "1"}
+        return env | dict(extra or {})
+
+    def worker_path(self, name: str) -> Path:
+        """Return the path of ``edge/toolchain/workers/<name>``."""
+        path = Path(__file__).resolve().parent / WORKERS / name
+        if not path.is_file():
+            raise ToolchainError(f"this installation lacks its worker {name}", remedy="reinstall edge")
+        return path
+
+    def _docker(
+        self, cwd: Path | None, env: Mapping[str, str], mounts: Sequence[Path]
+    ) -> tuple[list[str], str]:
+        name = f"edge-{uuid.uuid4().hex[:12]}"
+        argv = [self.engine, "run", "--rm", "-i", "--init", "--network", "none", "--name", name]
+        argv += ["--user", f"{os.getuid()}:{os.getgid()}", "-e", "HOME=/tmp"]
+        for key, value in {"PYTHONHASHSEED": "0", "PYTHONUNBUFFERED": "1", **env}.items():
+            argv += ["-e", f"{key}={value}"]
+        workers = Path(__file__).resolve().parent / WORKERS
+        for path in dict.fromkeys([workers, *([cwd] if cwd else []), *mounts]):
+            argv += ["--mount", f"type=bind,source={path},target={path}"]
+        if cwd:
+            argv += ["--workdir", str(cwd)]
+        return [*argv, self.where], name
+
+    def _start(
+        self,
+        argv: Sequence[str],
+        env: Mapping[str, str] | None,
+        timeout: float,
+        on_line: Callable[[str], None] | None,
+        log: Path | None,
+        cwd: Path,
+        cleanup: Sequence[str],
+    ) -> Completed:
+        try:
+            return process.run(
+                argv, cwd=cwd, env=env, timeout=timeout, on_line=on_line, log=log, cleanup=cleanup
+            )
+        except (FileNotFoundError, PermissionError, OSError) as error:
+            raise ToolchainError(
+                f"can't start {argv[0]}: {error.strerror or error}", remedy="edge toolchain status"
+            ) from error
