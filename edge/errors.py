@@ -106,11 +106,13 @@ class CompileError(ToolchainError):
     """
 
     def __init__(self, stage: str, cause: str, *, remedy: str | None = None, log: str | None = None) -> None:
-        text = f"the compiler failed at stage '{stage}': {cause}"
-        super().__init__(text + (f"\nlog: {log}" if log else ""), remedy=remedy)
+        super().__init__(f"the compiler failed at stage '{stage}': {cause}", remedy=remedy)
         self.stage = stage
         self.cause = cause
         self.log = log
+
+    def __str__(self) -> str:
+        return super().__str__() + (f"\nlog: {self.log}" if self.log else "")
 
 
 class CompileTimeout(CompileError):  # noqa: N818 - reads as what it says

@@ -1,0 +1,77 @@
+"""Run the compiler's quantized ONNX, one NV12 picture at a time, for a parent process.
+
+Runs in the compiler's own Python; never imported by edge. Protocol, on stdin and stdout:
+
+1. This side writes one JSON line: ``{"height": H, "width": W, "outputs": [{"name", "shape"}]}``, or
+   ``{"error": "..."}`` and exits with 1.
+2. The parent writes exactly H*W*3/2 bytes: packed full-range NV12. This side answers with the float32 bytes of
+   the first output, in C order.
+3. At the end of its input this side exits with 0.
+
+Usage: quantized.py MODEL.onnx THREADS
+"""
+
+import json
+import os
+import sys
+
+import numpy as np
+
+
+def nv12_to_input(data, height, width):
+    """Return YUV444 minus 128 as int8 (1, H, W, 3): each chroma sample repeated over its 2x2 block."""
+    plane = np.frombuffer(data, np.uint8)
+    luma = plane[: height * width].reshape(height, width)
+    chroma = plane[height * width :].reshape(height // 2, width // 2, 2)
+    chroma = chroma.repeat(2, axis=0).repeat(2, axis=1)
+    yuv = np.concatenate([luma[:, :, None], chroma], axis=2)
+    return (yuv ^ 0x80).view(np.int8)[None]
+
+
+def open_session(path, threads):
+    """Load the model with a fixed number of threads."""
+    from horizon_nn.executor import session
+    from horizon_tc_ui import HB_ONNXRuntime
+
+    # The vendor's wrapper takes no session options; it asks this module for the defaults.
+    options = session.onnxruntime_cpp2py_export.SessionOptions()
+    options.intra_op_num_threads = threads
+    session.onnxruntime_cpp2py_export.get_default_session_options = lambda: options
+
+    return HB_ONNXRuntime(model_file=path, input_batch=1)
+
+
+def main():
+    """Serve pictures until the parent closes the pipe."""
+    # The vendor's libraries print; keep the protocol on its own descriptor.
+    channel = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)
+    try:
+        session = open_session(sys.argv[1], int(sys.argv[2]))
+        name = session.input_names[0]
+        _, height, width, channels = session.input_shapes[0]
+        if channels != 3:
+            raise ValueError("the input is {}, not 1xHxWx3".format(session.input_shapes[0]))
+        outputs = [
+            {"name": n, "shape": list(s)}
+            for n, s in zip(session.output_names, session.output_shapes)
+        ]
+    except Exception as error:
+        channel.write(json.dumps({"error": "{}: {}".format(type(error).__name__, error)}).encode() + b"\n")
+        channel.flush()
+        return 1
+    hello = {"height": int(height), "width": int(width), "outputs": outputs}
+    channel.write(json.dumps(hello).encode() + b"\n")
+    channel.flush()
+    size = height * width * 3 // 2
+    while True:
+        data = sys.stdin.buffer.read(size)
+        if len(data) < size:
+            return 0 if not data else 1
+        result = session.run([session.output_names[0]], {name: nv12_to_input(data, height, width)})[0]
+        channel.write(np.ascontiguousarray(result, dtype=np.float32).tobytes())
+        channel.flush()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
