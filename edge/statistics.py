@@ -11,8 +11,9 @@ Z95 = 1.959963984540054
 def wilson(successes: int, n: int, z: float = Z95) -> tuple[float, float]:
     """Return the Wilson score interval of a proportion.
 
-    Unlike the plain normal interval it stays within 0..1 and holds for small n and near the ends (E. B. Wilson,
-    "Probable Inference, the Law of Succession, and Statistical Inference", JASA 22, 1927).
+    Unlike the plain normal interval it stays within 0..1 and holds for small n and near the ends.
+    Source: E. B. Wilson, "Probable Inference, the Law of Succession, and Statistical Inference",
+    Journal of the American Statistical Association 22 (1927).
 
     Args:
         successes: 0..n.

@@ -16,15 +16,12 @@ A failed or killed build touches nothing that an earlier one published.
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import importlib.util
 import json
-import os
 import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Generic, TypeVar
@@ -33,6 +30,7 @@ import cattrs
 from attrs import frozen
 from filelock import FileLock, Timeout
 
+from edge.atomic import disk_errors, link_or_copy, replace_symlink, write_json, write_text
 from edge.errors import CompileError, WorkspaceError
 from edge.graph import sha256_of
 from edge.progress import Reporter
@@ -113,7 +111,7 @@ class Workspace:
         self._lock = FileLock(root / ".lock")
 
     def __enter__(self) -> Workspace:
-        with _disk_errors(self.root):
+        with disk_errors(self.root):
             self._claim()
         try:
             self._lock.acquire(timeout=0)
@@ -171,7 +169,7 @@ class Workspace:
         if found is not None:
             return found
         partial = final.with_name(f".{final.name}.partial")
-        with _disk_errors(self.root):
+        with disk_errors(self.root):
             shutil.rmtree(partial, ignore_errors=True)
             partial.mkdir(parents=True)
             started = time.monotonic()
@@ -206,22 +204,40 @@ class Workspace:
             if isinstance(error, CompileError):
                 error.log = str(kept / log.name)
 
-    def publish(self, artifacts: Iterable[Artifact], manifest: Mapping[str, object]) -> None:
+    def publish(
+        self,
+        artifacts: Iterable[Artifact],
+        manifest: Mapping[str, object],
+        texts: Mapping[str, str] | None = None,
+        folders: Mapping[str, Path] | None = None,
+    ) -> None:
         """Replace the published set of files, then write ``manifest.json``.
 
         Files that the last manifest names and the new set lacks are removed. Artifacts are hard links into
         the stage folders where the file system has them, copies elsewhere.
+
+        Args:
+            artifacts: files of stages.
+            manifest: what to write; its ``artifacts`` name the files.
+            texts: further files, name -> content.
+            folders: name -> stage folder to show under that name, as a symbolic link.
         """
-        with _disk_errors(self.root):
-            artifacts = tuple(artifacts)
+        texts, folders = texts or {}, folders or {}
+        with disk_errors(self.root):
+            old = self.published()
+            names = {*texts, *folders}
             for artifact in artifacts:
+                names.add(artifact.name)
                 target = self.root / artifact.name
                 if not (target.exists() and target.samefile(artifact.source)):
-                    _link(artifact.source, target)
-            names = {artifact.name for artifact in artifacts}
-            for old in self.published():
-                if old not in names:
-                    (self.root / old).unlink(missing_ok=True)
+                    link_or_copy(artifact.source, target)
+            for name, text in texts.items():
+                write_text(self.root / name, text)
+            for name, folder in folders.items():
+                replace_symlink(self.root / name, folder)
+            for name in old:
+                if name not in names:
+                    (self.root / name).unlink(missing_ok=True)
             write_json(self.root / MANIFEST, manifest)
 
     def published(self) -> list[str]:
@@ -246,24 +262,6 @@ def stage_key(name: str, inputs: Mapping[str, object], code: Iterable[str] = ())
     digests = {module: _source_sha256(module) for module in code}
     text = json.dumps([SCHEMA, name, inputs, digests], sort_keys=True, ensure_ascii=True)
     return hashlib.sha256(text.encode()).hexdigest()
-
-
-def write_json(path: Path, data: object) -> None:
-    """Write JSON so that the file is either the old one or the complete new one."""
-    write_text(path, json.dumps(data, indent=2, ensure_ascii=False) + "\n")
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write text so that the file is either the old one or the complete new one."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("w", encoding="utf-8") as stream:
-            stream.write(text)
-            stream.flush()
-            os.fsync(stream.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _load(folder: Path, name: str, key: str, result_type: type[T]) -> Stage[T] | None:
@@ -295,16 +293,6 @@ def _records(folder: Path) -> Iterator[FileRecord]:
             yield FileRecord(name, status.st_size, sha256_of(path), status.st_mtime_ns)
 
 
-def _link(source: Path, target: Path) -> None:
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
-    temporary.unlink(missing_ok=True)
-    try:
-        os.link(source, temporary)
-    except OSError:  # another file system, or one without hard links
-        shutil.copy2(source, temporary)
-    temporary.replace(target)
-
-
 def _source_sha256(module: str) -> str:
     spec = importlib.util.find_spec(module)
     if spec is None or spec.origin is None:
@@ -316,31 +304,3 @@ def _source_sha256(module: str) -> str:
     for path in sorted(source.parent.rglob("*.py")):
         digest.update(path.relative_to(source.parent).as_posix().encode() + bytes.fromhex(sha256_of(path)))
     return digest.hexdigest()
-
-
-@contextmanager
-def _disk_errors(root: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            free = _free_bytes(root)
-            raise WorkspaceError(
-                f"the disk that holds {root} is full ({free / 1e6:.0f} MB free)",
-                remedy="free some space, or choose another disk with --build-dir; finished stages are kept",
-            ) from error
-        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS) and _inside(error.filename, root):
-            raise WorkspaceError(
-                f"{root} can't be written: {error.strerror}", remedy="choose another folder with --build-dir"
-            ) from error
-        raise
-
-
-def _inside(filename: object, root: Path) -> bool:
-    return isinstance(filename, str) and str(root) in filename
-
-
-def _free_bytes(path: Path) -> int:
-    while not path.exists():
-        path = path.parent
-    return shutil.disk_usage(path).free

@@ -10,7 +10,7 @@ import select
 import subprocess
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import IO
@@ -20,8 +20,8 @@ from numpy.typing import NDArray
 
 from edge.errors import ToolchainError
 from edge.preprocess import rgb_to_nv12
+from edge.toolchain.found import Toolchain
 
-WORKER = Path(__file__).parent / "workers" / "quantized.py"
 START_SECONDS = 120.0  # a start takes about 3 s; a cold disk or a loaded machine may need far longer
 ANSWER_SECONDS = 120.0  # a picture takes well under 1 s for the zoo's networks
 
@@ -30,7 +30,7 @@ class QuantizedPool:
     """Several workers that share the pictures; call it from as many threads as it has workers.
 
     Args:
-        python: argv prefix of the compiler's Python.
+        toolchain: the compiler whose runtime to use.
         model: path of ``*_quantized_model.onnx``.
         workers: processes, one thread each.
 
@@ -38,12 +38,19 @@ class QuantizedPool:
         ToolchainError: a worker does not start, dies, or stops answering.
     """
 
-    def __init__(self, python: Sequence[str], model: Path, workers: int) -> None:
+    def __init__(self, toolchain: Toolchain, model: Path, workers: int) -> None:
         self._free: queue.Queue[_Worker] = queue.Queue()
         self._workers: list[_Worker] = []
+        script = toolchain.worker_path("quantized.py")
+        python = toolchain.python_argv(mounts=[model.parent.resolve()])
+        if python is None:
+            raise ToolchainError(
+                f"the Python behind {toolchain.where}/hb_mapper is not known", remedy="edge toolchain install"
+            )
+        argv = [*python, str(script), str(model.resolve()), "1"]
         try:
             for _ in range(workers):
-                self._workers.append(_Worker([*python, str(WORKER), str(model), "1"]))
+                self._workers.append(_Worker(argv, toolchain.environ()))
             for worker in self._workers:
                 worker.wait_ready()
                 self._free.put(worker)
@@ -76,11 +83,9 @@ class QuantizedPool:
 class _Worker:
     """One process; the protocol is stated in ``workers/quantized.py``."""
 
-    def __init__(self, argv: Sequence[str]) -> None:
+    def __init__(self, argv: Sequence[str], env: Mapping[str, str]) -> None:
         # A file, not a pipe: nobody reads it while the worker runs, and a full pipe would stop it.
         self._errors: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 - closed with the worker
-        # PYTHONPATH and user packages belong to our Python, not to the compiler's.
-        env = {k: v for k, v in os.environ.items() if k not in {"PYTHONPATH", "PYTHONHOME"}}
         self._process = subprocess.Popen(
             argv,
             stdin=subprocess.PIPE,

@@ -1,0 +1,86 @@
+"""The command ``edge``: the only place that prints and exits."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from types import FrameType
+
+import click
+
+from edge import __version__
+from edge.cli.lazy import LazyGroup
+from edge.errors import EdgeError
+
+UNEXPECTED = 3
+INTERRUPTED = 130
+
+# verb -> module that holds it; imported when the verb is used, so that --help answers at once.
+VERBS = {
+    "build": "edge.cli.build",
+    "export": "edge.cli.build",
+    "simplify": "edge.cli.build",
+    "check": "edge.cli.build",
+    "calibrate": "edge.cli.build",
+    "render": "edge.cli.build",
+    "compile": "edge.cli.build",
+    "eval": "edge.cli.build",
+    "models": "edge.cli.models",
+    "doctor": "edge.cli.doctor",
+    "toolchain": "edge.cli.toolchain",
+    "completion": "edge.cli.completion",
+}
+
+
+@click.group(
+    cls=LazyGroup,
+    verbs=VERBS,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog="Start with:  edge doctor  and  edge build ConvNeXt_atto",
+)
+@click.version_option(__version__, prog_name="edge")
+def cli() -> None:
+    """From a model name to a checked program for the RDK X5 board."""
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line and exit with 0, 1 (a known failure), 2 (wrong usage), 3 (unexpected) or 130."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    debug = "--debug" in arguments
+    # A polite kill unwinds like Ctrl-C, so that children are stopped and half-written folders removed.
+    signal.signal(signal.SIGTERM, _terminate)
+    try:
+        code = cli.main(arguments, prog_name="edge", standalone_mode=False)
+        sys.exit(code if isinstance(code, int) else 0)
+    except click.exceptions.Abort:
+        sys.exit(INTERRUPTED)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except EdgeError as error:
+        if debug:
+            raise
+        click.echo(f"error: {error}", err=True)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        click.echo("\ninterrupted; finished stages are kept, the same command goes on from there", err=True)
+        sys.exit(INTERRUPTED)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+    except Exception as error:
+        if debug:
+            raise
+        kind = type(error).__name__
+        click.echo(
+            f"error: unexpected {kind}: {error}\nnext: run it again with --debug for the whole story, "
+            "and report it with that output",
+            err=True,
+        )
+        sys.exit(UNEXPECTED)
+
+
+def _terminate(_number: int, _frame: FrameType | None) -> None:
+    raise KeyboardInterrupt

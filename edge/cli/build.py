@@ -1,0 +1,109 @@
+"""``edge build``, and each of its stages as a verb of its own."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import cattrs
+import click
+
+from edge.cli.display import Display
+from edge.cli.options import make_request, request_options
+from edge.request import Request
+
+EXAMPLES = {
+    "build": (
+        "edge build ConvNeXt_atto",
+        "edge build ConvNeXt_atto --weights random --level O3",
+        "edge build my.onnx --mean 127.5 --std 127.5 --color rgb --resize 256 --crop 224 "
+        "--images val/ --calib train/",
+    ),
+    "export": ("edge export ConvNeXt_atto --weights demo",),
+    "simplify": ("edge simplify ConvNeXt_atto",),
+    "check": ("edge check ConvNeXt_atto",),
+    "calibrate": ("edge calibrate ConvNeXt_atto --calib train/ --calib-count 100",),
+    "render": ("edge render ConvNeXt_atto --precision int8",),
+    "compile": ("edge compile ConvNeXt_atto --level O0",),
+    "eval": ("edge eval ConvNeXt_atto --images val/ --count 500",),
+}
+
+HELP = {
+    "export": "Write the float ONNX.",
+    "simplify": "Make the ONNX ready for the BPU, losing no fusion of the compiler's.",
+    "check": "Show which nodes the compiler puts on the BPU and which on the CPU.",
+    "calibrate": "Write the calibration set as the mapper reads it.",
+    "render": "Write and lint the mapper YAML.",
+    "compile": "Compile the .bin.",
+    "eval": "Measure float against quantized on the same pictures.",
+}
+
+
+def _epilog(verb: str) -> str:
+    return "\b\nExamples:\n" + "\n".join(f"  {line}" for line in EXAMPLES[verb])
+
+
+@click.command("build", epilog=_epilog("build"))
+@request_options
+def build_command(*, build_dir: Path, as_json: bool, verbose: bool, **options: Any) -> None:
+    """Build a checked program for the board from MODEL: a zoo name, a model .yaml, or your own .onnx.
+
+    Runs export, simplify, check, calibrate, render, compile and eval; what has not changed is reused.
+    """
+    from edge.cli.summary import summary
+    from edge.manifest import artifacts, facts, publish
+    from edge.pipeline import Build
+    from edge.report.markdown import report
+    from edge.workspace import Workspace
+
+    request = make_request(**options)
+    root = build_dir / request.spec.name
+    with Display(verbose=verbose) as display, Workspace(root, display) as workspace:
+        build = Build(request, workspace, display)
+        build.run()
+        files = [(file.role, file.name) for file in artifacts(build)]
+        published = cattrs.unstructure(request.spec.published)
+        manifest = publish(build, workspace, report(facts(build), files, published))
+    click.echo(json.dumps(manifest, indent=2) if as_json else "\n" + summary(manifest, root))
+
+
+def _run_stage(stage: str, request: Request, build_dir: Path, *, as_json: bool, verbose: bool) -> None:
+    from edge.pipeline import Build
+    from edge.workspace import Workspace
+
+    with (
+        Display(verbose=verbose) as display,
+        Workspace(build_dir / request.spec.name, display) as workspace,
+    ):
+        done = getattr(Build(request, workspace, display), stage)
+    files = [
+        {"path": str(done.path(file.path)), "bytes": file.bytes, "sha256": file.sha256} for file in done.files
+    ]
+    if as_json:
+        result = {"stage": stage, "seconds": done.seconds, "cached": done.cached, "files": files}
+        click.echo(json.dumps({**result, "result": cattrs.unstructure(done.result)}, indent=2))
+        return
+    shown = files if len(files) <= 12 else files[:4]
+    for file in shown:
+        click.echo(f"{file['path']}  {file['bytes']:,} bytes")
+    if len(shown) < len(files):
+        click.echo(f"… and {len(files) - len(shown)} more in {done.dir}")
+
+
+def _stage_command(stage: str) -> click.Command:
+    @click.command(stage, help=f"{HELP[stage]} Runs the stages before it as needed.", epilog=_epilog(stage))
+    @request_options
+    def command(*, build_dir: Path, as_json: bool, verbose: bool, **options: Any) -> None:
+        _run_stage(stage, make_request(**options), build_dir, as_json=as_json, verbose=verbose)
+
+    return command
+
+
+export_command = _stage_command("export")
+simplify_command = _stage_command("simplify")
+check_command = _stage_command("check")
+calibrate_command = _stage_command("calibrate")
+render_command = _stage_command("render")
+compile_command = _stage_command("compile")
+eval_command = _stage_command("eval")

@@ -1,0 +1,101 @@
+"""Live progress on stderr: one line a stage, with the compiler's own percentage."""
+
+from __future__ import annotations
+
+import time
+from types import TracebackType
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
+from rich.text import Text
+
+NAME_WIDTH = 10
+QUIET_STEP = 0.1  # without a terminal a line is printed for each tenth, so that logs stay short
+
+
+class Display:
+    """A pipeline listener that shows stages as they go.
+
+    Args:
+        verbose: show every step on a line of its own.
+    """
+
+    def __init__(self, *, verbose: bool = False) -> None:
+        self._console = Console(stderr=True, highlight=False, soft_wrap=True)
+        self._verbose = verbose
+        self._stage = ""
+        self._started = 0.0
+        self._last_text = ""
+        self._last_fraction = 0.0
+        self._task: TaskID | None = None
+        self._progress = Progress(
+            SpinnerColumn(),
+            TextColumn("{task.fields[stage]}"),
+            BarColumn(bar_width=24),
+            TextColumn("{task.percentage:>3.0f}%"),
+            TimeElapsedColumn(),
+            TextColumn("{task.description}"),
+            console=self._console,
+            transient=True,
+            disable=not self._console.is_terminal,
+        )
+
+    def __enter__(self) -> Display:
+        self._progress.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._clear()
+        self._progress.stop()
+        if error is not None and self._stage:
+            self._print("✗", self._stage, time.monotonic() - self._started, "failed", "red")
+
+    def begin(self, stage: str) -> None:
+        """Start the line of a stage."""
+        self._clear()
+        self._stage, self._started = stage, time.monotonic()
+        self._last_text, self._last_fraction = "", 0.0
+        self._task = self._progress.add_task("", total=None, stage=f"{stage:<{NAME_WIDTH}}")
+
+    def end(self, stage: str, seconds: float, *, cached: bool, note: str) -> None:
+        """Replace the stage's live line by what came of it."""
+        self._clear()
+        self._stage = ""
+        mark, style = ("=", "dim") if cached else ("✓", "green")
+        self._print(mark, stage, seconds, note + (" (unchanged)" if cached else ""), style)
+
+    def finish(self) -> None:
+        """Take the live line away without a word."""
+        self._clear()
+        self._stage = ""
+
+    def update(self, text: str, fraction: float | None = None) -> None:
+        """Show a step."""
+        if self._task is not None:
+            total = None if fraction is None else 1.0
+            self._progress.update(self._task, description=text, total=total, completed=fraction or 0.0)
+        if self._verbose:
+            if text != self._last_text:
+                self._console.print(Text(f"  {self._stage or 'edge'}: {text}", style="dim"))
+        elif not self._console.is_terminal and fraction is not None:
+            if fraction < self._last_fraction:
+                self._last_fraction = 0.0
+            if fraction - self._last_fraction >= QUIET_STEP:
+                self._last_fraction = fraction
+                self._console.print(f"  {self._stage or 'edge':<{NAME_WIDTH}} {fraction:4.0%}  {text}")
+        self._last_text = text
+
+    def warn(self, message: str) -> None:
+        """Show a warning that stays."""
+        self._console.print(Text(f"! {message}", style="yellow"))
+
+    def _clear(self) -> None:
+        if self._task is not None:
+            self._progress.remove_task(self._task)
+            self._task = None
+
+    def _print(self, mark: str, stage: str, seconds: float, note: str, style: str) -> None:
+        line = Text(f"{mark} {stage:<{NAME_WIDTH}} {seconds:7.1f} s  ", style=style)
+        self._console.print(line + Text(note, style="" if style != "dim" else "dim"))

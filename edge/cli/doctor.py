@@ -1,0 +1,114 @@
+"""``edge doctor``: what this machine has, and what to do about what it lacks."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import platform
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import cattrs
+import click
+from attrs import frozen
+
+from edge.cli.options import output_options
+from edge.errors import EdgeError, GateError
+
+BUILD_PACKAGES = ("cv2", "jinja2", "numpy", "onnx", "onnxruntime", "onnxsim")
+FREE_GB = 2.0  # a build of the zoo's largest small model leaves about 0.5 GB behind
+MEMORY_GB = 4.0  # the compiler takes 2 to 3 GB for the small ConvNeXts
+
+
+@frozen
+class Finding:
+    """One thing looked at: whether it is well, what was seen, and what to do."""
+
+    name: str
+    ok: bool
+    seen: str
+    remedy: str = ""
+
+
+@click.command("doctor", epilog="\b\nExamples:\n  edge doctor\n  edge doctor --json")
+@click.option("--build-dir", type=click.Path(path_type=Path), default=Path("build"), show_default=True)
+@output_options
+def doctor_command(*, build_dir: Path, as_json: bool, verbose: bool) -> None:
+    """Look at Python, packages, the compiler, memory and disk; exit with 1 if a build can't work here."""
+    checks: tuple[Callable[[], Finding], ...] = (
+        _python,
+        _packages,
+        _compiler,
+        _memory,
+        lambda: _disk(build_dir),
+    )
+    findings = [check() for check in checks]
+    if as_json:
+        click.echo(json.dumps([cattrs.unstructure(finding) for finding in findings], indent=2))
+    else:
+        for finding in findings:
+            click.echo(f"{'✓' if finding.ok else '✗'} {finding.name:<10} {finding.seen}")
+            if not finding.ok or (verbose and finding.remedy):
+                click.echo(f"  {'':<10} next: {finding.remedy}")
+    bad = [finding.name for finding in findings if not finding.ok]
+    if bad:
+        raise GateError(f"not ready to build: {', '.join(bad)}")
+    if not as_json:
+        click.echo("ready: edge build ConvNeXt_atto")
+
+
+def _python() -> Finding:
+    ok = (3, 10) <= sys.version_info[:2] <= (3, 13)
+    seen = f"{platform.python_version()} on {platform.system()} {platform.machine()}"
+    return Finding("python", ok, seen, "use Python 3.10 to 3.13")
+
+
+def _packages() -> Finding:
+    versions, broken = [], []
+    for name in BUILD_PACKAGES:
+        try:
+            module = importlib.import_module(name)
+            versions.append(f"{name} {getattr(module, '__version__', '')}".strip())
+        except ImportError as error:  # a missing package, or one whose system library is missing
+            broken.append(f"{name}: {error}")
+    if broken:
+        libgl = any("libGL" in line for line in broken)
+        remedy = "apt-get install libgl1 libglib2.0-0" if libgl else "pip install 'edge[build]'"
+        return Finding("packages", ok=False, seen="; ".join(broken), remedy=remedy)
+    return Finding("packages", ok=True, seen=", ".join(versions))
+
+
+def _compiler() -> Finding:
+    from edge.toolchain.find import find
+
+    try:
+        toolchain = find()
+    except EdgeError as error:
+        remedy = "edge toolchain install, or build with --mapper portable (no .bin)"
+        return Finding("compiler", ok=False, seen=error.seen, remedy=remedy)
+    versions = ", ".join(f"{name} {version}" for name, version in sorted(toolchain.versions.items()))
+    return Finding("compiler", ok=True, seen=f"{toolchain.kind}: {versions}")
+
+
+def _memory() -> Finding:
+    try:
+        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+        kilobytes = next(int(line.split()[1]) for line in lines if line.startswith("MemAvailable"))
+    except (OSError, StopIteration):
+        return Finding("memory", ok=True, seen="not known on this system")
+    gigabytes = kilobytes / 1e6
+    return Finding("memory", gigabytes >= MEMORY_GB, f"{gigabytes:.1f} GB available", "close other programs")
+
+
+def _disk(folder: Path) -> Finding:
+    while not folder.exists():
+        folder = folder.absolute().parent
+    gigabytes = shutil.disk_usage(folder).free / 1e9
+    return Finding(
+        "disk",
+        gigabytes >= FREE_GB,
+        f"{gigabytes:.1f} GB free for builds",
+        "free some space, or use --build-dir",
+    )

@@ -1,0 +1,232 @@
+"""The options that the building verbs share, and how they become a request."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+from attrs import evolve, frozen
+
+from edge.errors import UsageError
+from edge.request import Request
+from edge.specs import ModelSpec, Preprocess, Sources, load_model, load_precision
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+# The share of the resized picture that the centre crop keeps; the usual one for ImageNet classifiers.
+CROP_SHARE = 0.875
+
+
+@frozen
+class Output:
+    """How to speak: machine readable, talkative, with tracebacks."""
+
+    json: bool
+    verbose: bool
+
+
+def output_options(function: F) -> F:
+    """Add ``--json``, ``--verbose`` and ``--debug``."""
+    for option in reversed(
+        (
+            click.option("--json", "as_json", is_flag=True, help="Print one JSON document on stdout."),
+            click.option(
+                "-v", "--verbose", is_flag=True, help="Show every step, the compiler's log lines too."
+            ),
+            click.option("--debug", is_flag=True, expose_value=False, help="Show a traceback on errors."),
+        )
+    ):
+        function = option(function)
+    return function
+
+
+def request_options(function: F) -> F:
+    """Add everything that says what to build."""
+    weights = click.Choice(["auto", "timm", "vendor", "demo", "random"])
+    mapper = click.Choice(["auto", "managed", "path", "docker", "portable"])
+    interpolation = click.Choice(["bilinear", "bicubic", "area", "nearest"])
+    options = (
+        click.argument("model", shell_complete=_complete_models),
+        click.option(
+            "--weights", type=weights, default="auto", show_default=True, help="Where weights come from."
+        ),
+        click.option("--onnx", type=click.Path(path_type=Path), help="Your own float ONNX for a zoo model."),
+        click.option("--images", help="Pictures to measure on: a folder, list file or labels.csv."),
+        click.option(
+            "--count", type=click.IntRange(min=0), default=500, show_default=True, help="Of them; 0: all."
+        ),
+        click.option("--calib", help="Pictures to calibrate on; as --images, or a file in calibration/."),
+        click.option("--calib-count", type=click.IntRange(min=1), default=100, show_default=True),
+        click.option("--precision", help="A recipe in mapper_yaml/precision, or a path."),
+        click.option(
+            "--level", type=click.Choice(["O0", "O1", "O2", "O3"]), help="Compiler optimisation level."
+        ),
+        click.option("--mapper", type=mapper, default="auto", show_default=True, help="Which compiler."),
+        click.option("--mean", help="Per channel, 0..255, such as 127.5 or 123.675,116.28,103.53."),
+        click.option("--std", help="Per channel, 0..255: the network sees (x - mean) / std."),
+        click.option("--color", type=click.Choice(["rgb", "bgr"]), help="Channel order of the network."),
+        click.option("--resize", help="Shorter side before the centre crop, or 'stretch'."),
+        click.option("--crop", help="Input size, such as 224 or 256x320 (height x width)."),
+        click.option("--interpolation", type=interpolation, help="How to enlarge."),
+        click.option("--labels", help="Text file with a class name a line."),
+        click.option("--seed", type=int, default=0, show_default=True, help="Of every random choice."),
+        click.option(
+            "--timeout",
+            type=click.FloatRange(min=0.01),
+            default=120.0,
+            show_default=True,
+            help="Minutes that one run of the compiler may take.",
+        ),
+        click.option(
+            "--build-dir", type=click.Path(path_type=Path), default=Path("build"), show_default=True
+        ),
+    )
+    for option in reversed(options):
+        function = option(function)
+    return output_options(function)
+
+
+def make_request(
+    *,
+    model: str,
+    weights: str,
+    onnx: Path | None,
+    images: str | None,
+    count: int,
+    calib: str | None,
+    calib_count: int,
+    precision: str | None,
+    level: str | None,
+    mapper: str,
+    mean: str | None,
+    std: str | None,
+    color: str | None,
+    resize: str | None,
+    crop: str | None,
+    interpolation: str | None,
+    labels: str | None,
+    seed: int,
+    timeout: float,
+) -> Request:
+    """Return the request that the options describe.
+
+    Raises:
+        UsageError: options that contradict each other or can't be read.
+    """
+    given = {
+        "mean": _triple("--mean", mean),
+        "std": _triple("--std", std),
+        "color": color,
+        "crop": _crop(crop),
+        "interpolation": interpolation,
+    }
+    changes = {key: value for key, value in given.items() if value is not None}
+    if resize is not None:
+        changes["resize"] = None if resize == "stretch" else _integer("--resize", resize)
+    if Path(model).suffix.lower() == ".onnx":
+        if onnx is not None:
+            raise UsageError(f"both {model} and --onnx {onnx} are given", allowed="one of them")
+        spec = _spec_of_onnx(Path(model), changes)
+    else:
+        spec = load_model(model)
+        if onnx is not None:
+            spec = evolve(spec, sources=Sources(onnx=str(onnx)), labels=None, classes=None)
+        elif spec.sources.onnx is not None and Path(model).suffix:
+            # A YAML names its ONNX relative to itself.
+            path = Path(model).parent / spec.sources.onnx
+            spec = evolve(spec, sources=evolve(spec.sources, onnx=str(path)))
+        spec = evolve(spec, preprocess=evolve(spec.preprocess, **changes))
+    if spec.sources.onnx is not None and weights != "auto":
+        raise UsageError(
+            f"--weights {weights} with an ONNX file", allowed="one of them: the file holds its weights"
+        )
+    if labels is not None:
+        spec = evolve(spec, labels=labels)
+    recipe = load_precision(precision or spec.precision)
+    if level is not None:
+        recipe = evolve(recipe, compiler=evolve(recipe.compiler, optimize_level=level))
+    return Request(
+        spec=spec,
+        precision=recipe,
+        weights=weights,  # type: ignore[arg-type]
+        mapper=mapper,  # type: ignore[arg-type]
+        images=images,
+        images_count=count,
+        calibration=calib,
+        calibration_count=calib_count,
+        seed=seed,
+        timeout=timeout * 60,
+    )
+
+
+def _spec_of_onnx(path: Path, changes: dict[str, Any]) -> ModelSpec:
+    """Derive a spec from the user's ONNX; what the file can't tell has to be given."""
+    missing = [f"--{key}" for key in ("mean", "std") if key not in changes]
+    if missing:
+        raise UsageError(
+            f"{path.name}: how the network was trained to see pictures is not in the file: "
+            f"{' and '.join(missing)} missing",
+            allowed="values in 0..255, one or one per channel",
+            remedy=f"edge build {path} --mean 123.675,116.28,103.53 --std 58.395,57.12,57.375 --color rgb "
+            "--resize 256 --crop 224   (these are ImageNet's; use those of your training)",
+        )
+    from edge.graph import facts, load_onnx
+
+    graph = facts(load_onnx(path), path.name)
+    shape = graph.input_shape
+    if len(shape) != 4 or shape[0] != 1 or 3 not in (shape[1], shape[3]):
+        raise UsageError(
+            f"{path.name} takes an input of {'x'.join(map(str, shape))}",
+            allowed="1x3xHxW or 1xHxWx3: one picture of three channels",
+        )
+    layout = "NCHW" if shape[1] == 3 else "NHWC"
+    size = (shape[2], shape[3]) if layout == "NCHW" else (shape[1], shape[2])
+    if changes.get("crop", size) != size:
+        raise UsageError(
+            f"--crop {changes['crop'][0]}x{changes['crop'][1]}, but {path.name} takes {size[0]}x{size[1]}",
+            remedy="leave --crop away, or export the network at that size",
+        )
+    changes.setdefault("resize", round(max(size) / CROP_SHARE))
+    changes.setdefault("interpolation", "bilinear")
+    name = re.sub(r"[^A-Za-z0-9_.-]+", "_", path.stem).lstrip("._-") or "model"
+    preprocess = Preprocess(**{**changes, "crop": size, "layout": layout})
+    return ModelSpec(name, Sources(onnx=str(path)), preprocess, labels=None, classes=None)
+
+
+def _triple(option: str, text: str | None) -> tuple[float, float, float] | None:
+    if text is None:
+        return None
+    try:
+        values = [float(part) for part in re.split(r"[,\s]+", text.strip())]
+    except ValueError:
+        values = []
+    if len(values) == 1:
+        values *= 3
+    if len(values) != 3:
+        raise UsageError(f"{option} {text!r}", allowed="one number, or three with commas")
+    return values[0], values[1], values[2]
+
+
+def _crop(text: str | None) -> tuple[int, int] | None:
+    if text is None:
+        return None
+    parts = text.lower().split("x")
+    numbers = [_integer("--crop", part) for part in parts]
+    if len(numbers) not in (1, 2):
+        raise UsageError(f"--crop {text!r}", allowed="one number, or height x width such as 256x320")
+    return numbers[0], numbers[-1]
+
+
+def _integer(option: str, text: str) -> int:
+    if not text.strip().isdigit():
+        raise UsageError(f"{option} {text!r}", allowed="a whole number of pixels")
+    return int(text)
+
+
+def _complete_models(_ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[str]:
+    from edge.specs import available_models
+
+    return [name for name in available_models() if name.lower().startswith(incomplete.lower())]

@@ -1,0 +1,416 @@
+"""The order of the stages: the only place that knows it.
+
+::
+
+    export → simplify → check → calibrate → render → compile → eval → published build folder
+    export → simplify → calibrate → quantize → eval                  with ``--mapper portable``
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from functools import cached_property
+from importlib.metadata import version
+from pathlib import Path
+from typing import TypeVar, cast
+
+import cattrs
+
+from edge.calibrate import CalibrationResult, calibrate
+from edge.errors import ToolchainMissing, UsageError
+from edge.evaluate import EvalResult, OnnxRunner, Runner, evaluate, usable_cores
+from edge.export import ExportResult, Resolved, choose, export
+from edge.images import ImageSet, class_names, open_images, sample
+from edge.mapper.render import RenderResult, render, template_sha256
+from edge.portable import PortableResult, quantize
+from edge.request import Listener, Request
+from edge.simplify import SimplifyResult, simplify
+from edge.toolchain.compiler import CheckResult, CompileResult, checker, makertbin
+from edge.toolchain.find import find
+from edge.toolchain.found import Toolchain
+from edge.toolchain.install import why_unsupported
+from edge.toolchain.quantized import QuantizedPool
+from edge.workspace import Stage, Workspace, stage_key
+
+T = TypeVar("T")
+
+WORKING_DIR = "model_output"  # of the vendor's own choice, for a compile by hand beside the YAML
+DEMO_CALIBRATION = "demo:calibration"
+DEMO_TEST = "demo:test"
+
+STAGES = ("export", "simplify", "check", "calibrate", "render", "compile", "eval")
+PORTABLE_STAGES = ("export", "simplify", "calibrate", "quantize", "eval")
+
+
+class Build:
+    """One build. Each stage is a property that runs the stages it needs, once.
+
+    Args:
+        request: what to build.
+        workspace: the model's build folder, held.
+        listener: learns of progress.
+    """
+
+    def __init__(self, request: Request, workspace: Workspace, listener: Listener) -> None:
+        self.request = request
+        self.workspace = workspace
+        self.done: list[Stage[object]] = []
+        self._listener = listener
+
+    @cached_property
+    def toolchain(self) -> Toolchain | None:
+        """The compiler; None with the portable mapper.
+
+        Raises:
+            ToolchainMissing: there is none, but this machine could have one.
+        """
+        if self.request.mapper == "portable":
+            return None
+        try:
+            return find(self.request.mapper)
+        except ToolchainMissing:
+            reason = why_unsupported()
+            if self.request.mapper != "auto" or reason is None:
+                raise
+            self._listener.warn(
+                f"NO COMPILER: {reason}. Going on with --mapper portable: onnxruntime quantizes instead of "
+                "the vendor's compiler, no .bin is made, and the accuracy is an estimate"
+            )
+            return None
+
+    @cached_property
+    def weights(self) -> Resolved:
+        """The concrete source of the weights, downloaded where need be."""
+        return choose(
+            self.request.spec, self.request.weights, seed=self.request.seed, reporter=self._listener
+        )
+
+    @cached_property
+    def export(self) -> Stage[ExportResult]:
+        """The float ONNX."""
+        spec = self.request.spec
+
+        def action(out: Path) -> ExportResult:
+            toolchain = self.toolchain if self.weights.needs_toolchain else None
+            return export(
+                resolved=self.weights, spec=spec, toolchain=toolchain, out=out, reporter=self._listener
+            )
+
+        identity = self.toolchain.identity if self.weights.needs_toolchain and self.toolchain else ""
+        return self._stage(
+            "export",
+            {"source": self.weights.identity(), "shape": spec.preprocess.input_shape, "toolchain": identity},
+            action,
+            ExportResult,
+            code=("edge.export", "edge.graph", "edge.demo.weights"),
+            note=lambda r: f"{r.onnx}, {r.parameters / 1e6:.2f} M parameters",
+        )
+
+    @cached_property
+    def simplify(self) -> Stage[SimplifyResult]:
+        """The BPU-ready ONNX."""
+        source = self.export
+
+        def action(out: Path) -> SimplifyResult:
+            name = f"{source.result.name}_bpu"
+            return simplify(
+                model=source.path(source.result.onnx), out=out, name=name, reporter=self._listener
+            )
+
+        return self._stage(
+            "simplify",
+            {
+                "onnx": source.sha256(source.result.onnx),
+                "name": source.result.name,
+                **_versions("onnx", "onnxsim"),
+            },
+            action,
+            SimplifyResult,
+            code=("edge.simplify", "edge.graph"),
+            note=lambda r: (
+                f"{r.nodes_before} → {r.nodes_after} nodes, max abs error {r.max_abs_error:.2g}, {r.form}"
+            ),
+        )
+
+    @cached_property
+    def check(self) -> Stage[CheckResult]:
+        """Where the compiler puts each node."""
+        graph = self.simplify
+        toolchain = self._compiler()
+
+        def action(out: Path) -> CheckResult:
+            return checker(
+                toolchain,
+                onnx=graph.path(graph.result.onnx),
+                out=out,
+                timeout=self.request.timeout,
+                reporter=self._listener,
+            )
+
+        return self._stage(
+            "check",
+            {"onnx": graph.sha256(graph.result.onnx), "toolchain": toolchain.identity},
+            action,
+            CheckResult,
+            code=("edge.toolchain.compiler", "edge.toolchain.logs"),
+            note=lambda r: (
+                f"{r.bpu} nodes on the BPU, {r.cpu} on the CPU"
+                + (f"; INSIDE the network: {', '.join(r.cpu_inside[:3])}" if r.cpu_inside else "")
+            ),
+        )
+
+    @cached_property
+    def calibrate(self) -> Stage[CalibrationResult]:
+        """The calibration set, as the mapper reads it."""
+        request = self.request
+        demo_network = self.export.result.weights.source in ("demo", "random")
+        if request.calibration is None and not demo_network:
+            self._listener.warn(
+                "calibrating on the project's demo pictures, which this network was not trained for; "
+                "give --calib DIR with pictures like the camera's"
+            )
+        source = request.calibration or DEMO_CALIBRATION
+        images = open_images(source, classes=None, count=request.calibration_count, seed=request.seed)
+        images = sample(images, request.calibration_count, seed=request.seed)
+
+        def action(out: Path) -> CalibrationResult:
+            return calibrate(
+                images=images,
+                preprocess=request.spec.preprocess,
+                seed=request.seed,
+                out=out,
+                reporter=self._listener,
+            )
+
+        return self._stage(
+            "calibrate",
+            {
+                "images": images.fingerprint,
+                "preprocess": cattrs.unstructure(request.spec.preprocess),
+                "seed": request.seed,
+                **_versions("numpy", "opencv-python"),
+            },
+            action,
+            CalibrationResult,
+            code=("edge.calibrate", "edge.images", "edge.preprocess", "edge.demo.render"),
+            note=lambda r: f"{r.n} pictures, seed {request.seed}",
+        )
+
+    @cached_property
+    def render(self) -> Stage[RenderResult]:
+        """The mapper YAML, linted."""
+        graph, calibration = self.simplify, self.calibrate
+        request = self.request
+
+        def action(out: Path) -> RenderResult:
+            return render(
+                spec=request.spec,
+                precision=request.precision,
+                model=graph.path(graph.result.onnx),
+                prefix=self.prefix,
+                onnx_model=f"./{graph.result.onnx}",
+                cal_data_dir=f"./{calibration.result.directory}",
+                working_dir=f"./{WORKING_DIR}",
+                out=out,
+            )
+
+        return self._stage(
+            "render",
+            {
+                "spec": cattrs.unstructure(request.spec),
+                "precision": cattrs.unstructure(request.precision),
+                "onnx": graph.sha256(graph.result.onnx),
+                "prefix": self.prefix,
+                "calibration": calibration.result.directory,
+                "template": template_sha256(),
+            },
+            action,
+            RenderResult,
+            code=("edge.mapper",),
+            note=lambda r: f"{r.yaml}, precision {request.precision.name}",
+        )
+
+    @cached_property
+    def compile(self) -> Stage[CompileResult]:
+        """The program for the board."""
+        graph, calibration, text = self.simplify, self.calibrate, self.render
+        toolchain = self._compiler()
+        inputs = {
+            "yaml": text.sha256(text.result.yaml),
+            "onnx": graph.sha256(graph.result.onnx),
+            "calibration": calibration.result.sha256,
+            "toolchain": toolchain.identity,
+        }
+
+        def action(out: Path) -> CompileResult:
+            return makertbin(
+                toolchain,
+                yaml=text.path(text.result.yaml),
+                files={
+                    graph.result.onnx: graph.path(graph.result.onnx),
+                    calibration.result.directory: calibration.path(calibration.result.directory),
+                },
+                out=out,
+                prefix=self.prefix,
+                working_dir=WORKING_DIR,
+                key=stage_key("compile", inputs),
+                timeout=self.request.timeout,
+                reporter=self._listener,
+            )
+
+        return self._stage(
+            "compile",
+            inputs,
+            action,
+            CompileResult,
+            code=("edge.toolchain.compiler", "edge.toolchain.logs"),
+            note=lambda r: f"{r.bin}" + (f", {r.static.latency_us:.1f} us static" if r.static else ""),
+        )
+
+    @cached_property
+    def quantize(self) -> Stage[PortableResult]:
+        """The int8 ONNX of the portable mapper."""
+        graph, calibration = self.simplify, self.calibrate
+
+        def action(out: Path) -> PortableResult:
+            return quantize(
+                model=graph.path(graph.result.onnx),
+                calibration=calibration.path(calibration.result.directory),
+                preprocess=self.request.spec.preprocess,
+                prefix=self.prefix,
+                out=out,
+                reporter=self._listener,
+            )
+
+        return self._stage(
+            "quantize",
+            {
+                "onnx": graph.sha256(graph.result.onnx),
+                "calibration": calibration.result.sha256,
+                "prefix": self.prefix,
+                **_versions("onnx", "onnxruntime"),
+            },
+            action,
+            PortableResult,
+            code=("edge.portable", "edge.preprocess"),
+            note=lambda r: f"{r.onnx}, by onnxruntime",
+        )
+
+    @cached_property
+    def eval(self) -> Stage[EvalResult]:
+        """Float against quantized on the same pictures."""
+        request, source = self.request, self.export
+        if self.toolchain is None:
+            quantized, name = self.quantize, self.quantize.result.onnx
+        else:
+            quantized, name = self.compile, self.compile.result.quantized
+        images, labelled = self._pictures()
+        preprocess = request.spec.preprocess
+
+        def action(out: Path) -> EvalResult:
+            workers = usable_cores()
+            with ExitStack() as stack:
+                runner: Runner
+                if self.toolchain is None:
+                    runner = OnnxRunner(quantized.path(name), preprocess, nv12=True)
+                else:
+                    pool = QuantizedPool(self.toolchain, quantized.path(name), workers)
+                    runner = stack.enter_context(pool)
+                return evaluate(
+                    images=images,
+                    preprocess=preprocess,
+                    float_runner=OnnxRunner(source.path(source.result.onnx), preprocess),
+                    quantized_runner=runner,
+                    classes=source.result.classes,
+                    labelled=labelled,
+                    out=out,
+                    workers=workers,
+                    reporter=self._listener,
+                )
+
+        return self._stage(
+            "eval",
+            {
+                "float": source.sha256(source.result.onnx),
+                "quantized": quantized.sha256(name),
+                "images": images.fingerprint,
+                "labelled": labelled,
+                "preprocess": cattrs.unstructure(preprocess),
+                "toolchain": self.toolchain.identity if self.toolchain else "portable",
+                **_versions("numpy", "onnxruntime", "opencv-python"),
+            },
+            action,
+            EvalResult,
+            code=("edge.evaluate", "edge.images", "edge.preprocess", "edge.toolchain.quantized"),
+            note=_eval_note,
+        )
+
+    @property
+    def prefix(self) -> str:
+        """Start of every file name: model, weights when they are not the real ones, input size and type."""
+        height, width = self.request.spec.preprocess.crop
+        return f"{self.export.result.name}_{width}x{height}_nv12"
+
+    def run(self) -> None:
+        """Run every stage in order, so that progress reads in order."""
+        portable = self.toolchain is None
+        for stage in PORTABLE_STAGES if portable else STAGES:
+            getattr(self, stage)
+
+    def _compiler(self) -> Toolchain:
+        if self.toolchain is None:
+            raise UsageError(
+                "this stage needs the vendor's compiler, and the mapper is portable",
+                allowed="--mapper auto, managed, path or docker",
+                remedy="edge toolchain install",
+            )
+        return self.toolchain
+
+    def _pictures(self) -> tuple[ImageSet, bool]:
+        """Return the pictures to measure on, and whether their labels are this network's classes."""
+        request, network = self.request, self.export.result
+        names = class_names(request.spec.labels)
+        if request.images is not None:
+            images = open_images(request.images, classes=names)
+            if request.images_count:
+                images = sample(images, request.images_count, seed=request.seed)
+        else:
+            images = open_images(DEMO_TEST, classes=None, count=request.images_count or 500)
+        source = network.weights.source
+        labelled = images.labelled and source != "random" and (request.images is not None or source == "demo")
+        if not labelled:
+            reason = (
+                "random weights have no Top-1"
+                if source == "random"
+                else "no labelled pictures given (--images DIR)"
+            )
+            self._listener.warn(f"{reason}; agreement with the float network is measured instead")
+        return images, labelled
+
+    def _stage(
+        self,
+        name: str,
+        inputs: Mapping[str, object],
+        action: Callable[[Path], T],
+        result_type: type[T],
+        *,
+        code: tuple[str, ...],
+        note: Callable[[T], str],
+    ) -> Stage[T]:
+        self._listener.begin(name)
+        stage = self.workspace.run(name, inputs, action, result_type, code)
+        self._listener.end(name, stage.seconds, cached=stage.cached, note=note(stage.result))
+        self.done.append(cast("Stage[object]", stage))
+        return stage
+
+
+def _versions(*packages: str) -> dict[str, str]:
+    return {package: version(package) for package in packages}
+
+
+def _eval_note(result: EvalResult) -> str:
+    agreement = f"agreement {result.agreement_percent:.1f} % on {result.n} pictures"
+    if result.float_score is None or result.quantized_score is None:
+        return agreement
+    return f"Top-1 {result.float_score.top1:.2f} → {result.quantized_score.top1:.2f} %, {agreement}"

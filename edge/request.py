@@ -1,0 +1,52 @@
+"""What to build, and who wants to hear how it goes."""
+
+from __future__ import annotations
+
+from typing import Literal, Protocol
+
+from attrs import frozen
+
+from edge.progress import Reporter
+from edge.specs import ModelSpec, Precision
+
+Mapper = Literal["auto", "managed", "path", "docker", "portable"]
+Weights = Literal["auto", "timm", "vendor", "demo", "random"]
+
+
+@frozen
+class Request:
+    """What to build.
+
+    Attributes:
+        spec: the model.
+        precision: the recipe.
+        weights: where the weights come from; the user's own ONNX is ``spec.sources.onnx``.
+        mapper: which compiler.
+        images: pictures to measure on; None takes the demo's test pictures.
+        images_count: at most so many of them; 0 takes all.
+        calibration: pictures to calibrate on; None takes the demo's calibration pictures.
+        calibration_count: so many of them.
+        seed: of every random choice.
+        timeout: seconds for one run of the compiler.
+    """
+
+    spec: ModelSpec
+    precision: Precision
+    weights: Weights = "auto"
+    mapper: Mapper = "auto"
+    images: str | None = None
+    images_count: int = 500
+    calibration: str | None = None
+    calibration_count: int = 100
+    seed: int = 0
+    timeout: float = 7200.0
+
+
+class Listener(Reporter, Protocol):
+    """A reporter that also learns where a stage begins and ends."""
+
+    def begin(self, stage: str) -> None:
+        """Say that a stage begins."""
+
+    def end(self, stage: str, seconds: float, *, cached: bool, note: str) -> None:
+        """Say that a stage ended, how long its work took, and in a few words what came out."""
