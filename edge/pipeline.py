@@ -8,6 +8,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from functools import cached_property
@@ -29,7 +30,7 @@ from edge.simplify import SimplifyResult, simplify
 from edge.toolchain.compiler import CheckResult, CompileResult, checker, makertbin
 from edge.toolchain.find import find
 from edge.toolchain.found import Toolchain
-from edge.toolchain.install import why_unsupported
+from edge.toolchain.install import install, why_unsupported
 from edge.toolchain.quantized import QuantizedPool
 from edge.workspace import Stage, Workspace, stage_key
 
@@ -71,6 +72,8 @@ class Build:
             return find(self.request.mapper)
         except ToolchainMissing:
             reason = why_unsupported()
+            if reason is None and self.request.install and self.request.mapper in ("auto", "managed"):
+                return self._install()
             if self.request.mapper != "auto" or reason is None:
                 raise
             self._listener.warn(
@@ -357,6 +360,14 @@ class Build:
         portable = self.toolchain is None
         for stage in PORTABLE_STAGES if portable else STAGES:
             getattr(self, stage)
+
+    def _install(self) -> Toolchain:
+        self._listener.begin("toolchain")
+        started = time.monotonic()
+        toolchain = install(reporter=self._listener)
+        note = f"hb_mapper {toolchain.versions.get('hb_mapper', '')}, shared by all checkouts"
+        self._listener.end("toolchain", time.monotonic() - started, cached=False, note=note)
+        return toolchain
 
     def _compiler(self) -> Toolchain:
         if self.toolchain is None:

@@ -28,6 +28,7 @@ class Request:
         calibration_count: so many of them.
         seed: of every random choice.
         timeout: seconds for one run of the compiler.
+        install: install the compiler if there is none and this machine can have it.
     """
 
     spec: ModelSpec
@@ -40,6 +41,7 @@ class Request:
     calibration_count: int = 100
     seed: int = 0
     timeout: float = 7200.0
+    install: bool = False
 
 
 class Listener(Reporter, Protocol):
