@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import uuid
 from collections.abc import Callable, Mapping, Sequence
@@ -10,7 +11,7 @@ from typing import Literal
 
 from attrs import field, frozen
 
-from edge.errors import ToolchainError
+from edge.errors import ToolchainError, WorkspaceError
 from edge.toolchain import process
 from edge.toolchain.process import Completed
 
@@ -125,7 +126,7 @@ class Toolchain:
         return [self.python] if self.python else None
 
     def environ(self, extra: Mapping[str, str] | None = None) -> dict[str, str]:
-        """Return the clean environment: the compiler's bin first on PATH, fixed hash seed, no Python leaks."""
+        """Return the clean environment: the compiler's bin first on PATH, fixed hash seed, no PYTHONPATH."""
         env = {name: value for name, value in os.environ.items() if name not in _DROPPED}
         if self.kind != "docker":
             env["PATH"] = self.where + os.pathsep + env.get("PATH", os.defpath)
@@ -168,7 +169,12 @@ class Toolchain:
             return process.run(
                 argv, cwd=cwd, env=env, timeout=timeout, on_line=on_line, log=log, cleanup=cleanup
             )
-        except (FileNotFoundError, PermissionError, OSError) as error:
+        except OSError as error:
+            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                raise WorkspaceError(
+                    f"the disk is full while {argv[0]} runs",
+                    remedy="free some space and run the same command again",
+                ) from error
             raise ToolchainError(
                 f"can't start {argv[0]}: {error.strerror or error}", remedy="edge toolchain status"
             ) from error

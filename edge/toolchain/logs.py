@@ -1,11 +1,20 @@
-"""The compiler's console log as data: node table, similarity, static figures, versions."""
+"""The compiler's console log as data: progress, node table, similarity, static figures, versions.
+
+Pure functions on text; they take what the console shows (escape codes and progress bars may still be in) and
+answer with nothing rather than fail where a line is missing or broken.
+"""
 
 from __future__ import annotations
 
+import math
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from attrs import frozen
+
+from edge.progress import Reporter
+from edge.toolchain.process import clean
 
 
 @frozen
@@ -32,11 +41,30 @@ class NodeRow:
 
 
 @frozen
+class OutputRow:
+    """How far one model output is from float after calibration, on the calibration data.
+
+    Attributes:
+        name: the output.
+        cosine: 1 is perfect; at least 0.99 is the vendor's usual bar.
+        l1: L1 distance as the compiler defines it.
+        l2: L2 distance.
+        chebyshev: largest difference.
+    """
+
+    name: str
+    cosine: float | None
+    l1: float | None
+    l2: float | None
+    chebyshev: float | None
+
+
+@frozen
 class StaticPerf:
     """The compiler's own figures for one inference, summed over BPU subgraphs (CPU nodes not counted).
 
     Attributes:
-        fps: frames per second, 1e6 / latency_us.
+        fps: frames per second; 1e6 / latency_us when there are several subgraphs.
         latency_us: microseconds.
         ddr_bytes: memory traffic in bytes.
     """
@@ -46,11 +74,156 @@ class StaticPerf:
     ddr_bytes: int
 
 
+_STAMP = re.compile(r"^\d{4}-\d\d-\d\d \d\d:\d\d:\d\d")
+_STATIC = re.compile(r"FPS\s*=\s*([\d.]+),\s*latency\s*=\s*([\d.]+)\s*us,\s*DDR\s*=\s*(\d+)\s*bytes")
+_VERSION = re.compile(r"\b(hbdk|horizon_nn|hb_mapper) version:? (\d[\w.+-]*)")
+_METHOD = re.compile(r"Select (\S+) method\.")
+_NODE_HEAD = "The main quantized node information:"
+_OUTPUT_HEAD = "The quantized model output:"
+_ELLIPSIS = "..."
+_SHOWN = 50  # characters; longer names are shortened
+
+
+def lines(text: str) -> list[str]:
+    r"""Split a log at ``\n`` and ``\r``, escape codes stripped."""
+    return clean(text).replace("\r", "\n").split("\n")
+
+
 def nodes(text: str, quant_info: Mapping[str, Any] | None = None) -> tuple[NodeRow, ...]:
-    """Return the node table, names completed from ``<prefix>_quant_info.json``."""
-    raise NotImplementedError
+    """Return the node table, names completed from the keys of ``<prefix>_quant_info.json``.
+
+    A shortened name is ``...`` and the last 47 characters of the real one. Equal ends are given out in
+    the order of the JSON, which is the graph's; a name without a match stays shortened.
+    """
+    names = list(quant_info or {})
+    rows = []
+    taken: set[str] = set()
+    for cells in _table(text, _NODE_HEAD, columns=7):
+        name, on, subgraph, kind, cosine, threshold, dtype = cells
+        if on not in ("BPU", "CPU"):
+            continue
+        if name.startswith(_ELLIPSIS):
+            tail = name[len(_ELLIPSIS) :]
+            matches = (full for full in names if full.endswith(tail) and len(full) > _SHOWN)
+            name = next((full for full in matches if full not in taken), name)
+        taken.add(name)
+        rows.append(NodeRow(name, on, subgraph, kind, _number(cosine), _number(threshold), dtype))
+    return tuple(rows)
+
+
+def outputs(text: str) -> tuple[OutputRow, ...]:
+    """Return the table of output similarities; empty for a check."""
+    table = _table(text, _OUTPUT_HEAD, columns=5)
+    return tuple(OutputRow(name, *(_number(cell) for cell in cells)) for name, *cells in table)
+
+
+def static(text: str) -> StaticPerf | None:
+    """Return the static figures, summed over subgraphs; None where nothing runs on the BPU."""
+    found = [(float(a), float(b), int(c)) for a, b, c in _STATIC.findall(clean(text))]
+    if not found:
+        return None
+    latency = math.fsum(item[1] for item in found)
+    ddr = sum(item[2] for item in found)
+    # Of a single subgraph the compiler knows the latency with more digits than it prints.
+    fps = found[0][0] if len(found) == 1 else (1e6 / latency if latency else 0.0)
+    return StaticPerf(fps, latency, ddr)
+
+
+def calibration_method(text: str) -> str | None:
+    """Return what the compiler chose, such as ``max`` or ``kl:num_bin=1024,max_num_bin=16384``."""
+    found = _METHOD.findall(clean(text))
+    return found[-1] if found else None
+
+
+def versions(text: str) -> dict[str, str]:
+    """Return the versions of hbdk, horizon_nn and hb_mapper that the log names."""
+    return dict(_VERSION.findall(clean(text)))
+
+
+def counts(rows: Sequence[NodeRow]) -> tuple[int, int]:
+    """Return how many nodes are on the BPU and on the CPU."""
+    bpu = sum(row.on == "BPU" for row in rows)
+    return bpu, len(rows) - bpu
 
 
 def cpu_inside(rows: Sequence[NodeRow]) -> tuple[NodeRow, ...]:
-    """Return CPU nodes that lie between BPU nodes; those at the tail are harmless."""
-    raise NotImplementedError
+    """Return the CPU nodes between BPU nodes: each splits the graph and costs a trip over memory.
+
+    CPU nodes before the first or after the last BPU node (Dequantize, Reshape, Softmax) are harmless.
+    """
+    bpu = [index for index, row in enumerate(rows) if row.on == "BPU"]
+    if not bpu:
+        return ()
+    return tuple(row for row in rows[bpu[0] : bpu[-1]] if row.on == "CPU")
+
+
+class Progress:
+    """Turn console lines into ``reporter.update(text, fraction)``; the fraction never goes back."""
+
+    # Measured shares of a ConvNeXt_atto O3 build; the end of each is the start of the next.
+    _STAGES = (
+        ("prepare", 0.02),
+        ("optimize", 0.04),
+        ("calibrate", 0.06),
+        ("quantize", 0.24),
+        ("compile", 0.28),
+        ("write", 0.99),
+    )
+    _START = re.compile(r"Start to (prepare|optimize|calibrate|quantize|compile) the ")
+    _BAR = re.compile(r"^\s*\[[=\- ]*\]\s*(\d{1,3})%")
+    _TQDM = re.compile(r"calibration in progress:\s*\d+%.*?(\d+)/(\d+)")
+
+    def __init__(self, reporter: Reporter) -> None:
+        self.stage = "start"
+        self._reporter = reporter
+        self._fraction = 0.0
+        self._shown = ""
+
+    def line(self, text: str) -> None:
+        """Take one console line or one step of a progress bar."""
+        if bar := self._BAR.match(text):
+            percent = min(100, int(bar[1]))
+            self._show(f"compile {percent} %", percent / 100)
+        elif tqdm := self._TQDM.search(text):
+            done, total = int(tqdm[1]), int(tqdm[2])
+            self._show(f"calibrate: batch {done} of {total}", done / total if total else 0.0)
+        elif start := self._START.search(text):
+            self.stage = start[1]
+            self._show(self.stage, 0.0)
+        elif "start convert to *.bin" in text:
+            self.stage = "write"
+            self._show("write the .bin", 0.0)
+
+    def _show(self, text: str, within: float) -> None:
+        names = [name for name, _ in self._STAGES]
+        starts = [*(start for _, start in self._STAGES), 1.0]
+        index = names.index(self.stage) if self.stage in names else 0
+        fraction = starts[index] + within * (starts[index + 1] - starts[index])
+        self._fraction = max(self._fraction, min(1.0, fraction))
+        if text != self._shown:
+            self._shown = text
+            self._reporter.update(text, self._fraction)
+
+
+def _table(text: str, head: str, *, columns: int) -> list[list[str]]:
+    """Return the cells of the last table under ``head``; columns are two or more blanks apart."""
+    all_lines = lines(text)
+    found = [index for index, line in enumerate(all_lines) if line.rstrip().endswith(head)]
+    if not found:
+        return []
+    rows = []
+    for line in all_lines[found[-1] + 1 :]:
+        if _STAMP.match(line):
+            break
+        cells = re.split(r" {2,}", line.strip())
+        if len(cells) == columns and cells[0] not in ("Node", "Output"):
+            rows.append(cells)
+    return rows
+
+
+def _number(cell: str) -> float | None:
+    try:
+        value = float(cell)
+    except ValueError:
+        return None
+    return value if math.isfinite(value) else None

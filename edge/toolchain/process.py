@@ -91,9 +91,11 @@ def run(
         _guarded(process.pid, cleanup),
     ):
         try:
-            timed_out = not _pump(
-                process, started + timeout, lambda *piece: _emit(*piece, on_line, sink, tail)
-            )
+
+            def emit(text: str, end: str) -> None:
+                _emit(text, end, on_line, sink, tail)
+
+            timed_out = not _pump(process, started + timeout, emit)
         except BaseException:
             _kill(process, cleanup)
             raise
