@@ -80,6 +80,7 @@ def request_options(function: F) -> F:
             show_default=True,
             help="Minutes that one run of the compiler may take.",
         ),
+        click.option("--install", is_flag=True, help="Install the compiler first if there is none."),
         click.option(
             "--build-dir", type=click.Path(path_type=Path), default=Path("build"), show_default=True
         ),
@@ -110,6 +111,7 @@ def make_request(
     labels: str | None,
     seed: int,
     timeout: float,
+    install: bool,
 ) -> Request:
     """Return the request that the options describe.
 
@@ -159,6 +161,7 @@ def make_request(
         calibration_count=calib_count,
         seed=seed,
         timeout=timeout * 60,
+        install=install,
     )
 
 
