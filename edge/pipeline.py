@@ -85,8 +85,13 @@ class Build:
     @cached_property
     def weights(self) -> Resolved:
         """The concrete source of the weights, downloaded where need be."""
+        request = self.request
         return choose(
-            self.request.spec, self.request.weights, seed=self.request.seed, reporter=self._listener
+            request.spec,
+            request.weights,
+            toolchain=lambda: self.toolchain,
+            seed=request.seed,
+            reporter=self._listener,
         )
 
     @cached_property
@@ -381,14 +386,14 @@ class Build:
     def _pictures(self) -> tuple[ImageSet, bool]:
         """Return the pictures to measure on, and whether their labels are this network's classes."""
         request, network = self.request, self.export.result
-        names = class_names(request.spec.labels)
+        source = network.weights.source
+        names = class_names("demo" if source == "demo" else request.spec.labels)
         if request.images is not None:
-            images = open_images(request.images, classes=names)
+            images = open_images(request.images, classes=names or network.classes)
             if request.images_count:
                 images = sample(images, request.images_count, seed=request.seed)
         else:
             images = open_images(DEMO_TEST, classes=None, count=request.images_count or 500)
-        source = network.weights.source
         labelled = images.labelled and source != "random" and (request.images is not None or source == "demo")
         if not labelled:
             reason = (
