@@ -1,0 +1,102 @@
+"""Imports point one way; the part that runs on the board stays light."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).resolve().parent.parent / "edge"
+
+# A room may import rooms of a lower number only (and itself).
+RANK = {
+    "errors": 0, "progress": 0, "statistics": 0,
+    "atomic": 1, "graph": 1, "reach": 1, "resources": 1,
+    "demo": 2, "download": 2, "specs": 2, "workspace": 2,
+    "resample": 3,
+    "preprocess": 4,
+    "images": 5,
+    "toolchain": 6,
+    "calibrate": 7, "evaluate": 7, "export": 7, "mapper": 7, "portable": 7, "simplify": 7,
+    "request": 8,
+    "pipeline": 9,
+    "manifest": 10, "report": 10,
+    "cli": 11,
+}  # fmt: skip
+STAGES = {"calibrate", "evaluate", "export", "mapper", "portable", "simplify"}
+BOARD = ("errors", "specs", "preprocess", "images")
+
+
+def modules() -> list[Path]:
+    return [path for path in sorted(PACKAGE.rglob("*.py")) if "workers" not in path.parts]
+
+
+def room(path: Path) -> str:
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+def imported_rooms(source: str) -> set[str]:
+    found = set()
+    for node in ast.walk(ast.parse(source)):
+        names = []
+        if isinstance(node, ast.ImportFrom) and node.module:
+            names = [node.module]
+            if node.module == "edge":
+                names = [f"edge.{alias.name}" for alias in node.names]
+        elif isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        found |= {name.split(".")[1] for name in names if name.startswith("edge.")}
+    return found
+
+
+def wrong_arrows(name: str, source: str) -> list[str]:
+    wrong = []
+    for other in imported_rooms(source) - {name, "__version__"}:
+        if RANK[other] >= RANK[name] or {name, other} <= STAGES:
+            wrong.append(f"{name} -> {other}")
+    return wrong
+
+
+@pytest.mark.parametrize("path", modules(), ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_arrows_point_one_way(path: Path) -> None:
+    if room(path) in ("__init__", "__main__"):
+        return
+    assert wrong_arrows(room(path), path.read_text()) == []
+
+
+def test_an_arrow_that_turns_back_is_seen() -> None:
+    assert wrong_arrows("errors", "from edge.cli import main")
+    assert wrong_arrows("simplify", "def f():\n    from edge.export import export")
+    assert not wrong_arrows("cli", "from edge.errors import EdgeError")
+
+
+def test_every_room_has_a_rank() -> None:
+    assert {room(path) for path in modules()} - {"__init__", "__main__"} <= set(RANK)
+
+
+@pytest.mark.parametrize("name", BOARD)
+def test_what_runs_on_the_board_loads_only_light_packages(name: str) -> None:
+    """Loaded in a fresh interpreter: no package of the PC's part comes along."""
+    code = (
+        f"import sys, edge.{name}\n"
+        "print(' '.join({name.split('.')[0] for name in sys.modules} - sys.stdlib_module_names))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    heavy = {"onnx", "onnxruntime", "onnxsim", "jinja2", "rich", "click", "torch", "requests", "google"}
+    assert not heavy & set(done.stdout.split())
+
+
+def test_only_the_command_line_prints() -> None:
+    printing = [
+        f"{path.name}:{node.lineno}"
+        for path in modules()
+        if room(path) != "cli"
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Call)
+        and isinstance(node.func, ast.Name)
+        and node.func.id in ("print", "exit")
+    ]
+    assert printing == []
