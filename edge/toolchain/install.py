@@ -1,20 +1,277 @@
-"""Install the vendor's compiler into an environment of its own."""
+"""Install the vendor's compiler into an environment of its own, pinned by hash, shared by all checkouts.
+
+The environment is made at its final path, since its scripts name that path; a marker written last says that
+it is whole. A folder without the marker is the rest of a killed install and is removed under the lock.
+"""
 
 from __future__ import annotations
 
+import json
+import os
+import platform
+import re
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
 from pathlib import Path
 
+from filelock import FileLock, Timeout
+
+from edge.errors import InstallError, ToolchainError, ToolchainMissing
 from edge.progress import Reporter, Silent
+from edge.toolchain import managed
 from edge.toolchain.found import Toolchain
+from edge.toolchain.managed import MARKER, Place
+from edge.toolchain.process import Completed, run
+from edge.toolchain.python310 import find_python310, uv_program
+
+NEEDED_BYTES = 8 * 10**9  # measured: 4.2 GB installed and 2.5 GB of downloads
+_VERIFY = "import horizon_tc_ui, horizon_nn, hmct, hbdk, onnx, onnxruntime, torch, torchvision, timm"
+_PROGRESS = re.compile(
+    r"Downloading|Downloaded|Collecting|Installing|Prepared|Installed|Building|Resolved|Using"
+)
+# Seconds. Being offline must cost seconds, a slow line must not cost the install.
+_NETWORK = {"UV_HTTP_CONNECT_TIMEOUT": "5", "UV_HTTP_TIMEOUT": "60", "UV_HTTP_RETRIES": "2"}
 
 
 def install(
-    *, reporter: Reporter = Silent(), python: Path | None = None, timeout: float = 3600.0
+    *, reporter: Reporter | None = None, python: Path | None = None, timeout: float = 3600.0
 ) -> Toolchain:
-    """Install (or reuse) the managed environment.
+    """Install the managed environment, or return at once when it is there and whole.
+
+    Args:
+        reporter: told of each step.
+        python: a CPython 3.10 to use; None searches.
+        timeout: seconds for everything, waiting for another install included.
 
     Raises:
         ToolchainMissing: this platform can't run the compiler.
-        InstallError: no Python 3.10, no network, no disk space.
+        InstallError: no Python 3.10, no network, no disk space, a wrong hash, or it does not start.
     """
-    raise NotImplementedError
+    reporter = reporter or Silent()
+    where = managed.place()
+    if not managed.why_unusable(where):
+        return managed.toolchain(where)
+    require_platform()
+    deadline = time.monotonic() + timeout
+    try:
+        where.folder.parent.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(f"{where.folder}.lock")
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            reporter.update("waiting for another install of the compiler")
+            lock.acquire(timeout=timeout)
+    except Timeout:
+        raise InstallError(
+            f"another install still holds {where.folder}.lock after {timeout:g} s",
+            remedy="end it, then: edge toolchain install",
+        ) from None
+    except OSError as error:
+        raise InstallError(
+            f"can't write to {where.folder.parent}: {error.strerror}",
+            remedy=f"set {managed.CACHE_VARIABLE} to a folder that you can write to",
+        ) from error
+    try:
+        if managed.why_unusable(where):  # else the one we waited for has done it
+            _install(where, python, deadline, reporter)
+    finally:
+        lock.release()
+    return managed.toolchain(where)
+
+
+def require_platform() -> None:
+    """Raise ToolchainMissing where the vendor has no wheels."""
+    system, machine = platform.system(), platform.machine()
+    if system == "Linux" and machine in ("x86_64", "AMD64") and platform.libc_ver()[0] != "musl":
+        return
+    raise ToolchainMissing(
+        f"the vendor's compiler does not run on {system} {machine}",
+        allowed="Linux x86-64 with glibc",
+        remedy="use the vendor's Docker image (--mapper docker), a Linux PC, or --mapper portable",
+    )
+
+
+def _install(where: Place, python: Path | None, deadline: float, reporter: Reporter) -> None:
+    folder = where.folder
+    if folder.exists():
+        reporter.update("removing an interrupted install")
+        _remove(folder)
+    free = shutil.disk_usage(folder.parent).free
+    if free < NEEDED_BYTES:
+        raise InstallError(
+            f"{folder.parent} has {free / 1e9:.1f} GB free",
+            allowed=f"at least {NEEDED_BYTES / 1e9:.0f} GB for the compiler and its download",
+            remedy=f"free some space, or set {managed.CACHE_VARIABLE} to a folder on a larger disk",
+        )
+    interpreter = find_python310(python, say=reporter.update)
+    reporter.update(f"Python {interpreter.version} from {interpreter.source}")
+    try:
+        _fill(where, interpreter.path, deadline, reporter)
+        seconds = _verify(where, deadline, reporter)
+        marker = {
+            "python": interpreter.version,
+            "versions": managed.read_versions(where.site_packages),
+            "verify_seconds": round(seconds, 1),
+        }
+        partial = folder / f".{MARKER}"
+        partial.write_text(json.dumps(marker, indent=2) + "\n", encoding="utf-8")
+        partial.replace(folder / MARKER)
+    except BaseException:
+        _remove(folder)
+        raise
+
+
+def _fill(where: Place, python: Path, deadline: float, reporter: Reporter) -> None:
+    """Make the environment and install every pinned package; hashes are required of each."""
+    lock = str(managed.lock_file())
+    uv = uv_program()
+    if uv:
+        env = {**_NETWORK, **os.environ, **_pip_settings(os.environ)}
+        make = [uv, "venv", "--no-project", "--python", str(python), str(where.folder)]
+        fill = [uv, "pip", "install", "--python", str(where.python), "--require-hashes"]
+    else:
+        env = {"PIP_RETRIES": "1", **os.environ}
+        make = [str(python), "-m", "venv", str(where.folder)]
+        fill = [str(where.python), "-m", "pip", "install", "--require-hashes", "--progress-bar", "off"]
+    # What points at the caller's own environment must not reach the new one.
+    for name in (
+        "VIRTUAL_ENV",
+        "PYTHONPATH",
+        "PYTHONHOME",
+        "CONDA_PREFIX",
+        "PIP_TARGET",
+        "PIP_USER",
+        "PIP_PREFIX",
+    ):
+        env.pop(name, None)
+    for step, argv in (("making the environment", make), ("installing", [*fill, "-r", lock])):
+        reporter.update(step)
+        # In the cache, where no project's settings lie; the user's own (uv.toml, pip.conf) hold.
+        done = _step(argv, env, where.folder.parent, deadline, reporter)
+        if done.returncode != 0 or done.timed_out:
+            raise _failure(step, done)
+
+
+def _step(
+    argv: list[str], env: Mapping[str, str], cwd: Path, deadline: float, reporter: Reporter
+) -> Completed:
+    def on_line(line: str) -> None:
+        if _PROGRESS.search(line):
+            reporter.update(line.strip())
+
+    left = max(1.0, deadline - time.monotonic())
+    try:
+        return run(argv, cwd=cwd, env=env, timeout=left, on_line=on_line)
+    except OSError as error:
+        raise InstallError(
+            f"can't start {argv[0]}: {error.strerror}", remedy="pip install uv, then: edge toolchain install"
+        ) from error
+
+
+def _verify(where: Place, deadline: float, reporter: Reporter) -> float:
+    """Start every part once: a whole set of files may still not run on this machine."""
+    reporter.update("verifying the compiler")
+    tool = managed.toolchain(where)
+    started = time.monotonic()
+    for args in (["hb_mapper", "--version"], ["hbdk-cc", "--version"], ["python", "-c", _VERIFY]):
+        left = max(1.0, deadline - time.monotonic())
+        try:
+            done = tool.run(args, cwd=where.folder, timeout=left)
+        except ToolchainError as error:
+            raise InstallError(f"the installed compiler does not start: {error.seen}") from error
+        if done.returncode != 0:
+            raise _failure(f"verifying ({' '.join(args[:2])})", done)
+    return time.monotonic() - started
+
+
+def _failure(step: str, done: Completed) -> InstallError:
+    last = [line for line in done.tail.splitlines() if line.strip()][-6:]
+    said = "\n  ".join(line.strip()[:300] for line in last)
+    text = done.tail.lower()
+    if done.timed_out:
+        return InstallError(
+            f"{step}: stopped at the time limit", remedy="edge toolchain install --timeout 7200"
+        )
+    if "no space left" in text or "errno 28" in text:
+        return InstallError(
+            f"{step}: the disk is full",
+            remedy=f"free some space, or set {managed.CACHE_VARIABLE} to a larger disk",
+        )
+    if re.search(r"hash(es)? (mismatch|do not match)|do not match the hashes|mismatched hash", text):
+        return InstallError(
+            f"{step}: a package does not have the pinned hash:\n  {said}",
+            remedy="the index gave another file than the one that was locked: check the index in use, "
+            "then: uv cache clean && edge toolchain install",
+        )
+    if re.search(
+        r"failed to (fetch|download)|dns error|connection (refused|reset|error)|timed out|unreachable|"
+        r"name resolution|max retries|newconnectionerror|client error|no solution found|"
+        r"no matching distribution",
+        text,
+    ):
+        return InstallError(
+            f"{step}: the package index can't be reached or lacks a package:\n  {said}",
+            remedy="check the network and the index (UV_INDEX_URL or pip's index-url), then: edge toolchain "
+            "install; or --mapper portable, which needs no compiler",
+        )
+    return InstallError(
+        f"{step} failed with exit status {done.returncode}:\n  {said}",
+        remedy="edge toolchain install --verbose",
+    )
+
+
+def _pip_settings(env: Mapping[str, str]) -> dict[str, str]:
+    """Return pip's own index settings as uv's variables; uv does not read pip's files.
+
+    Nothing is taken over for a setting that the user has already made for uv. The pinned hashes hold whatever
+    index is in use, so every index may be asked for every package, as pip does.
+    """
+    found = _pip_config()
+    settings = {}
+    for option, names in (
+        ("index-url", ("UV_INDEX_URL", "UV_DEFAULT_INDEX")),
+        ("extra-index-url", ("UV_EXTRA_INDEX_URL", "UV_INDEX")),
+        ("find-links", ("UV_FIND_LINKS",)),
+        ("cert", ("SSL_CERT_FILE",)),
+    ):
+        if option in found and not any(name in env for name in names):
+            separator = "," if names[0] == "UV_FIND_LINKS" else " "
+            settings[names[0]] = separator.join(found[option].split())
+    if "UV_INDEX_STRATEGY" not in env:
+        settings["UV_INDEX_STRATEGY"] = "unsafe-best-match"
+    return settings
+
+
+def _pip_config() -> dict[str, str]:
+    """Return pip's settings, files and PIP_* variables together; empty where there is no pip."""
+    found: dict[str, str] = {}
+    for argv in ([sys.executable, "-m", "pip"], ["pip"], ["pip3"]):
+        try:
+            done = subprocess.run(
+                [*argv, "config", "list"], capture_output=True, text=True, timeout=20, check=False
+            )
+        except (OSError, subprocess.TimeoutExpired):
+            continue
+        if done.returncode == 0:
+            # Lines such as  global.index-url='https://...'  ; ":env:." comes first but wins in pip.
+            rows = [line.partition("=") for line in done.stdout.splitlines()]
+            for name, _, value in sorted(rows, key=lambda row: row[0].startswith(":env:")):
+                scope, _, option = name.rpartition(".")
+                if scope in ("global", "install", ":env:"):
+                    found[option] = value.strip().strip("'\"").replace("\\n", " ")
+            break
+    return found
+
+
+def _remove(folder: Path) -> None:
+    try:
+        shutil.rmtree(folder)
+    except FileNotFoundError:
+        pass
+    except OSError as error:
+        raise InstallError(
+            f"can't remove the unfinished install {folder}: {error.strerror}", remedy=f"rm -rf {folder}"
+        ) from error

@@ -1,0 +1,203 @@
+"""Find a CPython 3.10 for x86-64: the only interpreter that the vendor's wheels are built for."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from attrs import frozen
+
+from edge.errors import InstallError
+
+WANTED = (3, 10)
+VARIABLE = "EDGE_PYTHON310"
+_TIMEOUT = 20.0  # seconds for one interpreter to say what it is
+_PROBE = (
+    "import json, platform, struct, sys; print(json.dumps([platform.python_implementation(), "
+    "list(sys.version_info[:3]), platform.machine(), struct.calcsize('P') * 8]))"
+)
+
+
+@frozen
+class Python310:
+    """An interpreter that fits.
+
+    Attributes:
+        path: of the program.
+        version: such as ``3.10.13``.
+        source: where it was found: ``given``, ``EDGE_PYTHON310``, ``PATH``, ``pyenv``, ``conda`` or ``uv``.
+    """
+
+    path: Path
+    version: str
+    source: str
+
+
+def find_python310(
+    given: Path | None = None, *, download: bool = True, say: Callable[[str], None] = lambda _: None
+) -> Python310:
+    """Return the first interpreter that really runs and is CPython 3.10 on x86-64.
+
+    Args:
+        given: the user's choice; nothing else is tried then, nor when EDGE_PYTHON310 is set.
+        download: let uv fetch one when none is on this machine.
+        say: told before a download.
+
+    Raises:
+        InstallError: none fits; lists every place and what was wrong with it.
+    """
+    tried: list[str] = []
+    chosen = given or _from_variable()
+    if chosen is not None:
+        source = "given" if given else VARIABLE
+        found = _probe(chosen, source)
+        if isinstance(found, Python310):
+            return found
+        raise InstallError(
+            f"{chosen} ({source}): {found}",
+            allowed="CPython 3.10 for x86-64",
+            remedy=f"name another one, or unset {VARIABLE} to let edge search",
+        )
+    for source, path in _candidates():
+        found = _probe(path, source)
+        if isinstance(found, Python310):
+            return found
+        tried.append(f"{source}: {path}: {found}")
+    if download:
+        fetched = _download(say, tried)
+        if fetched is not None:
+            return fetched
+    looked = "".join(f"\n  {line}" for line in tried) or "\n  nothing that looked like one"
+    raise InstallError(
+        f"no CPython 3.10 for x86-64; looked in {VARIABLE}, PATH, pyenv, conda and uv:{looked}",
+        remedy=f"uv python install 3.10 (or pyenv install 3.10, conda create -n py310 python=3.10), "
+        f"or set {VARIABLE}=/path/to/python3.10",
+    )
+
+
+def uv_program() -> str | None:
+    """Return uv: the one installed beside edge, else the one on PATH, else None."""
+    try:
+        import uv
+
+        return str(uv.find_uv_bin())
+    except (ImportError, FileNotFoundError):
+        return shutil.which("uv")
+
+
+def _from_variable() -> Path | None:
+    value = os.environ.get(VARIABLE, "")
+    return Path(value).expanduser() if value else None
+
+
+def _candidates() -> Iterator[tuple[str, Path]]:
+    """Yield (source, program), best first, each program once."""
+    seen: set[Path] = set()
+    for source, path in _places():
+        if path.is_file() and path not in seen:
+            seen.add(path)
+            yield source, path
+
+
+def _places() -> Iterator[tuple[str, Path]]:
+    if sys.version_info[:2] == WANTED:
+        yield "PATH", Path(sys.executable)
+    for folder in os.environ.get("PATH", os.defpath).split(os.pathsep):
+        if folder:
+            for name in ("python3.10", "python3", "python"):
+                yield "PATH", Path(folder) / name
+    home = Path.home()
+    for root in _folders("PYENV_ROOT", home / ".pyenv"):
+        # Newest patch first; 3.10.9 sorts below 3.10.13.
+        versions = sorted((root / "versions").glob("3.10*"), key=_patch, reverse=True)
+        for version in versions:
+            yield "pyenv", version / "bin" / "python3.10"
+    for name in ("CONDA_PREFIX", "CONDA_ROOT", "MAMBA_ROOT_PREFIX"):
+        yield from (("conda", path) for root in _folders(name) for path in _conda(root))
+    for name in ("miniconda3", "anaconda3", "miniforge3", "mambaforge", "micromamba", ".conda"):
+        yield from (("conda", path) for path in _conda(home / name))
+    uv = uv_program()
+    if uv:
+        line = _output([uv, "python", "find", "--no-project", "--offline", "3.10"])
+        if line:
+            yield "uv", Path(line)
+
+
+def _folders(variable: str, *more: Path) -> list[Path]:
+    value = os.environ.get(variable)
+    return [*([Path(value)] if value else []), *more]
+
+
+def _conda(root: Path) -> list[Path]:
+    return [root / "bin" / "python3.10", *sorted(root.glob("envs/*/bin/python3.10"))]
+
+
+def _patch(version: Path) -> int:
+    tail = version.name.rpartition(".")[2]
+    return int(tail) if tail.isdigit() else -1
+
+
+def _probe(path: Path, source: str) -> Python310 | str:
+    """Run the interpreter; return it, or what is wrong. A version manager's shim may exist and still fail."""
+    try:
+        done = subprocess.run(
+            [str(path), "-I", "-c", _PROBE],
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=_TIMEOUT,
+            check=False,
+            stdin=subprocess.DEVNULL,
+        )
+        kind, version, machine, bits = json.loads(done.stdout)
+    except subprocess.TimeoutExpired:
+        return "does not answer"
+    except OSError as error:
+        return f"does not start ({error.strerror})"
+    except ValueError:
+        said = (done.stderr or done.stdout).strip().splitlines()
+        return f"does not run ({said[-1][:100] if said else f'exit status {done.returncode}'})"
+    text = ".".join(map(str, version))
+    if kind != "CPython" or tuple(version[:2]) != WANTED:
+        return f"is {kind} {text}"
+    if machine not in ("x86_64", "AMD64") or bits != 64:
+        return f"is built for {machine}, {bits} bits"
+    return Python310(path, text, source)
+
+
+def _download(say: Callable[[str], None], tried: list[str]) -> Python310 | None:
+    uv = uv_program()
+    if uv is None or platform.system() != "Linux":
+        return None
+    say("uv fetches Python 3.10")
+    env = {"UV_HTTP_CONNECT_TIMEOUT": "5", "UV_HTTP_RETRIES": "1", "UV_HTTP_TIMEOUT": "30", **os.environ}
+    error = _output([uv, "python", "install", "--no-bin", "3.10"], env=env, timeout=600, want_error=True)
+    line = _output([uv, "python", "find", "--no-project", "--managed-python", "--offline", "3.10"])
+    found = _probe(Path(line), "uv") if line else f"could not fetch one ({error or 'no message'})"
+    if isinstance(found, Python310):
+        return found
+    tried.append(f"uv: {found}")
+    return None
+
+
+def _output(
+    argv: list[str], *, env: dict[str, str] | None = None, timeout: float = _TIMEOUT, want_error: bool = False
+) -> str:
+    """Return the last line that a command says, empty when it fails (with ``want_error``, the reverse)."""
+    try:
+        done = subprocess.run(
+            argv, capture_output=True, text=True, errors="replace", timeout=timeout, check=False, env=env
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return str(error) if want_error else ""
+    text = done.stderr if want_error else done.stdout
+    if (done.returncode != 0) is not want_error:
+        return ""
+    said = text.strip().splitlines()
+    return said[-1].strip() if said else ""
