@@ -24,7 +24,7 @@ def artifacts(build: Build) -> list[Artifact]:
     found = [
         _artifact("float_onnx", export, export.result.onnx),
         _artifact("bpu_onnx", simplify, simplify.result.onnx),
-        _artifact("calibration_record", calibrate, calibrate.result.record),
+        _artifact("calibration_record", calibrate, calibrate.result.index),
         _artifact("evaluation_outputs", build.eval, build.eval.result.outputs),
     ]
     if build.toolchain is None:
@@ -94,9 +94,9 @@ def facts(build: Build) -> dict[str, object]:
         else {"bpu": compiled.bpu, "cpu": compiled.cpu, "cpu_inside": list(check.cpu_inside)},
         "calibration": {
             "n": build.calibrate.result.n,
-            "seed": request.seed,
+            "seed": build.calibrate.result.seed,
             "sha256": build.calibrate.result.sha256,
-            "images": build.calibrate.result.images,
+            "images": build.calibrate.result.source,
             "method": compiled.calibration_method if compiled else "minmax",
         },
         "accuracy": _accuracy(build.eval.result),

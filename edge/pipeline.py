@@ -14,11 +14,12 @@ from contextlib import ExitStack
 from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
-from typing import TypeVar, cast
+from typing import TypeVar
 
 import cattrs
+from attrs import evolve
 
-from edge.calibrate import CalibrationResult, calibrate
+from edge.calibrate import CalibrationResult, CalibrationSet, calibrate, load_set
 from edge.errors import ToolchainMissing, UsageError
 from edge.evaluate import EvalResult, OnnxRunner, Runner, evaluate, usable_cores
 from edge.export import ExportResult, Resolved, choose, export
@@ -30,14 +31,14 @@ from edge.simplify import SimplifyResult, simplify
 from edge.toolchain.compiler import CheckResult, CompileResult, checker, makertbin
 from edge.toolchain.find import find
 from edge.toolchain.found import Toolchain
-from edge.toolchain.install import install, why_unsupported
+from edge.toolchain.install import install, require_platform
 from edge.toolchain.quantized import QuantizedPool
 from edge.workspace import Stage, Workspace, stage_key
 
 T = TypeVar("T")
 
 WORKING_DIR = "model_output"  # of the vendor's own choice, for a compile by hand beside the YAML
-DEMO_CALIBRATION = "demo:calibration"
+DEMO_CALIBRATION = "demo"  # calibration/demo.yaml
 DEMO_TEST = "demo:test"
 
 STAGES = ("export", "simplify", "check", "calibrate", "render", "compile", "eval")
@@ -66,21 +67,25 @@ class Build:
         Raises:
             ToolchainMissing: there is none, but this machine could have one.
         """
-        if self.request.mapper == "portable":
+        wish = self.request.mapper
+        if wish == "portable":
             return None
         try:
-            return find(self.request.mapper)
-        except ToolchainMissing:
-            reason = why_unsupported()
-            if reason is None and self.request.install and self.request.mapper in ("auto", "managed"):
+            return find(wish)
+        except ToolchainMissing as missing:
+            try:
+                require_platform()
+            except ToolchainMissing as unsupported:
+                if wish != "auto":
+                    raise missing from None
+                self._listener.warn(
+                    f"NO COMPILER: {unsupported.seen}. Going on with --mapper portable: onnxruntime "
+                    "quantizes instead of the vendor's compiler, no .bin is made, accuracy is an estimate"
+                )
+                return None
+            if self.request.install and wish in ("auto", "managed"):
                 return self._install()
-            if self.request.mapper != "auto" or reason is None:
-                raise
-            self._listener.warn(
-                f"NO COMPILER: {reason}. Going on with --mapper portable: onnxruntime quantizes instead of "
-                "the vendor's compiler, no .bin is made, and the accuracy is an estimate"
-            )
-            return None
+            raise
 
     @cached_property
     def weights(self) -> Resolved:
@@ -178,9 +183,8 @@ class Build:
                 "calibrating on the project's demo pictures, which this network was not trained for; "
                 "give --calib DIR with pictures like the camera's"
             )
-        source = request.calibration or DEMO_CALIBRATION
-        images = open_images(source, classes=None, count=request.calibration_count, seed=request.seed)
-        images = sample(images, request.calibration_count, seed=request.seed)
+        chosen = self._calibration_set()
+        images = sample(open_images(chosen.images, count=chosen.n, seed=chosen.seed), chosen.n, chosen.seed)
 
         def action(out: Path) -> CalibrationResult:
             return calibrate(
@@ -196,13 +200,14 @@ class Build:
             {
                 "images": images.fingerprint,
                 "preprocess": cattrs.unstructure(request.spec.preprocess),
-                "seed": request.seed,
+                "n": chosen.n,
+                "seed": chosen.seed,
                 **_versions("numpy", "opencv-python"),
             },
             action,
             CalibrationResult,
-            code=("edge.calibrate", "edge.images", "edge.preprocess", "edge.demo.render"),
-            note=lambda r: f"{r.n} pictures, seed {request.seed}",
+            code=("edge.calibrate", "edge.images", "edge.preprocess", "edge.resample", "edge.demo.render"),
+            note=lambda r: f"{r.n} pictures of {r.source}, seed {r.seed}",
         )
 
     @cached_property
@@ -312,7 +317,7 @@ class Build:
         if self.toolchain is None:
             quantized, name = self.quantize, self.quantize.result.onnx
         else:
-            quantized, name = self.compile, self.compile.result.quantized
+            quantized, name = self.compile, f"{self.prefix}_quantized_model.onnx"
         images, labelled = self._pictures()
         preprocess = request.spec.preprocess
 
@@ -350,7 +355,13 @@ class Build:
             },
             action,
             EvalResult,
-            code=("edge.evaluate", "edge.images", "edge.preprocess", "edge.toolchain.quantized"),
+            code=(
+                "edge.evaluate",
+                "edge.images",
+                "edge.preprocess",
+                "edge.resample",
+                "edge.toolchain.quantized",
+            ),
             note=_eval_note,
         )
 
@@ -365,6 +376,17 @@ class Build:
         portable = self.toolchain is None
         for stage in PORTABLE_STAGES if portable else STAGES:
             getattr(self, stage)
+
+    def _calibration_set(self) -> CalibrationSet:
+        """Return the user's set: one of ``calibration/`` by name, a YAML, or any source of pictures."""
+        request = self.request
+        source = request.calibration or DEMO_CALIBRATION
+        is_set = source == DEMO_CALIBRATION or Path(source).suffix in (".yaml", ".yml")
+        if is_set or (not Path(source).exists() and ":" not in source):
+            found = load_set(source)
+        else:
+            found = CalibrationSet(Path(source).name, source, seed=request.seed)
+        return evolve(found, n=request.calibration_count or found.n)
 
     def _install(self) -> Toolchain:
         self._listener.begin("toolchain")
@@ -393,7 +415,7 @@ class Build:
             if request.images_count:
                 images = sample(images, request.images_count, seed=request.seed)
         else:
-            images = open_images(DEMO_TEST, classes=None, count=request.images_count or 500)
+            images = open_images(DEMO_TEST, count=request.images_count or None)
         labelled = images.labelled and source != "random" and (request.images is not None or source == "demo")
         if not labelled:
             reason = (
@@ -417,7 +439,7 @@ class Build:
         self._listener.begin(name)
         stage = self.workspace.run(name, inputs, action, result_type, code)
         self._listener.end(name, stage.seconds, cached=stage.cached, note=note(stage.result))
-        self.done.append(cast("Stage[object]", stage))
+        self.done.append(stage)
         return stage
 
 

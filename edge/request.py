@@ -24,8 +24,8 @@ class Request:
         mapper: which compiler.
         images: pictures to measure on; None takes the demo's test pictures.
         images_count: at most so many of them; 0 takes all.
-        calibration: pictures to calibrate on; None takes the demo's calibration pictures.
-        calibration_count: so many of them.
+        calibration: pictures to calibrate on, or a set of ``calibration/``; None takes the demo's.
+        calibration_count: so many of them; None takes the set's own number, 100 for a folder.
         seed: of every random choice.
         timeout: seconds for one run of the compiler.
         install: install the compiler if there is none and this machine can have it.
@@ -38,7 +38,7 @@ class Request:
     images: str | None = None
     images_count: int = 500
     calibration: str | None = None
-    calibration_count: int = 100
+    calibration_count: int | None = None
     seed: int = 0
     timeout: float = 7200.0
     install: bool = False

@@ -42,6 +42,7 @@ RECORD = "stage.json"
 SCHEMA = 1
 
 T = TypeVar("T")
+T_co = TypeVar("T_co", covariant=True)
 
 
 @frozen
@@ -55,7 +56,7 @@ class FileRecord:
 
 
 @frozen
-class Stage(Generic[T]):
+class Stage(Generic[T_co]):
     """A finished stage.
 
     Attributes:
@@ -71,7 +72,7 @@ class Stage(Generic[T]):
     name: str
     key: str
     dir: Path
-    result: T
+    result: T_co
     files: tuple[FileRecord, ...]
     seconds: float
     cached: bool

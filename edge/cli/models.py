@@ -16,7 +16,7 @@ COLUMNS = ("model", "input", "weights", "Top-1 float", "Top-1 int8", "1 thread",
 @output_options
 def models_command(*, as_json: bool, verbose: bool) -> None:
     """List the models of the zoo, with the figures published for the board."""
-    from edge.specs import available_models, load_model
+    from edge.specs import Published, available_models, load_model
 
     specs = [load_model(name) for name in available_models()]
     if as_json:
@@ -25,17 +25,18 @@ def models_command(*, as_json: bool, verbose: bool) -> None:
     rows = [COLUMNS]
     for spec in specs:
         sources = [name for name in ("timm", "vendor", "demo") if getattr(spec.sources, name)]
-        published, (height, width) = spec.published, spec.preprocess.crop
+        published = spec.published or Published(source="")
+        height, width = spec.preprocess.crop
         rows.append(
             (
                 spec.name,
                 f"{width}x{height}",
                 ", ".join(sources),
-                _figure(published and published.float_top1, "%"),
-                _figure(published and published.int8_top1, "%"),
-                _figure(published and published.latency_ms, "ms"),
-                _figure(published and published.fps_4_threads, "FPS"),
-                _figure(published and published.params_m, "M"),
+                _figure(published.float_top1, "%"),
+                _figure(published.int8_top1, "%"),
+                _figure(published.latency_ms, "ms"),
+                _figure(published.fps_4_threads, "FPS"),
+                _figure(published.params_m, "M"),
             )
         )
     widths = [max(len(row[i]) for row in rows) for i in range(len(COLUMNS))]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import click
 from attrs import evolve, frozen
@@ -13,6 +13,7 @@ from attrs import evolve, frozen
 from edge.errors import UsageError
 from edge.request import Request
 from edge.specs import ModelSpec, Preprocess, Sources, load_model, load_precision
+from edge.specs.schema import Level
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -59,7 +60,9 @@ def request_options(function: F) -> F:
             "--count", type=click.IntRange(min=0), default=500, show_default=True, help="Of them; 0: all."
         ),
         click.option("--calib", help="Pictures to calibrate on; as --images, or a file in calibration/."),
-        click.option("--calib-count", type=click.IntRange(min=1), default=100, show_default=True),
+        click.option(
+            "--calib-count", type=click.IntRange(min=1), help="Of them; 100 unless the set says other."
+        ),
         click.option("--precision", help="A recipe in mapper_yaml/precision, or a path."),
         click.option(
             "--level", type=click.Choice(["O0", "O1", "O2", "O3"]), help="Compiler optimisation level."
@@ -98,7 +101,7 @@ def make_request(
     images: str | None,
     count: int,
     calib: str | None,
-    calib_count: int,
+    calib_count: int | None,
     precision: str | None,
     level: str | None,
     mapper: str,
@@ -118,7 +121,7 @@ def make_request(
     Raises:
         UsageError: options that contradict each other or can't be read.
     """
-    given = {
+    given: dict[str, Any] = {
         "mean": _triple("--mean", mean),
         "std": _triple("--std", std),
         "color": color,
@@ -149,7 +152,7 @@ def make_request(
         spec = evolve(spec, labels=labels)
     recipe = load_precision(precision or spec.precision)
     if level is not None:
-        recipe = evolve(recipe, compiler=evolve(recipe.compiler, optimize_level=level))
+        recipe = evolve(recipe, compiler=evolve(recipe.compiler, optimize_level=cast("Level", level)))
     return Request(
         spec=spec,
         precision=recipe,

@@ -17,6 +17,7 @@ Color = Literal["rgb", "bgr"]
 Layout = Literal["NCHW", "NHWC"]
 Interpolation = Literal["bilinear", "bicubic", "area", "nearest"]
 Bits = Literal["int8", "int16"]
+Level = Literal["O0", "O1", "O2", "O3"]
 
 # The preprocess node takes NV12, whose chroma covers 2x2 pixels; the runtimes on the board take packed rows,
 # and what they do with a width that is not a multiple of 32 differs between them.
@@ -217,7 +218,7 @@ class Compiler:
             same inputs must give the same bytes on every machine.
     """
 
-    optimize_level: Literal["O0", "O1", "O2", "O3"] = "O3"
+    optimize_level: Level = "O3"
     compile_mode: Literal["latency", "bandwidth"] = "latency"
     jobs: int = 4
 
