@@ -1,0 +1,130 @@
+"""Names by which the mapper knows a model's nodes.
+
+``node_info`` goes by the names after the mapper's optimiser has run, most of which are the float model's.
+Measured on the optimised models of hb_mapper 1.24.3:
+
+==============================  ==================================================================
+float node                      after the optimiser
+==============================  ==================================================================
+``X`` = Div by a tensor         ``X_reciprocal`` and ``X_mul``
+``X`` = Div by a constant       ``X_mul``
+``X`` = Div of a constant       ``X_reciprocal``
+Sqrt read by a Div ``X``        part of ``X_reciprocal`` (LayerNorm)
+GELU: Div, Erf, Add, Mul, Mul   the last Mul
+Constant, Identity, Dropout     nothing
+Gemm ``X`` at the end           ``X`` and ``X_transpose_output_reshape``, which runs on the CPU
+MatMul ``X`` at the end         ``X`` and ``X_transpose_0_reshape``, which runs on the CPU
+the input ``x``                 ``HZ_PREPROCESS_FOR_x``
+==============================  ==================================================================
+"""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from attrs import frozen
+
+from edge.graph import GraphFacts
+
+if TYPE_CHECKING:
+    import onnx
+
+RECIPROCAL, MUL = "_reciprocal", "_mul"
+DROPPED = ("Constant", "Identity", "Dropout")
+EXTRA = {"Gemm": "_transpose_output_reshape", "MatMul": "_transpose_0_reshape"}
+SUFFIXES = (RECIPROCAL, MUL, *EXTRA.values())
+GELU = ("Add", "Div", "Erf", "Mul", "Mul")
+
+
+@frozen(eq=False)
+class NodeNames:
+    """The names that a setting may use.
+
+    Attributes:
+        operators: float node -> operator; '' where only the name is known and does not tell.
+        heirs: float node that the optimiser replaces -> the nodes in its place.
+        known: every name that takes a setting, in graph order.
+    """
+
+    operators: Mapping[str, str]
+    heirs: Mapping[str, tuple[str, ...]]
+    known: tuple[str, ...]
+
+    @classmethod
+    def of(cls, graph: GraphFacts, model: onnx.ModelProto | None = None) -> NodeNames:
+        """Work out the names.
+
+        Args:
+            graph: facts of the float model.
+            model: the model itself. Without it, the operator is read from the name where the exporter put
+                it there (``…/norm/Div``, ``Div_12``).
+        """
+        if model is not None:
+            operators = {node.name: node.op_type for node in model.graph.node if node.name}
+        else:
+            operators = {name: operator_in(name) for name in graph.node_names if name}
+        heirs = _heirs(operators, model)
+        known = {f"HZ_PREPROCESS_FOR_{graph.input_name}": None}
+        for name, operator in operators.items():
+            known.update(dict.fromkeys(heirs.get(name, (name,))))
+            if operator in EXTRA:
+                known[name + EXTRA[operator]] = None
+        return cls(operators=operators, heirs=heirs, known=tuple(known))
+
+    def __contains__(self, name: str) -> bool:
+        """Tell whether a node of the float or of the optimised model may have this name."""
+        if name in self.operators or name in self.known:
+            return True
+        # A float node whose name does not tell its operator may be a Div, a Gemm or a MatMul.
+        return any(
+            name.endswith(end) and self.operators.get(name.removesuffix(end)) == "" for end in SUFFIXES
+        )
+
+
+def operator_in(name: str) -> str:
+    """Return the operator that an exporter's node name ends in, '' where it does not.
+
+    ``/stages/stages.0/blocks/blocks.0/norm/ReduceMean_1`` gives ``ReduceMean``.
+    """
+    match = re.fullmatch(r"([A-Z][A-Za-z0-9]*)(_\d+)?", name.rsplit("/", 1)[-1])
+    return match.group(1) if match else ""
+
+
+def _heirs(operators: Mapping[str, str], model: onnx.ModelProto | None) -> dict[str, tuple[str, ...]]:
+    heirs: dict[str, tuple[str, ...]] = {}
+    for name, operator in operators.items():
+        if operator in DROPPED:
+            heirs[name] = ()
+        elif operator == "Div":
+            heirs[name] = (name + RECIPROCAL, name + MUL)
+    if model is not None:
+        heirs.update(_divs_of_constants(model))
+    # Modules of the network, as exporters write them: the folder part of a node's name.
+    modules: dict[str, list[str]] = defaultdict(list)
+    for name, operator in operators.items():
+        if "/" in name and operator not in DROPPED:
+            modules[name.rpartition("/")[0]].append(name)
+    for members in modules.values():
+        divs = [name for name in members if operators[name] == "Div"]
+        roots = [name for name in members if operators[name] == "Sqrt"]
+        if len(divs) == len(roots) == 1:
+            heirs[roots[0]] = (divs[0] + RECIPROCAL,)
+        if tuple(sorted(operators[name] for name in members)) == GELU:
+            last = next(name for name in reversed(members) if operators[name] == "Mul")
+            heirs.update({name: (last,) for name in members if name != last})
+    return heirs
+
+
+def _divs_of_constants(model: onnx.ModelProto) -> dict[str, tuple[str, ...]]:
+    constants = {tensor.name for tensor in model.graph.initializer}
+    constants |= {node.output[0] for node in model.graph.node if node.op_type == "Constant"}
+    found: dict[str, tuple[str, ...]] = {}
+    for node in model.graph.node:
+        if node.op_type == "Div" and node.input[1] in constants:
+            found[node.name] = (node.name + MUL,)
+        elif node.op_type == "Div" and node.input[0] in constants:
+            found[node.name] = (node.name + RECIPROCAL,)
+    return found
