@@ -1,0 +1,21 @@
+"""From a spec to a float ONNX file: choose the weights, then export them.
+
+``choose`` talks to the network and to the caches and returns a concrete choice; ``export`` is a pure function
+of that choice, so a build can be keyed by ``Resolved.identity`` before anything is made.
+"""
+
+from edge.export.check import ModelFacts, inspect_onnx
+from edge.export.choose import SUFFIX, Resolved, WeightsName, choose
+from edge.export.stage import ExportResult, Weights, export
+
+__all__ = [
+    "SUFFIX",
+    "ExportResult",
+    "ModelFacts",
+    "Resolved",
+    "Weights",
+    "WeightsName",
+    "choose",
+    "export",
+    "inspect_onnx",
+]

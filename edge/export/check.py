@@ -1,0 +1,211 @@
+"""Read a float classifier's ONNX file: layout, size, classes, and whether it fits the spec."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from attrs import frozen
+
+from edge.errors import ModelFileError
+from edge.graph import facts, load_onnx, sha256_of
+from edge.specs import ModelSpec
+from edge.specs.schema import Layout
+
+if TYPE_CHECKING:
+    import onnx
+
+# Operators that leave the scores as they are.
+SHAPE_ONLY = frozenset({"Reshape", "Flatten", "Squeeze", "Unsqueeze", "Identity", "Transpose", "Cast"})
+
+
+@frozen
+class ModelFacts:
+    """What a classifier's file says of itself.
+
+    Attributes:
+        input_name: name of the picture input.
+        input_shape: four numbers, batch 1.
+        layout: where the three colour channels are.
+        crop: (height, width) of the input, in pixels.
+        classes: number of scores.
+        output_shape: as in the file; it flattens to ``classes``.
+        parameters: number of float weights.
+        softmax: the scores are already probabilities.
+        outputs: number of graph outputs; the first one counts.
+    """
+
+    input_name: str
+    input_shape: tuple[int, ...]
+    layout: Layout
+    crop: tuple[int, int]
+    classes: int
+    output_shape: tuple[int, ...]
+    parameters: int
+    softmax: bool
+    outputs: int
+
+
+def inspect_onnx(path: Path) -> ModelFacts:
+    """Read the facts of a classifier's file; works without a spec, so that one can be derived from it.
+
+    Raises:
+        ModelFileError: no valid ONNX, not one static float picture of three channels in, or not one row of
+            class scores out.
+    """
+    return describe(load_onnx(path), path.name)
+
+
+def describe(model: onnx.ModelProto, origin: str) -> ModelFacts:
+    """Return the facts of a loaded model; errors as of ``inspect_onnx``."""
+    graph = facts(model, origin)
+    shape = graph.input_shape
+    shown = _times(shape)
+    if len(shape) != 4 or shape[0] != 1:
+        raise ModelFileError(
+            f"{origin}: the input {graph.input_name!r} is {shown}",
+            allowed="one picture: 1x3xHxW or 1xHxWx3",
+            remedy="export it again with batch 1",
+        )
+    layout: Layout
+    if shape[1] == 3:
+        layout, crop = "NCHW", (shape[2], shape[3])
+    elif shape[3] == 3:
+        layout, crop = "NHWC", (shape[1], shape[2])
+    else:
+        raise ModelFileError(
+            f"{origin}: the input {graph.input_name!r} is {shown}: no axis holds three colour channels",
+            allowed="1x3xHxW or 1xHxWx3; grey and multi-channel inputs are not supported",
+        )
+    classes = math.prod(graph.output_shape)
+    if classes != max(graph.output_shape) or classes < 2:
+        raise ModelFileError(
+            f"{origin}: the output {graph.output_name!r} is {_times(graph.output_shape)}",
+            allowed="one row of class scores, such as 1x1000",
+            remedy="export the whole classifier, with its pooling and its head",
+        )
+    return ModelFacts(
+        input_name=graph.input_name,
+        input_shape=shape,
+        layout=layout,
+        crop=crop,
+        classes=classes,
+        output_shape=graph.output_shape,
+        parameters=graph.parameters,
+        softmax=_ends_with_softmax(model),
+        outputs=len(model.graph.output),
+    )
+
+
+def require_fit(found: ModelFacts, spec: ModelSpec, origin: str, *, classes: bool = True) -> None:
+    """Fail where a model contradicts its spec.
+
+    Args:
+        found: of the model.
+        spec: what was promised.
+        origin: how to call the model in messages.
+        classes: whether the number of classes counts (demo weights have their own).
+
+    Raises:
+        ModelFileError: layout, size or number of classes differ.
+    """
+    pre = spec.preprocess
+    if found.layout != pre.layout:
+        raise ModelFileError(
+            f"{origin} wants its input as {found.layout} ({_times(found.input_shape)})",
+            allowed=f"{pre.layout}, as the spec says",
+            remedy=f"set preprocess.layout: {found.layout} in the model's YAML",
+        )
+    if found.crop != tuple(pre.crop):
+        height, width = found.crop
+        size = f"{height}" if height == width else f"{height} {width}"
+        raise ModelFileError(
+            f"{origin} takes pictures of {height}x{width}",
+            allowed=f"{pre.crop[0]}x{pre.crop[1]}, the crop of the spec",
+            remedy=f"--crop {size}, or preprocess.crop: [{height}, {width}] in the model's YAML",
+        )
+    if classes and spec.classes is not None and found.classes != spec.classes:
+        raise ModelFileError(
+            f"{origin} has {found.classes} classes",
+            allowed=f"{spec.classes}, as the spec says",
+            remedy=f"set classes: {found.classes} and fitting labels in the model's YAML",
+        )
+
+
+def notes_on(found: ModelFacts) -> tuple[str, ...]:
+    """Return what the user should know of a model that is fine all the same."""
+    notes = []
+    if found.softmax:
+        notes.append("the model ends with Softmax: its scores are probabilities already")
+    if len(found.output_shape) != 2:
+        notes.append(f"the output {_times(found.output_shape)} is read as {found.classes} scores")
+    if found.outputs > 1:
+        notes.append(f"the model has {found.outputs} outputs; the first one is taken as the scores")
+    return tuple(notes)
+
+
+def sha256_with_data(path: Path) -> str:
+    """Return the checksum of an ONNX file; files of external data it points to count too."""
+    data = external_data(path)
+    if not data:
+        return sha256_of(path)
+    return hashlib.sha256("".join(sha256_of(part) for part in (path, *data)).encode()).hexdigest()
+
+
+def external_data(path: Path) -> list[Path]:
+    """Return the files beside an ONNX file that hold its tensors, sorted.
+
+    Raises:
+        ModelFileError: not ONNX, or one of them is missing.
+    """
+    import onnx
+    from google.protobuf.message import DecodeError
+
+    if not path.is_file():
+        raise ModelFileError(f"{path} does not exist", allowed="a path of an .onnx file")
+    try:
+        model = onnx.load(path, load_external_data=False)
+    except (DecodeError, ValueError, OSError) as error:
+        raise ModelFileError(
+            f"{path} is no ONNX file: {error}", remedy="export or download it again"
+        ) from error
+    names = {
+        entry.value
+        for tensor in model.graph.initializer
+        for entry in tensor.external_data
+        if entry.key == "location"
+    }
+    missing = sorted(name for name in names if not (path.parent / name).is_file())
+    if missing:
+        raise ModelFileError(
+            f"{path} keeps its weights in {missing[0]}, which is not beside it",
+            remedy=f"copy {missing[0]} to {path.parent}, or save the model as one file",
+        )
+    return [path.parent / name for name in sorted(names)]
+
+
+def _ends_with_softmax(model: onnx.ModelProto) -> bool:
+    made_by = {name: node for node in model.graph.node for name in node.output}
+    name = model.graph.output[0].name
+    while name in made_by:
+        node = made_by[name]
+        if node.op_type == "Softmax":
+            return True
+        if node.op_type not in {
+            "Reshape",
+            "Flatten",
+            "Squeeze",
+            "Unsqueeze",
+            "Identity",
+            "Transpose",
+            "Cast",
+        }:
+            return False
+        name = node.input[0]
+    return False
+
+
+def _times(shape: tuple[int, ...]) -> str:
+    return "x".join(str(n) for n in shape)

@@ -1,0 +1,151 @@
+"""Export a timm model to ONNX; run by the compiler's own Python, which brings torch.
+
+Not imported by edge. One JSON object as the only argument::
+
+    {"tag": "convnext_atto.d2_in1k", "weights": "model.safetensors" or null, "seed": 0,
+     "classes": 1000 or null, "height": 224, "width": 224, "out": "model.onnx"}
+
+``weights`` null means random weights made from ``seed``. The last line of stdout is one JSON object:
+``{"parameters", "classes", "nodes", "torch", "timm"}``, or with exit status 1
+``{"error": "one line", "about": "weights" or "model"}``.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import onnx
+    import torch
+
+OPSET = 11  # the newest that the compiler takes without converting
+INPUT, OUTPUT = "data", "prob"
+
+
+class WorkerError(Exception):
+    """Something that one line explains; ``about`` is ``weights`` or ``model``."""
+
+    def __init__(self, message: str, about: str = "model") -> None:
+        super().__init__(message)
+        self.about = about
+
+
+def build(job: dict[str, Any]) -> torch.nn.Module:
+    """Return the torch model that the job asks for, in evaluation mode."""
+    import timm
+    import torch
+
+    architecture = job["tag"].split(".")[0]
+    if not timm.is_model(architecture):
+        raise WorkerError(f"timm {timm.__version__} has no model {architecture!r}")
+    # The fused attention operator has no form in opset 11.
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch 1.13 has no such operator at all, and timm says so
+        timm.layers.set_fused_attn(False)
+    torch.manual_seed(job["seed"])
+    if job["weights"] is None:
+        extra = {} if job["classes"] is None else {"num_classes": job["classes"]}
+        return timm.create_model(job["tag"], pretrained=False, **extra).eval()
+    try:
+        model = timm.create_model(
+            job["tag"], pretrained=True, pretrained_cfg_overlay={"file": job["weights"], "hf_hub_id": None}
+        )
+    except (RuntimeError, ValueError, KeyError, OSError) as error:
+        raise WorkerError(f"the weights do not fit {job['tag']}: {first_line(error)}", "weights") from error
+    except Exception as error:  # safetensors has its own class, which is no subclass of the above
+        raise WorkerError(f"the weights can't be read: {first_line(error)}", "weights") from error
+    if job["classes"] is not None and model.num_classes != job["classes"]:
+        raise WorkerError(
+            f"the weights of {job['tag']} have {model.num_classes} classes, not {job['classes']}", "weights"
+        )
+    return model.eval()
+
+
+def to_onnx(model: torch.nn.Module, job: dict[str, Any]) -> onnx.ModelProto:
+    """Export the model and return it as an ONNX object."""
+    import io
+
+    import onnx
+    import torch
+
+    picture = torch.zeros(1, 3, job["height"], job["width"])
+    stream = io.BytesIO()
+    try:
+        with warnings.catch_warnings(), torch.no_grad():
+            warnings.simplefilter("ignore")
+            torch.onnx.export(
+                model,
+                picture,
+                stream,
+                opset_version=OPSET,
+                input_names=[INPUT],
+                output_names=[OUTPUT],
+                do_constant_folding=True,
+            )
+    except (RuntimeError, AssertionError, torch.onnx.errors.OnnxExporterError) as error:
+        size = f"{job['height']}x{job['width']}"
+        raise WorkerError(f"{job['tag']} can't be exported at {size}: {first_line(error)}") from error
+    graph = onnx.load_from_string(stream.getvalue())
+    unshare_initializers(graph.graph)
+    for node in graph.graph.node:
+        node.ClearField("doc_string")  # source lines of this machine's files
+    nameless = [node.name for node in graph.graph.node if not node.name.startswith("/")]
+    if nameless:
+        raise WorkerError(
+            f"torch {torch.__version__} names nodes {nameless[0]!r} and not by module path; "
+            "precision recipes need 1.13 or newer"
+        )
+    onnx.checker.check_model(graph)
+    return graph
+
+
+def unshare_initializers(graph: onnx.GraphProto) -> None:
+    """Give each user of a weight its own copy where the exporter merged equal ones through Identity nodes.
+
+    Random weights hold many equal tensors, trained ones none; the graph must not depend on that.
+    """
+    tensors = {tensor.name: tensor for tensor in graph.initializer}
+    for node in [n for n in graph.node if n.op_type == "Identity" and n.input[0] in tensors]:
+        twin = graph.initializer.add()
+        twin.CopyFrom(tensors[node.input[0]])
+        twin.name = node.output[0]
+        tensors[twin.name] = twin
+        graph.node.remove(node)
+
+
+def first_line(error: BaseException) -> str:
+    """Return an error's text as one line of at most 300 characters."""
+    return " ".join(str(error).split())[:300] or type(error).__name__
+
+
+def main(text: str) -> dict[str, Any]:
+    """Run one job and return its answer."""
+    import timm
+    import torch
+
+    job = json.loads(text)
+    model = build(job)
+    graph = to_onnx(model, job)
+    Path(job["out"]).write_bytes(graph.SerializeToString(deterministic=True))
+    return {
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "classes": model.num_classes,
+        "nodes": len(graph.graph.node),
+        "torch": torch.__version__,
+        "timm": timm.__version__,
+    }
+
+
+if __name__ == "__main__":
+    try:
+        answer, status = main(sys.argv[1]), 0
+    except WorkerError as failure:
+        answer, status = {"error": str(failure), "about": failure.about}, 1
+    except Exception as error:
+        answer, status = {"error": f"{type(error).__name__}: {first_line(error)}", "about": "model"}, 1
+    print(json.dumps(answer))
+    sys.exit(status)
