@@ -1,0 +1,187 @@
+"""The command line: help on every verb, exit codes, and one clear error for each wrong input."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import click
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper
+
+from edge.cli import VERBS, cli, main
+from edge.errors import EdgeError, UsageError
+
+Run = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def edge(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
+    """Run the command line in an empty folder; returns exit code, stdout, stderr."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(*arguments: str) -> tuple[int, str, str]:
+        with pytest.raises(SystemExit) as stop:
+            main(arguments)
+        out, err = capsys.readouterr()
+        assert "Traceback" not in out + err
+        return int(stop.value.code or 0), out, err
+
+    return run
+
+
+def save_net(
+    path: Path, shape: tuple[int | str, ...] = (1, 3, 64, 64), dtype: int = TensorProto.FLOAT
+) -> Path:
+    """Save a small classifier with the given input shape."""
+    channel = 1 if shape[1] == 3 else len(shape) - 1
+    nodes = [
+        helper.make_node("GlobalAveragePool", ["x"], ["p"], name="pool"),
+        helper.make_node("Flatten", ["p"], ["f"], name="flat"),
+        helper.make_node("Gemm", ["f", "w"], ["y"], name="head"),
+    ]
+    size = shape[channel] if isinstance(shape[channel], int) else 3
+    graph = helper.make_graph(
+        nodes,
+        "net",
+        [helper.make_tensor_value_info("x", dtype, shape)],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, (shape[0], 4))],
+        [onnx.numpy_helper.from_array(np.ones((size, 4), np.float32), "w")],
+    )
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 11)], ir_version=6), path)
+    return path
+
+
+def all_commands() -> list[tuple[str, ...]]:
+    found: list[tuple[str, ...]] = []
+    context = click.Context(cli)
+    for name in VERBS:
+        command = cli.get_command(context, name)
+        found.append((name,))
+        if isinstance(command, click.Group):
+            found += [(name, sub) for sub in command.commands]
+    return found
+
+
+@pytest.mark.parametrize("verb", all_commands(), ids=" ".join)
+def test_every_verb_has_help_with_examples(edge: Run, verb: tuple[str, ...]) -> None:
+    code, out, _ = edge(*verb, "--help")
+    assert code == 0
+    assert f"edge {' '.join(verb)}" in out
+    assert "Example" in out
+    if verb != ("toolchain",):
+        assert "--debug" in out
+
+
+def test_help_needs_no_heavy_import() -> None:
+    code = "import sys\nfrom edge.cli import main\ntry:\n    main(['--help'])\nexcept SystemExit:\n    pass\n"
+    check = (
+        "print(' '.join(m for m in ('onnx', 'onnxruntime', 'onnxsim', 'cv2', 'torch') if m in sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", code + check], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == ""
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_completion_scripts(edge: Run, shell: str) -> None:
+    code, out, _ = edge("completion", shell)
+    assert code == 0
+    assert "_EDGE_COMPLETE" in out
+
+
+def test_model_names_complete() -> None:
+    env = {"_EDGE_COMPLETE": "bash_complete", "COMP_WORDS": "edge build ConvNeXt_a", "COMP_CWORD": "2"}
+    done = subprocess.run(
+        [sys.executable, "-m", "edge"], env=env, capture_output=True, text=True, check=False
+    )
+    assert "ConvNeXt_atto" in done.stdout
+
+
+def test_models_lists_the_zoo(edge: Run) -> None:
+    code, out, _ = edge("models")
+    assert code == 0
+    assert "ConvNeXt_pico" in out
+    code, out, _ = edge("models", "--json")
+    assert {model["name"] for model in json.loads(out)} >= {"ConvNeXt_atto", "ConvNeXt_nano"}
+
+
+def test_a_wrong_model_name_suggests_the_near_one(edge: Run) -> None:
+    code, _, err = edge("build", "ConvNext_ato")
+    assert code == 2
+    assert "no model is called 'ConvNext_ato'" in err
+    assert "next: edge build ConvNeXt_atto" in err
+
+
+def wrong(name: str, *arguments: str, code: int, says: tuple[str, ...]) -> object:
+    return pytest.param(arguments, code, says, id=name)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "says"),
+    [
+        wrong("no such onnx", "build", "no.onnx", "--mean", "0", "--std", "255", code=1, says=("does not exist",)),
+        wrong("no mean and std", "build", "net.onnx", code=2, says=("--mean", "--std", "next: edge build")),
+        wrong("corrupt onnx", "build", "bad.onnx", "--mean", "0", "--std", "255", code=1, says=("no valid ONNX",)),
+        wrong("dynamic", "build", "dynamic.onnx", "--mean", "0", "--std", "255", code=1, says=("dynamic", "static")),
+        wrong("five channels", "build", "five.onnx", "--mean", "0", "--std", "255", code=2, says=("1x5x64x64",)),
+        wrong("odd width", "build", "odd.onnx", "--mean", "0", "--std", "255", code=2, says=("multiple of 32",)),
+        wrong("other crop", "build", "net.onnx", "--mean", "0", "--std", "255", "--crop", "32", code=2,
+              says=("--crop 32x32", "64x64")),
+        wrong("0..1 units", "build", "net.onnx", "--mean", "0.485", "--std", "0.229", code=2, says=("pixel units",)),
+        wrong("two means", "build", "net.onnx", "--mean", "1,2", "--std", "255", code=2, says=("--mean", "three")),
+        wrong("words", "build", "net.onnx", "--mean", "grey", "--std", "255", code=2, says=("--mean",)),
+        wrong("odd crop", "build", "ConvNeXt_atto", "--crop", "223", code=2, says=("odd",)),
+        wrong("small resize", "build", "ConvNeXt_atto", "--resize", "100", code=2, says=("resize >= crop",)),
+        wrong("two weights", "build", "net.onnx", "--mean", "0", "--std", "255", "--weights", "timm", code=2,
+              says=("one of them",)),
+        wrong("unknown recipe", "build", "ConvNeXt_atto", "--precision", "int4", code=2, says=("int8",)),
+        wrong("unknown option", "build", "ConvNeXt_atto", "--lvl", "O3", code=2, says=("--lvl",)),
+        wrong("no model", "build", code=2, says=("MODEL",)),
+        wrong("unknown verb", "biuld", code=2, says=("biuld",)),
+        wrong("no yaml", "build", "mine.yaml", code=2, says=("mine.yaml does not exist",)),
+        wrong("images missing", "eval", "ConvNeXt_atto", "--weights", "demo", "--mapper", "portable",
+              "--images", "nowhere", code=2, says=("nowhere does not exist",)),
+        wrong("no demo weights", "export", "ConvNeXt_pico", "--weights", "demo", code=2, says=("demo",)),
+    ],
+)  # fmt: skip
+def test_wrong_input_gives_one_clear_error(
+    edge: Run, tmp_path: Path, arguments: tuple[str, ...], code: int, says: tuple[str, ...]
+) -> None:
+    save_net(tmp_path / "net.onnx")
+    save_net(tmp_path / "dynamic.onnx", ("n", 3, 64, 64))
+    save_net(tmp_path / "five.onnx", (1, 5, 64, 64))
+    save_net(tmp_path / "odd.onnx", (1, 3, 64, 70))
+    (tmp_path / "bad.onnx").write_bytes(b"\x08\x06garbage")
+    seen, out, err = edge(*arguments)
+    assert seen == code
+    assert out == ""
+    for text in says:
+        assert text in err
+    assert not list(tmp_path.rglob("*.bin"))
+
+
+def test_unexpected_errors_say_so_and_exit_3(edge: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken() -> None:
+        raise ZeroDivisionError("boom")
+
+    monkeypatch.setattr("edge.specs.available_models", broken)
+    code, _, err = edge("models")
+    assert code == 3
+    assert "ZeroDivisionError: boom" in err
+    assert "--debug" in err
+
+
+def test_debug_shows_the_traceback() -> None:
+    with pytest.raises(UsageError):
+        main(["build", "nonsense", "--debug"])
+
+
+def test_errors_know_their_exit_codes() -> None:
+    assert EdgeError("x").exit_code == 1
+    assert UsageError("x").exit_code == 2
+    assert str(EdgeError("a", allowed="b", remedy="c")) == "a\nallowed: b\nnext: c"
