@@ -1,0 +1,6 @@
+"""Sets of pictures, with labels where there are any: found, checked, sampled."""
+
+from edge.images.find import EXTENSIONS, class_names, open_images
+from edge.images.items import ImageItem, ImageSet, sample
+
+__all__ = ["EXTENSIONS", "ImageItem", "ImageSet", "class_names", "open_images", "sample"]

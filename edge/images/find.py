@@ -1,0 +1,239 @@
+"""Find the pictures of a source and their labels, and check them.
+
+Understood as a source::
+
+    demo, demo:calibration     pictures that the project renders itself
+    photo.jpg                  one picture
+    folder/*.jpg               no labels
+    folder/labels.csv          filename,class_index
+    folder/val.txt, list.txt   "path label" or "path" a line, relative to the list
+    folder/<class>/*.jpg       class names, class indices, or ImageNet synsets (n01440764)
+"""
+
+from __future__ import annotations
+
+import csv
+import re
+from collections.abc import Mapping, Sequence
+from functools import cache
+from pathlib import Path
+from typing import get_args
+
+from edge.errors import InputError, LabelError, UsageError
+from edge.images.items import ImageItem, ImageSet, Split
+
+EXTENSIONS = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm"})
+DEMO_COUNTS: dict[Split, int] = {"calibration": 100, "test": 1000}
+IMAGENET_CLASSES = 1000
+# Files that, lying in a folder of pictures, say their labels; the first that exists counts.
+_LISTS = ("labels.csv", "val.txt", "labels.txt")
+_SYNSET = re.compile(r"n\d{8}")
+_SYNSET_LISTS = ("synsets.txt", "LOC_synset_mapping.txt")
+
+
+def open_images(
+    source: str | Path,
+    *,
+    classes: Sequence[str] | int | None = None,
+    count: int | None = None,
+    seed: int = 0,
+) -> ImageSet:
+    """Find the pictures of a source, and their labels.
+
+    Args:
+        source: see the module's table.
+        classes: class names in index order, or how many classes there are; None if unknown. Labels are
+            checked against it.
+        count: how many demo pictures; by default 1000 of ``test`` and 100 of ``calibration``. Other sources
+            are taken whole: see :func:`sample`.
+        seed: of the demo pictures.
+
+    Raises:
+        UsageError: the source does not exist.
+        InputError: it holds no pictures.
+        LabelError: labels outside the classes, files that a list names but that are missing, or loose
+            pictures beside class folders.
+    """
+    path = Path(source).expanduser()
+    if str(source).partition(":")[0] == "demo" and not path.exists():
+        return _demo(str(source), count, seed)
+    if not path.exists():
+        raise UsageError(
+            f"{source} does not exist",
+            allowed="a picture, a folder, a list file, demo:test or demo:calibration",
+        )
+    if path.is_dir():
+        items, unlabelled = _folder(path, classes)
+    elif path.suffix.lower() in EXTENSIONS:
+        items, unlabelled = [ImageItem(path.name, path=path)], "a single picture has no label"
+    else:
+        items, unlabelled = _listed(path)
+    if not items:
+        raise InputError(f"{source} holds no pictures", allowed=f"files ending in {_extensions()}")
+    items.sort(key=lambda item: item.name)
+    if not unlabelled:
+        _check_labels(items, classes)
+    return ImageSet(tuple(items), f"{path.name} ({len(items)} pictures)", unlabelled, path.name)
+
+
+def class_names(labels: str | None) -> tuple[str, ...] | None:
+    """Return the class names that a model's ``labels`` means, in index order; None where they are not known.
+
+    Args:
+        labels: ``demo``, ``imagenet`` (whose names do not ship), a path of a text file with a name a line, or
+            None.
+
+    Raises:
+        LabelError: the file can't be read or names no classes.
+    """
+    if labels is None or labels == "imagenet":
+        return None
+    if labels == "demo":
+        from edge.demo.render import CLASSES
+
+        return CLASSES
+    names = tuple(line.strip() for line in _text(Path(labels)).splitlines() if line.strip())
+    if not names:
+        raise LabelError(f"{labels} names no classes", allowed="a class name a line")
+    return names
+
+
+def _demo(source: str, count: int | None, seed: int) -> ImageSet:
+    split = {name: name for name in get_args(Split)}.get(source.partition(":")[2] or "test")
+    if split is None:
+        raise UsageError(f"no demo pictures are called {source!r}", allowed="demo:test or demo:calibration")
+    n = DEMO_COUNTS[split] if count is None else count
+    if n < 1:
+        raise UsageError(f"{n} pictures", allowed="at least 1")
+    labels = _demo_labels()
+    items = tuple(
+        ImageItem(f"{split}/{i:06d}", labels[i % len(labels)], demo=(split, i, seed)) for i in range(n)
+    )
+    name = f"demo:{split}"
+    return ImageSet(items, f"{name} ({n} rendered pictures, seed {seed})", source=name)
+
+
+@cache
+def _demo_labels() -> tuple[int, ...]:
+    """Labels repeat with the number of classes, the same in every split: one round tells them all."""
+    from edge.demo.render import CLASSES, picture
+
+    return tuple(picture("test", index)[1] for index in range(len(CLASSES)))
+
+
+def _folder(folder: Path, classes: Sequence[str] | int | None) -> tuple[list[ImageItem], str]:
+    for name in _LISTS:
+        if (folder / name).is_file():
+            return _listed(folder / name)
+    loose = _pictures(folder)
+    children = sorted(p for p in folder.iterdir() if p.is_dir() and not p.name.startswith("."))
+    held = {child.name: found for child in children if (found := _pictures(child))}
+    if loose and held:
+        raise LabelError(
+            f"{folder} mixes {len(loose)} loose pictures with class folders ({next(iter(held))}, …)",
+            allowed="either pictures, or one folder a class",
+        )
+    if not held:
+        return [
+            ImageItem(p.name, path=p) for p in loose
+        ], "the folder has neither labels.csv nor class folders"
+    labels, unlabelled = _folder_labels(folder, [child.name for child in children], list(held), classes)
+    items = [
+        ImageItem(f"{name}/{p.name}", labels.get(name), path=p) for name, found in held.items() for p in found
+    ]
+    return items, unlabelled
+
+
+def _folder_labels(
+    folder: Path, children: list[str], held: list[str], classes: Sequence[str] | int | None
+) -> tuple[Mapping[str, int], str]:
+    """Return folder name -> class index, or why that is not known."""
+    if classes is not None and not isinstance(classes, int):
+        index = {name: i for i, name in enumerate(classes)}
+        if all(name in index for name in held):
+            return index, ""
+    if all(name.isdecimal() for name in held):
+        return {name: int(name) for name in held}, ""
+    if all(_SYNSET.fullmatch(name) for name in held):
+        for name in _SYNSET_LISTS:
+            if (folder / name).is_file():
+                lines = [line.split()[0] for line in _text(folder / name).splitlines() if line.strip()]
+                index = {synset: i for i, synset in enumerate(lines)}
+                if missing := [synset for synset in held if synset not in index]:
+                    raise LabelError(
+                        f"{folder / name} lacks {', '.join(missing[:3])}", allowed="every synset"
+                    )
+                return index, ""
+        synsets = [name for name in children if _SYNSET.fullmatch(name)]
+        if len(synsets) == IMAGENET_CLASSES:
+            return {name: i for i, name in enumerate(sorted(synsets))}, ""
+        return {}, (
+            f"{len(held)} synset folders of {IMAGENET_CLASSES}: a class index is the rank among all of them; "
+            f"put {_SYNSET_LISTS[0]} (a synset a line, in class order) into {folder.name}"
+        )
+    if classes is not None and not isinstance(classes, int):
+        strange = [name for name in held if name not in set(classes)]
+        return {}, f"these folders name no class of the model: {', '.join(strange[:3])}"
+    return {}, "the model's class names are not known, so folder names say no class index"
+
+
+def _listed(path: Path) -> tuple[list[ImageItem], str]:
+    """Read ``labels.csv`` (filename,class_index) or lines of ``path label``."""
+    rows: list[tuple[int, str, str | None]] = []
+    lines = _text(path).splitlines()
+    if path.suffix.lower() == ".csv":
+        for number, cells in enumerate(csv.reader(lines), start=1):
+            if cells and not (number == 1 and [c.strip() for c in cells] == ["filename", "class_index"]):
+                rows.append((number, cells[0].strip(), cells[1].strip() if len(cells) > 1 else None))
+    else:
+        for number, line in enumerate(lines, start=1):
+            name, _, label = line.strip().rpartition(" ")
+            if line.strip() and not line.startswith("#"):
+                known = bool(name) and re.fullmatch(r"[+-]?\d+", label) is not None
+                rows.append((number, name.strip() if known else line.strip(), label if known else None))
+    missing = [f"{name} (line {number})" for number, name, _ in rows if not (path.parent / name).is_file()]
+    if missing:
+        raise LabelError(
+            f"{path} names {len(missing)} files that do not exist: {', '.join(missing[:3])}",
+            allowed=f"paths relative to {path.parent}",
+        )
+    items: dict[str, ImageItem] = {}
+    for number, name, text in rows:
+        if text is not None and re.fullmatch(r"[+-]?\d+", text) is None:
+            raise LabelError(f"{path}, line {number}: class index {text!r}", allowed="an integer")
+        if name in items:
+            raise LabelError(f"{path}, line {number}: {name} is listed twice", allowed="each picture once")
+        items[name] = ImageItem(name, None if text is None else int(text), path=path.parent / name)
+    bare = sum(item.label is None for item in items.values())
+    if 0 < bare < len(items):
+        raise LabelError(f"{path}: {bare} of {len(items)} lines have no label", allowed="all or none")
+    return list(items.values()), f"{path.name} lists no labels" if bare else ""
+
+
+def _check_labels(items: list[ImageItem], classes: Sequence[str] | int | None) -> None:
+    count = classes if isinstance(classes, int) or classes is None else len(classes)
+    wrong = [i for i in items if i.label is not None and (i.label < 0 or (count and i.label >= count))]
+    if wrong:
+        raise LabelError(
+            f"{len(wrong)} labels outside the classes, such as {wrong[0].label} of {wrong[0].name}",
+            allowed=f"0..{count - 1}" if count else "0 and above",
+        )
+
+
+def _pictures(folder: Path) -> list[Path]:
+    return [
+        p
+        for p in folder.iterdir()
+        if p.suffix.lower() in EXTENSIONS and not p.name.startswith(".") and p.is_file()
+    ]
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise LabelError(f"{path} can't be read as text: {error}") from error
+
+
+def _extensions() -> str:
+    return ", ".join(sorted(EXTENSIONS))

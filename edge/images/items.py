@@ -1,0 +1,158 @@
+"""Pictures, sets of them, and seeded choice. A picture is read when asked for, never before."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Literal, overload
+
+import numpy as np
+from attrs import frozen
+from numpy.typing import NDArray
+
+from edge.errors import ImageError, UsageError
+from edge.preprocess import decode
+
+Split = Literal["calibration", "test"]
+
+
+@frozen
+class ImageItem:
+    """One picture of a set.
+
+    Attributes:
+        name: unique in the set: the path relative to it, or ``calibration/000012`` of the demo.
+        label: class index; None if unknown.
+        path: the file; None for a rendered picture.
+        demo: (split, index, seed) of a rendered picture; None for a file.
+    """
+
+    name: str
+    label: int | None = None
+    path: Path | None = None
+    demo: tuple[Split, int, int] | None = None
+
+    def load(self) -> NDArray[np.uint8]:
+        """Return the picture, RGB, uint8, (height, width, 3).
+
+        Raises:
+            ImageError: it can't be read.
+        """
+        return self.open()[0]
+
+    def open(self) -> tuple[NDArray[np.uint8], str]:
+        """Return the picture as :meth:`load` does, and the sha256 of its file or rendered pixels.
+
+        Raises:
+            ImageError: it can't be read.
+        """
+        if self.demo is not None:
+            from edge.demo.render import picture
+
+            rgb, _ = picture(*self.demo)
+            return rgb, hashlib.sha256(rgb.tobytes()).hexdigest()
+        data = self._bytes()
+        return decode(data, self.name), hashlib.sha256(data).hexdigest()
+
+    @property
+    def sha256(self) -> str:
+        """The sha256 of the file's bytes, or of what determines a rendered picture (renderer, index, seed).
+
+        Raises:
+            ImageError: the file can't be read.
+        """
+        if self.demo is None:
+            return hashlib.sha256(self._bytes()).hexdigest()
+        return hashlib.sha256(f"{_renderer_sha256()} {self.demo}".encode()).hexdigest()
+
+    def _bytes(self) -> bytes:
+        try:
+            return (self.path or Path(self.name)).read_bytes()
+        except OSError as error:
+            raise ImageError(f"{self.name} can't be read: {error.strerror or error}") from error
+
+
+@frozen(slots=False)
+class ImageSet(Sequence[ImageItem]):
+    """Pictures in a fixed order.
+
+    Attributes:
+        items: the pictures.
+        description: what to call the set in reports, such as ``imagenet_val (500 of 50000 pictures)``.
+        unlabelled: why there are no labels; empty if every picture has one.
+        source: the set's short name.
+    """
+
+    items: tuple[ImageItem, ...]
+    description: str
+    unlabelled: str = ""
+    source: str = ""
+
+    @property
+    def labelled(self) -> bool:
+        """Whether every picture has a label."""
+        return not self.unlabelled
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """The sha256 over names, labels and contents; reads every file once, unreadable or not."""
+        digest = hashlib.sha256()
+        for item in self.items:
+            try:
+                content = item.sha256
+            except ImageError:
+                content = "unreadable"
+            digest.update(f"{item.name}\t{item.label}\t{content}\n".encode())
+        return digest.hexdigest()
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def __iter__(self) -> Iterator[ImageItem]:
+        return iter(self.items)
+
+    @overload
+    def __getitem__(self, index: int) -> ImageItem: ...
+    @overload
+    def __getitem__(self, index: slice) -> tuple[ImageItem, ...]: ...
+    def __getitem__(self, index: int | slice) -> ImageItem | tuple[ImageItem, ...]:
+        return self.items[index]
+
+
+def sample(images: ImageSet, n: int, seed: int = 0) -> ImageSet:
+    """Choose ``n`` pictures with a seed, the same ones on every machine.
+
+    Every picture is as likely as any other; of a labelled set each class gets its share, give or take one.
+
+    Args:
+        images: the set, in any order.
+        n: how many; all of them if there are fewer.
+        seed: of the choice.
+
+    Raises:
+        UsageError: ``n`` is not positive.
+    """
+    if n < 1:
+        raise UsageError(f"{n} pictures", allowed="at least 1")
+    if n >= len(images):
+        return images
+    items = sorted(images, key=lambda item: item.name)
+    rng = np.random.Generator(np.random.PCG64(seed))
+    order = rng.permutation(len(items))
+    if images.labelled:
+        # Grouped by class, every (N/n)-th picture from a random start gives each class its share.
+        labels = np.array([-1 if items[i].label is None else items[i].label for i in order])
+        ranks = rng.permutation(int(labels.max()) + 2)
+        order = order[np.argsort(ranks[labels + 1], kind="stable")]
+        order = order[((np.arange(n) + rng.random()) * len(items) / n).astype(np.int64)]
+    chosen = tuple(items[i] for i in sorted(order[:n]))
+    description = f"{images.source} ({n} of {len(items)} pictures, seed {seed})"
+    return ImageSet(chosen, description, images.unlabelled, images.source)
+
+
+def _renderer_sha256() -> str:
+    from edge.demo import render
+
+    return hashlib.sha256(Path(render.__file__).read_bytes()).hexdigest()
