@@ -221,6 +221,11 @@ class Build:
                 spec=request.spec,
                 precision=request.precision,
                 model=graph.path(graph.result.onnx),
+                calibration_files=[
+                    (Path(file.path).name, file.bytes)
+                    for file in calibration.files
+                    if file.path.startswith(calibration.result.directory)
+                ],
                 prefix=self.prefix,
                 onnx_model=f"./{graph.result.onnx}",
                 cal_data_dir=f"./{calibration.result.directory}",

@@ -17,6 +17,8 @@ from onnx import TensorProto, helper
 from edge.cli import VERBS, cli, main
 from edge.errors import EdgeError, UsageError
 
+NORM = ("--mean", "0", "--std", "255")
+
 Run = Callable[..., tuple[int, str, str]]
 
 
@@ -124,31 +126,62 @@ def wrong(name: str, *arguments: str, code: int, says: tuple[str, ...]) -> objec
 @pytest.mark.parametrize(
     ("arguments", "code", "says"),
     [
-        wrong("no such onnx", "build", "no.onnx", "--mean", "0", "--std", "255", code=1, says=("does not exist",)),
+        wrong("no such onnx", "build", "no.onnx", *NORM, code=1, says=("does not exist",)),
         wrong("no mean and std", "build", "net.onnx", code=2, says=("--mean", "--std", "next: edge build")),
-        wrong("corrupt onnx", "build", "bad.onnx", "--mean", "0", "--std", "255", code=1, says=("no valid ONNX",)),
-        wrong("dynamic", "build", "dynamic.onnx", "--mean", "0", "--std", "255", code=1, says=("dynamic", "static")),
-        wrong("five channels", "build", "five.onnx", "--mean", "0", "--std", "255", code=2, says=("1x5x64x64",)),
-        wrong("odd width", "build", "odd.onnx", "--mean", "0", "--std", "255", code=2, says=("multiple of 32",)),
-        wrong("other crop", "build", "net.onnx", "--mean", "0", "--std", "255", "--crop", "32", code=2,
-              says=("--crop 32x32", "64x64")),
-        wrong("0..1 units", "build", "net.onnx", "--mean", "0.485", "--std", "0.229", code=2, says=("pixel units",)),
-        wrong("two means", "build", "net.onnx", "--mean", "1,2", "--std", "255", code=2, says=("--mean", "three")),
+        wrong("corrupt onnx", "build", "bad.onnx", *NORM, code=1, says=("no valid ONNX",)),
+        wrong("dynamic", "build", "dynamic.onnx", *NORM, code=1, says=("dynamic", "static")),
+        wrong("five channels", "build", "five.onnx", *NORM, code=2, says=("1x5x64x64",)),
+        wrong("odd width", "build", "odd.onnx", *NORM, code=2, says=("multiple of 32",)),
+        wrong(
+            "other crop", "build", "net.onnx", *NORM, "--crop", "32", code=2, says=("--crop 32x32", "64x64")
+        ),
+        wrong(
+            "0..1 units",
+            "build",
+            "net.onnx",
+            "--mean",
+            "0.485",
+            "--std",
+            "0.229",
+            code=2,
+            says=("pixel units",),
+        ),
+        wrong(
+            "two means",
+            "build",
+            "net.onnx",
+            "--mean",
+            "1,2",
+            "--std",
+            "255",
+            code=2,
+            says=("--mean", "three"),
+        ),
         wrong("words", "build", "net.onnx", "--mean", "grey", "--std", "255", code=2, says=("--mean",)),
         wrong("odd crop", "build", "ConvNeXt_atto", "--crop", "223", code=2, says=("odd",)),
         wrong("small resize", "build", "ConvNeXt_atto", "--resize", "100", code=2, says=("resize >= crop",)),
-        wrong("two weights", "build", "net.onnx", "--mean", "0", "--std", "255", "--weights", "timm", code=2,
-              says=("one of them",)),
+        wrong("two weights", "build", "net.onnx", *NORM, "--weights", "timm", code=2, says=("one of them",)),
         wrong("unknown recipe", "build", "ConvNeXt_atto", "--precision", "int4", code=2, says=("int8",)),
         wrong("unknown option", "build", "ConvNeXt_atto", "--lvl", "O3", code=2, says=("--lvl",)),
         wrong("no model", "build", code=2, says=("MODEL",)),
         wrong("unknown verb", "biuld", code=2, says=("biuld",)),
         wrong("no yaml", "build", "mine.yaml", code=2, says=("mine.yaml does not exist",)),
-        wrong("images missing", "eval", "ConvNeXt_atto", "--weights", "demo", "--mapper", "portable",
-              "--images", "nowhere", code=2, says=("nowhere does not exist",)),
+        wrong(
+            "images missing",
+            "eval",
+            "ConvNeXt_atto",
+            "--weights",
+            "demo",
+            "--mapper",
+            "portable",
+            "--images",
+            "nowhere",
+            code=2,
+            says=("nowhere does not exist",),
+        ),
         wrong("no demo weights", "export", "ConvNeXt_pico", "--weights", "demo", code=2, says=("demo",)),
     ],
-)  # fmt: skip
+)
 def test_wrong_input_gives_one_clear_error(
     edge: Run, tmp_path: Path, arguments: tuple[str, ...], code: int, says: tuple[str, ...]
 ) -> None:

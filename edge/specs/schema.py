@@ -89,7 +89,7 @@ class Preprocess:
             "three values in 0..255 above 0 (pixel units, a divisor; the mapper's scale_value is 1/std)",
         )
         _check(
-            any(s > 1 for s in self.std),
+            any(s > 1 for s in self.std) or all(s == 1 for s in self.std),
             f"std: {self.std}",
             "pixel units: std 0.229 of a 0..1 picture is 58.395 here",
         )
