@@ -25,7 +25,7 @@ _GRACE = 5.0  # seconds between SIGTERM and SIGKILL
 _DRAIN = 2.0  # seconds that output may still come after the program itself has ended
 
 # Ends the group when our end of the pipe closes without a word: we were killed, even by SIGKILL.
-_GUARD = 'trap "" INT TERM HUP; read -r word || { kill -KILL -- "-$1"; eval "$2"; } >/dev/null 2>&1'
+_GUARD = 'trap "" INT TERM HUP; read -r word || { kill -s KILL -- "-$1"; eval "$2"; } >/dev/null 2>&1'
 
 
 @frozen

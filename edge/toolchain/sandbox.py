@@ -74,32 +74,36 @@ def open_sandbox(
     if not re.fullmatch(r"[0-9A-Za-z]{8,}", key):
         raise UsageError(f"compile key '{key}'", allowed="at least 8 letters and digits, such as a sha256")
     depth = max(map(_climbs, (*files, working_dir)))
-    path = ROOT / f"edge-{key[:_KEY_LENGTH]}"
-    try:
-        lock = _claim(path, timeout, reporter)
-        fixed = lock is not None
-        if not fixed:
-            path = Path(tempfile.mkdtemp(prefix="edge-"))
-            reporter.warn(
-                f"{ROOT}/edge-{key[:_KEY_LENGTH]} belongs to someone else; working in {path}, "
-                "so the .bin may differ in bytes (not in behaviour) from other builds"
-            )
-        scratch = Path(tempfile.mkdtemp(prefix=".scratch-", dir=out))
-    except OSError as error:
-        raise WorkspaceError(
-            f"can't make a working folder for the compiler: {error}",
-            remedy=f"free some space in {ROOT} and {out}, and check that both are writable",
-        ) from error
-    try:
-        base = path.joinpath(*["w"] * (depth + 1))
-        tmp = path / "tmp"
-        _link(base, tmp, {**files, working_dir: scratch})
+    with contextlib.ExitStack() as undo:
+        try:
+            path, fixed = _enter(ROOT / f"edge-{key[:_KEY_LENGTH]}", timeout, reporter, undo)
+            scratch = Path(tempfile.mkdtemp(prefix=".scratch-", dir=out))
+            undo.callback(shutil.rmtree, scratch, ignore_errors=True)
+            base = path.joinpath(*["w"] * (depth + 1))
+            tmp = path / "tmp"
+            _link(base, tmp, {**files, working_dir: scratch})
+        except OSError as error:
+            raise WorkspaceError(
+                f"can't make a working folder for the compiler: {error}",
+                remedy=f"check that {ROOT} and {out} are writable and have space, and that the inputs exist",
+            ) from error
         yield Sandbox(path, base, tmp, scratch, fixed)
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
-        shutil.rmtree(path, ignore_errors=True)
-        if lock is not None:
-            os.close(lock)
+
+
+def _enter(path: Path, timeout: float, reporter: Reporter, undo: contextlib.ExitStack) -> tuple[Path, bool]:
+    """Return the folder to work in, and whether it is the fixed one; ``undo`` removes it."""
+    lock = _claim(path, timeout, reporter)
+    if lock is not None:
+        undo.callback(os.close, lock)
+        undo.callback(shutil.rmtree, path, ignore_errors=True)
+        return path, True
+    other = Path(tempfile.mkdtemp(prefix="edge-"))
+    undo.callback(shutil.rmtree, other, ignore_errors=True)
+    reporter.warn(
+        f"{path} belongs to someone else; working in {other}, "
+        "so the .bin may differ in bytes (not in behaviour) from other builds"
+    )
+    return other, False
 
 
 def _climbs(name: str) -> int:
@@ -111,15 +115,12 @@ def _climbs(name: str) -> int:
 
 
 def _link(base: Path, tmp: Path, files: Mapping[str, Path]) -> None:
-    try:
-        base.mkdir(parents=True)
-        tmp.mkdir(mode=0o700)
-        for name, real in files.items():
-            link = Path(os.path.normpath(base / name))
-            link.parent.mkdir(parents=True, exist_ok=True)
-            link.symlink_to(real.resolve(strict=True))
-    except OSError as error:
-        raise WorkspaceError(f"can't prepare the compiler's folder: {error}") from error
+    base.mkdir(parents=True)
+    tmp.mkdir(mode=0o700)
+    for name, real in files.items():
+        link = Path(os.path.normpath(base / name))
+        link.parent.mkdir(parents=True, exist_ok=True)
+        link.symlink_to(real.resolve(strict=True))
 
 
 def _claim(path: Path, timeout: float, reporter: Reporter) -> int | None:

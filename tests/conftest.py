@@ -1,0 +1,94 @@
+"""Fixtures that several tests share."""
+
+from __future__ import annotations
+
+import os
+import stat
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from attrs import frozen
+
+from edge.errors import ToolchainMissing
+from edge.toolchain.find import find
+from edge.toolchain.found import Toolchain
+from edge.toolchain.install import install, require_platform
+
+FAKES = Path(__file__).resolve().parent / "fakes"
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """Data beside the checkout, too large for the repository."""
+    path = Path(__file__).resolve().parents[2] / "shared"
+    if not path.is_dir():
+        pytest.skip(f"no data folder at {path.name}/ beside the checkout")
+    return path
+
+
+@pytest.fixture(scope="session")
+def toolchain() -> Toolchain:
+    """The vendor's real compiler, installed when it is not there yet."""
+    if os.environ.get("EDGE_SKIP_COMPILER"):
+        pytest.skip("EDGE_SKIP_COMPILER is set")
+    try:
+        return find("managed")
+    except ToolchainMissing:
+        pass
+    try:
+        require_platform()
+    except ToolchainMissing as error:
+        pytest.skip(error.seen)
+    return install()  # on a platform that can, a failing install is a failing test
+
+
+@frozen
+class FakeCompiler:
+    """A scripted hb_mapper, first on PATH."""
+
+    bin: Path
+    script: Path
+
+    @property
+    def toolchain(self) -> Toolchain:
+        return find("path")
+
+    def mode(self, mode: str) -> None:
+        self.script.write_text(mode + "\n")
+
+    def pids(self) -> list[int]:
+        """Process ids of a hanging fake and its child."""
+        file = Path(f"{self.script}.pids")
+        return [int(item) for item in file.read_text().split()] if file.exists() else []
+
+
+@pytest.fixture
+def program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str, str], Path]:
+    """Return a function that puts a shell script of that name first on PATH."""
+    folder = tmp_path / "fake-bin"
+    folder.mkdir()
+    monkeypatch.setenv("PATH", f"{folder}{os.pathsep}{os.environ['PATH']}")
+
+    def write(name: str, body: str) -> Path:
+        path = folder / name
+        path.write_text("#!/bin/sh\n" + body + "\n")
+        path.chmod(path.stat().st_mode | stat.S_IXUSR)
+        return path
+
+    return write
+
+
+@pytest.fixture
+def fake_compiler(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, program: Callable[[str, str], Path]
+) -> FakeCompiler:
+    """A fake hb_mapper, and no managed install; set its behaviour with ``mode(...)``."""
+    monkeypatch.setenv("EDGE_CACHE", str(tmp_path / "no-cache"))
+    script = tmp_path / "fake-mode"
+    monkeypatch.setenv("FAKE_HB_MAPPER", str(script))
+    path = program("hb_mapper", f'exec "{sys.executable}" "{FAKES}/fake_hb_mapper.py" "$@"')
+    fake = FakeCompiler(path.parent, script)
+    fake.mode("ok")
+    return fake
