@@ -193,7 +193,7 @@ def _failure(step: str, done: Completed) -> InstallError:
     text = done.tail.lower()
     if done.timed_out:
         return InstallError(
-            f"{step}: stopped at the time limit", remedy="edge toolchain install --timeout 7200"
+            f"{step}: stopped at the time limit", remedy="edge toolchain install (what was fetched is kept)"
         )
     if "no space left" in text or "errno 28" in text:
         return InstallError(
