@@ -5,7 +5,7 @@ of that choice, so a build can be keyed by ``Resolved.identity`` before anything
 """
 
 from edge.export.check import ModelFacts, inspect_onnx
-from edge.export.choose import SUFFIX, Resolved, WeightsName, choose
+from edge.export.sources import SUFFIX, Resolved, WeightsName, choose
 from edge.export.stage import ExportResult, Weights, export
 
 __all__ = [

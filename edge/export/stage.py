@@ -11,7 +11,7 @@ from attrs import frozen
 
 from edge.errors import InputError, ModelFileError, ToolchainError, ToolchainMissing
 from edge.export.check import ModelFacts, describe, external_data, notes_on, require_fit
-from edge.export.choose import WORKER, Resolved
+from edge.export.sources import WORKER, Resolved
 from edge.graph import load_onnx, sha256_of
 from edge.progress import Reporter, Silent
 from edge.specs import ModelSpec
