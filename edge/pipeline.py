@@ -41,6 +41,14 @@ WORKING_DIR = "model_output"  # of the vendor's own choice, for a compile by han
 DEMO_CALIBRATION = "demo"  # calibration/demo.yaml
 DEMO_TEST = "demo:test"
 
+# What shapes the vendor's output and how it is read, besides the compiler itself.
+COMPILER_CODE = (
+    "edge.toolchain.compiler",
+    "edge.toolchain.logs",
+    "edge.toolchain.sandbox",
+    "edge.toolchain.workers.hb_mapper",
+)
+
 STAGES = ("export", "simplify", "check", "calibrate", "render", "compile", "eval")
 PORTABLE_STAGES = ("export", "simplify", "calibrate", "quantize", "eval")
 
@@ -116,7 +124,7 @@ class Build:
             {"source": self.weights.identity(), "shape": spec.preprocess.input_shape, "toolchain": identity},
             action,
             ExportResult,
-            code=("edge.export", "edge.graph", "edge.demo.weights"),
+            code=("edge.export", "edge.graph", "edge.demo.weights", "edge.toolchain.workers.export_timm"),
             note=lambda r: f"{r.onnx}, {r.parameters / 1e6:.2f} M parameters",
         )
 
@@ -166,7 +174,7 @@ class Build:
             {"onnx": graph.sha256(graph.result.onnx), "toolchain": toolchain.identity},
             action,
             CheckResult,
-            code=("edge.toolchain.compiler", "edge.toolchain.logs"),
+            code=COMPILER_CODE,
             note=lambda r: (
                 f"{r.bpu} nodes on the BPU, {r.cpu} on the CPU"
                 + (f"; INSIDE the network: {', '.join(r.cpu_inside[:3])}" if r.cpu_inside else "")
@@ -282,7 +290,7 @@ class Build:
             inputs,
             action,
             CompileResult,
-            code=("edge.toolchain.compiler", "edge.toolchain.logs"),
+            code=COMPILER_CODE,
             note=lambda r: f"{r.bin}" + (f", {r.static.latency_us:.1f} us static" if r.static else ""),
         )
 
@@ -319,6 +327,7 @@ class Build:
     def eval(self) -> Stage[EvalResult]:
         """Float against quantized on the same pictures."""
         request, source = self.request, self.export
+        quantized: Stage[object]
         if self.toolchain is None:
             quantized, name = self.quantize, self.quantize.result.onnx
         else:

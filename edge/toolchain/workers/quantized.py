@@ -4,21 +4,27 @@ Runs in the compiler's own Python; never imported by edge. Protocol, on stdin an
 
 1. This side writes one JSON line: ``{"height": H, "width": W, "outputs": [{"name", "shape"}]}``, or
    ``{"error": "..."}`` and exits with 1.
-2. The parent writes exactly H*W*3/2 bytes: packed full-range NV12. This side answers with the float32 bytes of
-   the first output, in C order.
+2. The parent writes exactly H*W*3/2 bytes: packed full-range NV12. This side answers with the float32 bytes
+   of the first output, in C order.
 3. At the end of its input this side exits with 0.
 
 Usage: quantized.py MODEL.onnx THREADS
 """
 
+from __future__ import annotations
+
 import json
 import os
 import sys
+from typing import TYPE_CHECKING
 
 import numpy as np
 
+if TYPE_CHECKING:
+    from horizon_tc_ui import HB_ONNXRuntime
 
-def nv12_to_input(data, height, width):
+
+def nv12_to_input(data: bytes, height: int, width: int) -> np.ndarray:
     """Return YUV444 minus 128 as int8 (1, H, W, 3): each chroma sample repeated over its 2x2 block."""
     plane = np.frombuffer(data, np.uint8)
     luma = plane[: height * width].reshape(height, width)
@@ -28,7 +34,7 @@ def nv12_to_input(data, height, width):
     return (yuv ^ 0x80).view(np.int8)[None]
 
 
-def open_session(path, threads):
+def open_session(path: str, threads: int) -> HB_ONNXRuntime:
     """Load the model with a fixed number of threads."""
     from horizon_nn.executor import session
     from horizon_tc_ui import HB_ONNXRuntime
@@ -41,7 +47,7 @@ def open_session(path, threads):
     return HB_ONNXRuntime(model_file=path, input_batch=1)
 
 
-def main():
+def main() -> int:
     """Serve pictures until the parent closes the pipe."""
     # The vendor's libraries print; keep the protocol on its own descriptor.
     channel = os.fdopen(os.dup(1), "wb")
@@ -51,13 +57,13 @@ def main():
         name = session.input_names[0]
         _, height, width, channels = session.input_shapes[0]
         if channels != 3:
-            raise ValueError("the input is {}, not 1xHxWx3".format(session.input_shapes[0]))
+            raise ValueError(f"the input is {session.input_shapes[0]}")  # noqa: TRY301
         outputs = [
             {"name": n, "shape": list(s)}
-            for n, s in zip(session.output_names, session.output_shapes)
+            for n, s in zip(session.output_names, session.output_shapes, strict=True)
         ]
     except Exception as error:
-        channel.write(json.dumps({"error": "{}: {}".format(type(error).__name__, error)}).encode() + b"\n")
+        channel.write(json.dumps({"error": f"{type(error).__name__}: {error}"}).encode() + b"\n")
         channel.flush()
         return 1
     hello = {"height": int(height), "width": int(width), "outputs": outputs}
