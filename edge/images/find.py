@@ -15,7 +15,6 @@ from __future__ import annotations
 import csv
 import re
 from collections.abc import Mapping, Sequence
-from functools import cache
 from pathlib import Path
 from typing import get_args
 
@@ -105,20 +104,13 @@ def _demo(source: str, count: int | None, seed: int) -> ImageSet:
     n = DEMO_COUNTS[split] if count is None else count
     if n < 1:
         raise UsageError(f"{n} pictures", allowed="at least 1")
-    labels = _demo_labels()
+    from edge.demo.render import label
+
     items = tuple(
-        ImageItem(f"{split}/{i:06d}", labels[i % len(labels)], demo=(split, i, seed)) for i in range(n)
+        ImageItem(f"{split}/{i:06d}", label(split, i, seed), demo=(split, i, seed)) for i in range(n)
     )
     name = f"demo:{split}"
     return ImageSet(items, f"{name} ({n} rendered pictures, seed {seed})", source=name)
-
-
-@cache
-def _demo_labels() -> tuple[int, ...]:
-    """Labels repeat with the number of classes, the same in every split: one round tells them all."""
-    from edge.demo.render import CLASSES, picture
-
-    return tuple(picture("test", index)[1] for index in range(len(CLASSES)))
 
 
 def _folder(folder: Path, classes: Sequence[str] | int | None) -> tuple[list[ImageItem], str]:
