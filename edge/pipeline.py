@@ -67,6 +67,10 @@ class Build:
         self.workspace = workspace
         self.done: list[Stage[object]] = []
         self._listener = listener
+        # Wrong paths are told now, not after minutes of compiling.
+        for source in (request.images, self._calibration_set().images):
+            if source is not None:
+                open_images(source)
 
     @cached_property
     def toolchain(self) -> Toolchain | None:

@@ -8,13 +8,20 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import cv2
+import numpy as np
+import onnx
 import pytest
 from attrs import frozen
+from onnx import TensorProto, helper
 
+from edge.cli import main
 from edge.errors import ToolchainMissing
 from edge.toolchain.find import find
 from edge.toolchain.found import Toolchain
 from edge.toolchain.install import install, require_platform
+
+Run = Callable[..., tuple[int, str, str]]
 
 FAKES = Path(__file__).resolve().parent / "fakes"
 
@@ -92,3 +99,52 @@ def fake_compiler(
     fake = FakeCompiler(path.parent, script)
     fake.mode("ok")
     return fake
+
+
+@pytest.fixture
+def edge(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
+    """Run the command line in an empty folder; returns exit code, stdout, stderr."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(*arguments: str) -> tuple[int, str, str]:
+        with pytest.raises(SystemExit) as stop:
+            main(arguments)
+        out, err = capsys.readouterr()
+        assert "Traceback" not in out + err
+        return int(stop.value.code or 0), out, err
+
+    return run
+
+
+def save_net(
+    path: Path, shape: tuple[int | str, ...] = (1, 3, 64, 64), dtype: int = TensorProto.FLOAT
+) -> Path:
+    """Save a small classifier with the given input shape."""
+    channel = 1 if shape[1] == 3 else len(shape) - 1
+    nodes = [
+        helper.make_node("GlobalAveragePool", ["x"], ["p"], name="pool"),
+        helper.make_node("Flatten", ["p"], ["f"], name="flat"),
+        helper.make_node("Gemm", ["f", "w"], ["y"], name="head"),
+    ]
+    size = shape[channel] if isinstance(shape[channel], int) else 3
+    graph = helper.make_graph(
+        nodes,
+        "net",
+        [helper.make_tensor_value_info("x", dtype, shape)],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, (shape[0], 4))],
+        [onnx.numpy_helper.from_array(np.ones((size, 4), np.float32), "w")],
+    )
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 11)], ir_version=6), path)
+    return path
+
+
+def save_pictures(folder: Path, n: int, size: int = 80, seed: int = 0) -> Path:
+    """Save n coloured noise pictures in class folders 0..3."""
+    rng = np.random.default_rng(seed)
+    for index in range(n):
+        path = folder / str(index % 4) / f"{index:03d}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        base = rng.integers(0, 256, 3)
+        noise = rng.integers(-40, 40, (size, size, 3))
+        cv2.imwrite(str(path), np.clip(base + noise, 0, 255).astype(np.uint8))
+    return folder

@@ -5,58 +5,16 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import click
-import numpy as np
-import onnx
 import pytest
-from onnx import TensorProto, helper
 
 from edge.cli import VERBS, cli, main
 from edge.errors import EdgeError, UsageError
+from tests.conftest import Run, save_net
 
 NORM = ("--mean", "0", "--std", "255")
-
-Run = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture
-def edge(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
-    """Run the command line in an empty folder; returns exit code, stdout, stderr."""
-    monkeypatch.chdir(tmp_path)
-
-    def run(*arguments: str) -> tuple[int, str, str]:
-        with pytest.raises(SystemExit) as stop:
-            main(arguments)
-        out, err = capsys.readouterr()
-        assert "Traceback" not in out + err
-        return int(stop.value.code or 0), out, err
-
-    return run
-
-
-def save_net(
-    path: Path, shape: tuple[int | str, ...] = (1, 3, 64, 64), dtype: int = TensorProto.FLOAT
-) -> Path:
-    """Save a small classifier with the given input shape."""
-    channel = 1 if shape[1] == 3 else len(shape) - 1
-    nodes = [
-        helper.make_node("GlobalAveragePool", ["x"], ["p"], name="pool"),
-        helper.make_node("Flatten", ["p"], ["f"], name="flat"),
-        helper.make_node("Gemm", ["f", "w"], ["y"], name="head"),
-    ]
-    size = shape[channel] if isinstance(shape[channel], int) else 3
-    graph = helper.make_graph(
-        nodes,
-        "net",
-        [helper.make_tensor_value_info("x", dtype, shape)],
-        [helper.make_tensor_value_info("y", TensorProto.FLOAT, (shape[0], 4))],
-        [onnx.numpy_helper.from_array(np.ones((size, 4), np.float32), "w")],
-    )
-    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 11)], ir_version=6), path)
-    return path
 
 
 def all_commands() -> list[tuple[str, ...]]:

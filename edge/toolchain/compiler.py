@@ -288,7 +288,7 @@ def _require_success(done: Completed, text: str, log: Path, timeout: float) -> N
         raise CompileTimeout(
             stage,
             f"stopped at the time limit of {timeout:g} s",
-            remedy="run again with a longer limit, or with optimize_level O0 to see whether it compiles",
+            remedy="run again with a longer --timeout, or with --level O0 to see whether it compiles",
             log=str(log),
         )
     if done.returncode != 0:

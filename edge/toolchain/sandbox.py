@@ -77,7 +77,7 @@ def open_sandbox(
     with contextlib.ExitStack() as undo:
         try:
             path, fixed = _enter(ROOT / f"edge-{key[:_KEY_LENGTH]}", timeout, reporter, undo)
-            scratch = Path(tempfile.mkdtemp(prefix=".scratch-", dir=out))
+            scratch = Path(tempfile.mkdtemp(prefix=".scratch-", dir=out.resolve()))
             undo.callback(shutil.rmtree, scratch, ignore_errors=True)
             base = path.joinpath(*["w"] * (depth + 1))
             tmp = path / "tmp"

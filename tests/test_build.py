@@ -1,0 +1,203 @@
+"""``edge build`` from end to end, without the vendor's compiler: the portable mapper and a scripted fake."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.conftest import FakeCompiler, Run, save_net, save_pictures
+
+NORM = ("--mean", "127.5", "--std", "127.5", "--resize", "64")
+
+
+@pytest.fixture
+def net(tmp_path: Path) -> Path:
+    return save_net(tmp_path / "net.onnx")
+
+
+@pytest.fixture
+def pictures(tmp_path: Path) -> Path:
+    return save_pictures(tmp_path / "pictures", 24)
+
+
+def portable(net: Path, pictures: Path, *more: str) -> tuple[str, ...]:
+    calib = ("--calib", str(pictures), "--calib-count", "20", "--images", str(pictures))
+    return ("build", str(net), *NORM, *calib, "--mapper", "portable", "--json", *more)
+
+
+def manifest_of(tmp_path: Path) -> dict[str, Any]:
+    return json.loads((tmp_path / "build/net/manifest.json").read_text())
+
+
+def check_hashes(tmp_path: Path) -> None:
+    for artifact in manifest_of(tmp_path)["artifacts"]:
+        data = (tmp_path / "build/net" / artifact["path"]).read_bytes()
+        assert hashlib.sha256(data).hexdigest() == artifact["sha256"], artifact["path"]
+        assert len(data) == artifact["bytes"]
+
+
+def test_a_portable_build_never_makes_a_bin(edge: Run, tmp_path: Path, net: Path, pictures: Path) -> None:
+    code, out, err = edge(*portable(net, pictures))
+    assert code == 0, err
+    manifest = json.loads(out)
+    assert manifest == manifest_of(tmp_path)
+    assert not list(tmp_path.rglob("*.bin.*")) + list((tmp_path / "build/net").glob("*.bin"))
+    assert manifest["mapper"] == "portable"
+    assert manifest["artifacts"][0]["path"].endswith("_portable_int8.onnx")
+    assert manifest["accuracy"]["n"] == 24
+    assert manifest["accuracy"]["float"]["top1"] is not None
+    assert "portable" in (tmp_path / "build/net/report.md").read_text()
+    check_hashes(tmp_path)
+
+
+def test_nothing_changed_means_nothing_is_done_again(
+    edge: Run, tmp_path: Path, net: Path, pictures: Path
+) -> None:
+    edge(*portable(net, pictures))
+    _, out, _ = edge(*portable(net, pictures))
+    assert all(stage["cached"] for stage in json.loads(out)["stages"])
+
+
+def test_a_change_runs_only_what_depends_on_it(edge: Run, tmp_path: Path, net: Path, pictures: Path) -> None:
+    edge(*portable(net, pictures))
+    save_pictures(pictures, 28)
+    _, out, _ = edge(*portable(net, pictures, "--seed", "1"))
+    again = {stage["name"]: not stage["cached"] for stage in json.loads(out)["stages"]}
+    assert again == {"export": False, "simplify": False, "calibrate": True, "quantize": True, "eval": True}
+
+
+def test_paths_in_the_manifest_are_relative(edge: Run, tmp_path: Path, net: Path, pictures: Path) -> None:
+    _, out, _ = edge(*portable(net, pictures))
+    assert str(tmp_path) not in json.dumps(json.loads(out)["artifacts"])
+
+
+def fake(net: Path, pictures: Path, *more: str) -> tuple[str, ...]:
+    calib = ("--calib", str(pictures), "--calib-count", "20", "--images", str(pictures))
+    return ("compile", str(net), *NORM, *calib, "--mapper", "path", *more)
+
+
+@pytest.mark.parametrize(
+    ("mode", "says"),
+    [
+        ("no-bin", ".bin"),
+        ("empty-bin", ".bin"),
+        ("garbage", "stage"),
+        ("killed", "memory"),
+        ("disk-full", "space"),
+        ("traceback", "stage"),
+    ],
+)
+def test_a_failing_compiler_leaves_nothing_and_loses_nothing(
+    edge: Run, tmp_path: Path, net: Path, pictures: Path, fake_compiler: FakeCompiler, mode: str, says: str
+) -> None:
+    code, _, err = edge(*portable(net, pictures))
+    assert code == 0, err
+    before = manifest_of(tmp_path)
+    fake_compiler.mode(mode)
+    code, out, err = edge(*fake(net, pictures))
+    assert code == 1
+    assert out == ""
+    assert "error: " in err
+    assert says in err
+    assert manifest_of(tmp_path) == before
+    check_hashes(tmp_path)
+    assert not list((tmp_path / "build/net/.stages").glob("compile-*"))
+    assert not list((tmp_path / "build/net/.stages").glob(".*"))
+
+
+def test_a_hanging_compiler_is_stopped_with_its_children(
+    edge: Run, net: Path, pictures: Path, fake_compiler: FakeCompiler
+) -> None:
+    fake_compiler.mode("ok")
+    edge("check", *fake(net, pictures)[1:])
+    fake_compiler.mode("hang")
+    code, _, err = edge(*fake(net, pictures, "--timeout", "0.05"))
+    assert code == 1
+    assert "time limit" in err
+    assert "--timeout" in err
+    for pid in fake_compiler.pids():
+        with pytest.raises(ProcessLookupError):
+            os.kill(pid, 0)
+
+
+def test_an_interrupted_build_resumes(
+    edge: Run, tmp_path: Path, net: Path, pictures: Path, fake_compiler: FakeCompiler
+) -> None:
+    fake_compiler.mode("ok")
+    edge("check", *fake(net, pictures)[1:])
+    fake_compiler.mode("hang")
+    process = subprocess.Popen([sys.executable, "-m", "edge", *fake(net, pictures)], stderr=subprocess.PIPE)
+    deadline = time.monotonic() + 60
+    while not fake_compiler.pids() and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert fake_compiler.pids()
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert b"Traceback" not in err
+    fake_compiler.mode("ok")
+    code, out, err_text = edge(*fake(net, pictures, "--json"))
+    assert code == 0, err_text
+    assert json.loads(out)["cached"] is False
+    assert (
+        err_text.count("unchanged") == 5
+    )  # export, simplify, check is not asked for; calibrate, render follow
+
+
+def test_without_a_compiler_the_next_step_is_told(
+    edge: Run, net: Path, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("EDGE_CACHE", str(tmp_path / "empty-cache"))
+    code, _, err = edge("compile", str(net), *NORM, "--calib", str(pictures))
+    assert code == 1
+    assert "edge toolchain install" in err
+
+
+def test_where_none_can_be_had_the_portable_mapper_is_taken_loudly(
+    edge: Run, net: Path, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("EDGE_CACHE", str(tmp_path / "empty-cache"))
+    monkeypatch.setattr("platform.machine", lambda: "aarch64")
+    arguments = [a for a in portable(net, pictures) if a not in ("--mapper", "portable")]
+    code, out, err = edge(*arguments)
+    assert code == 0, err
+    assert "NO COMPILER" in err
+    assert json.loads(out)["mapper"] == "portable"
+
+
+def test_labels_of_other_classes_are_named(edge: Run, net: Path, pictures: Path) -> None:
+    names = "\n".join(f"{path.relative_to(pictures)},9" for path in sorted(pictures.rglob("*.png")))
+    (pictures / "labels.csv").write_text("filename,class_index\n" + names + "\n")
+    code, _, err = edge(*portable(net, pictures))
+    assert code == 1
+    assert "9" in err
+    assert "0..3" in err
+
+
+def test_a_foreign_build_folder_is_left_alone(edge: Run, tmp_path: Path, net: Path, pictures: Path) -> None:
+    (tmp_path / "build/net").mkdir(parents=True)
+    (tmp_path / "build/net/mine.txt").write_text("mine")
+    code, _, err = edge(*portable(net, pictures))
+    assert code == 1
+    assert "mine.txt" in err
+    assert [path.name for path in (tmp_path / "build/net").iterdir()] == ["mine.txt"]
+
+
+def test_two_builds_at_once_both_end_well(tmp_path: Path, net: Path, pictures: Path) -> None:
+    argv = [sys.executable, "-m", "edge", *portable(net, pictures)]
+    both = [
+        subprocess.Popen(argv, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE) for _ in "ab"
+    ]
+    for process in both:
+        _, err = process.communicate(timeout=300)
+        assert process.returncode == 0, err.decode()
+    check_hashes(tmp_path)
