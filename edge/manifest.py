@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import shlex
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import cattrs
 from edge import __version__
 from edge.evaluate import EvalResult, Score
 from edge.pipeline import Build
+from edge.request import Request
 from edge.workspace import Artifact, Stage, Workspace
 
 SCHEMA_VERSION = 1
@@ -77,6 +79,7 @@ def facts(build: Build) -> dict[str, object]:
         "model": spec.name,
         "name": build.export.result.name,
         "edge": __version__,
+        "command": command("build", request),
         "weights": cattrs.unstructure(build.export.result.weights),
         "preprocess": cattrs.unstructure(spec.preprocess),
         "mapper": build.toolchain.kind if build.toolchain else "portable",
@@ -100,7 +103,7 @@ def facts(build: Build) -> dict[str, object]:
             "method": compiled.calibration_method if compiled else "minmax",
         },
         "accuracy": _accuracy(build.eval.result),
-        "stages": [_stage(stage) for stage in build.done],
+        "stages": [_stage(stage, request) for stage in build.done],
     }
 
 
@@ -167,12 +170,17 @@ def _score(score: Score | None) -> dict[str, object] | None:
     }
 
 
-def _stage(stage: Stage[object]) -> dict[str, object]:
-    command = getattr(stage.result, "command", ())
+def command(verb: str, request: Request) -> str:
+    """Return what a user types to run a verb of this build."""
+    return shlex.join(["edge", verb, *request.arguments])
+
+
+def _stage(stage: Stage[object], request: Request) -> dict[str, object]:
+    vendor = getattr(stage.result, "command", ())
     return {
         "name": stage.name,
         "seconds": stage.seconds,
         "cached": stage.cached,
-        "command": " ".join(command) or f"edge {stage.name}",
+        "command": shlex.join(vendor) if vendor else command(stage.name, request),
         "key": stage.key,
     }

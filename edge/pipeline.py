@@ -123,7 +123,7 @@ class Build:
             )
 
         identity = self.toolchain.identity if self.weights.needs_toolchain and self.toolchain else ""
-        return self._stage(
+        stage = self._stage(
             "export",
             {"source": self.weights.identity(), "shape": spec.preprocess.input_shape, "toolchain": identity},
             action,
@@ -131,6 +131,9 @@ class Build:
             code=("edge.export", "edge.graph", "edge.demo.weights", "edge.toolchain.workers.export_timm"),
             note=lambda r: f"{r.onnx}, {r.parameters / 1e6:.2f} M parameters",
         )
+        for note in stage.result.notes:
+            self._listener.warn(note)
+        return stage
 
     @cached_property
     def simplify(self) -> Stage[SimplifyResult]:

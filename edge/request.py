@@ -29,6 +29,7 @@ class Request:
         seed: of every random choice.
         timeout: seconds for one run of the compiler.
         install: install the compiler if there is none and this machine can have it.
+        arguments: the model and options as a user would type them after the verb, paths relative.
     """
 
     spec: ModelSpec
@@ -42,6 +43,7 @@ class Request:
     seed: int = 0
     timeout: float = 7200.0
     install: bool = False
+    arguments: tuple[str, ...] = ()
 
 
 class Listener(Reporter, Protocol):

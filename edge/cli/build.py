@@ -10,7 +10,7 @@ import cattrs
 import click
 
 from edge.cli.display import Display
-from edge.cli.options import make_request, request_options
+from edge.cli.options import make_request, request_options, typed_arguments
 from edge.request import Request
 
 EXAMPLES = {
@@ -26,6 +26,7 @@ EXAMPLES = {
     "calibrate": ("edge calibrate ConvNeXt_atto --calib train/ --calib-count 100",),
     "render": ("edge render ConvNeXt_atto --precision int8",),
     "compile": ("edge compile ConvNeXt_atto --level O0",),
+    "quantize": ("edge quantize ConvNeXt_atto --mapper portable",),
     "eval": ("edge eval ConvNeXt_atto --images val/ --count 500",),
 }
 
@@ -36,6 +37,7 @@ HELP = {
     "calibrate": "Write the calibration set as the mapper reads it.",
     "render": "Write and lint the mapper YAML.",
     "compile": "Compile the .bin.",
+    "quantize": "Quantize with onnxruntime instead of the vendor's compiler (--mapper portable).",
     "eval": "Measure float against quantized on the same pictures.",
 }
 
@@ -46,7 +48,10 @@ def _epilog(verb: str) -> str:
 
 @click.command("build", epilog=_epilog("build"))
 @request_options
-def build_command(*, build_dir: Path, as_json: bool, verbose: bool, **options: Any) -> None:
+@click.pass_context
+def build_command(
+    context: click.Context, /, *, build_dir: Path, as_json: bool, verbose: bool, **options: Any
+) -> None:
     """Build a checked program for the board from MODEL: a zoo name, a model .yaml, or your own .onnx.
 
     Runs export, simplify, check, calibrate, render, compile and eval; what has not changed is reused.
@@ -57,7 +62,7 @@ def build_command(*, build_dir: Path, as_json: bool, verbose: bool, **options: A
     from edge.report.markdown import report
     from edge.workspace import Workspace
 
-    request = make_request(**options)
+    request = make_request(**options, arguments=typed_arguments(context))
     root = build_dir / request.spec.name
     with Display(verbose=verbose) as display, Workspace(root, display) as workspace:
         build = Build(request, workspace, display)
@@ -94,8 +99,12 @@ def _run_stage(stage: str, request: Request, build_dir: Path, *, as_json: bool, 
 def _stage_command(stage: str) -> click.Command:
     @click.command(stage, help=f"{HELP[stage]} Runs the stages before it as needed.", epilog=_epilog(stage))
     @request_options
-    def command(*, build_dir: Path, as_json: bool, verbose: bool, **options: Any) -> None:
-        _run_stage(stage, make_request(**options), build_dir, as_json=as_json, verbose=verbose)
+    @click.pass_context
+    def command(
+        context: click.Context, /, *, build_dir: Path, as_json: bool, verbose: bool, **options: Any
+    ) -> None:
+        request = make_request(**options, arguments=typed_arguments(context))
+        _run_stage(stage, request, build_dir, as_json=as_json, verbose=verbose)
 
     return command
 
@@ -106,4 +115,5 @@ check_command = _stage_command("check")
 calibrate_command = _stage_command("calibrate")
 render_command = _stage_command("render")
 compile_command = _stage_command("compile")
+quantize_command = _stage_command("quantize")
 eval_command = _stage_command("eval")

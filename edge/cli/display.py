@@ -10,7 +10,7 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn
 from rich.text import Text
 
 NAME_WIDTH = 10
-QUIET_STEP = 0.1  # without a terminal a line is printed for each tenth, so that logs stay short
+QUIET_SECONDS = 10.0  # without a terminal progress is a line now and then, so that logs stay short
 
 
 class Display:
@@ -26,7 +26,7 @@ class Display:
         self._stage = ""
         self._started = 0.0
         self._last_text = ""
-        self._last_fraction = 0.0
+        self._last_shown = 0.0
         self._task: TaskID | None = None
         self._progress = Progress(
             SpinnerColumn(),
@@ -56,7 +56,7 @@ class Display:
         """Start the line of a stage."""
         self._clear()
         self._stage, self._started = stage, time.monotonic()
-        self._last_text, self._last_fraction = "", 0.0
+        self._last_text, self._last_shown = "", self._started
         self._task = self._progress.add_task("", total=None, stage=f"{stage:<{NAME_WIDTH}}")
 
     def end(self, stage: str, seconds: float, *, cached: bool, note: str) -> None:
@@ -80,10 +80,9 @@ class Display:
             if text != self._last_text:
                 self._console.print(Text(f"  {self._stage or 'edge'}: {text}", style="dim"))
         elif not self._console.is_terminal and fraction is not None:
-            if fraction < self._last_fraction:
-                self._last_fraction = 0.0
-            if fraction - self._last_fraction >= QUIET_STEP:
-                self._last_fraction = fraction
+            now = time.monotonic()
+            if now - self._last_shown >= QUIET_SECONDS:
+                self._last_shown = now
                 self._console.print(f"  {self._stage or 'edge':<{NAME_WIDTH}} {fraction:4.0%}  {text}")
         self._last_text = text
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
 import click
-from attrs import evolve, frozen
+from attrs import evolve
+from click.core import ParameterSource
 
 from edge.errors import UsageError
 from edge.request import Request
@@ -19,14 +21,8 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 # The share of the resized picture that the centre crop keeps; the usual one for ImageNet classifiers.
 CROP_SHARE = 0.875
-
-
-@frozen
-class Output:
-    """How to speak: machine readable, talkative, with tracebacks."""
-
-    json: bool
-    verbose: bool
+# How a command spoke and where it built change nothing of the result.
+NOT_RECORDED = {"as_json", "verbose", "build_dir", "install"}
 
 
 def output_options(function: F) -> F:
@@ -115,6 +111,7 @@ def make_request(
     seed: int,
     timeout: float,
     install: bool,
+    arguments: tuple[str, ...] = (),
 ) -> Request:
     """Return the request that the options describe.
 
@@ -165,7 +162,26 @@ def make_request(
         seed=seed,
         timeout=timeout * 60,
         install=install,
+        arguments=arguments,
     )
+
+
+def typed_arguments(context: click.Context) -> tuple[str, ...]:
+    """Return the model and the options that the user gave, absolute paths made relative."""
+    words: list[str] = []
+    for parameter in context.command.params:
+        source = context.get_parameter_source(parameter.name or "")
+        value = context.params.get(parameter.name or "")
+        if source is not ParameterSource.COMMANDLINE or parameter.name in NOT_RECORDED:
+            continue
+        text = str(value)
+        if Path(text).is_absolute():
+            text = os.path.relpath(text)
+        if isinstance(parameter, click.Argument):
+            words.insert(0, text)
+        else:
+            words += [parameter.opts[0]] if value is True else [parameter.opts[0], text]
+    return tuple(words)
 
 
 def _spec_of_onnx(path: Path, changes: dict[str, Any]) -> ModelSpec:
@@ -179,26 +195,19 @@ def _spec_of_onnx(path: Path, changes: dict[str, Any]) -> ModelSpec:
             remedy=f"edge build {path} --mean 123.675,116.28,103.53 --std 58.395,57.12,57.375 --color rgb "
             "--resize 256 --crop 224   (these are ImageNet's; use those of your training)",
         )
-    from edge.graph import facts, load_onnx
+    from edge.export import inspect_onnx
 
-    graph = facts(load_onnx(path), path.name)
-    shape = graph.input_shape
-    if len(shape) != 4 or shape[0] != 1 or 3 not in (shape[1], shape[3]):
+    found = inspect_onnx(path)
+    if changes.get("crop", found.crop) != found.crop:
+        height, width = changes["crop"]
         raise UsageError(
-            f"{path.name} takes an input of {'x'.join(map(str, shape))}",
-            allowed="1x3xHxW or 1xHxWx3: one picture of three channels",
-        )
-    layout = "NCHW" if shape[1] == 3 else "NHWC"
-    size = (shape[2], shape[3]) if layout == "NCHW" else (shape[1], shape[2])
-    if changes.get("crop", size) != size:
-        raise UsageError(
-            f"--crop {changes['crop'][0]}x{changes['crop'][1]}, but {path.name} takes {size[0]}x{size[1]}",
+            f"--crop {height}x{width}, but {path.name} takes {found.crop[0]}x{found.crop[1]}",
             remedy="leave --crop away, or export the network at that size",
         )
-    changes.setdefault("resize", round(max(size) / CROP_SHARE))
+    changes.setdefault("resize", round(max(found.crop) / CROP_SHARE))
     changes.setdefault("interpolation", "bilinear")
     name = re.sub(r"[^A-Za-z0-9_.-]+", "_", path.stem).lstrip("._-") or "model"
-    preprocess = Preprocess(**{**changes, "crop": size, "layout": layout})
+    preprocess = Preprocess(**{**changes, "crop": found.crop, "layout": found.layout})
     return ModelSpec(name, Sources(onnx=str(path)), preprocess, labels=None, classes=None)
 
 

@@ -120,7 +120,7 @@ def require_fit(found: ModelFacts, spec: ModelSpec, origin: str, *, classes: boo
         )
     if found.crop != tuple(pre.crop):
         height, width = found.crop
-        size = f"{height}" if height == width else f"{height} {width}"
+        size = f"{height}" if height == width else f"{height}x{width}"
         raise ModelFileError(
             f"{origin} takes pictures of {height}x{width}",
             allowed=f"{pre.crop[0]}x{pre.crop[1]}, the crop of the spec",

@@ -22,6 +22,8 @@ def report(
         [
             f"# {facts['name']}",
             "",
+            f"`{facts['command']}`",
+            "",
             *_origin(facts),
             "",
             "## Accuracy",
@@ -97,9 +99,9 @@ def _accuracy(accuracy: Mapping[str, Any]) -> list[str]:
             *_table(("", "Top-1", "Top-5"), rows),
             "",
             f"Top-1 drop: {accuracy['drop']:.2f} points. {INTERVAL_NOTE}",
+            "",
         ]
     lines += [
-        "",
         f"Agreement with float: {accuracy['agreement']:.2f} % same answer, mean cosine of the scores "
         f"{accuracy['cosine']:.4f}.",
         "",
