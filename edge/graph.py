@@ -87,20 +87,12 @@ def facts(model: onnx.ModelProto, origin: str = "the model") -> GraphFacts:
     import onnx
 
     graph = model.graph
-    constants = {tensor.name for tensor in graph.initializer}
-    inputs = [value for value in graph.input if value.name not in constants]
-    if len(inputs) != 1:
-        names = ", ".join(value.name for value in inputs) or "none"
-        raise ModelFileError(f"{origin} has {len(inputs)} inputs ({names})", allowed="one image input")
+    input_name, input_shape = image_input(model, origin)
     if not graph.output:
         raise ModelFileError(f"{origin} has no output", allowed="one output of class scores")
-    value = inputs[0]
-    if value.type.tensor_type.elem_type != onnx.TensorProto.FLOAT:
-        kind = onnx.TensorProto.DataType.Name(value.type.tensor_type.elem_type)
-        raise ModelFileError(f"{origin}: input {value.name!r} is {kind}", allowed="a float32 image input")
     return GraphFacts(
-        input_name=value.name,
-        input_shape=_static_shape(value, origin, "input"),
+        input_name=input_name,
+        input_shape=input_shape,
         output_name=graph.output[0].name,
         output_shape=_static_shape(graph.output[0], origin, "output"),
         opset=next((o.version for o in model.opset_import if o.domain in ("", "ai.onnx")), 0),
@@ -112,6 +104,30 @@ def facts(model: onnx.ModelProto, origin: str = "the model") -> GraphFacts:
             if tensor.data_type == onnx.TensorProto.FLOAT
         ),
     )
+
+
+def image_input(model: onnx.ModelProto, origin: str = "the model") -> tuple[str, tuple[int, ...]]:
+    """Return the name and static shape of the one float image input.
+
+    Args:
+        model: a checked model; its outputs may still be of unknown shape.
+        origin: how to call it in messages.
+
+    Raises:
+        ModelFileError: several inputs, a dynamic shape, or no float32 input.
+    """
+    import onnx
+
+    constants = {tensor.name for tensor in model.graph.initializer}
+    inputs = [value for value in model.graph.input if value.name not in constants]
+    if len(inputs) != 1:
+        names = ", ".join(value.name for value in inputs) or "none"
+        raise ModelFileError(f"{origin} has {len(inputs)} inputs ({names})", allowed="one image input")
+    value = inputs[0]
+    if value.type.tensor_type.elem_type != onnx.TensorProto.FLOAT:
+        kind = onnx.TensorProto.DataType.Name(value.type.tensor_type.elem_type)
+        raise ModelFileError(f"{origin}: input {value.name!r} is {kind}", allowed="a float32 image input")
+    return value.name, _static_shape(value, origin, "input")
 
 
 def _static_shape(value: onnx.ValueInfoProto, origin: str, role: str) -> tuple[int, ...]:
