@@ -8,7 +8,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from functools import cached_property
@@ -17,29 +16,25 @@ from pathlib import Path
 from typing import TypeVar
 
 import cattrs
-from attrs import evolve
 
-from edge.calibrate import CalibrationResult, CalibrationSet, calibrate, load_set
-from edge.errors import ToolchainMissing, UsageError
+from edge.calibrate import CalibrationResult, calibrate
+from edge.choices import choose_calibration, choose_compiler, choose_pictures
+from edge.errors import UsageError
 from edge.evaluate import EvalResult, OnnxRunner, Runner, evaluate, usable_cores
 from edge.export import ExportResult, Resolved, choose, export
-from edge.images import ImageSet, class_names, open_images, sample
+from edge.images import open_images, sample
 from edge.mapper.render import RenderResult, render, template_sha256
 from edge.portable import PortableResult, quantize
 from edge.request import Listener, Request
 from edge.simplify import SimplifyResult, simplify
 from edge.toolchain.compiler import CheckResult, CompileResult, checker, makertbin
-from edge.toolchain.find import find
 from edge.toolchain.found import Toolchain
-from edge.toolchain.install import install, require_platform
 from edge.toolchain.quantized import QuantizedPool
 from edge.workspace import Stage, Workspace, stage_key
 
 T = TypeVar("T")
 
 WORKING_DIR = "model_output"  # of the vendor's own choice, for a compile by hand beside the YAML
-DEMO_CALIBRATION = "demo"  # calibration/demo.yaml
-DEMO_TEST = "demo:test"
 
 # What shapes the vendor's output and how it is read, besides the compiler itself.
 COMPILER_CODE = (
@@ -67,37 +62,16 @@ class Build:
         self.workspace = workspace
         self.done: list[Stage[object]] = []
         self._listener = listener
+        self._calibration_set = choose_calibration(request)
         # Wrong paths are told now, not after minutes of compiling.
-        for source in (request.images, self._calibration_set().images):
+        for source in (request.images, self._calibration_set.images):
             if source is not None:
                 open_images(source)
 
     @cached_property
     def toolchain(self) -> Toolchain | None:
-        """The compiler; None with the portable mapper.
-
-        Raises:
-            ToolchainMissing: there is none, but this machine could have one.
-        """
-        wish = self.request.mapper
-        if wish == "portable":
-            return None
-        try:
-            return find(wish)
-        except ToolchainMissing as missing:
-            try:
-                require_platform()
-            except ToolchainMissing as unsupported:
-                if wish != "auto":
-                    raise missing from None
-                self._listener.warn(
-                    f"NO COMPILER: {unsupported.seen}. Going on with --mapper portable: onnxruntime "
-                    "quantizes instead of the vendor's compiler, no .bin is made, accuracy is an estimate"
-                )
-                return None
-            if self.request.install and wish in ("auto", "managed"):
-                return self._install()
-            raise
+        """The compiler; None with the portable mapper."""
+        return choose_compiler(self.request, self._listener)
 
     @cached_property
     def weights(self) -> Resolved:
@@ -198,14 +172,15 @@ class Build:
                 "calibrating on the project's demo pictures, which this network was not trained for; "
                 "give --calib DIR with pictures like the camera's"
             )
-        chosen = self._calibration_set()
+        chosen = self._calibration_set
         images = sample(open_images(chosen.images, count=chosen.n, seed=chosen.seed), chosen.n, chosen.seed)
 
         def action(out: Path) -> CalibrationResult:
             return calibrate(
                 images=images,
                 preprocess=request.spec.preprocess,
-                seed=request.seed,
+                n=chosen.n,
+                seed=chosen.seed,
                 out=out,
                 reporter=self._listener,
             )
@@ -339,7 +314,10 @@ class Build:
             quantized, name = self.quantize, self.quantize.result.onnx
         else:
             quantized, name = self.compile, f"{self.prefix}_quantized_model.onnx"
-        images, labelled = self._pictures()
+        network = source.result
+        images, no_top1 = choose_pictures(request, network.weights.source, network.classes)
+        if no_top1:
+            self._listener.warn(f"{no_top1}; agreement with the float network is measured instead")
         preprocess = request.spec.preprocess
 
         def action(out: Path) -> EvalResult:
@@ -357,7 +335,7 @@ class Build:
                     float_runner=OnnxRunner(source.path(source.result.onnx), preprocess),
                     quantized_runner=runner,
                     classes=source.result.classes,
-                    labelled=labelled,
+                    labelled=not no_top1,
                     out=out,
                     workers=workers,
                     reporter=self._listener,
@@ -369,7 +347,7 @@ class Build:
                 "float": source.sha256(source.result.onnx),
                 "quantized": quantized.sha256(name),
                 "images": images.fingerprint,
-                "labelled": labelled,
+                "labelled": not no_top1,
                 "preprocess": cattrs.unstructure(preprocess),
                 "toolchain": self.toolchain.identity if self.toolchain else "portable",
                 **_versions("numpy", "onnxruntime", "opencv-python"),
@@ -398,25 +376,6 @@ class Build:
         for stage in PORTABLE_STAGES if portable else STAGES:
             getattr(self, stage)
 
-    def _calibration_set(self) -> CalibrationSet:
-        """Return the user's set: one of ``calibration/`` by name, a YAML, or any source of pictures."""
-        request = self.request
-        source = request.calibration or DEMO_CALIBRATION
-        is_set = source == DEMO_CALIBRATION or Path(source).suffix in (".yaml", ".yml")
-        if is_set or (not Path(source).exists() and ":" not in source):
-            found = load_set(source)
-        else:
-            found = CalibrationSet(Path(source).name, source, seed=request.seed)
-        return evolve(found, n=request.calibration_count or found.n)
-
-    def _install(self) -> Toolchain:
-        self._listener.begin("toolchain")
-        started = time.monotonic()
-        toolchain = install(reporter=self._listener)
-        note = f"hb_mapper {toolchain.versions.get('hb_mapper', '')}, shared by all checkouts"
-        self._listener.end("toolchain", time.monotonic() - started, cached=False, note=note)
-        return toolchain
-
     def _compiler(self) -> Toolchain:
         if self.toolchain is None:
             raise UsageError(
@@ -425,27 +384,6 @@ class Build:
                 remedy="edge toolchain install",
             )
         return self.toolchain
-
-    def _pictures(self) -> tuple[ImageSet, bool]:
-        """Return the pictures to measure on, and whether their labels are this network's classes."""
-        request, network = self.request, self.export.result
-        source = network.weights.source
-        names = class_names("demo" if source == "demo" else request.spec.labels)
-        if request.images is not None:
-            images = open_images(request.images, classes=names or network.classes)
-            if request.images_count:
-                images = sample(images, request.images_count, seed=request.seed)
-        else:
-            images = open_images(DEMO_TEST, count=request.images_count or None)
-        labelled = images.labelled and source != "random" and (request.images is not None or source == "demo")
-        if not labelled:
-            reason = (
-                "random weights have no Top-1"
-                if source == "random"
-                else "no labelled pictures given (--images DIR)"
-            )
-            self._listener.warn(f"{reason}; agreement with the float network is measured instead")
-        return images, labelled
 
     def _stage(
         self,

@@ -22,9 +22,10 @@ RANK = {
     "toolchain": 6,
     "calibrate": 7, "evaluate": 7, "export": 7, "mapper": 7, "portable": 7, "simplify": 7,
     "request": 8,
-    "pipeline": 9,
-    "manifest": 10, "report": 10,
-    "cli": 11,
+    "choices": 9,
+    "pipeline": 10,
+    "manifest": 11, "report": 11,
+    "cli": 12,
 }  # fmt: skip
 STAGES = {"calibrate", "evaluate", "export", "mapper", "portable", "simplify"}
 BOARD = ("errors", "specs", "preprocess", "images")

@@ -1,0 +1,100 @@
+"""Settle what a request leaves open: the compiler, the calibration set, the pictures to measure on."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+from attrs import evolve
+
+from edge.calibrate import CalibrationSet, load_set
+from edge.errors import SpecError, ToolchainMissing, UsageError
+from edge.images import ImageSet, class_names, open_images, sample
+from edge.request import Listener, Request
+from edge.toolchain.find import find
+from edge.toolchain.found import Toolchain
+from edge.toolchain.install import install, require_platform
+
+DEMO_CALIBRATION = "demo"  # calibration/demo.yaml
+DEMO_TEST = "demo:test"
+
+
+def choose_compiler(request: Request, listener: Listener) -> Toolchain | None:
+    """Return the compiler; None where onnxruntime has to do instead.
+
+    Raises:
+        ToolchainMissing: there is none, but this machine could have one.
+    """
+    wish = request.mapper
+    if wish == "portable":
+        return None
+    try:
+        return find(wish)
+    except ToolchainMissing as missing:
+        try:
+            require_platform()
+        except ToolchainMissing as unsupported:
+            if wish != "auto":
+                raise missing from None
+            listener.warn(
+                f"NO COMPILER: {unsupported.seen}. Going on with --mapper portable: onnxruntime quantizes "
+                "instead of the vendor's compiler, no .bin is made, accuracy is an estimate"
+            )
+            return None
+        if request.install and wish in ("auto", "managed"):
+            return _install(listener)
+        raise
+
+
+def choose_calibration(request: Request) -> CalibrationSet:
+    """Return the user's set, a set of ``calibration/`` by name, or the demo's.
+
+    Raises:
+        UsageError: neither a source of pictures nor a set.
+    """
+    source = request.calibration or DEMO_CALIBRATION
+    if Path(source).exists() and Path(source).suffix not in (".yaml", ".yml"):
+        found = CalibrationSet(Path(source).name, source, seed=request.seed)
+    elif ":" in source:
+        found = CalibrationSet(source.replace(":", "_"), source, seed=request.seed)
+    else:
+        try:
+            found = load_set(source)
+        except SpecError as error:
+            raise UsageError(
+                f"--calib {source}: {error.seen}",
+                allowed="a folder of pictures, a list file, or a set: " + (error.allowed or ""),
+                remedy=error.remedy,
+            ) from error
+    return evolve(found, n=request.calibration_count or found.n)
+
+
+def choose_pictures(request: Request, source: str, classes: int) -> tuple[ImageSet, str]:
+    """Return the pictures to measure on, and why there is no Top-1; empty if there is.
+
+    Args:
+        request: what the user asked for.
+        source: of the weights.
+        classes: of the network.
+    """
+    if request.images is None:
+        images = open_images(DEMO_TEST, count=request.images_count or None)
+    else:
+        names = class_names("demo" if source == "demo" else request.spec.labels)
+        images = open_images(request.images, classes=names or classes)
+        if request.images_count:
+            images = sample(images, request.images_count, seed=request.seed)
+    if source == "random":
+        return images, "random weights have no Top-1"
+    if request.images is None and source != "demo":
+        return images, "no labelled pictures given (--images DIR)"
+    return images, images.unlabelled
+
+
+def _install(listener: Listener) -> Toolchain:
+    listener.begin("toolchain")
+    started = time.monotonic()
+    toolchain = install(reporter=listener)
+    note = f"hb_mapper {toolchain.versions.get('hb_mapper', '')}, shared by all checkouts"
+    listener.end("toolchain", time.monotonic() - started, cached=False, note=note)
+    return toolchain
