@@ -133,7 +133,9 @@ class Workspace:
                 raise WorkspaceError(
                     f"{self.root} is a file", allowed="a folder", remedy="choose another --build-dir"
                 )
-            strangers = [path.name for path in self.root.iterdir() if path.name != ".lock"]
+            # Another edge may be making this very folder, its marker half written.
+            names = [path.name for path in self.root.iterdir()]
+            strangers = [name for name in names if name != ".lock" and MARKER not in name]
             if strangers:
                 raise WorkspaceError(
                     f"{self.root} holds files that edge did not make ({strangers[0]}, …)",

@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 import stat
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
 import cv2
 import numpy as np
 import onnx
+import psutil
 import pytest
 from attrs import frozen
 from onnx import TensorProto, helper
@@ -148,3 +150,17 @@ def save_pictures(folder: Path, n: int, size: int = 80, seed: int = 0) -> Path:
         noise = rng.integers(-40, 40, (size, size, 3))
         cv2.imwrite(str(path), np.clip(base + noise, 0, 255).astype(np.uint8))
     return folder
+
+
+def gone(pid: int) -> bool:
+    try:
+        return psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
+
+
+def wait_for(condition: Callable[[], object]) -> bool:
+    deadline = time.monotonic() + 30
+    while not condition() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    return bool(condition())

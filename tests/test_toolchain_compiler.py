@@ -5,15 +5,11 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import onnx
-import psutil
 import pytest
-from conftest import FakeCompiler
 from onnx import TensorProto, helper, numpy_helper
 
 from edge.errors import CompileError, CompileTimeout, ModelFileError, UsageError, WorkspaceError
@@ -22,6 +18,7 @@ from edge.toolchain import process, sandbox
 from edge.toolchain.compiler import CHECK_LOG, COMPILE_LOG, CompileResult, checker, makertbin
 from edge.toolchain.found import Toolchain
 from edge.toolchain.sandbox import open_sandbox
+from tests.conftest import FakeCompiler, gone, wait_for
 
 YAML = """model_parameters:
   onnx_model: 'net.onnx'
@@ -214,20 +211,6 @@ def test_each_failure_is_told_and_leaves_its_log(
     assert caught.value.log == str(job.out / COMPILE_LOG)
     assert (job.out / COMPILE_LOG).exists()
     assert nothing_left(job)
-
-
-def gone(pid: int) -> bool:
-    try:
-        return psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return True
-
-
-def wait_for(condition: Callable[[], object]) -> bool:
-    deadline = time.monotonic() + 30
-    while not condition() and time.monotonic() < deadline:
-        time.sleep(0.05)
-    return bool(condition())
 
 
 @pytest.mark.parametrize("mode", ["hang", "hang-hard"])

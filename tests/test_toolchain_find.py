@@ -8,7 +8,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from conftest import FakeCompiler
 
 from edge.errors import InstallError, ToolchainError, ToolchainMissing, UsageError
 from edge.toolchain import find as module
@@ -16,6 +15,7 @@ from edge.toolchain import python310
 from edge.toolchain.find import IMAGE, find, status
 from edge.toolchain.found import Toolchain
 from edge.toolchain.python310 import find_python310
+from tests.conftest import FakeCompiler
 
 Program = Callable[[str, str], Path]
 
