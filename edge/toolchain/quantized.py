@@ -103,11 +103,18 @@ class _Worker:
         deadline = time.monotonic() + START_SECONDS
         while not line.endswith(b"\n"):
             line += self._read(1, deadline)
-        hello = json.loads(line)
-        if "error" in hello:
-            raise ToolchainError(f"the compiler's runtime can't load the quantized model: {hello['error']}")
-        self._picture_bytes = hello["height"] * hello["width"] * 3 // 2
-        self._answer_bytes = 4 * int(np.prod(hello["outputs"][0]["shape"]))
+        try:
+            hello = json.loads(line)
+            if "error" in hello:
+                raise ToolchainError(
+                    f"the compiler's runtime can't load the quantized model: {hello['error']}"
+                )
+            self._picture_bytes = hello["height"] * hello["width"] * 3 // 2
+            self._answer_bytes = 4 * int(np.prod(hello["outputs"][0]["shape"]))
+        except (ValueError, KeyError, IndexError, TypeError) as error:
+            raise ToolchainError(
+                f"the compiler's runtime began with {line[:100]!r}", remedy="edge toolchain install"
+            ) from error
 
     def ask(self, nv12: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Send one picture and return the answer."""

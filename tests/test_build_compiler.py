@@ -1,0 +1,162 @@
+"""``edge build`` with the vendor's real compiler, on small nets and at O0."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from attrs import frozen
+from onnx import TensorProto, helper, numpy_helper
+
+from edge.toolchain.found import Toolchain
+from tests.conftest import save_pictures
+
+pytestmark = pytest.mark.compiler
+
+NORM = ("--mean", "123.675,116.28,103.53", "--std", "58.395,57.12,57.375", "--resize", "64", "--level", "O0")
+
+
+def save_small_net(path: Path, seed: int = 0) -> Path:
+    """Two convolutions, ReLU, pooling and a head: 64x64 to 4 classes."""
+    rng = np.random.default_rng(seed)
+
+    def weight(name: str, *shape: int) -> onnx.TensorProto:
+        return numpy_helper.from_array(rng.normal(0, 0.3, shape).astype(np.float32), name)
+
+    nodes = [
+        helper.make_node(
+            "Conv", ["x", "w1", "b1"], ["c1"], name="/stem/Conv", strides=[4, 4], kernel_shape=[4, 4]
+        ),
+        helper.make_node("Relu", ["c1"], ["r1"], name="/stem/act/Relu"),
+        helper.make_node("Conv", ["r1", "w2", "b2"], ["c2"], name="/block/Conv", pads=[1, 1, 1, 1]),
+        helper.make_node("Relu", ["c2"], ["r2"], name="/block/act/Relu"),
+        helper.make_node("GlobalAveragePool", ["r2"], ["p"], name="/head/pool"),
+        helper.make_node("Flatten", ["p"], ["f"], name="/head/Flatten"),
+        helper.make_node("Gemm", ["f", "w3", "b3"], ["y"], name="/head/fc/Gemm", transB=1),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "small",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 3, 64, 64])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [1, 4])],
+        [
+            weight("w1", 16, 3, 4, 4), weight("b1", 16), weight("w2", 16, 16, 3, 3), weight("b2", 16),
+            weight("w3", 4, 16), weight("b3", 4),
+        ],
+    )  # fmt: skip
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 11)], ir_version=6), path)
+    return path
+
+
+@frozen
+class Built:
+    """One build of the small net, shared by the tests that only look at it."""
+
+    folder: Path
+    arguments: tuple[str, ...]
+    manifest: dict[str, Any]
+
+    @property
+    def root(self) -> Path:
+        return self.folder / "build" / "small"
+
+
+def build(folder: Path, *arguments: str) -> dict[str, Any]:
+    argv = [sys.executable, "-m", "edge", "build", *arguments, "--json"]
+    done = subprocess.run(argv, cwd=folder, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory, toolchain: Toolchain) -> Built:
+    folder = tmp_path_factory.mktemp("small")
+    net = save_small_net(folder / "small.onnx")
+    pictures = save_pictures(folder / "pictures", 24)
+    data = ("--images", str(pictures), "--calib", str(pictures), "--calib-count", "20")
+    arguments = (str(net), *NORM, *data)
+    return Built(folder, arguments, build(folder, *arguments))
+
+
+def test_the_result_on_disk(built: Built, toolchain: Toolchain) -> None:
+    manifest, root = built.manifest, built.root
+    assert (root / "small_64x64_nv12.bin").stat().st_size > 1000
+    names = {path.name for path in root.iterdir()}
+    for part in ("original_float", "optimized_float", "calibrated", "quantized"):
+        assert f"small_64x64_nv12_{part}_model.onnx" in names
+    assert {"small_64x64_nv12.yaml", "report.md", "hb_mapper_makertbin.log", "hb_mapper_checker.log"} <= names
+
+    net = (built.folder / "small.onnx").read_bytes()
+    assert manifest["schema_version"] == 1
+    assert manifest["model"] == "small"
+    assert manifest["weights"]["source"] == "onnx"
+    assert manifest["weights"]["sha256"] == hashlib.sha256(net).hexdigest()
+    assert manifest["toolchain"]["versions"] == dict(toolchain.versions)
+    assert manifest["static"]["fps"] == pytest.approx(1e6 / manifest["static"]["latency_us"], rel=0.01)
+    assert manifest["static"]["ddr_bytes"] > 0
+    assert (manifest["static"]["march"], manifest["static"]["optimize_level"]) == ("bayes-e", "O0")
+    assert manifest["placement"]["bpu"] >= 4
+    assert manifest["placement"]["cpu_inside"] == []
+    assert manifest["calibration"]["n"] == 20
+    assert manifest["accuracy"]["n"] == 24
+    for hop in ("float", "quantized"):
+        assert 0 <= manifest["accuracy"][hop]["top1"] <= manifest["accuracy"][hop]["top5"] <= 100
+    stages = ["export", "simplify", "check", "calibrate", "render", "compile", "eval"]
+    assert [stage["name"] for stage in manifest["stages"]] == stages
+    assert (
+        manifest["stages"][5]["command"] == "hb_mapper makertbin -c small_64x64_nv12.yaml --model-type onnx"
+    )
+    for artifact in manifest["artifacts"]:
+        assert not Path(artifact["path"]).is_absolute()
+        assert hashlib.sha256((root / artifact["path"]).read_bytes()).hexdigest() == artifact["sha256"]
+
+
+def test_no_path_of_this_machine_leaks(built: Built) -> None:
+    for name in ("manifest.json", "report.md", "small_64x64_nv12.yaml", "small_64x64_nv12.bin"):
+        assert str(built.folder).encode() not in (built.root / name).read_bytes(), name
+
+
+def test_int8_answers_like_float(built: Built) -> None:
+    assert built.manifest["accuracy"]["cosine"] > 0.98
+
+
+def test_an_unchanged_build_reuses_every_stage(built: Built) -> None:
+    assert all(stage["cached"] for stage in build(built.folder, *built.arguments)["stages"])
+
+
+def test_the_same_inputs_give_the_same_bytes_elsewhere(built: Built, tmp_path: Path) -> None:
+    place = str(tmp_path / "quite" / "another" / "place")
+    elsewhere = build(built.folder, *built.arguments, "--build-dir", place)
+    assert not any(stage["cached"] for stage in elsewhere["stages"])
+    assert elsewhere["artifacts"][0] == built.manifest["artifacts"][0]
+    assert elsewhere["artifacts"][0]["role"] == "bin"
+
+
+def test_the_published_yaml_compiles_by_hand(built: Built, tmp_path: Path, toolchain: Toolchain) -> None:
+    copy = shutil.copytree(built.root, tmp_path / "copy", symlinks=False)
+    command = ["hb_mapper", "makertbin", "-c", "small_64x64_nv12.yaml", "--model-type", "onnx"]
+    done = toolchain.run(command, cwd=copy, timeout=300)
+    assert done.returncode == 0, done.tail
+    assert (copy / "model_output" / "small_64x64_nv12.bin").stat().st_size > 1000
+
+
+@pytest.mark.slow
+def test_a_trained_mobilenet_keeps_its_accuracy(tmp_path: Path, shared: Path, toolchain: Toolchain) -> None:
+    manifest = build(
+        tmp_path, str(shared / "models/mobilenet_v1_0.75_224_float.onnx"), "--mean", "127.5", "--std", "127.5",
+        "--color", "rgb", "--resize", "256", "--crop", "224", "--level", "O0",
+        "--images", str(shared / "data/imagenet_val_500"), "--calib", str(shared / "data/imagenet_train_128"),
+        "--calib-count", "64",
+    )  # fmt: skip
+    accuracy = manifest["accuracy"]
+    assert accuracy["n"] == 500
+    assert 66 <= accuracy["float"]["top1"] <= 72
+    assert accuracy["drop"] <= 1.5
