@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TypeVar
 
 import cattrs
+import cv2
 
 from edge.calibrate import CalibrationResult, calibrate
 from edge.choices import choose_calibration, choose_compiler, choose_pictures
@@ -88,6 +89,7 @@ class Build:
     @cached_property
     def export(self) -> Stage[ExportResult]:
         """The float ONNX."""
+        self._listener.begin("export")  # choosing may download
         spec = self.request.spec
 
         def action(out: Path) -> ExportResult:
@@ -192,7 +194,8 @@ class Build:
                 "preprocess": cattrs.unstructure(request.spec.preprocess),
                 "n": chosen.n,
                 "seed": chosen.seed,
-                **_versions("numpy", "opencv-python"),
+                **_versions("numpy"),
+                "opencv": cv2.__version__,  # whichever of its packages is installed
             },
             action,
             CalibrationResult,
@@ -350,7 +353,8 @@ class Build:
                 "labelled": not no_top1,
                 "preprocess": cattrs.unstructure(preprocess),
                 "toolchain": self.toolchain.identity if self.toolchain else "portable",
-                **_versions("numpy", "onnxruntime", "opencv-python"),
+                **_versions("numpy", "onnxruntime"),
+                "opencv": cv2.__version__,
             },
             action,
             EvalResult,
