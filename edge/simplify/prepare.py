@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from edge.errors import ModelFileError
 from edge.graph import image_input, load_onnx
+from edge.simplify.opset import CannotExpress, downgrade
 
 if TYPE_CHECKING:
     import onnx
@@ -26,8 +27,8 @@ def read_model(path: Path) -> onnx.ModelProto:
         path: an .onnx file, its weights inside or beside it.
 
     Raises:
-        ModelFileError: missing, corrupt, over 2 GB, dynamic, half precision, several inputs, or weights
-            that lie elsewhere and can't be read.
+        ModelFileError: missing, corrupt, over 2 GB, dynamic, half precision, several inputs, operators
+            outside standard ONNX, or weights that lie elsewhere and can't be read.
     """
     import onnx
     from onnx import inliner
@@ -52,7 +53,15 @@ def read_model(path: Path) -> onnx.ModelProto:
             f"{path} with its weights has {size / 1e9:.1f} GB", allowed="less than 2 GB in one file"
         )
     image_input(model, str(path))
-    return inliner.inline_local_functions(model) if model.functions else model
+    model = inliner.inline_local_functions(model) if model.functions else model
+    foreign = sorted({node.domain for node in model.graph.node} - {"", "ai.onnx"})
+    if foreign:
+        raise ModelFileError(
+            f"{path} has operators of the domain {', '.join(foreign)}",
+            allowed="operators of standard ONNX",
+            remedy="export without custom operators, from torch with opset_version=11",
+        )
+    return model
 
 
 def pin_outputs(model: onnx.ModelProto, shapes: Sequence[Sequence[int]]) -> None:
@@ -75,17 +84,10 @@ def normal_form(model: onnx.ModelProto, origin: str) -> onnx.ModelProto:
         origin: how to call it in messages.
 
     Raises:
-        ModelFileError: it can't be brought to opset 10 or 11, or has operators outside standard ONNX.
+        ModelFileError: it can't be brought to opset 10 or 11.
     """
     import onnx
 
-    foreign = sorted({node.domain for node in model.graph.node} - {"", "ai.onnx"})
-    if foreign:
-        raise ModelFileError(
-            f"{origin} has operators of the domain {', '.join(foreign)}",
-            allowed="operators of standard ONNX",
-            remedy="export without custom operators, from torch with opset_version=11",
-        )
     result = onnx.ModelProto()
     result.CopyFrom(model)
     opset = opset_of(result)
@@ -172,18 +174,25 @@ def _converted(model: onnx.ModelProto, opset: int, origin: str) -> onnx.ModelPro
     import onnx
     from onnx import version_converter
 
-    try:
-        result = version_converter.convert_version(model, OPSET)
+    def fitting(result: onnx.ModelProto) -> onnx.ModelProto:
+        del result.graph.value_info[:]
         onnx.checker.check_model(result, full_check=True)
-    # The converter raises RuntimeError, ConvertError and others; all mean the same here.
-    except Exception as error:
-        reason = " ".join(str(error).split())
-        raise ModelFileError(
-            f"{origin} has opset {opset}, which can't be brought to {OPSET}: {reason[:160]}",
-            allowed="opset 10 or 11",
-            remedy="export with opset_version=11",
-        ) from error
-    return result
+        return result
+
+    try:
+        return fitting(version_converter.convert_version(model, OPSET))
+    except Exception as error:  # RuntimeError, ConvertError and others all mean the same here
+        why = error
+    try:
+        if opset > OPSET:
+            return fitting(downgrade(model, OPSET))
+    except (CannotExpress, onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
+        why = error
+    raise ModelFileError(
+        f"{origin} has opset {opset}, which can't be brought to {OPSET}: {' '.join(str(why).split())[:160]}",
+        allowed="opset 10 or 11",
+        remedy="export with opset_version=11",
+    ) from why
 
 
 def _drop_identities(graph: onnx.GraphProto) -> None:
