@@ -96,7 +96,7 @@ _TEXT: dict[str, tuple[str, dict[str, int]]] = {
     "gelu, 1.4142": (_GELU.replace("rt2", "rough_rt2"), {}),
     "gelu, 0.5001": (_GELU.replace("half", "rough_half"), {}),
     "gelu, 1.0001": (_GELU.replace("one", "rough_one"), {}),
-    "gelu by tanh": (_TANH + "h=Mul(x,half); y=Mul(h,u)", {}),
+    "gelu by tanh": (_TANH + "h=Mul(x,half); y=Mul(h,u)", {"power": 1}),
     "hardswish": (_HARD + "m=Mul(x,c); y=Div(m,six)", {"hardswish": 1}),
     "hardswish, terms swapped": (
         "a=Add(three,x); c=Clip(a,zero,six); m=Mul(c,x); y=Mul(sixth,m)",
@@ -130,6 +130,8 @@ _TEXT: dict[str, tuple[str, dict[str, int]]] = {
     "rsqrt of a variable sum": (_SIGMOID + "a=Add(v,x); s=Sqrt(a); y=Div(x,s)", {}),
     "rsqrt, root as numerator": (_SIGMOID + "s=Sqrt(v); y=Div(s,x)", {}),
     "rsqrt by pow": (_SIGMOID + "a=Add(v,eps); s=Pow(a,half); y=Div(x,s)", {}),
+    "power": ("y=Pow(x,three)", {"power": 1}),
+    "power, exponent of one axis": ("y=Pow(x,two)", {}),
     "softmax": ("y=Softmax<axis=1>(x)", {"softmax": 1}),
     "softmax by exp": ("e=Exp(x); s=ReduceSum<axes=[1],keepdims=1>(e); y=Div(e,s)", {}),
     "shuffle": (_SHUFFLE, {"channel_shuffle": 1}),

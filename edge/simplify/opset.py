@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from edge.simplify.view import constants
+
 if TYPE_CHECKING:
     import onnx
 
@@ -32,13 +34,7 @@ def downgrade(model: onnx.ModelProto, target: int) -> onnx.ModelProto:
     result = onnx.ModelProto()
     result.CopyFrom(model)
     entry = next(item for item in result.opset_import if item.domain in ("", "ai.onnx"))
-    stored = {tensor.name: tensor for tensor in result.graph.initializer} | {
-        node.output[0]: attribute.t
-        for node in result.graph.node
-        if node.op_type == "Constant"
-        for attribute in node.attribute
-        if attribute.name == "value"
-    }
+    stored = constants(result.graph)
     for node in result.graph.node:
         _rewrite(node, entry.version, target, stored)
     entry.version = target

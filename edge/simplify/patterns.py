@@ -107,6 +107,11 @@ def rsqrt(view: View, node: onnx.NodeProto) -> bool:
     return reader.op_type == "Reciprocal"
 
 
+def power(view: View, node: onnx.NodeProto) -> bool:
+    """Match Pow with a scalar exponent; the compiler leaves one of shape [1] to the CPU."""
+    return view.scalar(node.input[1]) is not None and view.rank(node.input[1]) == 0
+
+
 def operator(_view: View, _node: onnx.NodeProto) -> bool:
     """Match the operator itself, which the compiler has as one: it must not be taken apart."""
     return True
@@ -161,6 +166,7 @@ PATTERNS: Mapping[str, tuple[tuple[str, ...], Callable[[View, onnx.NodeProto], b
     "swish": (("Sigmoid",), swish),
     "mish": (("Softplus",), mish),
     "rsqrt": (("Sqrt",), rsqrt),
+    "power": (("Pow",), power),
     "softmax": (("Softmax",), operator),
     "depth_to_space": (("DepthToSpace", "Transpose"), depth_to_space),
     "space_to_depth": (("SpaceToDepth", "Transpose"), space_to_depth),

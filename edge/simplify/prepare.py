@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from edge.errors import ModelFileError
 from edge.graph import image_input, load_onnx
 from edge.simplify.opset import CannotExpress, downgrade
+from edge.simplify.view import constants
 
 if TYPE_CHECKING:
     import onnx
@@ -74,9 +75,10 @@ def pin_outputs(model: onnx.ModelProto, shapes: Sequence[Sequence[int]]) -> None
 
 
 def normal_form(model: onnx.ModelProto, origin: str) -> onnx.ModelProto:
-    """Return the model at an opset and IR that the compiler takes, with nothing else changed in meaning.
+    """Return the model at an opset and IR that the compiler takes; its answers stay the same.
 
-    Initializers are no inputs any more, Identity nodes and nodes nobody reads are gone, nameless nodes have
+    A Pow's exponent of shape [1] becomes a scalar, which keeps the Pow off the CPU. Initializers are no
+    inputs any more, Identity nodes and nodes nobody reads are gone, nameless nodes have
     a name, and what depends on the exporting machine (doc strings, metadata) is gone.
 
     Args:
@@ -95,6 +97,7 @@ def normal_form(model: onnx.ModelProto, origin: str) -> onnx.ModelProto:
         result = _converted(result, opset, origin)
     del result.opset_import[:]
     result.opset_import.add(domain="", version=opset if opset in OPSETS else OPSET)
+    _scalar_exponents(result.graph)
     return tidy(result)
 
 
@@ -193,6 +196,21 @@ def _converted(model: onnx.ModelProto, opset: int, origin: str) -> onnx.ModelPro
         allowed="opset 10 or 11",
         remedy="export with opset_version=11",
     ) from why
+
+
+def _scalar_exponents(graph: onnx.GraphProto) -> None:
+    import onnx
+
+    known = constants(graph)
+    for node in graph.node:
+        tensor = known.get(node.input[1]) if node.op_type == "Pow" else None
+        if tensor is not None and list(tensor.dims) == [1]:
+            scalar = onnx.numpy_helper.from_array(onnx.numpy_helper.to_array(tensor).reshape(()))
+            scalar.name = f"{node.input[1]}_scalar"
+            if scalar.name not in known:
+                graph.initializer.append(scalar)
+                known[scalar.name] = scalar
+            node.input[1] = scalar.name
 
 
 def _drop_identities(graph: onnx.GraphProto) -> None:

@@ -11,6 +11,17 @@ if TYPE_CHECKING:
     import onnx
 
 
+def constants(graph: onnx.GraphProto) -> dict[str, onnx.TensorProto]:
+    """Return the tensors of a graph's initializers and Constant nodes, by the name of their value."""
+    return {tensor.name: tensor for tensor in graph.initializer} | {
+        node.output[0]: attribute.t
+        for node in graph.node
+        if node.op_type == "Constant"
+        for attribute in node.attribute
+        if attribute.name == "value"
+    }
+
+
 class View:
     """A graph with its edges; Identity nodes are seen through.
 
@@ -21,7 +32,7 @@ class View:
     def __init__(self, model: onnx.ModelProto) -> None:
         self.nodes = list(model.graph.node)
         self._made = {output: node for node in self.nodes for output in node.output if output}
-        self._stored = {tensor.name: tensor for tensor in model.graph.initializer}
+        self._constants = constants(model.graph)
         self._readers: dict[str, list[onnx.NodeProto]] = defaultdict(list)
         for node in self.nodes:
             if node.op_type != "Identity":
@@ -80,6 +91,11 @@ class View:
         values = self._values(name)
         return float(values.flat[0]) if values is not None and values.size == 1 else None
 
+    def rank(self, name: str) -> int | None:
+        """Return the number of axes of a constant tensor."""
+        values = self._values(name)
+        return None if values is None else int(values.ndim)
+
     def clip_range(self, node: onnx.NodeProto) -> tuple[float | None, float | None]:
         """Return the limits of a Clip, from its inputs (opset 11) or its attributes (opset 10)."""
         if len(node.input) > 1:
@@ -115,11 +131,7 @@ class View:
         """Return a constant tensor as an array; None for anything else."""
         import onnx
 
-        name = self.source(name)
-        tensor = self._stored.get(name)
-        node = self._made.get(name)
-        if tensor is None and node is not None and node.op_type == "Constant":
-            tensor = self.attribute(node, "value", None)
+        tensor = self._constants.get(self.source(name))
         return None if tensor is None else onnx.numpy_helper.to_array(tensor)
 
 
