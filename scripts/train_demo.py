@@ -48,7 +48,7 @@ def main() -> int:
     step = steps.add_parser("train", help="render, train, write demo.safetensors and training.json")
     step.add_argument("--out", type=Path, required=True, help="folder for the results")
     step.add_argument("--cache", type=Path, help="folder for the rendered pictures (default: OUT)")
-    step.add_argument("--pictures", type=int, default=24_000, help="training pictures; 147 KiB each")
+    step.add_argument("--pictures", type=int, default=16_000, help="training pictures; 147 KiB each")
     step.add_argument("--validation", type=int, default=480, help="pictures to watch the training with")
     step.add_argument(
         "--init",
