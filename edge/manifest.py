@@ -50,7 +50,6 @@ def manifest(build: Build, files: Iterable[Artifact], report: str) -> dict[str, 
         files: from :func:`artifacts`.
         report: text of ``report.md``.
     """
-    weights = build.export.result.weights
     hashes = {stage.path(record.path): record for stage in build.done for record in stage.files}
     listed = [
         {
@@ -65,7 +64,7 @@ def manifest(build: Build, files: Iterable[Artifact], report: str) -> dict[str, 
     listed.append(
         {"role": "report", "path": REPORT, "bytes": len(text), "sha256": hashlib.sha256(text).hexdigest()}
     )
-    return {**facts(build), "artifacts": listed, "weights": cattrs.unstructure(weights)}
+    return {**facts(build), "artifacts": listed}
 
 
 def facts(build: Build) -> dict[str, object]:
@@ -81,6 +80,7 @@ def facts(build: Build) -> dict[str, object]:
         "edge": __version__,
         "command": command("build", request),
         "weights": cattrs.unstructure(build.export.result.weights),
+        "exporter": build.export.result.exporter,
         "preprocess": cattrs.unstructure(spec.preprocess),
         "mapper": build.toolchain.kind if build.toolchain else "portable",
         "precision": request.precision.name,

@@ -475,7 +475,7 @@ def test_timm_weights_go_to_the_worker(hub: str, out: Path) -> None:
     result = export(resolved=resolved, spec=timm_spec(hub), toolchain=chain, out=out)
     assert fake.jobs[0]["weights"] == resolved.file
     assert (result.onnx, result.weights.sha256) == ("Tiny.onnx", resolved.sha256)
-    assert "timm 1.0.31" in result.notes[0]
+    assert "timm 1.0.31" in result.exporter
 
 
 RANDOM = Resolved("random", "Tiny_random", "tiny.a1", None, None, 0, CLASSES)

@@ -52,6 +52,7 @@ class ExportResult:
         input_shape: batch first.
         classes: number of scores.
         parameters: number of float weights.
+        exporter: versions of what exported it; empty where the file came as ONNX.
         notes: what the user should know of it.
     """
 
@@ -62,6 +63,7 @@ class ExportResult:
     input_shape: tuple[int, ...]
     classes: int
     parameters: int
+    exporter: str = ""
     notes: tuple[str, ...] = ()
 
 
@@ -91,12 +93,13 @@ def export(
     reporter = reporter or Silent()
     target = out / f"{resolved.name}.onnx"
     notes: tuple[str, ...] = ()
+    exporter = ""
     if resolved.needs_toolchain:
         reporter.update(f"export {resolved.tag} to ONNX")
         answer = _run_worker(resolved, spec, toolchain, target)
-        notes = (f"exported by torch {answer['torch']}, timm {answer['timm']}, opset 11",)
+        exporter = f"torch {answer['torch']}, timm {answer['timm']}"
         if resolved.source == "random":
-            notes += (f"random weights of seed {resolved.seed}: good for speed, Top-1 means nothing",)
+            notes = (f"random weights of seed {resolved.seed}: good for speed, Top-1 means nothing",)
     elif resolved.source == "demo":
         reporter.update(f"unpack {resolved.tag}")
         _unpack_demo(Path(resolved.file or ""), target)
@@ -115,6 +118,7 @@ def export(
         input_shape=found.input_shape,
         classes=found.classes,
         parameters=found.parameters,
+        exporter=exporter,
         notes=notes + notes_on(found),
     )
 
