@@ -127,7 +127,8 @@ def test_weights_are_symmetric_for_each_channel(tmp_path: Path, out: Path) -> No
     tensors = {t.name: numpy_helper.to_array(t) for t in onnx.load(out / result.onnx).graph.initializer}
     assert tensors["w0_scale"].shape == (16,)
     assert tensors["w0_quantized"].dtype == np.uint8
-    assert set(tensors["w0_zero_point"].tolist()) == {128}
+    middle = set(tensors["w0_zero_point"].tolist())
+    assert middle in ({127}, {128})  # onnxruntime 1.23 rounds the middle down, later ones up
 
 
 def test_counts_names_and_record(tmp_path: Path, out: Path) -> None:
