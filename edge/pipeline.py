@@ -200,7 +200,7 @@ class Build:
             action,
             CalibrationResult,
             code=("edge.calibrate", "edge.images", "edge.preprocess", "edge.resample", "edge.demo.render"),
-            note=lambda r: f"{r.n} pictures of {r.source}, seed {r.seed}",
+            note=lambda r: r.source + (f", {len(r.unreadable)} left out" if r.unreadable else ""),
         )
 
     @cached_property

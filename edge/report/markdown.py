@@ -136,8 +136,8 @@ def _calibration(facts: Mapping[str, Any]) -> list[str]:
     return [
         "## Calibration",
         "",
-        f"{calibration['n']} pictures of {calibration['images']}, seed {calibration['seed']}; "
-        f"method: {calibration['method'] or 'not stated by the compiler'}.",
+        f"n = {calibration['n']}: {calibration['images']}. "
+        f"Method: {calibration['method'] or 'not stated by the compiler'}.",
         "",
     ]
 
