@@ -69,7 +69,7 @@ def disk_errors(root: Path) -> Iterator[None]:
                 f"the disk that holds {root} is full ({free / 1e6:.0f} MB free)",
                 remedy="free some space, or choose another disk with --build-dir; finished stages are kept",
             ) from error
-        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS) and _inside(error.filename, root):
+        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR) and _inside(error.filename, root):
             raise WorkspaceError(
                 f"{root} can't be written: {error.strerror}", remedy="choose another folder with --build-dir"
             ) from error

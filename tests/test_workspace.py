@@ -147,6 +147,12 @@ def test_a_file_in_the_way_is_refused(root: Path) -> None:
         pass
 
 
+def test_a_file_among_the_parents_is_told(root: Path) -> None:
+    root.parent.write_text("")
+    with pytest.raises(WorkspaceError, match="--build-dir"), Workspace(root, Silent()):
+        pass
+
+
 def _hold(root: Path, ready: object, release: object) -> None:
     with Workspace(root, Silent()):
         ready.set()
