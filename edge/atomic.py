@@ -12,6 +12,8 @@ from pathlib import Path
 
 from edge.errors import WorkspaceError
 
+UNWRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR)
+
 
 def write_json(path: Path, data: object) -> None:
     """Write JSON so that the file is either the old one or the complete new one."""
@@ -69,7 +71,7 @@ def disk_errors(root: Path) -> Iterator[None]:
                 f"the disk that holds {root} is full ({free / 1e6:.0f} MB free)",
                 remedy="free some space, or choose another disk with --build-dir; finished stages are kept",
             ) from error
-        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR) and _inside(error.filename, root):
+        if error.errno in UNWRITABLE and _inside(error.filename, root):
             raise WorkspaceError(
                 f"{root} can't be written: {error.strerror}", remedy="choose another folder with --build-dir"
             ) from error

@@ -41,7 +41,7 @@ if [ -e "$marker" ] && usable "$venv/bin/python"; then
 fi
 
 python=$(find_python)
-echo "setting up $venv with $("$python" --version) (pinned packages, once)" >&2
+echo "setting up ${venv#"$PWD"/} with $("$python" --version) (pinned packages, once)" >&2
 # A leftover of another Python, or of a killed set-up, is made anew.
 if [ ! -x "$venv/bin/pip" ] || ! usable "$venv/bin/python"; then
     rm -rf "$venv"
@@ -50,7 +50,7 @@ if [ ! -x "$venv/bin/pip" ] || ! usable "$venv/bin/python"; then
         fail "'$python -m venv' failed" "Debian, Ubuntu: apt-get install python3-venv"
     }
 fi
-pip() { "$venv/bin/python" -m pip --disable-pip-version-check --quiet "$@"; }
+pip() { "$venv/bin/python" -m pip --disable-pip-version-check -qq "$@"; }
 pip install --require-hashes -r "$lock" ||
     fail "the packages could not be installed" "check the network and pip's index settings (pip config list)"
 pip install --no-deps --no-build-isolation -e "$root" || fail "edge itself could not be installed" "see above"

@@ -23,6 +23,8 @@ REGENERATE = os.environ.get("EDGE_REGENERATE_README") == "1"
 BLOCK = re.compile(r"```console\n(.*?)```\n", re.DOTALL)
 MAP = re.compile(r"(<!-- code map.*?-->\n)(.*?)(<!-- end of code map -->)", re.DOTALL)
 PROGRESS = re.compile(r"^  \w+ +\d+%")
+# What a machine has or lacks: another compiler, an engine, a network, how its Python 3.10 came there.
+MACHINE = re.compile(r"^(- |setting up |Python 3\.10: |[✓✗] python |! (timm|vendor) weights)")
 
 
 def blocks(text: str) -> list[tuple[str, list[str]]]:
@@ -69,6 +71,10 @@ def clone(tmp_path_factory: pytest.TempPathFactory, toolchain: Toolchain) -> Pat
 def run(command: str, clone: Path) -> list[str]:
     """Run a command in the clone; return its lines, progress left out."""
     env = {k: v for k, v in os.environ.items() if k not in ("VIRTUAL_ENV", "EDGE_VENV")}
+    if not REGENERATE:
+        # The README shows a machine with no network but a package index; pip has done its part by now.
+        subprocess.run(["bash", "scripts/setup.sh", "build"], cwd=clone, env=env, check=True)
+        env |= {"HTTPS_PROXY": "http://127.0.0.1:9", "https_proxy": "http://127.0.0.1:9"}
     env["PATH"] = f"{clone}/.venv/bin{os.pathsep}{env['PATH']}"
     done = subprocess.run(
         ["bash", "-c", command],
@@ -102,6 +108,8 @@ def test_the_commands_print_what_the_readme_shows(clone: Path) -> None:
             continue
         shapes = {shape(line) for line in seen}
         for line in shown:
+            if MACHINE.match(line):
+                continue
             assert shape(line) in shapes, f"$ {command}\nno longer prints: {line}"
 
 
