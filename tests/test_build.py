@@ -53,7 +53,10 @@ def test_a_portable_build_never_makes_a_bin(edge: Run, tmp_path: Path, net: Path
     assert manifest["artifacts"][0]["path"].endswith("_portable_int8.onnx")
     assert manifest["accuracy"]["n"] == 24
     assert manifest["accuracy"]["float"]["top1"] is not None
-    assert "portable" in (tmp_path / "build/net/report.md").read_text()
+    report = (tmp_path / "build/net/report.md").read_text()
+    assert "**portable**" in report
+    assert f"| quantized | {manifest['accuracy']['quantized']['top1']:.2f} % [" in report
+    assert manifest["command"] in report
     check_hashes(tmp_path)
 
 

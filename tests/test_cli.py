@@ -12,7 +12,7 @@ import pytest
 
 from edge.cli import VERBS, cli, main
 from edge.errors import EdgeError, UsageError
-from tests.conftest import Run, save_net
+from tests.conftest import FakeCompiler, Run, save_net
 
 NORM = ("--mean", "0", "--std", "255")
 
@@ -176,3 +176,32 @@ def test_errors_know_their_exit_codes() -> None:
     assert EdgeError("x").exit_code == 1
     assert UsageError("x").exit_code == 2
     assert str(EdgeError("a", allowed="b", remedy="c")) == "a\nallowed: b\nnext: c"
+
+
+def test_doctor_names_what_is_missing_and_the_remedy(
+    edge: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("EDGE_CACHE", str(tmp_path / "nothing"))
+    code, out, err = edge("doctor")
+    assert code == 1
+    assert "✗ compiler" in out
+    assert "edge toolchain install" in out
+    assert "not ready to build: compiler" in err
+
+
+def test_doctor_is_content_where_a_compiler_is(edge: Run, fake_compiler: FakeCompiler) -> None:
+    code, out, _ = edge("doctor")
+    assert code == 0, out
+    assert "ready: edge build" in out
+    code, out, _ = edge("doctor", "--json")
+    assert {finding["name"]: finding["ok"] for finding in json.loads(out)}["compiler"] is True
+
+
+def test_toolchain_status_shows_every_route(edge: Run, fake_compiler: FakeCompiler) -> None:
+    code, out, _ = edge("toolchain", "status")
+    assert code == 0
+    assert "✓ path" in out
+    assert "- managed" in out
+    assert "in use: path" in out
+    _, out, _ = edge("toolchain", "status", "--json")
+    assert [route["kind"] for route in json.loads(out)["routes"]] == ["managed", "path", "docker"]
