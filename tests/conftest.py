@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import stat
 import sys
 import time
@@ -26,6 +27,13 @@ from edge.toolchain.install import install, require_platform
 Run = Callable[..., tuple[int, str, str]]
 
 FAKES = Path(__file__).resolve().parent / "fakes"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def interruptible() -> None:
+    """A suite started in the background inherits an ignored Ctrl-C, and so would the children it interrupts."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")

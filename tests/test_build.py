@@ -129,15 +129,16 @@ def test_a_hanging_compiler_is_stopped_with_its_children(
     assert wait_for(lambda: all(map(gone, fake_compiler.pids())))
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupted_build_resumes(
-    edge: Run, tmp_path: Path, net: Path, pictures: Path, fake_compiler: FakeCompiler
+    edge: Run, net: Path, pictures: Path, fake_compiler: FakeCompiler, number: int
 ) -> None:
     fake_compiler.mode("ok")
     edge("check", *fake(net, pictures)[1:])
     fake_compiler.mode("hang")
     process = subprocess.Popen([sys.executable, "-m", "edge", *fake(net, pictures)], stderr=subprocess.PIPE)
     assert wait_for(fake_compiler.pids)
-    process.send_signal(signal.SIGINT)
+    process.send_signal(number)
     _, err = process.communicate(timeout=60)
     assert process.returncode == 130
     assert b"Traceback" not in err
