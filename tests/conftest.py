@@ -31,7 +31,7 @@ FAKES = Path(__file__).resolve().parent / "fakes"
 
 @pytest.fixture(scope="session", autouse=True)
 def interruptible() -> None:
-    """A suite started in the background inherits an ignored Ctrl-C, and so would the children it interrupts."""
+    """Undo an ignored Ctrl-C, which a suite started in the background and its children inherit."""
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 

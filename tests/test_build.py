@@ -137,9 +137,12 @@ def test_an_interrupted_build_resumes(
     edge("check", *fake(net, pictures)[1:])
     fake_compiler.mode("hang")
     process = subprocess.Popen([sys.executable, "-m", "edge", *fake(net, pictures)], stderr=subprocess.PIPE)
-    assert wait_for(fake_compiler.pids)
-    process.send_signal(number)
-    _, err = process.communicate(timeout=60)
+    try:
+        assert wait_for(fake_compiler.pids)
+        process.send_signal(number)
+        _, err = process.communicate(timeout=60)
+    finally:
+        process.kill()
     assert process.returncode == 130
     assert b"Traceback" not in err
     fake_compiler.mode("ok")
