@@ -299,8 +299,9 @@ class Build:
             {
                 "onnx": graph.sha256(graph.result.onnx),
                 "calibration": calibration.result.sha256,
+                "preprocess": cattrs.unstructure(self.request.spec.preprocess),
                 "prefix": self.prefix,
-                **_versions("onnx", "onnxruntime"),
+                **_versions("numpy", "onnx", "onnxruntime"),
             },
             action,
             PortableResult,

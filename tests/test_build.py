@@ -76,6 +76,14 @@ def test_a_change_runs_only_what_depends_on_it(edge: Run, tmp_path: Path, net: P
     assert again == {"export": False, "simplify": False, "calibrate": True, "quantize": True, "eval": True}
 
 
+def test_another_normalisation_quantizes_again(edge: Run, tmp_path: Path, net: Path, pictures: Path) -> None:
+    """The calibration files hold raw pixels, so they alone do not tell what the network sees."""
+    edge(*portable(net, pictures))
+    _, out, _ = edge(*portable(net, pictures, "--std", "60"))
+    again = {stage["name"] for stage in json.loads(out)["stages"] if not stage["cached"]}
+    assert {"quantize", "eval"} <= again
+
+
 def test_paths_in_the_manifest_are_relative(edge: Run, tmp_path: Path, net: Path, pictures: Path) -> None:
     _, out, _ = edge(*portable(net, pictures))
     assert str(tmp_path) not in json.dumps(json.loads(out)["artifacts"])
