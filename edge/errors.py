@@ -16,6 +16,9 @@
     │   ├── InstallError          it could not be installed
     │   └── CompileError          it ran and failed; carries stage, cause, remedy
     │       └── CompileTimeout    it was stopped at its time limit
+    ├── BackendError              a program can't be opened or run
+    │   └── BackendMissing        this machine lacks what the backend needs
+    ├── BoardError                the board over SSH: unreachable, of another version, or a tool of it failed
     ├── WorkspaceError            the build folder: foreign, locked, disk full
     └── GateError                 a result is worse than a gate allows
 """
@@ -117,6 +120,18 @@ class CompileError(ToolchainError):
 
 class CompileTimeout(CompileError):  # noqa: N818 - reads as what it says
     """The compiler was stopped at its time limit."""
+
+
+class BackendError(EdgeError):
+    """A program can't be opened or run by a backend."""
+
+
+class BackendMissing(BackendError):  # noqa: N818 - reads as what it says
+    """This machine lacks what the backend needs: a vendor module, the compiler, onnxruntime, a file."""
+
+
+class BoardError(EdgeError):
+    """The board can't be reached, is of another version, or one of its tools failed."""
 
 
 class WorkspaceError(EdgeError):

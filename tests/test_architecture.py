@@ -16,19 +16,21 @@ RANK = {
     "errors": 0, "progress": 0, "statistics": 0,
     "atomic": 1, "graph": 1, "reach": 1, "resources": 1,
     "demo": 2, "download": 2, "specs": 2, "workspace": 2,
-    "resample": 3,
+    "metadata": 3, "resample": 3,
     "preprocess": 4,
     "images": 5,
     "toolchain": 6,
-    "calibrate": 7, "evaluate": 7, "export": 7, "mapper": 7, "portable": 7, "simplify": 7,
-    "request": 8,
-    "choices": 9,
-    "pipeline": 10,
-    "manifest": 11, "report": 11,
-    "cli": 12,
+    "runtime": 7,
+    "calibrate": 8, "evaluate": 8, "export": 8, "mapper": 8, "portable": 8, "simplify": 8, "verify": 8,
+    "request": 9,
+    "choices": 10,
+    "pipeline": 11,
+    "manifest": 12, "report": 12,
+    "board": 13, "bundle": 13,
+    "cli": 14,
 }  # fmt: skip
-STAGES = {"calibrate", "evaluate", "export", "mapper", "portable", "simplify"}
-BOARD = ("errors", "specs", "preprocess", "images")
+STAGES = {"calibrate", "evaluate", "export", "mapper", "portable", "simplify", "verify"}
+BOARD = ("errors", "metadata", "specs", "preprocess", "images", "runtime")
 
 
 def modules() -> list[Path]:

@@ -1,0 +1,1 @@
+"""One module a backend; each has ``open_backend(program) -> Backend``."""

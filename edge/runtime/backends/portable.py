@@ -1,0 +1,76 @@
+"""The portable model in stock onnxruntime: no vendor software, any machine."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from edge.errors import BackendError, BackendMissing
+from edge.runtime.program import Program
+from edge.runtime.protocol import Array, Info, Scores, Tensor
+
+EXACT_KEY = "edge.exact"  # metadata of the ONNX file: "1" where it computes the board's integers
+SIZE_KEY = "edge.size"  # "HxW" of the NV12 picture that the file takes
+
+
+class PortableBackend:
+    """A portable model; onnxruntime sessions may be shared by threads, each run uses one."""
+
+    concurrent = True
+
+    def __init__(self, program: Program) -> None:
+        path = program.files.get("portable")
+        if path is None:
+            raise BackendMissing(
+                f"{program.name} comes without its portable model", remedy="edge build MODEL"
+            )
+        try:
+            import onnxruntime
+        except ImportError as error:
+            raise BackendMissing("onnxruntime is not installed", remedy="pip install onnxruntime") from error
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = 1
+        options.log_severity_level = 3
+        try:
+            self._session = onnxruntime.InferenceSession(
+                str(path), options, providers=["CPUExecutionProvider"]
+            )
+            notes = self._session.get_modelmeta().custom_metadata_map
+            height, width = (int(side) for side in notes[SIZE_KEY].split("x"))
+        except KeyError:
+            raise BackendError(f"{path.name} was not made by edge", remedy="edge build MODEL") from None
+        except Exception as error:  # onnxruntime's own exceptions share no public base
+            cause = " ".join(str(error).split())[:200]
+            raise BackendError(
+                f"onnxruntime can't load {path.name}: {cause}", remedy="edge build MODEL"
+            ) from error
+        self._inputs = [tensor.name for tensor in self._session.get_inputs()]
+        self.info = Info(
+            backend="portable",
+            model=program.name,
+            version=f"onnxruntime {onnxruntime.__version__}",
+            inputs=(Tensor(self._inputs[0], (1, 3, height, width), "uint8", nv12=True),),
+            outputs=tuple(
+                Tensor(tensor.name, tuple(tensor.shape), "float32") for tensor in self._session.get_outputs()
+            ),
+            exact=notes.get(EXACT_KEY) == "1",
+        )
+
+    def run(self, inputs: Sequence[Array]) -> list[Scores]:
+        """Execute once; see the protocol."""
+        try:
+            return list(self._session.run(None, dict(zip(self._inputs, inputs, strict=True))))
+        except Exception as error:  # onnxruntime's own exceptions share no public base
+            raise BackendError(f"onnxruntime failed: {' '.join(str(error).split())[:200]}") from error
+
+    def close(self) -> None:
+        """Nothing is held but memory."""
+
+
+def open_backend(program: Program) -> PortableBackend:
+    """Open the program's portable model.
+
+    Raises:
+        BackendMissing: no portable model, or no onnxruntime.
+        BackendError: onnxruntime refuses it.
+    """
+    return PortableBackend(program)

@@ -1,0 +1,203 @@
+"""A loaded program: picture in, scores or labels out, whatever executes it."""
+
+from __future__ import annotations
+
+import queue
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from types import TracebackType
+
+import numpy as np
+from attrs import frozen
+from numpy.typing import NDArray
+
+from edge.errors import BackendError, ImageError, UsageError
+from edge.metadata import Metadata
+from edge.preprocess import decode, resize_crop, rgb_to_nv12
+from edge.runtime.protocol import Array, Backend, Info, Scores, Tensor
+from edge.specs import Preprocess
+
+Picture = str | Path | NDArray[np.uint8]
+
+
+@frozen
+class PassedOver:
+    """A backend that ``auto`` tried and why it was not taken."""
+
+    backend: str
+    why: str
+
+
+class Net:
+    """A program that is ready to run; may be shared by threads.
+
+    Args:
+        backends: the same program opened one or more times; as many threads compute at once where a backend
+            serves only one caller.
+        preprocess: from a picture to the input; None if unknown, then only :meth:`run` works.
+        labels: class names in index order; None if unknown.
+        metadata: of the program, if it has any.
+        passed_over: what ``auto`` tried before.
+    """
+
+    def __init__(
+        self,
+        backends: Sequence[Backend],
+        *,
+        preprocess: Preprocess | None,
+        labels: Sequence[str] | None,
+        metadata: Metadata | None = None,
+        passed_over: Sequence[PassedOver] = (),
+    ) -> None:
+        self.info: Info = backends[0].info
+        self.preprocess = preprocess
+        self.labels = None if labels is None else tuple(labels)
+        self.metadata = metadata
+        self.passed_over = tuple(passed_over)
+        self._backends = tuple(backends)
+        self._free: queue.Queue[Backend] = queue.Queue()
+        for backend in backends:
+            self._free.put(backend)
+        self._closed = False
+        self._check_size()
+
+    @property
+    def backend(self) -> str:
+        """Name of the backend that really runs."""
+        return self.info.backend
+
+    def nv12(self, picture: Picture) -> NDArray[np.uint8]:
+        """Return the bytes that the program takes: packed full-range NV12, uint8, flat, H*W*3/2.
+
+        Args:
+            picture: path of an image file, or RGB, uint8, (height, width, 3).
+
+        Raises:
+            ImageError: no such picture, or it can't be read.
+            UsageError: the program's preprocessing is not known.
+        """
+        if self.preprocess is None:
+            raise UsageError(
+                "how pictures become this program's input is not known",
+                allowed="a build folder or a bundle, which say so, or load(path, preprocess=Preprocess(...))",
+            )
+        if isinstance(picture, np.ndarray):
+            rgb = picture
+        else:
+            try:
+                rgb = decode(Path(picture).expanduser().read_bytes(), str(picture))
+            except OSError as error:
+                raise ImageError(f"{picture} can't be read: {error.strerror or error}") from error
+        return rgb_to_nv12(np.ascontiguousarray(resize_crop(rgb, self.preprocess)))
+
+    def run(self, *inputs: Array) -> list[Scores]:
+        """Execute the program once.
+
+        Args:
+            inputs: one array an input of ``info.inputs``; NV12 as uint8 of H*W*3/2 values in any shape, other
+                inputs of exactly the stated shape and dtype.
+
+        Returns:
+            One float32 array an output of ``info.outputs``, dequantised.
+
+        Raises:
+            UsageError: another number of inputs, dtype or size; told before the vendor's runtime sees it.
+            BackendError: the runtime failed, or the net is closed.
+        """
+        expected = self.info.inputs
+        if len(inputs) != len(expected):
+            raise UsageError(f"{len(inputs)} inputs", allowed=f"{len(expected)}: {_names(expected)}")
+        checked = [_checked(array, tensor) for array, tensor in zip(inputs, expected, strict=True)]
+        with self._borrow() as backend:
+            return backend.run(checked)
+
+    def scores(self, picture: Picture) -> Scores:
+        """Return the class scores of a picture, float32 (classes,), as the network gives them."""
+        return self.run(self.nv12(picture))[0].reshape(-1)
+
+    def classify(self, picture: Picture, k: int = 5) -> list[tuple[str, float]]:
+        """Return the ``k`` best classes with their probabilities, best first.
+
+        Args:
+            picture: as for :meth:`nv12`.
+            k: how many; at most as many as there are classes.
+
+        Returns:
+            (label, probability in 0..1); the class index as text where labels are not known.
+        """
+        if k < 1:
+            raise UsageError(f"k = {k}", allowed="1 and above")
+        chances = probabilities(self.scores(picture))
+        best = np.argsort(-chances, kind="stable")[:k]
+        return [(self._label(int(index)), float(chances[index])) for index in best]
+
+    def close(self) -> None:
+        """Give the backend back; further calls do nothing."""
+        self._closed = True
+        for backend in self._backends:
+            backend.close()
+
+    def __enter__(self) -> Net:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    @contextmanager
+    def _borrow(self) -> Iterator[Backend]:
+        if self._closed:
+            raise BackendError(f"{self.info.model} is closed", remedy="load it again")
+        if self._backends[0].concurrent:
+            yield self._backends[0]
+            return
+        backend = self._free.get()
+        try:
+            yield backend
+        finally:
+            self._free.put(backend)
+
+    def _label(self, index: int) -> str:
+        return self.labels[index] if self.labels and index < len(self.labels) else str(index)
+
+    def _check_size(self) -> None:
+        pictures = [tensor for tensor in self.info.inputs if tensor.nv12]
+        if self.preprocess and pictures and pictures[0].size != self.preprocess.crop:
+            height, width = pictures[0].size
+            raise UsageError(
+                f"the program takes {height}x{width} pictures, the preprocessing makes "
+                f"{self.preprocess.crop[0]}x{self.preprocess.crop[1]}",
+                allowed="the same size",
+            )
+
+
+def probabilities(scores: Scores) -> NDArray[np.float64]:
+    """Return the softmax of class scores; scores that already are probabilities (>= 0, sum 1) stay.
+
+    Args:
+        scores: float32, (classes,).
+    """
+    values = scores.astype(np.float64)
+    if values.min() >= 0 and abs(values.sum() - 1) < 1e-3:
+        return values
+    powers: NDArray[np.float64] = np.exp(values - values.max())
+    chances: NDArray[np.float64] = powers / powers.sum()
+    return chances
+
+
+def _checked(array: Array, tensor: Tensor) -> Array:
+    """Refuse what the vendor's runtimes would take and misread: they check neither size nor layout."""
+    shaped = array.size == tensor.elements if tensor.nv12 else array.shape == tensor.shape
+    if str(array.dtype) != tensor.dtype or not shaped:
+        want = f"{tensor.elements} bytes of NV12" if tensor.nv12 else f"{tensor.dtype} {tensor.shape}"
+        raise UsageError(
+            f"input {tensor.name!r} is {array.dtype} {array.shape}", allowed=f"{tensor.dtype}, {want}"
+        )
+    flat = array.reshape(-1) if tensor.nv12 else array
+    return np.ascontiguousarray(flat)
+
+
+def _names(tensors: Sequence[Tensor]) -> str:
+    return ", ".join(tensor.name for tensor in tensors)

@@ -1,0 +1,111 @@
+"""``load``: open a program with the backend that fits this machine."""
+
+from __future__ import annotations
+
+import importlib
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+from edge.errors import BackendError, BackendMissing, UsageError
+from edge.images import class_names
+from edge.runtime.net import Net, PassedOver
+from edge.runtime.program import Program, locate
+from edge.runtime.protocol import Backend
+from edge.specs import Preprocess
+
+BackendName = Literal[
+    "auto", "hbm_runtime", "hobot_dnn", "bpu_infer_lib", "hbdk_sim", "quantized", "portable"
+]
+# In the order in which ``auto`` tries them: the board's own runtimes, then what is nearest to the board.
+BACKENDS: tuple[BackendName, ...] = (
+    "hbm_runtime",
+    "hobot_dnn",
+    "bpu_infer_lib",
+    "hbdk_sim",
+    "quantized",
+    "portable",
+)
+_log = logging.getLogger("edge.runtime")
+
+
+def load(
+    path: str | Path,
+    backend: BackendName = "auto",
+    *,
+    threads: int = 1,
+    preprocess: Preprocess | None = None,
+    labels: Sequence[str] | None = None,
+) -> Net:
+    """Open a program.
+
+    Args:
+        path: a build folder, a bundle, a ``.bin``, or an ONNX that a build made.
+        backend: a name of ``BACKENDS``; ``auto`` takes the first of them that works here and logs (logger
+            ``edge.runtime``) why others were passed over.
+        threads: how many callers compute at once; a backend that serves one caller is opened so many times.
+        preprocess: for a single file that comes without ``metadata.json``.
+        labels: class names in index order, where the program brings none.
+
+    Returns:
+        The net; use it in a ``with``, or close it.
+
+    Raises:
+        ModelFileError: no program is there.
+        BackendMissing: this machine lacks what the backend needs.
+        BackendError: the backend refuses the program.
+        UsageError: no such backend.
+    """
+    if backend != "auto" and backend not in BACKENDS:
+        raise UsageError(f"no backend is called {backend!r}", allowed="auto, " + ", ".join(BACKENDS))
+    if threads < 1:
+        raise UsageError(f"threads = {threads}", allowed="1 and above")
+    program = locate(path)
+    passed_over: list[PassedOver] = []
+    if backend == "auto":
+        backends = _first_that_works(program, threads, passed_over)
+    else:
+        backends = _open(backend, program, threads)
+    metadata = program.metadata
+    names = labels
+    if names is None and "labels" in program.files:
+        names = class_names(str(program.files["labels"]))
+    return Net(
+        backends,
+        preprocess=preprocess or (metadata.preprocess if metadata else None),
+        labels=names,
+        metadata=metadata,
+        passed_over=passed_over,
+    )
+
+
+def _first_that_works(program: Program, threads: int, passed_over: list[PassedOver]) -> list[Backend]:
+    for name in BACKENDS:
+        try:
+            backends = _open(name, program, threads)
+        except BackendError as error:
+            level = logging.DEBUG if isinstance(error, BackendMissing) else logging.WARNING
+            _log.log(level, "%s: backend %s passed over: %s", program.name, name, error.seen)
+            passed_over.append(PassedOver(name, error.seen))
+        else:
+            _log.info("%s: backend %s", program.name, name)
+            return backends
+    reasons = "; ".join(f"{entry.backend}: {entry.why}" for entry in passed_over)
+    raise BackendMissing(
+        f"nothing on this machine can run {program.name}: {reasons}",
+        remedy="pip install onnxruntime (for a program with its portable model), or edge toolchain install",
+    )
+
+
+def _open(name: str, program: Program, threads: int) -> list[Backend]:
+    module = importlib.import_module(f"edge.runtime.backends.{name}")
+    backends: list[Backend] = [module.open_backend(program)]
+    try:
+        while not backends[0].concurrent and len(backends) < threads:
+            backends.append(module.open_backend(program))
+    except BaseException:
+        for opened in backends:
+            opened.close()
+        raise
+    return backends

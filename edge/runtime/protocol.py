@@ -1,0 +1,89 @@
+"""What a backend is: load, info, run, close."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import numpy as np
+from attrs import frozen
+from numpy.typing import NDArray
+
+Array = NDArray[np.generic]
+Scores = NDArray[np.float32]
+
+
+@frozen
+class Tensor:
+    """An input or output of a program.
+
+    Attributes:
+        name: as the program names it.
+        shape: logical shape; (1, 3, H, W) for an NV12 input, whose buffer is flat.
+        dtype: numpy name of the elements that go over the wire: ``uint8`` for NV12.
+        nv12: whether it is a packed full-range NV12 picture of H*W*3/2 bytes.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+    nv12: bool = False
+
+    @property
+    def elements(self) -> int:
+        """Number of elements of the buffer; for NV12 its bytes."""
+        count = int(np.prod(self.shape, dtype=np.int64))
+        return count // 2 if self.nv12 else count
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(height, width) of an NV12 input, in pixels."""
+        return self.shape[2], self.shape[3]
+
+
+@frozen
+class Info:
+    """What a backend says of the program that it opened.
+
+    Attributes:
+        backend: its name, one of ``edge.runtime.BACKENDS``.
+        model: the program's own name.
+        version: of the runtime that executes it.
+        inputs: in the order in which ``run`` takes them.
+        outputs: in the order in which ``run`` gives them, dequantised.
+        exact: whether it computes the same integers as the board.
+    """
+
+    backend: str
+    model: str
+    version: str
+    inputs: tuple[Tensor, ...]
+    outputs: tuple[Tensor, ...]
+    exact: bool = True
+
+
+class Backend(Protocol):
+    """One way to execute a program. ``run`` is given checked inputs: dtype, size and contiguity are right."""
+
+    concurrent: bool
+    """Whether several threads may be in ``run`` at once."""
+
+    @property
+    def info(self) -> Info:
+        """Of the opened program."""
+
+    def run(self, inputs: Sequence[Array]) -> list[Scores]:
+        """Execute once.
+
+        Args:
+            inputs: one array an input, C-contiguous, of the dtype that ``info`` states; NV12 flat.
+
+        Returns:
+            One float32 array an output, dequantised, of the shape that ``info`` states; the caller's own.
+
+        Raises:
+            BackendError: the runtime failed.
+        """
+
+    def close(self) -> None:
+        """Give everything back; further calls do nothing."""
