@@ -80,7 +80,7 @@ def choose_pictures(request: Request, source: str, classes: int) -> tuple[ImageS
     if request.images is None:
         images = open_images(DEMO_TEST, count=request.images_count or None)
     else:
-        names = class_names("demo" if source == "demo" else request.spec.labels)
+        names = class_names("demo" if source == "demo" else request.spec.labels, classes)
         images = open_images(request.images, classes=names or classes)
         if request.images_count:
             images = sample(images, request.images_count, seed=request.seed)

@@ -11,7 +11,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edge.demo.render import CLASSES
 from edge.demo.render import picture as render
 from edge.errors import ImageError, InputError, LabelError, UsageError
 from edge.images import ImageItem, ImageSet, class_names, open_images, sample
@@ -67,18 +66,47 @@ def test_class_folders_without_known_names_say_so(tmp_path):
     assert "dog" in strange.unlabelled
 
 
-def test_some_synset_folders_are_not_numbered_by_their_rank(tmp_path):
-    """Index = rank holds among all 1000; two folders numbered 0 and 1 would be a silent, wrong Top-1."""
+def test_some_synset_folders_have_the_indices_of_imagenet_not_their_rank(tmp_path):
+    """Two folders numbered 0 and 1 would be a silent, wrong Top-1."""
     for synset in ("n01498041", "n01629819"):
         put(tmp_path / synset / "1.JPEG")
-    images = open_images(tmp_path)
-    assert not images.labelled
-    assert "2 synset folders of 1000" in images.unlabelled
+    for classes in (None, 1000, class_names("imagenet")):
+        images = open_images(tmp_path, classes=classes)
+        assert labels(images) == {"n01498041/1.JPEG": 6, "n01629819/1.JPEG": 25}
+        assert images.labelled
     (tmp_path / "synsets.txt").write_text("n01440764 tench\nn01629819 salamander\nn01498041\n")
     assert labels(open_images(tmp_path)) == {"n01498041/1.JPEG": 2, "n01629819/1.JPEG": 1}
     (tmp_path / "synsets.txt").write_text("n01440764\nn01498041\n")
     with pytest.raises(LabelError, match="n01629819"):
         open_images(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("folders", "classes", "why"),
+    [
+        (("n01498041", "n01629819"), 10, "a model of 10 classes"),
+        (("n01498041", "n01629819"), ("a", "b"), "a model of 2 classes"),
+        (("n01498041", "n00000001"), 1000, "1 of 2 synset folders, such as n00000001"),
+    ],
+)
+def test_synset_folders_of_another_numbering_say_so(tmp_path, folders, classes, why):
+    for synset in folders:
+        put(tmp_path / synset / "1.JPEG")
+    images = open_images(tmp_path, classes=classes)
+    assert not images.labelled
+    assert why in images.unlabelled
+    assert "put synsets.txt" in images.unlabelled
+
+
+def test_folders_named_by_the_first_of_several_class_names(tmp_path):
+    for name in ("tench", "goldfish, Carassius auratus"):
+        put(tmp_path / name / "1.png")
+    images = open_images(tmp_path, classes=class_names("imagenet"))
+    assert labels(images) == {"tench/1.png": 0, "goldfish, Carassius auratus/1.png": 1}
+    put(tmp_path / "crane" / "1.png")  # a bird and a machine
+    images = open_images(tmp_path, classes=class_names("imagenet"))
+    assert not images.labelled
+    assert "or several: crane" in images.unlabelled
 
 
 def test_all_thousand_synsets_are_numbered_by_rank_even_if_some_are_empty(tmp_path):
@@ -249,19 +277,6 @@ def test_the_seed_matters_and_every_picture_can_be_chosen():
 def test_sample_refuses_none():
     with pytest.raises(UsageError, match="0 pictures"):
         sample(made(3, None), 0)
-
-
-def test_class_names(tmp_path):
-    assert class_names(None) is None
-    assert class_names("imagenet") is None
-    assert class_names("demo") == CLASSES
-    (tmp_path / "names.txt").write_text("cat\ntoy poodle\n\n", encoding="utf-8")
-    assert class_names(str(tmp_path / "names.txt")) == ("cat", "toy poodle")
-    (tmp_path / "names.txt").write_text("\n")
-    with pytest.raises(LabelError, match="no classes"):
-        class_names(str(tmp_path / "names.txt"))
-    with pytest.raises(LabelError, match="gone"):
-        class_names(str(tmp_path / "gone.txt"))
 
 
 def test_real_photographs(shared):

@@ -7,13 +7,14 @@ Understood as a source::
     folder/*.jpg               no labels
     folder/labels.csv          filename,class_index
     folder/val.txt, list.txt   "path label" or "path" a line, relative to the list
-    folder/<class>/*.jpg       class names, class indices, or ImageNet synsets (n01440764)
+    folder/<class>/*.jpg       class names, class indices, or synsets (n01440764: ImageNet-1k's order)
 """
 
 from __future__ import annotations
 
 import csv
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import get_args
@@ -27,6 +28,7 @@ IMAGENET_CLASSES = 1000
 # Files that, lying in a folder of pictures, say their labels; the first that exists counts.
 _LISTS = ("labels.csv", "val.txt", "labels.txt")
 _SYNSET = re.compile(r"n\d{8}")
+_SYNSET_NAME = re.compile(r"n\d{8}\s+(?=\S)")
 _SYNSET_LISTS = ("synsets.txt", "LOC_synset_mapping.txt")
 
 
@@ -75,26 +77,50 @@ def open_images(
     return ImageSet(tuple(items), f"{path.name} ({len(items)} pictures)", unlabelled, path.name)
 
 
-def class_names(labels: str | None) -> tuple[str, ...] | None:
+def class_names(labels: str | None, classes: int | None = None) -> tuple[str, ...] | None:
     """Return the class names that a model's ``labels`` means, in index order; None where they are not known.
 
     Args:
-        labels: ``demo``, ``imagenet`` (whose names do not ship), a path of a text file with a name a line, or
-            None.
+        labels: ``demo``, ``imagenet``, a path of a text file with a name a line, or None. A synset before
+            every name is left out.
+        classes: of the network; None if unknown.
+
+    Returns:
+        One name a class. ImageNet's are the first two of each synset's names, such as ``tench, Tinca tinca``,
+        at most 53 characters. None for ``imagenet``, which specs mean by default, if the network has other
+        than its 1000 classes.
 
     Raises:
-        LabelError: the file can't be read or names no classes.
+        LabelError: the file can't be read, names no classes, or other than ``classes``.
     """
-    if labels is None or labels == "imagenet":
+    if labels is None:
         return None
     if labels == "demo":
         from edge.demo.render import CLASSES
 
         return CLASSES
+    if labels == "imagenet":
+        if classes not in (None, IMAGENET_CLASSES):
+            return None
+        return tuple(", ".join(name.split(", ")[:2]) for name in imagenet().values())
     names = tuple(line.strip() for line in _text(Path(labels)).splitlines() if line.strip())
     if not names:
         raise LabelError(f"{labels} names no classes", allowed="a class name a line")
+    if classes is not None and len(names) != classes:
+        raise LabelError(
+            f"{labels} names {len(names)} classes, the network has {classes}",
+            allowed="a line a class, in the order of the network's outputs",
+        )
+    if all(_SYNSET_NAME.match(name) for name in names):
+        return tuple(_SYNSET_NAME.sub("", name) for name in names)
     return names
+
+
+def imagenet() -> dict[str, str]:
+    """Return synset -> names, in the order of ImageNet-1k's class indices (``zoo/labels/README.md``)."""
+    path = Path(__file__).resolve().parents[1] / "zoo" / "labels" / "imagenet.txt"
+    lines = _text(path).splitlines()
+    return {synset: names for synset, _, names in (line.partition(" ") for line in lines)}
 
 
 def _demo(source: str, count: int | None, seed: int) -> ImageSet:
@@ -140,33 +166,54 @@ def _folder_labels(
     folder: Path, children: list[str], held: list[str], classes: Sequence[str] | int | None
 ) -> tuple[Mapping[str, int], str]:
     """Return folder name -> class index, or why that is not known."""
-    if classes is not None and not isinstance(classes, int):
-        index = {name: i for i, name in enumerate(classes)}
+    names = None if classes is None or isinstance(classes, int) else classes
+    if names is not None:
+        index = _by_name(names)
         if all(name in index for name in held):
             return index, ""
     if all(name.isdecimal() for name in held):
         return {name: int(name) for name in held}, ""
     if all(_SYNSET.fullmatch(name) for name in held):
-        for name in _SYNSET_LISTS:
-            if (folder / name).is_file():
-                lines = [line.split()[0] for line in _text(folder / name).splitlines() if line.strip()]
-                index = {synset: i for i, synset in enumerate(lines)}
-                if missing := [synset for synset in held if synset not in index]:
-                    raise LabelError(
-                        f"{folder / name} lacks {', '.join(missing[:3])}", allowed="every synset"
-                    )
-                return index, ""
-        synsets = [name for name in children if _SYNSET.fullmatch(name)]
-        if len(synsets) == IMAGENET_CLASSES:
-            return {name: i for i, name in enumerate(sorted(synsets))}, ""
-        return {}, (
-            f"{len(held)} synset folders of {IMAGENET_CLASSES}: a class index is the rank among all of them; "
-            f"put {_SYNSET_LISTS[0]} (a synset a line, in class order) into {folder.name}"
-        )
-    if classes is not None and not isinstance(classes, int):
-        strange = [name for name in held if name not in set(classes)]
-        return {}, f"these folders name no class of the model: {', '.join(strange[:3])}"
+        return _synset_labels(folder, children, held, classes)
+    if names is not None:
+        strange = [name for name in held if name not in index]
+        return {}, f"these folders name no class of the model, or several: {', '.join(strange[:3])}"
     return {}, "the model's class names are not known, so folder names say no class index"
+
+
+def _by_name(classes: Sequence[str]) -> dict[str, int]:
+    """Return folder name -> index: whole names, and the first of several; none that two classes share."""
+    whole, first = Counter(classes), Counter(name.partition(", ")[0] for name in classes)
+    index = {short: i for i, name in enumerate(classes) if first[short := name.partition(", ")[0]] == 1}
+    return index | {name: i for i, name in enumerate(classes) if whole[name] == 1}
+
+
+def _synset_labels(
+    folder: Path, children: list[str], held: list[str], classes: Sequence[str] | int | None
+) -> tuple[Mapping[str, int], str]:
+    """Number synset folders: by a list that lies beside them, else as ImageNet-1k does."""
+    for name in _SYNSET_LISTS:
+        if (folder / name).is_file():
+            lines = [line.split()[0] for line in _text(folder / name).splitlines() if line.strip()]
+            index = {synset: i for i, synset in enumerate(lines)}
+            if missing := [synset for synset in held if synset not in index]:
+                raise LabelError(f"{folder / name} lacks {', '.join(missing[:3])}", allowed="every synset")
+            return index, ""
+    put = f"put {_SYNSET_LISTS[0]} (a synset a line, in class order) into {folder.name}"
+    count = classes if isinstance(classes, int) or classes is None else len(classes)
+    if count not in (None, IMAGENET_CLASSES):
+        return {}, f"synset folders, but a model of {count} classes: their order is not known; {put}"
+    index = {synset: i for i, synset in enumerate(imagenet())}
+    if all(name in index for name in held):
+        return index, ""
+    synsets = [name for name in children if _SYNSET.fullmatch(name)]
+    if len(synsets) == IMAGENET_CLASSES:
+        return {name: i for i, name in enumerate(sorted(synsets))}, ""
+    strange = [name for name in held if name not in index]
+    return (
+        {},
+        f"{len(strange)} of {len(held)} synset folders, such as {strange[0]}, are not of ImageNet-1k; {put}",
+    )
 
 
 def _listed(path: Path) -> tuple[list[ImageItem], str]:
