@@ -15,7 +15,8 @@ from edge.toolchain.found import Toolchain
 from edge.toolchain.quantized import QuantizedPool
 
 HELLO = """import json, sys
-print(json.dumps({"height": 4, "width": 4, "outputs": [{"name": "y", "shape": [1, 2]}]}), flush=True)
+outputs = [{"name": "y", "shape": [1, 2], "dtype": "float32"}]
+print(json.dumps({"input": "x", "height": 4, "width": 4, "outputs": outputs}), flush=True)
 """
 ECHO = """import array
 while True:

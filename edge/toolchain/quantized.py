@@ -10,12 +10,13 @@ import select
 import subprocess
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import IO
 
 import numpy as np
+from attrs import frozen
 from numpy.typing import NDArray
 
 from edge.errors import ToolchainError
@@ -24,6 +25,15 @@ from edge.toolchain.found import Toolchain
 
 START_SECONDS = 120.0  # a start takes about 3 s; a cold disk or a loaded machine may need far longer
 ANSWER_SECONDS = 120.0  # a picture takes well under 1 s for the zoo's networks
+
+
+@frozen
+class Output:
+    """An output of the model: its name, shape and numpy dtype."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
 
 
 class QuantizedPool:
@@ -39,18 +49,11 @@ class QuantizedPool:
     """
 
     def __init__(self, toolchain: Toolchain, model: Path, workers: int) -> None:
-        self._free: queue.Queue[_Worker] = queue.Queue()
-        self._workers: list[_Worker] = []
-        script = toolchain.worker_path("quantized.py")
-        python = toolchain.python_argv(mounts=[model.parent.resolve()])
-        if python is None:
-            raise ToolchainError(
-                f"the Python behind {toolchain.where}/hb_mapper is not known", remedy="edge toolchain install"
-            )
-        argv = [*python, str(script), str(model.resolve()), "1"]
+        self._free: queue.Queue[QuantizedModel] = queue.Queue()
+        self._workers: list[QuantizedModel] = []
         try:
             for _ in range(workers):
-                self._workers.append(_Worker(argv, toolchain.environ()))
+                self._workers.append(QuantizedModel(toolchain, model))
             for worker in self._workers:
                 worker.wait_ready()
                 self._free.put(worker)
@@ -62,7 +65,7 @@ class QuantizedPool:
         """Return the class scores, float32 (classes,), of an RGB picture, uint8 (H, W, 3)."""
         worker = self._free.get()
         try:
-            return worker.ask(rgb_to_nv12(rgb))
+            return worker.run(rgb_to_nv12(rgb))[0].astype(np.float32, copy=False).reshape(-1)
         finally:
             self._free.put(worker)
 
@@ -80,25 +83,60 @@ class QuantizedPool:
             worker.close()
 
 
-class _Worker:
-    """One process; the protocol is stated in ``workers/quantized.py``."""
+class QuantizedModel:
+    """The model in one process of its own, for one caller.
 
-    def __init__(self, argv: Sequence[str], env: Mapping[str, str]) -> None:
+    The protocol is stated in ``workers/quantized.py``. It starts at once and loads in the background; :meth:`wait_ready` before anything else.
+
+    Args:
+        toolchain: the compiler whose runtime to use.
+        model: path of ``*_quantized_model.onnx``.
+        inner: name -> dtype of values inside the graph to give as further outputs.
+
+    Raises:
+        ToolchainError: the compiler's Python is not known or does not start.
+
+    Attributes:
+        input: name of the picture's input.
+        size: (height, width) of the picture.
+        outputs: the model's own, then the inner ones.
+    """
+
+    def __init__(self, toolchain: Toolchain, model: Path, inner: Mapping[str, str] | None = None) -> None:
+        python = toolchain.python_argv(mounts=[model.parent.resolve()])
+        if python is None:
+            raise ToolchainError(
+                f"the Python behind {toolchain.where}/hb_mapper is not known", remedy="edge toolchain install"
+            )
+        argv = [*python, str(toolchain.worker_path("quantized.py")), str(model.resolve()), "1"]
+        for name, dtype in (inner or {}).items():
+            argv += [name, dtype]
+        self.input = ""
+        self.size = (0, 0)
+        self.outputs: tuple[Output, ...] = ()
         # A file, not a pipe: nobody reads it while the worker runs, and a full pipe would stop it.
         self._errors: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 - closed with the worker
-        self._process = subprocess.Popen(
-            argv,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=self._errors,
-            env=env,
-            start_new_session=True,
-        )
-        self._answer_bytes = 0
-        self._picture_bytes = 0
+        try:
+            self._process = subprocess.Popen(
+                argv,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=self._errors,
+                env=toolchain.environ(),
+                start_new_session=True,
+            )
+        except OSError as error:
+            self._errors.close()
+            raise ToolchainError(
+                f"can't start {argv[0]}: {error.strerror or error}", remedy="edge toolchain status"
+            ) from error
 
-    def wait_ready(self) -> None:
-        """Read the worker's first line."""
+    def wait_ready(self) -> QuantizedModel:
+        """Wait until it is loaded; return itself.
+
+        Raises:
+            ToolchainError: it does not load, or does not answer in time.
+        """
         line = b""
         deadline = time.monotonic() + START_SECONDS
         while not line.endswith(b"\n"):
@@ -109,31 +147,46 @@ class _Worker:
                 raise ToolchainError(
                     f"the compiler's runtime can't load the quantized model: {hello['error']}"
                 )
-            self._picture_bytes = hello["height"] * hello["width"] * 3 // 2
-            self._answer_bytes = 4 * int(np.prod(hello["outputs"][0]["shape"]))
+            self.input = str(hello["input"])
+            self.size = (int(hello["height"]), int(hello["width"]))
+            self.outputs = tuple(
+                Output(str(entry["name"]), tuple(map(int, entry["shape"])), np.dtype(entry["dtype"]).name)
+                for entry in hello["outputs"]
+            )
         except (ValueError, KeyError, IndexError, TypeError) as error:
             raise ToolchainError(
                 f"the compiler's runtime began with {line[:100]!r}", remedy="edge toolchain install"
             ) from error
+        return self
 
-    def ask(self, nv12: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Send one picture and return the answer."""
-        if nv12.nbytes != self._picture_bytes:
-            raise ToolchainError(f"{nv12.nbytes} bytes of NV12", allowed=f"{self._picture_bytes} bytes")
+    def run(self, nv12: NDArray[np.uint8]) -> list[NDArray[np.generic]]:
+        """Return one array an entry of ``outputs`` for a picture.
+
+        Args:
+            nv12: uint8, H*W*3/2 values: packed full-range NV12.
+
+        Raises:
+            ToolchainError: another number of bytes; the process died or stopped answering.
+        """
+        height, width = self.size
+        if nv12.nbytes != height * width * 3 // 2:
+            raise ToolchainError(f"{nv12.nbytes} bytes of NV12", allowed=f"{height * width * 3 // 2} bytes")
         assert self._process.stdin is not None  # noqa: S101 - opened as a pipe above
         try:
             self._process.stdin.write(nv12.tobytes())
             self._process.stdin.flush()
+        except ValueError:
+            raise ToolchainError("the quantized model is closed", remedy="open it again") from None
         except BrokenPipeError:
             raise self._died() from None
-        answer = b""
         deadline = time.monotonic() + ANSWER_SECONDS
-        while len(answer) < self._answer_bytes:
-            answer += self._read(self._answer_bytes - len(answer), deadline)
-        return np.frombuffer(answer, np.float32)
+        return [
+            np.frombuffer(self._read_all(output, deadline), output.dtype).reshape(output.shape)
+            for output in self.outputs
+        ]
 
     def close(self) -> None:
-        """End the process."""
+        """End the process; further calls do nothing."""
         if self._process.stdin is not None:
             with contextlib.suppress(BrokenPipeError):
                 self._process.stdin.close()
@@ -145,6 +198,13 @@ class _Worker:
         if self._process.stdout is not None:
             self._process.stdout.close()
         self._errors.close()
+
+    def _read_all(self, output: Output, deadline: float) -> bytearray:
+        size = np.dtype(output.dtype).itemsize * int(np.prod(output.shape, dtype=np.int64))
+        data = bytearray()
+        while len(data) < size:
+            data += self._read(size - len(data), deadline)
+        return data
 
     def _read(self, size: int, deadline: float) -> bytes:
         assert self._process.stdout is not None  # noqa: S101 - opened as a pipe above

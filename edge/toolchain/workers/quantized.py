@@ -2,13 +2,16 @@
 
 Runs in the compiler's own Python; never imported by edge. Protocol, on stdin and stdout:
 
-1. This side writes one JSON line: ``{"height": H, "width": W, "outputs": [{"name", "shape"}]}``, or
-   ``{"error": "..."}`` and exits with 1.
-2. The parent writes exactly H*W*3/2 bytes: packed full-range NV12. This side answers with the float32 bytes
-   of the first output, in C order.
+1. This side writes one JSON line: ``{"input": NAME, "height": H, "width": W, "outputs": [{"name", "shape",
+   "dtype"}]}``, or ``{"error": "..."}`` and exits with 1.
+2. The parent writes exactly H*W*3/2 bytes: packed full-range NV12. This side answers with the bytes of each
+   output, one after the other, in C order.
 3. At the end of its input this side exits with 0.
 
-Usage: quantized.py MODEL.onnx THREADS
+Usage: quantized.py MODEL.onnx THREADS [NAME DTYPE ...]
+
+Each NAME is a value inside the graph, such as the integers before a HzDequantize, that becomes one more
+output, behind the model's own; DTYPE is its numpy name.
 """
 
 from __future__ import annotations
@@ -34,8 +37,9 @@ def nv12_to_input(data: bytes, height: int, width: int) -> np.ndarray:
     return (yuv ^ 0x80).view(np.int8)[None]
 
 
-def open_session(path: str, threads: int) -> HB_ONNXRuntime:
-    """Load the model with a fixed number of threads."""
+def open_session(path: str, threads: int, inner: list[str] | None = None) -> HB_ONNXRuntime:
+    """Load the model with a fixed number of threads; ``inner`` is name, dtype, name, dtype, ..."""
+    import onnx
     from horizon_nn.executor import session
     from horizon_tc_ui import HB_ONNXRuntime
 
@@ -44,7 +48,22 @@ def open_session(path: str, threads: int) -> HB_ONNXRuntime:
     options.intra_op_num_threads = threads
     session.onnxruntime_cpp2py_export.get_default_session_options = lambda: options
 
-    return HB_ONNXRuntime(model_file=path, input_batch=1)
+    model = onnx.load(path)
+    for name, dtype in zip((inner or [])[::2], (inner or [])[1::2], strict=True):
+        kind = onnx.helper.np_dtype_to_tensor_dtype(np.dtype(dtype))
+        model.graph.output.append(onnx.helper.make_tensor_value_info(name, kind, None))
+    return HB_ONNXRuntime(onnx_model=model, input_batch=1)
+
+
+def describe(session: HB_ONNXRuntime) -> list[dict[str, object]]:
+    """Run once on a grey picture: inner values do not state their shapes."""
+    _, height, width, _ = session.input_shapes[0]
+    grey = np.full(height * width * 3 // 2, 128, np.uint8).tobytes()
+    results = session.run(session.output_names, {session.input_names[0]: nv12_to_input(grey, height, width)})
+    return [
+        {"name": name, "shape": list(result.shape), "dtype": str(result.dtype)}
+        for name, result in zip(session.output_names, results, strict=True)
+    ]
 
 
 def main() -> int:
@@ -53,20 +72,17 @@ def main() -> int:
     channel = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
     try:
-        session = open_session(sys.argv[1], int(sys.argv[2]))
+        session = open_session(sys.argv[1], int(sys.argv[2]), sys.argv[3:])
         name = session.input_names[0]
         _, height, width, channels = session.input_shapes[0]
         if channels != 3:
             raise ValueError(f"the input is {session.input_shapes[0]}")  # noqa: TRY301
-        outputs = [
-            {"name": n, "shape": list(s)}
-            for n, s in zip(session.output_names, session.output_shapes, strict=True)
-        ]
+        outputs = describe(session)
     except Exception as error:
         channel.write(json.dumps({"error": f"{type(error).__name__}: {error}"}).encode() + b"\n")
         channel.flush()
         return 1
-    hello = {"height": int(height), "width": int(width), "outputs": outputs}
+    hello = {"input": name, "height": int(height), "width": int(width), "outputs": outputs}
     channel.write(json.dumps(hello).encode() + b"\n")
     channel.flush()
     size = height * width * 3 // 2
@@ -74,8 +90,8 @@ def main() -> int:
         data = sys.stdin.buffer.read(size)
         if len(data) < size:
             return 0 if not data else 1
-        result = session.run([session.output_names[0]], {name: nv12_to_input(data, height, width)})[0]
-        channel.write(np.ascontiguousarray(result, dtype=np.float32).tobytes())
+        for result in session.run(session.output_names, {name: nv12_to_input(data, height, width)}):
+            channel.write(np.ascontiguousarray(result).tobytes())
         channel.flush()
 
 

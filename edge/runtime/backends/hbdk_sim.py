@@ -1,0 +1,81 @@
+"""The compiled program itself, executed instruction by instruction on a PC that has the compiler."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from edge.errors import BackendError, BackendMissing, ModelFileError, ToolchainError, ToolchainMissing
+from edge.runtime.program import Program
+from edge.runtime.protocol import Array, Info, Scores, Tensor
+
+VIDEO_RANGE = "bt601_video"  # of INPUT_SPACE_AND_RANGE
+
+
+class HbdkSimBackend:
+    """A ``.bin`` in the vendor's simulator; each run is a process of its own."""
+
+    concurrent = True
+
+    def __init__(self, program: Program) -> None:
+        path = program.files.get("bin")
+        if path is None:
+            raise BackendMissing(f"{program.name} comes without its .bin", remedy="edge build MODEL")
+        try:
+            from edge.toolchain.find import find
+            from edge.toolchain.hbdk_sim import Simulator
+
+            self._simulator = Simulator(find(), path)
+        except ImportError as error:  # protobuf
+            raise BackendMissing(
+                f"{error.name or error} is not installed", remedy="pip install 'edge[build]'"
+            ) from error
+        except ToolchainMissing as error:
+            raise BackendMissing(error.seen, remedy=error.remedy) from error
+        except (ToolchainError, ModelFileError) as error:
+            raise BackendError(error.seen, allowed=error.allowed, remedy=error.remedy) from error
+        content = self._simulator.program
+        try:
+            self._simulator.require_whole()
+            if VIDEO_RANGE in content.origin.get("INPUT_SPACE_AND_RANGE", ""):
+                raise BackendError(
+                    f"{content.name} was compiled for video-range NV12",
+                    allowed="full range (input_space_and_range: regular), which is what edge makes",
+                    remedy="edge build MODEL",
+                )
+        except ToolchainError as error:
+            self._simulator.close()
+            raise BackendError(error.seen, allowed=error.allowed, remedy=error.remedy) from error
+        except BackendError:
+            self._simulator.close()
+            raise
+        height, width = self._simulator.size
+        self.info = Info(
+            backend="hbdk_sim",
+            model=content.name,
+            version=f"hbdk {self._simulator.version}",
+            inputs=(Tensor(content.inputs[0].name, (1, 3, height, width), "uint8", nv12=True),),
+            outputs=tuple(Tensor(value.name, value.shape, value.dtype) for value in content.outputs),
+        )
+
+    def run(self, inputs: Sequence[Array]) -> list[Scores]:
+        """Execute once; see the protocol."""
+        try:
+            return self._simulator.outputs(inputs[0].astype(np.uint8, copy=False))
+        except ToolchainError as error:
+            raise BackendError(error.seen, allowed=error.allowed, remedy=error.remedy) from error
+
+    def close(self) -> None:
+        """Remove the temporary files."""
+        self._simulator.close()
+
+
+def open_backend(program: Program) -> HbdkSimBackend:
+    """Open the program's ``.bin``.
+
+    Raises:
+        BackendMissing: no ``.bin``, no compiler, or one without its simulator.
+        BackendError: the simulator can't run this program.
+    """
+    return HbdkSimBackend(program)

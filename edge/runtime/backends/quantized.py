@@ -1,0 +1,83 @@
+"""The compiler's quantized ONNX, bit-exact with the program, in a process of the compiler's own Python."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from edge.errors import BackendError, BackendMissing, ToolchainError, ToolchainMissing
+from edge.runtime.program import Program
+from edge.runtime.protocol import Array, Info, Scores, Tensor
+
+ENDING = "_quantized_model.onnx"
+
+
+class QuantizedBackend:
+    """One resident worker process, for one caller at a time."""
+
+    concurrent = False
+
+    def __init__(self, program: Program) -> None:
+        path = program.files.get("quantized")
+        if path is None:
+            raise BackendMissing(
+                f"{program.name} comes without its quantized ONNX", remedy="edge build MODEL"
+            )
+        try:
+            from edge.toolchain.find import find
+            from edge.toolchain.quantized import QuantizedModel
+
+            toolchain = find()
+            self._model = QuantizedModel(toolchain, path)
+        except ToolchainMissing as error:
+            raise BackendMissing(error.seen, remedy=error.remedy) from error
+        except ToolchainError as error:
+            raise BackendError(error.seen, allowed=error.allowed, remedy=error.remedy) from error
+        try:
+            self._model.wait_ready()
+            integers = [output.name for output in self._model.outputs if output.dtype != "float32"]
+            if integers:
+                raise BackendError(
+                    f"{program.name} gives {', '.join(integers)} undequantised: its scales were removed",
+                    allowed="programs with their Dequantize nodes",
+                    remedy="compile without remove_node_type",
+                )
+        except ToolchainError as error:
+            self._model.close()
+            raise BackendError(error.seen, allowed=error.allowed, remedy=error.remedy) from error
+        except BaseException:
+            self._model.close()
+            raise
+        height, width = self._model.size
+        versions = toolchain.versions
+        known = (f"{name} {versions[name]}" for name in ("hb_mapper", "horizon_nn") if name in versions)
+        self.info = Info(
+            backend="quantized",
+            model=path.name.removesuffix(ENDING),
+            version=", ".join(known) or "version unknown",
+            inputs=(Tensor(self._model.input, (1, 3, height, width), "uint8", nv12=True),),
+            outputs=tuple(Tensor(output.name, output.shape, output.dtype) for output in self._model.outputs),
+        )
+
+    def run(self, inputs: Sequence[Array]) -> list[Scores]:
+        """Execute once; see the protocol."""
+        try:
+            answers = self._model.run(inputs[0].astype(np.uint8, copy=False))
+        except ToolchainError as error:
+            raise BackendError(error.seen, allowed=error.allowed, remedy=error.remedy) from error
+        return [answer.astype(np.float32) for answer in answers]
+
+    def close(self) -> None:
+        """End the process."""
+        self._model.close()
+
+
+def open_backend(program: Program) -> QuantizedBackend:
+    """Open the program's quantized ONNX.
+
+    Raises:
+        BackendMissing: no such file, or no compiler.
+        BackendError: the compiler's runtime refuses it.
+    """
+    return QuantizedBackend(program)
