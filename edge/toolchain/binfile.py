@@ -1,7 +1,7 @@
 """What a ``.bin`` holds: the BPU's program, the CPU nodes around it with their constants, and its origin.
 
-The file is one Protocol Buffers message; the fields are those of ``horizon_tc_ui/hbdtort/runtime_pb2.py`` in the
-vendor's package. It reads files of hb_mapper 1.23.5 and 1.24.3; fields that nobody here needs are left out.
+The file is one Protocol Buffers message; the fields are those of ``horizon_tc_ui/hbdtort/runtime_pb2.py`` in
+the vendor's package. It reads files of hb_mapper 1.23.5 and 1.24.3; fields not needed here are left out.
 """
 
 from __future__ import annotations

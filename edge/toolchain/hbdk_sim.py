@@ -82,10 +82,11 @@ class Simulator:
             ToolchainError: the BPU is called several times, or a CPU node is not known.
         """
         if not self.whole:
+            calls = len(self.program.bpu)
             between = ", ".join(f"{node.op} {node.name!r}" for node in self.program.cpu)
             raise ToolchainError(
-                f"{self.program.name} calls the BPU {len(self.program.bpu)} times, and the simulator runs one "
-                f"call; its CPU nodes: {between}",
+                f"{self.program.name} calls the BPU {calls} times, and the simulator runs one call; "
+                f"its CPU nodes: {between}",
                 allowed="a program whose BPU part is in one piece",
                 remedy="use the backend quantized, or bring these nodes to the BPU",
             )

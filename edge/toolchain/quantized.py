@@ -86,7 +86,8 @@ class QuantizedPool:
 class QuantizedModel:
     """The model in one process of its own, for one caller.
 
-    The protocol is stated in ``workers/quantized.py``. It starts at once and loads in the background; :meth:`wait_ready` before anything else.
+    It starts at once and loads in the background: :meth:`wait_ready` comes before anything else. The protocol
+    between the two is stated in ``workers/quantized.py``.
 
     Args:
         toolchain: the compiler whose runtime to use.

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from edge.errors import BackendError, BackendMissing, ModelFileError, ToolchainError, ToolchainMissing
+from edge.errors import BackendError, BackendMissing
+from edge.runtime.backends.compiler_errors import as_backend_errors
 from edge.runtime.program import Program
 from edge.runtime.protocol import Array, Info, Scores, Tensor
 
@@ -22,33 +23,16 @@ class HbdkSimBackend:
         path = program.files.get("bin")
         if path is None:
             raise BackendMissing(f"{program.name} comes without its .bin", remedy="edge build MODEL")
-        try:
+        with as_backend_errors():
             from edge.toolchain.find import find
             from edge.toolchain.hbdk_sim import Simulator
 
             self._simulator = Simulator(find(), path)
-        except ImportError as error:  # protobuf
-            raise BackendMissing(
-                f"{error.name or error} is not installed", remedy="pip install 'edge[build]'"
-            ) from error
-        except ToolchainMissing as error:
-            raise BackendMissing(error.seen, remedy=error.remedy) from error
-        except (ToolchainError, ModelFileError) as error:
-            raise BackendError(error.seen, allowed=error.allowed, remedy=error.remedy) from error
         content = self._simulator.program
         try:
-            self._simulator.require_whole()
-            if VIDEO_RANGE in content.origin.get("INPUT_SPACE_AND_RANGE", ""):
-                raise BackendError(
-                    f"{content.name} was compiled for video-range NV12",
-                    allowed="full range (input_space_and_range: regular), which is what edge makes",
-                    remedy="edge build MODEL",
-                )
-        except ToolchainError as error:
-            self._simulator.close()
-            raise BackendError(error.seen, allowed=error.allowed, remedy=error.remedy) from error
-        except BackendError:
-            self._simulator.close()
+            self._check(content.name, content.origin)
+        except BaseException:
+            self.close()
             raise
         height, width = self._simulator.size
         self.info = Info(
@@ -61,14 +45,22 @@ class HbdkSimBackend:
 
     def run(self, inputs: Sequence[Array]) -> list[Scores]:
         """Execute once; see the protocol."""
-        try:
+        with as_backend_errors():
             return self._simulator.outputs(inputs[0].astype(np.uint8, copy=False))
-        except ToolchainError as error:
-            raise BackendError(error.seen, allowed=error.allowed, remedy=error.remedy) from error
 
     def close(self) -> None:
         """Remove the temporary files."""
         self._simulator.close()
+
+    def _check(self, name: str, origin: Mapping[str, str]) -> None:
+        with as_backend_errors():
+            self._simulator.require_whole()
+        if VIDEO_RANGE in origin.get("INPUT_SPACE_AND_RANGE", ""):
+            raise BackendError(
+                f"{name} was compiled for video-range NV12",
+                allowed="full range (input_space_and_range: regular), which is what edge makes",
+                remedy="compile it with input_space_and_range: regular",
+            )
 
 
 def open_backend(program: Program) -> HbdkSimBackend:

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from edge.errors import BackendError, BackendMissing, ToolchainError, ToolchainMissing
+from edge.errors import BackendError, BackendMissing
+from edge.runtime.backends.compiler_errors import as_backend_errors
 from edge.runtime.program import Program
 from edge.runtime.protocol import Array, Info, Scores, Tensor
 
@@ -24,30 +25,16 @@ class QuantizedBackend:
             raise BackendMissing(
                 f"{program.name} comes without its quantized ONNX", remedy="edge build MODEL"
             )
-        try:
+        with as_backend_errors():
             from edge.toolchain.find import find
             from edge.toolchain.quantized import QuantizedModel
 
             toolchain = find()
             self._model = QuantizedModel(toolchain, path)
-        except ToolchainMissing as error:
-            raise BackendMissing(error.seen, remedy=error.remedy) from error
-        except ToolchainError as error:
-            raise BackendError(error.seen, allowed=error.allowed, remedy=error.remedy) from error
         try:
-            self._model.wait_ready()
-            integers = [output.name for output in self._model.outputs if output.dtype != "float32"]
-            if integers:
-                raise BackendError(
-                    f"{program.name} gives {', '.join(integers)} undequantised: its scales were removed",
-                    allowed="programs with their Dequantize nodes",
-                    remedy="compile without remove_node_type",
-                )
-        except ToolchainError as error:
-            self._model.close()
-            raise BackendError(error.seen, allowed=error.allowed, remedy=error.remedy) from error
+            self._check(program.name)
         except BaseException:
-            self._model.close()
+            self.close()
             raise
         height, width = self._model.size
         versions = toolchain.versions
@@ -62,15 +49,24 @@ class QuantizedBackend:
 
     def run(self, inputs: Sequence[Array]) -> list[Scores]:
         """Execute once; see the protocol."""
-        try:
+        with as_backend_errors():
             answers = self._model.run(inputs[0].astype(np.uint8, copy=False))
-        except ToolchainError as error:
-            raise BackendError(error.seen, allowed=error.allowed, remedy=error.remedy) from error
         return [answer.astype(np.float32) for answer in answers]
 
     def close(self) -> None:
         """End the process."""
         self._model.close()
+
+    def _check(self, name: str) -> None:
+        with as_backend_errors():
+            self._model.wait_ready()
+        integers = [output.name for output in self._model.outputs if output.dtype != "float32"]
+        if integers:
+            raise BackendError(
+                f"{name} gives {', '.join(integers)} undequantised: its scales were removed",
+                allowed="programs with their Dequantize nodes",
+                remedy="compile without remove_node_type",
+            )
 
 
 def open_backend(program: Program) -> QuantizedBackend:
