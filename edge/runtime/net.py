@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import queue
+import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import TracebackType
 
@@ -12,7 +13,7 @@ import numpy as np
 from attrs import frozen
 from numpy.typing import NDArray
 
-from edge.errors import BackendError, ImageError, UsageError
+from edge.errors import BackendError, ImageError, LabelError, UsageError
 from edge.metadata import Metadata
 from edge.preprocess import decode, resize_crop, rgb_to_nv12
 from edge.runtime.protocol import Array, Backend, Info, Scores, Tensor
@@ -60,7 +61,9 @@ class Net:
         for backend in backends:
             self._free.put(backend)
         self._closed = False
+        self._closing = threading.Lock()
         self._check_size()
+        self._check_labels()
 
     @property
     def backend(self) -> str:
@@ -102,7 +105,8 @@ class Net:
             One float32 array an output of ``info.outputs``, dequantised.
 
         Raises:
-            UsageError: another number of inputs, dtype or size; told before the vendor's runtime sees it.
+            UsageError: another number of inputs, dtype or size, or no numpy array; told before the vendor's
+                runtime sees it, which might read beyond the array.
             BackendError: the runtime failed, or the net is closed.
         """
         expected = self.info.inputs
@@ -133,10 +137,16 @@ class Net:
         return [(self._label(int(index)), float(chances[index])) for index in best]
 
     def close(self) -> None:
-        """Give the backend back; further calls do nothing."""
-        self._closed = True
-        for backend in self._backends:
-            backend.close()
+        """Give the backend back when the runs in progress have ended; further calls do nothing."""
+        with self._closing, ExitStack() as stack:
+            if self._closed:
+                return
+            self._closed = True
+            if not self._backends[0].concurrent:
+                for _ in self._backends:
+                    stack.callback(self._free.put, self._free.get())  # wakes who waits, to be told
+            for backend in self._backends:
+                stack.callback(backend.close)
 
     def __enter__(self) -> Net:
         return self
@@ -148,19 +158,31 @@ class Net:
 
     @contextmanager
     def _borrow(self) -> Iterator[Backend]:
-        if self._closed:
-            raise BackendError(f"{self.info.model} is closed", remedy="load it again")
+        self._check_open()
         if self._backends[0].concurrent:
             yield self._backends[0]
             return
         backend = self._free.get()
         try:
+            self._check_open()  # it may have been closed while we waited
             yield backend
         finally:
             self._free.put(backend)
 
+    def _check_open(self) -> None:
+        if self._closed:
+            raise BackendError(f"{self.info.model} is closed", remedy="load it again")
+
     def _label(self, index: int) -> str:
-        return self.labels[index] if self.labels and index < len(self.labels) else str(index)
+        return self.labels[index] if self.labels else str(index)
+
+    def _check_labels(self) -> None:
+        count = self.info.outputs[0].elements
+        if self.labels is not None and len(self.labels) != count:
+            raise LabelError(
+                f"{len(self.labels)} labels for {self.info.model}",
+                allowed=f"{count}, one a score, in index order",
+            )
 
     def _check_size(self) -> None:
         pictures = [tensor for tensor in self.info.inputs if tensor.nv12]
@@ -189,12 +211,13 @@ def probabilities(scores: Scores) -> NDArray[np.float64]:
 
 def _checked(array: Array, tensor: Tensor) -> Array:
     """Refuse what the vendor's runtimes would take and misread: they check neither size nor layout."""
+    want = f"{tensor.elements} bytes of NV12" if tensor.nv12 else str(tensor.shape)
+    allowed = f"a numpy array of {tensor.dtype}, {want}"
+    if not isinstance(array, np.ndarray):
+        raise UsageError(f"input {tensor.name!r} is a {type(array).__name__}", allowed=allowed)
     shaped = array.size == tensor.elements if tensor.nv12 else array.shape == tensor.shape
     if str(array.dtype) != tensor.dtype or not shaped:
-        want = f"{tensor.elements} bytes of NV12" if tensor.nv12 else f"{tensor.dtype} {tensor.shape}"
-        raise UsageError(
-            f"input {tensor.name!r} is {array.dtype} {array.shape}", allowed=f"{tensor.dtype}, {want}"
-        )
+        raise UsageError(f"input {tensor.name!r} is {array.dtype} {array.shape}", allowed=allowed)
     flat = array.reshape(-1) if tensor.nv12 else array
     return np.ascontiguousarray(flat)
 

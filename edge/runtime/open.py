@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
-from edge.errors import BackendError, BackendMissing, UsageError
+from edge.errors import BackendMissing, EdgeError, UsageError
 from edge.images import class_names
 from edge.runtime.net import Net, PassedOver
 from edge.runtime.program import Program, locate
@@ -55,36 +55,41 @@ def load(
         ModelFileError: no program is there.
         BackendMissing: this machine lacks what the backend needs.
         BackendError: the backend refuses the program.
-        UsageError: no such backend.
+        UsageError: no such backend, or a preprocessing that makes other pictures than the program takes.
+        LabelError: labels that are not one a score.
     """
     if backend != "auto" and backend not in BACKENDS:
         raise UsageError(f"no backend is called {backend!r}", allowed="auto, " + ", ".join(BACKENDS))
     if threads < 1:
         raise UsageError(f"threads = {threads}", allowed="1 and above")
     program = locate(path)
+    metadata = program.metadata
+    if labels is None and "labels" in program.files:
+        labels = class_names(str(program.files["labels"]))
     passed_over: list[PassedOver] = []
     if backend == "auto":
         backends = _first_that_works(program, threads, passed_over)
     else:
         backends = _open(backend, program, threads)
-    metadata = program.metadata
-    names = labels
-    if names is None and "labels" in program.files:
-        names = class_names(str(program.files["labels"]))
-    return Net(
-        backends,
-        preprocess=preprocess or (metadata.preprocess if metadata else None),
-        labels=names,
-        metadata=metadata,
-        passed_over=passed_over,
-    )
+    try:
+        return Net(
+            backends,
+            preprocess=preprocess or (metadata.preprocess if metadata else None),
+            labels=labels,
+            metadata=metadata,
+            passed_over=passed_over,
+        )
+    except BaseException:
+        for opened in backends:
+            opened.close()
+        raise
 
 
 def _first_that_works(program: Program, threads: int, passed_over: list[PassedOver]) -> list[Backend]:
     for name in BACKENDS:
         try:
             backends = _open(name, program, threads)
-        except BackendError as error:
+        except EdgeError as error:  # whatever is wrong with one, the next may work
             level = logging.DEBUG if isinstance(error, BackendMissing) else logging.WARNING
             _log.log(level, "%s: backend %s passed over: %s", program.name, name, error.seen)
             passed_over.append(PassedOver(name, error.seen))

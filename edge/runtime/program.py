@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 from pathlib import Path
 
 from attrs import frozen
@@ -16,6 +17,7 @@ ENDINGS: dict[str, Role] = {
     "_portable_int8.onnx": "portable",
     "_quantized_model.onnx": "quantized",
 }
+_log = logging.getLogger("edge.runtime")
 
 
 @frozen
@@ -80,11 +82,16 @@ def _with_metadata(path: Path, role: Role) -> Program:
     """Take ``metadata.json`` beside a single file if it speaks of this very file."""
     if not (path.parent / FILE).is_file():
         return Program(path, {role: path})
-    metadata = read_metadata(path.parent / FILE)
+    try:
+        metadata = read_metadata(path.parent / FILE)
+    except ModelFileError as error:  # a common name: it may be another program's
+        _log.warning("%s is left out: %s", path.parent / FILE, error.seen)
+        return Program(path, {role: path})
     entry = metadata.files.get(role)
     if entry is None or hashlib.sha256(path.read_bytes()).hexdigest() != entry.sha256:
         return Program(path, {role: path})
     files: dict[Role, Path] = {role: path}
-    if "labels" in metadata.files:
-        files["labels"] = path.parent / metadata.files["labels"].path
+    labels = metadata.files.get("labels")
+    if labels and (path.parent / labels.path).is_file():
+        files["labels"] = path.parent / labels.path
     return Program(path, files, metadata)

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
 import cattrs
-import yaml
 from cattrs import transform_error
 
 from edge.errors import SpecError, UsageError
@@ -63,6 +61,8 @@ def load_model(name: str) -> ModelSpec:
     known = {model.lower(): model for model in available_models()}
     if name.lower() in known:
         return _from_yaml(zoo_dir() / f"{known[name.lower()]}.yaml", ModelSpec)
+    import difflib
+
     close = difflib.get_close_matches(name.lower(), known, n=1, cutoff=0.5)
     hint = f"edge build {known[close[0]]}" if close else "edge models"
     raise UsageError(
@@ -91,6 +91,8 @@ def load_precision(name: str) -> Precision:
 
 
 def _from_yaml(path: Path, kind: type[T]) -> T:
+    import yaml  # not at import: a board that runs a program reads none
+
     try:
         data = yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:

@@ -1,0 +1,109 @@
+"""The runtime of the vendor's notebooks, ``bpu_infer_lib``."""
+
+from __future__ import annotations
+
+import importlib.metadata
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from edge.errors import BackendError
+from edge.runtime.libdnn import FAILURES, bin_of, explained, load_failure, reason, vendor_module
+from edge.runtime.program import Program
+from edge.runtime.protocol import Array, Info, Scores, Tensor
+from edge.runtime.quantization import Dequantizer, dequantizer
+
+SOURCE = "the vendor's wheel: pip install bpu_infer_lib_x5"
+NV12 = "HB_DNN_IMG_TYPE_NV12"
+FLOAT = "HB_DNN_TENSOR_TYPE_F32"
+
+
+class BpuInferLibBackend:
+    """One ``Infer``. It tells types but no shapes; those come from the program's metadata."""
+
+    concurrent = False
+
+    def __init__(self, program: Program) -> None:
+        path = bin_of(program)
+        module = vendor_module(("bpu_infer_lib",), "Infer", SOURCE)
+        if program.metadata is None:
+            raise BackendError(
+                f"{path.name} comes without metadata.json, and bpu_infer_lib does not tell its shapes",
+                allowed="a build folder or a bundle",
+                remedy="load(path, backend='hbm_runtime')",
+            )
+        try:
+            self._infer: Any = module.Infer(False)
+            status = self._infer.load_model(str(path))
+            kinds = [_kind(tensor) for tensor in self._infer.inputs]
+            results = [_kind(tensor) for tensor in self._infer.outputs]
+        except FAILURES as error:
+            raise load_failure("bpu_infer_lib", path, error) from error
+        if status not in (None, 0) or not kinds:
+            why = f"status {status}" + (f", {explained(status)}" if status else "; the console tells why")
+            raise load_failure("bpu_infer_lib", path, why)
+        if kinds != [NV12] or results != [FLOAT]:
+            raise BackendError(
+                f"{path.name} takes {', '.join(kinds)} and gives {', '.join(results)}",
+                allowed=f"one {NV12} and one {FLOAT}: bpu_infer_lib tells no scales",
+                remedy="load(path, backend='hbm_runtime')",
+            )
+        # Its readers of pictures resize and convert in unknown ways; these take the bytes as they are.
+        old = not hasattr(self._infer, "read_input")
+        self._read = self._infer.read_numpy_arr_uint8 if old else self._infer.read_input
+        shape = (1, program.metadata.classes)
+        self._rule: Dequantizer = dequantizer("output", shape, "float32")
+        self.info = Info(
+            backend="bpu_infer_lib",
+            model=program.name,
+            version=_version(),
+            inputs=(Tensor("input", (1, 3, *program.metadata.preprocess.crop), "uint8", nv12=True),),
+            outputs=(Tensor("output", shape, "float32"),),
+        )
+
+    def run(self, inputs: Sequence[Array]) -> list[Scores]:
+        """Execute once; see the protocol."""
+        try:
+            _succeeded("reading the input", self._read(inputs[0], 0))
+            _succeeded("forward()", self._infer.forward())
+            return [self._rule(self._output())]
+        except FAILURES as error:
+            raise BackendError(f"bpu_infer_lib failed: {reason(error)}") from error
+
+    def close(self) -> None:
+        """Drop the model, which gives its memory back."""
+        self._infer = self._read = None
+
+    def _output(self) -> Array:
+        if not hasattr(self._infer, "get_output"):
+            return np.asarray(self._infer.get_infer_res_np_float32(0))
+        _succeeded("get_output()", self._infer.get_output())
+        return np.asarray(self._infer.outputs[0].data)
+
+
+def _kind(tensor: Any) -> str:
+    # An enum that prints as HB_DNN_..., with or without its class's name before it.
+    return str(tensor.properties.tensorType).rpartition(".")[2]
+
+
+def _succeeded(what: str, status: Any) -> None:
+    if status not in (None, 0):
+        raise BackendError(f"bpu_infer_lib failed: {what}: status {status}, {explained(status)}")
+
+
+def _version() -> str:
+    try:
+        return importlib.metadata.version("bpu_infer_lib_x5")
+    except importlib.metadata.PackageNotFoundError:
+        return "unknown"
+
+
+def open_backend(program: Program) -> BpuInferLibBackend:
+    """Open the program's ``.bin`` with the board's bpu_infer_lib.
+
+    Raises:
+        BackendMissing: this machine has no bpu_infer_lib, or the program no ``.bin``.
+        BackendError: the runtime refuses it, or does not tell enough to read it safely.
+    """
+    return BpuInferLibBackend(program)

@@ -1,0 +1,111 @@
+"""The board's current runtime, ``hbm_runtime`` (RDK OS 3.5 and above)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from edge.errors import BackendError
+from edge.runtime.libdnn import FAILURES, bin_of, check_version, flat, load_failure, reason, vendor_module
+from edge.runtime.program import Program
+from edge.runtime.protocol import Array, Info, Scores, Tensor
+from edge.runtime.quantization import Dequantizer, dequantizer
+
+# Names of hbDNNDataType; their numbers differ between boards.
+DTYPES = {
+    "Y": "uint8",
+    "NV12": "uint8",
+    "YUV444": "uint8",
+    "RGB": "uint8",
+    "BGR": "uint8",
+    "S8": "int8",
+    "U8": "uint8",
+    "F16": "float16",
+    "S16": "int16",
+    "U16": "uint16",
+    "F32": "float32",
+    "S32": "int32",
+    "U32": "uint32",
+    "F64": "float64",
+    "S64": "int64",
+    "U64": "uint64",
+}
+SOURCE = "RDK OS 3.5 and above brings it (Debian package hobot-spdev)"
+
+
+class HbmBackend:
+    """One ``HB_HBMRuntime``; it refuses a second caller while it runs."""
+
+    concurrent = False
+
+    def __init__(self, program: Program) -> None:
+        path = bin_of(program)
+        kind = vendor_module(("hbm_runtime",), "HB_HBMRuntime", SOURCE).HB_HBMRuntime
+        # An attribute by the documentation, a method by the type stubs.
+        version = str(kind.version() if callable(kind.version) else kind.version)
+        gap = check_version(program, version)
+        try:
+            self._runtime: Any = kind(str(path))
+        except FAILURES as error:
+            raise load_failure("hbm_runtime", path, error, gap) from error
+        # Of a file that packs several models the first is taken, as the older runtime does.
+        self._model: str = self._runtime.model_names[0]
+        inputs = tuple(self._input(name) for name in self._runtime.input_names[self._model])
+        self._rules = [self._rule(name) for name in self._runtime.output_names[self._model]]
+        self.info = Info(
+            backend="hbm_runtime",
+            model=program.name,
+            version=f"libdnn {version}",
+            inputs=inputs,
+            outputs=tuple(Tensor(rule.name, rule.shape, "float32") for rule in self._rules),
+        )
+
+    def run(self, inputs: Sequence[Array]) -> list[Scores]:
+        """Execute once; see the protocol."""
+        named = {tensor.name: array for tensor, array in zip(self.info.inputs, inputs, strict=True)}
+        try:
+            # The form with model names, without keywords, is the one that every version of it has.
+            results = self._runtime.run({self._model: named})[self._model]
+        except FAILURES as error:
+            raise BackendError(f"hbm_runtime failed: {reason(error)}") from error
+        missing = [rule.name for rule in self._rules if rule.name not in results]
+        if missing:
+            raise BackendError(f"hbm_runtime gave no output {', '.join(missing)}")
+        return [rule(results[rule.name]) for rule in self._rules]
+
+    def close(self) -> None:
+        """Drop the runtime, which gives its memory back."""
+        self._runtime = None
+
+    def _input(self, name: str) -> Tensor:
+        shape = flat(self._runtime.input_shapes[self._model][name])
+        kind = self._runtime.input_dtypes[self._model][name].name
+        if kind not in DTYPES:
+            raise BackendError(
+                f"input {name!r} is of type {kind}", allowed=", ".join(DTYPES), remedy="input_type_rt: nv12"
+            )
+        if kind == "NV12" and shape[-1] == 3:  # some programs state (1, H, W, 3)
+            shape = [shape[0], 3, *shape[1:3]]
+        return Tensor(name, tuple(shape), DTYPES[kind], nv12=kind == "NV12")
+
+    def _rule(self, name: str) -> Dequantizer:
+        shape = flat(self._runtime.output_shapes[self._model][name])
+        kind = self._runtime.output_dtypes[self._model][name].name
+        if kind not in DTYPES:
+            raise BackendError(f"output {name!r} is of type {kind}", allowed=", ".join(DTYPES))
+        quants = self._runtime.output_quants[self._model][name]
+        if quants.quant_type.name != "SCALE":
+            return dequantizer(name, shape, DTYPES[kind])
+        return dequantizer(
+            name, shape, DTYPES[kind], scale=quants.scale, zero_point=quants.zero_point, axis=int(quants.axis)
+        )
+
+
+def open_backend(program: Program) -> HbmBackend:
+    """Open the program's ``.bin`` with the board's hbm_runtime.
+
+    Raises:
+        BackendMissing: this machine has no hbm_runtime, or the program no ``.bin``.
+        BackendError: the runtime refuses it.
+    """
+    return HbmBackend(program)

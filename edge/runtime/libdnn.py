@@ -1,0 +1,160 @@
+"""What the board's three Python runtimes share: their import, libdnn's error codes and its version."""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import re
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from edge.errors import BackendError, BackendMissing
+from edge.metadata import Metadata
+from edge.runtime.program import Program
+
+# What the runtimes raise: pybind turns C++ exceptions into the first three; a C++ function that sets an error
+# and returns nothing all the same gives SystemError.
+FAILURES = (RuntimeError, ValueError, TypeError, SystemError)
+
+# The vendor's list of return codes of hbDNN* and hbSys*.
+CODES = {
+    -6000001: "invalid argument",
+    -6000002: "invalid model",
+    -6000003: "too many models are loaded",
+    -6000004: "invalid handle of a packed model",
+    -6000005: "invalid handle of a model",
+    -6000006: "a file can't be opened",
+    -6000007: "out of memory",
+    -6000008: "timed out",
+    -6000009: "too many tasks",
+    -6000010: "too many tasks in a batch",
+    -6000011: "invalid handle of a task",
+    -6000012: "the task failed",
+    -6000013: "the model is running",
+    -6000014: "the model does not fit this runtime: it was compiled for another chip or by a newer compiler",
+    -6000015: "the calls came in a wrong order",
+    -6000016: "another process uses it in a way that excludes this one",
+    -6000129: "invalid argument of a system call",
+    -6000130: "out of BPU memory",
+    -6000131: "the memory can't be registered",
+}
+_CODE = re.compile(r"-60000\d\d\b|-6000129\b|-600013[01]\b")
+_VERSION = re.compile(r"(\d+)\.(\d+)")
+_log = logging.getLogger("edge.runtime")
+
+
+def vendor_module(names: tuple[str, ...], member: str, source: str) -> ModuleType:
+    """Import the first of the vendor's modules that is there.
+
+    Args:
+        names: of modules that are the same API.
+        member: what the module must have; other platforms ship modules of the same name.
+        source: where the module comes from, for the remedy.
+
+    Raises:
+        BackendMissing: none is there, or its own libraries are missing.
+    """
+    reasons = []
+    for name in names:
+        try:
+            module = importlib.import_module(name)
+        except ModuleNotFoundError:
+            reasons.append(f"no Python module {name}")
+        except (ImportError, RuntimeError, OSError) as error:  # hbm_runtime checks for libdnn.so at import
+            reasons.append(f"{name} can't be imported: {_line(error)}")
+        else:
+            if hasattr(module, member):
+                return module
+            reasons.append(f"{name} is another module of that name: it lacks {member}")
+    raise BackendMissing("; ".join(reasons), allowed=source, remedy="on the board, with /usr/bin/python3")
+
+
+def bin_of(program: Program) -> Path:
+    """Return the program's ``.bin``.
+
+    Raises:
+        BackendMissing: it has none.
+    """
+    path = program.files.get("bin")
+    if path is None:
+        raise BackendMissing(
+            f"{program.name} comes without its .bin",
+            remedy="edge build MODEL, on a PC with the compiler (edge toolchain install)",
+        )
+    return path
+
+
+def reason(error: BaseException) -> str:
+    """Return in one line why the vendor's runtime failed, its error code put into words.
+
+    Args:
+        error: what it raised; a SystemError hides the reason in its cause.
+    """
+    hidden = error.__cause__ or error.__context__
+    text = _line(hidden if isinstance(error, SystemError) and hidden else error)
+    code = _CODE.search(text)
+    return f"{text} ({explained(int(code[0]))})" if code else text
+
+
+def explained(code: int) -> str:
+    """Return what a libdnn return code means."""
+    return CODES.get(code, "not in the vendor's list of codes")
+
+
+def check_version(program: Program, version: str) -> str | None:
+    """Warn (logger ``edge.runtime``) if the runtime is older than the compiler that made the program.
+
+    The vendor numbers libdnn like hb_mapper, such as ``1.24.5_(3.15.55 HBRT)`` for hb_mapper 1.24; programs
+    of an older compiler run on a newer runtime, not the other way round.
+
+    Args:
+        program: with the compiler's versions in its metadata; without metadata nothing is checked.
+        version: as libdnn states it.
+
+    Returns:
+        What does not fit, to explain a later failure; None if all is well or nothing is known.
+    """
+    built = _number(_builder(program.metadata))
+    here = _number(version)
+    if built is None or here is None or here >= built:
+        return None
+    gap = (
+        f"this board's libdnn {version} is older than the compiler of {program.name}, "
+        f"hb_mapper {_builder(program.metadata)}"
+    )
+    _log.warning("%s; update RDK OS if it fails or its results are wrong", gap)
+    return gap
+
+
+def load_failure(
+    backend: str, path: Path, error: BaseException | str, gap: str | None = None
+) -> BackendError:
+    """Return the error to raise when the vendor's runtime refuses a program."""
+    why = error if isinstance(error, str) else reason(error)
+    return BackendError(
+        f"{backend} can't load {path.name}: {why}" + (f"; {gap}" if gap else ""),
+        allowed="a .bin compiled for the RDK X5 (march bayes-e)",
+        remedy="sudo apt update && sudo apt full-upgrade on the board"
+        if gap
+        else "hrt_model_exec model_info --model_file FILE.bin tells on the board whether the file is whole",
+    )
+
+
+def flat(value: Any) -> list[int]:
+    """Return a shape as integers."""
+    return [int(side) for side in value]
+
+
+def _builder(metadata: Metadata | None) -> str:
+    return metadata.toolchain.get("hb_mapper", "") if metadata else ""
+
+
+def _number(version: str) -> tuple[int, int] | None:
+    found = _VERSION.search(version)
+    return (int(found[1]), int(found[2])) if found else None
+
+
+def _line(error: BaseException) -> str:
+    text = " ".join(str(error).split())
+    return text[:300] if text else type(error).__name__

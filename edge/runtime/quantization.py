@@ -1,0 +1,132 @@
+"""How integer outputs of a program become float scores."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TypeVar
+
+import numpy as np
+from attrs import frozen
+from numpy.typing import ArrayLike, NDArray
+
+from edge.errors import BackendError
+from edge.runtime.protocol import Array, Scores
+
+Number = TypeVar("Number", bound=np.generic)
+
+
+@frozen(eq=False)
+class Dequantizer:
+    """One output's rule: ``(q - zero_point) * scale`` for integers, nothing for floats.
+
+    The product is taken in float32, as the compiler's own Dequantize does.
+
+    Attributes:
+        name: of the output.
+        shape: of the result.
+        scale: float32, broadcasts against ``shape``; None where values are taken as they are.
+        zero_point: int64, broadcasts against ``shape``; None for zero.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    scale: NDArray[np.float32] | None = None
+    zero_point: NDArray[np.int64] | None = None
+
+    def __call__(self, values: Array) -> Scores:
+        """Return float32 of ``shape``, in memory of its own.
+
+        Args:
+            values: what the runtime gave, any shape of as many elements.
+
+        Raises:
+            BackendError: another number of elements.
+        """
+        if values.size != np.prod(self.shape, dtype=np.int64):
+            raise BackendError(
+                f"output {self.name!r} has {values.size} values", allowed=f"shape {self.shape} as announced"
+            )
+        values = values.reshape(self.shape)
+        if self.zero_point is not None and self.scale is not None:
+            values = values.astype(np.int64) - self.zero_point
+        scores: Scores = np.array(values, np.float32, order="C")
+        if self.scale is not None:
+            scores *= self.scale
+        return scores
+
+
+def dequantizer(
+    name: str,
+    shape: Sequence[int],
+    dtype: str,
+    *,
+    scale: ArrayLike = (),
+    zero_point: ArrayLike = (),
+    axis: int = -1,
+) -> Dequantizer:
+    """Make an output's rule from what the runtime tells.
+
+    Args:
+        name: of the output.
+        shape: of the output.
+        dtype: numpy name of what the runtime gives; scales of floats are ignored.
+        scale: empty (not quantised), one value (the whole tensor), or one a channel.
+        zero_point: empty (zero), one value, or one a channel.
+        axis: of the channels; negative counts from the end; meaningless with one scale.
+
+    Raises:
+        BackendError: as many scales or zero points as no axis has channels.
+    """
+    shape = tuple(shape)
+    scales = np.array(scale, np.float32).reshape(-1)  # a copy: the runtimes hand out views of their memory
+    if not scales.size or not np.issubdtype(np.dtype(dtype), np.integer):
+        return Dequantizer(name, shape)
+    zeros = np.array(zero_point, np.int64).reshape(-1)
+    return Dequantizer(
+        name,
+        shape,
+        _spread(name, "scales", scales, shape, axis),
+        _spread(name, "zero points", zeros, shape, axis) if zeros.any() else None,
+    )
+
+
+def channel_axis(name: str, shape: Sequence[int], layout: str, scales: int) -> int:
+    """Return the axis of the channels where the runtime tells only the layout.
+
+    Args:
+        name: of the output.
+        shape: of the output.
+        layout: ``NHWC``, ``NCHW``, or anything else if the runtime does not know.
+        scales: how many there are.
+
+    Raises:
+        BackendError: the layout is not known and several axes, or none, have so many channels.
+    """
+    if scales <= 1 or layout == "NHWC":
+        return -1
+    if layout == "NCHW":
+        return 1
+    fitting = [axis for axis, side in enumerate(shape) if side == scales]
+    if len(fitting) != 1:
+        raise BackendError(
+            f"output {name!r} of shape {tuple(shape)} and layout {layout} has {scales} scales: "
+            "which axis they belong to is not known",
+            allowed="layout NHWC or NCHW",
+            remedy="load(path, backend='hbm_runtime'), which tells the axis",
+        )
+    return fitting[0]
+
+
+def _spread(
+    name: str, what: str, values: NDArray[Number], shape: tuple[int, ...], axis: int
+) -> NDArray[Number]:
+    if values.size == 1:
+        return values.reshape(())
+    if not -len(shape) <= axis < len(shape) or shape[axis] != values.size:
+        raise BackendError(
+            f"output {name!r} of shape {shape} has {values.size} {what} on axis {axis}",
+            allowed="one, or one a channel",
+        )
+    sides = [1] * len(shape)
+    sides[axis] = values.size
+    return values.reshape(sides)
