@@ -13,6 +13,7 @@ from edge import __version__
 from edge.evaluate import EvalResult, Score
 from edge.pipeline import Build
 from edge.request import Request
+from edge.verify import VerifyResult
 from edge.workspace import Artifact, Stage, Workspace
 
 SCHEMA_VERSION = 1
@@ -103,6 +104,7 @@ def facts(build: Build) -> dict[str, object]:
             "method": compiled.calibration_method if compiled else "minmax",
         },
         "accuracy": _accuracy(build.eval.result),
+        "verify": _verify(build.verify.result) if build.toolchain else None,
         "stages": [_stage(stage, request) for stage in build.done],
     }
 
@@ -157,6 +159,13 @@ def _accuracy(result: EvalResult) -> dict[str, object]:
         "cosine": round(result.cosine, 6),
         "unreadable": list(result.unreadable),
     }
+
+
+def _verify(result: VerifyResult) -> dict[str, object]:
+    facts = {"frames": result.frames, "bit_exact": result.bit_exact, "max_abs_diff": result.max_abs_diff}
+    if result.why_not:
+        return {**facts, "why_not": result.why_not}
+    return {**facts, "integers": result.integers, "calls": result.calls, "pictures": list(result.pictures)}
 
 
 def _score(score: Score | None) -> dict[str, object] | None:

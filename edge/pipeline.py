@@ -2,7 +2,7 @@
 
 ::
 
-    export → simplify → check → calibrate → render → compile → eval → published build folder
+    export → simplify → check → calibrate → render → compile → verify → eval → published build folder
     export → simplify → calibrate → quantize → eval                  with ``--mapper portable``
 """
 
@@ -23,14 +23,16 @@ from edge.choices import choose_calibration, choose_compiler, choose_pictures
 from edge.errors import UsageError
 from edge.evaluate import EvalResult, OnnxRunner, Runner, evaluate, usable_cores
 from edge.export import ExportResult, Resolved, choose, export
-from edge.images import open_images, sample
+from edge.images import ImageSet, open_images, sample
 from edge.mapper.render import RenderResult, render, template_sha256
 from edge.portable import PortableResult, quantize
 from edge.request import Listener, Request
 from edge.simplify import SimplifyResult, simplify
 from edge.toolchain.compiler import CheckResult, CompileResult, checker, makertbin
 from edge.toolchain.found import Toolchain
+from edge.toolchain.hbdk_sim import why_unusable
 from edge.toolchain.quantized import QuantizedPool
+from edge.verify import FRAMES, VerifyResult, candidates, verify
 from edge.workspace import Stage, Workspace, stage_key
 
 T = TypeVar("T")
@@ -45,7 +47,19 @@ COMPILER_CODE = (
     "edge.toolchain.workers.hb_mapper",
 )
 
-STAGES = ("export", "simplify", "check", "calibrate", "render", "compile", "eval")
+# What decides whether two results are equal, besides the compiler.
+VERIFY_CODE = (
+    "edge.verify",
+    "edge.preprocess",
+    "edge.resample",
+    "edge.toolchain.binfile",
+    "edge.toolchain.hbdk_sim",
+    "edge.toolchain.quantized",
+    "edge.toolchain.tail",
+    "edge.toolchain.workers.quantized",
+)
+
+STAGES = ("export", "simplify", "check", "calibrate", "render", "compile", "verify", "eval")
 PORTABLE_STAGES = ("export", "simplify", "calibrate", "quantize", "eval")
 
 
@@ -310,6 +324,46 @@ class Build:
         )
 
     @cached_property
+    def verify(self) -> Stage[VerifyResult]:
+        """The proof that the program computes what the quantized model does."""
+        compiled, toolchain = self.compile, self._compiler()
+        quantized = f"{self.prefix}_quantized_model.onnx"
+        preprocess = self.request.spec.preprocess
+        images = candidates(self._pictures[0])
+
+        def action(_out: Path) -> VerifyResult:
+            return verify(
+                toolchain=toolchain,
+                program=compiled.path(compiled.result.bin),
+                quantized=compiled.path(quantized),
+                images=images,
+                preprocess=preprocess,
+                reporter=self._listener,
+            )
+
+        stage = self._stage(
+            "verify",
+            {
+                "bin": compiled.sha256(compiled.result.bin),
+                "quantized": compiled.sha256(quantized),
+                "images": images.fingerprint,
+                "frames": FRAMES,
+                "preprocess": cattrs.unstructure(preprocess),
+                "toolchain": toolchain.identity,
+                "simulator": why_unusable(toolchain),
+                **_versions("numpy"),
+                "opencv": cv2.__version__,
+            },
+            action,
+            VerifyResult,
+            code=VERIFY_CODE,
+            note=_verify_note,
+        )
+        if stage.result.why_not:
+            self._listener.warn(f"NOT VERIFIED against the compiled program: {stage.result.why_not}")
+        return stage
+
+    @cached_property
     def eval(self) -> Stage[EvalResult]:
         """Float against quantized on the same pictures."""
         request, source = self.request, self.export
@@ -318,8 +372,7 @@ class Build:
             quantized, name = self.quantize, self.quantize.result.onnx
         else:
             quantized, name = self.compile, f"{self.prefix}_quantized_model.onnx"
-        network = source.result
-        images, no_top1 = choose_pictures(request, network.weights.source, network.classes)
+        images, no_top1 = self._pictures
         if no_top1:
             self._listener.warn(f"{no_top1}; agreement with the float network is measured instead")
         preprocess = request.spec.preprocess
@@ -369,6 +422,12 @@ class Build:
             note=_eval_note,
         )
 
+    @cached_property
+    def _pictures(self) -> tuple[ImageSet, str]:
+        """The pictures to measure on, and why there is no Top-1; empty if there is."""
+        network = self.export.result
+        return choose_pictures(self.request, network.weights.source, network.classes)
+
     @property
     def prefix(self) -> str:
         """Start of every file name: model, weights when they are not the real ones, input size and type."""
@@ -409,6 +468,13 @@ class Build:
 
 def _versions(*packages: str) -> dict[str, str]:
     return {package: version(package) for package in packages}
+
+
+def _verify_note(result: VerifyResult) -> str:
+    if result.why_not:
+        return "not verified"
+    part = f", first of its {result.calls} BPU parts" if result.calls > 1 else ""
+    return f"program equals quantized model bit for bit on {result.frames} frames{part}"
 
 
 def _eval_note(result: EvalResult) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from edge.report.markdown import interval, static_line
+from edge.report.markdown import interval, static_line, verify_line
 
 
 def summary(manifest: Mapping[str, Any], root: Path) -> str:
@@ -30,6 +30,8 @@ def summary(manifest: Mapping[str, Any], root: Path) -> str:
         ("agreement", f"{accuracy['agreement']:.2f} % same answer as float, cosine {accuracy['cosine']:.4f}")
     )
     rows.append(("measured on", f"n = {n}, {dataset}"))
+    if manifest["verify"]:
+        rows.append(("verify", verify_line(manifest["verify"])))
     if manifest["static"]:
         rows.append(("static BPU", static_line(manifest["static"])))
     if manifest["placement"]:

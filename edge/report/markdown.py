@@ -30,6 +30,7 @@ def report(
             "",
             *_accuracy(facts["accuracy"]),
             "",
+            *_verify(facts),
             *_speed(facts, published),
             *_calibration(facts),
             "## Stages",
@@ -60,6 +61,17 @@ def static_line(static: Mapping[str, Any]) -> str:
     return (
         f"{static['latency_us']:.1f} us, {static['fps']:.2f} FPS, {static['ddr_bytes']:,} DDR bytes a frame "
         f"({static['march']}, {static['optimize_level']})"
+    )
+
+
+def verify_line(verify: Mapping[str, Any]) -> str:
+    """Return on one line whether the compiled program is what was measured."""
+    if verify["bit_exact"] is None:
+        return f"not verified: {verify['why_not']}"
+    part = "" if verify["calls"] == 1 else f" (the first of {verify['calls']} BPU parts)"
+    return (
+        f"the compiled program{part} equals the quantized model bit for bit: {verify['frames']} frames of "
+        f"{verify['integers']:,} integers"
     )
 
 
@@ -110,6 +122,14 @@ def _accuracy(accuracy: Mapping[str, Any]) -> list[str]:
     if accuracy["unreadable"]:
         lines += ["", f"Unreadable and left out: {', '.join(accuracy['unreadable'])}."]
     return lines
+
+
+def _verify(facts: Mapping[str, Any]) -> list[str]:
+    verify = facts["verify"]
+    if verify is None:
+        return []
+    where = "In the compiler's simulator: " if verify["bit_exact"] else "The compiled program was "
+    return [f"{where}{verify_line(verify)}.", ""]
 
 
 def _speed(facts: Mapping[str, Any], published: Mapping[str, Any] | None) -> list[str]:
