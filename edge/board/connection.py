@@ -1,0 +1,281 @@
+"""One SSH connection to a board, on which commands run under a time limit.
+
+The OpenSSH client does the work, as a program of its own: it honours the user's ``~/.ssh/config``, keys,
+agent, jump hosts and hardware tokens as they are, and a library would bring a second implementation of host
+key checks. No password is ever asked for or passed on, and host keys are always verified.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from types import TracebackType
+
+from attrs import frozen
+
+from edge.board.ssh_errors import explain_failure
+from edge.board.stream import Output, communicate, end
+from edge.errors import BoardError, UsageError
+
+CONNECT_SECONDS = 10
+ALIVE_SECONDS = 5  # a peer that is silent for three times as long is gone
+PERSIST_SECONDS = 60  # how long the connection lives on when we are killed without a chance to close it
+_SLACK = 20.0  # seconds after a command's own limit until the connection itself is given up
+_LOST = 255  # what ssh exits with when it failed, not the command
+_TIMED_OUT = (124, 137)  # what timeout(1) exits with; 137 where the command had to be killed
+# Unlike a terminal, a pipe does not tell a remote command that its user has gone. So a watcher reads our end
+# of the connection, and when it closes, ends the command with all its children: timeout(1) leads their group.
+# 255 is taken by ssh itself.
+_GUARD = """
+exec 3<&0
+limit=$1; script=$2; shift 2
+timeout -k 5 "$limit" sh -c "$script" edge "$@" </dev/null 3<&- &
+job=$!
+{ read -r _ <&3; kill -TERM "$job"; } >/dev/null 2>&1 &
+watch=$!
+wait "$job"; status=$?
+kill "$watch" 2>/dev/null
+[ "$status" -eq 255 ] && status=254
+exit "$status"
+"""
+# The same for a command that reads data: the end of the data is the end of our side.
+_FED = """
+limit=$1; script=$2; shift 2
+timeout -k 5 "$limit" sh -c "$script" edge "$@"; status=$?
+[ "$status" -eq 255 ] && status=254
+exit "$status"
+"""
+
+
+@frozen
+class Target:
+    """Where the board is.
+
+    Attributes:
+        host: name, address or alias of ``~/.ssh/config``, with ``user@`` if need be.
+        port: None leaves it to ssh.
+        identity: file of a private key; None leaves it to ssh.
+        options: further ``KEY=VALUE`` options of ssh.
+    """
+
+    host: str
+    port: int | None = None
+    identity: Path | None = None
+    options: tuple[str, ...] = ()
+
+    @staticmethod
+    def parse(
+        text: str, port: int | None = None, identity: Path | None = None, options: Sequence[str] = ()
+    ) -> Target:
+        """Read ``[user@]host[:port]``; an IPv6 address with a port stands in brackets.
+
+        Raises:
+            UsageError: no host, a port outside 1..65535, two ports, or no such key file.
+        """
+        allowed = "user@host, host:port, [IPv6 address]:port, or an alias of ~/.ssh/config"
+        bracketed = re.fullmatch(r"((?:[^@]+@)?)\[([^\]]+)\](?::(\d+))?", text)
+        plain = re.fullmatch(r"([^:]+):(\d+)", text)
+        host, given = text, None
+        if bracketed:
+            host, given = bracketed[1] + bracketed[2], bracketed[3]
+        elif plain:
+            host, given = plain[1], plain[2]
+        if not host or host.startswith("-") or host.endswith("@") or re.search(r"[\s'\"`$;&|<>\\]", host):
+            raise UsageError(f"HOST {text!r}", allowed=allowed)
+        if given is not None and port is not None and int(given) != port:
+            raise UsageError(f"both {text} and --port {port} are given", allowed="one of them")
+        port = int(given) if given is not None else port
+        if port is not None and not 1 <= port <= 65535:
+            raise UsageError(f"port {port}", allowed="1..65535")
+        if identity is not None and not identity.expanduser().is_file():
+            raise UsageError(f"there is no key {identity}", allowed="the file of a private key")
+        for option in options:
+            if not re.fullmatch(r"[A-Za-z0-9]+[= ].+", option):
+                raise UsageError(
+                    f"--ssh-option {option!r}", allowed="KEY=VALUE of ssh_config, such as ProxyJump=gate"
+                )
+        return Target(host, port, identity.expanduser() if identity else None, tuple(options))
+
+    @property
+    def command(self) -> str:
+        """What a user types to log in there."""
+        port = ["-p", str(self.port)] if self.port else []
+        return shlex.join(["ssh", *port, self.host])
+
+
+class Connection:
+    """A connection, held for the length of a ``with``.
+
+    Raises:
+        BoardError: there is no ssh, or the board can't be reached, is not the one it was, or lets us not in.
+    """
+
+    def __init__(self, target: Target) -> None:
+        self.target = target
+        self._folder: Path | None = None
+
+    def __enter__(self) -> Connection:
+        if shutil.which("ssh") is None:
+            raise BoardError(
+                "there is no ssh on PATH", remedy="install the OpenSSH client: apt-get install openssh-client"
+            )
+        # A socket's path may have about 100 characters, which rules out the long TMPDIR of macOS.
+        base = "/tmp" if Path("/tmp").is_dir() else None  # noqa: S108 - mkdtemp makes it ours alone
+        self._folder = Path(tempfile.mkdtemp(prefix="edge-ssh-", dir=base))
+        try:
+            self._open()
+        except BaseException:
+            self._discard()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        with contextlib.suppress(OSError, subprocess.TimeoutExpired):
+            subprocess.run(
+                [*self._ssh(), "-O", "exit", self.target.host],
+                capture_output=True,
+                timeout=10,
+                check=False,
+                env=_environment(),
+            )
+        self._discard()
+
+    def run(
+        self,
+        script: str,
+        *arguments: str,
+        limit: float,
+        data: Callable[[], Iterator[bytes]] | None = None,
+        on_line: Callable[[str], None] | None = None,
+        on_sent: Callable[[int], None] | None = None,
+        may_fail: bool = False,
+    ) -> Output:
+        """Run a POSIX shell script on the board.
+
+        Args:
+            script: reads ``arguments`` as ``$1`` and so on; they are quoted here.
+            arguments: any text.
+            limit: seconds, after which the script and all it started are ended.
+            data: gives what the script reads from its standard input.
+            on_line: called with each line of its standard output as it comes.
+            on_sent: called with the number of bytes of ``data`` sent so far.
+            may_fail: return an exit status that is not 0, rather than raise.
+
+        Raises:
+            BoardError: the connection was lost, the time ran out, or the script failed.
+        """
+        guard = _GUARD if data is None else _FED
+        words = ["sh", "-c", guard, "edge", str(max(1, round(limit))), script, *arguments]
+        # The connection is the master's; if that is gone, no second one is opened behind the user's back.
+        argv = [*self._ssh(), "-o", "ProxyCommand=false", self.target.host, "exec " + shlex.join(words)]
+        output = communicate(
+            argv,
+            self.target.host,
+            limit + _SLACK,
+            _environment(),
+            data=data,
+            on_line=on_line,
+            on_sent=on_sent,
+        )
+        if output.status == _LOST:
+            reason = _last_line(output.err) or "ssh gave no reason"
+            raise BoardError(
+                f"the connection to {self.target.host} was lost: {reason}",
+                remedy="look at the board's power and network, then run the command again",
+            )
+        if output.status in _TIMED_OUT:
+            raise BoardError(
+                f"a command on {self.target.host} was stopped after its time limit of {limit:g} s",
+                remedy="see whether another program holds the BPU, or give more time with --timeout",
+            )
+        if output.status and not may_fail:
+            words_of_it = _last_line(output.err) or _last_line(output.text) or "it said nothing"
+            raise BoardError(
+                f"a command on {self.target.host} failed with exit status {output.status}: {words_of_it}"
+            )
+        return output
+
+    @contextlib.contextmanager
+    def scratch(self) -> Iterator[str]:
+        """Make a folder on the board and remove it at the end, whatever happens."""
+        folder = _last_line(self.run('mktemp -d "${TMPDIR:-/tmp}/edge.XXXXXX"', limit=20).text)
+        if not re.fullmatch(r"/\S*/edge\.\w+", folder):
+            raise BoardError(f"the board could not make a temporary folder: {folder!r}")
+        try:
+            yield folder
+        finally:
+            with contextlib.suppress(BoardError):
+                self.run('rm -rf -- "$1"', folder, limit=60, may_fail=True)
+
+    def _ssh(self) -> list[str]:
+        assert self._folder is not None  # noqa: S101 - __enter__ made it
+        # ssh takes the first value it meets: ours where safety rests on it, the user's, then our defaults.
+        fixed = {
+            "BatchMode": "yes",
+            "StrictHostKeyChecking": "yes",
+            "ControlPath": str(self._folder / "s"),
+            "LogLevel": "INFO",
+            "ClearAllForwardings": "yes",
+        }
+        defaults = {
+            "ConnectTimeout": str(CONNECT_SECONDS),
+            "ServerAliveInterval": str(ALIVE_SECONDS),
+            "ServerAliveCountMax": "3",
+        }
+        argv = ["ssh", "-T"]
+        for key, value in fixed.items():
+            argv += ["-o", f"{key}={value}"]
+        for option in self.target.options:
+            argv += ["-o", option]
+        for key, value in defaults.items():
+            argv += ["-o", f"{key}={value}"]
+        if self.target.port is not None:
+            argv += ["-p", str(self.target.port)]
+        if self.target.identity is not None:
+            argv += ["-i", str(self.target.identity)]
+        return argv
+
+    def _open(self) -> None:
+        master = ["-f", "-N", "-o", "ControlMaster=yes", "-o", f"ControlPersist={PERSIST_SECONDS}"]
+        assert self._folder is not None  # noqa: S101 - __enter__ made it
+        log = self._folder / "log"
+        with log.open("wb") as sink:  # no pipe: the master keeps its end open
+            process = subprocess.Popen(
+                [*self._ssh(), *master, self.target.host],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=sink,
+                env=_environment(),
+                start_new_session=True,
+            )
+            try:
+                status: int | None = process.wait(timeout=6 * CONNECT_SECONDS)
+            except subprocess.TimeoutExpired:
+                status = None
+            finally:
+                end(process)
+        if status != 0:
+            raise explain_failure(self.target, log.read_text(encoding="utf-8", errors="replace"))
+
+    def _discard(self) -> None:
+        if self._folder is not None:
+            shutil.rmtree(self._folder, ignore_errors=True)
+
+
+def _environment() -> dict[str, str]:
+    # Messages that we recognise come in English only with this.
+    return {**os.environ, "LC_ALL": "C"}
+
+
+def _last_line(text: str) -> str:
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    return lines[-1] if lines else ""

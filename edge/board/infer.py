@@ -1,0 +1,247 @@
+"""Run frames on the board with ``hrt_model_exec infer`` and bring its outputs back as float arrays."""
+
+from __future__ import annotations
+
+import io
+import math
+import re
+import tarfile
+from collections.abc import Callable, Iterator, Sequence
+
+import numpy as np
+from numpy.lib.stride_tricks import as_strided
+from numpy.typing import NDArray
+
+from edge.board.connection import Connection
+from edge.board.parse import TensorInfo, parse_model_info
+from edge.board.perf import last_words, tool_failure
+from edge.errors import BoardError, UsageError
+
+Frame = NDArray[np.uint8]
+Scores = NDArray[np.float32]
+
+CHUNK_FRAMES = 32  # a frame of 224x224 has 75 kB, so that a chunk stays below 3 MB on the board
+TRIES = 5
+_NV12 = "HB_DNN_IMG_TYPE_NV12"
+_DTYPES = {
+    "S8": "int8", "U8": "uint8", "S16": "int16", "U16": "uint16", "S32": "int32", "U32": "uint32",
+    "S64": "int64", "U64": "uint64", "F16": "float16", "F32": "float32", "F64": "float64",
+}  # fmt: skip
+_INFO = r"""
+PATH=$PATH:/usr/hobot/bin
+command -v hrt_model_exec >/dev/null || { echo 'hrt_model_exec: not found' >&2; exit 127; }
+hrt_model_exec model_info --model_file="$1" 2>&1
+"""
+_UNPACK = 'mkdir -p -- "$1/in" "$1/out" && tar -xf - -C "$1/in"'
+# The tool loads the program anew for each frame; -6000006 then comes up now and again and goes away.
+_INFER = r"""
+PATH=$PATH:/usr/hobot/bin
+cd -- "$2" || exit 3
+for frame in in/*.bin; do
+    name=${frame##*/}; name=${name%.bin}; try=1
+    while :; do
+        rm -rf "out/$name"; mkdir "out/$name" || exit 3
+        hrt_model_exec infer --model_file="$1" --input_file="$2/$frame" --core_id=0 --enable_dump=true \
+            --dump_format=bin --dump_path="$2/out/$name" >log 2>&1
+        status=$?
+        set -- "$1" "$2" "$3" out/"$name"/model_infer_output_0_*
+        [ "$status" -eq 0 ] && [ -e "$4" ] && break
+        if grep -q -e -6000006 log && [ "$try" -lt "$3" ]; then try=$((try + 1)); sleep 1; continue; fi
+        printf '@edge failed %s %s\n' "$status" "$name"
+        tail -c 4000 log
+        exit 5
+    done
+    printf '@edge done %s %s\n' "$name" "$try"
+done
+"""
+_DATA = b"@edge data\n"
+_PULL = r"""
+cd -- "$1/out" && printf '%s\n' '@edge data' && tar -cf - . && rm -rf -- "$1/in" "$1/out"
+"""
+
+
+def describe(connection: Connection, program: str, size: tuple[int, int] | None) -> list[TensorInfo]:
+    """Return the outputs of a program on the board, as its runtime describes them.
+
+    Args:
+        connection: to the board.
+        program: path of the ``.bin`` there.
+        size: (height, width) that we are going to feed; None if unknown.
+
+    Raises:
+        BoardError: the tool failed, or the program does not take one NV12 picture.
+        UsageError: it takes another size.
+    """
+    output = connection.run(_INFO, program, limit=60, may_fail=True)
+    if output.status:
+        raise tool_failure("model_info", output.text, output.err, output.status)
+    tensors = parse_model_info(output.text)
+    inputs = [tensor for tensor in tensors if tensor.kind == "input"]
+    outputs = [tensor for tensor in tensors if tensor.kind == "output"]
+    if not outputs or not inputs:
+        raise BoardError(f"model_info names no inputs and outputs; its last words: {last_words(output.text)}")
+    if len(inputs) != 1 or inputs[0].type != _NV12:
+        seen = ", ".join(tensor.type or "an unknown type" for tensor in inputs)
+        raise BoardError(f"the program takes {seen}", allowed="one NV12 picture")
+    if size is not None and len(inputs[0].valid) == 4 and inputs[0].valid[2:] != size:
+        height, width = inputs[0].valid[2:]
+        raise UsageError(
+            f"the program takes {height}x{width} pictures, its metadata speaks of {size[0]}x{size[1]}",
+            remedy="build it again",
+        )
+    return outputs
+
+
+def run_frames(
+    connection: Connection,
+    program: str,
+    outputs: Sequence[TensorInfo],
+    frames: Sequence[Frame],
+    *,
+    folder: str,
+    limit: float,
+    on_frame: Callable[[int], None] | None = None,
+) -> list[list[Scores]]:
+    """Run a chunk of frames: one transfer there, one loop on the board, one transfer back.
+
+    Args:
+        connection: to the board.
+        program: path of the ``.bin`` there.
+        outputs: from :func:`describe`.
+        frames: packed NV12, uint8.
+        folder: on the board, empty; it is emptied again.
+        limit: seconds that the loop may take.
+        on_frame: called with the number of frames done.
+
+    Returns:
+        For each frame the dequantised outputs, float32, of their valid shapes.
+
+    Raises:
+        BoardError: the tool failed, or what it wrote is not what ``model_info`` describes.
+    """
+    packed = _pack(frames)
+    connection.run(_UNPACK, folder, limit=60 + len(packed) / 50_000, data=lambda: iter([packed]))
+    done = 0
+
+    def heard(line: str) -> None:
+        nonlocal done
+        if line.startswith("@edge done") and on_frame is not None:
+            done += 1
+            on_frame(done)
+
+    output = connection.run(_INFER, program, folder, str(TRIES), limit=limit, on_line=heard, may_fail=True)
+    if output.status:
+        found = re.search(r"@edge failed (\d+) \w+\n", output.text)
+        log = output.text[found.end() :] if found else output.text
+        if found and found[1] == "0":
+            raise BoardError(f"hrt_model_exec infer wrote no output; its last words: {last_words(log)}")
+        if "No space left" in log + output.err:
+            raise BoardError("the board's disk is full", remedy="free some space in its /tmp")
+        raise tool_failure("infer", log, output.err, int(found[1]) if found else output.status)
+    pulled = connection.run(_PULL, folder, limit=300).out.partition(_DATA)[2]
+    files = _unpack(pulled)
+    return [_outputs(files, f"{number:06d}", outputs) for number in range(len(frames))]
+
+
+def dequantise(data: bytes, tensor: TensorInfo) -> Scores:
+    """Read an output as the board dumped it: padding removed, integers scaled.
+
+    The arithmetic is libdnn's: SCALE means (x - zero_point) * scale. Scales are as ``model_info`` prints
+    them, with six digits, so that a result may differ from the runtime's own by some parts in a million.
+
+    Args:
+        data: content of ``model_infer_output_<i>_<name>.bin``.
+        tensor: its description.
+
+    Returns:
+        float32 of the valid shape.
+
+    Raises:
+        BoardError: the size or the scales do not fit the description.
+    """
+    suffix = tensor.type.rpartition("_")[2]
+    if suffix not in _DTYPES or not tensor.valid:
+        raise BoardError(
+            f"output {tensor.name!r} is of type {tensor.type or 'unknown'}", allowed=", ".join(_DTYPES)
+        )
+    values = _unpadded(data, np.dtype(_DTYPES[suffix]).newbyteorder("<"), tensor)
+    if tensor.quanti == "NONE" or (not tensor.scale and suffix.startswith("F")):
+        return np.ascontiguousarray(values, np.float32)
+    if tensor.quanti != "SCALE" or not tensor.scale:
+        raise BoardError(
+            f"output {tensor.name!r} is quantized by {tensor.quanti} without scales in model_info",
+            allowed="SCALE",
+        )
+    shifted = values.astype(np.float64) - _along(tensor.zero_point or (0.0,), tensor)
+    return np.ascontiguousarray(shifted * _along(tensor.scale, tensor), np.float32)
+
+
+def _unpadded(data: bytes, dtype: np.dtype[np.generic], tensor: TensorInfo) -> NDArray[np.generic]:
+    size = math.prod(tensor.valid) * dtype.itemsize
+    if len(data) == size:
+        return np.frombuffer(data, dtype).reshape(tensor.valid)
+    strides = tensor.stride
+    if len(data) == tensor.aligned_bytes and len(strides) == len(tensor.valid) and all(strides):
+        last = sum((count - 1) * step for count, step in zip(tensor.valid, strides, strict=True))
+        if last + dtype.itemsize <= len(data):
+            return as_strided(np.frombuffer(data, dtype), tensor.valid, strides).copy()
+    if len(tensor.aligned) == len(tensor.valid) and len(data) == math.prod(tensor.aligned) * dtype.itemsize:
+        whole = np.frombuffer(data, dtype).reshape(tensor.aligned)
+        return whole[tuple(slice(count) for count in tensor.valid)]
+    raise BoardError(
+        f"output {tensor.name!r} has {len(data)} bytes",
+        allowed=f"{size} for {tensor.valid}, or its padded size",
+    )
+
+
+def _along(values: Sequence[float], tensor: TensorInfo) -> NDArray[np.float64]:
+    array = np.array(values, np.float64)
+    if array.size == 1:
+        return array.reshape(())
+    axis = tensor.axis if tensor.axis is not None else (1 if tensor.layout == "NCHW" else -1)
+    if not -len(tensor.valid) <= axis < len(tensor.valid) or tensor.valid[axis] != array.size:
+        raise BoardError(
+            f"output {tensor.name!r} of shape {tensor.valid} comes with {array.size} scales for axis {axis}"
+        )
+    shape = [1] * len(tensor.valid)
+    shape[axis] = array.size
+    return array.reshape(shape)
+
+
+def _pack(frames: Sequence[Frame]) -> bytes:
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as archive:
+        for number, frame in enumerate(frames):
+            entry = tarfile.TarInfo(f"{number:06d}.bin")
+            entry.size = frame.size
+            archive.addfile(entry, io.BytesIO(frame.tobytes()))
+    return buffer.getvalue()
+
+
+def _unpack(data: bytes) -> dict[str, bytes]:
+    """Return the files of a tar stream by name; nothing is written anywhere."""
+
+    def entries() -> Iterator[tuple[str, bytes]]:
+        with tarfile.open(fileobj=io.BytesIO(data)) as archive:
+            for entry in archive:
+                content = archive.extractfile(entry) if entry.isfile() else None
+                if content is not None:
+                    yield entry.name.removeprefix("./"), content.read()
+
+    try:
+        return dict(entries())
+    except tarfile.TarError as error:
+        raise BoardError(f"the outputs arrived damaged: {error}", remedy="run the command again") from error
+
+
+def _outputs(files: dict[str, bytes], frame: str, outputs: Sequence[TensorInfo]) -> list[Scores]:
+    found = []
+    for number, tensor in enumerate(outputs):
+        start = f"{frame}/model_infer_output_{number}_"
+        names = [name for name in files if name.startswith(start)]
+        if len(names) != 1:
+            raise BoardError(
+                f"{len(names)} files for output {number} of {frame}", allowed="one, as the tool dumps it"
+            )
+        found.append(dequantise(files[names[0]], tensor))
+    return found

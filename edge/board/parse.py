@@ -1,0 +1,262 @@
+r"""The output of the board's tools as data; noise, missing keys and other versions are expected.
+
+``hrt_model_exec`` mixes its results with glog lines, banners, colours and carriage returns, and prints three
+or six decimals and more or fewer keys from version to version.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+
+from attrs import field, frozen
+
+from edge.toolchain.process import clean
+
+_GLOG = re.compile(r"^[IWEF]\d{4} \d\d:\d\d:\d\d\.\d+\s+\d+ \S+:\d+\]")
+_BANNER = re.compile(r"^\[(?:BPU_PLAT|HBRT|DNN|[AWEID]\]\[DNN)\]|^\[[AWEID]\]\[DNN\]")
+_NUMBER = r"([\d.]+(?:[eE][-+]?\d+)?)"
+_CODE = re.compile(r"-60000\d\d\b|-60001\d\d\b")
+# libdnn's error codes, from its documentation.
+CODES = {
+    -6000001: "invalid argument",
+    -6000002: "invalid model",
+    -6000003: "too many models are loaded",
+    -6000004: "invalid packed model handle",
+    -6000005: "invalid model handle",
+    -6000006: "the file can't be opened",
+    -6000007: "out of memory",
+    -6000008: "time-out",
+    -6000009: "too many tasks",
+    -6000010: "too large a batch",
+    -6000011: "invalid task handle",
+    -6000012: "the task could not be run",
+    -6000013: "the model is running",
+    -6000014: "the program does not fit this runtime",
+    -6000015: "misuse of the interface",
+    -6000016: "misuse by several processes",
+    -6000129: "invalid system argument",
+    -6000130: "the BPU's memory is exhausted",
+    -6000131: "memory could not be registered",
+}
+
+
+@frozen
+class PerfRun:
+    """What ``hrt_model_exec perf`` said of one run; None where it said nothing.
+
+    Attributes:
+        threads: that submitted frames.
+        frames: in all.
+        latency_ms: mean of a frame in its thread, CPU nodes included; it grows with the threads.
+        latency_min_ms: of the fastest frame.
+        latency_max_ms: of the slowest frame.
+        fps: frames per second of all threads together.
+        run_time_ms: wall time.
+        load_ms: time to load the program.
+    """
+
+    threads: int | None
+    frames: int | None
+    latency_ms: float
+    fps: float
+    latency_min_ms: float | None = None
+    latency_max_ms: float | None = None
+    run_time_ms: float | None = None
+    load_ms: float | None = None
+
+
+@frozen
+class Profile:
+    """Mean milliseconds a frame from ``profiler.log``: on the BPU, on the CPU, and of each node."""
+
+    bpu_ms: float | None
+    cpu_ms: float | None
+    nodes: Mapping[str, float] = field(factory=dict)
+
+
+@frozen
+class TensorInfo:
+    """An input or output as ``model_info`` describes it; empty or None where it does not say.
+
+    Attributes:
+        kind: ``input`` or ``output``.
+        index: as printed.
+        name: of the tensor.
+        valid: shape without padding.
+        aligned: shape with padding.
+        aligned_bytes: size of its memory.
+        type: such as ``HB_DNN_TENSOR_TYPE_S32`` or ``HB_DNN_IMG_TYPE_NV12``.
+        layout: ``NHWC``, ``NCHW`` or empty.
+        quanti: ``NONE``, ``SCALE`` or ``SHIFT``.
+        stride: bytes from one element to the next, an axis.
+        scale: one value, or one a channel.
+        zero_point: likewise; empty means 0.
+        axis: the channels' axis.
+    """
+
+    kind: str
+    index: int
+    name: str = ""
+    valid: tuple[int, ...] = ()
+    aligned: tuple[int, ...] = ()
+    aligned_bytes: int | None = None
+    type: str = ""
+    layout: str = ""
+    quanti: str = "NONE"
+    stride: tuple[int, ...] = ()
+    scale: tuple[float, ...] = ()
+    zero_point: tuple[float, ...] = ()
+    axis: int | None = None
+
+
+@frozen
+class Versions:
+    """Versions that the board's runtime prints when it loads a program; None where it does not."""
+
+    dnn: str | None = None
+    hbrt: str | None = None
+    platform: str | None = None
+
+
+def lines_of(text: str) -> list[str]:
+    r"""Split at ``\n`` and ``\r``, drop escape codes, and log lines that are not results."""
+    pieces = [piece.strip() for piece in re.split(r"[\r\n]+", clean(text))]
+    return [piece for piece in pieces if not _GLOG.match(piece) and not _BANNER.match(piece)]
+
+
+def parse_perf(text: str) -> PerfRun | None:
+    """Read the output of ``hrt_model_exec perf``; None if it holds no result.
+
+    The summary counts; where it is missing, the last of the progress lines, one for every 200 frames.
+    """
+    text = "\n".join(lines_of(text))
+    latency = _last(rf"Average\s+latency\s+is:\s*{_NUMBER}\s*ms", text)
+    fps = _last(rf"Frame\s+rate\s+is:\s*{_NUMBER}\s*FPS", text)
+    latency = _last(rf"Thread Average:\s*{_NUMBER}\s*ms", text) if latency is None else latency
+    fps = _last(rf"\bFPS:\s*{_NUMBER}", text) if fps is None else fps
+    if latency is None or fps is None:
+        return None
+    threads = _last(r"Thread\s+number\s+is:\s*(\d+)", text)
+    frames = _last(r"Frame\s+count\s+is:\s*(\d+)", text)
+    frames = _last(r"Frame\s+count:\s*(\d+)", text) if frames is None else frames
+    return PerfRun(
+        threads=None if threads is None else int(threads),
+        frames=None if frames is None else int(frames),
+        latency_ms=latency,
+        fps=fps,
+        latency_min_ms=_last(rf"thread\s+min\s+latency:\s*{_NUMBER}", text),
+        latency_max_ms=_last(rf"thread\s+max\s+latency:\s*{_NUMBER}", text),
+        run_time_ms=_last(rf"Program\s+run\s+time:\s*{_NUMBER}", text),
+        load_ms=_last(rf"Load model to DDR cost\s+{_NUMBER}\s*ms", text),
+    )
+
+
+def parse_profile(text: str) -> Profile | None:
+    """Read ``profiler.log``: JSON documents with anything between them; None if there are no times in it."""
+    found: dict[str, object] = {}
+    decoder, position = json.JSONDecoder(), 0
+    while (position := text.find("{", position)) >= 0:
+        try:
+            document, position = decoder.raw_decode(text, position)
+        except ValueError:
+            position += 1
+            continue
+        found |= document if isinstance(document, dict) else {}
+    processor = _times(found.get("processor_latency") or found.get("chip_latency"))
+    nodes = _times(found.get("model_latency"))
+    if not processor and not nodes:
+        return None
+    bpu = processor.get("BPU_inference_time_cost")
+    cpu = processor.get("CPU_inference_time_cost")
+    if nodes:
+        on_bpu = [time for name, time in nodes.items() if name.startswith("BPU_")]
+        bpu = sum(on_bpu) if bpu is None else bpu
+        cpu = sum(nodes.values()) - sum(on_bpu) if cpu is None else cpu
+    return Profile(bpu, cpu, nodes)
+
+
+def parse_model_info(text: str) -> list[TensorInfo]:
+    """Read the inputs and outputs from ``hrt_model_exec model_info``."""
+    tensors: list[TensorInfo] = []
+    block: dict[str, str] = {}
+
+    def close() -> None:
+        if block:
+            tensors.append(_tensor(block))
+        block.clear()
+
+    for line in lines_of(text):
+        opened = re.match(r"(input|output)\[(\d+)\]\s*:", line)
+        if opened:
+            close()
+            block.update(kind=opened[1], index=opened[2])
+        elif block and (pair := re.match(r"([A-Za-z][\w /]*?)\s*:\s*(.*)", line)):
+            block[pair[1].lower()] = pair[2]
+    close()
+    return tensors
+
+
+def parse_versions(text: str) -> Versions:
+    """Read the versions from the banner that comes with every load, or from ``hrt_model_exec -v``."""
+    text = clean(text)
+    pair = re.search(r"Runtime version = ([\d.]+)_\(([\d.]+) HBRT\)", text)
+    exact = re.search(r"\[HBRT\][^\n]*version = ([\d.]+)", text)
+    platform = re.search(r"BPU Platform Version\(([\d.]+)\)", text)
+    bare = re.search(r"(?<![\d.])(\d+\.\d+\.\d+)(?![\d.])", text)
+    return Versions(
+        dnn=pair[1] if pair else bare[1] if bare and not exact else None,
+        hbrt=exact[1] if exact else pair[2] if pair else None,
+        platform=platform[1] if platform else None,
+    )
+
+
+def error_code(text: str) -> int | None:
+    """Return the last error code of libdnn in a log."""
+    found = _CODE.findall(text)
+    return int(found[-1]) if found else None
+
+
+def _last(pattern: str, text: str) -> float | None:
+    for found in reversed(re.findall(pattern, text)):
+        try:
+            return float(found)
+        except ValueError:  # such as 1.2.3
+            continue
+    return None
+
+
+def _times(entry: object) -> dict[str, float]:
+    if not isinstance(entry, dict):
+        return {}
+    times = {name: value.get("avg_time") for name, value in entry.items() if isinstance(value, dict)}
+    return {str(name): float(time) for name, time in times.items() if isinstance(time, int | float)}
+
+
+def _tensor(block: Mapping[str, str]) -> TensorInfo:
+    axis = re.search(r"-?\d+", block.get("quantizeaxis", ""))
+    aligned_bytes = re.search(r"\d+", block.get("aligned byte size", ""))
+    return TensorInfo(
+        kind=block["kind"],
+        index=int(block["index"]),
+        name=block.get("name", ""),
+        valid=_integers(block.get("valid shape", "")),
+        aligned=_integers(block.get("aligned shape", "")),
+        aligned_bytes=int(aligned_bytes[0]) if aligned_bytes else None,
+        type=block.get("tensor type", ""),
+        layout=block.get("tensor layout", "").removeprefix("HB_DNN_LAYOUT_"),
+        quanti=block.get("quanti type", "NONE").strip() or "NONE",
+        stride=_integers(block.get("stride", "")),
+        scale=_floats(block.get("scale data", "")),
+        zero_point=_floats(block.get("zero_point data", "")),
+        axis=int(axis[0]) if axis else None,
+    )
+
+
+def _integers(text: str) -> tuple[int, ...]:
+    return tuple(int(number) for number in re.findall(r"-?\d+", text))
+
+
+def _floats(text: str) -> tuple[float, ...]:
+    return tuple(float(number) for number in re.findall(r"-?\d+(?:\.\d+)?(?:[eE][-+]?\d+)?", text))

@@ -1,0 +1,215 @@
+"""What a board is and how it is doing, read in one remote script."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+
+from attrs import evolve, field, frozen
+
+from edge.board.connection import Connection
+from edge.board.parse import Versions, parse_versions
+from edge.errors import BoardError
+
+# Every path starts with a prefix that is empty on a board. Facts are marked lines, so that whatever else a
+# login prints does no harm.
+_PRELUDE = r"""
+root=${EDGE_BOARD_ROOT:-}
+PATH=$PATH:/usr/hobot/bin:/usr/sbin
+say() { printf '@edge %s %s\n' "$1" "$2"; }
+word() { [ -r "$1" ] && head -n 1 "$1" 2>/dev/null | tr -d '\r\000'; }
+"""
+_STATE = r"""
+for zone in "$root"/sys/class/thermal/thermal_zone*; do
+    [ -r "$zone/temp" ] && say temperature "$(word "$zone/type")=$(word "$zone/temp")"
+done
+for sensor in "$root"/sys/class/hwmon/hwmon*/temp*_input; do
+    [ -r "$sensor" ] || continue
+    label=$(word "${sensor%_input}_label")
+    say sensor "${label:-$(basename "${sensor%_input}")}=$(word "$sensor")"
+done
+cpu="$root/sys/devices/system/cpu/cpufreq"
+say governor "$(word "$cpu/policy0/scaling_governor")"
+say cpu_khz "$(word "$cpu/policy0/scaling_cur_freq")"
+say cpu_max_khz "$(word "$cpu/policy0/scaling_max_freq")"
+say boost "$(word "$cpu/boost")"
+for freq in "$root"/sys/class/devfreq/*.bpu/cur_freq; do
+    [ -r "$freq" ] && say bpu_hz "$(word "$freq")"
+done
+say bpu_ratio "$(word "$root/sys/devices/system/bpu/bpu0/ratio")"
+"""
+_IDENTITY = r"""
+say arch "$(uname -m)"
+say os "$(word "$root/etc/version")"
+say soc "$(word "$root/sys/class/boardinfo/soc_name")"
+say disk_kb "$(df -Pk "${HOME:-/}" 2>/dev/null | awk 'NR==2 {print $4}')"
+say tool "$(command -v hrt_model_exec)"
+if command -v hrt_model_exec >/dev/null; then
+    timeout 20 hrt_model_exec -v 2>&1 | head -n 20 | tr '\r' '\n' | sed 's/^/@edge v /'
+    for model in "$root"/opt/hobot/model/x5/basic/*.bin; do
+        [ -r "$model" ] || continue
+        timeout 30 hrt_model_exec model_info --model_file="$model" 2>&1 |
+            grep -a -E 'HBRT|Platform' | head -n 5 | tr '\r' '\n' | sed 's/^/@edge banner /'
+        break
+    done
+fi
+python=$root/usr/bin/python3
+[ -x "$python" ] || python=python3
+timeout 60 "$python" -c '
+import platform
+print("@edge python", platform.python_version())
+for name in ("hbm_runtime", "hobot_dnn.pyeasy_dnn", "hobot_dnn_rdkx5.pyeasy_dnn", "bpu_infer_lib"):
+    try:
+        __import__(name)
+    except ModuleNotFoundError:
+        pass
+    except BaseException as error:
+        text = str(error).splitlines() or [""]
+        print("@edge broken", name, type(error).__name__ + ":", text[0][:120])
+    else:
+        print("@edge module", name)
+' 2>/dev/null
+"""
+
+
+@frozen
+class State:
+    """How warm and how fast a board is; empty or None where it does not say.
+
+    Attributes:
+        temperatures: sensor -> degrees Celsius.
+        governor: of the CPU.
+        boost: whether the CPU may exceed its nominal clock.
+        cpu_mhz: clock of the first core.
+        cpu_max_mhz: what the governor may go up to.
+        bpu_mhz: clock of the BPU.
+        bpu_load: percent.
+    """
+
+    temperatures: Mapping[str, float] = field(factory=dict)
+    governor: str | None = None
+    boost: bool | None = None
+    cpu_mhz: float | None = None
+    cpu_max_mhz: float | None = None
+    bpu_mhz: float | None = None
+    bpu_load: int | None = None
+
+    @property
+    def hottest(self) -> float | None:
+        """The highest temperature, in degrees Celsius."""
+        return max(self.temperatures.values(), default=None)
+
+
+@frozen
+class Facts:
+    """What a board is; None where it does not say.
+
+    Attributes:
+        arch: ``aarch64`` on every RDK.
+        os: version of RDK OS.
+        soc: such as ``X5``.
+        disk_free: bytes free where the user's files are.
+        tool: path of ``hrt_model_exec``.
+        versions: of the runtime.
+        python: version of the system's Python.
+        modules: vendor modules that it can import.
+        broken: vendor modules that are there but fail, with the reason.
+        state: how it is doing.
+    """
+
+    arch: str
+    os: str | None
+    soc: str | None
+    disk_free: int | None
+    tool: str | None
+    versions: Versions
+    python: str | None
+    modules: tuple[str, ...]
+    broken: tuple[str, ...]
+    state: State
+
+
+def probe(connection: Connection) -> Facts:
+    """Ask a board what it is.
+
+    Raises:
+        BoardError: the connection was lost, or the answer holds nothing known.
+    """
+    said = _said(connection.run(_PRELUDE + _IDENTITY + _STATE, limit=150, may_fail=True).text)
+    if "arch" not in said:
+        raise BoardError(
+            f"{connection.target.host} gives no usual answer",
+            allowed="a Linux with a POSIX shell",
+            remedy="log in and look",
+        )
+    disk = _number(said, "disk_kb")
+    versions = parse_versions("\n".join(said.get("banner", [])))
+    if versions.dnn is None:
+        versions = evolve(versions, dnn=parse_versions("\n".join(said.get("v", []))).dnn)
+    if versions.hbrt is None:
+        versions = evolve(versions, hbrt=parse_versions("\n".join(said.get("v", []))).hbrt)
+    return Facts(
+        arch=said["arch"][0],
+        os=_word(said, "os"),
+        soc=_word(said, "soc"),
+        disk_free=None if disk is None else int(disk) * 1024,
+        tool=_word(said, "tool"),
+        versions=versions,
+        python=_word(said, "python"),
+        modules=tuple(said.get("module", [])),
+        broken=tuple(said.get("broken", [])),
+        state=_state(said),
+    )
+
+
+def read_state(connection: Connection) -> State:
+    """Ask a board how it is doing."""
+    return _state(_said(connection.run(_PRELUDE + _STATE, limit=20, may_fail=True).text))
+
+
+def _said(text: str) -> dict[str, list[str]]:
+    said: dict[str, list[str]] = {}
+    for line in text.splitlines():
+        match = re.search(r"@edge (\w+) (.*)", line.rstrip("\r"))
+        if match and match[2].strip():
+            said.setdefault(match[1], []).append(match[2].strip())
+    return said
+
+
+def _state(said: Mapping[str, list[str]]) -> State:
+    boost = _number(said, "boost")
+    load = _number(said, "bpu_ratio")
+    return State(
+        temperatures=_temperatures([*said.get("temperature", []), *said.get("sensor", [])]),
+        governor=_word(said, "governor"),
+        boost=None if boost is None else bool(boost),
+        cpu_mhz=_scaled(said, "cpu_khz", 1e3),
+        cpu_max_mhz=_scaled(said, "cpu_max_khz", 1e3),
+        bpu_mhz=_scaled(said, "bpu_hz", 1e6),
+        bpu_load=None if load is None else int(load),
+    )
+
+
+def _temperatures(entries: list[str]) -> dict[str, float]:
+    found = {}
+    for entry in entries:
+        name, _, value = entry.rpartition("=")
+        if re.fullmatch(r"-?\d+", value):
+            # The kernel gives thousandths of a degree; a few drivers give degrees.
+            degrees = int(value) / 1000 if abs(int(value)) >= 1000 else float(value)
+            found[name or "sensor"] = round(degrees, 1)
+    return found
+
+
+def _word(said: Mapping[str, list[str]], key: str) -> str | None:
+    return said[key][0] if key in said else None
+
+
+def _number(said: Mapping[str, list[str]], key: str) -> float | None:
+    word = _word(said, key)
+    return float(word) if word is not None and re.fullmatch(r"-?\d+(\.\d+)?", word) else None
+
+
+def _scaled(said: Mapping[str, list[str]], key: str, divisor: float) -> float | None:
+    number = _number(said, key)
+    return None if number is None else number / divisor

@@ -1,0 +1,181 @@
+"""Copy a program to the board: each file whole and with the right checksum, or not at all."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Literal
+
+from attrs import frozen
+
+from edge.board.connection import Connection
+from edge.errors import BoardError, ModelFileError, UsageError
+from edge.graph import sha256_of
+from edge.metadata import FILE
+from edge.progress import Reporter
+from edge.runtime.program import Program
+
+_CHUNK = 1 << 16
+_SLOWEST = 50_000  # bytes a second that a connection must manage; slower is as good as lost
+_SPARE = 4 << 20  # bytes that must stay free on the board
+
+_LOOK = r"""
+mkdir -p -- "$1" && cd -- "$1" || exit 3
+shift
+printf '@edge dir %s\n' "$PWD"
+df -Pk . | awk 'NR==2 {print "@edge free_kb " $4}'
+for name do
+    [ -f "$name" ] && printf '@edge sum %s %s\n' "$(sha256sum <"$name" | cut -c1-64)" "$name"
+done
+exit 0
+"""
+# The final name appears by a rename, after the checksum was computed from what the disk gives back.
+_STORE = r"""
+final=$1; want=$2; part="$(dirname -- "$1")/.$(basename -- "$1").edge-$$"
+trap 'rm -f -- "$part"' EXIT
+trap 'exit 1' HUP INT TERM
+cat >"$part" || exit 3
+seen=$(sha256sum <"$part" | cut -c1-64)
+[ "$seen" = "$want" ] || { echo "@edge seen $seen"; exit 4; }
+chmod 644 -- "$part" && mv -f -- "$part" "$final"
+"""
+
+
+@frozen
+class Sent:
+    """A file that now lies on the board: its name, size, and whether it was sent or lay there already."""
+
+    name: str
+    bytes: int
+    state: Literal["sent", "unchanged"]
+
+
+@frozen
+class Pushed:
+    """A program that lies on the board.
+
+    Attributes:
+        directory: absolute path there.
+        bin: absolute path of the ``.bin``.
+        files: of the program.
+    """
+
+    directory: str
+    bin: str
+    files: tuple[Sent, ...]
+
+
+def push(connection: Connection, program: Program, directory: str | None, reporter: Reporter) -> Pushed:
+    """Copy what ``metadata.json`` lists, and itself last; files that lie there already are not sent again.
+
+    Args:
+        connection: to the board.
+        program: with a ``.bin``.
+        directory: on the board, relative to the user's home or absolute; None for ``edge/<name>``.
+        reporter: told the share that has been sent.
+
+    Raises:
+        ModelFileError: the program has no ``.bin``.
+        BoardError: the disk is full, can't be written, or a file arrived changed.
+    """
+    require_bin(program)
+    files = sorted({path.name: path for path in program.files.values()}.values())
+    if program.metadata is not None:
+        files.append((program.path if program.path.is_dir() else program.path.parent) / FILE)
+    sums = {path.name: sha256_of(path) for path in files}
+    folder, free, there = _look(connection, _directory(program, directory), list(sums))
+    missing = [path for path in files if there.get(path.name) != sums[path.name]]
+    total = sum(path.stat().st_size for path in missing)
+    if free is not None and total + _SPARE > free:
+        raise BoardError(
+            f"the board has {free / 1e6:.1f} MB free in {folder}, the program needs {total / 1e6:.1f} MB",
+            remedy="free some space there, or choose another disk with --to",
+        )
+    before = 0
+    for path in missing:
+        size = path.stat().st_size
+        _send(
+            connection,
+            path,
+            f"{folder}/{path.name}",
+            sums[path.name],
+            _progress(reporter, path, before, total),
+        )
+        before += size
+    sent = tuple(
+        Sent(path.name, path.stat().st_size, "sent" if path in missing else "unchanged") for path in files
+    )
+    return Pushed(folder, f"{folder}/{program.files['bin'].name}", sent)
+
+
+def require_bin(program: Program) -> Path:
+    """Return the path of the program's ``.bin``.
+
+    Raises:
+        ModelFileError: it has none.
+    """
+    if "bin" not in program.files:
+        raise ModelFileError(
+            f"{program.name} has no .bin: only the vendor's compiler makes programs for the board",
+            remedy="edge build MODEL --mapper managed",
+        )
+    return program.files["bin"]
+
+
+def _directory(program: Program, given: str | None) -> str:
+    if given is None:
+        name = program.metadata.name if program.metadata else program.path.stem
+        return f"edge/{name}"
+    if "\n" in given or not given.strip():
+        raise UsageError(f"--to {given!r}", allowed="a folder on the board")
+    return (given.removeprefix("~/") or ".").rstrip("/") or "/"
+
+
+def _look(connection: Connection, directory: str, names: list[str]) -> tuple[str, int | None, dict[str, str]]:
+    limit = 120.0  # checksums of files that lie there; an SD card reads 20 MB/s and more
+    output = connection.run(_LOOK, directory, *names, limit=limit, may_fail=True)
+    found = re.search(r"@edge dir (/.*)", output.text)
+    if output.status or found is None:
+        cause = output.err.strip().splitlines()[-1:] or ["no answer"]
+        raise BoardError(
+            f"{directory} on the board can't be used: {cause[0]}", remedy="choose another folder with --to"
+        )
+    free = re.search(r"@edge free_kb (\d+)", output.text)
+    sums = {name: digest for digest, name in re.findall(r"@edge sum ([0-9a-f]{64}) (.+)", output.text)}
+    return found[1].rstrip("\r"), int(free[1]) * 1024 if free else None, sums
+
+
+def _send(
+    connection: Connection, path: Path, final: str, want: str, on_sent: Callable[[int], None] | None
+) -> None:
+    def chunks() -> Iterator[bytes]:
+        with path.open("rb") as stream:
+            while chunk := stream.read(_CHUNK):
+                yield chunk
+
+    limit = 60 + path.stat().st_size / _SLOWEST
+    output = connection.run(_STORE, final, want, limit=limit, data=chunks, on_sent=on_sent, may_fail=True)
+    if output.status == 0:
+        return
+    cause = (output.err.strip().splitlines() or ["no reason given"])[-1]
+    if "No space left" in output.err or "quota" in output.err:
+        raise BoardError(
+            f"the board's disk is full: {path.name} was not stored",
+            remedy="free some space there, or choose another disk with --to",
+        )
+    if output.status == 4:
+        raise BoardError(
+            f"{path.name} arrived changed and was thrown away (its sha256 differs on the board)",
+            remedy="run the command again; if it happens again, look at the board's disk (dmesg)",
+        )
+    raise BoardError(f"{final} can't be written: {cause}", remedy="choose another folder with --to")
+
+
+def _progress(reporter: Reporter, path: Path, before: int, total: int) -> Callable[[int], None]:
+    def tell(sent: int) -> None:
+        reporter.update(
+            f"{path.name} {(before + sent) / 1e6:.1f} of {total / 1e6:.1f} MB", (before + sent) / total
+        )
+
+    return tell
