@@ -4,8 +4,8 @@ What comes out is a standard ONNX with QuantizeLinear and DequantizeLinear. It s
 bits, not what the board will answer, and it is never called ``.bin``.
 
 Weights are symmetric per output channel and activations are per tensor. Both are *stored* as uint8, weights
-with the middle as zero point. With int8 weights onnxruntime's kernels add pairs of products in 16 bits on x86
-CPUs that have AVX2 but no VNNI, and saturate: there MobileNetV1 agreed with its float self on 65 % of
+with the middle as zero point. With int8 weights onnxruntime's kernels add pairs of products in 16 bits on
+x86 CPUs that have AVX2 but no VNNI, and saturate: there MobileNetV1 agreed with its float self on 65 % of
 pictures, and on 91 % with uint8 weights, the same as with the arithmetic done in float.
 """
 

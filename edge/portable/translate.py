@@ -1,0 +1,101 @@
+"""Translate the compiler's quantized ONNX into standard ONNX that computes the same integers."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import numpy as np
+import onnx
+from attrs import frozen
+from onnx import numpy_helper
+
+from edge.errors import ModelFileError
+from edge.graph import load_onnx, sha256_of
+from edge.portable import nv12
+from edge.portable.graph import Graph, Source
+from edge.portable.rules import rules
+
+EXACT_KEY = "edge.exact"
+SIZE_KEY = "edge.size"
+SUFFIX = "_portable_int8.onnx"
+
+
+@frozen
+class TranslateResult:
+    """A portable model that computes the program's integers.
+
+    Attributes:
+        onnx: file name, ``<prefix>_portable_int8.onnx``.
+        nodes: of the vendor's graph.
+        seconds: how long translating took.
+        sha256: of the file.
+    """
+
+    onnx: str
+    nodes: int
+    seconds: float
+    sha256: str
+
+
+def translate(*, quantized: Path, prefix: str, out: Path) -> TranslateResult:
+    """Write the portable model of a quantized ONNX; the same input gives the same bytes.
+
+    Args:
+        quantized: the compiler's ``*_quantized_model.onnx``, with one NV12 picture as input.
+        prefix: start of the file's name.
+        out: an existing folder.
+
+    Raises:
+        ModelFileError: the file can't be read, or holds an operator that no rule is proved for; it is named.
+    """
+    started = time.monotonic()
+    source = load_onnx(quantized)
+    model = translated(source)
+    target = out / f"{prefix}{SUFFIX}"
+    onnx.save(model, target)
+    return TranslateResult(target.name, len(source.graph.node), time.monotonic() - started, sha256_of(target))
+
+
+def translated(source: onnx.ModelProto) -> onnx.ModelProto:
+    """Return the portable model of a quantized one; see :func:`translate`."""
+    vendor = source.graph
+    size = _picture_size(vendor)
+    graph = Graph.empty()
+    graph.values[vendor.input[0].name] = nv12.decode(graph, size)
+    add_nodes(graph, vendor)
+    outputs = [(value.name, graph.plain(graph.values[value.name])) for value in vendor.output]
+    height, width = size
+    model = graph.model(nv12.INPUT, [height * width * 3 // 2], outputs)
+    for key, text in ((EXACT_KEY, "1"), (SIZE_KEY, f"{height}x{width}")):
+        model.metadata_props.add(key=key, value=text)
+    return model
+
+
+def add_nodes(graph: Graph, vendor: onnx.GraphProto) -> None:
+    """Translate every node of the vendor's graph; the graph's inputs are among ``graph.values``.
+
+    Raises:
+        ModelFileError: an operator, or a form of one, that no rule is proved for.
+    """
+    constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in vendor.initializer}
+    known = rules()
+    for node in vendor.node:
+        source = Source.of(node, constants)
+        rule = known.get((node.domain, node.op_type))
+        if rule is None:
+            raise source.unknown("an operator that edge does not know")
+        try:
+            values = rule(graph, source)
+        except KeyError as error:
+            raise source.unknown(f"{error} is missing") from error
+        graph.values.update(zip(node.output, values, strict=True))
+
+
+def _picture_size(vendor: onnx.GraphProto) -> tuple[int, int]:
+    dims = [[dim.dim_value for dim in value.type.tensor_type.shape.dim] for value in vendor.input]
+    if len(dims) != 1 or len(dims[0]) != 4 or dims[0][0] != 1 or dims[0][3] != 3 or not np.all(dims[0]):
+        raise ModelFileError(
+            f"the quantized model takes {dims}", allowed="one NV12 picture, seen by the compiler as 1xHxWx3"
+        )
+    return dims[0][1], dims[0][2]
