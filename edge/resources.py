@@ -1,4 +1,4 @@
-"""Find the data folders that users read: ``mapper_yaml/`` and ``calibration/``."""
+"""Find the data folders that users read: ``mapper_yaml/``, ``calibration/`` and ``notebooks/``."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ def data_dir(name: str) -> Path:
     """Return the folder ``name``, in the checkout or, once installed, inside the wheel.
 
     Args:
-        name: ``mapper_yaml`` or ``calibration``.
+        name: ``mapper_yaml``, ``calibration`` or ``notebooks``.
 
     Raises:
         EdgeError: neither place holds it (a broken installation).

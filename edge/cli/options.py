@@ -46,7 +46,7 @@ def request_options(function: F) -> F:
     mapper = click.Choice(["auto", "managed", "path", "docker", "portable"])
     interpolation = click.Choice(["bilinear", "bicubic", "area", "nearest"])
     options = (
-        click.argument("model", shell_complete=_complete_models),
+        click.argument("model", shell_complete=complete_models),
         click.option(
             "--weights", type=weights, default="auto", show_default=True, help="Where weights come from."
         ),
@@ -241,7 +241,8 @@ def _integer(option: str, text: str) -> int:
     return int(text)
 
 
-def _complete_models(_ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[str]:
+def complete_models(_ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[str]:
+    """Return the zoo's names that begin so, for the shell."""
     from edge.specs import available_models
 
     return [name for name in available_models() if name.lower().startswith(incomplete.lower())]

@@ -1,0 +1,47 @@
+"""``edge bundle``: what to copy to the board."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import cattrs
+import click
+
+from edge.cli.options import output_options
+from edge.cli.program import find_program, program_argument
+
+EXAMPLES = (
+    "edge bundle ConvNeXt_atto",
+    "edge bundle build/ConvNeXt_atto --out ConvNeXt_atto.tar.gz",
+)
+
+
+@click.command("bundle", epilog="\b\nExamples:\n" + "\n".join(f"  {line}" for line in EXAMPLES))
+@program_argument
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    help="A folder, or a name ending in .tar.gz.  [default: <build>_bundle beside the build]",
+)
+@output_options
+def bundle_command(*, model: str, build_dir: Path, out: Path | None, as_json: bool, verbose: bool) -> None:
+    """Gather what the board needs of MODEL: program, metadata, labels, portable model, notebook, README.txt.
+
+    Checksums are compared; the same build gives the same bytes.
+    """
+    from edge.bundle import bundle
+
+    made = bundle(find_program(model, build_dir), out)
+    if as_json:
+        click.echo(json.dumps({**cattrs.unstructure(made), "path": str(made.path)}, indent=2))
+        return
+    width = max(len(file.path) for file in made.files)
+    for file in made.files:
+        checksum = f"  {file.sha256}" if verbose else ""
+        click.echo(f"{file.path:<{width}}  {file.bytes:>12,} bytes{checksum}")
+    click.echo(f"bundle: {made.path}")
+    if not made.has_bin:
+        click.echo("no .bin: this build was made without the vendor's compiler", err=True)
+    flag = "" if made.path.is_file() else "-r "
+    click.echo(f"copy it:  scp {flag}{made.path} USER@BOARD:   then follow its README.txt")

@@ -1,0 +1,179 @@
+"""The argument MODEL of the verbs that run a finished program, and the options they share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar, cast
+
+import click
+
+from edge.cli.options import CROP_SHARE, complete_models, output_options
+from edge.errors import ModelFileError, UsageError
+from edge.specs import Preprocess, available_models, load_model
+
+if TYPE_CHECKING:
+    from edge.runtime import Net
+
+F = TypeVar("F", bound=Callable[..., Any])
+STRETCH = "stretch"
+
+
+def program_argument(function: F) -> F:
+    """Add MODEL and ``--build-dir``."""
+    for option in reversed(
+        (
+            click.argument("model", shell_complete=complete_models),
+            click.option(
+                "--build-dir",
+                type=click.Path(path_type=Path),
+                default=Path("build"),
+                show_default=True,
+                help="Where MODEL is looked for by its name.",
+            ),
+        )
+    ):
+        function = option(function)
+    return function
+
+
+def running_options(function: F) -> F:
+    """Add what the verbs share that run a program."""
+    for option in reversed(
+        (
+            click.option(
+                "--backend",
+                default="auto",
+                show_default=True,
+                help="What executes it: hbm_runtime, hobot_dnn or bpu_infer_lib on the board; hbdk_sim, "
+                "quantized or portable elsewhere; auto takes the first that works here.",
+                shell_complete=_complete_backends,
+            ),
+            click.option(
+                "--resize",
+                help="Only for a file without metadata.json: shorter side before the centre crop, or "
+                f"'{STRETCH}'.  [default: the program's size / {CROP_SHARE:g}]",
+            ),
+            click.option(
+                "--interpolation",
+                type=click.Choice(["bilinear", "bicubic", "area", "nearest"]),
+                help="Only for a file without metadata.json: how to enlarge.  [default: bilinear]",
+            ),
+        )
+    ):
+        function = option(function)
+    return output_options(function)
+
+
+def find_program(model: str, build_dir: Path) -> Path:
+    """Return what MODEL names: an existing path, else the folder of that name in ``build_dir``.
+
+    Raises:
+        ModelFileError: it was not built yet, or does not exist.
+        UsageError: no model of that name.
+    """
+    path = Path(model).expanduser()
+    if path.exists():
+        return path
+    built = build_dir / path
+    if len(path.parts) == 1 and built.is_dir():
+        return built
+    if len(path.parts) != 1 or path.suffix in (".bin", ".onnx"):
+        raise ModelFileError(
+            f"{path} does not exist",
+            allowed="a build folder, a bundle, a .bin, a portable ONNX or a model's name",
+            remedy="edge build MODEL" if path.suffix != ".bin" else "check the path",
+        )
+    if path.name not in available_models():
+        load_model(path.name)  # tells the near name
+    raise ModelFileError(f"{path} is not built: {built} does not exist", remedy=f"edge build {path}")
+
+
+def open_program(
+    path: Path,
+    backend: str,
+    *,
+    threads: int = 1,
+    labels: str | None = None,
+    resize: str | None,
+    interpolation: str | None,
+) -> tuple[Net, str]:
+    """Load a program; complete the preprocessing of one that comes without ``metadata.json``.
+
+    Mean, std and colour order are inside every program. Its input's size is, too; only what happens to a
+    picture before is not.
+
+    Returns:
+        The net, and a note on what was assumed; empty if nothing was.
+
+    Raises:
+        UsageError: options that the program's metadata already answers.
+        EdgeError: as :func:`edge.runtime.load`.
+    """
+    from edge.images import class_names
+    from edge.runtime import load
+
+    net = load(path, cast("Any", backend), threads=threads, labels=class_names(labels))
+    try:
+        return net, _complete(net, path, resize, interpolation)
+    except BaseException:
+        net.close()
+        raise
+
+
+def backend_line(net: Net) -> str:
+    """Return which backend runs, of which version, and what its results and speed stand for."""
+    from edge.runtime.machine import ON_BOARD
+
+    info = net.info
+    if info.backend in ON_BOARD:
+        means = "on the board's BPU"
+    elif info.exact:
+        means = "a simulator, the same integers as on the board"
+    else:
+        means = "an approximation, no simulator of the board's integers"
+    return f"{info.backend} ({info.version}): {means}"
+
+
+def describe_preprocess(rule: Preprocess) -> str:
+    """Return what happens to a picture, in a few words."""
+    height, width = rule.crop
+    if rule.resize is None:
+        return f"stretched to {width}x{height}, {rule.interpolation}"
+    return f"shorter side to {rule.resize}, centre crop {width}x{height}, {rule.interpolation}"
+
+
+def _complete(net: Net, path: Path, resize: str | None, interpolation: str | None) -> str:
+    if net.preprocess is not None:
+        if resize or interpolation:
+            raise UsageError(
+                f"--resize or --interpolation with {path}, whose metadata.json says: "
+                f"{describe_preprocess(net.preprocess)}",
+                remedy="leave the options away",
+            )
+        return ""
+    size = next((tensor.size for tensor in net.info.inputs if tensor.nv12), None)
+    if size is None:
+        return ""
+    shorter: int | None = round(max(size) / CROP_SHARE)
+    if resize == STRETCH:
+        shorter = None
+    elif resize is not None:
+        if not resize.isdigit():
+            raise UsageError(f"--resize {resize!r}", allowed=f"a whole number of pixels, or {STRETCH}")
+        shorter = int(resize)
+    net.preprocess = Preprocess(
+        crop=size,
+        resize=shorter,
+        interpolation=cast("Any", interpolation or "bilinear"),
+    )
+    source = "as given" if resize and interpolation else "assumed; --resize and --interpolation change it"
+    return (
+        f"{path.name} comes without metadata.json; pictures: {describe_preprocess(net.preprocess)} ({source})"
+    )
+
+
+def _complete_backends(_ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[str]:
+    from edge.runtime import BACKENDS
+
+    return [name for name in ("auto", *BACKENDS) if name.startswith(incomplete)]

@@ -1,0 +1,185 @@
+"""``edge run``: show pictures to a finished program."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from edge.cli.program import (
+    backend_line,
+    describe_preprocess,
+    find_program,
+    open_program,
+    program_argument,
+    running_options,
+)
+from edge.errors import EdgeError, InputError, UsageError
+
+if TYPE_CHECKING:
+    from edge.runtime import Net
+
+EXAMPLES = (
+    "edge run ConvNeXt_atto cheetah.jpg",
+    "edge run build/ConvNeXt_atto photos/ --k 3 --out labelled/",
+    "edge run other.bin cat.jpg --labels imagenet --resize 256",
+)
+
+
+@click.command("run", epilog="\b\nExamples:\n" + "\n".join(f"  {line}" for line in EXAMPLES))
+@program_argument
+@click.argument("images", nargs=-1, required=True, metavar="IMAGE...")
+@click.option("--k", type=click.IntRange(min=1), default=5, show_default=True, help="Labels a picture.")
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    help="Write each picture with its labels below it: a .png or .jpg for one picture, else a folder.",
+)
+@click.option("--labels", help="imagenet, or a text file with a class name a line, where MODEL brings none.")
+@running_options
+@click.pass_context
+def run_command(
+    context: click.Context,
+    /,
+    *,
+    model: str,
+    images: tuple[str, ...],
+    build_dir: Path,
+    backend: str,
+    k: int,
+    out: Path | None,
+    labels: str | None,
+    resize: str | None,
+    interpolation: str | None,
+    as_json: bool,
+    verbose: bool,
+) -> None:
+    """Classify IMAGEs (files, or folders of them) with MODEL.
+
+    MODEL is a build folder, a bundle, a .bin, a portable ONNX, or a name: ConvNeXt_atto means
+    build/ConvNeXt_atto. A picture that can't be read is named, the others are shown, and the exit code is 1.
+    """
+    pictures = _pictures(images)
+    targets = _targets(pictures, out)
+    path = find_program(model, build_dir)
+    net, note = open_program(path, backend, labels=labels, resize=resize, interpolation=interpolation)
+    with net:
+        if not as_json:
+            _head(net, note, verbose=verbose)
+        results = []
+        for picture in pictures:
+            results.append(_classify(net, picture, k, targets.get(picture)))
+            if not as_json:
+                _show(results[-1])
+        if as_json:
+            click.echo(json.dumps(_document(net, path, note, results), indent=2, ensure_ascii=False))
+    if any("error" in result for result in results):
+        context.exit(1)
+
+
+def _pictures(images: Sequence[str]) -> list[Path]:
+    """Return the pictures of files and folders, each once, in the order given."""
+    found: dict[Path, None] = {}
+    for image in images:
+        path = Path(image).expanduser()
+        if not path.is_dir():
+            found[path] = None
+            continue
+        from edge.images import open_images
+
+        found |= dict.fromkeys(item.path for item in open_images(path) if item.path)
+    return list(found)
+
+
+def _targets(pictures: Sequence[Path], out: Path | None) -> dict[Path, Path]:
+    """Return picture -> file to write, checked before any work is done."""
+    if out is None:
+        return {}
+    from edge.atomic import disk_errors
+    from edge.runtime.picture import FORMATS, check_format
+
+    if len(pictures) == 1 and not out.is_dir() and out.suffix:
+        check_format(out)
+        targets = {pictures[0]: out}
+    else:
+        if out.suffix.lower() in FORMATS or out.is_file():
+            raise UsageError(f"--out {out} for {len(pictures)} pictures", allowed="a folder")
+        targets = dict(zip(pictures, _names(pictures, out), strict=True))
+    inputs = {picture.resolve() for picture in pictures}
+    for target in targets.values():
+        if target.resolve() in inputs:
+            raise UsageError(f"--out would overwrite {target}", allowed="another name or folder")
+    with disk_errors(out):
+        (out if out not in targets.values() else out.parent).mkdir(parents=True, exist_ok=True)
+    return targets
+
+
+def _names(pictures: Sequence[Path], folder: Path) -> Iterator[Path]:
+    taken: set[str] = set()
+    for picture in pictures:
+        name, number = picture.stem, 2
+        while name in taken:
+            name, number = f"{picture.stem}_{number}", number + 1
+        taken.add(name)
+        yield folder / f"{name}.png"
+
+
+def _head(net: Net, note: str, *, verbose: bool) -> None:
+    click.echo(f"backend  {backend_line(net)}")
+    if verbose:
+        for entry in net.passed_over:
+            click.echo(f"         {entry.backend} passed over: {entry.why}")
+        if net.preprocess is not None:
+            click.echo(f"input    {describe_preprocess(net.preprocess)}")
+    if note:
+        click.echo(f"note     {note}", err=True)
+
+
+def _classify(net: Net, picture: Path, k: int, target: Path | None) -> dict[str, Any]:
+    """Return the picture's labels, or the error that it made; other errors are the program's."""
+    try:
+        from edge.preprocess import decode
+
+        rgb = decode(picture, str(picture))
+    except InputError as error:
+        return {"image": str(picture), "error": str(error)}
+    ranked = net.classify(rgb, k)
+    result: dict[str, Any] = {
+        "image": str(picture),
+        "labels": [{"label": label, "probability": probability} for label, probability in ranked],
+    }
+    if target is not None:
+        from edge.runtime.picture import annotate, save_picture
+
+        try:
+            save_picture(target, annotate(rgb, ranked))
+            result["out"] = str(target)
+        except EdgeError as error:
+            result["error"] = str(error)
+    return result
+
+
+def _show(result: dict[str, Any]) -> None:
+    click.echo(result["image"])
+    for entry in result.get("labels", ()):
+        click.echo(f"  {100 * entry['probability']:6.2f} %  {entry['label']}")
+    if "out" in result:
+        click.echo(f"  → {result['out']}")
+    if "error" in result:
+        click.echo(f"error: {result['error']}", err=True)
+
+
+def _document(net: Net, path: Path, note: str, results: list[dict[str, Any]]) -> dict[str, Any]:
+    return {
+        "model": net.info.model,
+        "program": str(path),
+        "backend": net.backend,
+        "version": net.info.version,
+        "exact": net.info.exact,
+        "passed_over": [{"backend": entry.backend, "why": entry.why} for entry in net.passed_over],
+        "note": note,
+        "images": results,
+    }

@@ -1,0 +1,195 @@
+"""Measure a loaded program: latency and frames a second of the forward pass, and what preprocessing takes."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from attrs import frozen
+
+from edge.errors import UsageError
+from edge.preprocess import decode
+from edge.runtime.net import Net
+from edge.runtime.protocol import Array
+
+WARM_UP_FRAMES, WARM_UP_SECONDS = 10, 1.0  # of each thread; at least one frame
+PREPROCESS_FRAMES = 50
+
+
+@frozen
+class Latency:
+    """Milliseconds a frame; percentiles interpolate linearly between the frames seen."""
+
+    frames: int
+    mean: float
+    p50: float
+    p90: float
+    p99: float
+    minimum: float
+    maximum: float
+
+
+@frozen
+class Throughput:
+    """The forward pass with so many threads.
+
+    Attributes:
+        threads: that called ``net.run`` at once, each with the next frame as soon as it had done its last.
+        warm_up: frames before the measurement, of all threads together; not counted.
+        seconds: from the common start to the end of the last frame.
+        fps: frames / seconds.
+        latency: of one call, waiting for a free backend included.
+    """
+
+    threads: int
+    warm_up: int
+    seconds: float
+    fps: float
+    latency: Latency
+
+
+@frozen
+class Preprocessing:
+    """What one thread takes from a picture file to the program's input.
+
+    Attributes:
+        decode: from the file's bytes in memory to RGB.
+        nv12: from RGB to NV12: resize, crop, encode.
+    """
+
+    decode: Latency
+    nv12: Latency
+
+
+def measure(
+    net: Net, inputs: Sequence[Array], *, threads: int = 1, frames: int = 200, limit: float = 60.0
+) -> Throughput:
+    """Run the program ``frames`` times from so many threads, after a warm-up.
+
+    Args:
+        net: loaded with at least so many ``threads``, or its threads wait for each other.
+        inputs: as for ``net.run``.
+        threads: 1 and above.
+        frames: of all threads together.
+        limit: seconds after which no further frame is begun; ``latency.frames`` says how many were done.
+
+    Raises:
+        UsageError: threads or frames below 1; or wrong inputs.
+        BackendError: the runtime failed.
+    """
+    if threads < 1 or frames < 1:
+        raise UsageError(f"{threads} threads, {frames} frames", allowed="1 and above")
+    run = _Run(net, inputs, threads, frames, limit)
+    return run.measure()
+
+
+def measure_preprocessing(net: Net, data: bytes, *, frames: int = PREPROCESS_FRAMES) -> Preprocessing:
+    """Decode a picture file and make its NV12, ``frames`` times each, in one thread, after a warm-up.
+
+    Raises:
+        ImageError: it is no picture.
+        UsageError: the net does not know its preprocessing.
+    """
+    rgb = decode(data)
+    return Preprocessing(_timed(lambda: decode(data), frames), _timed(lambda: net.nv12(rgb), frames))
+
+
+class _Run:
+    """One measurement; the threads share its counters."""
+
+    def __init__(self, net: Net, inputs: Sequence[Array], threads: int, frames: int, limit: float) -> None:
+        self._net, self._inputs = net, inputs
+        self._threads, self._frames, self._limit = threads, frames, limit
+        self._lock = threading.Lock()
+        self._barrier = threading.Barrier(threads + 1)
+        self._stop = threading.Event()
+        self._begun = self._warmed = 0
+        self._deadline = float("inf")
+        self._seconds: list[float] = []
+        self._end = 0.0
+        self._errors: list[BaseException] = []
+
+    def measure(self) -> Throughput:
+        workers = [threading.Thread(target=self._work, daemon=True) for _ in range(self._threads)]
+        for worker in workers:
+            worker.start()
+        start = 0.0
+        try:
+            self._barrier.wait()  # all are warm
+            start = time.perf_counter()
+            self._deadline = start + self._limit
+            self._barrier.wait()
+            for worker in workers:
+                worker.join()
+        except threading.BrokenBarrierError:
+            pass  # a worker failed; its error is told below
+        finally:
+            # After Ctrl-C, too, nobody may be inside the backend when it is closed.
+            self._halt()
+            for worker in workers:
+                worker.join()
+        if self._errors:
+            raise self._errors[0]
+        seconds = self._end - start
+        done = len(self._seconds)
+        return Throughput(self._threads, self._warmed, seconds, done / seconds, _latency(self._seconds))
+
+    def _halt(self) -> None:
+        self._stop.set()
+        self._barrier.abort()
+
+    def _work(self) -> None:
+        try:
+            warmed = self._warm_up()
+            with self._lock:
+                self._warmed += warmed
+            self._barrier.wait()
+            self._barrier.wait()
+            while self._next():
+                begin = time.perf_counter()
+                self._net.run(*self._inputs)
+                end = time.perf_counter()
+                with self._lock:
+                    self._seconds.append(end - begin)
+                    self._end = max(self._end, end)
+        except threading.BrokenBarrierError:
+            return
+        except BaseException as error:  # told by the thread that measures
+            self._errors.append(error)
+            self._halt()
+
+    def _warm_up(self) -> int:
+        begin, count = time.perf_counter(), 0
+        while count < WARM_UP_FRAMES and not self._stop.is_set():
+            self._net.run(*self._inputs)
+            count += 1
+            if time.perf_counter() - begin > WARM_UP_SECONDS:
+                break
+        return count
+
+    def _next(self) -> bool:
+        """Take a frame; the first is always begun."""
+        with self._lock:
+            late = self._begun > 0 and time.perf_counter() > self._deadline
+            if self._stop.is_set() or late or self._begun >= self._frames:
+                return False
+            self._begun += 1
+            return True
+
+
+def _timed(action: Callable[[], object], frames: int) -> Latency:
+    action()
+    seconds = []
+    for _ in range(frames):
+        begin = time.perf_counter()
+        action()
+        seconds.append(time.perf_counter() - begin)
+    return _latency(seconds)
+
+
+def _latency(seconds: Sequence[float]) -> Latency:
+    values = np.asarray(seconds) * 1e3
+    p50, p90, p99 = (float(value) for value in np.percentile(values, (50, 90, 99)))
+    return Latency(len(values), float(values.mean()), p50, p90, p99, float(values.min()), float(values.max()))
