@@ -109,7 +109,7 @@ def test_the_result_on_disk(built: Built, toolchain: Toolchain) -> None:
     assert manifest["accuracy"]["n"] == 24
     for hop in ("float", "quantized"):
         assert 0 <= manifest["accuracy"][hop]["top1"] <= manifest["accuracy"][hop]["top5"] <= 100
-    stages = ["export", "simplify", "check", "calibrate", "render", "compile", "eval"]
+    stages = ["export", "simplify", "check", "calibrate", "render", "compile", "verify", "eval"]
     assert [stage["name"] for stage in manifest["stages"]] == stages
     assert (
         manifest["stages"][5]["command"] == "hb_mapper makertbin -c small_64x64_nv12.yaml --model-type onnx"
@@ -117,6 +117,13 @@ def test_the_result_on_disk(built: Built, toolchain: Toolchain) -> None:
     for artifact in manifest["artifacts"]:
         assert not Path(artifact["path"]).is_absolute()
         assert hashlib.sha256((root / artifact["path"]).read_bytes()).hexdigest() == artifact["sha256"]
+
+
+def test_the_compiled_program_is_what_was_measured(built: Built) -> None:
+    proof = built.manifest["verify"]
+    assert proof["frames"] >= 3
+    assert (proof["bit_exact"], proof["max_abs_diff"], proof["integers"]) == (True, 0, 4)
+    assert "equals the quantized model bit for bit: 3 frames" in (built.root / "report.md").read_text()
 
 
 def test_no_path_of_this_machine_leaks(built: Built) -> None:
