@@ -1,0 +1,1 @@
+"""A stand-in for the board's package of this name."""

@@ -1,0 +1,5 @@
+"""A stand-in for the compiled module of this name."""
+
+from fake_pyeasy_dnn import load
+
+__all__ = ["load"]
