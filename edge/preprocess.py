@@ -26,6 +26,8 @@ from edge.specs import Preprocess
 Image = NDArray[np.uint8]
 Tensor = NDArray[np.float32]
 
+# Y, U, V less 128 to R, G, B less 128; read from the weights of the compiler's own preprocess node.
+YUV_TO_RGB = ((1.0, 0.0, 1.40170), (1.0, -0.34370, -0.71420), (1.0, 1.77220, 0.0))
 # In a JPEG's picture data, FF before anything but 00, FF and D0..D7 starts the next segment.
 _SEGMENT = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]")
 
@@ -203,10 +205,10 @@ def yuv444_to_rgb_float(yuv: Image) -> Tensor:
     """
     y, u, v = (yuv[..., channel].astype(np.float32) - np.float32(128) for channel in range(3))
     rgb = np.empty(yuv.shape, np.float32)
-    # Constants read from the compiled node's weights.
-    rgb[..., 0] = y + 1.40170 * v + 128
-    rgb[..., 1] = y - 0.34370 * u - 0.71420 * v + 128
-    rgb[..., 2] = y + 1.77220 * u + 128
+    (_, _, red), (_, green_u, green_v), (_, blue, _) = YUV_TO_RGB
+    rgb[..., 0] = y + red * v + 128
+    rgb[..., 1] = y + green_u * u + green_v * v + 128
+    rgb[..., 2] = y + blue * u + 128
     return rgb
 
 

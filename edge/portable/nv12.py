@@ -3,10 +3,17 @@
 from __future__ import annotations
 
 import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper
 
 from edge.portable.graph import NHWC, Graph, Value
+from edge.preprocess import YUV_TO_RGB
+from edge.specs import Preprocess
 
 INPUT = "nv12"
+EXACT_KEY = "edge.exact"  # "1" where a portable model computes the program's integers
+SIZE_KEY = "edge.size"  # "HxW" of the picture
+_PREFIX = "nv12_"
 
 
 def decode(graph: Graph, size: tuple[int, int]) -> Value:
@@ -38,3 +45,55 @@ def decode(graph: Graph, size: tuple[int, int]) -> Value:
     joined = graph.add("Concat", *parts, axis=1)
     centred = graph.add("Sub", joined, graph.constant(128.0))
     return Value(centred, (1, height, width, 3), NHWC, -128, 127)
+
+
+def mark(model: onnx.ModelProto, size: tuple[int, int], *, exact: bool) -> None:
+    """Write into the model what it takes and what its integers are worth."""
+    height, width = size
+    for key, text in ((EXACT_KEY, "1" if exact else "0"), (SIZE_KEY, f"{height}x{width}")):
+        model.metadata_props.add(key=key, value=text)
+
+
+def put_before(model: onnx.ModelProto, preprocess: Preprocess) -> onnx.ModelProto:
+    """Let a float-input network take NV12: decode, normalize, then the network; the model is changed.
+
+    The arithmetic is that of :func:`edge.preprocess.network_input_from_nv12`.
+
+    Args:
+        model: its only input is float32 of ``preprocess.input_shape``.
+        preprocess: of the network.
+    """
+    graph = Graph.empty()
+    yuv = decode(graph, preprocess.crop).name
+    matrix = np.array(YUV_TO_RGB)
+    mean, std = np.array(preprocess.mean), np.array(preprocess.std)
+    if preprocess.color == "bgr":
+        matrix = matrix[::-1]
+    x = graph.add("Conv", yuv, graph.constant(matrix.reshape(3, 3, 1, 1)), kernel_shape=[1, 1])
+    x = graph.add("Sub", x, graph.constant((mean - 128).reshape(1, 3, 1, 1)))
+    x = graph.add("Div", x, graph.constant(std.reshape(1, 3, 1, 1)))
+    if preprocess.layout == "NHWC":
+        x = graph.add("Transpose", x, perm=[0, 2, 3, 1])
+    network = model.graph
+    front = [*graph.nodes, helper.make_node("Identity", [x], [network.input[0].name], name="picture")]
+    constants = [numpy_helper.from_array(data, name) for name, data in graph.constants.items()]
+    _rename(front, constants, keep={INPUT, network.input[0].name})
+    height, width = preprocess.crop
+    taken = helper.make_tensor_value_info(INPUT, TensorProto.UINT8, [height * width * 3 // 2])
+    nodes = [*front, *network.node]
+    del network.node[:], network.input[:]
+    network.node.extend(nodes)
+    network.input.append(taken)
+    network.initializer.extend(constants)
+    mark(model, preprocess.crop, exact=False)
+    return model
+
+
+def _rename(nodes: list[onnx.NodeProto], constants: list[onnx.TensorProto], keep: set[str]) -> None:
+    """Give every name a prefix, so that none is one of the network's."""
+    for node in nodes:
+        node.name = _PREFIX + node.name
+        for names in (node.input, node.output):
+            names[:] = [name if name in keep else _PREFIX + name for name in names]
+    for tensor in constants:
+        tensor.name = _PREFIX + tensor.name

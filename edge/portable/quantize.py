@@ -1,7 +1,8 @@
 """Quantize with onnxruntime alone, for machines that can't run the vendor's compiler.
 
-What comes out is a standard ONNX with QuantizeLinear and DequantizeLinear. It says how a network takes 8
-bits, not what the board will answer, and it is never called ``.bin``.
+What comes out is a standard ONNX with QuantizeLinear and DequantizeLinear that takes NV12, as the
+translated models do. It says how a network takes 8 bits, not what the board will answer, and it is never
+called ``.bin``.
 
 Weights are symmetric per output channel and activations are per tensor. Both are *stored* as uint8, weights
 with the middle as zero point. With int8 weights onnxruntime's kernels add pairs of products in 16 bits on
@@ -18,9 +19,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from attrs import frozen
+from numpy.typing import NDArray
 
 from edge.errors import CalibrationError, CompileError
 from edge.graph import facts, load_onnx, sha256_of
+from edge.portable import nv12
 from edge.preprocess import Tensor, network_input_from_nv12, rgb_to_nv12
 from edge.progress import Reporter, Silent
 from edge.specs import Preprocess
@@ -86,6 +89,8 @@ def quantize(
         ModelFileError: the model can't be read.
         CompileError: onnxruntime can't quantize it, or can't run what came out.
     """
+    import onnx
+
     reporter = reporter or Silent()
     started = time.monotonic()
     files = sorted(path for path in calibration.iterdir() if path.is_file()) if calibration.is_dir() else []
@@ -101,8 +106,11 @@ def quantize(
     try:
         with tempfile.TemporaryDirectory(dir=out, prefix=".quantize-") as folder:
             _quantize(source, _Pictures(files, name, preprocess, reporter), target, Path(folder))
+        network = load_onnx(target)
+        integers, floats = _count(network)
+        onnx.save(nv12.put_before(network, preprocess), target)
         reporter.update("run it once in onnxruntime")
-        _prove(target, {name: _read(files[0], preprocess)})
+        _prove(target, {nv12.INPUT: _nv12(files[0], preprocess)})
     except (CalibrationError, OSError):  # a full disk is the workspace's to explain
         raise
     except Exception as error:  # onnx's and onnxruntime's own errors share no base
@@ -110,7 +118,6 @@ def quantize(
         raise CompileError(
             STAGE, cause, remedy="use the vendor's compiler: edge toolchain install, then --mapper managed"
         ) from error
-    integers, floats = _count(load_onnx(target))
     return PortableResult(
         onnx=target.name,
         bytes=target.stat().st_size,
@@ -137,11 +144,12 @@ class _Pictures:
         file = self._files[self._next]
         self._next += 1
         self._reporter.update(f"calibrate {self._next} of {len(self._files)}", self._next / len(self._files))
-        return {self._name: _read(file, self._preprocess)}
+        seen = network_input_from_nv12(_nv12(file, self._preprocess), self._preprocess)
+        return {self._name: seen}
 
 
-def _read(file: Path, pre: Preprocess) -> Tensor:
-    """Return what the network sees of a calibration file behind NV12."""
+def _nv12(file: Path, pre: Preprocess) -> NDArray[np.uint8]:
+    """Return the NV12 bytes of a calibration file."""
     height, width = pre.crop
     size = file.stat().st_size
     if size != height * width * 3 * 4:
@@ -159,7 +167,7 @@ def _read(file: Path, pre: Preprocess) -> Tensor:
         else raw.reshape(height, width, 3)
     )
     rgb = ordered[..., ::-1] if pre.color == "bgr" else ordered
-    return network_input_from_nv12(rgb_to_nv12(np.ascontiguousarray(np.rint(rgb).astype(np.uint8))), pre)
+    return rgb_to_nv12(np.ascontiguousarray(np.rint(rgb).astype(np.uint8)))
 
 
 def _quantize(source: onnx.ModelProto, pictures: _Pictures, target: Path, scratch: Path) -> None:

@@ -16,8 +16,6 @@ from edge.portable import nv12
 from edge.portable.graph import Graph, Source
 from edge.portable.rules import rules
 
-EXACT_KEY = "edge.exact"
-SIZE_KEY = "edge.size"
 SUFFIX = "_portable_int8.onnx"
 
 
@@ -67,8 +65,7 @@ def translated(source: onnx.ModelProto) -> onnx.ModelProto:
     outputs = [(value.name, graph.plain(graph.values[value.name])) for value in vendor.output]
     height, width = size
     model = graph.model(nv12.INPUT, [height * width * 3 // 2], outputs)
-    for key, text in ((EXACT_KEY, "1"), (SIZE_KEY, f"{height}x{width}")):
-        model.metadata_props.add(key=key, value=text)
+    nv12.mark(model, size, exact=True)
     return model
 
 
