@@ -6,6 +6,7 @@ import importlib
 import logging
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from enum import Enum
 from pathlib import Path
 
 import numpy as np
@@ -470,6 +471,31 @@ def test_a_run_that_fails(tmp_path: Path, library: str, monkeypatch: pytest.Monk
         net.run(nv12())
     wanted = "forward execution failed" if library == "hobot_dnn" else "the task failed"
     assert wanted in failure.value.seen
+
+
+@pytest.mark.parametrize(
+    ("module", "kind", "member", "library"),
+    [
+        ("hbm_runtime", "HB_HBMRuntime", "output_quants", "hbm_runtime"),
+        ("fake_pyeasy_dnn", "Model", "outputs", "hobot_dnn"),
+        ("bpu_infer_lib", "_Infer", "load_model", "bpu_infer_lib"),
+    ],
+)
+def test_a_runtime_of_another_interface(
+    build: Path, module: str, kind: str, member: str, library: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plug_in(monkeypatch, [library])
+    monkeypatch.delattr(getattr(importlib.import_module(module), kind), member)
+    with pytest.raises(BackendError, match=f"{library} describes programs otherwise .*{member}"):
+        load(build, backend=library)
+
+
+def test_a_quantization_rule_that_is_not_known(build: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    plug_in(monkeypatch, ["hbm_runtime"])
+    module = importlib.import_module("hbm_runtime")
+    monkeypatch.setattr(module, "hbDNNQuantiType", Enum("hbDNNQuantiType", {"SHIFT": 1, "NONE": 1}))
+    with pytest.raises(BackendError, match="quantized by the rule SHIFT"):
+        load(build, backend="hbm_runtime")
 
 
 def test_a_runtime_older_than_the_compiler_is_told(

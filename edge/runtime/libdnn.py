@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib
 import logging
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -139,6 +141,22 @@ def load_failure(
         if gap
         else "hrt_model_exec model_info --model_file FILE.bin tells on the board whether the file is whole",
     )
+
+
+@contextmanager
+def known_interface(backend: str) -> Iterator[None]:
+    """Turn what a vendor's module of an unknown version lacks into a clear error.
+
+    Raises:
+        BackendError: instead of the AttributeError, KeyError or IndexError.
+    """
+    try:
+        yield
+    except (AttributeError, KeyError, IndexError) as error:
+        raise BackendError(
+            f"{backend} describes programs otherwise than documented: {type(error).__name__}: {_line(error)}",
+            allowed="the hbm_runtime, hobot_dnn or bpu_infer_lib of an RDK OS for the X5",
+        ) from error
 
 
 def flat(value: Any) -> list[int]:

@@ -9,7 +9,15 @@ from typing import Any
 import numpy as np
 
 from edge.errors import BackendError
-from edge.runtime.libdnn import FAILURES, bin_of, explained, load_failure, reason, vendor_module
+from edge.runtime.libdnn import (
+    FAILURES,
+    bin_of,
+    explained,
+    known_interface,
+    load_failure,
+    reason,
+    vendor_module,
+)
 from edge.runtime.program import Program
 from edge.runtime.protocol import Array, Info, Scores, Tensor
 from edge.runtime.quantization import Dequantizer, dequantizer
@@ -106,4 +114,5 @@ def open_backend(program: Program) -> BpuInferLibBackend:
         BackendMissing: this machine has no bpu_infer_lib, or the program no ``.bin``.
         BackendError: the runtime refuses it, or does not tell enough to read it safely.
     """
-    return BpuInferLibBackend(program)
+    with known_interface("bpu_infer_lib"):
+        return BpuInferLibBackend(program)

@@ -6,7 +6,16 @@ from collections.abc import Sequence
 from typing import Any
 
 from edge.errors import BackendError
-from edge.runtime.libdnn import FAILURES, bin_of, check_version, flat, load_failure, reason, vendor_module
+from edge.runtime.libdnn import (
+    FAILURES,
+    bin_of,
+    check_version,
+    flat,
+    known_interface,
+    load_failure,
+    reason,
+    vendor_module,
+)
 from edge.runtime.program import Program
 from edge.runtime.protocol import Array, Info, Scores, Tensor
 from edge.runtime.quantization import Dequantizer, dequantizer
@@ -42,7 +51,8 @@ class HbmBackend:
         path = bin_of(program)
         kind = vendor_module(("hbm_runtime",), "HB_HBMRuntime", SOURCE).HB_HBMRuntime
         # An attribute by the documentation, a method by the type stubs.
-        version = str(kind.version() if callable(kind.version) else kind.version)
+        told = getattr(kind, "version", "of unknown version")
+        version = str(told() if callable(told) else told)
         gap = check_version(program, version)
         try:
             self._runtime: Any = kind(str(path))
@@ -94,7 +104,10 @@ class HbmBackend:
         if kind not in DTYPES:
             raise BackendError(f"output {name!r} is of type {kind}", allowed=", ".join(DTYPES))
         quants = self._runtime.output_quants[self._model][name]
-        if quants.quant_type.name != "SCALE":
+        rule = quants.quant_type.name
+        if rule not in ("NONE", "SCALE"):
+            raise BackendError(f"output {name!r} is quantized by the rule {rule}", allowed="NONE, SCALE")
+        if rule == "NONE":
             return dequantizer(name, shape, DTYPES[kind])
         return dequantizer(
             name, shape, DTYPES[kind], scale=quants.scale, zero_point=quants.zero_point, axis=int(quants.axis)
@@ -108,4 +121,5 @@ def open_backend(program: Program) -> HbmBackend:
         BackendMissing: this machine has no hbm_runtime, or the program no ``.bin``.
         BackendError: the runtime refuses it.
     """
-    return HbmBackend(program)
+    with known_interface("hbm_runtime"):
+        return HbmBackend(program)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from edge.errors import BackendError
-from edge.runtime.libdnn import FAILURES, bin_of, flat, load_failure, reason, vendor_module
+from edge.runtime.libdnn import FAILURES, bin_of, flat, known_interface, load_failure, reason, vendor_module
 from edge.runtime.program import Program
 from edge.runtime.protocol import Array, Info, Scores, Tensor
 from edge.runtime.quantization import Dequantizer, channel_axis, dequantizer
@@ -104,4 +104,5 @@ def open_backend(program: Program) -> HobotDnnBackend:
         BackendMissing: this machine has no pyeasy_dnn, or the program no ``.bin``.
         BackendError: the runtime refuses it, or would misread its inputs or outputs.
     """
-    return HobotDnnBackend(program)
+    with known_interface("hobot_dnn"):
+        return HobotDnnBackend(program)
