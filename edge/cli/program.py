@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 import click
 
 from edge.cli.options import CROP_SHARE, complete_models, output_options
-from edge.errors import ModelFileError, UsageError
+from edge.errors import LabelError, ModelFileError, UsageError
 from edge.specs import Preprocess, available_models, load_model
 
 if TYPE_CHECKING:
@@ -108,17 +109,30 @@ def open_program(
 
     Raises:
         UsageError: options that the program's metadata already answers.
+        LabelError: labels of another number of classes.
         EdgeError: as :func:`edge.runtime.load`.
     """
-    from edge.images import class_names
     from edge.runtime import load
 
-    net = load(path, cast("Any", backend), threads=threads, labels=class_names(labels))
+    net = load(path, cast("Any", backend), threads=threads)
     try:
+        if labels is not None:
+            net.labels = _names(labels, math.prod(net.info.outputs[0].shape))
         return net, _complete(net, path, resize, interpolation)
     except BaseException:
         net.close()
         raise
+
+
+def _names(labels: str, classes: int) -> tuple[str, ...]:
+    from edge.images import class_names
+
+    names = class_names(labels, classes)
+    if names is None or len(names) != classes:
+        raise LabelError(
+            f"--labels {labels}, but the program has {classes} classes", allowed="the names of its classes"
+        )
+    return names
 
 
 def backend_line(net: Net) -> str:

@@ -38,7 +38,7 @@ EXAMPLES = (
     type=click.Path(path_type=Path),
     help="Write each picture with its labels below it: a .png or .jpg for one picture, else a folder.",
 )
-@click.option("--labels", help="imagenet, or a text file with a class name a line, where MODEL brings none.")
+@click.option("--labels", help="imagenet, demo, or a text file with a class name a line.  [default: MODEL's]")
 @running_options
 @click.pass_context
 def run_command(
@@ -135,7 +135,7 @@ def _head(net: Net, note: str, *, verbose: bool) -> None:
         if net.preprocess is not None:
             click.echo(f"input    {describe_preprocess(net.preprocess)}")
     if note:
-        click.echo(f"note     {note}", err=True)
+        click.echo(f"note     {note}")
 
 
 def _classify(net: Net, picture: Path, k: int, target: Path | None) -> dict[str, Any]:

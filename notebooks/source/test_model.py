@@ -123,10 +123,6 @@ else:
             text=True,
             check=False,
         )
-        lines = done.stdout.splitlines()
-        told = [
-            line.strip()
-            for line in lines
-            if "Thread number" in line or "Average" in line or "Frame      rate" in line
-        ]
+        lines = [" ".join(line.split()) for line in done.stdout.splitlines()]
+        told = [line for line in lines if line.startswith(("Thread number", "Average latency", "Frame rate"))]
         print("\n".join(told or lines[-20:]))

@@ -1,0 +1,298 @@
+"""``edge run``, and the pictures that it writes."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from edge.errors import ImageError, UsageError, WorkspaceError
+from edge.preprocess import decode, resize_crop, rgb_to_nv12
+from edge.runtime.picture import BAR, ROW, annotate, png, save_picture
+from edge.specs import Preprocess
+from tests.conftest import Run
+from tests.fabricated import MEAN, NAMES, STD, make_build, save_photo
+
+PORTABLE = ("--backend", "portable")
+
+
+@pytest.fixture
+def build(tmp_path: Path) -> Path:
+    return make_build(tmp_path / "build" / "ConvNeXt_atto")
+
+
+def expected(build: Path, picture: Path) -> list[tuple[str, float]]:
+    """Labels and probabilities, best first, without the runtime."""
+    rule = Preprocess(crop=(64, 64), resize=73, interpolation="bilinear", mean=(MEAN,) * 3, std=(STD,) * 3)
+    nv12 = rgb_to_nv12(resize_crop(decode(picture), rule))
+    session = onnxruntime.InferenceSession(str(next(build.glob("*_portable_int8.onnx"))))
+    scores = session.run(None, {"nv12": nv12})[0].reshape(-1).astype(np.float64)
+    chances = np.exp(scores) / np.exp(scores).sum()
+    return sorted(zip(NAMES, chances.tolist(), strict=True), key=lambda pair: -pair[1])
+
+
+def test_a_name_means_its_build_folder(edge: Run, build: Path, tmp_path: Path) -> None:
+    picture = save_photo(tmp_path / "photo.png", 3)
+    code, out, _ = edge("run", "ConvNeXt_atto", "photo.png", "--k", "3", *PORTABLE)
+    assert code == 0
+    assert out.startswith("backend  portable (onnxruntime ")
+    assert "the same integers as on the board" in out
+    lines = out[out.index("photo.png") :].splitlines()[1:]
+    assert lines == [f"  {100 * p:6.2f} %  {name}" for name, p in expected(build, picture)[:3]]
+
+
+@pytest.mark.parametrize("how", ["ConvNeXt_atto/", "build/ConvNeXt_atto", "file", "elsewhere"])
+def test_other_ways_to_name_the_program(edge: Run, build: Path, tmp_path: Path, how: str) -> None:
+    save_photo(tmp_path / "photo.png")
+    arguments = [how]
+    if how == "file":
+        arguments = [str(build / "ConvNeXt_atto.onnx")]
+        assert edge("run", *arguments, "photo.png", *PORTABLE)[0] == 1  # the float ONNX is no program
+        arguments = [str(next(build.glob("*_portable_int8.onnx")))]
+    if how == "elsewhere":
+        build.rename(tmp_path / "other")
+        (tmp_path / "other").rename(tmp_path / "ConvNeXt_atto")
+        arguments = ["ConvNeXt_atto", "--build-dir", "nowhere"]
+    code, out, _ = edge("run", *arguments, "photo.png", "--json", *PORTABLE)
+    assert code == 0
+    assert json.loads(out)["images"][0]["labels"][0]["label"] in NAMES
+
+
+def test_json_tells_everything(edge: Run, build: Path, tmp_path: Path) -> None:
+    picture = save_photo(tmp_path / "photo.png", 5)
+    _, out, _ = edge("run", "ConvNeXt_atto", "photo.png", "--json")
+    told = json.loads(out)
+    assert told["backend"] == "portable"
+    assert told["exact"] is True
+    # Nothing else can run it on a machine that is no board, without .bin and quantized ONNX.
+    assert [entry["backend"] for entry in told["passed_over"]] == [
+        "hbm_runtime",
+        "hobot_dnn",
+        "bpu_infer_lib",
+        "hbdk_sim",
+        "quantized",
+    ]
+    labels = told["images"][0]["labels"]
+    assert [entry["label"] for entry in labels] == [name for name, _ in expected(build, picture)]
+    assert sum(entry["probability"] for entry in labels) == pytest.approx(1)
+
+
+def test_verbose_says_why_others_were_passed_over(edge: Run, build: Path, tmp_path: Path) -> None:
+    save_photo(tmp_path / "photo.png")
+    _, quiet, _ = edge("run", "ConvNeXt_atto", "photo.png")
+    assert "passed over" not in quiet
+    _, out, _ = edge("run", "ConvNeXt_atto", "photo.png", "--verbose")
+    assert "hbm_runtime passed over: " in out
+    assert "shorter side to 73, centre crop 64x64, bilinear" in out
+
+
+def test_an_approximation_is_called_one(edge: Run, tmp_path: Path) -> None:
+    make_build(tmp_path / "build" / "ConvNeXt_atto", exact=False)
+    save_photo(tmp_path / "photo.png")
+    _, out, _ = edge("run", "ConvNeXt_atto", "photo.png", *PORTABLE)
+    assert "an approximation" in out
+    assert "same integers" not in out
+
+
+def test_a_picture_that_is_none_is_named_and_the_others_are_shown(
+    edge: Run, build: Path, tmp_path: Path
+) -> None:
+    save_photo(tmp_path / "a.png", 1)
+    (tmp_path / "b.jpg").write_bytes(b"no picture")
+    save_photo(tmp_path / "c.png", 2)
+    names = ("a.png", "b.jpg", "gone.png", "c.png")
+    code, out, err = edge("run", "ConvNeXt_atto", *names, *PORTABLE)
+    assert code == 1
+    assert out.count(NAMES[0]) == 2
+    assert "error: b.jpg is not a whole picture" in err
+    assert "error: gone.png can't be read" in err
+    code, out, _ = edge("run", "ConvNeXt_atto", *names, "--json", *PORTABLE)
+    assert code == 1
+    assert ["error" in entry for entry in json.loads(out)["images"]] == [False, True, True, False]
+
+
+def test_one_picture_with_its_labels_is_written(edge: Run, build: Path, tmp_path: Path) -> None:
+    picture = save_photo(tmp_path / "photo.png", 3)
+    code, out, _ = edge("run", "ConvNeXt_atto", "photo.png", "--out", "new/shown.png", *PORTABLE)
+    assert code == 0
+    assert "→ new/shown.png" in out
+    written = decode(tmp_path / "new" / "shown.png")
+    assert np.array_equal(written, annotate(decode(picture), expected(build, picture)))
+
+
+def test_several_pictures_go_into_a_folder(edge: Run, build: Path, tmp_path: Path) -> None:
+    save_photo(tmp_path / "in" / "a.png", 1)
+    save_photo(tmp_path / "in" / "b.jpg", 2)
+    save_photo(tmp_path / "a.jpg", 3)
+    code, _, _ = edge("run", "ConvNeXt_atto", "in", "a.jpg", "--out", "shown", *PORTABLE)
+    assert code == 0
+    assert sorted(path.name for path in (tmp_path / "shown").iterdir()) == ["a.png", "a_2.png", "b.png"]
+    assert not np.array_equal(decode(tmp_path / "shown" / "a.png"), decode(tmp_path / "shown" / "a_2.png"))
+
+
+def test_a_file_alone_says_what_it_assumes_and_takes_it_from_options(
+    edge: Run, build: Path, tmp_path: Path
+) -> None:
+    shutil.copy(next(build.glob("*_portable_int8.onnx")), tmp_path / "x_portable_int8.onnx")
+    picture = save_photo(tmp_path / "photo.png", 3)
+    run = ("run", "x_portable_int8.onnx", "photo.png", *PORTABLE)
+    code, out, _ = edge(*run)
+    assert code == 0
+    assert "comes without metadata.json; pictures: shorter side to 73" in out
+    assert "assumed" in out
+    numbers = [f"  {100 * p:6.2f} %  {NAMES.index(name)}" for name, p in expected(build, picture)]
+    assert [line for line in out.splitlines() if " %  " in line] == numbers
+    _, stretched, _ = edge(*run, "--resize", "stretch", "--interpolation", "area")
+    assert "stretched to 64x64, area (as given)" in stretched
+    assert [line for line in stretched.splitlines() if " %  " in line] != numbers
+    (tmp_path / "names.txt").write_text("p\nq\nr\ns\n")
+    _, named, _ = edge(*run, "--labels", "names.txt")
+    assert named.splitlines()[-1].split()[-1] in "pqrs"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "says"),
+    [
+        (("ConvNeXt_nano", "photo.png"), 1, ("not built", "next: edge build ConvNeXt_nano")),
+        (("ConvNeXt_nao", "photo.png"), 2, ("no model is called", "edge build ConvNeXt_nano")),
+        (("some/where", "photo.png"), 1, ("some/where does not exist",)),
+        (("gone.bin", "photo.png"), 1, ("gone.bin does not exist",)),
+        (("photo.png", "photo.png"), 1, ("photo.png is no program",)),
+        (("ConvNeXt_atto",), 2, ("IMAGE",)),
+        (("ConvNeXt_atto", "empty"), 1, ("empty holds no pictures",)),
+        (("ConvNeXt_atto", "photo.png", "--k", "0"), 2, ("--k",)),
+        (("ConvNeXt_atto", "photo.png", "--backend", "tpu"), 2, ("'tpu'", "hbdk_sim, quantized, portable")),
+        (("ConvNeXt_atto", "photo.png", "--backend", "hobot_dnn"), 1, ("comes without its .bin",)),
+        (("ConvNeXt_atto", "photo.png", "--resize", "80"), 2, ("metadata.json says: shorter side to 73",)),
+        (("ConvNeXt_atto", "photo.png", "--labels", "imagenet"), 1, ("the program has 4 classes",)),
+        (("ConvNeXt_atto", "photo.png", "--labels", "gone.txt"), 1, ("gone.txt can't be read",)),
+        (("ConvNeXt_atto", "photo.png", "--out", "x.gif"), 2, ("x.gif", ".png, .jpg")),
+        (("ConvNeXt_atto", "photo.png", "--out", "photo.png"), 2, ("would overwrite photo.png",)),
+        (("ConvNeXt_atto", "photo.png", "--out", "."), 2, ("would overwrite photo.png",)),
+        (("ConvNeXt_atto", "photo.png", "other.png", "--out", "x.png"), 2, ("for 2 pictures", "a folder")),
+        (("bare_portable_int8.onnx", "photo.png", "--resize", "wide"), 2, ("'wide'", "stretch")),
+        (("bare_portable_int8.onnx", "photo.png", "--resize", "32"), 2, ("resize >= crop",)),
+    ],
+)
+def test_wrong_input_gives_one_clear_error(
+    edge: Run, build: Path, tmp_path: Path, arguments: tuple[str, ...], code: int, says: tuple[str, ...]
+) -> None:
+    photo = save_photo(tmp_path / "photo.png").read_bytes()
+    save_photo(tmp_path / "other.png")
+    (tmp_path / "empty").mkdir()
+    shutil.copy(next(build.glob("*_portable_int8.onnx")), tmp_path / "bare_portable_int8.onnx")
+    chosen = arguments if "--backend" in arguments else (*arguments, *PORTABLE)
+    seen, out, err = edge("run", *chosen)
+    assert seen == code
+    assert out == ""
+    for text in says:
+        assert text in err
+    assert (tmp_path / "photo.png").read_bytes() == photo
+
+
+def test_a_disk_that_refuses_is_told_for_that_picture(
+    edge: Run, build: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save_photo(tmp_path / "photo.png")
+
+    def full(path: Path, rgb: object) -> None:
+        raise WorkspaceError(f"the disk that holds {path.parent} is full (0 MB free)")
+
+    monkeypatch.setattr("edge.runtime.picture.save_picture", full)
+    code, out, err = edge("run", "ConvNeXt_atto", "photo.png", "--out", "x.png", *PORTABLE)
+    assert code == 1
+    assert NAMES[0] in out
+    assert "error: the disk that holds . is full" in err
+
+
+# The picture
+
+
+def sample_rgb(height: int = 480, width: int = 640) -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, (height, width, 3)).astype(np.uint8)
+
+
+def test_rows_of_text_lie_below_the_picture_which_stays_as_it_is() -> None:
+    rgb = sample_rgb()
+    drawn = annotate(rgb, [("cat", 0.75), ("dog", 0.25)])
+    assert drawn.shape == (480 + 2 * ROW, 640, 3)
+    assert np.array_equal(drawn[:480], rgb)
+    for index, share in enumerate((0.75, 0.25)):
+        middle = drawn[480 + ROW * index + 3]  # above the letters
+        assert (middle == BAR).all(axis=-1).sum() == round(640 * share)
+    other = annotate(rgb, [("cow", 0.75), ("dog", 0.25)])
+    assert not np.array_equal(drawn[480 : 480 + ROW], other[480 : 480 + ROW])
+    assert np.array_equal(drawn[480 + ROW :], other[480 + ROW :])
+
+
+@given(
+    st.integers(1, 300),
+    st.integers(1, 300),
+    st.lists(st.tuples(st.text(max_size=120), st.floats(0, 1)), max_size=3),
+)
+@settings(deadline=None, max_examples=40)
+def test_any_size_and_any_label_can_be_drawn(
+    height: int, width: int, ranked: list[tuple[str, float]]
+) -> None:
+    drawn = annotate(sample_rgb(height, width), ranked)
+    assert drawn.dtype == np.uint8
+    assert drawn.shape[1] >= 360
+    assert max(drawn.shape[0] - ROW * len(ranked), drawn.shape[1]) <= 960
+
+
+def test_a_long_label_leaves_the_probability_readable() -> None:
+    rgb = sample_rgb()
+    long, short = annotate(rgb, [("W" * 200, 0.0)]), annotate(rgb, [("", 0.0)])
+    # "0.0 %" takes the last 60 pixels; the label ends before.
+    assert np.array_equal(long[480:, -60:], short[480:, -60:])
+    assert (long[480:, :-60] != short[480:, :-60]).any()
+
+
+def test_accents_are_left_out() -> None:
+    rgb = sample_rgb()
+    assert np.array_equal(annotate(rgb, [("café", 0.5)]), annotate(rgb, [("cafe", 0.5)]))
+
+
+def test_pictures_survive_a_file(tmp_path: Path) -> None:
+    rgb = sample_rgb(30, 20)
+    save_picture(tmp_path / "a.png", rgb)
+    assert np.array_equal(decode(tmp_path / "a.png"), rgb)
+    assert np.array_equal(decode(png(rgb)), rgb)
+    save_picture(tmp_path / "a.jpg", np.full((30, 20, 3), (200, 100, 50), np.uint8))
+    assert abs(decode(tmp_path / "a.jpg").astype(int) - (200, 100, 50)).max() < 6
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.jpg", "a.png"]
+
+
+def test_pictures_that_cannot_be_written(tmp_path: Path) -> None:
+    rgb = sample_rgb(8, 8)
+    with pytest.raises(UsageError, match="names no kind of picture"):
+        save_picture(tmp_path / "x.txt", rgb)
+    with pytest.raises(ImageError, match="float64"):
+        png(rgb.astype(np.float64))
+    (tmp_path / "file").write_text("")
+    with pytest.raises(WorkspaceError, match="can't be written"):
+        save_picture(tmp_path / "file" / "x.png", rgb)
+
+
+def test_the_fabricated_pair_differs_as_float_and_quantized_do(build: Path, tmp_path: Path) -> None:
+    """What other tests rest on: alike, not equal, and different from picture to picture."""
+    from edge.preprocess import network_input
+    from edge.runtime import load
+
+    session = onnxruntime.InferenceSession(str(build / "ConvNeXt_atto.onnx"))
+    with load(build, "portable") as net:
+        exact, quantized = [], []
+        for index in range(20):
+            rgb = decode(save_photo(tmp_path / "p.png", index))
+            seen = resize_crop(rgb, net.preprocess)
+            exact.append(session.run(None, {"x": network_input(seen, net.preprocess)})[0].reshape(-1))
+            quantized.append(net.scores(rgb))
+    difference = np.abs(np.array(exact) - np.array(quantized))
+    assert 0.01 < difference.max() < 1
+    assert np.ptp(np.array(exact), axis=0).min() > difference.max()
