@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shutil
+import signal
 import tempfile
 import threading
 import weakref
@@ -160,9 +161,12 @@ class Simulator:
             )
         if done.returncode != 0:
             how = f"was ended by signal {-done.returncode}" if done.returncode < 0 else "failed"
+            killed = done.returncode == -signal.SIGKILL
             raise ToolchainError(
                 f"the simulator {how} on {self.program.name}: {_cause(done.tail)}",
-                remedy="edge doctor; a killed process often means too little memory",
+                remedy="edge doctor: a killed process often means too little memory"
+                if killed
+                else "build the program again: edge build MODEL",
             )
 
     def _read(self, run: Path, index: int, value: Value) -> Integers:
