@@ -58,12 +58,14 @@ def bare_python(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPat
     return bare
 
 
-def on_the_board(python: Path, tmp_path: Path, *arguments: str | Path, fakes: bool = True) -> str:
-    """Run ``RUN`` with every warning an error, in an empty folder, with no compiler in reach."""
+def on_the_board(
+    python: Path, tmp_path: Path, *arguments: str | Path, code: str = RUN, fakes: bool = True
+) -> str:
+    """Run ``code`` with every warning an error, in an empty folder, with no compiler in reach."""
     path = os.pathsep.join([str(ROOT), *([str(FOLDER)] if fakes else [])])
     env = {"PATH": "/usr/bin:/bin", "HOME": str(tmp_path), "EDGE_CACHE": str(tmp_path), "PYTHONPATH": path}
     done = subprocess.run(
-        [str(python), "-W", "error", "-B", "-c", RUN, *map(str, arguments)],
+        [str(python), "-W", "error", "-B", "-c", code, *map(str, arguments)],
         capture_output=True,
         text=True,
         cwd=tmp_path,
@@ -92,6 +94,15 @@ def test_a_picture_is_classified_with_the_base_dependencies_alone(
         wanted = net.classify(photo)
     assert [label for label, _ in said["best"]] == [label for label, _ in wanted]
     assert [chance for _, chance in said["best"]] == pytest.approx([chance for _, chance in wanted])
+
+
+def test_a_uint8_below_its_zero_point_does_not_wrap(bare_python: Path, tmp_path: Path) -> None:
+    code = """
+import numpy as np
+from edge.runtime.quantization import dequantizer
+print(dequantizer("y", (1,), "uint8", scale=[0.5], zero_point=[10])(np.array([4], np.uint8)).tolist())
+"""
+    assert on_the_board(bare_python, tmp_path, code=code) == "[-3.0]\n"
 
 
 def test_a_bare_machine_is_told_what_each_backend_lacks(bare_python: Path, tmp_path: Path) -> None:

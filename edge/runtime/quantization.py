@@ -48,6 +48,7 @@ class Dequantizer:
             )
         values = values.reshape(self.shape)
         if self.zero_point is not None and self.scale is not None:
+            # NumPy 1, which boards have, would stay with uint8 and wrap.
             values = values.astype(np.int64) - self.zero_point
         scores: Scores = np.array(values, np.float32, order="C")
         if self.scale is not None:
