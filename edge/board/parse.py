@@ -121,9 +121,9 @@ class Versions:
 
 
 def lines_of(text: str) -> list[str]:
-    r"""Split at ``\n`` and ``\r``, drop escape codes, and log lines that are not results."""
+    r"""Split at ``\n`` and ``\r``, drop escape codes, empty lines, and log lines that are not results."""
     pieces = [piece.strip() for piece in re.split(r"[\r\n]+", clean(text))]
-    return [piece for piece in pieces if not _GLOG.match(piece) and not _BANNER.match(piece)]
+    return [piece for piece in pieces if piece and not _GLOG.match(piece) and not _BANNER.match(piece)]
 
 
 def parse_perf(text: str) -> PerfRun | None:
