@@ -35,6 +35,7 @@ VERBS = {
     "models": "edge.cli.models",
     "doctor": "edge.cli.doctor",
     "toolchain": "edge.cli.toolchain",
+    "board": "edge.cli.board",
     "completion": "edge.cli.completion",
 }
 
