@@ -17,7 +17,12 @@ UNWRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR)
 
 def write_json(path: Path, data: object) -> None:
     """Write JSON so that the file is either the old one or the complete new one."""
-    write_text(path, json.dumps(data, indent=2, ensure_ascii=False) + "\n")
+    write_text(path, json_text(data))
+
+
+def json_text(data: object) -> str:
+    """Return JSON as edge writes it: indented, UTF-8, with a last line break."""
+    return json.dumps(data, indent=2, ensure_ascii=False) + "\n"
 
 
 def write_text(path: Path, text: str) -> None:

@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 
 from edge.errors import ImageError, InputError, LabelError, ModelFileError
 from edge.images import ImageItem, ImageSet
-from edge.preprocess import network_input, network_input_from_nv12, resize_crop, rgb_to_nv12
+from edge.preprocess import network_input, resize_crop, rgb_to_nv12
 from edge.progress import Reporter, Silent
+from edge.runtime import Net
 from edge.specs import Preprocess
 from edge.statistics import wilson
 
@@ -106,13 +107,12 @@ class OnnxRunner:
     Args:
         model: path of the ONNX.
         preprocess: how a picture becomes its input.
-        nv12: feed it through the NV12 round trip, as the board would.
 
     Raises:
         ModelFileError: onnxruntime refuses the model.
     """
 
-    def __init__(self, model: Path, preprocess: Preprocess, *, nv12: bool = False) -> None:
+    def __init__(self, model: Path, preprocess: Preprocess) -> None:
         import onnxruntime
 
         options = onnxruntime.SessionOptions()
@@ -126,16 +126,27 @@ class OnnxRunner:
             raise ModelFileError(f"onnxruntime can't load {model.name}: {_one_line(error)}") from error
         self._input = self._session.get_inputs()[0].name
         self._preprocess = preprocess
-        self._nv12 = nv12
 
     def __call__(self, rgb: NDArray[np.uint8]) -> Logits:
         """Return the class scores of one picture."""
-        if self._nv12:
-            data = network_input_from_nv12(rgb_to_nv12(rgb), self._preprocess)
-        else:
-            data = network_input(rgb, self._preprocess)
+        data = network_input(rgb, self._preprocess)
         scores: Logits = np.asarray(self._session.run(None, {self._input: data})[0], np.float32).ravel()
         return scores
+
+
+class NetRunner:
+    """A program of the runtime, fed with NV12 as on the board.
+
+    Args:
+        net: the loaded program; closed by whoever opened it.
+    """
+
+    def __init__(self, net: Net) -> None:
+        self._net = net
+
+    def __call__(self, rgb: NDArray[np.uint8]) -> Logits:
+        """Return the class scores of one picture."""
+        return self._net.run(rgb_to_nv12(rgb))[0].ravel()
 
 
 def evaluate(

@@ -5,12 +5,17 @@ from __future__ import annotations
 import hashlib
 import shlex
 from collections.abc import Iterable, Mapping
+from importlib.metadata import version
 from pathlib import Path
 
 import cattrs
 
 from edge import __version__
+from edge.atomic import json_text
 from edge.evaluate import EvalResult, Score
+from edge.images import class_names
+from edge.metadata import FILE as METADATA
+from edge.metadata import FileEntry, Metadata, Role
 from edge.pipeline import Build
 from edge.request import Request
 from edge.verify import VerifyResult
@@ -19,6 +24,10 @@ from edge.workspace import Artifact, Stage, Workspace
 SCHEMA_VERSION = 1
 MARCH = "bayes-e"
 REPORT = "report.md"
+LABELS = "labels.txt"
+TEXT_ROLES = {REPORT: "report", METADATA: "metadata", LABELS: "labels"}
+# Of the build's files, what the runtime opens.
+RUNTIME_ROLES: dict[str, Role] = {"bin": "bin", "portable_onnx": "portable", "quantized_onnx": "quantized"}
 
 
 def artifacts(build: Build) -> list[Artifact]:
@@ -31,41 +40,77 @@ def artifacts(build: Build) -> list[Artifact]:
         _artifact("evaluation_outputs", build.eval, build.eval.result.outputs),
     ]
     if build.toolchain is None:
-        return [_artifact("portable_int8_onnx", build.quantize, build.quantize.result.onnx), *found]
+        return [_artifact("portable_onnx", build.quantize, build.quantize.result.onnx), *found]
     check, render, compiled = build.check, build.render, build.compile
+    translated = build.portable.result.onnx
     return [
         _artifact("bin", compiled, compiled.result.bin),
         _artifact("mapper_yaml", render, render.result.yaml),
         *found,
         *(_artifact(_role(name), compiled, name) for name in compiled.result.intermediates),
+        *([_artifact("portable_onnx", build.portable, translated)] if translated else []),
         _artifact("compile_log", compiled, compiled.result.log),
         _artifact("check_log", check, check.result.log),
     ]
 
 
-def manifest(build: Build, files: Iterable[Artifact], report: str) -> dict[str, object]:
+def manifest(build: Build, files: Iterable[Artifact], texts: Mapping[str, str]) -> dict[str, object]:
     """Return the content of ``manifest.json``.
 
     Args:
         build: finished.
         files: from :func:`artifacts`.
-        report: text of ``report.md``.
+        texts: further files of the build folder, name -> content.
     """
-    hashes = {stage.path(record.path): record for stage in build.done for record in stage.files}
-    listed = [
-        {
-            "role": file.role,
-            "path": file.name,
-            "bytes": hashes[file.source].bytes,
-            "sha256": hashes[file.source].sha256,
-        }
-        for file in files
-    ]
-    text = report.encode()
-    listed.append(
-        {"role": "report", "path": REPORT, "bytes": len(text), "sha256": hashlib.sha256(text).hexdigest()}
-    )
+    listed: list[dict[str, object]] = []
+    for file in files:
+        record = build.record(file.source)
+        listed.append({"role": file.role, "path": file.name, "bytes": record.bytes, "sha256": record.sha256})
+    for name, text in texts.items():
+        listed.append({"role": TEXT_ROLES[name], **cattrs.unstructure(_text_entry(name, text))})
     return {**facts(build), "artifacts": listed}
+
+
+def metadata(build: Build, files: Iterable[Artifact], labels: str) -> Metadata:
+    """Return what the runtime must know of the program.
+
+    Args:
+        build: finished.
+        files: from :func:`artifacts`.
+        labels: text of ``labels.txt``; empty if the class names are not known.
+    """
+    found: dict[Role, FileEntry] = {}
+    for file in files:
+        if file.role in RUNTIME_ROLES:
+            record = build.record(file.source)
+            found[RUNTIME_ROLES[file.role]] = FileEntry(file.name, record.bytes, record.sha256)
+    if labels:
+        found["labels"] = _text_entry(LABELS, labels)
+    toolchain = build.toolchain
+    exact = toolchain is not None and build.verify.result.portable_exact is True
+    return Metadata(
+        name=build.export.result.name,
+        model=build.request.spec.name,
+        weights=build.export.result.weights.source,
+        preprocess=build.request.spec.preprocess,
+        classes=build.export.result.classes,
+        files=found,
+        toolchain=toolchain.versions if toolchain else {"onnxruntime": version("onnxruntime")},
+        exact=exact,
+        march=MARCH,
+    )
+
+
+def labels(build: Build) -> str:
+    """Return ``labels.txt``: a class name a line; empty where the names are not known or not as many."""
+    network = build.export.result
+    names = class_names("demo" if network.weights.source == "demo" else build.request.spec.labels)
+    return "".join(f"{name}\n" for name in names) if names and len(names) == network.classes else ""
+
+
+def _text_entry(name: str, text: str) -> FileEntry:
+    data = text.encode()
+    return FileEntry(name, len(data), hashlib.sha256(data).hexdigest())
 
 
 def facts(build: Build) -> dict[str, object]:
@@ -112,10 +157,13 @@ def facts(build: Build) -> dict[str, object]:
 def publish(build: Build, workspace: Workspace, report: str) -> dict[str, object]:
     """Put the result into the build folder and return the manifest."""
     files = artifacts(build)
-    content = manifest(build, files, report)
+    names = labels(build)
+    about = json_text(cattrs.unstructure(metadata(build, files, names)))
+    texts = {REPORT: report, METADATA: about, **({LABELS: names} if names else {})}
+    content = manifest(build, files, texts)
     calibration = build.calibrate
     folders = {calibration.result.directory: calibration.path(calibration.result.directory)}
-    workspace.publish(files, content, texts={REPORT: report}, folders=folders)
+    workspace.publish(files, content, texts=texts, folders=folders)
     workspace.discard_all_but(build.done)
     return content
 
@@ -141,8 +189,6 @@ def _role(name: str) -> str:
 
 def _toolchain(build: Build) -> Mapping[str, object]:
     if build.toolchain is None:
-        from importlib.metadata import version
-
         return {"kind": "portable", "versions": {"onnxruntime": version("onnxruntime")}}
     return {"kind": build.toolchain.kind, "versions": dict(build.toolchain.versions)}
 

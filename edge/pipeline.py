@@ -2,7 +2,7 @@
 
 ::
 
-    export → simplify → check → calibrate → render → compile → verify → eval → published build folder
+    export → simplify → check → calibrate → render → compile → portable → verify → eval → build folder
     export → simplify → calibrate → quantize → eval                  with ``--mapper portable``
 """
 
@@ -20,20 +20,22 @@ import cv2
 
 from edge.calibrate import CalibrationResult, calibrate
 from edge.choices import choose_calibration, choose_compiler, choose_pictures
-from edge.errors import UsageError
-from edge.evaluate import EvalResult, OnnxRunner, Runner, evaluate, usable_cores
+from edge.errors import ModelFileError, UsageError
+from edge.evaluate import EvalResult, NetRunner, OnnxRunner, Runner, evaluate, usable_cores
 from edge.export import ExportResult, Resolved, choose, export
 from edge.images import ImageSet, open_images, sample
 from edge.mapper.render import RenderResult, render, template_sha256
-from edge.portable import PortableResult, quantize
+from edge.portable import PortableResult, TranslateResult, quantize, translate
+from edge.portable.translate import SUFFIX
 from edge.request import Listener, Request
+from edge.runtime import load
 from edge.simplify import SimplifyResult, simplify
 from edge.toolchain.compiler import CheckResult, CompileResult, checker, makertbin
 from edge.toolchain.found import Toolchain
 from edge.toolchain.hbdk_sim import why_unusable
 from edge.toolchain.quantized import QuantizedPool
 from edge.verify import FRAMES, VerifyResult, candidates, verify
-from edge.workspace import Stage, Workspace, stage_key
+from edge.workspace import FileRecord, Stage, Workspace, stage_key
 
 T = TypeVar("T")
 
@@ -59,7 +61,7 @@ VERIFY_CODE = (
     "edge.toolchain.workers.quantized",
 )
 
-STAGES = ("export", "simplify", "check", "calibrate", "render", "compile", "verify", "eval")
+STAGES = ("export", "simplify", "check", "calibrate", "render", "compile", "portable", "verify", "eval")
 PORTABLE_STAGES = ("export", "simplify", "calibrate", "quantize", "eval")
 
 
@@ -324,18 +326,44 @@ class Build:
         )
 
     @cached_property
+    def portable(self) -> Stage[TranslateResult]:
+        """The program's integers in standard ONNX, for machines without the vendor's software."""
+        compiled = self.compile
+        name = f"{self.prefix}_quantized_model.onnx"
+
+        def action(out: Path) -> TranslateResult:
+            try:
+                return translate(quantized=compiled.path(name), prefix=self.prefix, out=out)
+            except ModelFileError as error:
+                return TranslateResult(None, 0, error.seen)
+
+        stage = self._stage(
+            "portable",
+            {"quantized": compiled.sha256(name), "prefix": self.prefix, **_versions("numpy", "onnx")},
+            action,
+            TranslateResult,
+            code=("edge.portable",),
+            note=lambda r: f"{r.onnx}, {r.nodes} operators translated" if r.onnx else "none",
+        )
+        if stage.result.why_not:
+            self._listener.warn(f"no portable model: {stage.result.why_not}")
+        return stage
+
+    @cached_property
     def verify(self) -> Stage[VerifyResult]:
         """The proof that the program computes what the quantized model does."""
-        compiled, toolchain = self.compile, self._compiler()
+        compiled, portable, toolchain = self.compile, self.portable, self._compiler()
         quantized = f"{self.prefix}_quantized_model.onnx"
         preprocess = self.request.spec.preprocess
         images = candidates(self._pictures[0])
+        translated = portable.result.onnx
 
         def action(_out: Path) -> VerifyResult:
             return verify(
                 toolchain=toolchain,
                 program=compiled.path(compiled.result.bin),
                 quantized=compiled.path(quantized),
+                portable=portable.path(translated) if translated else None,
                 images=images,
                 preprocess=preprocess,
                 reporter=self._listener,
@@ -346,12 +374,13 @@ class Build:
             {
                 "bin": compiled.sha256(compiled.result.bin),
                 "quantized": compiled.sha256(quantized),
+                "portable": portable.sha256(translated) if translated else None,
                 "images": images.fingerprint,
                 "frames": FRAMES,
                 "preprocess": cattrs.unstructure(preprocess),
                 "toolchain": toolchain.identity,
                 "simulator": why_unusable(toolchain),
-                **_versions("numpy"),
+                **_versions("numpy", "onnxruntime"),
                 "opencv": cv2.__version__,
             },
             action,
@@ -367,11 +396,8 @@ class Build:
     def eval(self) -> Stage[EvalResult]:
         """Float against quantized on the same pictures."""
         request, source = self.request, self.export
-        quantized: Stage[object]
-        if self.toolchain is None:
-            quantized, name = self.quantize, self.quantize.result.onnx
-        else:
-            quantized, name = self.compile, f"{self.prefix}_quantized_model.onnx"
+        quantized, name = self._quantized
+        portable = name.endswith(SUFFIX)
         images, no_top1 = self._pictures
         if no_top1:
             self._listener.warn(f"{no_top1}; agreement with the float network is measured instead")
@@ -381,10 +407,10 @@ class Build:
             workers = usable_cores()
             with ExitStack() as stack:
                 runner: Runner
-                if self.toolchain is None:
-                    runner = OnnxRunner(quantized.path(name), preprocess, nv12=True)
+                if portable:
+                    runner = NetRunner(stack.enter_context(load(quantized.path(name), "portable")))
                 else:
-                    pool = QuantizedPool(self.toolchain, quantized.path(name), workers)
+                    pool = QuantizedPool(self._compiler(), quantized.path(name), workers)
                     runner = stack.enter_context(pool)
                 return evaluate(
                     images=images,
@@ -406,7 +432,7 @@ class Build:
                 "images": images.fingerprint,
                 "labelled": not no_top1,
                 "preprocess": cattrs.unstructure(preprocess),
-                "toolchain": self.toolchain.identity if self.toolchain else "portable",
+                "toolchain": "portable" if portable else self._compiler().identity,
                 **_versions("numpy", "onnxruntime"),
                 "opencv": cv2.__version__,
             },
@@ -417,10 +443,20 @@ class Build:
                 "edge.images",
                 "edge.preprocess",
                 "edge.resample",
+                "edge.runtime",
                 "edge.toolchain.quantized",
             ),
             note=_eval_note,
         )
+
+    @property
+    def _quantized(self) -> tuple[Stage[object], str]:
+        """The quantized network to measure: the portable model where it was seen to be the compiler's own."""
+        if self.toolchain is None:
+            return self.quantize, self.quantize.result.onnx
+        if self.portable.result.onnx and self.verify.result.portable_exact:
+            return self.portable, self.portable.result.onnx
+        return self.compile, f"{self.prefix}_quantized_model.onnx"
 
     @cached_property
     def _pictures(self) -> tuple[ImageSet, str]:
@@ -433,6 +469,10 @@ class Build:
         """Start of every file name: model, weights when they are not the real ones, input size and type."""
         height, width = self.request.spec.preprocess.crop
         return f"{self.export.result.name}_{width}x{height}_nv12"
+
+    def record(self, path: Path) -> FileRecord:
+        """Return size and hash of a file of a finished stage."""
+        return next(file for stage in self.done for file in stage.files if stage.path(file.path) == path)
 
     def run(self) -> None:
         """Run every stage in order, so that progress reads in order."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +13,8 @@ from edge.errors import GateError, ImageError, ModelFileError, ToolchainError
 from edge.images import ImageSet, open_images, sample
 from edge.preprocess import resize_crop, rgb_to_nv12
 from edge.progress import Reporter, Silent
+from edge.runtime import load
+from edge.runtime.protocol import Scores
 from edge.specs import Preprocess
 from edge.toolchain.found import Toolchain
 from edge.toolchain.hbdk_sim import Simulator, why_unusable
@@ -39,6 +41,7 @@ class VerifyResult:
         calls: of the BPU in the program; only the first one is compared.
         outputs_max_diff: the largest difference of the float outputs behind the CPU nodes; None where these
             can't be computed here.
+        portable_exact: whether the portable model gave the same outputs bit for bit; None without one.
         why_not: why it could not be verified; empty if it was.
     """
 
@@ -50,6 +53,7 @@ class VerifyResult:
     integers: int = 0
     calls: int = 0
     outputs_max_diff: float | None = None
+    portable_exact: bool | None = None
     why_not: str = ""
 
 
@@ -70,17 +74,19 @@ def verify(
     toolchain: Toolchain,
     program: Path,
     quantized: Path,
+    portable: Path | None,
     images: ImageSet,
     preprocess: Preprocess,
     frames: int = FRAMES,
     reporter: Reporter | None = None,
 ) -> VerifyResult:
-    """Run pictures through the compiled program and through the quantized model.
+    """Run pictures through the compiled program, the quantized model and the portable model.
 
     Args:
         toolchain: the compiler that made both.
         program: the ``.bin``.
         quantized: its ``*_quantized_model.onnx``.
+        portable: the translation of that; None if there is none.
         images: from :func:`candidates`; the first that can be read are taken.
         preprocess: of the network.
         frames: how many.
@@ -90,7 +96,7 @@ def verify(
         What was compared; with ``why_not`` where the compiler has no simulator or it can't run this program.
 
     Raises:
-        GateError: they differ.
+        GateError: the program and the quantized model differ, or the portable model gives other answers.
         ToolchainError: the simulator or the runtime failed.
         ModelFileError: the ``.bin`` or the ONNX is broken.
     """
@@ -112,7 +118,7 @@ def verify(
                 answers.append(simulator.integers(nv12))
                 reporter.update(f"{done}/{len(taken)} frames", done / len(taken))
             model.wait_ready()
-            return _compare(simulator, model, taken, answers)
+            return _compare(simulator, model, portable, taken, answers)
         finally:
             model.close()
 
@@ -147,6 +153,7 @@ def _same_build(simulator: Simulator, quantized: Path) -> None:
 def _compare(
     simulator: Simulator,
     model: QuantizedModel,
+    portable: Path | None,
     taken: list[tuple[str, NDArray[np.uint8]]],
     answers: list[list[NDArray[np.integer]]],
 ) -> VerifyResult:
@@ -155,6 +162,8 @@ def _compare(
     own = len(model.outputs) - len(simulator.exposed)
     behind = _tail_is_known(simulator)
     largest = 0.0
+    exact = True
+    net = load(portable, "portable") if portable else None
     for (name, nv12), integers in zip(taken, answers, strict=True):
         results = model.run(nv12)
         for value, ours, theirs in zip(simulator.exposed, integers, results[own:], strict=True):
@@ -162,6 +171,8 @@ def _compare(
         if behind:
             for ours_f, theirs_f in zip(simulator.behind(integers), results[:own], strict=True):
                 largest = max(largest, _require_close(name, ours_f, theirs_f))
+        if net is not None:
+            exact = _same_answers(name, net.run(nv12), results[:own]) and exact
     return VerifyResult(
         frames=len(taken),
         bit_exact=True,
@@ -171,7 +182,24 @@ def _compare(
         integers=sum(array.size for array in answers[0]),
         calls=len(simulator.program.bpu),
         outputs_max_diff=largest if behind else None,
+        portable_exact=exact if portable else None,
     )
+
+
+def _same_answers(frame: str, portable: Sequence[Scores], outputs: Sequence[NDArray[np.generic]]) -> bool:
+    """Say whether the portable model's outputs are the quantized model's, bit for bit.
+
+    Raises:
+        GateError: its best class is another one: whatever the cause, that is no simulator.
+    """
+    if portable[0].argmax() != outputs[0].argmax():
+        raise GateError(
+            f"on {frame} the portable model answers {portable[0].argmax()}, "
+            f"the compiler's model {outputs[0].argmax()}",
+            allowed="the same answer",
+            remedy="report this network: an operator is translated wrongly",
+        )
+    return all(np.array_equal(a, b) for a, b in zip(portable, outputs, strict=True))
 
 
 def _tail_is_known(simulator: Simulator) -> bool:

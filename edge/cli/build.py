@@ -26,6 +26,7 @@ EXAMPLES = {
     "calibrate": ("edge calibrate ConvNeXt_atto --calib train/ --calib-count 100",),
     "render": ("edge render ConvNeXt_atto --precision int8",),
     "compile": ("edge compile ConvNeXt_atto --level O0",),
+    "portable": ("edge portable ConvNeXt_atto",),
     "verify": ("edge verify ConvNeXt_atto",),
     "quantize": ("edge quantize ConvNeXt_atto --mapper portable",),
     "eval": ("edge eval ConvNeXt_atto --images val/ --count 500",),
@@ -38,6 +39,7 @@ HELP = {
     "calibrate": "Write the calibration set as the mapper reads it.",
     "render": "Write and lint the mapper YAML.",
     "compile": "Compile the .bin.",
+    "portable": "Translate the quantized model into standard ONNX with the same integers.",
     "verify": "Prove in the simulator that the .bin gives the integers of the quantized model.",
     "quantize": "Quantize with onnxruntime instead of the vendor's compiler (--mapper portable).",
     "eval": "Measure float against quantized on the same pictures.",
@@ -56,7 +58,8 @@ def build_command(
 ) -> None:
     """Build a checked program for the board from MODEL: a zoo name, a model .yaml, or your own .onnx.
 
-    Runs export, simplify, check, calibrate, render, compile, verify and eval; what has not changed is reused.
+    Runs export, simplify, check, calibrate, render, compile, portable, verify and eval. What has not changed
+    is reused.
     """
     from edge.cli.summary import summary
     from edge.manifest import artifacts, facts, publish
@@ -117,6 +120,7 @@ check_command = _stage_command("check")
 calibrate_command = _stage_command("calibrate")
 render_command = _stage_command("render")
 compile_command = _stage_command("compile")
+portable_command = _stage_command("portable")
 verify_command = _stage_command("verify")
 quantize_command = _stage_command("quantize")
 eval_command = _stage_command("eval")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +10,7 @@ from attrs import frozen
 from onnx import numpy_helper
 
 from edge.errors import ModelFileError
-from edge.graph import load_onnx, sha256_of
+from edge.graph import load_onnx
 from edge.portable import nv12
 from edge.portable.graph import Graph, Source
 from edge.portable.rules import rules
@@ -24,16 +23,14 @@ class TranslateResult:
     """A portable model that computes the program's integers.
 
     Attributes:
-        onnx: file name, ``<prefix>_portable_int8.onnx``.
+        onnx: file name, ``<prefix>_portable_int8.onnx``; None where an operator has no rule.
         nodes: of the vendor's graph.
-        seconds: how long translating took.
-        sha256: of the file.
+        why_not: what has no rule.
     """
 
-    onnx: str
+    onnx: str | None
     nodes: int
-    seconds: float
-    sha256: str
+    why_not: str = ""
 
 
 def translate(*, quantized: Path, prefix: str, out: Path) -> TranslateResult:
@@ -47,12 +44,11 @@ def translate(*, quantized: Path, prefix: str, out: Path) -> TranslateResult:
     Raises:
         ModelFileError: the file can't be read, or holds an operator that no rule is proved for; it is named.
     """
-    started = time.monotonic()
     source = load_onnx(quantized)
     model = translated(source)
     target = out / f"{prefix}{SUFFIX}"
     onnx.save(model, target)
-    return TranslateResult(target.name, len(source.graph.node), time.monotonic() - started, sha256_of(target))
+    return TranslateResult(target.name, len(source.graph.node))
 
 
 def translated(source: onnx.ModelProto) -> onnx.ModelProto:
