@@ -26,6 +26,7 @@ VERBS = {
     "calibrate": "edge.cli.build",
     "render": "edge.cli.build",
     "compile": "edge.cli.build",
+    "portable": "edge.cli.build",
     "verify": "edge.cli.build",
     "quantize": "edge.cli.build",
     "eval": "edge.cli.build",
