@@ -3,7 +3,7 @@
 - **run**: milliseconds a frame that ``Net`` adds to the bare vendor call, median over alternating calls, with
   fakes of the board's libraries whose program does nothing. ``classify`` adds softmax, sorting and labels;
   preprocessing is not counted.
-- **import**: seconds that ``import edge.runtime`` takes after numpy and OpenCV are loaded.
+- **import**: seconds that ``import edge.runtime`` takes after numpy and OpenCV, fastest of several.
 - **JPEG to NV12**: pictures a second against the vendor's Python transformers, in turns, one thread each
   (needs ``--images`` and the compiler's Python; the chains are those of ``calibration_speed.py``).
 
@@ -122,14 +122,14 @@ def bare_calls(path: str) -> dict[str, Callable[[object], object]]:
 
 
 def import_seconds(python: str, rounds: int = 11) -> tuple[float, float]:
-    """Return the medians of (numpy and OpenCV, edge.runtime on top)."""
+    """Return (numpy and OpenCV, edge.runtime on top), each of its least disturbed round."""
     env = os.environ | {"PYTHONPATH": str(ROOT)}
     pairs = []
     for _ in range(rounds + 1):
         done = subprocess.run([python, "-c", IMPORT], capture_output=True, text=True, env=env, check=True)
         pairs.append([float(word) for word in done.stdout.split()])
     first, second = zip(*pairs[1:], strict=True)  # the first round fills the disk cache
-    return statistics.median(first), statistics.median(second)
+    return min(first), min(second)
 
 
 def jpeg_to_nv12(folder: Path, count: int, rounds: int) -> float:

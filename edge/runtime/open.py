@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Literal
 
 from edge.errors import BackendMissing, EdgeError, UsageError
-from edge.images import class_names
 from edge.runtime.net import Net, PassedOver
 from edge.runtime.program import Program, locate
 from edge.runtime.protocol import Backend
@@ -65,6 +64,8 @@ def load(
     program = locate(path)
     metadata = program.metadata
     if labels is None and "labels" in program.files:
+        from edge.images import class_names  # here, for a quick import of edge.runtime
+
         labels = class_names(str(program.files["labels"]))
     passed_over: list[PassedOver] = []
     if backend == "auto":

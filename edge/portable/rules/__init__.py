@@ -29,7 +29,23 @@ def rule(*operators: str, domain: str = "horizon") -> Callable[[Rule], Rule]:
 
 def rules() -> dict[tuple[str, str], Rule]:
     """Return every rule by (domain, operator)."""
-    from edge.portable.rules import convolution, elementwise, lut, preprocess, reduce, shape
+    from edge.portable.rules import (
+        activation,
+        arrange,
+        convolution,
+        elementwise,
+        floating,
+        lut,
+        lut2,
+        matmul,
+        pool,
+        preprocess,
+        quantize,
+        reduce,
+        resize,
+        shape,
+        transposed,
+    )
 
-    del convolution, elementwise, lut, preprocess, reduce, shape
+    del activation, arrange, convolution, elementwise, floating, lut, lut2, matmul, pool, preprocess, quantize, reduce, resize, shape, transposed
     return dict(_RULES)
