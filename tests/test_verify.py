@@ -222,3 +222,31 @@ def test_the_portable_mapper_has_nothing_to_verify(edge: Run, tmp_path: Path) ->
     )
     assert code == 2
     assert "--mapper" in err
+
+
+ENGINE = """#!/bin/sh
+[ "$1" = run ] || exit 0
+while [ "$1" != image ]; do
+    case "$1" in
+        --workdir) cd "$2" ;;
+        --mount) echo "$2" >> "$(dirname "$0")/mounts" ;;
+    esac
+    shift
+done
+shift
+PATH="{bin}:$PATH"
+exec "$@"
+"""
+
+
+@pytest.mark.compiler
+def test_a_docker_compiler_verifies_too(toolchain: Toolchain, tiny: Path, tmp_path: Path) -> None:
+    """A stand-in engine that runs the command here; what it is asked to mount is what both tools need."""
+    engine = tmp_path / "docker"
+    engine.write_text(ENGINE.format(bin=toolchain.where))
+    engine.chmod(0o755)
+    result = check(Toolchain("docker", "image", engine=str(engine)), tiny)
+    assert (result.frames, result.bit_exact) == (FRAMES, True)
+    mounts = (tmp_path / "mounts").read_text()
+    assert f"type=bind,source={tiny},target={tiny}" in mounts
+    assert mounts.count("edge-sim-") == 2 * FRAMES  # source and target, a frame
