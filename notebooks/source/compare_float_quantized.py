@@ -98,7 +98,7 @@ left.set(
     xlabel="cosine of float and quantized scores", ylabel="pictures", title="Likeness of a picture's scores"
 )
 right.hist((quantized - exact).ravel(), bins=61)
-right.set(xlabel="quantized - float", ylabel="scores", title="Differences", yscale="log")
+right.set(xlabel="quantized - float", ylabel="scores", title="Difference of each score", yscale="log")
 for axes in (left, right):
     axes.grid(alpha=0.3)
 plt.show()
@@ -109,8 +109,8 @@ plt.show()
 
 # %%
 def name_of(index):
-    """Return the class's name, or its number."""
-    return net.labels[index].split(", ")[0] if net.labels else str(index)
+    """Return the class's name, as much of it as fits above a picture, or its number."""
+    return net.labels[index].split(", ")[0][:24] if net.labels else str(index)
 
 
 worst = np.argsort(cosine, kind="stable")[:4]

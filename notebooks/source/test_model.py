@@ -59,7 +59,8 @@ if PICTURE is None:
     from edge.demo.render import picture
 
     rgb, _ = picture("test", 0)
-    print("a rendered picture: only demo weights know its classes; set PICTURE to a photograph")
+    if net.metadata.weights != "demo":
+        print("A rendered picture, whose classes only demo weights know: set PICTURE to a photograph.")
 else:
     rgb = decode(Path(PICTURE))
 nv12 = net.nv12(rgb)
