@@ -75,9 +75,10 @@ def put_before(model: onnx.ModelProto, preprocess: Preprocess) -> onnx.ModelProt
     if preprocess.layout == "NHWC":
         x = graph.add("Transpose", x, perm=[0, 2, 3, 1])
     network = model.graph
-    front = [*graph.nodes, helper.make_node("Identity", [x], [network.input[0].name], name="picture")]
+    front = [*graph.nodes, helper.make_node("Identity", [x], ["picture"], name="picture")]
     constants = [numpy_helper.from_array(data, name) for name, data in graph.constants.items()]
-    _rename(front, constants, keep={INPUT, network.input[0].name})
+    _rename(front, constants)
+    front[-1].output[0] = network.input[0].name
     height, width = preprocess.crop
     taken = helper.make_tensor_value_info(INPUT, TensorProto.UINT8, [height * width * 3 // 2])
     nodes = [*front, *network.node]
@@ -89,11 +90,11 @@ def put_before(model: onnx.ModelProto, preprocess: Preprocess) -> onnx.ModelProt
     return model
 
 
-def _rename(nodes: list[onnx.NodeProto], constants: list[onnx.TensorProto], keep: set[str]) -> None:
-    """Give every name a prefix, so that none is one of the network's."""
+def _rename(nodes: list[onnx.NodeProto], constants: list[onnx.TensorProto]) -> None:
+    """Give every name but the input's a prefix, so that none is one of the network's."""
     for node in nodes:
         node.name = _PREFIX + node.name
         for names in (node.input, node.output):
-            names[:] = [name if name in keep else _PREFIX + name for name in names]
+            names[:] = [name if name == INPUT else _PREFIX + name for name in names]
     for tensor in constants:
         tensor.name = _PREFIX + tensor.name
