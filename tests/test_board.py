@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shutil
 import signal
 import subprocess
@@ -11,6 +12,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from attrs import evolve
 
 from edge.board import Connection, Target
 from edge.board.infer import describe
@@ -238,8 +240,8 @@ def test_one_connection_and_nothing_left(board: Board) -> None:
 
 def test_a_time_limit_ends_the_command_and_its_children(board: Board) -> None:
     script = 'sleep 600 & echo $! $$ >"$FAKE_BOARD/pid"; wait'
-    with Connection(target(board)) as connection, pytest.raises(BoardError, match="time limit of 1 s"):
-        connection.run(script, limit=1)
+    with Connection(target(board)) as connection, pytest.raises(BoardError, match="time limit of 3 s"):
+        connection.run(script, limit=3)
     assert board.ended()
 
 
@@ -251,6 +253,16 @@ def test_a_lost_connection_is_told_and_ends_the_command(board: Board) -> None:
         with pytest.raises(BoardError, match="was lost"):  # no second connection behind the user's back
             connection.run("true", limit=10)
     assert board.ended()
+
+
+def test_a_board_that_falls_silent_is_told(board: Board) -> None:
+    silence = evolve(target(board), options=("ServerAliveInterval=1", *target(board).options))
+    freeze = str(FAKES / "board_tools" / "drop_connection.py")
+    try:
+        with Connection(silence) as connection, pytest.raises(BoardError, match=r"connection to .* was lost"):
+            connection.run('"$FAKE_PYTHON" "$1" freeze', freeze, limit=60)
+    finally:
+        os.kill(board.pids()[0], signal.SIGKILL)
 
 
 # --- push
@@ -379,7 +391,8 @@ def test_a_failing_perf_changes_no_record(
 ) -> None:
     board.mode(**mode)
     before = (build / "manifest.json").read_bytes()
-    code, _, err = edge("board", "perf", board.host, MODEL, "--timeout", "0.02", *board.reach)
+    minutes = "0.05" if mode["exec"] == "hang" else "2"
+    code, _, err = edge("board", "perf", board.host, MODEL, "--timeout", minutes, *board.reach)
     assert code == 1
     assert says in err
     assert (build / "manifest.json").read_bytes() == before
@@ -510,7 +523,8 @@ def test_a_failing_run(
     edge: Run, board: Board, build: Path, photos: list[str], mode: dict[str, str], says: str
 ) -> None:
     board.mode(**mode)
-    code, _, err = edge("board", "run", board.host, MODEL, photos[0], "--timeout", "0.05", *board.reach)
+    minutes = "0.05" if mode.get("exec") == "hang" else "2"
+    code, _, err = edge("board", "run", board.host, MODEL, photos[0], "--timeout", minutes, *board.reach)
     assert code == 1
     assert says in err
 

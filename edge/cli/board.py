@@ -58,7 +58,9 @@ def board_command() -> None:
     """
 
 
-@board_command.command("check", epilog=_epilog("check"))
+@board_command.command(
+    "check", short_help="Show what the board is and what it lacks.", epilog=_epilog("check")
+)
 @click.argument("host")
 @click.argument("model", required=False)
 @reach_options
@@ -96,7 +98,7 @@ def check_command(
         raise GateError(f"{target.host} is not ready: {', '.join(bad)}")
 
 
-@board_command.command("push", epilog=_epilog("push"))
+@board_command.command("push", short_help="Copy MODEL there, checked by sha256.", epilog=_epilog("push"))
 @click.argument("host")
 @click.argument("model")
 @click.option("--to", metavar="DIR", help="Folder on the board.  [default: edge/NAME in your home]")
@@ -125,7 +127,7 @@ def push_command(
     click.echo(f"in {target.host}:{pushed.directory}")
 
 
-@board_command.command("perf", epilog=_epilog("perf"))
+@board_command.command("perf", short_help="Measure speed with 1 and with 4 threads.", epilog=_epilog("perf"))
 @click.argument("host")
 @click.argument("model")
 @click.option("--frames", type=click.IntRange(min=1), default=200, show_default=True, help="Of each run.")
@@ -170,7 +172,7 @@ def perf_command(
     click.echo(where_kept(program, kept))
 
 
-@board_command.command("run", epilog=_epilog("run"))
+@board_command.command("run", short_help="Compare answers with the simulator's.", epilog=_epilog("run"))
 @click.argument("host")
 @click.argument("model")
 @click.argument("images", nargs=-1, required=True)
@@ -250,7 +252,7 @@ def run_command(
         )
 
 
-@board_command.command("eval", epilog=_epilog("eval"))
+@board_command.command("eval", short_help="Measure Top-1 there and in the simulator.", epilog=_epilog("eval"))
 @click.argument("host")
 @click.argument("model")
 @click.option("--images", required=True, help="Pictures: a folder, list file, labels.csv or demo:test.")

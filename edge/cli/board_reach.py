@@ -23,6 +23,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 def reach_options(function: F) -> F:
     """Add what says how to reach the board, and how to speak."""
+    function = output_options(function)
     for option in reversed(
         (
             click.option("-p", "--port", type=int, help="Port of the board's ssh server."),
@@ -40,7 +41,7 @@ def reach_options(function: F) -> F:
         )
     ):
         function = option(function)
-    return output_options(function)
+    return function
 
 
 def working_options(function: F) -> F:
