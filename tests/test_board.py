@@ -435,6 +435,7 @@ def test_an_interrupt_ends_the_remote_command(board: Board, build: Path, number:
 
 def test_a_killed_edge_leaves_nothing_running_on_the_board(board: Board, build: Path) -> None:
     board.mode(exec="hang", at="perf")
+    before = set(Path("/tmp").glob("edge-ssh-*"))
     process = subprocess.Popen(
         [sys.executable, "-m", "edge", "board", "perf", board.host, str(build), *board.reach],
         stderr=subprocess.DEVNULL,
@@ -443,6 +444,8 @@ def test_a_killed_edge_leaves_nothing_running_on_the_board(board: Board, build: 
     assert wait_for((board.root / "pid").exists)
     process.kill()
     process.wait()
+    for folder in set(Path("/tmp").glob("edge-ssh-*")) - before:
+        shutil.rmtree(folder)  # all that a killed process can't put away
     assert board.ended()
 
 
