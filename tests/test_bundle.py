@@ -20,8 +20,10 @@ from edge.bundle import MARKER, bundle, notebook
 from edge.errors import ModelFileError, UsageError, WorkspaceError
 from edge.metadata import FILE, read_metadata, write_metadata
 from edge.runtime import load
-from tests.conftest import Run
+from edge.toolchain.found import Toolchain
+from tests.conftest import Run, save_pictures
 from tests.fabricated import entry, make_build, save_photo
+from tests.test_build_compiler import save_small_net
 
 ROOT = Path(__file__).resolve().parent.parent
 PREFIX = "ConvNeXt_atto_64x64_nv12"
@@ -282,3 +284,45 @@ def test_scores_are_not_all_the_same(build: Path, tmp_path: Path) -> None:
     with load(build, "portable") as net:
         scores = [net.scores(save_photo(tmp_path / "p.png", index)) for index in range(3)]
     assert not np.allclose(scores[0], scores[1])
+
+
+# A real build
+
+
+@pytest.fixture(scope="module")
+def real(tmp_path_factory: pytest.TempPathFactory, toolchain: Toolchain) -> Path:
+    """The build folder of a small net, by the vendor's compiler at O0."""
+    folder = tmp_path_factory.mktemp("real")
+    (folder / "names.txt").write_text("p\nq\nr\ns\n")
+    net, pictures = save_small_net(folder / "small.onnx"), save_pictures(folder / "pictures", 24)
+    words = ("--mean", "127.5", "--std", "64", "--resize", "64", "--level", "O0", "--labels", "names.txt")
+    data = ("--images", str(pictures), "--calib", str(pictures), "--calib-count", "20")
+    argv = [sys.executable, "-m", "edge", "build", str(net), *words, *data]
+    done = subprocess.run(argv, cwd=folder, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return folder / "build" / "small"
+
+
+@pytest.mark.compiler
+def test_a_real_build_is_bundled_and_answers_the_same_in_every_simulator(
+    edge: Run, real: Path, tmp_path: Path
+) -> None:
+    code, out, err = edge("bundle", str(real), "--out", "small.tar.gz")
+    assert code == 0, err
+    assert err == ""
+    with tarfile.open("small.tar.gz") as archive:
+        archive.extractall(tmp_path)
+    assert {".bin", ".onnx", ".txt", ".json", ".ipynb"} <= {
+        path.suffix for path in (tmp_path / "small").iterdir()
+    }
+    pictures = [str(save_photo(tmp_path / f"{index}.png", index)) for index in range(3)]
+    answers = {}
+    for folder, backend in (("small", "hbdk_sim"), ("small", "portable"), (str(real), "quantized")):
+        code, out, err = edge("run", folder, *pictures, "--backend", backend, "--json")
+        assert code == 0, err
+        told = json.loads(out)
+        assert told["backend"] == backend
+        assert told["exact"] is True
+        answers[backend] = told["images"]
+    assert {entry["label"] for image in answers["hbdk_sim"] for entry in image["labels"]} == set("pqrs")
+    assert answers["hbdk_sim"] == answers["portable"] == answers["quantized"]
