@@ -58,6 +58,7 @@ def requantize(
     nearest: bool,
     channels: tuple[int, ...],
     offset: Integers | None = None,
+    wide: bool = False,
 ) -> str:
     """Add the nodes of ``saturate((saturate16(t + offset) * scale) >> shift)``.
 
@@ -72,6 +73,7 @@ def requantize(
         nearest: see :func:`staircase`.
         channels: shape that broadcasts a per-channel constant against ``t``, such as (1, C, 1, 1).
         offset: integers to add per channel first.
+        wide: ``t`` is float64.
 
     Returns:
         The float32 tensor with the result's integers.
@@ -80,12 +82,14 @@ def requantize(
     low, high, scale, shift = (np.broadcast_to(a, count).astype(np.int64) for a in (low, high, scale, shift))
     add = np.zeros(count, np.int64) if offset is None else np.broadcast_to(offset, count)
     clipped = _clip_matters(low, high, scale, shift, bits, nearest=nearest)
-    if not clipped and bits == 8:
+    if not clipped and bits == 8 and not wide:
         found = search(low, high, scale, shift, add, nearest=nearest)
         if found is not None:
             divisor, d = found
             return _in_float32(graph, t, divisor, d, channels)
-    return _in_float64(graph, t, scale, shift, add, bits, channels, nearest=nearest, clipped=clipped)
+    return _in_float64(
+        graph, t, scale, shift, add, bits, channels, nearest=nearest, clipped=clipped, wide=wide
+    )
 
 
 def search(
@@ -222,6 +226,7 @@ def _in_float64(
     *,
     nearest: bool,
     clipped: bool,
+    wide: bool,
 ) -> str:
     """Exact in any case: |t| < 2^24 and scale < 2^15, so that every value is far below 2^53."""
 
@@ -229,7 +234,7 @@ def _in_float64(
         same = (array == array.flat[0]).all()
         return graph.constant(array.flat[0] if same else array.reshape(channels), np.float64)
 
-    x = graph.add("Cast", t, to=TensorProto.DOUBLE)
+    x = t if wide else graph.add("Cast", t, to=TensorProto.DOUBLE)
     if offset.any():
         x = graph.add("Add", x, spread(offset.astype(np.float64)))
     if clipped:

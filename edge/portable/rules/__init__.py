@@ -47,5 +47,21 @@ def rules() -> dict[tuple[str, str], Rule]:
         transposed,
     )
 
-    del activation, arrange, convolution, elementwise, floating, lut, lut2, matmul, pool, preprocess, quantize, reduce, resize, shape, transposed
+    del (
+        activation,
+        arrange,
+        convolution,
+        elementwise,
+        floating,
+        lut,
+        lut2,
+        matmul,
+        pool,
+        preprocess,
+        quantize,
+        reduce,
+        resize,
+        shape,
+        transposed,
+    )
     return dict(_RULES)

@@ -1,7 +1,7 @@
 """A rectifier with a slope for negative values, one or one a channel.
 
-For x >= 0: ``sat(nearest((x * positive_scale) >> positive_right_shift))``. For x < 0: ``sat(nearest((sat16((x *
-slope) >> accu_right_shift) * negative_scale) >> negative_right_shift))``, the first shift down.
+For x >= 0: ``sat(nearest((x * positive_scale) >> positive_right_shift))``. For x < 0, first shifted down:
+``sat(nearest((sat16((x * slope) >> accu_right_shift) * negative_scale) >> negative_right_shift))``.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ from collections.abc import Sequence
 
 import numpy as np
 from attrs import evolve
-from numpy.typing import NDArray
 from onnx import TensorProto
 
 from edge.portable.graph import Graph, Source, Value
@@ -81,7 +80,7 @@ def _computed(graph: Graph, source: Source, x: Value, slope: Integers, bits: int
             channels=(),
         )
 
-    unit: NDArray[np.float64] = slope * np.exp2(-_one(source, "accu_right_shift").astype(np.float64))
+    unit = slope * np.exp2(-_one(source, "accu_right_shift").astype(np.float64))
     wide = graph.add("Cast", x.name, to=TensorProto.DOUBLE)
     factor = graph.constant(unit.reshape(_channels(x, slope.size)), np.float64)
     t = graph.add("Floor", graph.add("Mul", wide, factor))

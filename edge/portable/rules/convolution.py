@@ -12,10 +12,12 @@ from typing import Any
 import numpy as np
 from attrs import frozen
 from numpy.typing import NDArray
+from onnx import TensorProto
 
 from edge.portable.graph import EXACT, NHWC, Graph, Source, Value
 from edge.portable.requantize import Integers, bounds, requantize
 from edge.portable.rules import rule
+from edge.portable.rules.sums import INT32, convolve, reach, spread, wide_convolve, wrapped
 
 
 @frozen
@@ -28,6 +30,7 @@ class Accumulated:
         low: smallest value per channel, with the offset.
         high: largest.
         offset: to be added per channel.
+        wide: the tensor is float64.
     """
 
     name: str
@@ -35,6 +38,7 @@ class Accumulated:
     low: Integers
     high: Integers
     offset: Integers
+    wide: bool = False
 
     @property
     def channels(self) -> int:
@@ -46,13 +50,13 @@ class Accumulated:
 def convolution(graph: Graph, source: Source) -> Sequence[Value]:
     """Convolve pictures of integers, grouped or not, with or without a residual."""
     source.expect(data_format="NHWC", use_bias=1, activation=("relu", ""), auto_pad="NOTSET")
-    if np.any(source.constant(3)):
-        raise source.unknown("bias_b_scale is not 0")
     x = graph.picture(graph.values[source.node.input[0]])
     residual = None
     if source.attributes.get("use_sumin"):
         residual = graph.picture(graph.values[source.node.input[4]])
-    weight, bias = source.constant(1), source.constant(2)
+    weight = source.constant(1)
+    # bias_b_scale shifts up; a negative one does nothing
+    bias = source.constant(2).astype(np.int64) << np.maximum(source.constant(3), 0).astype(np.int64)
     bits = source.attributes["output_bit"]
     if source.attributes.get("high_precision_output"):
         return [_whole(graph, source, x, weight, bias)]
@@ -68,6 +72,7 @@ def convolution(graph: Graph, source: Source) -> Sequence[Value]:
         nearest=False,
         channels=(1, t.channels, 1, 1),
         offset=t.offset,
+        wide=t.wide,
     )
     low, high = bounds(bits)
     if source.attributes.get("activation") == "relu":
@@ -104,18 +109,18 @@ def accumulate(
     """
     channels = weight.shape[0]
     right = source.integers("right_shift", channels)
-    low, high = _bounds(x, weight)
+    low, high = reach(x.low, x.high, weight)
     bias = bias.astype(np.int64)
     fits = np.maximum(np.abs(low + bias), np.abs(high + bias)) + np.abs(bias) < EXACT
     steps = np.where(fits, 0, bias >> right)
     rest = bias - (steps << right)
-    reach = np.maximum(np.abs(low), np.abs(high)) + np.abs(rest)
-    if (reach >= EXACT).any():
-        raise source.unknown(f"a sum of {int(reach.max())} does not fit float32")
+    too_large = np.maximum(np.abs(low), np.abs(high)) + np.abs(rest) >= EXACT
+    if too_large.any() or (residual is not None and not _residual_fits(source, residual, low, high, bias)):
+        return _wide(graph, source, x, weight, bias, geometry, residual)
     low, high = low + rest, high + rest
     unit = np.exp2(-right.astype(np.float64))
     kernel = (weight.astype(np.float64) * unit[:, None, None, None]).transpose(0, 3, 1, 2)
-    name = _convolve(graph, x, kernel, rest * unit, geometry)
+    name = convolve(graph, x.name, kernel, rest * unit, geometry)
     if residual is not None:
         return _with_residual(graph, source, name, residual, low, high, steps)
     # Even where nothing is shifted: it keeps onnxruntime from folding the next scale into the weights.
@@ -136,13 +141,11 @@ def _with_residual(
     channels = e.shape[-1]
     right = source.integers("right_shift", channels)
     scale, shift = source.integers("e_scale", channels), source.integers("e_shift", channels)
-    if (e.limit * scale >= EXACT).any() or ((shift < 0).any() and (right - shift > 40).any()):
-        raise source.unknown("a residual does not fit float32")
     # acc is whole, so that rounding the residual down first, or the sum once, is the same.
     factor = scale * np.exp2((shift - right).astype(np.float64))
     p_low, p_high = np.floor(e.low * scale * np.exp2(shift)), np.floor(e.high * scale * np.exp2(shift))
     low, high = low + p_low.astype(np.int64), high + p_high.astype(np.int64)
-    term = graph.add("Mul", e.name, graph.constant(_spread(factor)))
+    term = graph.add("Mul", e.name, graph.constant(spread(factor)))
     digits = np.maximum(np.abs(low), np.abs(high)) * np.exp2(np.maximum(-shift, 0))
     saturated = np.exp2(24 - right - np.maximum(-shift, 0)) > (1 << 16)
     safe = (digits < EXACT) | (saturated & (steps == 0))
@@ -155,42 +158,71 @@ def _with_residual(
     return Accumulated(name, e.shape, (low >> right) + steps, (high >> right) + steps, steps)
 
 
-def _whole(graph: Graph, source: Source, x: Value, weight: NDArray[Any], bias: NDArray[Any]) -> Value:
-    """Add the 32-bit sum itself, which the network's end dequantizes."""
-    source.expect(output_bit=32, use_sumin=0)
-    low, high = _bounds(x, weight)
-    low, high = low + bias, high + bias
-    if max(int(np.abs(low).max()), int(np.abs(high).max())) >= EXACT:
-        raise source.unknown("a sum does not fit float32")
-    kernel = weight.astype(np.float64).transpose(0, 3, 1, 2)
-    name = _convolve(graph, x, kernel, bias.astype(np.float64), source.attributes)
-    shape = _shape(x, weight, source.attributes)
-    # The Floor changes nothing: it keeps onnxruntime from folding the next scale into the weights.
-    return Value(graph.add("Floor", name), shape, NHWC, int(low.min()), int(high.max()))
+def _residual_fits(source: Source, e: Value, low: Integers, high: Integers, bias: Integers) -> bool:
+    """Whether float32 holds a residual, and int32 the sum with it."""
+    right = source.integers("right_shift", low.size)
+    scale, shift = source.integers("e_scale", low.size), source.integers("e_shift", low.size)
+    residual = e.limit * scale * np.exp2(shift.astype(np.float64))
+    largest = np.maximum(np.abs(low + bias), np.abs(high + bias)) + np.abs(residual)
+    deep = (shift < 0).any() and (right - shift > 40).any()
+    return not deep and bool((e.limit * np.abs(scale) < EXACT).all() and (largest < INT32).all())
 
 
-def _bounds(x: Value, weight: NDArray[Any]) -> tuple[Integers, Integers]:
-    """Return the smallest and largest sum of products per output channel; padding adds zeros."""
-    flat = weight.reshape(weight.shape[0], -1).astype(np.int64)
-    positive, negative = np.maximum(flat, 0).sum(1), np.minimum(flat, 0).sum(1)
-    low, high = min(x.low, 0), max(x.high, 0)
-    return positive * low + negative * high, positive * high + negative * low
-
-
-def _convolve(
+def _wide(
     graph: Graph,
+    source: Source,
     x: Value,
-    kernel: NDArray[Any],
-    bias: NDArray[Any],
+    weight: NDArray[Any],
+    bias: Integers,
     geometry: Mapping[str, Any],
-) -> str:
-    attributes: dict[str, Any] = {
-        key: geometry[key] for key in ("strides", "pads", "dilations", "group") if key in geometry
-    }
-    inputs = [x.name, graph.constant(kernel)]
+    e: Value | None,
+) -> Accumulated:
+    """Add ``acc >> right_shift`` in float64, for sums that float32 does not hold."""
+    right = source.integers("right_shift", weight.shape[0])
+    unit = np.exp2(-right.astype(np.float64))
+    low, high = reach(x.low, x.high, weight)
+    low, high = low + bias, high + bias
+    name = wide_convolve(graph, source, x, weight, unit, geometry)
     if bias.any():
-        inputs.append(graph.constant(bias))
-    return graph.add("Conv", *inputs, kernel_shape=list(kernel.shape[2:]), **attributes)
+        name = graph.add("Add", name, graph.constant(spread(bias * unit), np.float64))
+    if e is not None:
+        scale, shift = source.integers("e_scale", right.size), source.integers("e_shift", right.size)
+        factor = scale * np.exp2(shift.astype(np.float64))
+        term = graph.add("Cast", e.name, to=TensorProto.DOUBLE)
+        term = graph.add("Mul", term, graph.constant(spread(factor), np.float64))
+        # the sum is whole, and so is the residual that int32 holds
+        term = graph.add("Mul", graph.add("Floor", term), graph.constant(spread(unit), np.float64))
+        name = graph.add("Add", name, term)
+        ends = np.stack([np.floor(e.low * factor), np.floor(e.high * factor)]).astype(np.int64)
+        low, high = low + ends.min(0), high + ends.max(0)
+    name = wrapped(graph, name, int(np.maximum(np.abs(low), np.abs(high)).max()), spread(unit))
+    name = graph.add("Floor", name)
+    low, high = np.clip(low, -INT32, INT32 - 1), np.clip(high, -INT32, INT32 - 1)
+    none = np.zeros(right.size, np.int64)
+    return Accumulated(name, _shape(x, weight, geometry), low >> right, high >> right, none, wide=True)
+
+
+def _whole(graph: Graph, source: Source, x: Value, weight: NDArray[Any], bias: Integers) -> Value:
+    """Add the 32-bit sum itself, which the network's end dequantizes, in float32 as this one is."""
+    source.expect(output_bit=32, use_sumin=0)
+    low, high = reach(x.low, x.high, weight)
+    low, high = low + bias, high + bias
+    shape = _shape(x, weight, source.attributes)
+    largest = max(int(np.abs(low).max()), int(np.abs(high).max()))
+    if largest < EXACT:
+        kernel = weight.astype(np.float64).transpose(0, 3, 1, 2)
+        name = convolve(graph, x.name, kernel, bias.astype(np.float64), source.attributes)
+        # The Floor changes nothing: it keeps onnxruntime from folding the next scale into the weights.
+        name = graph.add("Floor", name)
+    else:
+        unit = np.ones(weight.shape[0])
+        name = wide_convolve(graph, source, x, weight, unit, source.attributes)
+        name = graph.add("Add", name, graph.constant(spread(bias.astype(np.float64)), np.float64))
+        name = graph.add("Cast", wrapped(graph, name, largest, np.ones(())), to=TensorProto.FLOAT)
+    ends = (max(int(low.min()), -INT32), min(int(high.max()), INT32 - 1))
+    if source.attributes.get("activation") == "relu":
+        return Value(graph.add("Relu", name), shape, NHWC, 0, max(ends[1], 0))
+    return Value(name, shape, NHWC, *ends)
 
 
 def _shape(x: Value, weight: NDArray[Any], geometry: Mapping[str, Any]) -> tuple[int, ...]:
@@ -203,10 +235,3 @@ def _shape(x: Value, weight: NDArray[Any], geometry: Mapping[str, Any]) -> tuple
         for i in range(2)
     ]
     return (x.shape[0], *sides, weight.shape[0])
-
-
-def _spread(per_channel: NDArray[Any]) -> NDArray[Any]:
-    """Shape constants per channel against NCHW; one value stays one."""
-    if (per_channel == per_channel[0]).all():
-        return np.array(per_channel[0])
-    return per_channel.reshape(1, -1, 1, 1)

@@ -13,10 +13,12 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from onnx import TensorProto
 
 from edge.portable.graph import EXACT, NHWC, Graph, Source, Value
 from edge.portable.requantize import Integers, bounds, requantize
 from edge.portable.rules import rule
+from edge.portable.rules.sums import INT32, wrapped
 
 
 @rule("HzSElementwiseMul")
@@ -25,11 +27,14 @@ def multiply(graph: Graph, source: Source) -> Sequence[Value]:
     a, b, shape, axes = operands(graph, source)
     products = [x * y for x in (a.low, a.high) for y in (b.low, b.high)]
     low, high = min(products), max(products)
-    if max(-low, high) >= EXACT:
-        raise source.unknown(f"a product of {max(-low, high)} does not fit float32")
-    name = graph.add("Mul", a.name, b.name)
+    wide = max(-low, high) >= EXACT
+    name = graph.add("Mul", *(_cast(graph, value, wide=wide) for value in (a, b)))
     right = source.integers("accu_right_shift")
-    return [_tail(graph, source, _shifted(graph, name, right, shape, axes), low, high, shape, axes)]
+    if right.any():
+        dtype = np.float64 if wide else np.float32
+        unit = graph.constant(spread(np.exp2(-right.astype(np.float64)), shape, axes), dtype)
+        name = graph.add("Floor", graph.add("Mul", name, unit))
+    return [_tail(graph, source, name, low, high, shape, axes, wide=wide)]
 
 
 @rule("HzSElementwiseAdd", "HzSElementwiseSub")
@@ -49,12 +54,46 @@ def add(graph: Graph, source: Source) -> Sequence[Value]:
     ends = np.array([[x * a_factor + y * e_factor for x in (a.low, a.high)] for y in (b.low, b.high)])
     low, high = int(np.floor(ends.min())), int(np.ceil(ends.max()))
     digits = max(a.limit, (b.limit * source.integers("e_scale")).max(), -low, high)
-    if (up < 0).any() or (e_shift < 0).any() or digits >= EXACT:
-        raise source.unknown(f"a sum of {digits} does not fit float32")
+    if (e_shift < 0).any():
+        raise source.unknown("e_shift is negative")
+    if (up < 0).any() or digits >= EXACT or _beyond_int32(low, high, right):
+        return [_wide_sum(graph, source, (a, b), (a_factor, e_factor), (low, high), shape, axes)]
     x = graph.add("Mul", a.name, graph.constant(spread(a_factor, shape, axes))) if up.any() else a.name
     y = graph.add("Floor", graph.add("Mul", b.name, graph.constant(spread(e_factor, shape, axes))))
     name = graph.add("Add", x, y)
     return [_tail(graph, source, name, low << int(right.min()), high << int(right.max()), shape, axes)]
+
+
+def _beyond_int32(low: int, high: int, right: Integers) -> bool:
+    return max(-low, high) << int(right.max()) >= INT32
+
+
+def _wide_sum(
+    graph: Graph,
+    source: Source,
+    operands: tuple[Value, Value],
+    factors: tuple[NDArray[Any], NDArray[Any]],
+    ends: tuple[int, int],
+    shape: tuple[int, ...],
+    axes: tuple[int, ...],
+) -> Value:
+    """Add in float64, and wrap as int32 does."""
+    terms = []
+    for value, factor in zip(operands, factors, strict=True):
+        constant = graph.constant(spread(factor, shape, axes), np.float64)
+        terms.append(graph.add("Mul", _cast(graph, value, wide=True), constant))
+    name = graph.add("Add", *terms)
+    right = source.integers("accu_right_shift")
+    low, high = (end << int(right.max()) for end in ends)
+    unit = spread(np.exp2(-right.astype(np.float64)), shape, axes)
+    name = wrapped(graph, name, max(-low, high), unit)
+    if max(-low, high) >= INT32:
+        low, high = -INT32, INT32 - 1
+    return _tail(graph, source, graph.add("Floor", name), low, high, shape, axes, wide=True)
+
+
+def _cast(graph: Graph, value: Value, *, wide: bool) -> str:
+    return graph.add("Cast", value.name, to=TensorProto.DOUBLE) if wide else value.name
 
 
 def operands(graph: Graph, source: Source) -> tuple[Value, Value, tuple[int, ...], tuple[int, ...]]:
@@ -89,15 +128,16 @@ def spread(values: NDArray[Any], shape: tuple[int, ...], axes: tuple[int, ...]) 
     return values.reshape(stored)
 
 
-def _shifted(graph: Graph, name: str, right: Integers, shape: tuple[int, ...], axes: tuple[int, ...]) -> str:
-    if not right.any():
-        return name
-    unit = np.exp2(-right.astype(np.float64))
-    return graph.add("Floor", graph.add("Mul", name, graph.constant(spread(unit, shape, axes))))
-
-
 def _tail(
-    graph: Graph, source: Source, t: str, low: int, high: int, shape: tuple[int, ...], axes: tuple[int, ...]
+    graph: Graph,
+    source: Source,
+    t: str,
+    low: int,
+    high: int,
+    shape: tuple[int, ...],
+    axes: tuple[int, ...],
+    *,
+    wide: bool = False,
 ) -> Value:
     """Add scale, shift and saturation to a shifted sum; ``low`` and ``high`` are before the shift."""
     right = source.integers("accu_right_shift")
@@ -115,6 +155,7 @@ def _tail(
         bits=bits,
         nearest=True,
         channels=tuple(channels),
+        wide=wide,
     )
     smallest, largest = bounds(bits)
     return Value(name, shape, axes, smallest, largest)

@@ -1,8 +1,8 @@
 """Operators that the compiler leaves to the CPU, in float32.
 
-Those here give the same bits everywhere, being one IEEE operation an element - all but Softmax: its exponentials
-and the order of its sum are each runtime's own, so that the last bit or two differ, and a number that is quantized
-after it lies next to the other's now and then.
+Those here give the same bits everywhere, being one IEEE operation an element - all but Softmax: its
+exponentials and the order of its sum are each runtime's own, so that the last bit or two differ, and a number
+that is quantized after it lies next to the other's now and then.
 """
 
 from __future__ import annotations

@@ -18,12 +18,13 @@ def preprocess(graph: Graph, source: Source) -> Sequence[Value]:
     source.expect(
         input_type="YUV_BT601_FULL_RANGE_128",
         channel_group=1,
-        output_bit=8,
+        output_bit=(8, 16),
         high_precision_output=0,
         data_format="NHWC",
     )
     if np.any(source.constant(3)):
         raise source.unknown("bias_b_scale is not 0")
+    bits = source.attributes["output_bit"]
     x = graph.picture(graph.values[source.node.input[0]])
     t = accumulate(graph, source, x, source.constant(1), source.constant(2), {})
     name = requantize(
@@ -33,10 +34,11 @@ def preprocess(graph: Graph, source: Source) -> Sequence[Value]:
         high=t.high,
         scale=source.integers("scale", t.channels),
         shift=source.integers("out_shift", t.channels),
-        bits=8,
+        bits=bits,
         nearest=False,
         channels=(1, t.channels, 1, 1),
         offset=t.offset,
+        wide=t.wide,
     )
-    low, high = bounds(8)
+    low, high = bounds(bits)
     return [Value(name, t.shape, x.axes, low, high)]

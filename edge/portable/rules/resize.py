@@ -38,8 +38,8 @@ def repeat(graph: Graph, source: Source) -> Sequence[Value]:
 def bilinear(graph: Graph, source: Source) -> Sequence[Value]:
     """``nearest(sum of 4 pixels * weights >> 16)``, as two matrix products of whole numbers.
 
-    Pixel i of n lies at ``((2 i + 1) * step / 2 - 1/2)`` with the step size / n in 16 fraction bits, rounded down;
-    of the place 8 fraction bits stay. Beyond the border lies the border's pixel.
+    Pixel i of n lies at ``(2 i + 1) * step / 2 - 1/2`` with the step size / n in 16 fraction bits, rounded
+    down; of the place 8 fraction bits stay. Beyond the border lies the border's pixel.
     """
     source.expect(
         align_mode="center",
