@@ -94,7 +94,7 @@ def facts(model: onnx.ModelProto, origin: str = "the model") -> GraphFacts:
         input_name=input_name,
         input_shape=input_shape,
         output_name=graph.output[0].name,
-        output_shape=_static_shape(graph.output[0], origin, "output"),
+        output_shape=_output_shape(model, origin),
         opset=next((o.version for o in model.opset_import if o.domain in ("", "ai.onnx")), 0),
         ir=model.ir_version,
         node_names=tuple(node.name for node in graph.node),
@@ -128,6 +128,32 @@ def image_input(model: onnx.ModelProto, origin: str = "the model") -> tuple[str,
         kind = onnx.TensorProto.DataType.Name(value.type.tensor_type.elem_type)
         raise ModelFileError(f"{origin}: input {value.name!r} is {kind}", allowed="a float32 image input")
     return value.name, _static_shape(value, origin, "input")
+
+
+def _output_shape(model: onnx.ModelProto, origin: str) -> tuple[int, ...]:
+    """Return the shape of the first output; where the exporter left it open, a run tells it."""
+    output = model.graph.output[0]
+    if any(dim.dim_value <= 0 for dim in output.type.tensor_type.shape.dim):
+        import numpy as np
+        import onnxruntime
+
+        name, shape = image_input(model, origin)
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 4  # what it has to say comes back as an error
+        try:
+            session = onnxruntime.InferenceSession(
+                model.SerializeToString(), options, providers=["CPUExecutionProvider"]
+            )
+            scores = session.run([output.name], {name: np.zeros(shape, np.float32)})[0]
+        except Exception as error:  # onnxruntime's exceptions share no base; over 2 GB protobuf's comes first
+            cause = " ".join(str(error).split())[:200]
+            raise ModelFileError(
+                f"{origin}: the shape of output {output.name!r} is open, and a run does not tell it: {cause}",
+                allowed="a static shape with batch 1, such as 1x1000",
+                remedy="export it with a fixed input size and no dynamic axes",
+            ) from error
+        return tuple(int(side) for side in scores.shape)
+    return _static_shape(output, origin, "output")
 
 
 def _static_shape(value: onnx.ValueInfoProto, origin: str, role: str) -> tuple[int, ...]:

@@ -31,6 +31,7 @@ from edge.progress import Silent
 from edge.specs import ModelSpec, Preprocess, Published, Sources, load_model
 from edge.toolchain.found import Toolchain
 from edge.toolchain.process import Completed
+from tests.conftest import save_net
 
 CLASSES = 8
 PRE = Preprocess(crop=(32, 32), resize=32)
@@ -445,6 +446,16 @@ def test_a_file_that_is_no_model_is_refused(tmp_path: Path, out: Path, body: byt
 def test_inspect_serves_to_derive_a_spec(tmp_path: Path) -> None:
     found = inspect_onnx(net(tmp_path / "my.onnx", shape=(1, 64, 32, 3), softmax=True))
     assert (found.layout, found.crop, found.classes, found.softmax) == ("NHWC", (64, 32), CLASSES, True)
+
+
+def test_an_open_output_shape_is_settled_by_a_run(tmp_path: Path) -> None:
+    model = onnx.load(save_net(tmp_path / "net.onnx"))
+    dims = model.graph.output[0].type.tensor_type.shape.dim
+    dims[0].dim_param = "made_up"
+    assert facts(model).output_shape == (1, 4)
+    model.graph.node[-1].op_type = "Conv"  # which does not run on these inputs
+    with pytest.raises(ModelFileError, match="the shape of output 'y' is open"):
+        facts(model)
 
 
 def test_demo_weights_say_demo_and_keep_their_classes(zoo: Path, out: Path) -> None:

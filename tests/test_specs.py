@@ -100,3 +100,16 @@ def test_unknown_names_are_told_with_what_there_is() -> None:
         load_model("ConvNext-nano")
     with pytest.raises(SpecError, match="int8"):
         load_precision("int3")
+
+
+@pytest.mark.parametrize("key", ["on", "'on'"])
+def test_on_is_a_key_and_no_truth_value(tmp_path: Path, key: str) -> None:
+    recipe = tmp_path / "soft.yaml"
+    recipe.write_text(f"nodes:\n  /Softmax: {{{key}: BPU}}\n")
+    assert load_precision(str(recipe)).nodes["/Softmax"].on == "BPU"
+
+
+def test_true_stays_a_truth_value(tmp_path: Path) -> None:
+    recipe = tmp_path / "soft.yaml"
+    recipe.write_text("calibration: {per_channel: true}\n")
+    assert load_precision(str(recipe)).calibration.per_channel is True

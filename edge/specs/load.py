@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import cattrs
 from cattrs import transform_error
@@ -12,6 +14,9 @@ from cattrs import transform_error
 from edge.errors import SpecError, UsageError
 from edge.resources import data_dir
 from edge.specs.schema import ModelSpec, Precision
+
+if TYPE_CHECKING:
+    import yaml
 
 T = TypeVar("T")
 
@@ -94,7 +99,7 @@ def _from_yaml(path: Path, kind: type[T]) -> T:
     import yaml  # not at import: a board that runs a program reads none
 
     try:
-        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+        data = yaml.load(path.read_text(encoding="utf-8"), _loader())  # noqa: S506 - a safe loader
     except FileNotFoundError:
         raise SpecError(f"{path} does not exist") from None
     except (OSError, UnicodeDecodeError) as error:
@@ -114,6 +119,25 @@ def _from_yaml(path: Path, kind: type[T]) -> T:
             f"{path} breaks the schema: {problems}",
             remedy="compare with a file in edge/zoo or mapper_yaml/precision",
         ) from None
+
+
+@cache
+def _loader() -> type[yaml.SafeLoader]:
+    """Return a safe loader to which only true and false are truth values: ``on`` is a key of recipes."""
+    import yaml
+
+    class Loader(yaml.SafeLoader):
+        """YAML 1.1, but for its other truth values."""
+
+    Loader.yaml_implicit_resolvers = {
+        first: [
+            (tag, re.compile("true|false", re.IGNORECASE) if tag.endswith(":bool") else pattern)
+            for tag, pattern in resolvers
+            if not tag.endswith(":bool") or first in "tTfF"
+        ]
+        for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
+    return Loader
 
 
 def _leaves(error: BaseException) -> list[SpecError]:
