@@ -148,7 +148,7 @@ def facts(build: Build) -> dict[str, object]:
             "images": build.calibrate.result.source,
             "method": compiled.calibration_method if compiled else "minmax",
         },
-        "accuracy": _accuracy(build.eval.result),
+        "accuracy": {**_accuracy(build.eval.result), "quantized_by": build.quantized_by},
         "verify": _verify(build.verify.result) if build.toolchain else None,
         "stages": [_stage(stage, request) for stage in build.done],
     }
@@ -160,12 +160,21 @@ def publish(build: Build, workspace: Workspace, report: str) -> dict[str, object
     names = labels(build)
     about = json_text(cattrs.unstructure(metadata(build, files, names)))
     texts = {REPORT: report, METADATA: about, **({LABELS: names} if names else {})}
-    content = manifest(build, files, texts)
+    content = {**manifest(build, files, texts), **board_figures(workspace, files, build)}
     calibration = build.calibrate
     folders = {calibration.result.directory: calibration.path(calibration.result.directory)}
     workspace.publish(files, content, texts=texts, folders=folders)
     workspace.discard_all_but(build.done)
     return content
+
+
+def board_figures(workspace: Workspace, files: Iterable[Artifact], build: Build) -> dict[str, object]:
+    """Return what ``edge board`` measured of this very program earlier, to keep it."""
+    measured = workspace.manifest().get("board")
+    programs = [build.record(file.source).sha256 for file in files if file.role == "bin"]
+    if isinstance(measured, dict) and measured.get("bin_sha256") in programs:
+        return {"board": measured}
+    return {}
 
 
 def _artifact(role: str, stage: Stage[object], name: str) -> Artifact:
@@ -211,7 +220,13 @@ def _verify(result: VerifyResult) -> dict[str, object]:
     facts = {"frames": result.frames, "bit_exact": result.bit_exact, "max_abs_diff": result.max_abs_diff}
     if result.why_not:
         return {**facts, "why_not": result.why_not}
-    return {**facts, "integers": result.integers, "calls": result.calls, "pictures": list(result.pictures)}
+    return {
+        **facts,
+        "portable_exact": result.portable_exact,
+        "integers": result.integers,
+        "calls": result.calls,
+        "pictures": list(result.pictures),
+    }
 
 
 def _score(score: Score | None) -> dict[str, object] | None:

@@ -246,10 +246,17 @@ class Workspace:
     def published(self) -> list[str]:
         """Return the names of the files that the last manifest lists."""
         try:
-            manifest = json.loads((self.root / MANIFEST).read_text(encoding="utf-8"))
-            return [str(artifact["path"]) for artifact in manifest["artifacts"]]
-        except (OSError, ValueError, KeyError, TypeError):
+            return [str(artifact["path"]) for artifact in self.manifest()["artifacts"]]
+        except (KeyError, TypeError):
             return []
+
+    def manifest(self) -> dict[str, Any]:
+        """Return the last manifest; empty if there is none that can be read."""
+        try:
+            found = json.loads((self.root / MANIFEST).read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return {}
+        return found if isinstance(found, dict) else {}
 
     def discard_all_but(self, stages: Iterable[Stage[Any]]) -> None:
         """Remove stage folders that the result just published does not rest on."""

@@ -72,7 +72,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         click.echo(f"error: {error}", err=True)
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
-        click.echo("\ninterrupted; finished stages are kept, the same command goes on from there", err=True)
+        building = VERBS.get(next(iter(arguments), "")) == VERBS["build"]
+        kept = "; finished stages are kept, the same command goes on from there" if building else ""
+        click.echo(f"\ninterrupted{kept}", err=True)
         sys.exit(INTERRUPTED)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -72,6 +72,7 @@ def verify_line(verify: Mapping[str, Any]) -> str:
     return (
         f"the compiled program{part} equals the quantized model bit for bit: {verify['frames']} frames of "
         f"{verify['integers']:,} integers"
+        + ("; so does the portable model" if verify["portable_exact"] else "")
     )
 
 
@@ -117,7 +118,8 @@ def _accuracy(accuracy: Mapping[str, Any]) -> list[str]:
         f"Agreement with float: {accuracy['agreement']:.2f} % same answer, mean cosine of the scores "
         f"{accuracy['cosine']:.4f}.",
         "",
-        f"Measured on n = {accuracy['n']}: {accuracy['dataset']}.",
+        f"Measured on n = {accuracy['n']}: {accuracy['dataset']}. "
+        f"The quantized network ran in {accuracy['quantized_by']}.",
     ]
     if accuracy["unreadable"]:
         lines += ["", f"Unreadable and left out: {', '.join(accuracy['unreadable'])}."]

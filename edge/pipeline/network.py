@@ -1,0 +1,196 @@
+"""From a model's name to what the compiler takes: float ONNX, BPU-ready ONNX, calibration, YAML."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from pathlib import Path
+
+import cattrs
+import cv2
+
+from edge.calibrate import CalibrationResult, calibrate
+from edge.export import ExportResult, Resolved, choose, export
+from edge.images import open_images, sample
+from edge.mapper.render import RenderResult, render, template_sha256
+from edge.pipeline.stages import COMPILER_CODE, WORKING_DIR, Stages, versions
+from edge.simplify import SimplifyResult, simplify
+from edge.toolchain.compiler import CheckResult, checker
+from edge.workspace import Stage
+
+
+class NetworkStages(Stages):
+    """Export, simplify, check, calibrate, render: each a property that runs the stages it needs, once."""
+
+    @cached_property
+    def weights(self) -> Resolved:
+        """The concrete source of the weights, downloaded where need be."""
+        request = self.request
+        return choose(
+            request.spec,
+            request.weights,
+            toolchain=lambda: self.toolchain,
+            seed=request.seed,
+            reporter=self._listener,
+        )
+
+    @cached_property
+    def export(self) -> Stage[ExportResult]:
+        """The float ONNX."""
+        self._listener.begin("export")  # choosing may download
+        spec = self.request.spec
+
+        def action(out: Path) -> ExportResult:
+            toolchain = self.toolchain if self.weights.needs_toolchain else None
+            return export(
+                resolved=self.weights, spec=spec, toolchain=toolchain, out=out, reporter=self._listener
+            )
+
+        identity = self.toolchain.identity if self.weights.needs_toolchain and self.toolchain else ""
+        stage = self._stage(
+            "export",
+            {"source": self.weights.identity(), "shape": spec.preprocess.input_shape, "toolchain": identity},
+            action,
+            ExportResult,
+            code=("edge.export", "edge.graph", "edge.demo.weights", "edge.toolchain.workers.export_timm"),
+            note=lambda r: f"{r.onnx}, {r.parameters / 1e6:.2f} M parameters",
+        )
+        for note in stage.result.notes:
+            self._listener.warn(note)
+        return stage
+
+    @cached_property
+    def simplify(self) -> Stage[SimplifyResult]:
+        """The BPU-ready ONNX."""
+        source = self.export
+
+        def action(out: Path) -> SimplifyResult:
+            name = f"{source.result.name}_bpu"
+            return simplify(
+                model=source.path(source.result.onnx), out=out, name=name, reporter=self._listener
+            )
+
+        return self._stage(
+            "simplify",
+            {
+                "onnx": source.sha256(source.result.onnx),
+                "name": source.result.name,
+                **versions("onnx", "onnxsim"),
+            },
+            action,
+            SimplifyResult,
+            code=("edge.simplify", "edge.graph"),
+            note=lambda r: (
+                f"{r.nodes_before} → {r.nodes_after} nodes, max abs error {r.max_abs_error:.2g}, {r.form}"
+            ),
+        )
+
+    @cached_property
+    def check(self) -> Stage[CheckResult]:
+        """Where the compiler puts each node."""
+        graph = self.simplify
+        toolchain = self._compiler()
+
+        def action(out: Path) -> CheckResult:
+            return checker(
+                toolchain,
+                onnx=graph.path(graph.result.onnx),
+                out=out,
+                timeout=self.request.timeout,
+                reporter=self._listener,
+            )
+
+        return self._stage(
+            "check",
+            {"onnx": graph.sha256(graph.result.onnx), "toolchain": toolchain.identity},
+            action,
+            CheckResult,
+            code=COMPILER_CODE,
+            note=lambda r: (
+                f"{r.bpu} nodes on the BPU, {r.cpu} on the CPU"
+                + (f"; INSIDE the network: {', '.join(r.cpu_inside[:3])}" if r.cpu_inside else "")
+            ),
+        )
+
+    @cached_property
+    def calibrate(self) -> Stage[CalibrationResult]:
+        """The calibration set, as the mapper reads it."""
+        request = self.request
+        demo_network = self.export.result.weights.source in ("demo", "random")
+        if request.calibration is None and not demo_network:
+            self._listener.warn(
+                "calibrating on the project's demo pictures, which this network was not trained for; "
+                "give --calib DIR with pictures like the camera's"
+            )
+        chosen = self._calibration_set
+        images = sample(open_images(chosen.images, count=chosen.n, seed=chosen.seed), chosen.n, chosen.seed)
+
+        def action(out: Path) -> CalibrationResult:
+            return calibrate(
+                images=images,
+                preprocess=request.spec.preprocess,
+                n=chosen.n,
+                seed=chosen.seed,
+                out=out,
+                reporter=self._listener,
+            )
+
+        return self._stage(
+            "calibrate",
+            {
+                "images": images.fingerprint,
+                "preprocess": cattrs.unstructure(request.spec.preprocess),
+                "n": chosen.n,
+                "seed": chosen.seed,
+                **versions("numpy"),
+                "opencv": cv2.__version__,  # whichever of its packages is installed
+            },
+            action,
+            CalibrationResult,
+            code=("edge.calibrate", "edge.images", "edge.preprocess", "edge.resample", "edge.demo.render"),
+            note=lambda r: r.source + (f", {len(r.unreadable)} left out" if r.unreadable else ""),
+        )
+
+    @cached_property
+    def render(self) -> Stage[RenderResult]:
+        """The mapper YAML, linted."""
+        graph, calibration = self.simplify, self.calibrate
+        request = self.request
+
+        def action(out: Path) -> RenderResult:
+            return render(
+                spec=request.spec,
+                precision=request.precision,
+                model=graph.path(graph.result.onnx),
+                calibration_files=[
+                    (Path(file.path).name, file.bytes)
+                    for file in calibration.files
+                    if file.path.startswith(calibration.result.directory)
+                ],
+                prefix=self.prefix,
+                onnx_model=f"./{graph.result.onnx}",
+                cal_data_dir=f"./{calibration.result.directory}",
+                working_dir=f"./{WORKING_DIR}",
+                out=out,
+            )
+
+        return self._stage(
+            "render",
+            {
+                "spec": cattrs.unstructure(request.spec),
+                "precision": cattrs.unstructure(request.precision),
+                "onnx": graph.sha256(graph.result.onnx),
+                "prefix": self.prefix,
+                "calibration": calibration.result.directory,
+                "template": template_sha256(),
+            },
+            action,
+            RenderResult,
+            code=("edge.mapper",),
+            note=lambda r: f"{r.yaml}, precision {request.precision.name}",
+        )
+
+    @property
+    def prefix(self) -> str:
+        """Start of every file name: model, weights when they are not the real ones, input size and type."""
+        height, width = self.request.spec.preprocess.crop
+        return f"{self.export.result.name}_{width}x{height}_nv12"
