@@ -62,6 +62,25 @@ def slices(graph: Graph, source: Source) -> Sequence[Value]:
     return [x]
 
 
+@rule("Gather", domain="")
+def gather(graph: Graph, source: Source) -> Sequence[Value]:
+    """Take constant places along one axis; a single number takes the axis away."""
+    x = graph.values[source.node.input[0]]
+    places = source.constant(1).astype(np.int64)
+    axis = source.attributes.get("axis", 0) % len(x.shape)
+    if places.ndim > 1:
+        raise source.unknown(f"places of shape {places.shape}")
+    flat = graph.constant(places.reshape(-1), np.int64)
+    name = graph.add("Gather", x.name, flat, axis=x.axes[axis])
+    shape = (*x.shape[:axis], places.size, *x.shape[axis + 1 :])
+    y = evolve(x, name=name, shape=shape)
+    if places.ndim:
+        return [y]
+    y = graph.plain(y)
+    shape = (*x.shape[:axis], *x.shape[axis + 1 :])
+    return [evolve(y, name=graph.reshape(y.name, shape), shape=shape, axes=tuple(range(len(shape))))]
+
+
 @rule("HzChannelShuffle")
 def channel_shuffle(graph: Graph, source: Source) -> Sequence[Value]:
     """Take the first channel of every group, then the second of every group, and so on."""

@@ -1,9 +1,9 @@
 """Functions of one int16, which the vendor keeps as line segments and computes in fixed point.
 
 Seven bounds cut the axis into eight pieces. In the outer two the result is
-``nearest((x * scale + (bias << left_shift)) >> right_shift)``. In the inner six the same number, with 8 bits of
-fraction, is a place in a table of 64 entries, between which the result is interpolated, again to nearest. A
-symmetric function is computed from |x|. All of it depends on x alone, so that it becomes one table of every
+``nearest((x * scale + (bias << left_shift)) >> right_shift)``. In the inner six the same number, with 8 bits
+of fraction, is a place in a table of 64 entries, between which the result is interpolated, again to nearest.
+A symmetric function is computed from |x|. All of it depends on x alone, so that it becomes one table of every
 int16.
 """
 

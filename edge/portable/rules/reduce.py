@@ -47,6 +47,8 @@ def _sum(graph: Graph, source: Source, x: Value, axes: tuple[int, ...]) -> Value
     if axes == (3,) and x.axes == NHWC:
         # A 1x1 convolution with ones: half the time of ReduceSum over the channels.
         name = graph.add("Conv", x.name, graph.constant(np.ones((1, x.shape[3], 1, 1))), kernel_shape=[1, 1])
+        # It changes nothing, and keeps onnxruntime from folding what follows into the convolution.
+        name = graph.add("Floor", name)
     else:
         stored = np.array(sorted(x.axes[axis] for axis in axes))
         name = graph.add("ReduceSum", x.name, graph.constant(stored, np.int64), keepdims=1)
@@ -56,6 +58,10 @@ def _sum(graph: Graph, source: Source, x: Value, axes: tuple[int, ...]) -> Value
 def _tail(
     graph: Graph, source: Source, total: Value, scale: str, shift: str, *, nearest: bool, nearest_first: bool
 ) -> Value:
+    if source.attributes["output_bit"] == 32:  # the sum itself, which the network's end dequantizes
+        if {"accu_right_shift", scale, shift} & source.attributes.keys():
+            raise source.unknown("a 32-bit sum with a scale")
+        return total
     # The vendor repeats its constants, once for each element that is summed; all are the same.
     right, scales, shifts = (_few(source.integers(key)) for key in ("accu_right_shift", scale, shift))
     count = max(right.size, scales.size, shifts.size)

@@ -1,7 +1,7 @@
 """Transposed convolutions: the rule of convolutions, with other names.
 
-``sat((sat16(acc >> accu_right_shift) * y_quant_scale) >> y_right_shift)``, rounding down twice; acc is the sum
-of products and of ``bias << b_left_shift``.
+``sat((sat16(acc >> accu_right_shift) * y_quant_scale) >> y_right_shift)``, rounding down twice; acc is the
+sum of products and of ``bias << b_left_shift``.
 """
 
 from __future__ import annotations
