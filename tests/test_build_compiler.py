@@ -16,6 +16,8 @@ import pytest
 from attrs import frozen
 from onnx import TensorProto, helper, numpy_helper
 
+from edge.board.record import record
+from edge.runtime import load
 from edge.toolchain.found import Toolchain
 from tests.conftest import save_pictures
 
@@ -109,7 +111,8 @@ def test_the_result_on_disk(built: Built, toolchain: Toolchain) -> None:
     assert manifest["accuracy"]["n"] == 24
     for hop in ("float", "quantized"):
         assert 0 <= manifest["accuracy"][hop]["top1"] <= manifest["accuracy"][hop]["top5"] <= 100
-    stages = ["export", "simplify", "check", "calibrate", "render", "compile", "verify", "eval"]
+    stages = ["export", "simplify", "check", "calibrate", "render", "compile"]
+    stages += ["portable", "verify", "eval"]
     assert [stage["name"] for stage in manifest["stages"]] == stages
     assert (
         manifest["stages"][5]["command"] == "hb_mapper makertbin -c small_64x64_nv12.yaml --model-type onnx"
@@ -124,6 +127,29 @@ def test_the_compiled_program_is_what_was_measured(built: Built) -> None:
     assert proof["frames"] >= 3
     assert (proof["bit_exact"], proof["max_abs_diff"], proof["integers"]) == (True, 0, 4)
     assert "equals the quantized model bit for bit: 3 frames" in (built.root / "report.md").read_text()
+
+
+def test_the_build_folder_runs_as_it_is(built: Built) -> None:
+    """What the runtime reads is there, and the portable model measured the program."""
+    assert built.manifest["verify"]["portable_exact"] is True
+    assert built.manifest["accuracy"]["quantized_by"].startswith("the portable model")
+    picture = next(built.folder.rglob("*.png"))
+    answers = []
+    for backend in ("hbdk_sim", "quantized", "portable"):
+        with load(built.root, backend) as net:
+            assert net.backend == backend
+            assert net.info.exact
+            answers.append(net.scores(picture))
+    assert np.array_equal(answers[0], answers[1])
+    assert np.array_equal(answers[1], answers[2])
+
+
+def test_board_figures_outlive_a_rebuild_of_the_same_program(built: Built) -> None:
+    sha256 = built.manifest["artifacts"][0]["sha256"]
+    assert record(built.root, sha256, {"perf": {"runs": []}})
+    assert build(built.folder, *built.arguments)["board"] == {"bin_sha256": sha256, "perf": {"runs": []}}
+    assert record(built.root, "another", {"perf": {"runs": []}})
+    assert "board" not in build(built.folder, *built.arguments)
 
 
 def test_no_path_of_this_machine_leaks(built: Built) -> None:

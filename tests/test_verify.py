@@ -7,14 +7,16 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import cattrs
 import numpy as np
 import onnx
 import pytest
 from onnx import numpy_helper
 
-from edge import pipeline
 from edge.errors import GateError, ModelFileError, ToolchainError
 from edge.images import ImageItem, ImageSet, open_images
+from edge.pipeline import build as pipeline
+from edge.portable import translate
 from edge.report.markdown import verify_line
 from edge.specs import Preprocess
 from edge.toolchain import binfile
@@ -45,12 +47,14 @@ def tiny(tmp_path_factory: pytest.TempPathFactory, toolchain: Toolchain) -> Path
     return build(tmp_path_factory.mktemp("verify") / "tiny", toolchain)
 
 
-def check(toolchain: Toolchain, folder: Path, images: ImageSet | None = None) -> VerifyResult:
+def check(
+    toolchain: Toolchain, folder: Path, images: ImageSet | None = None, portable: Path | None = None
+) -> VerifyResult:
     return verify(
         toolchain=toolchain,
         program=folder / "tiny.bin",
         quantized=folder / "tiny_quantized_model.onnx",
-        portable=None,
+        portable=portable,
         images=images or candidates(open_images("demo:test", count=20)),
         preprocess=PREPROCESS,
     )
@@ -63,6 +67,30 @@ def test_what_belongs_together_is_bit_exact(toolchain: Toolchain, tiny: Path) ->
     assert (result.integers, result.calls, result.outputs_max_diff) == (4, 1, 0.0)
     assert len(set(result.pictures)) == FRAMES
     assert check(toolchain, tiny).pictures == result.pictures
+
+
+@pytest.mark.compiler
+def test_the_portable_model_is_compared_too(toolchain: Toolchain, tiny: Path, tmp_path: Path) -> None:
+    made = translate(quantized=tiny / "tiny_quantized_model.onnx", prefix="tiny", out=tmp_path)
+    assert made.onnx is not None
+    path = tmp_path / made.onnx
+    result = check(toolchain, tiny, portable=path)
+    assert result.portable_exact is True
+    assert "so does the portable model" in verify_line(cattrs.unstructure(result))
+    assert check(toolchain, tiny).portable_exact is None
+
+    model = onnx.load(str(path))
+    head = next(node for node in reversed(model.graph.node) if node.op_type == "Mul")
+    scale = next(entry for entry in model.graph.initializer if entry.name == head.input[1])
+    values = numpy_helper.to_array(scale)
+    scale.CopyFrom(numpy_helper.from_array(np.nextafter(values, np.float32(1)), scale.name))
+    onnx.save(model, str(path))
+    assert check(toolchain, tiny, portable=path).portable_exact is False  # by one bit
+
+    scale.CopyFrom(numpy_helper.from_array(-values, scale.name))
+    onnx.save(model, str(path))
+    with pytest.raises(GateError, match="the portable model answers"):
+        check(toolchain, tiny, portable=path)
 
 
 def one_weight(model: onnx.ModelProto) -> None:
