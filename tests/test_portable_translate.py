@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
 from edge.errors import ModelFileError
-from edge.portable import nv12
+from edge.portable import nv12, packing
 from edge.portable.graph import NHWC, Graph, Value
+from edge.portable.packing import WORTH
 from edge.portable.requantize import requantize, search, staircase
 from edge.portable.translate import translated
 from edge.preprocess import network_input_from_nv12, nv12_to_yuv444
@@ -101,6 +102,25 @@ def test_a_wrong_divisor_does_not_pass_the_check(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(module, "staircase", off)
     ends = np.array([-(1 << 15)]), np.array([(1 << 15) - 1])
     assert search(*ends, np.array([20000]), np.array([22]), np.array([0]), nearest=False) is None
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    seed=st.integers(0, 2**32),
+    exponents=st.lists(st.integers(-22, 3), min_size=1, max_size=6),
+    limit=st.sampled_from([0, 1, 127, 300]),
+)
+def test_weights_are_stored_small_and_come_back_the_same(seed: int, exponents: list[int], limit: int) -> None:
+    size = (len(exponents), -(-WORTH // len(exponents)))
+    rows = np.random.default_rng(seed).integers(-limit, limit + 1, size)
+    data = (rows * np.exp2(np.array(exponents, np.float64))[:, None]).astype(np.float32)
+    nodes, tensors = packing.stored("w", data)
+    assert any(tensor.data_type == TensorProto.INT8 for tensor in tensors) == (limit < 300)
+    out = helper.make_tensor_value_info("y", TensorProto.FLOAT, data.shape)
+    graph = helper.make_graph([*nodes, helper.make_node("Identity", ["w"], ["y"])], "g", [], [out], tensors)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=7)
+    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    assert np.array_equal(session.run(None, {})[0], data)
 
 
 @given(

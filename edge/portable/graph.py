@@ -15,9 +15,10 @@ import numpy as np
 import onnx
 from attrs import define, evolve, frozen
 from numpy.typing import NDArray
-from onnx import TensorProto, helper, numpy_helper
+from onnx import TensorProto, helper
 
 from edge.errors import ModelFileError
+from edge.portable.packing import stored
 
 EXACT = 1 << 24  # float32 holds every integer up to here
 NHWC = (0, 2, 3, 1)  # logical axis -> stored axis of a vendor picture tensor
@@ -137,11 +138,15 @@ class Graph:
             if needed & set(node.output):
                 needed |= set(node.input)
                 kept.append(node)
-        constants = [
-            numpy_helper.from_array(data, name) for name, data in self.constants.items() if name in needed
-        ]
+        unpacking: list[onnx.NodeProto] = []
+        constants: list[onnx.TensorProto] = []
+        for name, data in self.constants.items():
+            if name in needed:
+                steps, tensors = stored(name, data)
+                unpacking += steps
+                constants += tensors
         graph = helper.make_graph(
-            kept[::-1],
+            [*unpacking, *kept[::-1]],
             "edge_portable",
             [helper.make_tensor_value_info(input_name, TensorProto.UINT8, list(input_shape))],
             [helper.make_tensor_value_info(name, TensorProto.FLOAT, list(v.shape)) for name, v in outputs],
