@@ -66,10 +66,11 @@ def function(source: Source, x: Integers) -> Integers:
     start = np.take_along_axis(rows, entry[:, None], 1)[:, 0]
     end = np.take_along_axis(rows, np.minimum(entry + 1, ENTRIES - 1)[:, None], 1)[:, 0]
     between = start + _nearest((end - start) * share, np.full_like(share, FRACTION))
-    result = np.where(inner, between, place)
+    limits = bounds(source.attributes["output_bit"])
+    result = np.clip(np.where(inner, between, place), *limits)
     if symmetry == "ORIGIN_SYMMETRIC":
-        result = np.where(x < 0, -result, result)
-    return np.clip(result, *bounds(source.attributes["output_bit"]))
+        result = np.where(x < 0, np.clip(-result, *limits), result)
+    return result
 
 
 def _nearest(value: Integers, shift: Integers) -> Integers:

@@ -14,7 +14,10 @@ from edge.portable.rules import rule
 
 @rule("HzQuantize")
 def quantize(graph: Graph, source: Source) -> Sequence[Value]:
-    """Divide by a float32 scale in float32, round halves to even, saturate."""
+    """Divide by a float32 scale in float32, round halves to even, saturate.
+
+    Quotients of 2^31 and more, which no quantized network gives, the vendor makes the smallest integer.
+    """
     source.expect(bits=(8, 16))
     x = graph.values[source.node.input[0]]
     scale = source.constant(1).astype(np.float32).reshape(-1)
