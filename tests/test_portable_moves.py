@@ -124,6 +124,25 @@ def test_nearest_resize(vendor: VendorRuntime) -> None:
     same(vendor, Case("HzQuantizedResizeUpsample", {"x": x}, attributes, (1, 24, 20, 12)))
 
 
+@pytest.mark.parametrize("size", [(7, 7), (16, 20), (3, 30), (24, 9), (5, 21)], ids=str)
+def test_nearest_resize_on_the_cpu(vendor: VendorRuntime, size: tuple[int, int]) -> None:
+    x = real(np.random.default_rng(0), 1, 3, 20, 21)
+    none = np.zeros(0, np.float32)
+    constants = {"roi": none, "factors": none, "sizes": np.array([1, 3, *size])}
+    attributes = {"mode": "nearest", "coordinate_transformation_mode": "asymmetric", "nearest_mode": "floor"}
+    shape = (1, 3, *size)
+    same(vendor, Case("Resize", {"x": x}, attributes, shape, TensorProto.FLOAT, constants, domain=""))
+
+
+@pytest.mark.parametrize("mode", ["constant", "edge", "reflect"])
+@pytest.mark.parametrize("dtype", TYPES)
+def test_pad(vendor: VendorRuntime, dtype: Any, mode: str) -> None:
+    x = anything(np.random.default_rng(0), dtype, *PICTURE)
+    attributes = {"pads": [0, 1, 2, 0, 0, 3, 0, 0], "mode": mode, "data_format": "NHWC"}
+    fill = {"fill": np.array([-77], dtype)}
+    same(vendor, Case("HzPad", {"x": x}, attributes, (1, 12, 12, 12), kind(dtype), fill))
+
+
 MOVES: dict[str, tuple[str, dict[str, Any], Any]] = {
     "shuffle": ("HzChannelShuffle", {"group": 3, "data_format": "NHWC"}, PICTURE),
     "depth CRD": ("HzDepthToSpace", {"blocksize": 2, "mode": "CRD", "data_format": "NHWC"}, (1, 16, 20, 3)),

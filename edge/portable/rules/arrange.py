@@ -106,6 +106,25 @@ def depth_to_space(graph: Graph, source: Source) -> Sequence[Value]:
     return [evolve(x, name=name, shape=(count, height * size, width * size, channels // size**2))]
 
 
+@rule("HzPad")
+def pad(graph: Graph, source: Source) -> Sequence[Value]:
+    """Add a border of one number, of the border's own numbers, or mirrored."""
+    source.expect(data_format="NHWC", mode=("constant", "edge", "reflect"))
+    x = graph.picture(graph.values[source.node.input[0]])
+    fill = int(source.constant(1).reshape(-1)[0])
+    pads = source.attributes["pads"]
+    rank = len(x.shape)
+    if min(pads) < 0 or len(pads) != 2 * rank:
+        raise source.unknown(f"pads are {pads}")
+    stored = [0] * (2 * rank)
+    for logical, axis in enumerate(x.axes):
+        stored[axis], stored[rank + axis] = pads[logical], pads[rank + logical]
+    limits = graph.constant(np.array(stored), np.int64)
+    name = graph.add("Pad", x.name, limits, graph.constant(float(fill)), mode=source.attributes["mode"])
+    shape = tuple(n + pads[i] + pads[rank + i] for i, n in enumerate(x.shape))
+    return [evolve(x, name=name, shape=shape, low=min(x.low, fill), high=max(x.high, fill))]
+
+
 def _operand(graph: Graph, source: Source, index: int) -> Value:
     name = source.node.input[index]
     if name in graph.values:

@@ -34,6 +34,23 @@ def repeat(graph: Graph, source: Source) -> Sequence[Value]:
     return [evolve(x, name=name, shape=(x.shape[0], *sides, x.shape[3]))]
 
 
+@rule("Resize", domain="")
+def nearest(graph: Graph, source: Source) -> Sequence[Value]:
+    """Take for place i of an axis the one at i / (wanted / size), in float32, rounded down."""
+    source.expect(mode="nearest", coordinate_transformation_mode="asymmetric", nearest_mode="floor")
+    x = graph.values[source.node.input[0]]
+    if len(source.node.input) != 4:
+        raise source.unknown("factors instead of sizes")
+    sizes = tuple(int(n) for n in source.constant(3))
+    name = x.name
+    for axis, (size, wanted) in enumerate(zip(x.shape, sizes, strict=True)):
+        if size != wanted:
+            place = np.arange(wanted, dtype=np.float32) / (np.float32(wanted) / np.float32(size))
+            places = graph.constant(np.clip(np.floor(place), 0, size - 1), np.int64)
+            name = graph.add("Gather", name, places, axis=x.axes[axis])
+    return [evolve(x, name=name, shape=sizes)]
+
+
 @rule("HzQuantizedRoiResize")
 def bilinear(graph: Graph, source: Source) -> Sequence[Value]:
     """``nearest(sum of 4 pixels * weights >> 16)``, as two matrix products of whole numbers.
