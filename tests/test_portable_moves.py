@@ -232,6 +232,13 @@ def test_an_unknown_operator_is_named() -> None:
         portable(case.model(), case.inputs)
 
 
+def test_an_attribute_that_no_rule_reads_is_named() -> None:
+    case = _requantize(np.random.default_rng(0))
+    case = evolve(case, attributes=dict(case.attributes) | {"leak": 3})
+    with pytest.raises(ModelFileError, match=r"HzRequantize 'the_node': attribute leak is not known"):
+        portable(case.model(), case.inputs)
+
+
 def _matmul(random: Random) -> Case:
     given = {"a": anything(random, np.int8, 9, 20), "b": anything(random, np.int8, 20, 7)}
     attributes = {"right_shift": [2], "scale": [30000], "out_shift": [23], "output_bit": 8}

@@ -8,7 +8,7 @@ onnxruntime's own order.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -158,6 +158,39 @@ class Graph:
         )
 
 
+# What says how a node came about, or repeats what its inputs or outputs say.
+_HARMLESS = {
+    "cubic_coeff_a",
+    "data_format",
+    "input_scales",
+    "kernel_shape",
+    "lut_type",
+    "output_bit",
+    "weight_thresholds",
+}
+
+
+class Attributes(dict[str, Any]):
+    """A node's attributes, which note what was read."""
+
+    def __init__(self, values: Mapping[str, Any]) -> None:
+        super().__init__(values)
+        self.read: set[str] = set()
+
+    def __getitem__(self, name: str) -> Any:
+        self.read.add(name)
+        return super().__getitem__(name)
+
+    def __contains__(self, name: object) -> bool:
+        self.read.add(str(name))
+        return super().__contains__(name)
+
+    def get(self, name: str, default: Any = None) -> Any:
+        """Return an attribute, or the default."""
+        self.read.add(name)
+        return super().get(name, default)
+
+
 @frozen
 class Source:
     """A node of the vendor's graph, with its constants at hand.
@@ -177,7 +210,12 @@ class Source:
         """Read the node's attributes."""
         found = {a.name: helper.get_attribute_value(a) for a in node.attribute}
         decoded = {k: v.decode() if isinstance(v, bytes) else v for k, v in found.items()}
-        return cls(node, constants, decoded)
+        return cls(node, constants, Attributes(decoded))
+
+    def unread(self) -> list[str]:
+        """Return the attributes that the rule did not look at, and that may change the result."""
+        seen = self.attributes.read if isinstance(self.attributes, Attributes) else set(self.attributes)
+        return sorted(set(self.attributes) - seen - _HARMLESS)
 
     @property
     def what(self) -> str:

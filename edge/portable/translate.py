@@ -82,6 +82,8 @@ def add_nodes(graph: Graph, vendor: onnx.GraphProto) -> None:
             values = rule(graph, source)
         except KeyError as error:
             raise source.unknown(f"{error} is missing") from error
+        if unread := source.unread():
+            raise source.unknown(f"attribute {unread[0]} is not known")
         graph.values.update(zip(node.output, values, strict=True))
 
 
