@@ -18,10 +18,10 @@ RANK = {
     "demo": 2, "download": 2, "specs": 2, "workspace": 2,
     "metadata": 3, "resample": 3,
     "preprocess": 4,
-    "images": 5,
+    "built": 5, "images": 5,
     "toolchain": 6,
     "runtime": 7,
-    "calibrate": 8, "evaluate": 8, "export": 8, "mapper": 8, "portable": 8, "simplify": 8, "verify": 8,
+    "calibrate": 8, "diagnose": 8, "evaluate": 8, "export": 8, "mapper": 8, "portable": 8, "simplify": 8, "verify": 8,
     "request": 9,
     "choices": 10,
     "pipeline": 11,
@@ -29,7 +29,7 @@ RANK = {
     "board": 13, "bundle": 13,
     "cli": 14,
 }  # fmt: skip
-STAGES = {"calibrate", "evaluate", "export", "mapper", "portable", "simplify", "verify"}
+STAGES = {"calibrate", "diagnose", "evaluate", "export", "mapper", "portable", "simplify", "verify"}
 BOARD = ("errors", "metadata", "specs", "preprocess", "images", "runtime")
 
 

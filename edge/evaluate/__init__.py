@@ -14,12 +14,12 @@ from attrs import frozen
 from numpy.typing import NDArray
 
 from edge.errors import ImageError, InputError, LabelError, ModelFileError
+from edge.evaluate.table import Score
 from edge.images import ImageItem, ImageSet
 from edge.preprocess import network_input, resize_crop, rgb_to_nv12
 from edge.progress import Reporter, Silent
 from edge.runtime import Net
 from edge.specs import Preprocess
-from edge.statistics import wilson
 
 Logits = NDArray[np.float32]
 
@@ -29,37 +29,6 @@ class Runner(Protocol):
 
     def __call__(self, rgb: NDArray[np.uint8]) -> Logits:
         """Return the class scores, float32 (classes,), of an RGB picture, uint8 (H, W, 3)."""
-
-
-@frozen
-class Score:
-    """How many of n pictures were right. Properties are percentages."""
-
-    n: int
-    top1_right: int
-    top5_right: int
-
-    @property
-    def top1(self) -> float:
-        """Top-1 in percent."""
-        return 100 * self.top1_right / self.n
-
-    @property
-    def top5(self) -> float:
-        """Top-5 in percent."""
-        return 100 * self.top5_right / self.n
-
-    @property
-    def top1_interval(self) -> tuple[float, float]:
-        """95 % Wilson interval of Top-1, in percent."""
-        low, high = wilson(self.top1_right, self.n)
-        return 100 * low, 100 * high
-
-    @property
-    def top5_interval(self) -> tuple[float, float]:
-        """95 % Wilson interval of Top-5, in percent."""
-        low, high = wilson(self.top5_right, self.n)
-        return 100 * low, 100 * high
 
 
 @frozen
