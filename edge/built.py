@@ -24,7 +24,7 @@ class Built:
         manifest: the content of ``manifest.json``.
         metadata: the content of ``metadata.json``: preprocessing, classes, names.
         files: role -> existing file: ``bin``, ``float_onnx``, ``bpu_onnx``, ``calibrated_onnx``,
-            ``quantized_onnx``, ``portable_onnx``, ``mapper_yaml``, ``compile_log``, ``quant_info``, ``labels``, …
+            ``quantized_onnx``, ``portable_onnx``, ``mapper_yaml``, ``compile_log``, ``quant_info``, …
         sha256: role -> hash that the manifest lists.
     """
 

@@ -21,6 +21,18 @@ from edge.progress import Reporter, Silent
 from edge.runtime import Net
 from edge.specs import Preprocess
 
+__all__ = [
+    "EvalResult",
+    "NetRunner",
+    "OnnxRunner",
+    "Runner",
+    "Score",
+    "cosine",
+    "evaluate",
+    "score",
+    "usable_cores",
+]
+
 Logits = NDArray[np.float32]
 
 

@@ -128,8 +128,8 @@ class Evaluation:
     Attributes:
         name: of the program, such as ``ConvNeXt_atto_demo``.
         command: what the user typed.
-        models: role -> sha256 of the files that were measured (``float_onnx``, ``bin``, …): the table speaks of
-            these files only.
+        models: role -> sha256 of the files that were measured (``float_onnx``, ``bin``, …); the table
+            speaks of these files only.
         dataset: description of the pictures.
         dataset_sha256: of their names, labels and contents.
         n: pictures that were read and answered.
