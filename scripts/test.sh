@@ -17,6 +17,14 @@ if ! PATH="$PATH:/usr/sbin" command -v sshd >/dev/null && [ "$(id -u)" = 0 ] &&
     } >/dev/null 2>&1 || true
 fi
 
+# The tests of the report's page look at it in Chromium; without one they are skipped and say so.
+if ! command -v chromium >/dev/null && [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
+    {
+        apt-get update -qq &&
+            DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends chromium
+    } >/dev/null 2>&1 || true
+fi
+
 "$bin/ruff" check .
 "$bin/ruff" format --check .
 "$bin/mypy"
