@@ -1,4 +1,4 @@
-"""The vendor's quantized ONNX, run by worker processes in the compiler's Python."""
+"""The compiler's ONNX models, quantized or float, run by worker processes in the compiler's Python."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class QuantizedPool:
 
     Args:
         toolchain: the compiler whose runtime to use.
-        model: path of ``*_quantized_model.onnx``.
+        model: path of ``*_quantized_model.onnx``, or of a float model before it.
         workers: processes, one thread each.
 
     Raises:
@@ -91,7 +91,7 @@ class QuantizedModel:
 
     Args:
         toolchain: the compiler whose runtime to use.
-        model: path of ``*_quantized_model.onnx``.
+        model: path of ``*_quantized_model.onnx``, or of a float model before it.
         inner: name -> dtype of values inside the graph to give as further outputs.
 
     Raises:
@@ -146,7 +146,7 @@ class QuantizedModel:
             hello = json.loads(line)
             if "error" in hello:
                 raise ToolchainError(
-                    f"the compiler's runtime can't load the quantized model: {hello['error']}"
+                    f"the compiler's runtime can't load the model: {hello['error']}"
                 )
             self.input = str(hello["input"])
             self.size = (int(hello["height"]), int(hello["width"]))
@@ -177,7 +177,7 @@ class QuantizedModel:
             self._process.stdin.write(nv12.tobytes())
             self._process.stdin.flush()
         except ValueError:
-            raise ToolchainError("the quantized model is closed", remedy="open it again") from None
+            raise ToolchainError("the model is closed", remedy="open it again") from None
         except BrokenPipeError:
             raise self._died() from None
         deadline = time.monotonic() + ANSWER_SECONDS

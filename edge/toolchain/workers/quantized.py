@@ -1,4 +1,4 @@
-"""Run the compiler's quantized ONNX, one NV12 picture at a time, for a parent process.
+"""Run the compiler's ONNX, quantized or float, one NV12 picture at a time, for a parent process.
 
 Runs in the compiler's own Python; never imported by edge. Protocol, on stdin and stdout:
 
@@ -10,7 +10,8 @@ Runs in the compiler's own Python; never imported by edge. Protocol, on stdin an
 
 Usage: quantized.py MODEL.onnx THREADS [NAME DTYPE ...]
 
-Each NAME is a value inside the graph, such as the integers before a HzDequantize, that becomes one more
+MODEL is a ``*_quantized_model.onnx`` (int8 input) or one of the float models before it, such as
+``*_calibrated_model.onnx`` (float32 input). Each NAME is a value inside the graph, such as the integers before a HzDequantize, that becomes one more
 output, behind the model's own; DTYPE is its numpy name.
 """
 
@@ -26,15 +27,44 @@ import numpy as np
 if TYPE_CHECKING:
     from horizon_tc_ui import HB_ONNXRuntime
 
+FLOAT = 1  # onnx.TensorProto.FLOAT
 
-def nv12_to_input(data: bytes, height: int, width: int) -> np.ndarray:
-    """Return YUV444 minus 128 as int8 (1, H, W, 3): each chroma sample repeated over its 2x2 block."""
-    plane = np.frombuffer(data, np.uint8)
-    luma = plane[: height * width].reshape(height, width)
-    chroma = plane[height * width :].reshape(height // 2, width // 2, 2)
-    chroma = chroma.repeat(2, axis=0).repeat(2, axis=1)
-    yuv = np.concatenate([luma[:, :, None], chroma], axis=2)
-    return (yuv ^ 0x80).view(np.int8)[None]
+
+class Picture:
+    """How the model takes its picture: size, order of the axes, type.
+
+    Args:
+        session: the loaded model.
+
+    Raises:
+        ValueError: it takes something else than one picture of three channels.
+    """
+
+    def __init__(self, session: HB_ONNXRuntime) -> None:
+        shape = session.input_shapes[0]
+        if len(session.input_names) != 1 or len(shape) != 4 or 3 not in (shape[1], shape[3]):
+            raise ValueError(f"the inputs are {session.input_shapes}")
+        self.name = session.input_names[0]
+        self.channels_first = shape[1] == 3
+        self.height, self.width = (int(side) for side in (shape[2:] if self.channels_first else shape[1:3]))
+        self.is_float = session.get_input_type() == FLOAT
+        operators = {node.op_type for node in session.model.graph.node}
+        if self.is_float and "HzPreprocess" not in operators:
+            raise ValueError("a float model without HzPreprocess does not take YUV444")
+
+    def from_nv12(self, data: bytes) -> np.ndarray:
+        """Return the input: each chroma sample repeated over its 2x2 block.
+
+        int8 is YUV444 minus 128. float32 is YUV444 in 0..255, since the vendor's runtime takes the 128 from
+        that itself.
+        """
+        plane = np.frombuffer(data, np.uint8)
+        luma = plane[: self.height * self.width].reshape(self.height, self.width)
+        chroma = plane[self.height * self.width :].reshape(self.height // 2, self.width // 2, 2)
+        chroma = chroma.repeat(2, axis=0).repeat(2, axis=1)
+        yuv = np.concatenate([luma[:, :, None], chroma], axis=2)
+        yuv = yuv.astype(np.float32) if self.is_float else (yuv ^ 0x80).view(np.int8)
+        return np.ascontiguousarray(yuv.transpose(2, 0, 1) if self.channels_first else yuv)[None]
 
 
 def open_session(path: str, threads: int, inner: list[str] | None = None) -> HB_ONNXRuntime:
@@ -55,11 +85,10 @@ def open_session(path: str, threads: int, inner: list[str] | None = None) -> HB_
     return HB_ONNXRuntime(onnx_model=model, input_batch=1)
 
 
-def describe(session: HB_ONNXRuntime) -> list[dict[str, object]]:
+def describe(session: HB_ONNXRuntime, picture: Picture) -> list[dict[str, object]]:
     """Run once on a grey picture: inner values do not state their shapes."""
-    _, height, width, _ = session.input_shapes[0]
-    grey = np.full(height * width * 3 // 2, 128, np.uint8).tobytes()
-    results = session.run(session.output_names, {session.input_names[0]: nv12_to_input(grey, height, width)})
+    grey = np.full(picture.height * picture.width * 3 // 2, 128, np.uint8).tobytes()
+    results = session.run(session.output_names, {picture.name: picture.from_nv12(grey)})
     return [
         {"name": name, "shape": list(result.shape), "dtype": str(result.dtype)}
         for name, result in zip(session.output_names, results, strict=True)
@@ -73,24 +102,21 @@ def main() -> int:
     os.dup2(2, 1)
     try:
         session = open_session(sys.argv[1], int(sys.argv[2]), sys.argv[3:])
-        name = session.input_names[0]
-        _, height, width, channels = session.input_shapes[0]
-        if channels != 3:
-            raise ValueError(f"the input is {session.input_shapes[0]}")  # noqa: TRY301
-        outputs = describe(session)
+        picture = Picture(session)
+        outputs = describe(session, picture)
     except Exception as error:
         channel.write(json.dumps({"error": f"{type(error).__name__}: {error}"}).encode() + b"\n")
         channel.flush()
         return 1
-    hello = {"input": name, "height": int(height), "width": int(width), "outputs": outputs}
+    hello = {"input": picture.name, "height": picture.height, "width": picture.width, "outputs": outputs}
     channel.write(json.dumps(hello).encode() + b"\n")
     channel.flush()
-    size = height * width * 3 // 2
+    size = picture.height * picture.width * 3 // 2
     while True:
         data = sys.stdin.buffer.read(size)
         if len(data) < size:
             return 0 if not data else 1
-        for result in session.run(session.output_names, {name: nv12_to_input(data, height, width)}):
+        for result in session.run(session.output_names, {picture.name: picture.from_nv12(data)}):
             channel.write(np.ascontiguousarray(result).tobytes())
         channel.flush()
 
