@@ -10,7 +10,8 @@ from attrs import evolve
 from edge.calibrate import CalibrationSet, load_set
 from edge.errors import SpecError, ToolchainMissing, UsageError
 from edge.images import ImageSet, class_names, open_images, sample
-from edge.request import Listener, Request
+from edge.progress import Listener
+from edge.request import Request
 from edge.toolchain.find import find
 from edge.toolchain.found import Toolchain
 from edge.toolchain.install import install, require_platform

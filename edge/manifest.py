@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import shlex
 from collections.abc import Iterable, Mapping
 from importlib.metadata import version
@@ -12,7 +13,7 @@ import cattrs
 
 from edge import __version__
 from edge.atomic import json_text
-from edge.evaluate import EvalResult, Score
+from edge.evaluate import Evaluation, Score, discard_stale
 from edge.images import class_names
 from edge.metadata import FILE as METADATA
 from edge.metadata import FileEntry, Metadata, Role
@@ -26,6 +27,8 @@ MARCH = "bayes-e"
 REPORT = "report.md"
 LABELS = "labels.txt"
 TEXT_ROLES = {REPORT: "report", METADATA: "metadata", LABELS: "labels"}
+# What other verbs measured of a build -> what lies beside it. Each names the files that it speaks of.
+RESULTS = {"eval.json": ("answers.csv",), "diagnosis.json": ()}
 # Of the build's files, what the runtime opens.
 RUNTIME_ROLES: dict[str, Role] = {"bin": "bin", "portable_onnx": "portable", "quantized_onnx": "quantized"}
 
@@ -37,7 +40,6 @@ def artifacts(build: Build) -> list[Artifact]:
         _artifact("float_onnx", export, export.result.onnx),
         _artifact("bpu_onnx", simplify, simplify.result.onnx),
         _artifact("calibration_record", calibrate, calibrate.result.index),
-        _artifact("evaluation_outputs", build.eval, build.eval.result.outputs),
     ]
     if build.toolchain is None:
         return [_artifact("portable_onnx", build.quantize, build.quantize.result.onnx), *found]
@@ -163,9 +165,33 @@ def publish(build: Build, workspace: Workspace, report: str) -> dict[str, object
     content = {**manifest(build, files, texts), **board_figures(workspace, files, build)}
     calibration = build.calibrate
     folders = {calibration.result.directory: calibration.path(calibration.result.directory)}
-    workspace.publish(files, content, texts=texts, folders=folders)
+    hashes = {file.role: build.record(file.source).sha256 for file in files}
+    stale = stale_results(workspace.root, hashes)
+    workspace.publish(files, content, texts=texts, folders=folders, stale=stale)
     workspace.discard_all_but(build.done)
+    discard_stale(workspace.root, hashes.values())
     return content
+
+
+def stale_results(root: Path, hashes: Mapping[str, str]) -> list[str]:
+    """Return the names of later results in a build folder that do not speak of these files.
+
+    Args:
+        root: the build folder.
+        hashes: role -> sha256 of what is going to be published.
+    """
+    stale: list[str] = []
+    for name, belonging in RESULTS.items():
+        try:
+            models = json.loads((root / name).read_text(encoding="utf-8"))["models"]
+            fits = all(hashes.get(role) == sha256 for role, sha256 in models.items())
+        except FileNotFoundError:
+            continue
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            fits = False
+        if not fits:
+            stale += [name, *belonging]
+    return stale
 
 
 def board_figures(workspace: Workspace, files: Iterable[Artifact], build: Build) -> dict[str, object]:
@@ -202,16 +228,18 @@ def _toolchain(build: Build) -> Mapping[str, object]:
     return {"kind": build.toolchain.kind, "versions": dict(build.toolchain.versions)}
 
 
-def _accuracy(result: EvalResult) -> dict[str, object]:
+def _accuracy(result: Evaluation) -> dict[str, object]:
+    first, last = result.hop("float"), result.hop(result.quantized)
     return {
         "dataset": result.dataset,
         "dataset_sha256": result.dataset_sha256,
         "n": result.n,
-        "float": _score(result.float_score),
-        "quantized": _score(result.quantized_score),
+        "float": _score(first.score),
+        "nv12": _score(result.hop("nv12").score),
+        "quantized": _score(last.score),
         "drop": None if result.drop is None else round(result.drop, 4),
-        "agreement": round(result.agreement_percent, 4),
-        "cosine": round(result.cosine, 6),
+        "agreement": round(last.agreement_percent, 4),
+        "cosine": round(last.cosine, 6),
         "unreadable": list(result.unreadable),
     }
 
@@ -251,6 +279,11 @@ def _stage(stage: Stage[object], request: Request) -> dict[str, object]:
         "name": stage.name,
         "seconds": stage.seconds,
         "cached": stage.cached,
-        "command": shlex.join(vendor) if vendor else command(stage.name, request),
+        "command": shlex.join(vendor) if vendor else command(_verb(stage.name), request),
         "key": stage.key,
     }
+
+
+def _verb(stage: str) -> str:
+    """Return the verb that runs a stage; ``edge eval`` is more than the stage of that name."""
+    return "build" if stage == "eval" else stage

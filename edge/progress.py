@@ -15,6 +15,16 @@ class Reporter(Protocol):
         """Tell the user something that does not stop the work."""
 
 
+class Listener(Reporter, Protocol):
+    """A reporter that also learns where a stage begins and ends."""
+
+    def begin(self, stage: str) -> None:
+        """Say that a stage begins."""
+
+    def end(self, stage: str, seconds: float, *, cached: bool, note: str) -> None:
+        """Say that a stage ended, how long its work took, and in a few words what came out."""
+
+
 class Silent:
     """A reporter that keeps warnings and shows nothing; the default, and what tests use."""
 
@@ -27,3 +37,13 @@ class Silent:
     def warn(self, message: str) -> None:
         """Keep the warning."""
         self.warnings.append(message)
+
+
+class Quiet(Silent):
+    """A listener that does the same."""
+
+    def begin(self, stage: str) -> None:
+        """Ignore it."""
+
+    def end(self, stage: str, seconds: float, *, cached: bool, note: str) -> None:
+        """Ignore it."""

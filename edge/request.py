@@ -1,12 +1,11 @@
-"""What to build, and who wants to hear how it goes."""
+"""What to build."""
 
 from __future__ import annotations
 
-from typing import Literal, Protocol
+from typing import Literal
 
 from attrs import frozen
 
-from edge.progress import Reporter
 from edge.specs import ModelSpec, Precision
 
 Mapper = Literal["auto", "managed", "path", "docker", "portable"]
@@ -44,13 +43,3 @@ class Request:
     timeout: float = 7200.0
     install: bool = False
     arguments: tuple[str, ...] = ()
-
-
-class Listener(Reporter, Protocol):
-    """A reporter that also learns where a stage begins and ends."""
-
-    def begin(self, stage: str) -> None:
-        """Say that a stage begins."""
-
-    def end(self, stage: str, seconds: float, *, cached: bool, note: str) -> None:
-        """Say that a stage ended, how long its work took, and in a few words what came out."""

@@ -1,8 +1,10 @@
-"""Statistics of a proportion, in the small part that edge reports."""
+"""Statistics of a proportion and of its paired change, in the small part that edge reports."""
 
 from __future__ import annotations
 
 import math
+
+import numpy as np
 
 # Two-sided 95 % quantile of the standard normal distribution.
 Z95 = 1.959963984540054
@@ -33,3 +35,69 @@ def wilson(successes: int, n: int, z: float = Z95) -> tuple[float, float]:
     centre = (share + z * z / (2 * n)) / scale
     half = z / scale * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
     return max(0.0, centre - half), min(1.0, centre + half)
+
+
+def mcnemar(lost: int, gained: int) -> float:
+    """Return the exact two-sided p of McNemar's test: of a change as uneven as this, if nothing had changed.
+
+    Only pictures on which two networks differ tell anything. If neither is better, each of those falls to
+    either side with probability 1/2, so that ``lost`` is binomial; p is twice the smaller tail, at most 1.
+    Source: Q. McNemar, "Note on the sampling error of the difference between correlated proportions or
+    percentages", Psychometrika 12 (1947); exact form as in A. Agresti, "Categorical Data Analysis".
+
+    Args:
+        lost: right before, wrong after.
+        gained: wrong before, right after.
+
+    Returns:
+        p in 0..1; 1 without any such picture.
+
+    Raises:
+        ValueError: a negative count.
+    """
+    if lost < 0 or gained < 0:
+        raise ValueError(f"{lost} lost, {gained} gained")
+    total, smaller = lost + gained, min(lost, gained)
+    if lost == gained:
+        return 1.0
+    # Sum the terms of the tail in logarithms, scaled by the largest, the last one.
+    logs = [_log_choose(total, k) for k in range(smaller + 1)]
+    scaled = math.fsum(math.exp(value - logs[-1]) for value in logs)
+    return min(1.0, 2 * math.exp(logs[-1] - total * math.log(2) + math.log(scaled)))
+
+
+def paired_bootstrap(
+    lost: int, gained: int, n: int, *, seed: int = 0, draws: int = 20_000, level: float = 0.95
+) -> tuple[float, float]:
+    """Return the bootstrap percentile interval of a paired change of a proportion.
+
+    To draw n pictures with replacement, each with both answers, is to draw how many of them are lost, gained
+    or the same from a multinomial distribution with the observed shares; so nothing of single pictures is
+    needed. Source: B. Efron and R. J. Tibshirani, "An Introduction to the Bootstrap" (1993), chapter 13.
+
+    Args:
+        lost: right before, wrong after.
+        gained: wrong before, right after.
+        n: all pictures, above 0.
+        seed: of the draws; the same seed gives the same interval.
+        draws: how many.
+        level: share of the draws inside the interval.
+
+    Returns:
+        Lower and upper bound of (right after - right before) / n, in -1..1.
+
+    Raises:
+        ValueError: counts that are negative or more than n.
+    """
+    if n <= 0 or min(lost, gained) < 0 or lost + gained > n:
+        raise ValueError(f"{lost} lost and {gained} gained of {n}")
+    shares = [lost / n, gained / n, (n - lost - gained) / n]
+    rng = np.random.Generator(np.random.PCG64(seed))
+    drawn = rng.multinomial(n, shares, size=draws)
+    changes = (drawn[:, 1] - drawn[:, 0]) / n
+    low, high = np.quantile(changes, [(1 - level) / 2, (1 + level) / 2])
+    return float(low), float(high)
+
+
+def _log_choose(n: int, k: int) -> float:
+    return math.lgamma(n + 1) - math.lgamma(k + 1) - math.lgamma(n - k + 1)

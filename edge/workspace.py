@@ -213,6 +213,7 @@ class Workspace:
         manifest: Mapping[str, object],
         texts: Mapping[str, str] | None = None,
         folders: Mapping[str, Path] | None = None,
+        stale: Iterable[str] = (),
     ) -> None:
         """Replace the published set of files, then write ``manifest.json``.
 
@@ -224,6 +225,7 @@ class Workspace:
             manifest: what to write; its ``artifacts`` name the files.
             texts: further files, name -> content.
             folders: name -> stage folder to show under that name, as a symbolic link.
+            stale: names of further files to remove: results that speak of files just replaced.
         """
         texts, folders = texts or {}, folders or {}
         with disk_errors(self.root):
@@ -238,7 +240,7 @@ class Workspace:
                 write_text(self.root / name, text)
             for name, folder in folders.items():
                 replace_symlink(self.root / name, folder)
-            for name in old:
+            for name in (*old, *stale):
                 if name not in names:
                     (self.root / name).unlink(missing_ok=True)
             write_json(self.root / MANIFEST, manifest)

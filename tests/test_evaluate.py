@@ -1,7 +1,10 @@
-"""Float against quantized: counting, labels, unreadable pictures, failures of the worker."""
+"""The table: counting, labels, unreadable pictures, networks that do not fit."""
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import cv2
@@ -13,9 +16,20 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper
 
 from edge.errors import InputError, LabelError, ModelFileError
-from edge.evaluate import OnnxRunner, cosine, evaluate, score
+from edge.evaluate import (
+    Evaluation,
+    Hop,
+    Pictures,
+    Subject,
+    choose,
+    cosine,
+    evaluate,
+    find_hops,
+    score,
+)
+from edge.evaluate.runners import OnnxRunner
 from edge.images import open_images
-from edge.progress import Silent
+from edge.progress import Quiet
 from edge.specs import Preprocess
 
 PRE = Preprocess(crop=(32, 32), resize=32, mean=(0, 0, 0), std=(255, 255, 255))
@@ -54,49 +68,85 @@ def pictures(tmp_path: Path) -> Path:
     return folder
 
 
+def save(model: Path, name: str = "net.onnx", classes: int = 3) -> Path:
+    return brightest_channel(model / name, classes)
+
+
+def sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def subject(path: Path, *, after: Path | None = None, classes: int = 3) -> Subject:
+    """A network and what stands for its simplified form, the same one unless told otherwise."""
+    files = {"float_onnx": path, "bpu_onnx": after or path}
+    hashes = {role: sha256(file) for role, file in files.items()}
+    return Subject("net", PRE, classes, files, hashes)
+
+
+def scripted(name: str, answer: Callable[[np.ndarray], np.ndarray], *, count: int | None = None) -> Hop:
+    """A hop that a test computes itself."""
+
+    @contextmanager
+    def opened(workers: int) -> Iterator[object]:
+        yield answer
+
+    return Hop(name, "a test", f"{name}_onnx", "11" * 32, "22" * 32, opened, count)
+
+
 def run(
-    tmp_path: Path, folder: Path, quantized: object = None, *, labelled: bool = True, reporter: object = None
-):
-    runner = OnnxRunner(brightest_channel(tmp_path / "net.onnx"), PRE)
-    return evaluate(
-        images=open_images(folder, classes=3 if labelled else None),
-        preprocess=PRE,
-        float_runner=runner,
-        quantized_runner=quantized or runner,
-        classes=3,
-        labelled=labelled,
-        out=tmp_path,
-        reporter=reporter,
-    )
+    tmp_path: Path,
+    folder: Path,
+    *more: Hop,
+    unlabelled: str = "",
+    hops: tuple[str, ...] = (),
+    **options: object,
+) -> Evaluation:
+    what = subject(save(tmp_path))
+    found, missing = find_hops(what)
+    images = open_images(folder, classes=None if unlabelled else 3)
+    chosen = [*choose(found, missing, hops), *more]
+    return evaluate(what, chosen, Pictures(images, unlabelled), root=tmp_path / "build", **options)
+
+
+def swapped(rgb: np.ndarray) -> np.ndarray:
+    return rgb[:, :, ::-1].astype(np.float32).mean((0, 1))
 
 
 def test_a_perfect_network_scores_100(tmp_path: Path, pictures: Path) -> None:
-    result = run(tmp_path, pictures)
-    assert (result.n, result.float_score.top1, result.quantized_score.top1) == (4, 100, 100)
-    assert (result.drop, result.agreement_percent) == (0, 100)
-    assert result.cosine == pytest.approx(1)
-    saved = np.load(tmp_path / result.outputs)
-    assert list(saved["labels"]) == [0, 0, 1, 2]
+    result = run(tmp_path, pictures, hops=("simplified",))
+    first, second = result.hops
+    assert (result.n, first.score.top1, second.score.top1) == (4, 100, 100)
+    assert (result.drop, second.agreement_percent, second.identical_before) == (0, 100, 4)
+    assert second.cosine == pytest.approx(1)
+    assert (second.change.lost, second.change.gained, second.change.p) == (0, 0, 1)
 
 
 def test_a_broken_quantized_network_is_seen(tmp_path: Path, pictures: Path) -> None:
-    def swapped(rgb: np.ndarray) -> np.ndarray:
-        return rgb[:, :, ::-1].astype(np.float32).mean((0, 1))
-
-    result = run(tmp_path, pictures, swapped)
-    assert result.float_score.top1 == 100
-    assert result.quantized_score.top1 == 25
-    assert result.agreement == 1
+    result = run(tmp_path, pictures, scripted("quantized", swapped))
+    assert result.quantized == "quantized"
+    assert result.hop("float").score.top1 == 100
+    assert result.hop("quantized").score.top1 == 25
+    assert result.hop("quantized").agreement == 1
     assert result.drop == 75
+    assert (result.mistakes_total, len(result.mistakes)) == (3, 3)
+    assert {(m.label, m.float_answer, m.answer) for m in result.mistakes} == {(0, 0, 2), (2, 2, 0)}
+    assert Path(result.mistakes[0].path).is_file()
+
+
+def test_without_labels_agreement_is_measured(tmp_path: Path, pictures: Path) -> None:
+    result = run(tmp_path, pictures, scripted("quantized", swapped), unlabelled="a test")
+    last = result.hop("quantized")
+    assert (last.score, last.change, result.total, result.drop) == (None, None, None, None)
+    assert (last.agreement, last.agreement_before, result.mistakes_total) == (1, 1, 3)
 
 
 def test_unreadable_pictures_are_named_and_in_no_figure(tmp_path: Path, pictures: Path) -> None:
     (pictures / "1" / "broken.png").write_bytes(b"no picture")
-    reporter = Silent()
-    result = run(tmp_path, pictures, reporter=reporter)
-    assert result.n == 4
+    listener = Quiet()
+    result = run(tmp_path, pictures, hops=("nv12",), listener=listener)
+    assert [hop.n for hop in result.hops] == [4, 4]
     assert [Path(name).name for name in result.unreadable] == ["broken.png"]
-    assert any("broken.png" in warning for warning in reporter.warnings)
+    assert any("broken.png" in warning for warning in listener.warnings)
 
 
 def test_only_unreadable_pictures_is_an_error(tmp_path: Path) -> None:
@@ -104,7 +154,7 @@ def test_only_unreadable_pictures_is_an_error(tmp_path: Path) -> None:
     folder.mkdir()
     (folder / "a.png").write_bytes(b"no picture")
     with pytest.raises(InputError, match="could be read"):
-        run(tmp_path, folder, labelled=False)
+        run(tmp_path, folder, unlabelled="a test")
 
 
 def test_a_label_outside_the_classes_is_named(tmp_path: Path, pictures: Path) -> None:
@@ -114,9 +164,14 @@ def test_a_label_outside_the_classes_is_named(tmp_path: Path, pictures: Path) ->
 
 
 def test_networks_of_different_width_are_refused(tmp_path: Path, pictures: Path) -> None:
-    other = OnnxRunner(brightest_channel(tmp_path / "five.onnx", 5), PRE)
+    other = scripted("quantized", lambda rgb: np.zeros(5, np.float32))
     with pytest.raises(ModelFileError, match="scores"):
         run(tmp_path, pictures, other)
+
+
+def test_scores_that_are_no_numbers_are_refused(tmp_path: Path, pictures: Path) -> None:
+    with pytest.raises(ModelFileError, match="nan"):
+        run(tmp_path, pictures, scripted("quantized", lambda rgb: np.full(3, np.nan, np.float32)))
 
 
 def test_a_model_that_onnxruntime_refuses_is_told(tmp_path: Path) -> None:

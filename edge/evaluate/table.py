@@ -82,6 +82,7 @@ class HopResult:
         cosine_before: likewise.
         seconds: wall time of what was computed now.
         computed: pictures computed now; the others came from an earlier run.
+        identical_before: of its n pictures, those whose scores are bit for bit the hop before's.
     """
 
     hop: HopName
@@ -96,6 +97,12 @@ class HopResult:
     cosine_before: float | None
     seconds: float
     computed: int
+    identical_before: int | None = None
+
+    @property
+    def agreement_percent(self) -> float:
+        """Share of its pictures with the float hop's Top-1 answer, in percent."""
+        return 100 * self.agreement / self.n
 
 
 @frozen
@@ -135,7 +142,8 @@ class Evaluation:
         n: pictures that were read and answered.
         unlabelled: why there is no Top-1; empty if there is.
         hops: in order.
-        quantized: the hop that stands for the program on all pictures: ``quantized``, or ``portable``.
+        quantized: the hop that stands for the program on all pictures: ``quantized``, or ``portable``; where
+            neither was measured, the last one that was.
         verdict: one line.
         explanation: in plain words which step costs what, and which changes are within noise.
         mistakes: at most 48, those first on which float was most sure.
@@ -143,6 +151,7 @@ class Evaluation:
         unreadable: names of pictures that could not be read; they are in no figure.
         versions: of what ran.
         seconds: wall time of the whole command.
+        total: the change from ``float`` to ``quantized``; None without labels.
     """
 
     name: str
@@ -162,3 +171,20 @@ class Evaluation:
     versions: Mapping[str, str] = field(factory=dict)
     seconds: float = 0.0
     schema_version: int = SCHEMA_VERSION
+    total: Change | None = None
+
+    def hop(self, name: HopName) -> HopResult:
+        """Return the result of a hop.
+
+        Raises:
+            KeyError: it was not measured.
+        """
+        for result in self.hops:
+            if result.hop == name:
+                return result
+        raise KeyError(name)
+
+    @property
+    def drop(self) -> float | None:
+        """Top-1 lost from float to the program, in points; None without labels."""
+        return None if self.total is None else -self.total.points

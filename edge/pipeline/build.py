@@ -8,7 +8,6 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack
 from functools import cached_property
 from pathlib import Path
 
@@ -17,16 +16,14 @@ import cv2
 
 from edge.choices import choose_pictures
 from edge.errors import ModelFileError
-from edge.evaluate import EvalResult, NetRunner, OnnxRunner, Runner, evaluate, usable_cores
+from edge.evaluate import Evaluation, HopName, Pictures, Subject, choose, evaluate, find_hops
 from edge.images import ImageSet
 from edge.pipeline.network import NetworkStages
 from edge.pipeline.stages import COMPILER_CODE, WORKING_DIR, versions
 from edge.portable import PortableResult, TranslateResult, quantize, translate
-from edge.portable.translate import SUFFIX
-from edge.runtime import load
+from edge.progress import Listener
 from edge.toolchain.compiler import CompileResult, makertbin
 from edge.toolchain.hbdk_sim import why_unusable
-from edge.toolchain.quantized import QuantizedPool
 from edge.verify import FRAMES, VerifyResult, candidates, verify
 from edge.workspace import Stage, stage_key
 
@@ -185,59 +182,38 @@ class Build(NetworkStages):
         return stage
 
     @cached_property
-    def eval(self) -> Stage[EvalResult]:
-        """Float against quantized on the same pictures."""
-        request, source = self.request, self.export
-        quantized, name = self._quantized
-        portable = name.endswith(SUFFIX)
+    def eval(self) -> Stage[Evaluation]:
+        """Float, float behind NV12, and quantized on the same pictures."""
         images, no_top1 = self._pictures
         if no_top1:
             self._listener.warn(f"{no_top1}; agreement with the float network is measured instead")
-        preprocess = request.spec.preprocess
+        subject, quantized = self._subject
+        found, missing = find_hops(subject)
+        hops = choose(found, missing, ["float", "nv12", quantized])
+        root = self.workspace.root
 
-        def action(out: Path) -> EvalResult:
-            workers = usable_cores()
-            with ExitStack() as stack:
-                runner: Runner
-                if portable:
-                    runner = NetRunner(stack.enter_context(load(quantized.path(name), "portable")))
-                else:
-                    pool = QuantizedPool(self._compiler(), quantized.path(name), workers)
-                    runner = stack.enter_context(pool)
-                return evaluate(
-                    images=images,
-                    preprocess=preprocess,
-                    float_runner=OnnxRunner(source.path(source.result.onnx), preprocess),
-                    quantized_runner=runner,
-                    classes=source.result.classes,
-                    labelled=not no_top1,
-                    out=out,
-                    workers=workers,
-                    reporter=self._listener,
-                )
+        def action(_out: Path) -> Evaluation:
+            return evaluate(
+                subject,
+                hops,
+                Pictures(images, no_top1, self.request.seed),
+                root=root,
+                listener=_Inside(self._listener),
+            )
 
         return self._stage(
             "eval",
             {
-                "float": source.sha256(source.result.onnx),
-                "quantized": quantized.sha256(name),
+                "hops": {hop.name: hop.key for hop in hops},
+                "name": subject.name,
                 "images": images.fingerprint,
-                "labelled": not no_top1,
-                "preprocess": cattrs.unstructure(preprocess),
-                "toolchain": "portable" if portable else self._compiler().identity,
-                **versions("numpy", "onnxruntime"),
-                "opencv": cv2.__version__,
+                "description": images.description,
+                "unlabelled": no_top1,
+                "seed": self.request.seed,
             },
             action,
-            EvalResult,
-            code=(
-                "edge.evaluate",
-                "edge.images",
-                "edge.preprocess",
-                "edge.resample",
-                "edge.runtime",
-                "edge.toolchain.quantized",
-            ),
+            Evaluation,
+            code=("edge.evaluate", "edge.images", "edge.statistics"),
             note=_eval_note,
         )
 
@@ -246,18 +222,39 @@ class Build(NetworkStages):
         """What ran the quantized network to measure it."""
         if self.toolchain is None:
             return "onnxruntime, on what its own quantizer made"
-        if self._quantized[0].name == "portable":
+        if self._quantized == "portable":
             return "the portable model, bit for bit the compiler's on the verified frames"
         return "the compiler's own runtime"
 
     @property
-    def _quantized(self) -> tuple[Stage[object], str]:
+    def _quantized(self) -> HopName:
         """The quantized network to measure: the portable model where it was seen to be the compiler's own."""
+        if self.toolchain is None or (self.portable.result.onnx and self.verify.result.portable_exact):
+            return "portable"
+        return "quantized"
+
+    @property
+    def _subject(self) -> tuple[Subject, HopName]:
+        """What to measure, with the files that the measured hops need, and which of them is the quantized."""
+        export, graph, quantized = self.export, self.simplify, self._quantized
+        files = {"float_onnx": (export, export.result.onnx), "bpu_onnx": (graph, graph.result.onnx)}
+        made: tuple[Stage[object], str]
         if self.toolchain is None:
-            return self.quantize, self.quantize.result.onnx
-        if self.portable.result.onnx and self.verify.result.portable_exact:
-            return self.portable, self.portable.result.onnx
-        return self.compile, f"{self.prefix}_quantized_model.onnx"
+            made = (self.quantize, self.quantize.result.onnx)
+        elif quantized == "portable":
+            made = (self.portable, self.portable.result.onnx or "")
+        else:
+            made = (self.compile, f"{self.prefix}_quantized_model.onnx")
+        files[f"{quantized}_onnx"] = made
+        subject = Subject(
+            name=export.result.name,
+            preprocess=self.request.spec.preprocess,
+            classes=export.result.classes,
+            files={role: stage.path(name) for role, (stage, name) in files.items()},
+            sha256={role: stage.sha256(name) for role, (stage, name) in files.items()},
+            toolchain=self.toolchain,
+        )
+        return subject, quantized
 
     @cached_property
     def _pictures(self) -> tuple[ImageSet, str]:
@@ -279,8 +276,29 @@ def _verify_note(result: VerifyResult) -> str:
     return f"program equals quantized model bit for bit on {result.frames} frames{part}"
 
 
-def _eval_note(result: EvalResult) -> str:
-    agreement = f"agreement {result.agreement_percent:.1f} % on {result.n} pictures"
-    if result.float_score is None or result.quantized_score is None:
+def _eval_note(result: Evaluation) -> str:
+    first, last = result.hop("float"), result.hop(result.quantized)
+    agreement = f"agreement {last.agreement_percent:.1f} % on {result.n} pictures"
+    if first.score is None or last.score is None:
         return agreement
-    return f"Top-1 {result.float_score.top1:.2f} → {result.quantized_score.top1:.2f} %, {agreement}"
+    return f"Top-1 {first.score.top1:.2f} → {last.score.top1:.2f} %, {agreement}"
+
+
+class _Inside:
+    """Shows the hops of one stage as its steps."""
+
+    def __init__(self, listener: Listener) -> None:
+        self._listener = listener
+        self._hop = ""
+
+    def begin(self, stage: str) -> None:
+        self._hop = stage
+
+    def end(self, stage: str, seconds: float, *, cached: bool, note: str) -> None:
+        """A step ends without a word."""
+
+    def update(self, text: str, fraction: float | None = None) -> None:
+        self._listener.update(f"{self._hop}: {text}" if self._hop else text, fraction)
+
+    def warn(self, message: str) -> None:
+        self._listener.warn(message)

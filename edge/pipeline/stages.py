@@ -11,7 +11,8 @@ from typing import TypeVar
 from edge.choices import choose_calibration, choose_compiler
 from edge.errors import UsageError
 from edge.images import open_images
-from edge.request import Listener, Request
+from edge.progress import Listener
+from edge.request import Request
 from edge.toolchain.found import Toolchain
 from edge.workspace import FileRecord, Stage, Workspace
 

@@ -145,9 +145,7 @@ class QuantizedModel:
         try:
             hello = json.loads(line)
             if "error" in hello:
-                raise ToolchainError(
-                    f"the compiler's runtime can't load the model: {hello['error']}"
-                )
+                raise ToolchainError(f"the compiler's runtime can't load the model: {hello['error']}")
             self.input = str(hello["input"])
             self.size = (int(hello["height"]), int(hello["width"]))
             self.outputs = tuple(

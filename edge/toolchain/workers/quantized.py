@@ -11,7 +11,9 @@ Runs in the compiler's own Python; never imported by edge. Protocol, on stdin an
 Usage: quantized.py MODEL.onnx THREADS [NAME DTYPE ...]
 
 MODEL is a ``*_quantized_model.onnx`` (int8 input) or one of the float models before it, such as
-``*_calibrated_model.onnx`` (float32 input). Each NAME is a value inside the graph, such as the integers before a HzDequantize, that becomes one more
+``*_calibrated_model.onnx`` (float32 input).
+
+Each NAME is a value inside the graph, such as the integers before a HzDequantize, that becomes one more
 output, behind the model's own; DTYPE is its numpy name.
 """
 

@@ -1,0 +1,244 @@
+"""The hops from the float network to the program: which there are, and how each is opened.
+
+::
+
+    float       the source ONNX, fed with RGB
+    simplified  the BPU-ready ONNX, fed with RGB
+    nv12        the same, its input through NV12
+    calibrated  the compiler's model with simulated int8 values, in the compiler's runtime
+    quantized   the compiler's integer model, in the compiler's runtime
+    program     the .bin, instruction by instruction, on a sample of the pictures
+    portable    the integers as standard ONNX, in stock onnxruntime
+    board       the .bin on a board; the caller brings it
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from functools import partial
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import get_args
+
+import cattrs
+import cv2
+from attrs import field, frozen
+
+from edge.built import Built
+from edge.errors import EdgeError, UsageError
+from edge.evaluate import runners
+from edge.evaluate.runners import Runner
+from edge.evaluate.table import HopName
+from edge.specs import Preprocess
+from edge.toolchain.found import Toolchain
+from edge.toolchain.hbdk_sim import Simulator
+from edge.workspace import stage_key
+
+NAMES: tuple[HopName, ...] = get_args(HopName)
+PROGRAM_COUNT = 10
+
+# Modules whose source decides what a hop answers.
+_PICTURES = ("edge.preprocess", "edge.resample", "edge.evaluate.runners")
+_VENDOR = ("edge.toolchain.quantized", "edge.toolchain.workers.quantized")
+_PROGRAM = ("edge.toolchain.binfile", "edge.toolchain.hbdk_sim", "edge.toolchain.tail")
+_PORTABLE = ("edge.runtime.net", "edge.runtime.backends.portable")
+
+
+@frozen
+class Subject:
+    """What is measured: a network on its way from float to program.
+
+    Attributes:
+        name: of the program, such as ``ConvNeXt_atto_demo``.
+        preprocess: from a picture to the network's input.
+        classes: number of scores.
+        files: role -> file, with the roles of :class:`edge.built.Built`.
+        sha256: role -> hash.
+        toolchain: the compiler; None without one.
+        no_toolchain: why there is none.
+    """
+
+    name: str
+    preprocess: Preprocess
+    classes: int
+    files: Mapping[str, Path]
+    sha256: Mapping[str, str]
+    toolchain: Toolchain | None = None
+    no_toolchain: str = "no compiler"
+
+
+@frozen
+class Hop:
+    """One hop, closed.
+
+    Attributes:
+        name: its name.
+        by: what executes it, such as ``onnxruntime 1.32.0``.
+        role: of the file that it executes.
+        model: sha256 of that file.
+        key: sha256 over everything that decides its answers to a picture.
+        open: takes how many pictures may be computed at once, gives a context manager of a runner.
+        count: how many pictures it is measured on; None for all.
+        in_flight: pictures handed to it at once; None for as many as are computed at once.
+    """
+
+    name: HopName
+    by: str
+    role: str
+    model: str
+    key: str
+    open: Callable[[int], AbstractContextManager[Runner]] = field(eq=False)
+    count: int | None = None
+    in_flight: int | None = None
+
+
+@frozen
+class Missing:
+    """A hop that can't be measured here, and why."""
+
+    name: HopName
+    why: str
+
+
+def subject_of(built: Built, toolchain: Toolchain | None, no_toolchain: str = "") -> Subject:
+    """Return a finished build as what is measured."""
+    about = built.metadata
+    return Subject(
+        name=about.name,
+        preprocess=about.preprocess,
+        classes=about.classes,
+        files=built.files,
+        sha256=built.sha256,
+        toolchain=toolchain,
+        no_toolchain=no_toolchain or "no compiler",
+    )
+
+
+def find_hops(subject: Subject, program_count: int = PROGRAM_COUNT) -> tuple[list[Hop], list[Missing]]:
+    """Return the hops that can be measured here, in order, and those that can't.
+
+    Args:
+        subject: what is measured.
+        program_count: pictures for the hop ``program``.
+    """
+    found: list[Hop] = []
+    missing: list[Missing] = []
+    for name, make in _MAKERS.items():
+        try:
+            found.append(make(subject, program_count))
+        except EdgeError as error:
+            missing.append(Missing(name, error.seen))
+    return found, missing
+
+
+def choose(hops: Sequence[Hop], missing: Sequence[Missing], names: Sequence[str]) -> list[Hop]:
+    """Return the hops of these names, in order; ``float`` is always among them.
+
+    Raises:
+        UsageError: no hop has that name, or it can't be measured here.
+    """
+    reasons = {entry.name: entry.why for entry in missing}
+    have = [hop.name for hop in hops]
+    for name in names:
+        if name not in NAMES:
+            raise UsageError(f"no hop is called {name!r}", allowed=", ".join(NAMES))
+        if name not in have:
+            why = reasons.get(name, "no board is given")
+            raise UsageError(
+                f"hop {name} can't be measured: {why}",
+                allowed=", ".join(have),
+                remedy="give --board HOST" if name == "board" else "leave it out of --hops",
+            )
+    return [hop for hop in hops if hop.name == "float" or hop.name in names]
+
+
+def key_of(name: HopName, model: str, subject: Subject, code: tuple[str, ...], **more: str) -> str:
+    """Return the key of a hop: the same key means the same answers.
+
+    Args:
+        name: of the hop.
+        model: sha256 of the file that it executes.
+        subject: what is measured.
+        code: modules of edge that take part, beyond those that make the picture.
+        more: versions of what executes it.
+    """
+    inputs = {
+        "model": model,
+        "preprocess": cattrs.unstructure(subject.preprocess),
+        "classes": subject.classes,
+        "numpy": version("numpy"),
+        "opencv": cv2.__version__,
+        **more,
+    }
+    return stage_key(f"hop {name}", inputs, (*_PICTURES, *code))
+
+
+def _onnx(name: HopName, role: str, *, nv12: bool) -> Callable[[Subject, int], Hop]:
+    def make(subject: Subject, _count: int) -> Hop:
+        path, runs = _file(subject, role), _onnxruntime()
+        opener = partial(runners.onnx, path, subject.preprocess, nv12=nv12)
+        key = key_of(name, subject.sha256[role], subject, (), onnxruntime=runs)
+        return Hop(name, f"onnxruntime {runs}", role, subject.sha256[role], key, lambda _workers: opener())
+
+    return make
+
+
+def _vendor(name: HopName, role: str) -> Callable[[Subject, int], Hop]:
+    def make(subject: Subject, _count: int) -> Hop:
+        path, toolchain = _file(subject, role), _toolchain(subject)
+        if toolchain.python_argv() is None:
+            raise UsageError(f"the Python behind {toolchain.where}/hb_mapper is not known")
+        key = key_of(name, subject.sha256[role], subject, _VENDOR, toolchain=toolchain.identity)
+        by = f"the compiler's runtime (hb_mapper {toolchain.versions.get('hb_mapper', 'unknown')})"
+        return Hop(name, by, role, subject.sha256[role], key, partial(runners.vendor, toolchain, path))
+
+    return make
+
+
+def _program(subject: Subject, count: int) -> Hop:
+    path, toolchain = _file(subject, "bin"), _toolchain(subject)
+    with Simulator(toolchain, path) as simulator:
+        simulator.require_whole()
+        by = f"hbdk-sim {simulator.version}"
+    key = key_of("program", subject.sha256["bin"], subject, _PROGRAM, toolchain=toolchain.identity)
+    opener = partial(runners.program, toolchain, path)
+    return Hop("program", by, "bin", subject.sha256["bin"], key, lambda _workers: opener(), count)
+
+
+def _portable(subject: Subject, _count: int) -> Hop:
+    role = "portable_onnx"
+    path, runs = _file(subject, role), _onnxruntime()
+    key = key_of("portable", subject.sha256[role], subject, _PORTABLE, onnxruntime=runs)
+    by = f"onnxruntime {runs}"
+    return Hop("portable", by, role, subject.sha256[role], key, lambda _workers: runners.portable(path))
+
+
+_MAKERS: dict[HopName, Callable[[Subject, int], Hop]] = {
+    "float": _onnx("float", "float_onnx", nv12=False),
+    "simplified": _onnx("simplified", "bpu_onnx", nv12=False),
+    "nv12": _onnx("nv12", "bpu_onnx", nv12=True),
+    "calibrated": _vendor("calibrated", "calibrated_onnx"),
+    "quantized": _vendor("quantized", "quantized_onnx"),
+    "program": _program,
+    "portable": _portable,
+}
+
+
+def _file(subject: Subject, role: str) -> Path:
+    if role not in subject.files:
+        raise UsageError(f"the build has no {role}")
+    return subject.files[role]
+
+
+def _toolchain(subject: Subject) -> Toolchain:
+    if subject.toolchain is None:
+        raise UsageError(subject.no_toolchain)
+    return subject.toolchain
+
+
+def _onnxruntime() -> str:
+    try:
+        return version("onnxruntime")
+    except PackageNotFoundError:
+        raise UsageError("onnxruntime is not installed") from None

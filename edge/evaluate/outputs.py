@@ -1,0 +1,187 @@
+r"""What a hop answered to each picture, kept in the build folder, so that no picture is computed twice.
+
+One file a hop, ``.outputs/<hop>-<key>/scores``, little-endian::
+
+    header   16 bytes  b"edge outputs 1\n"   32 bytes  key    32 bytes  sha256 of the model
+             uint32    classes              uint32    crc32 of all before
+    record   32 bytes  sha256 of the picture's content   classes x float32   uint32  crc32 of both
+    record   …
+
+It only grows at its end. A killed run leaves at most a torn last record, which is cut off; a record whose
+crc32 is wrong counts as not there, and is computed again.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import struct
+import zlib
+from collections.abc import Collection, Iterator
+from pathlib import Path
+from types import TracebackType
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edge.atomic import disk_errors
+from edge.evaluate.hops import Hop
+
+FOLDER = ".outputs"
+SCORES = "scores"
+DIGEST = 32  # bytes of a sha256
+
+Digests = NDArray[np.uint8]  # (n, 32)
+Scores = NDArray[np.float32]
+
+_MAGIC = b"edge outputs 1\n"
+_HEADER = struct.Struct("<16s32s32sII")
+_CRC = struct.Struct("<I")
+_CHUNK = 1 << 20  # bytes that are read at once
+
+
+class Outputs:
+    """The answers of one hop, open for reading and appending; the build folder's lock must be held.
+
+    Args:
+        root: the build folder.
+        hop: whose answers; only records of its very key are read.
+        classes: scores a picture.
+
+    Raises:
+        WorkspaceError: the disk is full or the folder can't be written.
+    """
+
+    def __init__(self, root: Path, hop: Hop, classes: int) -> None:
+        self._root = root
+        self._classes = classes
+        self._size = DIGEST + 4 * classes + _CRC.size
+        folder = root / FOLDER / f"{hop.name}-{hop.key[:12]}"
+        with disk_errors(root):
+            folder.mkdir(parents=True, exist_ok=True)
+            # Unbuffered: a record is in the file when append returns.
+            self._file = (folder / SCORES).open("a+b", buffering=0)
+            try:
+                self._records = self._mend(_header(hop, classes))
+            except BaseException:
+                self._file.close()
+                raise
+
+    def __enter__(self) -> Outputs:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+    def find(self, wanted: Digests) -> NDArray[np.int64]:
+        """Return the record of each picture; -1 where there is none.
+
+        Args:
+            wanted: sha256 of the pictures' contents, (n, 32).
+        """
+        names, places = np.unique(_as_strings(wanted), return_inverse=True)
+        found = np.full(len(names), -1, np.int64)
+        for first, records in self._chunks():
+            # All at once first; the check of each record only where it is asked for.
+            have = _as_strings(records[:, :DIGEST])
+            at = np.searchsorted(names, have)
+            at[at == len(names)] = 0
+            for row in np.flatnonzero(names[at] == have) if len(names) else ():
+                if _is_whole(records[row]):
+                    found[at[row]] = first + row
+        return found[places.reshape(-1)]
+
+    def read(self, records: NDArray[np.int64]) -> Scores:
+        """Return scores, (n, classes), of records that :meth:`find` gave."""
+        scores = np.empty((len(records), self._classes), np.dtype("<f4"))
+        for row, record in zip(scores, records, strict=True):
+            data = os.pread(self._file.fileno(), self._size, _HEADER.size + int(record) * self._size)
+            row[:] = np.frombuffer(data, "<f4", self._classes, DIGEST)
+        return scores.astype(np.float32, copy=False)
+
+    def append(self, digest: bytes, scores: Scores) -> None:
+        """Add a picture's answer.
+
+        Raises:
+            WorkspaceError: the disk is full; what was there before stays whole.
+        """
+        body = digest + np.ascontiguousarray(scores, "<f4").tobytes()
+        self._write(body + _CRC.pack(zlib.crc32(body)))
+        self._records += 1
+
+    def _write(self, data: bytes) -> None:
+        end = self._end()
+        with disk_errors(self._root):
+            try:
+                rest = memoryview(data)
+                while rest:
+                    rest = rest[self._file.write(rest) :]
+            except OSError:
+                self._file.truncate(end)
+                raise
+
+    def _end(self) -> int:
+        return os.fstat(self._file.fileno()).st_size
+
+    def _mend(self, header: bytes) -> int:
+        """Make the file end with a whole record; return how many there are."""
+        if os.pread(self._file.fileno(), _HEADER.size, 0) != header:
+            self._file.truncate(0)
+            self._write(header)
+            return 0
+        records, torn = divmod(self._end() - _HEADER.size, self._size)
+        if torn:
+            self._file.truncate(_HEADER.size + records * self._size)
+        return records
+
+    def _chunks(self) -> Iterator[tuple[int, NDArray[np.uint8]]]:
+        """Yield the number of the first record and the bytes of some records, (m, record size)."""
+        step = max(1, _CHUNK // self._size)
+        for first in range(0, self._records, step):
+            count = min(step, self._records - first)
+            data = os.pread(self._file.fileno(), count * self._size, _HEADER.size + first * self._size)
+            yield first, np.frombuffer(data, np.uint8).reshape(-1, self._size)
+
+
+def discard_stale(root: Path, models: Collection[str]) -> None:
+    """Remove the answers of models that are not published any more.
+
+    Args:
+        root: the build folder, its lock held.
+        models: sha256 of the published files.
+    """
+    for folder in (root / FOLDER).glob("*-*"):
+        if _model_of(folder / SCORES) not in models:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _model_of(path: Path) -> str:
+    """Return the sha256 of the model that a file speaks of; empty where that can't be read."""
+    try:
+        with path.open("rb") as stream:
+            magic, _, model, _, crc = _HEADER.unpack(header := stream.read(_HEADER.size))
+    except (OSError, struct.error):
+        return ""
+    whole = magic.rstrip(b"\x00") == _MAGIC and zlib.crc32(header[: -_CRC.size]) == crc
+    return model.hex() if whole else ""
+
+
+def _header(hop: Hop, classes: int) -> bytes:
+    fields = (_MAGIC, bytes.fromhex(hop.key), bytes.fromhex(hop.model), classes)
+    return _HEADER.pack(*fields, zlib.crc32(_HEADER.pack(*fields, 0)[: -_CRC.size]))
+
+
+def _is_whole(record: NDArray[np.uint8]) -> bool:
+    data = record.tobytes()
+    return bool(zlib.crc32(data[: -_CRC.size]) == _CRC.unpack(data[-_CRC.size :])[0])
+
+
+def _as_strings(digests: Digests) -> NDArray[np.bytes_]:
+    """View rows of 32 bytes as one value each, so that numpy sorts and finds them whole."""
+    return np.ascontiguousarray(digests).view(f"S{DIGEST}").reshape(-1)
