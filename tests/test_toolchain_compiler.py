@@ -159,7 +159,11 @@ def test_the_real_compiler_refuses_a_short_calibration_file(toolchain: Toolchain
     assert "cannot reshape" in (job.out / COMPILE_LOG).read_text()
 
 
-def test_a_good_compile_leaves_the_results_and_nothing_else(fake_compiler: FakeCompiler, job: Job) -> None:
+@pytest.mark.parametrize("mode", ["ok", "plots"])
+def test_a_good_compile_leaves_the_results_and_nothing_else(
+    fake_compiler: FakeCompiler, job: Job, mode: str
+) -> None:
+    fake_compiler.mode(mode)
     result = job.compile(fake_compiler.toolchain)
     assert sorted(item.name for item in job.out.iterdir()) == sorted(
         [result.bin, *result.intermediates, result.log]

@@ -305,8 +305,8 @@ def _quant_info(path: Path) -> dict[str, Any]:
 
 
 def _move(scratch: Path, out: Path) -> list[str]:
-    """Move every result into ``out``; return the names, sorted."""
-    names = sorted(item.name for item in scratch.iterdir())
+    """Move every result into ``out``; return the names, sorted. Folders are plots of bias_correction."""
+    names = sorted(item.name for item in scratch.iterdir() if item.is_file())
     try:
         for name in names:
             os.replace(scratch / name, out / name)  # noqa: PTH105 - same file system, by construction

@@ -1,6 +1,6 @@
 """A stand-in for hb_mapper, scripted by the file that FAKE_HB_MAPPER names; line one is the mode.
 
-Modes: ok, no-bin, empty-bin, garbage, flood, hang, hang-hard, killed, crash, disk-full, memory, traceback,
+Modes: ok, plots, no-bin, empty-bin, garbage, flood, hang, hang-hard, killed, crash, disk-full, memory, traceback,
 and log:NAME:STATUS, which prints tests/fakes/logs/NAME.txt and exits with STATUS.
 """
 
@@ -28,6 +28,9 @@ def write_results(folder: Path, prefix: str, mode: str) -> None:
     for part in ("original_float", "optimized_float", "calibrated", "quantized"):
         (folder / f"{prefix}_{part}_model.onnx").write_bytes(b"fake " + part.encode())
     (folder / f"{prefix}_quant_info.json").write_text("{}")
+    if mode == "plots":  # what bias_correction leaves
+        (folder / "bias_correction").mkdir()
+        (folder / "bias_correction" / "error.png").write_bytes(b"a plot")
     if mode != "no-bin":
         (folder / f"{prefix}.bin").write_bytes(b"" if mode == "empty-bin" else b"fake program")
 
@@ -47,7 +50,7 @@ def main() -> int:
         _, name, status = mode.split(":")
         say(name)
         return int(status)
-    if mode in ("ok", "no-bin", "empty-bin"):
+    if mode in ("ok", "plots", "no-bin", "empty-bin"):
         if "checker" in sys.argv:
             say("checker_atto")
             return 0
