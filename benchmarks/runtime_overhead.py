@@ -8,6 +8,8 @@
   (needs ``--images`` and the compiler's Python; the chains are those of ``calibration_speed.py``).
 
     python benchmarks/runtime_overhead.py [--images DIR]
+
+The fakes are the suite's: it needs the test packages (``scripts/setup.sh dev``).
 """
 
 from __future__ import annotations
