@@ -78,18 +78,37 @@ def choose_pictures(request: Request, source: str, classes: int) -> tuple[ImageS
         source: of the weights.
         classes: of the network.
     """
-    if request.images is None:
-        images = open_images(DEMO_TEST, count=request.images_count or None)
+    labels = "demo" if source == "demo" else request.spec.labels
+    return pictures(request.images, labels, source, classes, count=request.images_count, seed=request.seed)
+
+
+def pictures(
+    images: str | None, labels: str | None, source: str, classes: int, *, count: int, seed: int
+) -> tuple[ImageSet, str]:
+    """Return the pictures to measure a network on, and why there is no Top-1; empty if there is.
+
+    Args:
+        images: a source of pictures; None takes the demo's.
+        labels: what names the network's classes, as for :func:`edge.images.class_names`.
+        source: of the weights, such as ``timm``, ``demo`` or ``random``.
+        classes: of the network.
+        count: at most so many pictures; 0 takes all.
+        seed: of the choice; rendered pictures are taken from the first on.
+    """
+    rendered = images is None or (images.partition(":")[0] == "demo" and not Path(images).exists())
+    if rendered:
+        found = open_images(images or DEMO_TEST, count=count or None)
     else:
-        names = class_names("demo" if source == "demo" else request.spec.labels, classes)
-        images = open_images(request.images, classes=names or classes)
-        if request.images_count:
-            images = sample(images, request.images_count, seed=request.seed)
+        found = open_images(str(images), classes=class_names(labels, classes) or classes)
+        if count:
+            found = sample(found, count, seed=seed)
     if source == "random":
-        return images, "random weights have no Top-1"
-    if request.images is None and source != "demo":
-        return images, "no labelled pictures given (--images DIR)"
-    return images, images.unlabelled
+        return found, "random weights have no Top-1"
+    if images is None and source != "demo":
+        return found, "no labelled pictures given (--images DIR)"
+    if rendered and classes != len(class_names("demo") or ()):
+        return found, "the labels of the demo's pictures are not this network's classes"
+    return found, found.unlabelled
 
 
 def _install(listener: Listener) -> Toolchain:

@@ -126,7 +126,7 @@ def wrong(name: str, *arguments: str, code: int, says: tuple[str, ...]) -> objec
         wrong("no yaml", "build", "mine.yaml", code=2, says=("mine.yaml does not exist",)),
         wrong(
             "images missing",
-            "eval",
+            "export",
             "ConvNeXt_atto",
             "--weights",
             "demo",
@@ -137,6 +137,7 @@ def wrong(name: str, *arguments: str, code: int, says: tuple[str, ...]) -> objec
             code=2,
             says=("nowhere does not exist",),
         ),
+        wrong("not built", "eval", "ConvNeXt_atto", code=1, says=("not built", "edge build ConvNeXt_atto")),
         wrong("no demo weights", "export", "ConvNeXt_pico", "--weights", "demo", code=2, says=("demo",)),
     ],
 )

@@ -29,7 +29,7 @@ VERBS = {
     "portable": "edge.cli.build",
     "verify": "edge.cli.build",
     "quantize": "edge.cli.build",
-    "eval": "edge.cli.build",
+    "eval": "edge.cli.eval",
     "run": "edge.cli.run",
     "bench": "edge.cli.bench",
     "bundle": "edge.cli.bundle",
@@ -38,6 +38,12 @@ VERBS = {
     "toolchain": "edge.cli.toolchain",
     "board": "edge.cli.board",
     "completion": "edge.cli.completion",
+}
+
+# module -> what its verbs leave behind when they are interrupted.
+KEPT = {
+    "edge.cli.build": "; finished stages are kept, the same command goes on from there",
+    "edge.cli.eval": "; every answer so far is kept, the same command goes on from there",
 }
 
 
@@ -72,8 +78,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         click.echo(f"error: {error}", err=True)
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
-        building = VERBS.get(next(iter(arguments), "")) == VERBS["build"]
-        kept = "; finished stages are kept, the same command goes on from there" if building else ""
+        kept = KEPT.get(VERBS.get(next(iter(arguments), ""), ""), "")
         click.echo(f"\ninterrupted{kept}", err=True)
         sys.exit(INTERRUPTED)
     except BrokenPipeError:

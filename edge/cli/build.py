@@ -29,7 +29,6 @@ EXAMPLES = {
     "portable": ("edge portable ConvNeXt_atto",),
     "verify": ("edge verify ConvNeXt_atto",),
     "quantize": ("edge quantize ConvNeXt_atto --mapper portable",),
-    "eval": ("edge eval ConvNeXt_atto --images val/ --count 500",),
 }
 
 HELP = {
@@ -42,7 +41,6 @@ HELP = {
     "portable": "Translate the quantized model into standard ONNX with the same integers.",
     "verify": "Prove in the simulator that the .bin gives the integers of the quantized model.",
     "quantize": "Quantize with onnxruntime instead of the vendor's compiler (--mapper portable).",
-    "eval": "Measure float against quantized on the same pictures.",
 }
 
 
@@ -123,4 +121,3 @@ compile_command = _stage_command("compile")
 portable_command = _stage_command("portable")
 verify_command = _stage_command("verify")
 quantize_command = _stage_command("quantize")
-eval_command = _stage_command("eval")

@@ -22,7 +22,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 # The share of the resized picture that the centre crop keeps; the usual one for ImageNet classifiers.
 CROP_SHARE = 0.875
 # How a command spoke and where it built change nothing of the result.
-NOT_RECORDED = {"as_json", "verbose", "build_dir", "install"}
+NOT_RECORDED = {"as_json", "verbose", "build_dir", "install", "workers", "port", "identity", "ssh_options"}
 
 
 def output_options(function: F) -> F:

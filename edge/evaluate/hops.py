@@ -26,10 +26,11 @@ import cv2
 from attrs import field, frozen
 
 from edge.built import Built
-from edge.errors import EdgeError, UsageError
+from edge.errors import EdgeError, ModelFileError, UsageError
 from edge.evaluate import runners
 from edge.evaluate.runners import Runner
 from edge.evaluate.table import HopName
+from edge.graph import sha256_of
 from edge.specs import Preprocess
 from edge.toolchain.found import Toolchain
 from edge.toolchain.hbdk_sim import Simulator
@@ -37,6 +38,8 @@ from edge.workspace import stage_key
 
 NAMES: tuple[HopName, ...] = get_args(HopName)
 PROGRAM_COUNT = 10
+# The files that hops execute.
+ROLES = ("float_onnx", "bpu_onnx", "calibrated_onnx", "quantized_onnx", "bin", "portable_onnx")
 
 # Modules whose source decides what a hop answers.
 _PICTURES = ("edge.preprocess", "edge.resample", "edge.evaluate.runners")
@@ -102,8 +105,19 @@ class Missing:
 
 
 def subject_of(built: Built, toolchain: Toolchain | None, no_toolchain: str = "") -> Subject:
-    """Return a finished build as what is measured."""
+    """Return a finished build as what is measured.
+
+    Raises:
+        ModelFileError: a file is not the one that was built.
+    """
     about = built.metadata
+    for role in ROLES:
+        if role in built.files and sha256_of(built.files[role]) != built.sha256[role]:
+            raise ModelFileError(
+                f"{built.files[role]} is not the file that was built",
+                allowed=f"sha256 {built.sha256[role]}",
+                remedy=f"edge build {about.model}",
+            )
     return Subject(
         name=about.name,
         preprocess=about.preprocess,
