@@ -5,14 +5,16 @@ from __future__ import annotations
 import hashlib
 import json
 import shlex
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 
 import cattrs
+from attrs import evolve
 
 from edge import __version__
 from edge.atomic import json_text
+from edge.built import Built
 from edge.evaluate import Evaluation, Score, discard_stale
 from edge.images import class_names
 from edge.metadata import FILE as METADATA
@@ -24,9 +26,16 @@ from edge.workspace import Artifact, Stage, Workspace
 
 SCHEMA_VERSION = 1
 MARCH = "bayes-e"
-REPORT = "report.md"
 LABELS = "labels.txt"
-TEXT_ROLES = {REPORT: "report", METADATA: "metadata", LABELS: "labels"}
+EVALUATION = "build_eval.json"  # what the build measured itself; eval.json is of the verb
+TEXT_ROLES = {
+    METADATA: "metadata",
+    LABELS: "labels",
+    EVALUATION: "evaluation",
+    "report.md": "report",
+    "report.html": "report_html",
+    "report.json": "report_json",
+}
 # What other verbs measured of a build -> what lies beside it. Each names the files that it speaks of.
 RESULTS = {"eval.json": ("answers.csv",), "diagnosis.json": ()}
 # Of the build's files, what the runtime opens.
@@ -156,16 +165,30 @@ def facts(build: Build) -> dict[str, object]:
     }
 
 
-def publish(build: Build, workspace: Workspace, report: str) -> dict[str, object]:
+# (what is going to be published, names of the classes, what the build measured) -> report's name -> text
+Reports = Callable[[Built, Sequence[str], Evaluation], Mapping[str, str]]
+
+
+def publish(build: Build, workspace: Workspace, reports: Reports) -> dict[str, object]:
     """Put the result into the build folder and return the manifest."""
     files = artifacts(build)
     names = labels(build)
-    about = json_text(cattrs.unstructure(metadata(build, files, names)))
-    texts = {REPORT: report, METADATA: about, **({LABELS: names} if names else {})}
-    content = {**manifest(build, files, texts), **board_figures(workspace, files, build)}
+    about = metadata(build, files, names)
+    measured = evolve(build.eval.result, command=command("build", build.request))
+    texts = {
+        METADATA: json_text(cattrs.unstructure(about)),
+        EVALUATION: json_text(cattrs.unstructure(measured)),
+        **({LABELS: names} if names else {}),
+    }
+    board = board_figures(workspace, files, build)
+    before = {**manifest(build, files, texts), **board}
+    sources = {file.role: file.source for file in files}
+    hashes = {file.role: build.record(file.source).sha256 for file in files}
+    built = Built(workspace.root, before, about, sources, hashes)
+    texts |= reports(built, names.splitlines(), measured)
+    content = {**manifest(build, files, texts), **board}
     calibration = build.calibrate
     folders = {calibration.result.directory: calibration.path(calibration.result.directory)}
-    hashes = {file.role: build.record(file.source).sha256 for file in files}
     stale = stale_results(workspace.root, hashes)
     workspace.publish(files, content, texts=texts, folders=folders, stale=stale)
     workspace.discard_all_but(build.done)

@@ -94,7 +94,8 @@ def test_the_result_on_disk(built: Built, toolchain: Toolchain) -> None:
     names = {path.name for path in root.iterdir()}
     for part in ("original_float", "optimized_float", "calibrated", "quantized"):
         assert f"small_64x64_nv12_{part}_model.onnx" in names
-    assert {"small_64x64_nv12.yaml", "report.md", "hb_mapper_makertbin.log", "hb_mapper_checker.log"} <= names
+    assert {"small_64x64_nv12.yaml", "hb_mapper_makertbin.log", "hb_mapper_checker.log"} <= names
+    assert {"report.html", "report.md", "report.json", "build_eval.json"} <= names
 
     net = (built.folder / "small.onnx").read_bytes()
     assert manifest["schema_version"] == 1

@@ -17,7 +17,7 @@ from edge.errors import GateError, ModelFileError, ToolchainError
 from edge.images import ImageItem, ImageSet, open_images
 from edge.pipeline import build as pipeline
 from edge.portable import translate
-from edge.report.markdown import verify_line
+from edge.report.wording import verify_line
 from edge.specs import Preprocess
 from edge.toolchain import binfile
 from edge.toolchain.compiler import CompileResult, makertbin

@@ -141,7 +141,7 @@ def _closing(net: Net, decode: Latency, nv12: Latency, static: dict[str, Any] | 
         f"(p50 of {nv12.frames}, 1 thread)"
     )
     if static:
-        from edge.report.markdown import static_line
+        from edge.report.wording import static_line
 
         click.echo(f"static      {static_line(static)}: the compiler's figure for the BPU part, on the board")
     if net.backend not in ON_BOARD:

@@ -60,9 +60,9 @@ def build_command(
     is reused.
     """
     from edge.cli.summary import summary
-    from edge.manifest import artifacts, facts, publish
+    from edge.manifest import publish
     from edge.pipeline import Build
-    from edge.report.markdown import report
+    from edge.report import report_of_build
     from edge.workspace import Workspace
 
     request = make_request(**options, arguments=typed_arguments(context))
@@ -70,9 +70,7 @@ def build_command(
     with Display(verbose=verbose) as display, Workspace(root, display) as workspace:
         build = Build(request, workspace, display)
         build.run()
-        files = [(file.role, file.name) for file in artifacts(build)]
-        published = cattrs.unstructure(request.spec.published)
-        manifest = publish(build, workspace, report(facts(build), files, published))
+        manifest = publish(build, workspace, report_of_build)
     click.echo(json.dumps(manifest, indent=2) if as_json else "\n" + summary(manifest, root))
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from edge.report.markdown import interval, static_line, verify_line
+from edge.report.wording import interval, static_line, verify_line
 
 
 def summary(manifest: Mapping[str, Any], root: Path) -> str:
@@ -41,7 +41,7 @@ def summary(manifest: Mapping[str, Any], root: Path) -> str:
     rows.append(("program" if product["role"] == "bin" else "int8 ONNX", str(root / product["path"])))
     rows.append(("size", f"{product['bytes']:,} bytes"))
     rows.append(("sha256", product["sha256"]))
-    rows.append(("report", str(root / "report.md")))
+    rows.append(("report", str(root / "report.html")))
     width = max(len(name) for name, _ in rows)
     return "\n".join(f"{click.style(name.ljust(width), bold=True)}  {text}" for name, text in rows)
 

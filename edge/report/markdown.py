@@ -1,172 +1,284 @@
-"""``report.md``: what a build made and measured, from the manifest's facts alone."""
+"""``report.md``: the report as text."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Sequence
 
-INTERVAL_NOTE = "Intervals are 95 % Wilson intervals."
+from edge.report.contents import Accuracy, Change, Hop, Interval, Report
+from edge.report.wording import MISSING, bounds, judged, signed, size
+
+INTERVAL_NOTE = "Intervals of shares are 95 % Wilson intervals."
+WORST = 10
 
 
-def report(
-    facts: Mapping[str, Any], files: Iterable[tuple[str, str]], published: Mapping[str, Any] | None
-) -> str:
-    """Return the Markdown text.
-
-    Args:
-        facts: the manifest without its list of files.
-        files: (role, name) of the published files.
-        published: figures of others for the same model, to compare with.
-    """
+def markdown(report: Report) -> str:
+    """Return the Markdown text."""
     return "\n".join(
         [
-            f"# {facts['name']}",
+            f"# {report.name}",
             "",
-            f"`{facts['command']}`",
+            report.verdict,
             "",
-            *_origin(facts),
+            *_flags(report),
+            f"Built by `{report.command}`.",
+            "",
+            *_origin(report),
             "",
             "## Accuracy",
             "",
-            *_accuracy(facts["accuracy"]),
+            *_accuracy(report.accuracy),
+            *_diagnosis(report),
+            *_layers(report),
+            *_speed(report),
+            "## Calibration",
             "",
-            *_verify(facts),
-            *_speed(facts, published),
-            *_calibration(facts),
+            f"n = {report.calibration.n}: {report.calibration.images}. Method: {report.calibration.method}.",
+            "",
             "## Stages",
             "",
-            *_table(
+            *table(
                 ("stage", "seconds", "command"),
-                [(s["name"], f"{s['seconds']:.1f}", f"`{s['command']}`") for s in facts["stages"]],
+                [(stage.name, f"{stage.seconds:.1f}", code(stage.command)) for stage in report.stages],
             ),
             "",
             "## Files",
             "",
-            *_table(("role", "file"), [(role, f"`{name}`") for role, name in files]),
-            "",
-            "Sizes and hashes are in `manifest.json`.",
+            *table(
+                ("role", "file", "size", "sha256"),
+                [(file.role, code(file.path), size(file.bytes), code(file.sha256)) for file in report.files],
+            ),
             "",
         ]
     )
 
 
-def interval(score: Mapping[str, Any], key: str) -> str:
-    """Return the 95 % interval of ``top1`` or ``top5`` as text."""
-    low, high = score[f"{key}_interval"]
-    return f"[{low:.1f}, {high:.1f}]"
-
-
-def static_line(static: Mapping[str, Any]) -> str:
-    """Return the compiler's static figures on one line."""
-    return (
-        f"{static['latency_us']:.1f} us, {static['fps']:.2f} FPS, {static['ddr_bytes']:,} DDR bytes a frame "
-        f"({static['march']}, {static['optimize_level']})"
-    )
-
-
-def verify_line(verify: Mapping[str, Any]) -> str:
-    """Return on one line whether the compiled program is what was measured."""
-    if verify["bit_exact"] is None:
-        return f"not verified: {verify['why_not']}"
-    part = "" if verify["calls"] == 1 else f" (the first of {verify['calls']} BPU parts)"
-    return (
-        f"the compiled program{part} equals the quantized model bit for bit: {verify['frames']} frames of "
-        f"{verify['integers']:,} integers"
-        + ("; so does the portable model" if verify["portable_exact"] else "")
-    )
-
-
-def _origin(facts: Mapping[str, Any]) -> list[str]:
-    weights, versions = facts["weights"], facts["toolchain"]["versions"]
-    lines = [
-        f"- model: {facts['model']}",
-        f"- weights: {weights['source']}" + (f", {weights['tag']}" if weights.get("tag") else ""),
-        f"- precision: {facts['precision']}",
-        f"- mapper: {facts['mapper']} ({', '.join(f'{name} {v}' for name, v in sorted(versions.items()))})",
-    ]
-    if weights["source"] == "demo":
-        lines.append(
-            "- **demo weights**: trained on pictures that the project renders; they prove the pipeline "
-            "and say nothing of ImageNet"
-        )
-    if weights["source"] == "random":
-        lines.append("- **random weights**: for speed only")
-    if facts["mapper"] == "portable":
-        lines.append(
-            "- **portable**: quantized by onnxruntime; an estimate of what the vendor's compiler gives"
-        )
-    return lines
-
-
-def _accuracy(accuracy: Mapping[str, Any]) -> list[str]:
-    lines = []
-    if accuracy["float"] and accuracy["quantized"]:
-        rows = [
-            (
-                name,
-                *(f"{accuracy[name][key]:.2f} % {interval(accuracy[name], key)}" for key in ("top1", "top5")),
-            )
-            for name in ("float", "quantized")
-        ]
-        lines += [
-            *_table(("", "Top-1", "Top-5"), rows),
-            "",
-            f"Top-1 drop: {accuracy['drop']:.2f} points. {INTERVAL_NOTE}",
-            "",
-        ]
-    lines += [
-        f"Agreement with float: {accuracy['agreement']:.2f} % same answer, mean cosine of the scores "
-        f"{accuracy['cosine']:.4f}.",
-        "",
-        f"Measured on n = {accuracy['n']}: {accuracy['dataset']}. "
-        f"The quantized network ran in {accuracy['quantized_by']}.",
-    ]
-    if accuracy["unreadable"]:
-        lines += ["", f"Unreadable and left out: {', '.join(accuracy['unreadable'])}."]
-    return lines
-
-
-def _verify(facts: Mapping[str, Any]) -> list[str]:
-    verify = facts["verify"]
-    if verify is None:
-        return []
-    where = "In the compiler's simulator: " if verify["bit_exact"] else "The compiled program was "
-    return [f"{where}{verify_line(verify)}.", ""]
-
-
-def _speed(facts: Mapping[str, Any], published: Mapping[str, Any] | None) -> list[str]:
-    static, placement = facts["static"], facts["placement"]
-    if static is None:
-        return []
-    lines = ["## Speed", "", f"Compiler's static figure for the BPU part: {static_line(static)}."]
-    if placement:
-        lines.append(f"Nodes: {placement['bpu']} on the BPU, {placement['cpu']} on the CPU.")
-        if placement["cpu_inside"]:
-            lines.append(f"CPU nodes inside the network: {', '.join(placement['cpu_inside'])}.")
-    if published and published.get("fps_4_threads"):
-        lines += [
-            "",
-            f"Published ({published['source']}): {published['fps_4_threads']} FPS with 4 threads, "
-            f"{published['latency_ms']} ms with 1 thread, "
-            f"Top-1 {published['float_top1']} → {published['int8_top1']} %.",
-        ]
-    return [*lines, ""]
-
-
-def _calibration(facts: Mapping[str, Any]) -> list[str]:
-    calibration = facts["calibration"]
-    return [
-        "## Calibration",
-        "",
-        f"n = {calibration['n']}: {calibration['images']}. "
-        f"Method: {calibration['method'] or 'not stated by the compiler'}.",
-        "",
-    ]
-
-
-def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
+def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
+    """Return the lines of a table."""
     return [
         f"| {' | '.join(head)} |",
         f"|{'---|' * len(head)}",
-        *(f"| {' | '.join(row)} |" for row in rows),
+        *(f"| {' | '.join(_cell(cell) for cell in row)} |" for row in rows),
     ]
+
+
+def code(text: str) -> str:
+    """Return text as it is typed."""
+    fence = "``" if "`" in text else "`"
+    return f"{fence}{text}{fence}"
+
+
+def plain(text: str) -> str:
+    """Return text of others with what Markdown or HTML would take for markup made harmless."""
+    for mark in ("\\", "<", ">", "*", "_", "[", "]", "`"):
+        text = text.replace(mark, f"\\{mark}")
+    return text
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|").replace("\n", " ")
+
+
+def _flags(report: Report) -> list[str]:
+    lines = [
+        f"- **{flag.title}**: {flag.text}" + (f" Type `{flag.command}`." if flag.command else "")
+        for flag in report.flags
+    ]
+    return [*lines, ""] if lines else []
+
+
+def _origin(report: Report) -> list[str]:
+    weights = report.weights
+    versions = ", ".join(f"{name} {version}" for name, version in sorted(report.versions.items()))
+    return [
+        f"- model: {report.model}",
+        f"- weights: {weights['source']}" + (f", {weights['tag']}" if weights.get("tag") else ""),
+        f"- precision: {report.precision}",
+        f"- mapper: {report.mapper} ({versions})",
+        f"- edge: {report.edge}",
+        *([f"- verify: {report.verify}"] if report.verify else []),
+    ]
+
+
+def _accuracy(accuracy: Accuracy) -> list[str]:
+    lines = []
+    if accuracy.hops[0].top1 is not None:
+        lines += [
+            *table(
+                ("step", "n", "Top-1", "Top-5", "change of Top-1", "lost, gained", "that is"),
+                [_top_row(hop) for hop in accuracy.hops],
+            ),
+            "",
+        ]
+        if accuracy.total is not None:
+            lines += [f"From float to {accuracy.quantized}: {_change(accuracy.total)}.", ""]
+    lines += [
+        *table(
+            ("step", "same answer as float", "cosine", "same as the step before", "cosine", "executed by"),
+            [
+                (
+                    hop.title,
+                    _share(hop.agreement, hop.agreement_interval),
+                    f"{hop.cosine:.4f}",
+                    MISSING if hop.agreement_before is None else f"{hop.agreement_before:.2f} %",
+                    MISSING if hop.cosine_before is None else f"{hop.cosine_before:.4f}",
+                    hop.by,
+                )
+                for hop in accuracy.hops
+            ],
+        ),
+        "",
+        f"Measured on n = {accuracy.n}: {plain(accuracy.dataset)}. {INTERVAL_NOTE}",
+        "",
+        *(f"- {sentence}" for sentence in accuracy.explanation),
+        *([""] if accuracy.explanation else []),
+    ]
+    if accuracy.unlabelled:
+        lines += [f"No Top-1: {accuracy.unlabelled}.", ""]
+    if accuracy.unreadable:
+        lines += [f"Unreadable and left out: {', '.join(map(plain, accuracy.unreadable))}.", ""]
+    if accuracy.mistakes:
+        rows = [
+            (
+                plain(one.picture.name),
+                plain(one.float_answer),
+                f"{one.float_probability:.3f}",
+                plain(one.answer),
+                f"{one.probability:.3f}",
+            )
+            for one in accuracy.mistakes
+        ]
+        title = (
+            "Answered otherwise than by float"
+            if accuracy.unlabelled
+            else "Right in float, wrong in the program"
+        )
+        lines += [
+            f"### {title} ({len(rows)} of {accuracy.mistakes_total})",
+            "",
+            *table(("picture", "float says", "p", "program says", "p"), rows),
+            "",
+        ]
+    return lines
+
+
+def _top_row(hop: Hop) -> tuple[str, ...]:
+    change = hop.change
+    lost = MISSING if change is None or change.lost is None else f"{change.lost}, {change.gained}"
+    return (
+        hop.title,
+        str(hop.n),
+        _share(hop.top1, hop.top1_interval),
+        _share(hop.top5, hop.top5_interval),
+        MISSING if change is None else _points(change),
+        lost,
+        MISSING if change is None else judged(change),
+    )
+
+
+def _share(value: float | None, interval: Interval | None) -> str:
+    if value is None:
+        return MISSING
+    return f"{value:.2f} %" + (f" {bounds(interval)}" if interval else "")
+
+
+def _points(change: Change) -> str:
+    interval = change.interval
+    return signed(change.points) + (
+        f" [{signed(interval[0], 1)}, {signed(interval[1], 1)}]" if interval else ""
+    )
+
+
+def _change(change: Change) -> str:
+    return f"{_points(change)} points, {change.lost} lost, {change.gained} gained: {judged(change)}"
+
+
+def _diagnosis(report: Report) -> list[str]:
+    found = report.diagnosis
+    if found is None:
+        return []
+    lines = ["## Diagnosis", "", found.verdict, "", f"On n = {found.n}: {plain(found.dataset)}.", ""]
+    for number, remedy in enumerate(found.remedies, start=1):
+        lines.append(f"{number}. {remedy.what} ({remedy.figure})")
+        if remedy.how:
+            lines += ["", "   ```", *(f"   {line}" for line in remedy.how.splitlines()), "   ```", ""]
+    if found.remedies:
+        lines.append("")
+    if found.shares:
+        rows = [
+            (
+                share.part,
+                f"{100 * share.agreement:.2f} %",
+                f"{share.cosine:.4f}",
+                MISSING if share.top1 is None else f"{share.top1:.2f} %",
+            )
+            for share in found.shares
+        ]
+        lines += [*table(("quantized part", "same answer as float", "cosine", "Top-1"), rows), ""]
+    if found.input_checks:
+        checks = [
+            (
+                check.change,
+                check.target,
+                check.measure,
+                f"{check.value:.2f} %",
+                f"{check.as_built:.2f} %",
+                "better: the input is wrong" if check.better else "not better",
+            )
+            for check in found.input_checks
+        ]
+        lines += [*table(("input", "network", "figure", "so changed", "as built", "that is"), checks), ""]
+    lines += [f"{100 * found.nv12_clipped:.2f} % of the colour values leave 0..255 behind NV12.", ""]
+    return lines + [line for note in found.notes for line in (f"- {note}", "")]
+
+
+def _layers(report: Report) -> list[str]:
+    if not report.layers.rows:
+        return []
+    rows = [
+        (
+            code(layer.name),
+            layer.kind,
+            layer.dtype,
+            f"{layer.cosine:.5f}",
+            MISSING if layer.alone_cosine is None else f"{layer.alone_cosine:.5f}",
+        )
+        for _, layer in report.layers.worst(WORST)
+    ]
+    return [
+        "## Layers furthest from float",
+        "",
+        report.layers.note,
+        "",
+        *table(("layer", "kind", "runs as", "cosine", "alone"), rows),
+        "",
+    ]
+
+
+def _speed(report: Report) -> list[str]:
+    if not report.speed.rows:
+        return []
+    rows = [
+        (
+            row.title,
+            MISSING if row.threads is None else str(row.threads),
+            MISSING if row.latency_ms is None else f"{row.latency_ms:.3f} ms",
+            MISSING if row.fps is None else f"{row.fps:.2f}",
+            row.note,
+        )
+        for row in report.speed.rows
+    ]
+    lines = [
+        "## Speed",
+        "",
+        *table(("figure", "threads", "latency", "frames a second", "what it is"), rows),
+        "",
+    ]
+    lines += [line for note in report.speed.notes for line in (note, "")]
+    placement = report.placement
+    if placement is not None:
+        lines.append(f"Nodes: {placement.bpu} on the BPU, {placement.cpu} on the CPU.")
+        for node in placement.nodes:
+            where = "inside the network" if node.inside else "at an end"
+            lines.append(f"- {code(node.name)} ({node.op}) on the CPU, {where}")
+        lines.append("")
+    return lines

@@ -1,0 +1,368 @@
+"""What a report says, as data: ``report.json`` is this, and the page and the Markdown are views of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from attrs import field, frozen
+
+from edge.diagnose.findings import Diagnosis
+
+SCHEMA_VERSION = 1
+
+Interval = tuple[float, float]
+# What a change is: beyond chance (p < 0.05) a loss or a gain; within noise; nothing changed; not tested.
+Judgement = Literal["loss", "gain", "noise", "none", "untested"]
+FlagKind = Literal["weights", "approximate", "unverified", "stale"]
+
+
+@frozen
+class Flag:
+    """Something that a reader must know before believing a figure.
+
+    Attributes:
+        kind: what it is about.
+        title: a few words.
+        text: a sentence.
+        command: what to type; empty where nothing helps.
+    """
+
+    kind: FlagKind
+    title: str
+    text: str
+    command: str = ""
+
+
+@frozen
+class Change:
+    """A hop against the hop before it.
+
+    Attributes:
+        before: title of the hop before.
+        points: change of Top-1 in points; negative is a loss.
+        interval: 95 % interval of ``points``; None where pictures were not compared in pairs.
+        lost: pictures that became wrong; None as above.
+        gained: pictures that became right; None as above.
+        p: of the exact two-sided McNemar test; None as above.
+        judgement: what that means.
+    """
+
+    before: str
+    points: float
+    interval: Interval | None
+    lost: int | None
+    gained: int | None
+    p: float | None
+    judgement: Judgement
+
+
+@frozen
+class Hop:
+    """One step from the float network to the program. All shares are percentages.
+
+    Attributes:
+        name: such as ``quantized``.
+        title: for people.
+        by: what executed it.
+        n: pictures.
+        top1: None without labels; ``top5`` likewise.
+        top1_interval: 95 % Wilson interval; ``top5_interval`` likewise.
+        agreement: same Top-1 answer as float.
+        agreement_interval: 95 % Wilson interval.
+        cosine: mean cosine of the scores with float's.
+        agreement_before: same answer as the hop before; None for the first or if unknown.
+        cosine_before: likewise.
+        change: None for the first and without labels.
+        seconds: wall time; None if unknown.
+        sampled: whether it answered only a part of the pictures.
+    """
+
+    name: str
+    title: str
+    by: str
+    n: int
+    top1: float | None
+    top1_interval: Interval | None
+    top5: float | None
+    top5_interval: Interval | None
+    agreement: float
+    agreement_interval: Interval
+    cosine: float
+    agreement_before: float | None
+    cosine_before: float | None
+    change: Change | None
+    seconds: float | None
+    sampled: bool
+
+
+@frozen
+class Picture:
+    """A picture as the network sees it: cropped, then through NV12.
+
+    Attributes:
+        name: in its set.
+        alt: text alternative.
+        image: data URI; empty where the picture has gone. Not in ``report.json``.
+        why_not: why there is no image.
+        width: of the image in pixels.
+        height: likewise.
+    """
+
+    name: str
+    alt: str
+    image: str = ""
+    why_not: str = ""
+    width: int = 0
+    height: int = 0
+
+
+@frozen
+class MistakeShown:
+    """A picture that float got right and the program wrong, with both answers; probabilities are 0..1."""
+
+    picture: Picture
+    label: str
+    float_answer: str
+    float_probability: float
+    answer: str
+    probability: float
+
+
+@frozen
+class Accuracy:
+    """What was measured on pictures.
+
+    Attributes:
+        source: the file that it is from: ``eval.json`` or ``manifest.json``.
+        command: that measured it.
+        dataset: the pictures.
+        dataset_sha256: of them.
+        n: how many.
+        unlabelled: why there is no Top-1; empty if there is.
+        hops: in order; the first is float.
+        quantized: the hop that stands for the program.
+        verdict: one line; empty if there is none.
+        explanation: sentences.
+        mistakes: shown pictures.
+        mistakes_total: how many there are; None if unknown.
+        unreadable: names of pictures in no figure.
+        seconds: wall time; None if unknown.
+        versions: of what ran.
+        total: the change from float to ``quantized``; None without labels or if it was not tested.
+    """
+
+    source: str
+    command: str
+    dataset: str
+    dataset_sha256: str
+    n: int
+    unlabelled: str
+    hops: tuple[Hop, ...]
+    quantized: str
+    verdict: str = ""
+    explanation: tuple[str, ...] = ()
+    mistakes: tuple[MistakeShown, ...] = ()
+    mistakes_total: int | None = None
+    unreadable: tuple[str, ...] = ()
+    seconds: float | None = None
+    versions: Mapping[str, str] = field(factory=dict)
+    total: Change | None = None
+
+    def hop(self, name: str) -> Hop | None:
+        """Return the hop of that name; None if it was not measured."""
+        return next((hop for hop in self.hops if hop.name == name), None)
+
+
+@frozen
+class Layer:
+    """How far one layer's output is from float.
+
+    Attributes:
+        name: in the model's own module path.
+        kind: such as ``conv`` or ``LayerNorm``; the compiler's operator where there is no diagnosis.
+        on: ``BPU`` or ``CPU``.
+        dtype: ``int8``, ``int16`` or ``float``.
+        cosine: with everything quantized, -1..1.
+        alone_cosine: of the network's scores with only this layer quantized; None without a diagnosis.
+        alone_agreement: percent of pictures whose answer stays then; None likewise.
+        low: smallest value of its output; None if unknown.
+        high: largest.
+        threshold: where calibration clips; None where it is not quantized.
+        saturated: share beyond the threshold, 0..1; None if unknown.
+        outlier_ratio: largest channel over median channel; None if unknown.
+    """
+
+    name: str
+    kind: str
+    on: str
+    dtype: str
+    cosine: float
+    alone_cosine: float | None = None
+    alone_agreement: float | None = None
+    low: float | None = None
+    high: float | None = None
+    threshold: float | None = None
+    saturated: float | None = None
+    outlier_ratio: float | None = None
+
+
+@frozen
+class Layers:
+    """Similarity over the depth of the network.
+
+    Attributes:
+        source: ``diagnosis``, ``compile log``, or empty where nothing says it.
+        note: what the figures are measured on.
+        rows: in graph order.
+    """
+
+    source: str
+    note: str
+    rows: tuple[Layer, ...] = ()
+
+    def worst(self, count: int = 10) -> tuple[tuple[int, Layer], ...]:
+        """Return (index in ``rows``, layer) of the lowest cosines, worst first."""
+        order = sorted(range(len(self.rows)), key=lambda index: (self.rows[index].cosine, index))
+        return tuple((index, self.rows[index]) for index in order[:count])
+
+
+@frozen
+class CpuNodeRow:
+    """A node left to the CPU; whether it lies inside the network, else at an end of it."""
+
+    name: str
+    op: str
+    inside: bool
+
+
+@frozen
+class Placement:
+    """Where the nodes run."""
+
+    bpu: int
+    cpu: int
+    nodes: tuple[CpuNodeRow, ...]
+
+
+@frozen
+class SpeedRow:
+    """A speed figure and who says so.
+
+    Attributes:
+        source: ``static``, ``published`` or ``board``.
+        title: for people.
+        threads: None for the static figure.
+        latency_ms: None if unknown.
+        fps: None if unknown.
+        note: what it covers.
+    """
+
+    source: Literal["static", "published", "board"]
+    title: str
+    threads: int | None
+    latency_ms: float | None
+    fps: float | None
+    note: str
+
+
+@frozen
+class Speed:
+    """Speed figures side by side."""
+
+    rows: tuple[SpeedRow, ...]
+    notes: tuple[str, ...]
+    ddr_bytes: int | None = None
+
+
+@frozen
+class Calibration:
+    """The calibration set, and some of its pictures."""
+
+    n: int
+    images: str
+    method: str
+    seed: int
+    sha256: str
+    pictures: tuple[Picture, ...] = ()
+    why_no_pictures: str = ""
+
+
+@frozen
+class StageRow:
+    """A stage of the build: seconds of its work, and whether an earlier run had done it."""
+
+    name: str
+    seconds: float
+    cached: bool
+    command: str
+
+
+@frozen
+class FileRow:
+    """A file of the build folder."""
+
+    role: str
+    path: str
+    bytes: int
+    sha256: str
+
+
+@frozen
+class Report:
+    """Everything that a report says.
+
+    Attributes:
+        name: of the program, such as ``ConvNeXt_atto_demo``.
+        model: the zoo's name, or the user's.
+        verdict: what it is, what it costs, how fast it is, in one line.
+        flags: what a reader must know first.
+        command: that built it.
+        edge: version of edge that built it.
+        weights: where they came from.
+        precision: name of the recipe.
+        recipe: the mapper's settings: flat key -> value.
+        mapper: which compiler.
+        versions: of its tools.
+        exporter: of the float network; empty if unknown.
+        preprocess: from a picture to the input.
+        accuracy: what was measured.
+        diagnosis: ``diagnosis.json``; None if there is none of these files.
+        layers: similarity over depth.
+        placement: None without the vendor's compiler.
+        speed: figures of the compiler, of others, of the board.
+        board: what ``edge board`` recorded; None if nothing.
+        published_accuracy: (float, int8) Top-1 of others in percent; None if unknown.
+        calibration: what it was calibrated on.
+        verify: whether the program computes what was measured; empty if that was not looked at.
+        verified: None if that was not looked at.
+        stages: of the build.
+        files: of the build.
+    """
+
+    name: str
+    model: str
+    verdict: str
+    flags: tuple[Flag, ...]
+    command: str
+    edge: str
+    weights: Mapping[str, Any]
+    precision: str
+    recipe: Mapping[str, str]
+    mapper: str
+    versions: Mapping[str, str]
+    exporter: str
+    preprocess: Mapping[str, Any]
+    accuracy: Accuracy
+    diagnosis: Diagnosis | None
+    layers: Layers
+    placement: Placement | None
+    speed: Speed
+    board: Mapping[str, Any] | None
+    published_accuracy: tuple[float, float] | None
+    calibration: Calibration
+    verify: str
+    verified: bool | None
+    stages: tuple[StageRow, ...]
+    files: tuple[FileRow, ...]
+    schema_version: int = SCHEMA_VERSION

@@ -1,0 +1,115 @@
+"""``report.html``, ``report.md`` and ``report.json``: three views of a report, and how they are written."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import cattrs
+from attrs import fields, has
+from filelock import FileLock
+
+from edge.atomic import disk_errors, json_text, write_json, write_text
+from edge.built import MANIFEST, Built
+from edge.errors import ModelFileError
+from edge.report.contents import Picture, Report
+from edge.report.gather import OWN_ROLES
+from edge.report.markdown import markdown
+from edge.report.page import page
+from edge.workspace import MARKER
+
+NAMES = {"report": "report.md", "report_html": "report.html", "report_json": "report.json"}
+
+
+def documents(report: Report) -> dict[str, str]:
+    """Return file name -> text. The same report gives the same bytes."""
+    return {
+        "report.md": markdown(report),
+        "report.html": page(report),
+        "report.json": json_text(as_data(report)),
+    }
+
+
+def as_data(value: object) -> Any:
+    """Return a result as JSON data; pictures keep their names and lose their bytes."""
+    if isinstance(value, Picture):
+        value = {"name": value.name, "why_not": value.why_not}
+    if has(type(value)):
+        names = [field.name for field in fields(type(value))]  # type: ignore[arg-type]
+        return {name: as_data(getattr(value, name)) for name in names}
+    if isinstance(value, Mapping):
+        return {str(key): as_data(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [as_data(inner) for inner in value]
+    return cattrs.unstructure(value)
+
+
+def write_beside(page_path: Path, texts: Mapping[str, str]) -> list[Path]:
+    """Write the texts under the page's name with their own endings; return the paths, the page's first.
+
+    Args:
+        page_path: of the page, such as ``comparison.html``.
+        texts: file name -> text; of the names only the endings count.
+
+    Raises:
+        WorkspaceError: the folder can't be written.
+        ModelFileError: the folder does not exist.
+    """
+    if not page_path.parent.is_dir():
+        raise ModelFileError(f"{page_path.parent} is no folder", remedy=f"mkdir -p {page_path.parent}")
+    paths = []
+    with disk_errors(page_path.parent):
+        for name, text in sorted(texts.items(), key=lambda item: not item[0].endswith(".html")):
+            ending = Path(name).suffix
+            path = page_path if ending == ".html" else page_path.with_suffix(ending)
+            write_text(path, text)
+            paths.append(path)
+    return paths
+
+
+def write_into(built: Built, texts: Mapping[str, str]) -> None:
+    """Write the texts into the build folder, and their sizes and hashes into its manifest.
+
+    A kill in between leaves a manifest that lists none of them, never one that lists other bytes.
+
+    Args:
+        built: the build folder.
+        texts: file name -> text, of ``NAMES``.
+
+    Raises:
+        WorkspaceError: the folder can't be written.
+    """
+    with disk_errors(built.folder):
+        if (built.folder / MARKER).exists():
+            with FileLock(built.folder / ".lock"):  # an edge build may be publishing
+                _write(built.folder, texts)
+        else:
+            _write(built.folder, texts)
+
+
+def _write(folder: Path, texts: Mapping[str, str]) -> None:
+    manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+    others = [entry for entry in manifest["artifacts"] if entry["role"] not in OWN_ROLES]
+    listed = [*others, *(_entry(role, name, texts[name]) for role, name in NAMES.items())]
+    same = all(_holds(folder / name, text) for name, text in texts.items())
+    if same and listed == manifest["artifacts"]:
+        return
+    write_json(folder / MANIFEST, {**manifest, "artifacts": others})
+    for name, text in texts.items():
+        write_text(folder / name, text)
+    write_json(folder / MANIFEST, {**manifest, "artifacts": listed})
+
+
+def _entry(role: str, name: str, text: str) -> dict[str, object]:
+    data = text.encode()
+    return {"role": role, "path": name, "bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+
+
+def _holds(path: Path, text: str) -> bool:
+    try:
+        return path.read_bytes() == text.encode()
+    except OSError:
+        return False

@@ -1,0 +1,137 @@
+"""Pictures as the network sees them, small and embedded: cropped, through NV12, back to RGB, as JPEG."""
+
+from __future__ import annotations
+
+import base64
+import re
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import cast
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from edge.errors import ImageError
+from edge.evaluate.table import Mistake
+from edge.images import ImageItem
+from edge.images.items import Split
+from edge.preprocess import nv12_to_yuv444, resize_crop, rgb_to_nv12, yuv444_to_rgb_float
+from edge.report.contents import MistakeShown, Picture
+from edge.specs import Preprocess
+
+SIDE = 224  # pixels of the longer side: sharp at the size of a thumbnail on a phone
+QUALITY = 82
+_DEMO = re.compile(r"(calibration|test)/(\d+)")
+_SEED = re.compile(r"\bseed (\d+)\b")
+
+
+def behind_nv12(crop: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Return a crop as it comes out of NV12: RGB, uint8, (H, W, 3), clipped to 0..255 for the eye only."""
+    yuv = nv12_to_yuv444(rgb_to_nv12(crop), crop.shape[:2])
+    return np.clip(np.rint(yuv444_to_rgb_float(yuv)), 0, 255).astype(np.uint8)
+
+
+def data_uri(rgb: NDArray[np.uint8]) -> tuple[str, int, int]:
+    """Return a JPEG as ``data:`` URI, and its width and height, at most ``SIDE`` pixels long."""
+    scale = SIDE / max(rgb.shape[:2])
+    if scale < 1:
+        size = (max(1, round(rgb.shape[1] * scale)), max(1, round(rgb.shape[0] * scale)))
+        rgb = np.asarray(cv2.resize(rgb, size, interpolation=cv2.INTER_AREA), np.uint8)
+    done, data = cv2.imencode(".jpg", rgb[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, QUALITY])
+    if not done:
+        raise ImageError("a picture that OpenCV can't encode as JPEG")
+    text = base64.b64encode(data.tobytes()).decode("ascii")
+    return f"data:image/jpeg;base64,{text}", rgb.shape[1], rgb.shape[0]
+
+
+def calibration_pictures(
+    files: Sequence[tuple[str, Path]], preprocess: Preprocess, count: int
+) -> tuple[Picture, ...]:
+    """Return pictures of a calibration set, evenly spread over it.
+
+    Args:
+        files: (name, raw float32 file) as ``edge.calibrate`` writes them.
+        preprocess: of the network: size, channel order and layout of the files.
+        count: how many at most.
+    """
+    step = max(1.0, len(files) / count)
+    chosen = [files[int(index * step)] for index in range(min(count, len(files)))]
+    return tuple(_calibration_picture(name, path, preprocess) for name, path in chosen)
+
+
+def mistakes_shown(
+    mistakes: Iterable[Mistake], dataset: str, names: Sequence[str], preprocess: Preprocess
+) -> tuple[MistakeShown, ...]:
+    """Return mistakes with their pictures and the names of the classes.
+
+    Args:
+        mistakes: of an evaluation.
+        dataset: its description, which tells the seed of rendered pictures.
+        names: of the classes; empty if unknown.
+        preprocess: of the network.
+    """
+
+    def named(index: int | None) -> str:
+        if index is None:
+            return "unknown"
+        return names[index] if 0 <= index < len(names) else f"class {index}"
+
+    shown = []
+    for mistake in mistakes:
+        label, right, wrong = named(mistake.label), named(mistake.float_answer), named(mistake.answer)
+        truth = "" if mistake.label is None else f", a picture of {label}"
+        alt = f"{mistake.picture}{truth}: float says {right}, quantized says {wrong}"
+        shown.append(
+            MistakeShown(
+                picture=_picture(_item(mistake, dataset), alt, preprocess),
+                label=label,
+                float_answer=right,
+                float_probability=mistake.float_probability,
+                answer=wrong,
+                probability=mistake.probability,
+            )
+        )
+    return tuple(shown)
+
+
+def _item(mistake: Mistake, dataset: str) -> ImageItem:
+    """Return where the picture comes from: its file, or the renderer with the seed that the set names."""
+    demo = _DEMO.fullmatch(mistake.picture)
+    if mistake.path is None and demo is not None and dataset.startswith("demo:"):
+        seed = _SEED.findall(dataset)
+        split = cast("Split", demo[1])
+        drawn = (split, int(demo[2]), int(seed[-1]) if seed else 0)
+        return ImageItem(mistake.picture, mistake.label, demo=drawn)
+    return ImageItem(mistake.picture, mistake.label, path=Path(mistake.path or mistake.picture))
+
+
+def _picture(item: ImageItem, alt: str, preprocess: Preprocess) -> Picture:
+    try:
+        crop = resize_crop(item.load(), preprocess)
+        return Picture(item.name, alt, *_encoded(crop))
+    except ImageError as error:
+        return Picture(item.name, alt, why_not=error.seen)
+
+
+def _calibration_picture(name: str, path: Path, preprocess: Preprocess) -> Picture:
+    alt = f"calibration picture {name}, as the network sees it behind NV12"
+    try:
+        values = np.fromfile(path, "<f4")
+        _, *shape = preprocess.input_shape
+        raw = values.reshape(shape)
+    except (OSError, ValueError) as error:
+        return Picture(name, alt, why_not=f"{path.name} can't be read: {_reason(error)}")
+    ordered = raw.transpose(1, 2, 0) if preprocess.layout == "NCHW" else raw
+    rgb = ordered[..., ::-1] if preprocess.color == "bgr" else ordered
+    crop = np.ascontiguousarray(np.clip(rgb, 0, 255).astype(np.uint8))
+    return Picture(name, alt, *_encoded(crop))
+
+
+def _encoded(crop: NDArray[np.uint8]) -> tuple[str, str, int, int]:
+    image, width, height = data_uri(behind_nv12(crop))
+    return image, "", width, height
+
+
+def _reason(error: Exception) -> str:
+    return error.strerror if isinstance(error, OSError) and error.strerror else "not of the input's size"

@@ -1,0 +1,77 @@
+"""Facts as short lines of text, shared by the terminal, the Markdown and the page."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from edge.report.contents import Change, Interval
+
+MINUS = "\N{MINUS SIGN}"
+MISSING = "\N{EN DASH}"
+
+
+def interval(score: Mapping[str, Any], key: str) -> str:
+    """Return the 95 % interval of ``top1`` or ``top5`` of a manifest's score as text."""
+    low, high = score[f"{key}_interval"]
+    return f"[{low:.1f}, {high:.1f}]"
+
+
+def bounds(values: Interval) -> str:
+    """Return an interval in percent as text."""
+    return f"[{values[0]:.1f}, {values[1]:.1f}]"
+
+
+def signed(value: float, digits: int = 2) -> str:
+    """Return a number with its sign, a real minus, and no sign at zero."""
+    text = f"{abs(value):.{digits}f}"
+    if float(text) == 0:
+        return text
+    return ("+" if value > 0 else MINUS) + text
+
+
+def p_value(p: float) -> str:
+    """Return a p-value as one reads it: ``p = 0.03`` or ``p < 0.001``."""
+    if p < 0.001:
+        return "p < 0.001"
+    return f"p = {p:.3f}" if p < 0.1 else f"p = {p:.2f}"
+
+
+def judged(change: Change) -> str:
+    """Say in a few words what a change is."""
+    if change.judgement == "none":
+        return "no answer changed"
+    if change.judgement == "untested" or change.p is None:
+        return "not tested in pairs"
+    words = {"loss": "a loss", "gain": "a gain", "noise": "within noise"}
+    return f"{words[change.judgement]}, {p_value(change.p)}"
+
+
+def size(count: int) -> str:
+    """Return a number of bytes for people: ``4.33 MB``."""
+    if count < 1000:
+        return f"{count} B"
+    for unit, scale in (("kB", 1e3), ("MB", 1e6)):
+        if count < scale * 999.5:
+            return f"{count / scale:.3g} {unit}"
+    return f"{count / 1e9:.3g} GB"
+
+
+def static_line(static: Mapping[str, Any]) -> str:
+    """Return the compiler's static figures on one line."""
+    return (
+        f"{static['latency_us']:.1f} us, {static['fps']:.2f} FPS, {static['ddr_bytes']:,} DDR bytes a frame "
+        f"({static['march']}, {static['optimize_level']})"
+    )
+
+
+def verify_line(verify: Mapping[str, Any]) -> str:
+    """Return on one line whether the compiled program is what was measured."""
+    if verify["bit_exact"] is None:
+        return f"not verified: {verify['why_not']}"
+    part = "" if verify["calls"] == 1 else f" (the first of {verify['calls']} BPU parts)"
+    return (
+        f"the compiled program{part} equals the quantized model bit for bit: {verify['frames']} frames of "
+        f"{verify['integers']:,} integers"
+        + ("; so does the portable model" if verify["portable_exact"] else "")
+    )
