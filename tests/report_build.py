@@ -260,9 +260,25 @@ def evaluation(built: Built, *, labelled: bool = True, pictures: Path | None = N
     )
 
 
-def diagnosis(built: Built) -> Diagnosis:
-    """Return a diagnosis with some fifty units, one of them ruined, one on the CPU."""
-    rng = np.random.default_rng(5)
+def write_answers(folder: Path, right: dict[str, int], *, seed: int = 0, labelled: bool = True) -> None:
+    """Write ``answers.csv``: of each hop as many right as said, of its first n pictures."""
+    rng = np.random.default_rng(seed)
+    columns: dict[str, list[int | str]] = {}
+    for hop, n, *_ in HOPS:
+        answers: list[int | str] = [index % 48 for index in range(n)]
+        for index in rng.permutation(n)[: n - right[hop]]:
+            answers[index] = (index + 1) % 48
+        columns[hop] = [*answers, *[""] * (500 - n)]
+    rows = ["picture,label," + ",".join(columns)]
+    for index in range(500):
+        label = index % 48 if labelled else ""
+        rows.append(f"test/{index:06d},{label}," + ",".join(str(column[index]) for column in columns.values()))
+    (folder / "answers.csv").write_text("\n".join(rows) + "\n")
+
+
+def diagnosis(built: Built, seed: int = 5) -> Diagnosis:
+    """Return a diagnosis with some forty units, one of them ruined, some of 16 bits."""
+    rng = np.random.default_rng(seed)
     units = []
     for stage, blocks in enumerate((2, 2, 6, 2)):
         for block in range(blocks):
@@ -329,10 +345,13 @@ def _unit(name: str, kind: Any, error: float, rng: np.random.Generator) -> Unit:
     )
 
 
-def with_sidecars(folder: Path, *, labelled: bool = True, pictures: Path | None = None) -> Built:
-    """Put ``eval.json`` and ``diagnosis.json`` of this very build beside it."""
+def with_sidecars(
+    folder: Path, *, labelled: bool = True, pictures: Path | None = None, seed: int = 5
+) -> Built:
+    """Put ``eval.json``, ``answers.csv`` and ``diagnosis.json`` of this very build beside it."""
     built = open_built(folder)
+    write_answers(folder, {hop: right for hop, _, right, *_ in HOPS}, seed=seed, labelled=labelled)
     found = cattrs.unstructure(evaluation(built, labelled=labelled, pictures=pictures))
     (folder / "eval.json").write_text(json.dumps(found))
-    (folder / "diagnosis.json").write_text(json.dumps(cattrs.unstructure(diagnosis(built))))
+    (folder / "diagnosis.json").write_text(json.dumps(cattrs.unstructure(diagnosis(built, seed))))
     return built

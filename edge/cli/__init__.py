@@ -30,6 +30,7 @@ VERBS = {
     "verify": "edge.cli.build",
     "quantize": "edge.cli.build",
     "eval": "edge.cli.eval",
+    "report": "edge.cli.report",
     "run": "edge.cli.run",
     "bench": "edge.cli.bench",
     "bundle": "edge.cli.bundle",

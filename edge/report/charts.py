@@ -7,14 +7,9 @@ from collections.abc import Callable, Sequence
 
 from attrs import frozen
 
-from edge.report.contents import Hop, Interval, Layer
-from edge.report.svg import Frame, drawing, element, group, line, text
+from edge.report.contents import Hop, Interval
+from edge.report.svg import NARROW, Frame, drawing, element, group, line, text
 from edge.report.wording import signed
-
-NARROW = 460  # drawings below this width put the names above the rows
-# Cosines that are lines of the layer chart; its scale is logarithmic in 1 - cosine and ends here above.
-GRADES = (0.0, 0.9, 0.99, 0.999, 0.9999)
-PERFECT = 1e-5
 
 
 @frozen
@@ -92,43 +87,6 @@ def dots(rows: Sequence[Row], frame: Frame) -> str:
     return drawing(frame, bottom + 26, "".join(parts))
 
 
-def depth(layers: Sequence[Layer], marked: Sequence[int], frame: Frame) -> str:
-    """Draw each layer's cosine over the network's depth, the marked ones numbered in their order.
-
-    Where there is a figure for the layer alone, it is drawn too, as an open diamond.
-    """
-    left, right, top, height = 50, 10, 14, 236 if frame.width < NARROW else 268
-    inner = frame.width - left - right - 12
-    furthest = max(1 - layer.cosine for layer in layers)
-    worst = next((limit for limit in (0.01, 0.1) if furthest <= limit), 1.0)
-
-    def x(index: int) -> float:
-        return left + 6 + (inner * (index + 0.5) / len(layers))
-
-    def y(cosine: float) -> float:
-        error = min(worst, max(PERFECT, 1 - cosine))
-        return top + height * math.log(error / PERFECT) / math.log(worst / PERFECT)
-
-    parts = [_bands(layers, x, top, height, frame)]
-    for grade in [grade for grade in GRADES if 1 - grade <= worst * 1.001]:
-        parts.append(line(left, y(grade), frame.width - right, y(grade), "bar" if grade == 0.99 else "grid"))
-        parts.append(text(left - 7, y(grade) + 4, f"{grade:g}", class_="tick", text_anchor="end"))
-    parts.append(text(left - 7, y(1.0) + 4, "1", class_="tick", text_anchor="end"))
-    path = [(x(index), y(layer.cosine)) for index, layer in enumerate(layers)]
-    parts.append(element("polyline", points=_points(path), class_="trace"))
-    radius = 2.2 if len(layers) > 120 or frame.width < NARROW else 3.2
-    for index, layer in enumerate(layers):
-        if layer.alone_cosine is not None:
-            parts.append(_diamond(x(index), y(layer.alone_cosine), radius))
-    for index, layer in enumerate(layers):
-        parts.append(_mark(x(index), y(layer.cosine), radius, layer))
-    taken: list[tuple[float, float]] = []
-    for number, index in enumerate(marked, start=1):
-        taken.append(_free(x(index), y(layers[index].cosine), taken, top + height))
-        parts.append(_number(*taken[-1], number))
-    return drawing(frame, top + height + 34, "".join(parts))
-
-
 def bars(rows: Sequence[Bar], frame: Frame) -> str:
     """Draw bars from zero, a row each."""
     narrow = frame.width < NARROW
@@ -177,19 +135,6 @@ def percent_axis(values: Sequence[float], most: int) -> tuple[float, float, tupl
         end = start + step
     count = round((end - start) / step)
     return start, end, tuple(start + step * index for index in range(count + 1))
-
-
-def module_of(name: str) -> str:
-    """Return the part of a network that a layer belongs to: ``stages.2`` of ``/stages/stages.2/blocks/…``."""
-    parts = [part for part in name.split("/") if part]
-    if len(parts) == 1:
-        words = parts[0].split(".")
-        return ".".join(words[:2]) if len(words) > 1 and words[1].isdecimal() else words[0]
-    if len(parts) > 1 and parts[1].startswith(f"{parts[0]}."):
-        return (
-            parts[1] if parts[1].removeprefix(f"{parts[0]}.").isdecimal() and parts[0] != "stem" else parts[0]
-        )
-    return parts[0] if parts else ""
 
 
 def _hop_row(hop: Hop) -> Row:
@@ -257,70 +202,3 @@ def _row(
         if row.aside:
             parts.append(text(start + 62, y + 4.5, row.aside.removeprefix(" · "), class_=f"aside {row.mark}"))
     return group("".join(parts), title=words)
-
-
-def _bands(
-    layers: Sequence[Layer], x: Callable[[int], float], top: float, height: float, frame: Frame
-) -> str:
-    """Shade every second stage of the network and name those that are wide enough."""
-    runs: list[tuple[str, int, int]] = []
-    for index, layer in enumerate(layers):
-        name = module_of(layer.name)
-        if runs and runs[-1][0] == name:
-            runs[-1] = (name, runs[-1][1], index)
-        else:
-            runs.append((name, index, index))
-    if len(runs) > max(12, len(layers) // 3):
-        return text(
-            frame.width / 2, top + height + 24, "layers, in order", class_="tick", text_anchor="middle"
-        )
-    parts = []
-    half = (x(1) - x(0)) / 2 if len(layers) > 1 else 10.0
-    for number, (module, first, last) in enumerate(runs):
-        name = module
-        low, high = x(first) - half, x(last) + half
-        if number % 2:
-            parts.append(element("rect", x=low, y=top, width=high - low, height=height, class_="band"))
-        if high - low <= 6.4 * len(name):
-            name = name.rpartition(".")[2]
-        if high - low > 6.4 * len(name):
-            parts.append(text((low + high) / 2, top + height + 24, name, class_="tick", text_anchor="middle"))
-    return "".join(parts)
-
-
-def _mark(x: float, y: float, r: float, layer: Layer) -> str:
-    words = f"{layer.name}: {layer.kind}, {layer.dtype} on the {layer.on}, cosine {layer.cosine:.4f}"
-    if layer.alone_cosine is not None:
-        words += f", alone {layer.alone_cosine:.4f}"
-    if layer.on == "CPU":
-        corners = ((x, y - 1.5 * r), (x + 1.4 * r, y + r), (x - 1.4 * r, y + r))
-        shape = element("polygon", points=_points(corners), class_="node cpu")
-    elif layer.dtype == "int16":
-        shape = element("rect", x=x - r, y=y - r, width=2 * r, height=2 * r, class_="node wide")
-    else:
-        shape = element("circle", cx=x, cy=y, r=r, class_="node")
-    return group(shape, title=words)
-
-
-def _diamond(x: float, y: float, r: float) -> str:
-    corners = ((x, y - 1.3 * r), (x + 1.3 * r, y), (x, y + 1.3 * r), (x - 1.3 * r, y))
-    return element("polygon", points=_points(corners), class_="alone")
-
-
-def _points(corners: Sequence[tuple[float, float]]) -> str:
-    return " ".join(f"{x:.1f},{y:.1f}" for x, y in corners)
-
-
-def _free(x: float, y: float, taken: Sequence[tuple[float, float]], floor: float) -> tuple[float, float]:
-    """Return a place for a number near a mark, off the numbers that are there already."""
-    places = [(x, y + 15), (x, y - 15), (x, y + 32), (x, y - 32), (x - 17, y + 15), (x + 17, y + 15)]
-    places = [place for place in places if 10 <= place[1] <= floor - 8] or places
-    for place in places:
-        if all(math.dist(place, other) >= 16 for other in taken):
-            return place
-    return places[0]
-
-
-def _number(x: float, y: float, number: int) -> str:
-    disc = element("circle", cx=x, cy=y, r=7.5, class_="badge")
-    return disc + text(x, y + 3.6, str(number), class_="badge", text_anchor="middle")

@@ -8,8 +8,9 @@ from typing import Any
 
 from attrs import frozen
 
-from edge.report.charts import Bar, Row, bars, depth, dots, split, waterfall
+from edge.report.charts import Bar, Row, bars, dots, split, waterfall
 from edge.report.contents import Report, SpeedRow
+from edge.report.depth import depth
 from edge.report.html import Pair, pair, render
 from edge.report.wording import p_value, signed, size
 from edge.statistics import wilson

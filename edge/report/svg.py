@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from html import escape
 
 from attrs import frozen
+
+Point = tuple[float, float]
+
+NARROW = 460  # drawings below this width are for phones
 
 
 @frozen
@@ -46,6 +51,11 @@ def group(content: str, *, title: str = "", class_: str = "") -> str:
     """Return a group; its title is the tooltip of what is in it."""
     inner = element("title", escape(title)) + content if title else content
     return element("g", inner, **({"class_": class_} if class_ else {}))
+
+
+def points_of(places: Iterable[Point]) -> str:
+    """Return the ``points`` of a polyline or polygon."""
+    return " ".join(f"{x:.1f},{y:.1f}" for x, y in places)
 
 
 def drawing(frame: Frame, height: float, content: str) -> str:
