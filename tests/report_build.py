@@ -272,7 +272,9 @@ def write_answers(folder: Path, right: dict[str, int], *, seed: int = 0, labelle
     rows = ["picture,label," + ",".join(columns)]
     for index in range(500):
         label = index % 48 if labelled else ""
-        rows.append(f"test/{index:06d},{label}," + ",".join(str(column[index]) for column in columns.values()))
+        rows.append(
+            f"test/{index:06d},{label}," + ",".join(str(column[index]) for column in columns.values())
+        )
     (folder / "answers.csv").write_text("\n".join(rows) + "\n")
 
 

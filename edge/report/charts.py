@@ -182,6 +182,7 @@ def _row(
         parts.append(element("rect", x=left, y=y - 4.5, width=width, height=9, class_=f"step {row.mark}"))
     kind = f"dot {row.mark}" + (" hollow" if row.hollow else "")
     parts.append(element("circle", cx=x(row.value), cy=y, r=5, class_=kind))
+    tone = f"aside {row.mark}" if row.start is not None else "aside"
     words = f"{row.name}: {row.shown}" + (f", {row.aside.strip(' ·')}" if row.aside else "")
     if narrow:
         parts.append(text(0, y - 17, row.name, class_="name"))
@@ -189,7 +190,7 @@ def _row(
             element(
                 "text",
                 element("tspan", row.shown, class_="value")
-                + (element("tspan", row.aside, class_=f"aside {row.mark}", dx=8) if row.aside else ""),
+                + (element("tspan", row.aside, class_=tone, dx=8) if row.aside else ""),
                 x=frame.width,
                 y=y - 17,
                 text_anchor="end",
@@ -200,5 +201,5 @@ def _row(
         start = frame.width - right + 8
         parts.append(text(start, y + 4.5, row.shown, class_="value"))
         if row.aside:
-            parts.append(text(start + 62, y + 4.5, row.aside.removeprefix(" · "), class_=f"aside {row.mark}"))
+            parts.append(text(start + 70, y + 4.5, row.aside.removeprefix(" · "), class_=tone))
     return group("".join(parts), title=words)

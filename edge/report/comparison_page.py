@@ -43,12 +43,12 @@ def markdown(comparison: Comparison) -> str:
     """Return the Markdown text."""
     a, b = comparison.a, comparison.b
     lines = [
-        f"# {a.name} against {b.name}",
+        f"# {plain(a.name)} against {plain(b.name)}",
         "",
-        comparison.verdict,
+        plain(comparison.verdict),
         "",
-        f"- A: {code(a.folder)} {a.verdict}",
-        f"- B: {code(b.folder)} {b.verdict}",
+        f"- A: {code(a.folder)} {plain(a.verdict)}",
+        f"- B: {code(b.folder)} {plain(b.verdict)}",
         "",
         "## What they are",
         "",

@@ -9,7 +9,7 @@ from edge.report.contents import Layer
 from edge.report.svg import NARROW, Frame, Point, drawing, element, group, line, points_of, text
 
 # Cosines that are lines of the chart; its scale is logarithmic in 1 - cosine and ends here above.
-GRADES = (0.0, 0.9, 0.99, 0.999, 0.9999)
+GRADES = (0.0, 0.7, 0.9, 0.99, 0.999, 0.9999)
 PERFECT = 1e-5
 LEFT, RIGHT, TOP = 50, 10, 14
 
@@ -54,7 +54,7 @@ class _Plot:
         self.bottom = TOP + (236 if frame.width < NARROW else 268)
         self.step = (frame.width - LEFT - RIGHT - 12) / count
         self.radius = 2.2 if count > 120 or frame.width < NARROW else 3.2
-        self._worst = next((limit for limit in (0.01, 0.1) if furthest <= limit), 1.0)
+        self._worst = next((limit for limit in (0.01, 0.1, 0.3) if furthest <= limit), 1.0)
 
     def point(self, index: int, cosine: float) -> Point:
         return LEFT + 6 + self.step * (index + 0.5), self.y(cosine)

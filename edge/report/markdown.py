@@ -15,12 +15,12 @@ def markdown(report: Report) -> str:
     """Return the Markdown text."""
     return "\n".join(
         [
-            f"# {report.name}",
+            f"# {plain(report.name)}",
             "",
-            report.verdict,
+            plain(report.verdict),
             "",
             *_flags(report),
-            f"Built by `{report.command}`.",
+            f"Built by {code(report.command)}.",
             "",
             *_origin(report),
             "",
@@ -32,7 +32,8 @@ def markdown(report: Report) -> str:
             *_speed(report),
             "## Calibration",
             "",
-            f"n = {report.calibration.n}: {report.calibration.images}. Method: {report.calibration.method}.",
+            f"n = {report.calibration.n}: {plain(report.calibration.images)}. "
+            f"Method: {report.calibration.method}.",
             "",
             "## Stages",
             "",
@@ -69,7 +70,7 @@ def code(text: str) -> str:
 
 def plain(text: str) -> str:
     """Return text of others with what Markdown or HTML would take for markup made harmless."""
-    for mark in ("\\", "<", ">", "*", "_", "[", "]", "`"):
+    for mark in ("\\", "<", "*", "[", "`"):
         text = text.replace(mark, f"\\{mark}")
     return text
 
@@ -80,7 +81,7 @@ def _cell(text: str) -> str:
 
 def _flags(report: Report) -> list[str]:
     lines = [
-        f"- **{flag.title}**: {flag.text}" + (f" Type `{flag.command}`." if flag.command else "")
+        f"- **{flag.title}**: {plain(flag.text)}" + (f" Type {code(flag.command)}." if flag.command else "")
         for flag in report.flags
     ]
     return [*lines, ""] if lines else []
@@ -90,9 +91,9 @@ def _origin(report: Report) -> list[str]:
     weights = report.weights
     versions = ", ".join(f"{name} {version}" for name, version in sorted(report.versions.items()))
     return [
-        f"- model: {report.model}",
-        f"- weights: {weights['source']}" + (f", {weights['tag']}" if weights.get("tag") else ""),
-        f"- precision: {report.precision}",
+        f"- model: {plain(report.model)}",
+        f"- weights: {weights['source']}" + (f", {plain(weights['tag'])}" if weights.get("tag") else ""),
+        f"- precision: {plain(report.precision)}",
         f"- mapper: {report.mapper} ({versions})",
         f"- edge: {report.edge}",
         *([f"- verify: {report.verify}"] if report.verify else []),
@@ -121,7 +122,7 @@ def _accuracy(accuracy: Accuracy) -> list[str]:
                     f"{hop.cosine:.4f}",
                     MISSING if hop.agreement_before is None else f"{hop.agreement_before:.2f} %",
                     MISSING if hop.cosine_before is None else f"{hop.cosine_before:.4f}",
-                    hop.by,
+                    plain(hop.by),
                 )
                 for hop in accuracy.hops
             ],
@@ -129,11 +130,11 @@ def _accuracy(accuracy: Accuracy) -> list[str]:
         "",
         f"Measured on n = {accuracy.n}: {plain(accuracy.dataset)}. {INTERVAL_NOTE}",
         "",
-        *(f"- {sentence}" for sentence in accuracy.explanation),
+        *(f"- {plain(sentence)}" for sentence in accuracy.explanation),
         *([""] if accuracy.explanation else []),
     ]
     if accuracy.unlabelled:
-        lines += [f"No Top-1: {accuracy.unlabelled}.", ""]
+        lines += [f"No Top-1: {plain(accuracy.unlabelled)}.", ""]
     if accuracy.unreadable:
         lines += [f"Unreadable and left out: {', '.join(map(plain, accuracy.unreadable))}.", ""]
     if accuracy.mistakes:
@@ -196,11 +197,11 @@ def _diagnosis(report: Report) -> list[str]:
     found = report.diagnosis
     if found is None:
         return []
-    lines = ["## Diagnosis", "", found.verdict, "", f"On n = {found.n}: {plain(found.dataset)}.", ""]
+    lines = ["## Diagnosis", "", plain(found.verdict), "", f"On n = {found.n}: {plain(found.dataset)}.", ""]
     for number, remedy in enumerate(found.remedies, start=1):
-        lines.append(f"{number}. {remedy.what} ({remedy.figure})")
+        lines.append(f"{number}. {plain(remedy.what)} ({plain(remedy.figure)})")
         if remedy.how:
-            lines += ["", "   ```", *(f"   {line}" for line in remedy.how.splitlines()), "   ```", ""]
+            lines += ["", *(f"       {line}" for line in remedy.how.splitlines()), ""]
     if found.remedies:
         lines.append("")
     if found.shares:
@@ -228,7 +229,7 @@ def _diagnosis(report: Report) -> list[str]:
         ]
         lines += [*table(("input", "network", "figure", "so changed", "as built", "that is"), checks), ""]
     lines += [f"{100 * found.nv12_clipped:.2f} % of the colour values leave 0..255 behind NV12.", ""]
-    return lines + [line for note in found.notes for line in (f"- {note}", "")]
+    return lines + [line for note in found.notes for line in (f"- {plain(note)}", "")]
 
 
 def _layers(report: Report) -> list[str]:

@@ -155,7 +155,7 @@ def _figures(report: Report) -> list[Figure]:
         found.append(Figure("Same answer as float", f"{quantized.agreement:.1f}", "%", note))
     static = next((row for row in report.speed.rows if row.source == "static"), None)
     if static is not None and static.latency_ms is not None and static.fps is not None:
-        note = f"{static.fps:.0f} FPS, {static.note}"
+        note = f"{static.fps:.0f} FPS, {static.note.partition(';')[0]}"
         found.append(Figure("Static latency", f"{static.latency_ms:.2f}", "ms", note))
     measured = next((row for row in report.speed.rows if row.source == "board"), None)
     if measured is not None and measured.latency_ms is not None:

@@ -66,7 +66,6 @@ def drawing(frame: Frame, height: float, content: str) -> str:
     return element(
         "svg",
         head + content,
-        xmlns="http://www.w3.org/2000/svg",
         role="img",
         aria_labelledby=title,
         aria_describedby=description,
