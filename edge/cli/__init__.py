@@ -30,6 +30,7 @@ VERBS = {
     "verify": "edge.cli.build",
     "quantize": "edge.cli.build",
     "eval": "edge.cli.eval",
+    "diagnose": "edge.cli.diagnose",
     "report": "edge.cli.report",
     "run": "edge.cli.run",
     "bench": "edge.cli.bench",

@@ -1,0 +1,121 @@
+"""The calibration pictures against those that the network is measured on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from attrs import frozen
+from numpy.typing import NDArray
+
+from edge.built import Built
+from edge.diagnose.frames import Frame
+from edge.preprocess import Image
+from edge.specs import Preprocess
+
+FAR = 3.0  # medians that lie so many spreads apart are of different kinds of pictures
+NOISE = 0.5  # photographs' neighbouring pixels correlate above 0.9, independent ones not at all
+_FOLDER = "calibration_data_*_f32"
+
+
+@frozen(eq=False)
+class Statistics:
+    """What a set of pictures looks like, one row a picture.
+
+    Attributes:
+        names: of the columns.
+        values: float64 (n, columns).
+    """
+
+    names: tuple[str, ...]
+    values: NDArray[np.float64]
+
+    def median(self, name: str) -> float:
+        """Return the median of a column."""
+        return float(np.median(self.values[:, self.names.index(name)]))
+
+
+@frozen
+class Difference:
+    """A statistic in which the two sets differ.
+
+    Attributes:
+        name: such as ``neighbour correlation``.
+        calibration: its median there.
+        evaluation: its median here.
+        spreads: how far apart, in pooled spreads.
+    """
+
+    name: str
+    calibration: float
+    evaluation: float
+    spreads: float
+
+
+CORRELATION = "neighbour correlation"
+_NAMES = ("mean red", "mean green", "mean blue", "contrast", CORRELATION, "colourfulness")
+_FLOORS = (12.0, 12.0, 12.0, 8.0, 0.05, 8.0)  # spreads below these tell nothing
+
+
+def calibration_frames(built: Built, count: int) -> tuple[Frame, ...]:
+    """Return the pictures that the build was calibrated on, evenly taken; none if they are not there."""
+    folder = next(iter(sorted(built.folder.glob(_FOLDER))), None)
+    files = sorted(folder.glob("*.bin")) if folder else []
+    if len(files) > count:
+        files = [files[i * len(files) // count] for i in range(count)]
+    return tuple(
+        Frame(file.name, None, rgb)
+        for file in files
+        if (rgb := _picture(file, built.metadata.preprocess)) is not None
+    )
+
+
+def statistics(frames: Sequence[Frame]) -> Statistics:
+    """Return the statistics of pictures."""
+    return Statistics(_NAMES, np.array([_row(frame.rgb) for frame in frames]))
+
+
+def differences(calibration: Statistics, evaluation: Statistics) -> tuple[Difference, ...]:
+    """Return in what the sets differ, the largest difference first."""
+    found = []
+    for i, name in enumerate(_NAMES):
+        a, b = calibration.values[:, i], evaluation.values[:, i]
+        spread = max(float(np.hypot(_spread(a), _spread(b)) / np.sqrt(2)), _FLOORS[i])
+        middle_a, middle_b = float(np.median(a)), float(np.median(b))
+        apart = abs(middle_a - middle_b) / spread
+        noise = name == CORRELATION and (middle_a < NOISE) != (middle_b < NOISE)
+        if apart >= FAR or noise:
+            found.append(Difference(name, middle_a, middle_b, apart))
+    return tuple(sorted(found, key=lambda item: -item.spreads))
+
+
+def _row(rgb: Image) -> list[float]:
+    values = rgb.astype(np.float32)
+    means = values.mean(axis=(0, 1))
+    luma = values @ np.array([0.299, 0.587, 0.114], np.float32)
+    left, right = luma[:, :-1].ravel(), luma[:, 1:].ravel()
+    flat = left.std() < 1e-3 or right.std() < 1e-3
+    correlation = 1.0 if flat else float(np.corrcoef(left, right)[0, 1])
+    colour = float((values.max(axis=2) - values.min(axis=2)).mean())
+    return [*(float(mean) for mean in means), float(luma.std()), correlation, colour]
+
+
+def _spread(values: NDArray[np.float64]) -> float:
+    """Return the interquartile range as a standard deviation."""
+    low, high = np.quantile(values, [0.25, 0.75])
+    return float(high - low) / 1.349
+
+
+def _picture(file: Path, rule: Preprocess) -> Image | None:
+    data = np.fromfile(file, "<f4")
+    if data.size != int(np.prod(rule.input_shape)):
+        return None
+    height, width = rule.crop
+    picture = (
+        data.reshape(3, height, width).transpose(1, 2, 0)
+        if rule.layout == "NCHW"
+        else data.reshape(height, width, 3)
+    )
+    ordered = picture[..., ::-1] if rule.color == "bgr" else picture
+    return np.ascontiguousarray(np.clip(ordered, 0, 255).astype(np.uint8))

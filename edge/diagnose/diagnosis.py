@@ -1,0 +1,189 @@
+"""Measure a finished build and say what is wrong with it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from importlib.metadata import version
+
+import numpy as np
+
+from edge.built import Built
+from edge.diagnose import precision, steps
+from edge.diagnose.cpu import cpu_nodes, placements
+from edge.diagnose.evidence import Evidence, share
+from edge.diagnose.faults import Fault, faults
+from edge.diagnose.findings import Diagnosis, Unit
+from edge.diagnose.frames import cores, load_frames
+from edge.diagnose.inputs import own_normalisation
+from edge.diagnose.networks import open_program
+from edge.diagnose.ranges import summarize
+from edge.diagnose.remedies import remedies
+from edge.diagnose.weights import changed_floats
+from edge.fakequant import Quantizer
+from edge.graph import load_onnx
+from edge.images import ImageSet
+from edge.progress import Reporter, Silent
+from edge.toolchain.logs import NodeRow
+
+_ROLES = ("float_onnx", "bpu_onnx", "calibrated_onnx", "quantized_onnx", "portable_onnx", "bin")
+
+
+def diagnose(
+    built: Built,
+    images: ImageSet,
+    *,
+    unlabelled: str,
+    command: str,
+    reporter: Reporter | None = None,
+) -> Diagnosis:
+    """Diagnose a build on pictures.
+
+    Args:
+        built: from :func:`edge.built.open_built`.
+        images: the pictures; labels are class indices.
+        unlabelled: why there is no Top-1; empty if there is.
+        command: what the user typed.
+        reporter: told what goes on.
+
+    Raises:
+        InputError: no picture can be read.
+        ModelFileError: a file of the build can't be run, or holds an operator without a rule.
+    """
+    reporter = reporter or Silent()
+    started = time.monotonic()
+    reporter.update("pictures", 0.0)
+    frames, unreadable = load_frames(images, built.metadata.preprocess, reporter)
+    labels = None if unlabelled else np.array([frame.label for frame in frames], np.int64)
+    notes = [unlabelled[0].upper() + unlabelled[1:]] if unlabelled else []
+    program = open_program(built, cores())
+    try:
+        whole = steps.measure(built, frames, labels, program, reporter)
+    finally:
+        program.close()
+    if program.why_not:
+        notes.append(f"The program's integers were not run: {program.why_not}")
+    if unreadable:
+        notes.append(f"{len(unreadable)} pictures can't be read and are in no figure: {unreadable[0]} …")
+    taken: precision.Precision | None = None
+    if "calibrated_onnx" in built.files:
+        taken = precision.measure(built, frames, labels, whole, reporter)
+    else:
+        notes.append(
+            "No calibrated model, since no vendor compiler built this: layers, ranges, weights, calibration "
+            "and 16 bits could not be looked at"
+        )
+    rows = placements(built)
+    evidence = Evidence(
+        built=built,
+        n=len(frames),
+        labelled=labels is not None,
+        checks=whole.checks,
+        program_checks=whole.program_checks,
+        own_normalisation=own_normalisation(load_onnx(built.file("float_onnx"))),
+        pixel_range=steps.pixel_range(frames),
+        steps=(*whole.steps, *(taken.steps if taken else ())),
+        shares=(*(taken.shares if taken else ()), share("NV12", whole.float_rgb, whole.float_nv12, labels)),
+        changed=(
+            *changed_floats(built.file("float_onnx"), built.file("bpu_onnx"), "simplify"),
+            *(taken.changed if taken else ()),
+        ),
+        cpu=cpu_nodes(built, rows),
+        precision=taken,
+    )
+    found = faults(evidence)
+    return Diagnosis(
+        name=built.metadata.name,
+        command=command,
+        models={role: built.sha256[role] for role in _ROLES if role in built.sha256},
+        dataset=images.description,
+        n=len(frames),
+        labelled=labels is not None,
+        verdict=verdict(evidence, found),
+        units=_units(taken, rows) if taken else (),
+        shares=evidence.shares,
+        nv12_clipped=steps.clipped(frames),
+        cpu_nodes=evidence.cpu,
+        input_checks=(*(check for check, _ in evidence.checks), *evidence.program_checks),
+        remedies=remedies(evidence, found),
+        notes=(*notes, *_notes(evidence)),
+        versions=_versions(built),
+        seconds=round(time.monotonic() - started, 3),
+    )
+
+
+def verdict(evidence: Evidence, found: tuple[Fault, ...]) -> str:
+    """Return the diagnosis in one line."""
+    if found:
+        sentence = found[0].sentence
+        return sentence[0].upper() + sentence[1:]
+    parts = ["No fault found"]
+    program = evidence.step("end to end")
+    if program is not None:
+        parts.append(
+            f"the program gives float's answer on {100 * program.agreement:.1f} % of {evidence.n} pictures"
+        )
+    weights, activations = evidence.share("weights"), evidence.share("activations")
+    if weights is not None and activations is not None:
+        order = sorted((weights, activations), key=lambda item: item.cosine)
+        parts.append(
+            f"rounded {order[0].part} cost most (cosine {order[0].cosine:.4f} alone, "
+            f"{order[1].part} {order[1].cosine:.4f})"
+        )
+    if evidence.precision is not None and evidence.precision.alone:
+        alone = evidence.precision.alone
+        parts.append(f"of all layers {min(alone, key=lambda name: alone[name][0])} most")
+    return "; ".join(parts)
+
+
+def _units(taken: precision.Precision, rows: tuple[NodeRow, ...]) -> tuple[Unit, ...]:
+    on_cpu = {row.name for row in rows if row.on == "CPU"}
+    cosine = taken.observed.cosine.mean(axis=0)
+    first: dict[str, tuple[int, Quantizer]] = {}
+    for i, item in enumerate(taken.quantizers):
+        if not item.weight:
+            first.setdefault(item.tensor, (i, item))
+    units = []
+    for i, group in enumerate(taken.groups):
+        known = first.get(group.output)
+        units.append(
+            Unit(
+                name=group.name,
+                kind=group.kind,
+                nodes=group.nodes,
+                cosine=float(cosine[i]),
+                alone_cosine=taken.alone[group.name][0],
+                alone_agreement=taken.alone[group.name][1],
+                bits=group.bits,
+                on="CPU" if group.nodes[0] in on_cpu else "BPU",
+                range=summarize(known, taken.observed.seen, taken.observed.bounds(i)),
+            )
+        )
+    return tuple(units)
+
+
+def _notes(evidence: Evidence) -> list[str]:
+    notes = []
+    if evidence.own_normalisation:
+        notes.append(f"The ONNX begins with a normalisation of its own: {evidence.own_normalisation}")
+    taken = evidence.precision
+    if taken is None:
+        return notes
+    if not taken.calibration_n:
+        notes.append("The calibration pictures are no longer in the build folder; they were not compared")
+    notes += [
+        f"Calibration pictures differ from these in {item.name}: median {item.calibration:.2f} there, "
+        f"{item.evaluation:.2f} here"
+        for item in taken.differences[:3]
+    ]
+    if taken.alone_n < evidence.n:
+        notes.append(f"Each layer alone was measured on the first {taken.alone_n} pictures")
+    return notes
+
+
+def _versions(built: Built) -> Mapping[str, str]:
+    return {
+        "onnxruntime": version("onnxruntime"),
+        "numpy": version("numpy"),
+        **{name: str(value) for name, value in built.metadata.toolchain.items()},
+    }

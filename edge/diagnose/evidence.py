@@ -1,0 +1,172 @@
+"""What a diagnosis measured, before it is judged."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+from attrs import frozen
+from numpy.typing import NDArray
+
+from edge.diagnose.findings import CpuNode, InputCheck, Share
+from edge.diagnose.frames import cosines
+from edge.statistics import mcnemar
+
+if TYPE_CHECKING:
+    from edge.built import Built
+    from edge.diagnose.inputs import Change
+    from edge.diagnose.precision import Precision
+    from edge.diagnose.weights import ChangedTensor
+
+Scores = NDArray[np.float32]
+
+
+@frozen
+class Gain:
+    """What a change wins over the network as built, on the same pictures.
+
+    Attributes:
+        what: name of the change, or of the layer.
+        before: pictures with the float network's answer as built.
+        after: the same with the change.
+        n: pictures.
+        p: exact McNemar of the two.
+        cosine_before: mean cosine with float's scores.
+        cosine_after: the same with the change.
+        closer: pictures whose scores come closer to float's.
+    """
+
+    what: str
+    before: int
+    after: int
+    n: int
+    p: float
+    cosine_before: float
+    cosine_after: float
+    closer: int
+
+    @property
+    def points(self) -> float:
+        """Gain in agreement, in points."""
+        return 100 * (self.after - self.before) / self.n
+
+    @property
+    def sure(self) -> bool:
+        """Whether scores come closer to float's beyond chance (exact sign test, p < 0.01)."""
+        return 2 * self.closer > self.n and mcnemar(self.n - self.closer, self.closer) < 0.01
+
+    @property
+    def figure(self) -> str:
+        """The figure as remedies cite it."""
+        return (
+            f"agreement with float {100 * self.before / self.n:.1f} → {100 * self.after / self.n:.1f} %, "
+            f"cosine {self.cosine_before:.4f} → {self.cosine_after:.4f} ({self.n} pictures)"
+        )
+
+
+@frozen(eq=False)
+class Step:
+    """The network after one step of the build against the step before, on the same pictures.
+
+    Attributes:
+        name: ``NV12``, ``simplify``, ``optimize``, ``calibrated`` or ``program``.
+        what: in words.
+        agreement: share of the pictures with the same answer, 0..1.
+        cosine: mean of the scores'.
+    """
+
+    name: str
+    what: str
+    agreement: float
+    cosine: float
+
+
+@frozen(eq=False)
+class Evidence:
+    """What was measured.
+
+    Attributes:
+        built: the build.
+        n: pictures.
+        labelled: whether they carry labels.
+        checks: of the float network's input, with the change that each tried.
+        program_checks: of the program's NV12.
+        own_normalisation: how the float ONNX normalises its input itself; '' if it does not.
+        pixel_range: 0.1 % and 99.9 % quantiles of the pictures' pixels, 0..255.
+        steps: the network after one step of the build against the step before.
+        shares: weights, activations, both, NV12.
+        changed: weights that a step changed.
+        cpu: nodes on the CPU.
+        precision: the calibrated network taken apart; None without one.
+    """
+
+    built: Built
+    n: int
+    labelled: bool
+    checks: tuple[tuple[InputCheck, Change], ...]
+    program_checks: tuple[InputCheck, ...]
+    own_normalisation: str
+    pixel_range: tuple[float, float]
+    steps: tuple[Step, ...]
+    shares: tuple[Share, ...]
+    changed: tuple[ChangedTensor, ...]
+    cpu: tuple[CpuNode, ...]
+    precision: Precision | None
+
+    def step(self, name: str) -> Step | None:
+        """Return a step; None if it was not measured."""
+        return next((step for step in self.steps if step.name == name), None)
+
+    def share(self, part: str) -> Share | None:
+        """Return a share; None if it was not measured."""
+        return next((share for share in self.shares if share.part == part), None)
+
+
+def gain(what: str, reference: Scores, before: Scores, after: Scores) -> Gain:
+    """Return what a change wins.
+
+    Args:
+        what: its name.
+        reference: (n, classes) of the float network.
+        before: as built.
+        after: with the change.
+    """
+    answers = reference.argmax(1)
+    old, new = before.argmax(1) == answers, after.argmax(1) == answers
+    near_before, near_after = cosines(reference, before), cosines(reference, after)
+    return Gain(
+        what=what,
+        before=int(old.sum()),
+        after=int(new.sum()),
+        n=len(answers),
+        p=mcnemar(int((old & ~new).sum()), int((new & ~old).sum())),
+        cosine_before=float(near_before.mean()),
+        cosine_after=float(near_after.mean()),
+        closer=int((near_after > near_before).sum()),
+    )
+
+
+def compare(name: str, what: str, before: Scores, after: Scores) -> Step:
+    """Return how far a step moved the scores."""
+    return Step(
+        name=name,
+        what=what,
+        agreement=float((before.argmax(1) == after.argmax(1)).mean()),
+        cosine=float(cosines(before, after).mean()),
+    )
+
+
+def share(part: str, reference: Scores, scores: Scores, labels: NDArray[np.int64] | None) -> Share:
+    """Return how far a part moves the scores from the reference's."""
+    return Share(
+        part=part,
+        agreement=float((reference.argmax(1) == scores.argmax(1)).mean()),
+        cosine=float(cosines(reference, scores).mean()),
+        top1=None if labels is None else 100 * float((scores.argmax(1) == labels).mean()),
+    )
+
+
+def names(items: Sequence[str], most: int = 3) -> str:
+    """Return the first of several names, and how many more there are."""
+    return ", ".join(items[:most]) + (f" and {len(items) - most} more" if len(items) > most else "")

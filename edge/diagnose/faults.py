@@ -1,0 +1,257 @@
+"""Judge the evidence: which step or layer is at fault, if any, and what mends it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from attrs import frozen
+
+from edge.diagnose.commands import rebuild
+from edge.diagnose.evidence import Evidence, Gain, names
+from edge.diagnose.findings import Remedy
+from edge.diagnose.inputs import VIDEO_NV12, VIDEO_PICTURES
+from edge.diagnose.weights import OUTLIER, WeightTensor
+from edge.statistics import mcnemar
+
+POINTS = 3.0  # a change of fewer is no fault, however sure
+SAME_FUNCTION = 0.999  # cosine of the scores before and after a step that must not change the network
+NV12_AGREEMENT = 0.9
+COARSE = 0.3  # mean rounding error of a channel's small weights against their mean
+
+
+@frozen
+class Fault:
+    """Something that is wrong, not merely coarse.
+
+    Attributes:
+        step: ``input``, ``simplify``, ``compiler``, ``NV12``, ``weights``, ``calibration`` or ``integers``.
+        sentence: for the verdict.
+        remedy: what mends it.
+    """
+
+    step: str
+    sentence: str
+    remedy: Remedy
+
+
+def faults(evidence: Evidence) -> tuple[Fault, ...]:
+    """Return what is at fault, the earliest step first: what comes later can't be judged behind it."""
+    judges: tuple[Callable[[Evidence], Fault | None], ...] = (
+        _input,
+        _program_range,
+        _changed_function,
+        _nv12,
+        _weights,
+        _calibration,
+        _integers,
+    )
+    return tuple(fault for judge in judges if (fault := judge(evidence)) is not None)
+
+
+def _input(evidence: Evidence) -> Fault | None:
+    better = [
+        (check, change)
+        for check, change in evidence.checks
+        if check.better and check.value - check.as_built >= POINTS
+    ]
+    if not better:
+        return None
+    check, change = max(better, key=lambda pair: pair[0].value)
+    figure = (
+        f"{check.measure} {check.as_built:.1f} → {check.value:.1f} % of {evidence.n} pictures, float network"
+    )
+    gain = check.value - check.as_built
+    suggests = "is" if evidence.labelled else "seems"
+    if check.change == VIDEO_PICTURES:
+        low, high = evidence.pixel_range
+        return Fault(
+            "input",
+            f"the input {suggests} wrong: the pictures are of video range (pixels {low:.0f}..{high:.0f}); "
+            f"expanded to 0..255 they give {figure}",
+            Remedy(
+                what="Decode the pictures as video range, so that black is 0 and white 255",
+                how="rgb = numpy.clip((rgb - 16.0) * 255 / 219, 0, 255)   # where the pictures are made",
+                figure=figure,
+                gain=gain,
+            ),
+        )
+    own = evidence.own_normalisation
+    twice = (
+        f"; the ONNX normalises its input itself ({own}), so mean and std are applied twice" if own else ""
+    )
+    applied = {"--mean", "--std"} & {option for option, _ in change.options}
+    return Fault(
+        "input",
+        f"the input {suggests} wrong: {check.change} gives {figure}{twice if applied else ''}",
+        Remedy(
+            what=_input_sentence(check.change, own if applied else ""),
+            how=rebuild(evidence.built, *change.options),
+            figure=figure,
+            gain=gain,
+        ),
+    )
+
+
+def _input_sentence(change: str, own: str) -> str:
+    if own:
+        return f"Build without mean and std: the ONNX normalises by itself ({own})"
+    if change == "swapped channels":
+        return "Build with the other channel order"
+    return f"Build with the mean and std that the network was trained with: {change}"
+
+
+def _program_range(evidence: Evidence) -> Fault | None:
+    check = next((c for c in evidence.program_checks if c.change == VIDEO_NV12), None)
+    better = check is not None and check.better and check.value - check.as_built >= POINTS
+    compiled = evidence.precision is not None and evidence.precision.video_node
+    if not compiled and not better:
+        return None
+    figure = (
+        f"{check.measure} {check.as_built:.1f} → {check.value:.1f} % with video-range NV12 "
+        f"({evidence.n} pictures)"
+        if check is not None
+        else "input_type of the preprocess node: video range"
+    )
+    gain = max(0.0, check.value - check.as_built) if check is not None else 0.0
+    return Fault(
+        "NV12",
+        "NV12's range is wrong: the program was compiled for video range (bt601_video), but is fed "
+        f"full range; {figure}",
+        Remedy(
+            what="Compile for full-range NV12, or feed video-range NV12 (cv2.COLOR_RGB2YUV_I420) everywhere",
+            how="input_space_and_range: regular   # input_parameters of the mapper YAML",
+            figure=figure,
+            gain=gain,
+        ),
+    )
+
+
+def _changed_function(evidence: Evidence) -> Fault | None:
+    for name in ("simplify", "compiler"):
+        step = evidence.step(name)
+        if step is None or step.cosine >= SAME_FUNCTION:
+            continue
+        tensors = [item.tensor for item in evidence.changed if item.step == name]
+        what = f"; weights that differ: {names(tensors)}" if tensors else ""
+        figure = f"agreement {100 * step.agreement:.1f} %, cosine {step.cosine:.4f} with the step before"
+        return Fault(
+            name,
+            f"step {name} changed the network ({step.what}): {figure}{what}",
+            Remedy(
+                what=f"Run the step {name} again: its file was damaged or is of another model",
+                how=rebuild(evidence.built),
+                figure=figure,
+                gain=100 * (1 - step.agreement),
+            ),
+        )
+    return None
+
+
+def _nv12(evidence: Evidence) -> Fault | None:
+    step = evidence.step("NV12")
+    if step is None or step.agreement >= NV12_AGREEMENT:
+        return None
+    figure = f"float agrees with itself on {100 * step.agreement:.1f} % of the pictures behind NV12"
+    return Fault(
+        "NV12",
+        f"NV12 costs most: {figure}, before anything is quantized",
+        Remedy(
+            what="Train, or fine-tune, on pictures that went through NV12: it keeps a quarter of the chroma",
+            how="yuv444_to_rgb_float(nv12_to_yuv444(rgb_to_nv12(rgb), size))   # of edge.preprocess",
+            figure=figure,
+            gain=100 * (1 - step.agreement),
+        ),
+    )
+
+
+def ruined(evidence: Evidence) -> tuple[tuple[WeightTensor, Gain], ...]:
+    """Return the weights that rounding ruins, the worst first."""
+    taken = evidence.precision
+    if taken is None:
+        return ()
+    found = [
+        (weight, gain)
+        for weight in taken.weights
+        if (gain := taken.weight_gains.get(weight.quantizer)) is not None
+        and (weight.outlier >= OUTLIER or weight.channel_error >= COARSE)
+        and gain.sure
+        and (gain.points >= POINTS or gain.cosine_after - gain.cosine_before >= 0.01)
+    ]
+    return tuple(sorted(found, key=lambda pair: -pair[1].cosine_after))
+
+
+def _weights(evidence: Evidence) -> Fault | None:
+    found = ruined(evidence)
+    if not found or evidence.precision is None:
+        return None
+    weight, gain = found[0]
+    layer = next((g.name for g in evidence.precision.groups if weight.quantizer in g.weights), weight.node)
+    at = ", ".join(str(i) for i in weight.outlier_at)
+    one = (
+        f"{weight.tensor}[{at}] = {weight.outlier_value:.4g}, {weight.outlier:.0f} times its channel's others"
+    )
+    return Fault(
+        "weights",
+        f"a weight of layer {layer} is ruined by rounding: {one}; unrounded: {gain.figure}",
+        Remedy(
+            what=f"Clip the outlier in {weight.tensor} (layer {layer}) and export again",
+            how=f"weight[{at}] = 0   # or clip it to the other weights of its channel, then fine-tune",
+            figure=f"{one}; with this weight unrounded {gain.figure}",
+            gain=gain.points,
+        ),
+    )
+
+
+def _calibration(evidence: Evidence) -> Fault | None:
+    taken = evidence.precision
+    if taken is None or not taken.differences or not taken.refit_gain.sure:
+        return None
+    gain = taken.refit_gain
+    if gain.points < POINTS and gain.cosine_after - gain.cosine_before < 0.01:
+        return None
+    first = taken.differences[0]
+    differ = f"{first.name} {first.calibration:.2f} there, {first.evaluation:.2f} here"
+    noise = any(d.name == "neighbour correlation" and d.calibration < 0.5 for d in taken.differences)
+    what = "the calibration pictures are noise" if noise else "the calibration pictures are of another kind"
+    return Fault(
+        "calibration",
+        f"calibration is at fault: {what} ({differ}); with thresholds of these pictures: {gain.figure}",
+        Remedy(
+            what="Calibrate on pictures like those that the board will see",
+            how=rebuild(evidence.built, ("--calib", "DIR")),
+            figure=f"thresholds of these pictures, each half's from the other: {gain.figure}; {differ}",
+            gain=gain.points,
+        ),
+    )
+
+
+def _integers(evidence: Evidence) -> Fault | None:
+    changed = [item for item in evidence.changed if item.step == "quantize"]
+    step = evidence.step("program")
+    both = evidence.share("both")
+    if not changed:
+        if step is None or both is None:
+            return None
+        n = evidence.n
+        lost = round(n * (both.agreement - step.agreement))
+        if 100 * (both.agreement - step.agreement) < 5 or mcnemar(max(lost, 0), 0) >= 0.01:
+            return None
+    figure = (
+        f"the program agrees with the calibrated model on {100 * step.agreement:.1f} % of the pictures"
+        if step is not None
+        else f"{100 * changed[0].share:.1f} % of its integers differ"
+    )
+    what = names([f"{i.tensor} ({100 * i.share:.0f} % of its integers)" for i in changed]) if changed else ""
+    return Fault(
+        "integers",
+        f"the quantized model's integers are at fault: {figure}"
+        + (f"; weights that differ: {what}" if what else ""),
+        Remedy(
+            what=f"Compile again: weights of the quantized model are not the calibrated ones: {what}"
+            if what
+            else "Compile again; report the model if its integers stay so far from the calibrated network",
+            how=rebuild(evidence.built),
+            figure=figure,
+            gain=100 * (1 - step.agreement) if step is not None else 100 * changed[0].share,
+        ),
+    )
