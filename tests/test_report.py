@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 
 from edge.built import Built, open_built
 from edge.demo.render import picture
-from edge.errors import ModelFileError
+from edge.errors import ModelFileError, WorkspaceError
 from edge.images import ImageItem
 from edge.preprocess import nv12_to_yuv444, resize_crop, rgb_to_nv12, yuv444_to_rgb_float
 from edge.report import documents as writing
@@ -497,6 +497,16 @@ def test_a_report_that_is_cut_off_spoils_nothing(
     assert open_built(build)  # checks the size of every listed file
     assert edge("report", str(build))[0] == 0
     assert "report_html" in listed(build)
+
+
+def test_a_report_of_an_earlier_build_is_not_put_into_a_later_one(build: Path) -> None:
+    built = open_built(build)
+    content = json.loads((build / "manifest.json").read_text())
+    content["artifacts"][0]["sha256"] = HASH
+    (build / "manifest.json").write_text(json.dumps(content))
+    with pytest.raises(WorkspaceError, match="built anew meanwhile"):
+        write_into(built, documents(gather(built)))
+    assert not (build / "report.html").exists()
 
 
 def test_the_same_build_gives_the_same_bytes(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 from edge.evaluate.table import Change as MeasuredChange
 from edge.evaluate.table import Evaluation, HopResult
-from edge.report.contents import Accuracy, Change, Hop, Interval, Judgement
+from edge.report.measured import Accuracy, Change, Hop, Interval, Judgement
 from edge.report.pictures import mistakes_shown
 from edge.specs import Preprocess
 from edge.statistics import wilson

@@ -12,7 +12,7 @@ from edge.built import Built
 from edge.errors import LabelError
 from edge.evaluate.table import Evaluation
 from edge.report.accuracy import judge
-from edge.report.contents import Change
+from edge.report.measured import Change
 from edge.statistics import mcnemar, paired_bootstrap
 
 FILE = "answers.csv"

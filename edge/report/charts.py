@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 
 from attrs import frozen
 
-from edge.report.contents import Hop, Interval
+from edge.report.measured import Hop, Interval
 from edge.report.svg import NARROW, Frame, drawing, element, group, line, text
 from edge.report.wording import signed
 
@@ -62,7 +62,8 @@ def dots(rows: Sequence[Row], frame: Frame) -> str:
         [
             bound
             for row in rows
-            for bound in (row.value, *(() if row.hollow else row.interval or ()), row.start or row.value)
+            for bound in (row.value, row.start, *(() if row.hollow else row.interval or ()))
+            if bound is not None
         ],
         3 if narrow else 5,
     )

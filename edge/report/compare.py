@@ -10,8 +10,9 @@ from edge.built import Built
 from edge.errors import LabelError
 from edge.report.accuracy import TITLES
 from edge.report.answers import Answers, Paired, pair, read_answers
-from edge.report.contents import Flag, Hop, Layer, Report
+from edge.report.contents import Flag, Layer, Report
 from edge.report.gather import evaluation_of, gather
+from edge.report.measured import Hop
 from edge.report.side_by_side import FactRow, fact, facts_of, static_latency
 from edge.report.wording import MISSING, bounds, p_value, signed
 

@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from edge.atomic import json_text
 from edge.report.charts import Row, dots
 from edge.report.compare import Comparison
-from edge.report.contents import Hop, Interval
 from edge.report.depth import depths
 from edge.report.documents import as_data
 from edge.report.html import Pair, pair, render
 from edge.report.markdown import code, plain, table
+from edge.report.measured import Hop, Interval
 from edge.report.side_by_side import FactRow
 from edge.report.wording import MISSING, bounds, judged, signed
 

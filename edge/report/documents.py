@@ -14,10 +14,11 @@ from filelock import FileLock
 
 from edge.atomic import disk_errors, json_text, write_json, write_text
 from edge.built import MANIFEST, Built
-from edge.errors import ModelFileError
-from edge.report.contents import Picture, Report
+from edge.errors import ModelFileError, WorkspaceError
+from edge.report.contents import Report
 from edge.report.gather import OWN_ROLES
 from edge.report.markdown import markdown
+from edge.report.measured import Picture
 from edge.report.page import page
 from edge.workspace import MARKER
 
@@ -80,19 +81,22 @@ def write_into(built: Built, texts: Mapping[str, str]) -> None:
         texts: file name -> text, of ``NAMES``.
 
     Raises:
-        WorkspaceError: the folder can't be written.
+        WorkspaceError: the folder can't be written, or holds another build by now.
     """
     with disk_errors(built.folder):
         if (built.folder / MARKER).exists():
             with FileLock(built.folder / ".lock"):  # an edge build may be publishing
-                _write(built.folder, texts)
+                _write(built, texts)
         else:
-            _write(built.folder, texts)
+            _write(built, texts)
 
 
-def _write(folder: Path, texts: Mapping[str, str]) -> None:
+def _write(built: Built, texts: Mapping[str, str]) -> None:
+    folder = built.folder
     manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-    others = [entry for entry in manifest["artifacts"] if entry["role"] not in OWN_ROLES]
+    others = _others(manifest)
+    if others != _others(built.manifest):
+        raise WorkspaceError(f"{folder} was built anew meanwhile", remedy=f"edge report {folder}")
     listed = [*others, *(_entry(role, name, texts[name]) for role, name in NAMES.items())]
     same = all(_holds(folder / name, text) for name, text in texts.items())
     if same and listed == manifest["artifacts"]:
@@ -101,6 +105,10 @@ def _write(folder: Path, texts: Mapping[str, str]) -> None:
     for name, text in texts.items():
         write_text(folder / name, text)
     write_json(folder / MANIFEST, {**manifest, "artifacts": listed})
+
+
+def _others(manifest: Mapping[str, Any]) -> list[Any]:
+    return [entry for entry in manifest["artifacts"] if entry["role"] not in OWN_ROLES]
 
 
 def _entry(role: str, name: str, text: str) -> dict[str, object]:

@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import cattrs
+
 from edge.built import Built
 from edge.diagnose.findings import FILE as DIAGNOSIS
 from edge.diagnose.findings import SCHEMA_VERSION as DIAGNOSIS_SCHEMA
@@ -16,11 +18,12 @@ from edge.evaluate.table import FILE as EVALUATION
 from edge.evaluate.table import SCHEMA_VERSION as EVALUATION_SCHEMA
 from edge.evaluate.table import Evaluation
 from edge.report.accuracy import from_evaluation, from_manifest
-from edge.report.contents import Calibration, FileRow, Flag, Picture, Placement, Report, StageRow
+from edge.report.contents import Calibration, FileRow, Flag, Placement, Report, StageRow
 from edge.report.layers import cpu_nodes, layers_of, node_rows
+from edge.report.measured import Picture
 from edge.report.pictures import calibration_pictures
 from edge.report.sidecars import read_sidecar
-from edge.report.speed import speed_of
+from edge.report.speed import board_facts, speed_of
 from edge.report.verdict import verdict
 from edge.report.wording import verify_line
 from edge.specs import Published, load_model
@@ -113,13 +116,14 @@ def _gather(built: Built, names: Sequence[str], measured: Evaluation | None) -> 
         mapper=manifest["mapper"],
         versions=manifest["toolchain"]["versions"],
         exporter=manifest["exporter"],
-        preprocess=manifest["preprocess"],
+        preprocess=cattrs.unstructure(preprocess),
         accuracy=accuracy,
         diagnosis=diagnosis,
         layers=layers_of(diagnosis, rows),
         placement=placement and Placement(placement["bpu"], placement["cpu"], cpu_nodes(diagnosis, rows)),
         speed=speed,
         board=manifest.get("board"),
+        board_facts=board_facts(manifest.get("board")),
         published_accuracy=(
             (published.float_top1, published.int8_top1)
             if published and published.float_top1 and published.int8_top1

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from edge.report.contents import Accuracy, Change, Hop, Interval, Report
+from edge.report.contents import Report
+from edge.report.measured import Accuracy, Change, Hop, Interval
 from edge.report.wording import MISSING, bounds, judged, signed, size
 
 INTERVAL_NOTE = "Intervals of shares are 95 % Wilson intervals."

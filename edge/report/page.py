@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from functools import partial
-from typing import Any
 
 from attrs import frozen
 
@@ -49,28 +47,8 @@ def page(report: Report) -> str:
         cpu_inside=[node for node in nodes if node.inside],
         cpu_costs=diagnosis.cpu_nodes if diagnosis is not None and same_nodes else (),
         longest=max((stage.seconds for stage in report.stages), default=0.0) or 1.0,
-        board_facts=board_facts(report.board),
         origin=_origin(report),
     )
-
-
-def board_facts(board: Mapping[str, Any] | None) -> list[tuple[str, str]]:
-    """Return what ``edge board`` recorded, as rows."""
-    if not board:
-        return []
-    rows = [(name, str(value)) for name, value in (board.get("about") or {}).items() if value]
-    accuracy = board.get("accuracy")
-    if accuracy:
-        for key, title in (("top1", "Top-1"), ("top5", "Top-5")):
-            if accuracy["board"]:
-                low, high = accuracy["board"][f"{key}_interval"]
-                rows.append(
-                    (f"{title} on the board", f"{accuracy['board'][key]:.2f} % [{low:.1f}, {high:.1f}]")
-                )
-        if accuracy["agreement"] is not None:
-            rows.append((f"same answer as {accuracy['backend']}", f"{accuracy['agreement']:.2f} %"))
-        rows.append(("measured on", f"n = {accuracy['n']}: {accuracy['dataset']}"))
-    return rows
 
 
 def _charts(report: Report) -> dict[str, Pair | None]:

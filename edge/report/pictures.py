@@ -17,7 +17,7 @@ from edge.evaluate.table import Mistake
 from edge.images import ImageItem
 from edge.images.items import Split
 from edge.preprocess import nv12_to_yuv444, resize_crop, rgb_to_nv12, yuv444_to_rgb_float
-from edge.report.contents import MistakeShown, Picture
+from edge.report.measured import MistakeShown, Picture
 from edge.specs import Preprocess
 
 SIDE = 224  # pixels of the longer side: sharp at the size of a thumbnail on a phone

@@ -64,3 +64,22 @@ def speed_of(
             )
         )
     return Speed(tuple(rows), tuple(notes), static["ddr_bytes"] if static else None)
+
+
+def board_facts(board: Mapping[str, Any] | None) -> tuple[tuple[str, str], ...]:
+    """Return what ``edge board`` recorded besides speed, as names and values."""
+    if not board:
+        return ()
+    rows = [(name, str(value)) for name, value in (board.get("about") or {}).items() if value]
+    accuracy = board.get("accuracy")
+    if accuracy:
+        for key, title in (("top1", "Top-1"), ("top5", "Top-5")):
+            if accuracy["board"]:
+                low, high = accuracy["board"][f"{key}_interval"]
+                rows.append(
+                    (f"{title} on the board", f"{accuracy['board'][key]:.2f} % [{low:.1f}, {high:.1f}]")
+                )
+        if accuracy["agreement"] is not None:
+            rows.append((f"same answer as {accuracy['backend']}", f"{accuracy['agreement']:.2f} %"))
+        rows.append(("measured on", f"n = {accuracy['n']}: {accuracy['dataset']}"))
+    return tuple(rows)

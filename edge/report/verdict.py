@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from edge.report.contents import Accuracy
+from edge.report.measured import Accuracy
 from edge.report.wording import signed
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from edge.report.contents import Change, Interval
+from edge.report.measured import Change, Interval
 
 MINUS = "\N{MINUS SIGN}"
 MISSING = "\N{EN DASH}"
