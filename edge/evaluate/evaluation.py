@@ -12,14 +12,13 @@ import cattrs
 import cv2
 import numpy as np
 from attrs import frozen
-from numpy.typing import NDArray
 
 from edge import __version__
 from edge.atomic import disk_errors, write_json
 from edge.errors import InputError, LabelError
 from edge.evaluate.explain import explain
 from edge.evaluate.hops import Hop, Subject
-from edge.evaluate.measure import Measured, measure, usable_cores
+from edge.evaluate.measure import Indices, Measured, measure, usable_cores
 from edge.evaluate.outputs import Outputs
 from edge.evaluate.table import Evaluation, HopName
 from edge.evaluate.tally import Column, answers_csv, tally
@@ -81,7 +80,7 @@ def evaluate(
     if not pictures.unlabelled:
         _check_labels(images, subject.classes)
     listener.update(f"reading {len(images)} pictures")
-    readable = np.flatnonzero(images.contents.any(axis=1))
+    readable = np.flatnonzero(images.contents.any(axis=1)).astype(np.int32)
     with ExitStack() as stack:
         columns: list[Column] = []
         for hop in hops:
@@ -101,7 +100,7 @@ def evaluate(
             columns.append(Column(hop, outputs, measured))
             listener.end(hop.name, measured.seconds, cached=not measured.computed, note=_note(measured))
             if len(columns) == 1:
-                readable = np.flatnonzero(measured.records >= 0)
+                readable = np.flatnonzero(measured.records >= 0).astype(np.int32)
                 unreadable = _unreadable(images, measured, listener)
         quantized = _quantized(hops)
         names = [hop.name for hop in hops]
@@ -158,7 +157,7 @@ def _check_labels(images: ImageSet, classes: int) -> None:
             )
 
 
-def _sample(readable: NDArray[np.int64], count: int | None, seed: int) -> NDArray[np.int64]:
+def _sample(readable: Indices, count: int | None, seed: int) -> Indices:
     """Choose pictures with a seed, in the set's order; of a larger count the smaller one's are a part."""
     if count is None or count >= len(readable):
         return readable

@@ -6,7 +6,7 @@ import os
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, closing
 
@@ -16,12 +16,14 @@ from numpy.typing import NDArray
 
 from edge.errors import ImageError, InputError, ModelFileError
 from edge.evaluate.hops import Hop
-from edge.evaluate.outputs import Outputs
+from edge.evaluate.outputs import Outputs, Records, prefixes_of, sort_prefixes
 from edge.evaluate.runners import Logits, Runner
 from edge.images import ImageSet
 from edge.preprocess import resize_crop
 from edge.progress import Reporter
 from edge.specs import Preprocess
+
+Indices = NDArray[np.int32]  # of pictures in their set
 
 
 @frozen
@@ -34,7 +36,7 @@ class Measured:
         seconds: that took.
     """
 
-    records: NDArray[np.int64]
+    records: Records
     computed: int
     seconds: float
 
@@ -44,7 +46,7 @@ def measure(
     outputs: Outputs,
     *,
     images: ImageSet,
-    wanted: NDArray[np.int64],
+    wanted: Indices,
     preprocess: Preprocess,
     classes: int,
     workers: int,
@@ -71,8 +73,9 @@ def measure(
     """
     started = time.monotonic()
     contents = images.contents
-    records = np.full(len(images), -1, np.int64)
-    records[wanted] = outputs.find(contents[wanted])
+    asked = contents if len(wanted) == len(contents) else contents[wanted]
+    records = np.full(len(images), -1, np.int32)
+    records[wanted] = outputs.find(asked)
     missing = _first_of_each(contents, wanted[records[wanted] < 0])
     if not len(missing):
         return Measured(records, 0, 0.0)
@@ -93,14 +96,14 @@ def measure(
 
         pace = _Pace(len(missing))
         flight = max(workers, hop.in_flight or 0)
-        answers = stack.enter_context(closing(_in_order(answer, missing.tolist(), flight)))
+        answers = stack.enter_context(closing(_in_order(answer, map(int, missing), flight)))
         for index, scores in answers:
             if scores is not None:
                 _check(hop, images[index].name, scores, classes)
                 outputs.append(contents[index].tobytes(), scores)
                 computed += 1
             reporter.update(*pace.tick())
-    records[wanted] = outputs.find(contents[wanted])
+    records[wanted] = outputs.find(asked)
     return Measured(records, computed, time.monotonic() - started)
 
 
@@ -153,11 +156,15 @@ def clock(seconds: float) -> str:
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
-def _first_of_each(contents: NDArray[np.uint8], indices: NDArray[np.int64]) -> NDArray[np.int64]:
+def _first_of_each(contents: NDArray[np.uint8], indices: Indices) -> Indices:
     """Return those of the indices that are the first of their content."""
-    seen = np.ascontiguousarray(contents[indices]).view("S32").reshape(-1)
-    _, first = np.unique(seen, return_index=True)
-    return indices[np.sort(first)]
+    kept = np.ones(len(indices), bool)
+    order, prefixes = sort_prefixes(prefixes_of(contents)[indices])
+    for place in np.flatnonzero(prefixes[1:] == prefixes[:-1]).tolist():
+        one, next_one = order[place], order[place + 1]
+        if np.array_equal(contents[indices[one]], contents[indices[next_one]]):
+            kept[next_one] = False
+    return indices[kept]
 
 
 def _check(hop: Hop, name: str, scores: Logits, classes: int) -> None:
@@ -170,7 +177,7 @@ def _check(hop: Hop, name: str, scores: Logits, classes: int) -> None:
 
 
 def _in_order(
-    work: Callable[[int], Logits | None], indices: list[int], workers: int
+    work: Callable[[int], Logits | None], indices: Iterable[int], workers: int
 ) -> Generator[tuple[int, Logits | None], None, None]:
     """Map in threads, in order, with a bounded number in flight so that memory does not grow with n."""
     waiting: deque[tuple[int, Future[Logits | None]]] = deque()

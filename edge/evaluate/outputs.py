@@ -32,6 +32,7 @@ SCORES = "scores"
 DIGEST = 32  # bytes of a sha256
 
 Digests = NDArray[np.uint8]  # (n, 32)
+Records = NDArray[np.int32]  # numbers of records, -1 for none
 Scores = NDArray[np.float32]
 
 _MAGIC = b"edge outputs 1\n"
@@ -79,25 +80,27 @@ class Outputs:
         """Close the file."""
         self._file.close()
 
-    def find(self, wanted: Digests) -> NDArray[np.int64]:
+    def find(self, wanted: Digests) -> Records:
         """Return the record of each picture; -1 where there is none.
 
         Args:
             wanted: sha256 of the pictures' contents, (n, 32).
         """
-        names, places = np.unique(_as_strings(wanted), return_inverse=True)
-        found = np.full(len(names), -1, np.int64)
+        order, prefixes = sort_prefixes(prefixes_of(wanted))
+        found = np.full(len(wanted), -1, np.int32)
         for first, records in self._chunks():
-            # All at once first; the check of each record only where it is asked for.
-            have = _as_strings(records[:, :DIGEST])
-            at = np.searchsorted(names, have)
-            at[at == len(names)] = 0
-            for row in np.flatnonzero(names[at] == have) if len(names) else ():
-                if _is_whole(records[row]):
-                    found[at[row]] = first + row
-        return found[places.reshape(-1)]
+            # Compared by their first bytes at once; in full, and checked, only where those are the same.
+            have = prefixes_of(records)
+            low, high = np.searchsorted(prefixes, have), np.searchsorted(prefixes, have, "right")
+            for row in np.flatnonzero(high > low).tolist():
+                record = records[row].tobytes()
+                if _is_whole(record):
+                    for place in order[low[row] : high[row]]:
+                        if wanted[place].tobytes() == record[:DIGEST]:
+                            found[place] = first + row
+        return found
 
-    def read(self, records: NDArray[np.int64]) -> Scores:
+    def read(self, records: Records) -> Scores:
         """Return scores, (n, classes), of records that :meth:`find` gave."""
         scores = np.empty((len(records), self._classes), np.dtype("<f4"))
         for row, record in zip(scores, records, strict=True):
@@ -177,11 +180,16 @@ def _header(hop: Hop, classes: int) -> bytes:
     return _HEADER.pack(*fields, zlib.crc32(_HEADER.pack(*fields, 0)[: -_CRC.size]))
 
 
-def _is_whole(record: NDArray[np.uint8]) -> bool:
-    data = record.tobytes()
-    return bool(zlib.crc32(data[: -_CRC.size]) == _CRC.unpack(data[-_CRC.size :])[0])
+def sort_prefixes(prefixes: NDArray[np.uint64]) -> tuple[NDArray[np.int32], NDArray[np.uint64]]:
+    """Return the order, equal ones in their own, and the prefixes in it."""
+    order = np.argsort(prefixes, kind="stable").astype(np.int32)
+    return order, prefixes[order]
 
 
-def _as_strings(digests: Digests) -> NDArray[np.bytes_]:
-    """View rows of 32 bytes as one value each, so that numpy sorts and finds them whole."""
-    return np.ascontiguousarray(digests).view(f"S{DIGEST}").reshape(-1)
+def prefixes_of(rows: NDArray[np.uint8]) -> NDArray[np.uint64]:
+    """Return the first 8 bytes of each row as a number."""
+    return np.ascontiguousarray(rows[:, :8]).view("<u8").reshape(-1)
+
+
+def _is_whole(record: bytes) -> bool:
+    return bool(zlib.crc32(record[: -_CRC.size]) == _CRC.unpack(record[-_CRC.size :])[0])

@@ -13,18 +13,21 @@ Understood as a source::
 from __future__ import annotations
 
 import csv
+import io
+import os
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import get_args
 
 from edge.errors import InputError, LabelError, UsageError
-from edge.images.items import ImageItem, ImageSet, Split
+from edge.images.items import Files, ImageItem, ImageSet, Split
 
 EXTENSIONS = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm"})
 DEMO_COUNTS: dict[Split, int] = {"calibration": 100, "test": 1000}
 IMAGENET_CLASSES = 1000
+_HIGHEST_LABEL = 2**31 - 1
 # Files that, lying in a folder of pictures, say their labels; the first that exists counts.
 _LISTS = ("labels.csv", "val.txt", "labels.txt")
 _SYNSET = re.compile(r"n\d{8}")
@@ -64,17 +67,14 @@ def open_images(
             allowed="a picture, a folder, a list file, demo:test or demo:calibration",
         )
     if path.is_dir():
-        items, unlabelled = _folder(path, classes)
+        files, unlabelled = _folder(path, classes)
     elif path.suffix.lower() in EXTENSIONS:
-        items, unlabelled = [ImageItem(path.name, path=path)], "a single picture has no label"
+        files, unlabelled = Files(path.parent, [(path.name, None)]), "a single picture has no label"
     else:
-        items, unlabelled = _listed(path)
-    if not items:
+        files, unlabelled = _listed(path, classes)
+    if not files:
         raise InputError(f"{source} holds no pictures", allowed=f"files ending in {_extensions()}")
-    items.sort(key=lambda item: item.name)
-    if not unlabelled:
-        _check_labels(items, classes)
-    return ImageSet(tuple(items), f"{path.name} ({len(items)} pictures)", unlabelled, path.name)
+    return ImageSet(files, f"{path.name} ({len(files)} pictures)", unlabelled, path.name)
 
 
 def class_names(labels: str | None, classes: int | None = None) -> tuple[str, ...] | None:
@@ -139,27 +139,32 @@ def _demo(source: str, count: int | None, seed: int) -> ImageSet:
     return ImageSet(items, f"{name} ({n} rendered pictures, seed {seed})", source=name)
 
 
-def _folder(folder: Path, classes: Sequence[str] | int | None) -> tuple[list[ImageItem], str]:
+def _folder(folder: Path, classes: Sequence[str] | int | None) -> tuple[Files, str]:
     for name in _LISTS:
         if (folder / name).is_file():
-            return _listed(folder / name)
+            return _listed(folder / name, classes)
     loose = _pictures(folder)
-    children = sorted(p for p in folder.iterdir() if p.is_dir() and not p.name.startswith("."))
-    held = {child.name: found for child in children if (found := _pictures(child))}
+    children = sorted(p.name for p in folder.iterdir() if p.is_dir() and not p.name.startswith("."))
+    # One text a folder instead of one a picture; no name holds the separator.
+    held = {child: "/".join(found) for child in children if (found := _pictures(folder / child))}
     if loose and held:
         raise LabelError(
             f"{folder} mixes {len(loose)} loose pictures with class folders ({next(iter(held))}, …)",
             allowed="either pictures, or one folder a class",
         )
     if not held:
-        return [
-            ImageItem(p.name, path=p) for p in loose
-        ], "the folder has neither labels.csv nor class folders"
-    labels, unlabelled = _folder_labels(folder, [child.name for child in children], list(held), classes)
-    items = [
-        ImageItem(f"{name}/{p.name}", labels.get(name), path=p) for name, found in held.items() for p in found
-    ]
-    return items, unlabelled
+        files = Files(folder, ((name, None) for name in loose))
+        return files, "the folder has neither labels.csv nor class folders"
+    labels, unlabelled = _folder_labels(folder, children, list(held), classes)
+
+    def pairs() -> Iterator[tuple[str, int | None]]:
+        for child in sorted(held, key=lambda child: child + "/"):
+            for name in held[child].split("/"):
+                yield f"{child}/{name}", labels.get(child)
+
+    if not unlabelled:
+        _check_labels(pairs(), classes)
+    return Files(folder, pairs()), unlabelled
 
 
 def _folder_labels(
@@ -216,55 +221,68 @@ def _synset_labels(
     )
 
 
-def _listed(path: Path) -> tuple[list[ImageItem], str]:
+def _listed(path: Path, classes: Sequence[str] | int | None) -> tuple[Files, str]:
     """Read ``labels.csv`` (filename,class_index) or lines of ``path label``."""
-    rows: list[tuple[int, str, str | None]] = []
-    lines = _text(path).splitlines()
-    if path.suffix.lower() == ".csv":
-        for number, cells in enumerate(csv.reader(lines), start=1):
-            if cells and not (number == 1 and [c.strip() for c in cells] == ["filename", "class_index"]):
-                rows.append((number, cells[0].strip(), cells[1].strip() if len(cells) > 1 else None))
-    else:
-        for number, line in enumerate(lines, start=1):
-            name, _, label = line.strip().rpartition(" ")
-            if line.strip() and not line.startswith("#"):
-                known = bool(name) and re.fullmatch(r"[+-]?\d+", label) is not None
-                rows.append((number, name.strip() if known else line.strip(), label if known else None))
-    missing = [f"{name} (line {number})" for number, name, _ in rows if not (path.parent / name).is_file()]
+    missing = [
+        f"{name} (line {number})" for number, name, _ in _rows(path) if not (path.parent / name).is_file()
+    ]
     if missing:
         raise LabelError(
             f"{path} names {len(missing)} files that do not exist: {', '.join(missing[:3])}",
             allowed=f"paths relative to {path.parent}",
         )
-    items: dict[str, ImageItem] = {}
-    for number, name, text in rows:
+    labels: dict[str, int | None] = {}
+    for number, name, text in _rows(path):
         if text is not None and re.fullmatch(r"[+-]?\d+", text) is None:
             raise LabelError(f"{path}, line {number}: class index {text!r}", allowed="an integer")
-        if name in items:
+        if name in labels:
             raise LabelError(f"{path}, line {number}: {name} is listed twice", allowed="each picture once")
-        items[name] = ImageItem(name, None if text is None else int(text), path=path.parent / name)
-    bare = sum(item.label is None for item in items.values())
-    if 0 < bare < len(items):
-        raise LabelError(f"{path}: {bare} of {len(items)} lines have no label", allowed="all or none")
-    return list(items.values()), f"{path.name} lists no labels" if bare else ""
+        labels[name] = None if text is None else int(text)
+    bare = sum(label is None for label in labels.values())
+    if 0 < bare < len(labels):
+        raise LabelError(f"{path}: {bare} of {len(labels)} lines have no label", allowed="all or none")
+    if not bare:
+        _check_labels(labels.items(), classes)
+    files = Files(path.parent, ((name, labels[name]) for name in sorted(labels)))
+    return files, f"{path.name} lists no labels" if bare else ""
 
 
-def _check_labels(items: list[ImageItem], classes: Sequence[str] | int | None) -> None:
+def _rows(path: Path) -> Iterator[tuple[int, str, str | None]]:
+    """Yield line number, name and label of each picture that a list names."""
+    lines = io.StringIO(_text(path), newline=None)
+    if path.suffix.lower() == ".csv":
+        for number, cells in enumerate(csv.reader(lines), start=1):
+            if cells and not (number == 1 and [c.strip() for c in cells] == ["filename", "class_index"]):
+                yield number, cells[0].strip(), cells[1].strip() if len(cells) > 1 else None
+    else:
+        for number, line in enumerate(lines, start=1):
+            name, _, label = line.strip().rpartition(" ")
+            if line.strip() and not line.startswith("#"):
+                known = bool(name) and re.fullmatch(r"[+-]?\d+", label) is not None
+                yield number, name.strip() if known else line.strip(), label if known else None
+
+
+def _check_labels(pairs: Iterable[tuple[str, int | None]], classes: Sequence[str] | int | None) -> None:
     count = classes if isinstance(classes, int) or classes is None else len(classes)
-    wrong = [i for i in items if i.label is not None and (i.label < 0 or (count and i.label >= count))]
+    limit = count or _HIGHEST_LABEL
+    wrong = [(name, label) for name, label in pairs if label is not None and not 0 <= label < limit]
     if wrong:
+        name, label = wrong[0]
         raise LabelError(
-            f"{len(wrong)} labels outside the classes, such as {wrong[0].label} of {wrong[0].name}",
+            f"{len(wrong)} labels outside the classes, such as {label} of {name}",
             allowed=f"0..{count - 1}" if count else "0 and above",
         )
 
 
-def _pictures(folder: Path) -> list[Path]:
-    return [
-        p
-        for p in folder.iterdir()
-        if p.suffix.lower() in EXTENSIONS and not p.name.startswith(".") and p.is_file()
-    ]
+def _pictures(folder: Path) -> list[str]:
+    with os.scandir(folder) as entries:
+        return sorted(
+            entry.name
+            for entry in entries
+            if os.path.splitext(entry.name)[1].lower() in EXTENSIONS  # noqa: PTH122 - a Path an entry is slow
+            and not entry.name.startswith(".")
+            and entry.is_file()
+        )
 
 
 def _text(path: Path) -> str:
