@@ -1,13 +1,14 @@
-"""The interval against a well-kept library."""
+"""Intervals and tests against a well-kept library."""
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from scipy.stats import binomtest
+from scipy.stats import binomtest, bootstrap
 
-from edge.statistics import wilson
+from edge.statistics import mcnemar, paired_bootstrap, wilson
 
 
 @given(st.integers(1, 50_000).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n))))
@@ -21,3 +22,57 @@ def test_wilson_equals_scipy(case: tuple[int, int]) -> None:
 def test_impossible_counts_are_refused(right: int, n: int) -> None:
     with pytest.raises(ValueError, match="successes"):
         wilson(right, n)
+
+
+pairs = st.tuples(st.integers(0, 3000), st.integers(0, 3000))
+few = st.tuples(st.integers(0, 12), st.integers(0, 12))
+
+
+@given(st.one_of(pairs, few))
+def test_mcnemar_equals_the_exact_binomial_test(case: tuple[int, int]) -> None:
+    lost, gained = case
+    expected = binomtest(lost, lost + gained).pvalue if lost + gained else 1.0
+    assert mcnemar(lost, gained) == pytest.approx(expected, rel=1e-8, abs=1e-290)
+
+
+@pytest.mark.parametrize(
+    ("lost", "gained", "p"),
+    [(0, 0, 1.0), (1, 0, 1.0), (0, 1, 1.0), (5, 5, 1.0), (6, 0, 2 / 64), (0, 4, 1 / 8)],
+)
+def test_mcnemar_by_hand(lost: int, gained: int, p: float) -> None:
+    assert mcnemar(lost, gained) == pytest.approx(p)
+
+
+@pytest.mark.parametrize(
+    ("lost", "gained", "n"), [(14, 13, 500), (30, 4, 500), (3, 0, 60), (0, 0, 10), (1, 0, 1), (40, 60, 2000)]
+)
+def test_the_interval_is_scipys_bootstrap_over_single_pictures(lost: int, gained: int, n: int) -> None:
+    """Drawing counts is drawing pictures: scipy resamples the pictures themselves."""
+    changes = np.array([-1] * lost + [1] * gained + [0] * (n - lost - gained), float)
+    ours = paired_bootstrap(lost, gained, n)
+    if np.ptp(changes) == 0:  # scipy has no answer here
+        assert ours == (changes.mean(), changes.mean())
+        return
+    rng = np.random.default_rng(1)
+    expected = bootstrap((changes,), np.mean, n_resamples=9999, method="percentile", rng=rng)
+    low, high = expected.confidence_interval
+    # Two independent sets of draws: quantiles differ by a few hundredths of a standard error.
+    assert ours == pytest.approx((low, high), abs=0.08 * expected.standard_error + 1 / n)
+
+
+@given(st.integers(1, 400).flatmap(lambda n: st.tuples(st.just(n), st.integers(0, n), st.integers(0, n))))
+def test_the_interval_holds_the_change_and_mirrors(case: tuple[int, int, int]) -> None:
+    n, lost, gained = case
+    gained = min(gained, n - lost)
+    low, high = paired_bootstrap(lost, gained, n)
+    assert -1 <= low <= (gained - lost) / n <= high <= 1
+    assert paired_bootstrap(lost, gained, n) == (low, high)
+
+
+@pytest.mark.parametrize(("lost", "gained", "n"), [(0, 0, 0), (-1, 0, 5), (3, 3, 5)])
+def test_impossible_pairs_are_refused(lost: int, gained: int, n: int) -> None:
+    with pytest.raises(ValueError, match="lost"):
+        paired_bootstrap(lost, gained, n)
+    if lost < 0:
+        with pytest.raises(ValueError, match="lost"):
+            mcnemar(lost, gained)
