@@ -36,7 +36,7 @@ def picture(label: int, rng: np.random.Generator) -> NDArray[np.uint8]:
     y, x = rng.integers(24, 40, 2)
     inside = (rows - y) ** 2 + (columns - x) ** 2 < rng.integers(24, 30) ** 2
     canvas[inside] = color
-    canvas += rng.normal(0, 3, canvas.shape)
+    canvas = canvas + rng.normal(0, 3, canvas.shape)
     return np.clip(cv2.GaussianBlur(canvas, (3, 3), 0), 0, 255).astype(np.uint8)
 
 
@@ -62,7 +62,7 @@ def save_noise(folder: Path, n: int) -> Path:
 
 def normalized(rgb: NDArray[np.uint8]) -> NDArray[np.float32]:
     """Return the network's input, (1, 3, 64, 64)."""
-    data = (rgb.astype(np.float32) - np.float32(MEAN)) / np.float32(STD)
+    data = (rgb.astype(np.float32) - np.array(MEAN, np.float32)) / np.array(STD, np.float32)
     return np.ascontiguousarray(data.transpose(2, 0, 1)[None], np.float32)
 
 

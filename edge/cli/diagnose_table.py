@@ -36,7 +36,7 @@ def diagnosis_table(diagnosis: Diagnosis, file: Path) -> str:
         lines += ["", *(line for note in diagnosis.notes for line in _item(note, "note  "))]
     lines += ["", f"all of it: {file}", ""]
     if not diagnosis.remedies:
-        lines.append(click.style("No remedy: nothing that was tried comes closer to float.", bold=True))
+        lines.append(click.style("No remedy: no change that was tried wins answers.", bold=True))
         return "\n".join(lines)
     lines.append(click.style("Remedies, best first", bold=True))
     for number, remedy in enumerate(diagnosis.remedies, start=1):

@@ -14,7 +14,7 @@ from edge.diagnose.frames import Frame
 from edge.preprocess import Image
 from edge.specs import Preprocess
 
-FAR = 3.0  # medians that lie so many spreads apart are of different kinds of pictures
+APART = 0.95  # share of pairs, one picture of each set, that a statistic puts in the same order
 NOISE = 0.5  # photographs' neighbouring pixels correlate above 0.9, independent ones not at all
 _FOLDER = "calibration_data_*_f32"
 
@@ -44,18 +44,18 @@ class Difference:
         name: such as ``neighbour correlation``.
         calibration: its median there.
         evaluation: its median here.
-        spreads: how far apart, in pooled spreads.
+        order: share of the pairs, one picture of each set, in which the larger median's is larger, 0.5..1.
     """
 
     name: str
     calibration: float
     evaluation: float
-    spreads: float
+    order: float
 
 
 CORRELATION = "neighbour correlation"
 _NAMES = ("mean red", "mean green", "mean blue", "contrast", CORRELATION, "colourfulness")
-_FLOORS = (12.0, 12.0, 12.0, 8.0, 0.05, 8.0)  # spreads below these tell nothing
+_LEAST = (12.0, 12.0, 12.0, 8.0, 0.05, 8.0)  # medians nearer than this are alike, however sure
 
 
 def calibration_frames(built: Built, count: int) -> tuple[Frame, ...]:
@@ -81,13 +81,15 @@ def differences(calibration: Statistics, evaluation: Statistics) -> tuple[Differ
     found = []
     for i, name in enumerate(_NAMES):
         a, b = calibration.values[:, i], evaluation.values[:, i]
-        spread = max(float(np.hypot(_spread(a), _spread(b)) / np.sqrt(2)), _FLOORS[i])
         middle_a, middle_b = float(np.median(a)), float(np.median(b))
-        apart = abs(middle_a - middle_b) / spread
+        # The area under the ROC curve: nothing is assumed of the distributions.
+        larger = (a[:, None] > b[None, :]).mean() + 0.5 * (a[:, None] == b[None, :]).mean()
+        order = float(max(larger, 1 - larger))
         noise = name == CORRELATION and (middle_a < NOISE) != (middle_b < NOISE)
-        if apart >= FAR or noise:
-            found.append(Difference(name, middle_a, middle_b, apart))
-    return tuple(sorted(found, key=lambda item: -item.spreads))
+        if noise or (order >= APART and abs(middle_a - middle_b) >= _LEAST[i]):
+            found.append(Difference(name, middle_a, middle_b, order))
+    # Noise first: no other difference says more.
+    return tuple(sorted(found, key=lambda item: (item.name != CORRELATION, -item.order)))
 
 
 def _row(rgb: Image) -> list[float]:
@@ -99,12 +101,6 @@ def _row(rgb: Image) -> list[float]:
     correlation = 1.0 if flat else float(np.corrcoef(left, right)[0, 1])
     colour = float((values.max(axis=2) - values.min(axis=2)).mean())
     return [*(float(mean) for mean in means), float(luma.std()), correlation, colour]
-
-
-def _spread(values: NDArray[np.float64]) -> float:
-    """Return the interquartile range as a standard deviation."""
-    low, high = np.quantile(values, [0.25, 0.75])
-    return float(high - low) / 1.349
 
 
 def _picture(file: Path, rule: Preprocess) -> Image | None:

@@ -9,7 +9,7 @@ from attrs import frozen
 from edge.diagnose.commands import rebuild
 from edge.diagnose.evidence import Evidence, Gain, names
 from edge.diagnose.findings import Remedy
-from edge.diagnose.inputs import VIDEO_NV12, VIDEO_PICTURES
+from edge.diagnose.inputs import ONE_ANSWER, VIDEO_NV12, VIDEO_PICTURES
 from edge.diagnose.weights import OUTLIER, WeightTensor
 from edge.statistics import mcnemar
 
@@ -50,17 +50,22 @@ def faults(evidence: Evidence) -> tuple[Fault, ...]:
 
 def _input(evidence: Evidence) -> Fault | None:
     better = [
-        (check, change)
-        for check, change in evidence.checks
-        if check.better and check.value - check.as_built >= POINTS
+        tried
+        for tried in evidence.checks
+        if tried.check.better
+        and (not evidence.labelled or tried.check.value - tried.check.as_built >= POINTS)
     ]
     if not better:
         return None
-    check, change = max(better, key=lambda pair: pair[0].value)
+    # Without labels the most varied answers tell most; the surest network may know one answer only.
+    best = max(better, key=lambda tried: tried.check.value if evidence.labelled else -tried.usual)
+    check, change = best.check, best.change
     figure = (
         f"{check.measure} {check.as_built:.1f} → {check.value:.1f} % of {evidence.n} pictures, float network"
     )
-    gain = check.value - check.as_built
+    if not evidence.labelled and best.usual_before >= ONE_ANSWER:
+        figure += f"; no longer one answer for {100 * best.usual_before:.0f} % but {100 * best.usual:.0f} %"
+    gain = max(0.0, check.value - check.as_built)
     suggests = "is" if evidence.labelled else "seems"
     if check.change == VIDEO_PICTURES:
         low, high = evidence.pixel_range
@@ -129,7 +134,8 @@ def _program_range(evidence: Evidence) -> Fault | None:
 def _changed_function(evidence: Evidence) -> Fault | None:
     for name in ("simplify", "compiler"):
         step = evidence.step(name)
-        if step is None or step.cosine >= SAME_FUNCTION:
+        video = evidence.precision is not None and evidence.precision.video_node
+        if step is None or step.cosine >= SAME_FUNCTION or (name == "compiler" and video):
             continue
         tensors = [item.tensor for item in evidence.changed if item.step == name]
         what = f"; weights that differ: {names(tensors)}" if tensors else ""

@@ -14,8 +14,9 @@ from edge.built import Built
 from edge.diagnose import gains, layers
 from edge.diagnose.calibration import Difference, calibration_frames, differences, statistics
 from edge.diagnose.evidence import Gain, Step, compare, share
-from edge.diagnose.findings import Share
+from edge.diagnose.findings import InputCheck, Share
 from edge.diagnose.frames import Frame, cosines
+from edge.diagnose.inputs import check_program
 from edge.diagnose.steps import Steps
 from edge.diagnose.units import Group, group
 from edge.diagnose.weights import (
@@ -25,8 +26,9 @@ from edge.diagnose.weights import (
     changed_integers,
     rounded_weights,
 )
-from edge.fakequant import FakeQuant, Quantizer, translate
+from edge.fakequant import AS_BUILT, FakeQuant, Quantizer, translate
 from edge.graph import load_onnx
+from edge.preprocess import nv12_to_yuv444
 from edge.progress import Reporter
 
 ALONE = 16  # pictures for each layer alone
@@ -55,6 +57,7 @@ class Precision:
     refit_gain: Gain
     max_gain: Gain | None
     video_node: bool
+    program_checks: tuple[InputCheck, ...]
 
 
 def measure(
@@ -140,6 +143,27 @@ def measure(
         refit_gain=refit,
         max_gain=at_most,
         video_node=_video(model),
+        program_checks=_in_its_place(net, frames, labels, whole, observed),
+    )
+
+
+def _in_its_place(
+    net: FakeQuant,
+    frames: Sequence[Frame],
+    labels: NDArray[np.int64] | None,
+    whole: Steps,
+    observed: layers.Observed,
+) -> tuple[InputCheck, ...]:
+    """Feed the calibrated network in other ways, where the program itself can't be run here."""
+    if whole.program is not None:
+        return ()
+    setting = net.bits(AS_BUILT)
+    return check_program(
+        lambda nv12: net.scores(nv12_to_yuv444(nv12, net.size), setting),
+        frames,
+        labels if labels is not None else whole.float_rgb.argmax(1),
+        observed.scores,
+        labelled=labels is not None,
     )
 
 

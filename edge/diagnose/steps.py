@@ -12,7 +12,7 @@ from edge.built import Built
 from edge.diagnose.evidence import Step, compare
 from edge.diagnose.findings import InputCheck
 from edge.diagnose.frames import Frame, spread
-from edge.diagnose.inputs import Change, check_float, check_program
+from edge.diagnose.inputs import Tried, check_float, check_program
 from edge.diagnose.networks import FloatNet, Program
 from edge.preprocess import yuv444_to_rgb_float
 from edge.progress import Reporter
@@ -39,7 +39,7 @@ class Steps:
     simplified: Scores
     program: Scores | None
     steps: tuple[Step, ...]
-    checks: tuple[tuple[InputCheck, Change], ...]
+    checks: tuple[Tried, ...]
     program_checks: tuple[InputCheck, ...]
 
 
