@@ -148,7 +148,7 @@ def facts(
             "seed": 0,
             "sha256": HASH,
             "images": "demo:calibration (100 rendered pictures, seed 0)",
-            "method": "kl:num_bin=1024",
+            "method": "kl:num_bin=1024,max_num_bin=16384,per_channel",
         },
         "accuracy": {
             "dataset": "demo:test (500 rendered pictures, seed 0)",

@@ -298,6 +298,9 @@ def test_layers_come_from_the_compile_log_until_there_is_a_diagnosis(build: Path
     found = gather(built)
     assert found.layers.source == "diagnosis"
     assert len(found.layers.rows) == len(diagnosis(built).units)
+    alone = [layer.alone_cosine for _, layer in found.layers.worst(99)]
+    assert None not in alone
+    assert alone == sorted(alone)  # type: ignore[type-var]
 
 
 @pytest.mark.parametrize(
@@ -306,6 +309,7 @@ def test_layers_come_from_the_compile_log_until_there_is_a_diagnosis(build: Path
         ("/stages/stages.2/blocks/blocks.5/norm/Sub", "stages.2"),
         ("stages.2.blocks.5.norm", "stages.2"),
         ("/stem/stem.0/Conv", "stem"),
+        ("stem.0", "stem"),
         ("/head/fc/Gemm", "head"),
         ("head.fc", "head"),
         ("Conv_12", "Conv_12"),

@@ -79,9 +79,20 @@ class Layers:
     note: str
     rows: tuple[Layer, ...] = ()
 
+    @property
+    def alone(self) -> bool:
+        """Whether each layer was measured alone, too."""
+        return any(layer.alone_cosine is not None for layer in self.rows)
+
     def worst(self, count: int = 10) -> tuple[tuple[int, Layer], ...]:
-        """Return (index in ``rows``, layer) of the lowest cosines, worst first."""
-        order = sorted(range(len(self.rows)), key=lambda index: (self.rows[index].cosine, index))
+        """Return (index in ``rows``, layer) of the worst: most harmful alone, else furthest from float."""
+
+        def badness(index: int) -> tuple[float, float, int]:
+            layer = self.rows[index]
+            alone = layer.cosine if layer.alone_cosine is None else layer.alone_cosine
+            return (alone if self.alone else layer.cosine, layer.cosine, index)
+
+        order = sorted(range(len(self.rows)), key=badness)
         return tuple((index, self.rows[index]) for index in order[:count])
 
 

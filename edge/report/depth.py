@@ -17,7 +17,7 @@ LEFT, RIGHT, TOP = 50, 10, 14
 def depth(layers: Sequence[Layer], marked: Sequence[int], frame: Frame) -> str:
     """Draw each layer's cosine over the network's depth, the marked ones numbered in their order.
 
-    Where there is a figure for the layer alone, it is drawn too, as an open diamond.
+    Where there is a figure for the layer alone, it is drawn too, as an open diamond, and carries the number.
     """
     plot = _Plot(len(layers), max(1 - layer.cosine for layer in layers), frame)
     places = [plot.point(index, layer.cosine) for index, layer in enumerate(layers)]
@@ -28,7 +28,9 @@ def depth(layers: Sequence[Layer], marked: Sequence[int], frame: Frame) -> str:
     parts += [_mark(place, plot.radius, layer) for place, layer in zip(places, layers, strict=True)]
     taken: list[Point] = []
     for number, index in enumerate(marked, start=1):
-        taken.append(_free(places[index], taken, plot.bottom))
+        alone = layers[index].alone_cosine
+        mark = places[index] if alone is None else plot.point(index, alone)
+        taken.append(_free(mark, taken, plot.bottom))
         parts.append(_number(taken[-1], number))
     return drawing(frame, plot.bottom + 34, "".join(parts))
 
@@ -78,7 +80,8 @@ def module_of(name: str) -> str:
     parts = [part for part in name.split("/") if part]
     if len(parts) == 1:
         words = parts[0].split(".")
-        return ".".join(words[:2]) if len(words) > 1 and words[1].isdecimal() else words[0]
+        numbered = len(words) > 1 and words[1].isdecimal() and words[0] != "stem"
+        return ".".join(words[:2]) if numbered else words[0]
     if len(parts) > 1 and parts[1].startswith(f"{parts[0]}."):
         return (
             parts[1] if parts[1].removeprefix(f"{parts[0]}.").isdecimal() and parts[0] != "stem" else parts[0]

@@ -247,7 +247,7 @@ def _layers(report: Report) -> list[str]:
         for _, layer in report.layers.worst(WORST)
     ]
     return [
-        "## Layers furthest from float",
+        "## Layers most harmful alone" if report.layers.alone else "## Layers furthest from float",
         "",
         report.layers.note,
         "",

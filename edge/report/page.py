@@ -41,7 +41,7 @@ def page(report: Report) -> str:
         charts=_charts(report),
         figures=_figures(report),
         model_argument=report.model,
-        measured_alone=report.layers.source == "diagnosis",
+        measured_alone=report.layers.alone,
         has_int16=any(layer.dtype == "int16" for layer in report.layers.rows),
         has_cpu=any(layer.on == "CPU" for layer in report.layers.rows),
         cpu_inside=[node for node in nodes if node.inside],
@@ -80,12 +80,15 @@ def _charts(report: Report) -> dict[str, Pair | None]:
     layers = report.layers.rows
     if layers:
         marked = [index for index, _ in report.layers.worst(NUMBERED)]
+        furthest = min(layers, key=lambda layer: layer.cosine)
+        worst = layers[marked[0]].name
         charts["depth"] = pair(
             lambda frame: depth(layers, marked, frame),
             "layers",
             "Similarity of each layer with float, over the depth of the network",
-            f"{len(layers)} layers; the lowest cosine is {layers[marked[0]].cosine:.4f}, at "
-            f"{layers[marked[0]].name}. The tables below have all numbers.",
+            f"{len(layers)} layers; the lowest cosine is {furthest.cosine:.4f}, at {furthest.name}"
+            + (f"; the most harmful alone is {worst}" if report.layers.alone else "")
+            + ". The tables below have all numbers.",
         )
     if placement is not None:
         charts["placement"] = pair(
