@@ -69,8 +69,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         code = cli.main(arguments, prog_name="edge", standalone_mode=False)
         sys.exit(code if isinstance(code, int) else 0)
-    except click.exceptions.Abort:
-        sys.exit(INTERRUPTED)
     except click.ClickException as error:
         error.show()
         sys.exit(error.exit_code)
@@ -79,7 +77,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             raise
         click.echo(f"error: {error}", err=True)
         sys.exit(error.exit_code)
-    except KeyboardInterrupt:
+    except (click.exceptions.Abort, KeyboardInterrupt):  # click makes the one of the other
         kept = KEPT.get(VERBS.get(next(iter(arguments), ""), ""), "")
         click.echo(f"\ninterrupted{kept}", err=True)
         sys.exit(INTERRUPTED)
