@@ -423,6 +423,16 @@ def test_a_loss_is_drawn_from_the_hop_before_to_the_hop(build: Path) -> None:
     assert end == pytest.approx(float(before.get("cx", "")), abs=0.02)
 
 
+def test_a_figure_of_few_pictures_does_not_squeeze_the_others() -> None:
+    many = [Row(str(value), value, (value - 2, value + 2), None, "plain", "") for value in (90.0, 91.0)]
+    few = Row("few", 60.0, (31.0, 83.0), 61.0, "noise", "60 %", "10 pictures", hollow=True)
+    root = parsed(dots([*many, few], FRAME))
+    assert root.findtext("text") == "88 %"
+    drawn = root.findall("g")[2]
+    assert drawn.find("circle") is None
+    assert "60 %" in [text.text for text in drawn.findall("text")]
+
+
 @given(st.lists(st.floats(0, 100), min_size=1, max_size=9), st.integers(3, 5))
 def test_an_axis_covers_its_values_with_few_round_steps(values: list[float], most: int) -> None:
     low, high, ticks = percent_axis(values, most)

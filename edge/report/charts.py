@@ -57,16 +57,10 @@ def dots(rows: Sequence[Row], frame: Frame) -> str:
     narrow = frame.width < NARROW
     left, right = (0, 0) if narrow else (150, 168)
     top, step = 8, 58 if narrow else 42
-    # Wide intervals of small samples run out of the drawing rather than squeeze the rest.
-    low, high, ticks = percent_axis(
-        [
-            bound
-            for row in rows
-            for bound in (row.value, row.start, *(() if row.hollow else row.interval or ()))
-            if bound is not None
-        ],
-        3 if narrow else 5,
-    )
+    # Figures of a few pictures run out of the drawing rather than squeeze the others.
+    ruling = [row for row in rows if not row.hollow] or rows
+    bounds = [bound for row in ruling for bound in (row.value, row.start, *(row.interval or ()))]
+    low, high, ticks = percent_axis([bound for bound in bounds if bound is not None], 3 if narrow else 5)
     inner = frame.width - left - right - 16
     bottom = top + step * len(rows) + 4
 
@@ -177,12 +171,13 @@ def _row(
             for end, bound in zip(ends, row.interval, strict=True)
             if end == bound
         ]
-    if row.start is not None and abs(row.start - row.value) > 1e-9:
+    if row.start is not None and abs(row.start - row.value) > 1e-9 and not row.hollow:
         left, far = sorted((x(row.start), x(row.value)))
         width = max(1.0, far - left)
         parts.append(element("rect", x=left, y=y - 4.5, width=width, height=9, class_=f"step {row.mark}"))
     kind = f"dot {row.mark}" + (" hollow" if row.hollow else "")
-    parts.append(element("circle", cx=x(row.value), cy=y, r=5, class_=kind))
+    if axis[0] <= row.value <= axis[1]:
+        parts.append(element("circle", cx=x(row.value), cy=y, r=5, class_=kind))
     tone = f"aside {row.mark}" if row.start is not None else "aside"
     words = f"{row.name}: {row.shown}" + (f", {row.aside.strip(' ·')}" if row.aside else "")
     if narrow:

@@ -115,7 +115,7 @@ def _speed_charts(rows: tuple[SpeedRow, ...]) -> dict[str, Pair | None]:
             threads = "" if row.threads is None else f", {row.threads} thread" + "s" * (row.threads > 1)
             mark = "quiet" if row.source == "published" else "plain"
             shown.append(Bar(row.title + threads, value, f"{value:.{digits}f} {unit}", mark))
-        if shown:
+        if len(shown) > 1:
             words = "; ".join(f"{bar.name} {bar.shown}" for bar in shown)
             charts[key] = pair(partial(bars, shown), key, title, words)
     return charts
