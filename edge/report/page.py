@@ -129,7 +129,11 @@ def _figures(report: Report) -> list[Figure]:
         if reference.top1 is not None and quantized.top1 is not None:
             change = signed(quantized.top1 - reference.top1, 1)
             total = accuracy.total
-            tested = "" if total is None or total.p is None else f", {p_value(total.p)}"
+            tested = (
+                ""
+                if total is None or total.p is None
+                else f", {p_value(total.p)}".replace("p ", "p\N{NO-BREAK SPACE}")
+            )
             note = f"float {reference.top1:.1f} %, {change} points{tested}"
             found.append(Figure("Top-1, quantized", f"{quantized.top1:.1f}", "%", note))
         note = f"cosine of the scores {quantized.cosine:.4f}"
