@@ -423,6 +423,19 @@ def test_a_gain_counts_answers_and_tells_chance_from_change() -> None:
     assert not gain("coarser", reference, near, rough).sure
 
 
+def test_the_expected_agreement_is_what_normal_errors_give() -> None:
+    rng = np.random.default_rng(1)
+    reference = rng.standard_normal((400, 10)).astype(np.float32)
+    for scale in (0.05, 0.2, 0.4):
+        noise = rng.normal(0, scale, (60, *reference.shape)).astype(np.float32)
+        counted = float(((reference + noise).argmax(2) == reference.argmax(1)).mean())
+        likely = float(np.mean([measured.expected(reference, reference + one) for one in noise[:8]]))
+        assert likely == pytest.approx(counted, abs=0.05)
+    assert measured.expected(reference, reference) == 1
+    shifted = reference + np.float32(3)  # the same for all classes: no answer changes
+    assert measured.expected(reference, shifted) > 0.999
+
+
 # ----- the command
 
 
@@ -474,10 +487,8 @@ def test_pictures_have_to_be_named(portable_build: Path, edge: Run) -> None:
 
 
 def test_labels_outside_the_classes_are_named(portable_build: Path, edge: Run, tmp_path: Path) -> None:
-    rng = np.random.default_rng(0)
     pictures = trained_net.save_pictures(tmp_path / "p", 4, seed=0)
     (pictures / "0").rename(pictures / "99")
-    assert rng is not None
     code, _, err = edge("diagnose", str(portable_build), "--images", str(pictures))
     assert code == 1
     assert "99" in err

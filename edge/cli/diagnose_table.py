@@ -40,7 +40,7 @@ def diagnosis_table(diagnosis: Diagnosis, file: Path) -> str:
         return "\n".join(lines)
     lines.append(click.style("Remedies, best first", bold=True))
     for number, remedy in enumerate(diagnosis.remedies, start=1):
-        lines += _remedy(number, remedy)
+        lines += _remedy(number, remedy, file)
     return "\n".join(lines)
 
 
@@ -81,6 +81,7 @@ def _shares(diagnosis: Diagnosis) -> list[str]:
         rows.append((part, f"{100 * share.agreement:.1f} %", f"{share.cosine:.4f}", *top1))
     return [
         *_aligned(rows, left={0}),
+        "against the float network behind NV12; the last row against the same on RGB",
         f"NV12 puts {100 * diagnosis.nv12_clipped:.2g} % of the pixels' channels outside 0..255",
     ]
 
@@ -114,10 +115,11 @@ def _matters(check: InputCheck) -> bool:
     return check.better or check.value >= check.as_built - NEAR
 
 
-def _remedy(number: int, remedy: Remedy) -> list[str]:
+def _remedy(number: int, remedy: Remedy, file: Path) -> list[str]:
     how = remedy.how.splitlines()
     if len(how) > HOW_LINES:
-        how = [*how[: HOW_LINES - 1], f"  … and {len(how) - HOW_LINES + 1} more lines of a precision recipe"]
+        rest = len(how) - HOW_LINES + 1
+        how = [*how[: HOW_LINES - 1], f"  … and {rest} more lines: remedies[{number - 1}].how in {file.name}"]
     return [
         *_item(f"{remedy.what}  ({remedy.gain:+.1f} points)", f"{number}. "),
         *(f"     {line}" for line in how),

@@ -171,6 +171,12 @@ def _notes(evidence: Evidence) -> list[str]:
         return notes
     if not taken.calibration_n:
         notes.append("The calibration pictures are no longer in the build folder; they were not compared")
+    integers = evidence.step("program")
+    if integers is not None and integers.agreement < 1:
+        notes.append(
+            f"Integer arithmetic costs on top: the program gives the calibrated model's answer on "
+            f"{100 * integers.agreement:.1f} % of the pictures (cosine {integers.cosine:.4f})"
+        )
     notes += [
         f"Calibration pictures differ from these in {item.name}: median {item.calibration:.2f} there, "
         f"{item.evaluation:.2f} here"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -36,6 +37,7 @@ class Gain:
         p: exact McNemar of the two.
         cosine_before: mean cosine with float's scores.
         cosine_after: the same with the change.
+        expected: gain in agreement, in points, that the nearer scores let expect; see :func:`expected`.
         p_closer: that the cosine rises so much by chance; paired sign-flip test on the pictures' differences.
     """
 
@@ -46,11 +48,12 @@ class Gain:
     p: float
     cosine_before: float
     cosine_after: float
+    expected: float
     p_closer: float
 
     @property
     def points(self) -> float:
-        """Gain in agreement, in points."""
+        """Gain in agreement that was counted, in points."""
         return 100 * (self.after - self.before) / self.n
 
     @property
@@ -145,8 +148,27 @@ def gain(what: str, reference: Scores, before: Scores, after: Scores) -> Gain:
         p=mcnemar(int((old & ~new).sum()), int((new & ~old).sum())),
         cosine_before=float(near_before.mean()),
         cosine_after=float(near_after.mean()),
+        expected=100 * (expected(reference, after) - expected(reference, before)),
         p_closer=_sign_flip(near_after - near_before),
     )
+
+
+def expected(reference: Scores, scores: Scores) -> float:
+    """Return the agreement that the scores' errors let expect, 0..1.
+
+    A count of equal answers moves by whole pictures. This takes each picture's errors as normal with their
+    own standard deviation s, and asks how likely they leave the first answer first, a margin m ahead of the
+    second: Phi(m / (s * sqrt(2))), averaged over the pictures.
+
+    Args:
+        reference: (n, classes) of the float network.
+        scores: (n, classes) of the other.
+    """
+    first = np.sort(reference.astype(np.float64), axis=1)
+    margin = first[:, -1] - first[:, -2]
+    deviation = (scores.astype(np.float64) - reference).std(axis=1)
+    ratio = np.divide(margin, 2 * deviation, out=np.full(len(margin), np.inf), where=deviation > 0)
+    return float(np.mean([0.5 * (1 + math.erf(value)) for value in ratio]))
 
 
 def _sign_flip(differences: NDArray[np.float64]) -> float:

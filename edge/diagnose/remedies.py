@@ -97,7 +97,7 @@ def _cpu(evidence: Evidence) -> list[Ranked]:
 
 
 def _helps(gain: Gain) -> bool:
-    return gain.before < gain.n and gain.points >= 0 and gain.sure and _nearer(gain) > LEAST
+    return gain.before < gain.n and gain.expected > 0 and gain.sure and _nearer(gain) > LEAST
 
 
 def _nearer(gain: Gain) -> float:
@@ -105,5 +105,5 @@ def _nearer(gain: Gain) -> float:
 
 
 def _ranked(gain: Gain, what: str, how: str, figure: str) -> Ranked:
-    """Return a remedy with its rank: answers first, then how near the scores come."""
-    return (gain.points, _nearer(gain)), Remedy(what, how, figure, gain.points)
+    """Return a remedy with its rank: what it is expected to win, then how near the scores come."""
+    return (gain.expected, _nearer(gain)), Remedy(what, how, figure, gain.expected)
