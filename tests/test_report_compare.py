@@ -106,6 +106,7 @@ def test_a_build_against_itself_differs_in_nothing(one: Built) -> None:
     assert not any(row.differs for row in found.facts)
     assert found.recipe == ()
     assert all(row.same == row.n for row in found.paired)
+    assert "No layer moved." in texts(found)["comparison.html"]
 
 
 def test_different_pictures_are_not_paired(one: Built, two: Built) -> None:

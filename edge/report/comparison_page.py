@@ -16,6 +16,7 @@ from edge.report.side_by_side import FactRow
 from edge.report.wording import MISSING, bounds, judged, signed
 
 FURTHEST = 10
+VISIBLE = 5e-6  # a change of a cosine that five digits show
 
 
 def documents(comparison: Comparison) -> dict[str, str]:
@@ -29,12 +30,13 @@ def documents(comparison: Comparison) -> dict[str, str]:
 
 def page(comparison: Comparison) -> str:
     """Return the page; text that users or files brought is escaped."""
-    changed = sorted(comparison.layers, key=lambda row: (-abs(row.change), row.name))
+    moved = [row for row in comparison.layers if abs(row.change) >= VISIBLE]
+    moved.sort(key=lambda row: (-abs(row.change), row.name))
     return render(
         "comparison.html.j2",
         c=comparison,
         charts=_charts(comparison),
-        moved=changed[:FURTHEST],
+        moved=moved[:FURTHEST],
         labelled=any(hop.top1 is not None for row in comparison.hops for hop in (row.a, row.b) if hop),
     )
 
