@@ -8,7 +8,7 @@ from edge.diagnose.faults import Fault, ruined
 from edge.diagnose.findings import Remedy
 
 SINGLE_LAYERS = 3
-LEAST = 0.0005  # of the cosine; less is not worth a recipe line
+LEAST_POINTS, LEAST = 0.2, 0.0005  # of agreement and of the cosine; less is not worth a recipe line
 Ranked = tuple[tuple[float, float], Remedy]
 
 
@@ -97,7 +97,7 @@ def _cpu(evidence: Evidence) -> list[Ranked]:
 
 
 def _helps(gain: Gain) -> bool:
-    return gain.before < gain.n and gain.expected > 0 and gain.sure and _nearer(gain) > LEAST
+    return gain.before < gain.n and gain.expected >= LEAST_POINTS and gain.sure and _nearer(gain) > LEAST
 
 
 def _nearer(gain: Gain) -> float:
