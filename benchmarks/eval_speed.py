@@ -1,0 +1,159 @@
+"""Speed of ``edge eval``: worker processes against a plain loop, and a hop added against starting over.
+
+    python benchmarks/eval_speed.py [--images DIR] [--count 100] [--workers 2] [BUILD]
+
+BUILD is a build folder by the vendor's compiler; without it demo ConvNeXt_atto is built here at O0.
+
+1. Pictures a second of the hop ``quantized``, decoding and preprocessing included, against a plain loop over
+   the vendor's runtime (``HB_ONNXRuntime``) in one process of the compiler's Python, which gets its NV12
+   frames ready-made. The loop runs twice: with the threads that the runtime takes by itself, all cores, and
+   with one. Loading counts for neither. The three run in turns, and each one's best round counts.
+2. An evaluation of all hops where all but ``nv12`` had been measured, against one from nothing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+from attrs import evolve
+
+from edge.built import open_built
+from edge.evaluate import Hop, Pictures, Subject, evaluate, find_hops, subject_of
+from edge.evaluate.measure import measure
+from edge.evaluate.outputs import Outputs
+from edge.evaluate.runners import Runner
+from edge.images import ImageSet, open_images, sample
+from edge.preprocess import resize_crop, rgb_to_nv12
+from edge.progress import Quiet
+from edge.toolchain.find import find
+
+DEMO = ["ConvNeXt_atto", "--weights", "demo", "--level", "O0", "--count", "20"]
+LOOP = """
+import sys, time
+sys.path.insert(0, sys.argv[1])
+import numpy as np
+from horizon_tc_ui import HB_ONNXRuntime
+from quantized import Picture, open_session
+threads = int(sys.argv[4])
+session = open_session(sys.argv[2], threads) if threads else HB_ONNXRuntime(sys.argv[2], input_batch=1)
+picture = Picture(session)
+frames = np.load(sys.argv[3])
+session.run(session.output_names, {picture.name: picture.from_nv12(frames[0].tobytes())})
+started = time.perf_counter()
+for frame in frames:
+    session.run(session.output_names, {picture.name: picture.from_nv12(frame.tobytes())})
+print("seconds", time.perf_counter() - started)
+"""
+
+
+def plain_loop(subject: Subject, frames: Path, threads: int) -> float:
+    """Return the seconds of the loop; ``threads`` 0 leaves them to the runtime."""
+    assert subject.toolchain is not None
+    workers = subject.toolchain.worker_path("quantized.py").parent
+    args = ["-c", LOOP, str(workers), str(subject.files["quantized_onnx"]), str(frames), str(threads)]
+    done = subject.toolchain.run_python(args, cwd=Path.cwd(), timeout=3600)
+    return float(done.tail.split("seconds ")[1].split()[0])
+
+
+def pool(subject: Subject, hop: Hop, images: ImageSet, workers: int) -> float:
+    """Return the seconds that the hop takes for all pictures once its workers are up."""
+    with hop.open(workers) as runner, tempfile.TemporaryDirectory() as scratch:
+
+        @contextmanager
+        def ready(_workers: int) -> Iterator[Runner]:
+            yield runner
+
+        runner(np.ascontiguousarray(resize_crop(images[0].load(), subject.preprocess)))
+        opened = evolve(hop, open=ready)
+        with Outputs(Path(scratch), opened, subject.classes) as outputs:
+            found = measure(
+                opened,
+                outputs,
+                images=images,
+                wanted=np.arange(len(images), dtype=np.int32),
+                preprocess=subject.preprocess,
+                classes=subject.classes,
+                workers=workers,
+                reporter=Quiet(),
+            )
+    return found.seconds
+
+
+def first(subject: Subject, hop: Hop, images: ImageSet, workers: int, rounds: int) -> None:
+    """Print pictures a second of the hop and of the loops."""
+    frames = np.stack(
+        [rgb_to_nv12(np.ascontiguousarray(resize_crop(item.load(), subject.preprocess))) for item in images]
+    )
+    seconds: dict[str, list[float]] = {}
+    with tempfile.TemporaryDirectory() as scratch:
+        path = Path(scratch) / "frames.npy"
+        np.save(path, frames)
+        for _ in range(rounds):
+            seconds.setdefault("hop", []).append(pool(subject, hop, images, workers))
+            seconds.setdefault("loop", []).append(plain_loop(subject, path, 0))
+            seconds.setdefault("loop, 1 thread", []).append(plain_loop(subject, path, 1))
+    rates = {name: len(images) / min(times) for name, times in seconds.items()}
+    print(f"quantized, {len(images)} pictures, best of {rounds} rounds:")
+    print(f"  hop, {workers} workers        {rates['hop']:7.2f} pictures/s, decoding included")
+    print(
+        f"  loop, runtime's threads {rates['loop']:7.2f} pictures/s: ratio {rates['hop'] / rates['loop']:.2f}"
+    )
+    one = rates["loop, 1 thread"]
+    print(f"  loop, one thread        {one:7.2f} pictures/s: ratio {rates['hop'] / one:.2f}")
+
+
+def second(subject: Subject, hops: list[Hop], images: ImageSet) -> None:
+    """Print the seconds from nothing and with one hop added."""
+    with tempfile.TemporaryDirectory() as fresh, tempfile.TemporaryDirectory() as known:
+        pictures = Pictures(images)
+        evaluate(subject, [hop for hop in hops if hop.name != "nv12"], pictures, root=Path(known))
+        started = time.perf_counter()
+        added = evaluate(subject, hops, pictures, root=Path(known))
+        between = time.perf_counter()
+        anew = evaluate(subject, hops, pictures, root=Path(fresh))
+        over = time.perf_counter() - between
+    same = [hop.agreement for hop in added.hops] == [hop.agreement for hop in anew.hops]
+    print(
+        f"{len(hops)} hops from nothing {over:.1f} s, nv12 added {between - started:.1f} s: "
+        f"ratio {over / (between - started):.1f}; same table: {same}"
+    )
+
+
+def main() -> None:
+    """Measure both."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("build", nargs="?", type=Path)
+    parser.add_argument("--images", default="demo:test")
+    parser.add_argument("--count", type=int, default=100)
+    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--rounds", type=int, default=3)
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="edge-bench-") as scratch:
+        folder = options.build
+        if folder is None:
+            command = [sys.executable, "-m", "edge", "build", *DEMO, "--build-dir", scratch]
+            subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+            folder = Path(scratch) / DEMO[0]
+        built = open_built(folder)
+        subject = subject_of(built, find("auto"))
+        hops, _ = find_hops(subject)
+        images = open_images(options.images, classes=subject.classes)
+        if options.count:
+            images = sample(images, options.count)
+        quantized = next(hop for hop in hops if hop.name == "quantized")
+        first(subject, quantized, images, options.workers, options.rounds)
+        second(subject, hops, images)
+
+
+if __name__ == "__main__":
+    main()
