@@ -113,11 +113,13 @@ def eval_command(
             allowed="the folder of a finished build",
             remedy=f"edge eval {path.parent}",
         )
-    built = open_built(path)
-    pictures = _pictures(built, images, labels, count=count, seed=seed)
-    subject = subject_of(built, *_toolchain(built))
+    open_built(path)  # a wrong folder is told before anything waits
     with ExitStack() as stack:
         display = stack.enter_context(Display(verbose=verbose))
+        stack.enter_context(Workspace(path, display))
+        built = open_built(path)  # from here on no build replaces it
+        pictures = _pictures(built, images, labels, count=count, seed=seed)
+        subject = subject_of(built, *_toolchain(built))
         found, missing = find_hops(subject, program_count)
         if board is not None:
             from edge.cli.eval_board import board_hop
@@ -131,7 +133,6 @@ def eval_command(
         _check_gates(pictures, chosen, max_drop, min_agreement)
         if pictures.unlabelled:
             display.warn(f"{pictures.unlabelled}; agreement with the float network is measured instead")
-        stack.enter_context(Workspace(path, display))
         evaluation = evaluate(
             subject,
             chosen,

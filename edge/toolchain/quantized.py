@@ -55,7 +55,7 @@ class QuantizedPool:
             for _ in range(workers):
                 self._workers.append(QuantizedModel(toolchain, model))
             for worker in self._workers:
-                worker.wait_ready()
+                _require_scores(model, worker.wait_ready().outputs[0])
                 self._free.put(worker)
         except BaseException:
             self.close()
@@ -225,4 +225,13 @@ class QuantizedModel:
         return ToolchainError(
             f"the compiler's runtime ended: {cause[:200]}",
             remedy="edge doctor; a killed process often means too little memory",
+        )
+
+
+def _require_scores(model: Path, output: Output) -> None:
+    if output.dtype != "float32":
+        raise ToolchainError(
+            f"{model.name} gives {output.name} as {output.dtype}: its scales were removed",
+            allowed="models with their Dequantize nodes",
+            remedy="compile without remove_node_type",
         )
