@@ -54,10 +54,12 @@ def artifacts(build: Build) -> list[Artifact]:
         return [_artifact("portable_onnx", build.quantize, build.quantize.result.onnx), *found]
     check, render, compiled = build.check, build.render, build.compile
     translated = build.portable.result.onnx
+    shipped, onnx = build.shipped
     return [
         _artifact("bin", compiled, compiled.result.bin),
         _artifact("mapper_yaml", render, render.result.yaml),
         *found,
+        *([_artifact("rounded_onnx", shipped, onnx)] if shipped is not simplify else []),
         *(_artifact(_role(name), compiled, name) for name in compiled.result.intermediates),
         *([_artifact("portable_onnx", build.portable, translated)] if translated else []),
         _artifact("compile_log", compiled, compiled.result.log),
@@ -159,6 +161,7 @@ def facts(build: Build) -> dict[str, object]:
             "images": build.calibrate.result.source,
             "method": compiled.calibration_method if compiled else "minmax",
         },
+        "rounding": _rounding(build),
         "accuracy": {**_accuracy(build.eval.result), "quantized_by": build.quantized_by},
         "verify": _verify(build.verify.result) if build.toolchain else None,
         "stages": [_stage(stage, request) for stage in build.done],
@@ -264,6 +267,18 @@ def _accuracy(result: Evaluation) -> dict[str, object]:
         "agreement": round(last.agreement_percent, 4),
         "cosine": round(last.cosine, 6),
         "unreadable": list(result.unreadable),
+    }
+
+
+def _rounding(build: Build) -> dict[str, object] | None:
+    if build.toolchain is None or build.request.precision.rounding is None:
+        return None
+    result = build.round.result
+    return {
+        "layers": len(result.layers),
+        "left": list(result.left),
+        "pictures": result.pictures,
+        "error_kept": round(result.error_kept, 4),
     }
 
 

@@ -19,7 +19,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from edge.errors import ImageError
+from edge.errors import CalibrationError, ImageError
 from edge.resample import resample
 from edge.specs import Preprocess
 
@@ -249,6 +249,37 @@ def arrange(rgb: NDArray[np.float32], pre: Preprocess) -> Tensor:
     """Put an RGB picture (H, W, 3) into the network's channel order and layout, without the batch axis."""
     ordered = rgb[..., ::-1] if pre.color == "bgr" else rgb
     return np.ascontiguousarray(ordered.transpose(2, 0, 1) if pre.layout == "NCHW" else ordered)
+
+
+def calibration_picture(file: Path, pre: Preprocess) -> Image:
+    """Read a raw calibration file, the inverse of :func:`arrange` on an 8-bit picture.
+
+    Args:
+        file: float32 in 0..255, in the network's channel order and layout, as ``edge.calibrate`` writes it.
+        pre: gives both, and the size.
+
+    Returns:
+        uint8, (*pre.crop, 3), C-contiguous, RGB.
+
+    Raises:
+        CalibrationError: it can't be read, is of another size, or holds values outside 0..255.
+    """
+    height, width = pre.crop
+    try:
+        raw = np.fromfile(file, "<f4")
+    except OSError as error:
+        raise CalibrationError(f"{file.name} can't be read: {error.strerror or error}") from error
+    if raw.size != height * width * 3:
+        raise CalibrationError(
+            f"{file.name} holds {raw.size} values",
+            allowed=f"{height * width * 3}: float32 of 3x{height}x{width}",
+            remedy="edge calibrate",
+        )
+    if not (np.isfinite(raw).all() and raw.min() >= 0 and raw.max() <= 255):
+        raise CalibrationError(f"{file.name} holds values outside 0..255", remedy="edge calibrate")
+    shaped = raw.reshape(3, height, width).transpose(1, 2, 0) if pre.layout == "NCHW" else raw
+    rgb = shaped.reshape(height, width, 3)[..., :: -1 if pre.color == "bgr" else 1]
+    return np.ascontiguousarray(np.rint(rgb), np.uint8)
 
 
 def _normalize(rgb: Tensor, pre: Preprocess) -> Tensor:

@@ -22,7 +22,7 @@ RANK = {
     "toolchain": 6,
     "fakequant": 7, "runtime": 7,
     "calibrate": 8, "diagnose": 8, "evaluate": 8, "export": 8,
-    "mapper": 8, "portable": 8, "simplify": 8, "verify": 8,
+    "mapper": 8, "portable": 8, "rounding": 8, "simplify": 8, "verify": 8,
     "request": 9,
     "choices": 10,
     "pipeline": 11,
@@ -30,7 +30,17 @@ RANK = {
     "board": 13, "bundle": 13,
     "cli": 14,
 }  # fmt: skip
-STAGES = {"calibrate", "diagnose", "evaluate", "export", "mapper", "portable", "simplify", "verify"}
+STAGES = {
+    "calibrate",
+    "diagnose",
+    "evaluate",
+    "export",
+    "mapper",
+    "portable",
+    "rounding",
+    "simplify",
+    "verify",
+}
 BOARD = ("errors", "metadata", "specs", "preprocess", "images", "runtime")
 
 

@@ -198,7 +198,7 @@ def test_refuses_an_empty_or_missing_calibration_set(tmp_path: Path, out: Path) 
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        (np.zeros(3 * 32 * 31, np.float32), "has 11904 bytes"),
+        (np.zeros(3 * 32 * 31, np.float32), "holds 2976 values"),
         (np.full(3 * 32 * 32, 256, np.float32), "outside 0..255"),
         (np.full(3 * 32 * 32, np.nan, np.float32), "outside 0..255"),
     ],

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 from attrs import frozen
@@ -11,8 +10,7 @@ from numpy.typing import NDArray
 
 from edge.built import Built
 from edge.diagnose.frames import Frame
-from edge.preprocess import Image
-from edge.specs import Preprocess
+from edge.preprocess import Image, calibration_picture
 
 APART = 0.95  # share of pairs, one picture of each set, that a statistic puts in the same order
 NOISE = 0.5  # photographs' neighbouring pixels correlate above 0.9, independent ones not at all
@@ -59,16 +57,17 @@ _LEAST = (12.0, 12.0, 12.0, 8.0, 0.05, 8.0)  # medians nearer than this are alik
 
 
 def calibration_frames(built: Built, count: int) -> tuple[Frame, ...]:
-    """Return the pictures that the build was calibrated on, evenly taken; none if they are not there."""
+    """Return the pictures that the build was calibrated on, evenly taken; none if they are not there.
+
+    Raises:
+        CalibrationError: a file is broken.
+    """
     folder = next(iter(sorted(built.folder.glob(_FOLDER))), None)
     files = sorted(folder.glob("*.bin")) if folder else []
     if len(files) > count:
         files = [files[i * len(files) // count] for i in range(count)]
-    return tuple(
-        Frame(file.name, None, rgb)
-        for file in files
-        if (rgb := _picture(file, built.metadata.preprocess)) is not None
-    )
+    rule = built.metadata.preprocess
+    return tuple(Frame(file.name, None, calibration_picture(file, rule)) for file in files)
 
 
 def statistics(frames: Sequence[Frame]) -> Statistics:
@@ -101,17 +100,3 @@ def _row(rgb: Image) -> list[float]:
     correlation = 1.0 if flat else float(np.corrcoef(left, right)[0, 1])
     colour = float((values.max(axis=2) - values.min(axis=2)).mean())
     return [*(float(mean) for mean in means), float(luma.std()), correlation, colour]
-
-
-def _picture(file: Path, rule: Preprocess) -> Image | None:
-    data = np.fromfile(file, "<f4")
-    if data.size != int(np.prod(rule.input_shape)):
-        return None
-    height, width = rule.crop
-    picture = (
-        data.reshape(3, height, width).transpose(1, 2, 0)
-        if rule.layout == "NCHW"
-        else data.reshape(height, width, 3)
-    )
-    ordered = picture[..., ::-1] if rule.color == "bgr" else picture
-    return np.ascontiguousarray(np.clip(ordered, 0, 255).astype(np.uint8))

@@ -2,8 +2,10 @@
 
 ::
 
-    export → simplify → check → calibrate → render → compile → portable → verify → eval → build folder
+    export → simplify → check → calibrate → round → render → compile → portable → verify → eval → build folder
     export → simplify → calibrate → quantize → eval                  with ``--mapper portable``
+
+``round`` is there for recipes that ask for it only.
 """
 
 from __future__ import annotations
@@ -40,7 +42,18 @@ VERIFY_CODE = (
     "edge.toolchain.workers.quantized",
 )
 
-STAGES = ("export", "simplify", "check", "calibrate", "render", "compile", "portable", "verify", "eval")
+STAGES = (
+    "export",
+    "simplify",
+    "check",
+    "calibrate",
+    "round",
+    "render",
+    "compile",
+    "portable",
+    "verify",
+    "eval",
+)
 PORTABLE_STAGES = ("export", "simplify", "calibrate", "quantize", "eval")
 
 
@@ -50,11 +63,12 @@ class Build(NetworkStages):
     @cached_property
     def compile(self) -> Stage[CompileResult]:
         """The program for the board."""
-        graph, calibration, text = self.simplify, self.calibrate, self.render
+        calibration, text = self.calibrate, self.render
+        graph, onnx = self.shipped
         toolchain = self._compiler()
         inputs = {
             "yaml": text.sha256(text.result.yaml),
-            "onnx": graph.sha256(graph.result.onnx),
+            "onnx": graph.sha256(onnx),
             "calibration": calibration.result.sha256,
             "toolchain": toolchain.identity,
         }
@@ -64,7 +78,7 @@ class Build(NetworkStages):
                 toolchain,
                 yaml=text.path(text.result.yaml),
                 files={
-                    graph.result.onnx: graph.path(graph.result.onnx),
+                    onnx: graph.path(onnx),
                     calibration.result.directory: calibration.path(calibration.result.directory),
                 },
                 out=out,
@@ -266,7 +280,8 @@ class Build(NetworkStages):
         """Run every stage in order, so that progress reads in order."""
         portable = self.toolchain is None
         for stage in PORTABLE_STAGES if portable else STAGES:
-            getattr(self, stage)
+            if stage != "round" or self.request.precision.rounding is not None:
+                getattr(self, stage)
 
 
 def _verify_note(result: VerifyResult) -> str:

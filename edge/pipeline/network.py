@@ -9,17 +9,19 @@ import cattrs
 import cv2
 
 from edge.calibrate import CalibrationResult, calibrate
+from edge.errors import UsageError
 from edge.export import ExportResult, Resolved, choose, export
 from edge.images import open_images, sample
 from edge.mapper.render import RenderResult, render, template_sha256
 from edge.pipeline.stages import COMPILER_CODE, WORKING_DIR, Stages, versions
+from edge.rounding import RoundResult, round_weights
 from edge.simplify import SimplifyResult, simplify
 from edge.toolchain.compiler import CheckResult, checker
 from edge.workspace import Stage
 
 
 class NetworkStages(Stages):
-    """Export, simplify, check, calibrate, render: each a property that runs the stages it needs, once."""
+    """Export, simplify, check, calibrate, round, render: properties that run the stages they need, once."""
 
     @cached_property
     def weights(self) -> Resolved:
@@ -151,23 +153,76 @@ class NetworkStages(Stages):
         )
 
     @cached_property
+    def round(self) -> Stage[RoundResult]:
+        """The BPU-ready ONNX with its weights on int8 steps; only where the recipe asks for it."""
+        graph, calibration = self.simplify, self.calibrate
+        request, rounding = self.request, self.request.precision.rounding
+        if rounding is None:
+            raise UsageError(
+                f"recipe {request.precision.name} does not round weights", remedy="give one with 'rounding'"
+            )
+
+        def action(out: Path) -> RoundResult:
+            return round_weights(
+                model=graph.path(graph.result.onnx),
+                calibration=self._calibration_files(),
+                preprocess=request.spec.preprocess,
+                rounding=rounding,
+                seed=request.seed,
+                out=out,
+                name=f"{self.export.result.name}_bpu_rounded",
+                reporter=self._listener,
+            )
+
+        return self._stage(
+            "round",
+            {
+                "onnx": graph.sha256(graph.result.onnx),
+                "calibration": calibration.result.sha256,
+                "preprocess": cattrs.unstructure(request.spec.preprocess),
+                "rounding": cattrs.unstructure(rounding),
+                "seed": request.seed,
+                **versions("numpy", "onnx", "onnxruntime"),
+            },
+            action,
+            RoundResult,
+            code=("edge.rounding", "edge.preprocess"),
+            note=lambda r: (
+                f"weights of {len(r.layers)} layers, {100 * r.error_kept:.0f} % of the nearest steps' error"
+                + (f"; {len(r.left)} left as they are" if r.left else "")
+            ),
+        )
+
+    @property
+    def shipped(self) -> tuple[Stage[object], str]:
+        """The ONNX that is compiled, as a stage and the name of its file."""
+        if self.request.precision.rounding is None:
+            return self.simplify, self.simplify.result.onnx
+        return self.round, self.round.result.onnx
+
+    def _calibration_files(self) -> list[Path]:
+        made = self.calibrate
+        return [made.path(file.path) for file in made.files if file.path.startswith(made.result.directory)]
+
+    @cached_property
     def render(self) -> Stage[RenderResult]:
         """The mapper YAML, linted."""
-        graph, calibration = self.simplify, self.calibrate
+        calibration = self.calibrate
+        graph, onnx = self.shipped
         request = self.request
 
         def action(out: Path) -> RenderResult:
             return render(
                 spec=request.spec,
                 precision=request.precision,
-                model=graph.path(graph.result.onnx),
+                model=graph.path(onnx),
                 calibration_files=[
                     (Path(file.path).name, file.bytes)
                     for file in calibration.files
                     if file.path.startswith(calibration.result.directory)
                 ],
                 prefix=self.prefix,
-                onnx_model=f"./{graph.result.onnx}",
+                onnx_model=f"./{onnx}",
                 cal_data_dir=f"./{calibration.result.directory}",
                 working_dir=f"./{WORKING_DIR}",
                 out=out,
@@ -178,7 +233,7 @@ class NetworkStages(Stages):
             {
                 "spec": cattrs.unstructure(request.spec),
                 "precision": cattrs.unstructure(request.precision),
-                "onnx": graph.sha256(graph.result.onnx),
+                "onnx": graph.sha256(onnx),
                 "prefix": self.prefix,
                 "calibration": calibration.result.directory,
                 "template": template_sha256(),

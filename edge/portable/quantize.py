@@ -19,12 +19,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from attrs import frozen
-from numpy.typing import NDArray
 
 from edge.errors import CalibrationError, CompileError
 from edge.graph import facts, load_onnx, sha256_of
 from edge.portable import nv12
-from edge.preprocess import Tensor, network_input_from_nv12, rgb_to_nv12
+from edge.preprocess import Tensor, calibration_picture, network_input_from_nv12, rgb_to_nv12
 from edge.progress import Reporter, Silent
 from edge.specs import Preprocess
 
@@ -110,7 +109,7 @@ def quantize(
         integers, floats = _count(network)
         onnx.save(nv12.put_before(network, preprocess), target)
         reporter.update("run it once in onnxruntime")
-        _prove(target, {nv12.INPUT: _nv12(files[0], preprocess)})
+        _prove(target, {nv12.INPUT: rgb_to_nv12(calibration_picture(files[0], preprocess))})
     except (CalibrationError, OSError):  # a full disk is the workspace's to explain
         raise
     except Exception as error:  # onnx's and onnxruntime's own errors share no base
@@ -144,30 +143,9 @@ class _Pictures:
         file = self._files[self._next]
         self._next += 1
         self._reporter.update(f"calibrate {self._next} of {len(self._files)}", self._next / len(self._files))
-        seen = network_input_from_nv12(_nv12(file, self._preprocess), self._preprocess)
+        rgb = calibration_picture(file, self._preprocess)
+        seen = network_input_from_nv12(rgb_to_nv12(rgb), self._preprocess)
         return {self._name: seen}
-
-
-def _nv12(file: Path, pre: Preprocess) -> NDArray[np.uint8]:
-    """Return the NV12 bytes of a calibration file."""
-    height, width = pre.crop
-    size = file.stat().st_size
-    if size != height * width * 3 * 4:
-        raise CalibrationError(
-            f"{file.name} has {size} bytes",
-            allowed=f"{height * width * 12}: float32 of 3x{height}x{width}",
-            remedy="edge calibrate",
-        )
-    raw = np.fromfile(file, np.float32)
-    if not (np.isfinite(raw).all() and raw.min() >= 0 and raw.max() <= 255):
-        raise CalibrationError(f"{file.name} holds values outside 0..255", remedy="edge calibrate")
-    ordered = (
-        raw.reshape(3, height, width).transpose(1, 2, 0)
-        if pre.layout == "NCHW"
-        else raw.reshape(height, width, 3)
-    )
-    rgb = ordered[..., ::-1] if pre.color == "bgr" else ordered
-    return rgb_to_nv12(np.ascontiguousarray(np.rint(rgb).astype(np.uint8)))
 
 
 def _quantize(source: onnx.ModelProto, pictures: _Pictures, target: Path, scratch: Path) -> None:

@@ -12,11 +12,17 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from edge.errors import ImageError
+from edge.errors import CalibrationError, ImageError
 from edge.evaluate.table import Mistake
 from edge.images import ImageItem
 from edge.images.items import Split
-from edge.preprocess import nv12_to_yuv444, resize_crop, rgb_to_nv12, yuv444_to_rgb_float
+from edge.preprocess import (
+    calibration_picture,
+    nv12_to_yuv444,
+    resize_crop,
+    rgb_to_nv12,
+    yuv444_to_rgb_float,
+)
 from edge.report.measured import MistakeShown, Picture
 from edge.specs import Preprocess
 
@@ -117,21 +123,11 @@ def _picture(item: ImageItem, alt: str, preprocess: Preprocess) -> Picture:
 def _calibration_picture(name: str, path: Path, preprocess: Preprocess) -> Picture:
     alt = f"calibration picture {name}, as the network sees it behind NV12"
     try:
-        values = np.fromfile(path, "<f4")
-        _, *shape = preprocess.input_shape
-        raw = values.reshape(shape)
-    except (OSError, ValueError) as error:
-        return Picture(name, alt, why_not=f"{path.name} can't be read: {_reason(error)}")
-    ordered = raw.transpose(1, 2, 0) if preprocess.layout == "NCHW" else raw
-    rgb = ordered[..., ::-1] if preprocess.color == "bgr" else ordered
-    crop = np.ascontiguousarray(np.clip(rgb, 0, 255).astype(np.uint8))
-    return Picture(name, alt, *_encoded(crop))
+        return Picture(name, alt, *_encoded(calibration_picture(path, preprocess)))
+    except CalibrationError as error:
+        return Picture(name, alt, why_not=error.seen)
 
 
 def _encoded(crop: NDArray[np.uint8]) -> tuple[str, str, int, int]:
     image, width, height = data_uri(behind_nv12(crop))
     return image, "", width, height
-
-
-def _reason(error: Exception) -> str:
-    return error.strerror if isinstance(error, OSError) and error.strerror else "not of the input's size"

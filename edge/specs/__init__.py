@@ -4,22 +4,26 @@ from edge.specs.load import available_models, load_model, load_precision
 from edge.specs.schema import (
     Calibration,
     Compiler,
+    Evidence,
     ModelSpec,
     NodePrecision,
     Precision,
     Preprocess,
     Published,
+    Rounding,
     Sources,
 )
 
 __all__ = [
     "Calibration",
     "Compiler",
+    "Evidence",
     "ModelSpec",
     "NodePrecision",
     "Precision",
     "Preprocess",
     "Published",
+    "Rounding",
     "Sources",
     "available_models",
     "load_model",

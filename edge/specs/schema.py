@@ -224,13 +224,71 @@ class Compiler:
 
 
 @frozen
+class Rounding:
+    """Weights put on the compiler's int8 steps beforehand, errors compensated; see ``edge.rounding``.
+
+    Costs no time on the BPU: graph and types stay, only the integers are chosen better.
+
+    Attributes:
+        pictures: calibration pictures to look at, 1 and above; all of them if there are fewer.
+        damping: share of the mean squared input that is added to the diagonal of the layer's moments.
+    """
+
+    pictures: int = 64
+    damping: float = 0.01
+
+    def __attrs_post_init__(self) -> None:
+        _check(self.pictures >= 1, f"rounding: pictures {self.pictures}", "1 and above")
+        _check(0 < self.damping <= 1, f"rounding: damping {self.damping}", "above 0, up to 1")
+
+
+@frozen
+class Evidence:
+    """What a recipe of ``edge tune`` was found on, and what it was measured to give.
+
+    Agreement is the share of the pictures, in percent, with the answer of the float network behind NV12.
+
+    Attributes:
+        float_sha256: of the float ONNX that it was searched for.
+        chosen_on: pictures of the search.
+        reported_on: pictures of the figures below, none of them in ``chosen_on``.
+        n: how many.
+        agreement: of this recipe.
+        agreement_int8: of plain int8 on the same pictures.
+        top1_float: percent, behind NV12; None without labels, as the next two.
+        top1: of this recipe.
+        top1_int8: of plain int8.
+        latency_us: static, microseconds, at ``compiler.optimize_level``.
+        latency_us_int8: of plain int8 at the same level.
+        seed: of every random choice.
+        versions: of what ran.
+    """
+
+    float_sha256: str
+    chosen_on: str
+    reported_on: str
+    n: int
+    agreement: float
+    agreement_int8: float
+    top1_float: float | None = None
+    top1: float | None = None
+    top1_int8: float | None = None
+    latency_us: float | None = None
+    latency_us_int8: float | None = None
+    seed: int = 0
+    versions: Mapping[str, str] = field(factory=dict)
+
+
+@frozen
 class Precision:
     """A precision recipe.
 
     Attributes:
         name: as reports show it.
         nodes: node name in the model's own module paths -> precision.
+        rounding: of the weights; None leaves each to the nearest step, as the compiler rounds.
         note: what the recipe was measured on.
+        evidence: figures behind a recipe that ``edge tune`` found.
     """
 
     name: str = field(validator=_name)
@@ -238,3 +296,5 @@ class Precision:
     nodes: Mapping[str, NodePrecision] = field(factory=dict)
     compiler: Compiler = Compiler()
     note: str = ""
+    rounding: Rounding | None = None
+    evidence: Evidence | None = None

@@ -1,7 +1,7 @@
 """A stand-in for hb_mapper, scripted by the file that FAKE_HB_MAPPER names; line one is the mode.
 
-Modes: ok, plots, no-bin, empty-bin, garbage, flood, hang, hang-hard, killed, crash, disk-full, memory, traceback,
-and log:NAME:STATUS, which prints tests/fakes/logs/NAME.txt and exits with STATUS.
+Modes: ok, plots, no-bin, empty-bin, garbage, flood, hang, hang-hard, killed, crash, disk-full, memory,
+traceback, and log:NAME:STATUS, which prints tests/fakes/logs/NAME.txt and exits with STATUS.
 """
 
 from __future__ import annotations
