@@ -51,7 +51,7 @@ def test_a_change_within_noise_says_so() -> None:
     hops = [hop("float"), hop("nv12", "float", 8, 6), hop("quantized", "nv12", 9, 5)]
     verdict, sentences = explain(hops, "quantized", change(12, 6), "")
     assert sentences[0].startswith("NV12 costs 0.4 points (95 % ")
-    assert "within noise (p = 0.79); 14 answers changed, 8 right ones lost, 6 gained" in sentences[0]
+    assert "within noise (p = 0.79); 14 answers changed, 8 to wrong and 6 to right" in sentences[0]
     assert sentences[1].startswith("Quantization costs 0.8 points")
     assert sentences[-1].startswith("No step costs more than noise")
     assert verdict.startswith("Quantization, NV12 included, costs 1.2 points (95 % ")

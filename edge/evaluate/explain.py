@@ -73,10 +73,9 @@ def _step(hop: HopResult) -> str:
     if hop.change is None:
         share = 100 * changed / hop.n
         return f"{subject} changes the answer on {changed} of {_pictures(hop.n)} ({share:.1f} %)."
-    return (
-        f"{subject} {_effect(hop.change)}{sample}; {changed} answers changed, "
-        f"{hop.change.lost} right ones lost, {hop.change.gained} gained."
-    )
+    answers = f"{changed} answer{'s' * (changed != 1)} changed"
+    turned = f"{hop.change.lost} to wrong and {hop.change.gained} to right"
+    return f"{subject} {_effect(hop.change)}{sample}; {answers}, {turned}."
 
 
 def _subject(hop: HopResult) -> str:
