@@ -24,6 +24,7 @@ EXAMPLES = {
     "simplify": ("edge simplify ConvNeXt_atto",),
     "check": ("edge check ConvNeXt_atto",),
     "calibrate": ("edge calibrate ConvNeXt_atto --calib train/ --calib-count 100",),
+    "round": ("edge round ConvNeXt_atto --precision int8_rounded",),
     "render": ("edge render ConvNeXt_atto --precision int8",),
     "compile": ("edge compile ConvNeXt_atto --level O0",),
     "portable": ("edge portable ConvNeXt_atto",),
@@ -36,6 +37,7 @@ HELP = {
     "simplify": "Make the ONNX ready for the BPU, losing no fusion of the compiler's.",
     "check": "Show which nodes the compiler puts on the BPU and which on the CPU.",
     "calibrate": "Write the calibration set as the mapper reads it.",
+    "round": "Put the weights on int8 steps so that their errors cancel out (recipes with 'rounding').",
     "render": "Write and lint the mapper YAML.",
     "compile": "Compile the .bin.",
     "portable": "Translate the quantized model into standard ONNX with the same integers.",
@@ -114,6 +116,7 @@ export_command = _stage_command("export")
 simplify_command = _stage_command("simplify")
 check_command = _stage_command("check")
 calibrate_command = _stage_command("calibrate")
+round_command = _stage_command("round")
 render_command = _stage_command("render")
 compile_command = _stage_command("compile")
 portable_command = _stage_command("portable")
