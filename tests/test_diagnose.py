@@ -19,6 +19,7 @@ from onnx import TensorProto, helper, numpy_helper
 from scipy.stats import permutation_test
 
 from edge.diagnose import evidence as measured
+from edge.diagnose import gains
 from edge.diagnose.calibration import CORRELATION, differences, statistics
 from edge.diagnose.commands import recipe_lines
 from edge.diagnose.evidence import gain
@@ -526,3 +527,10 @@ def test_float_runs_of_the_translation_are_float(tmp_path: Path) -> None:
     weight = numpy_helper.to_array(next(t for t in built.graph.initializer if t.name == "w1"))
     expected = np.einsum("oi,nihw->nohw", weight[:, :, 0, 0], tensor(picture()) / 64)
     np.testing.assert_allclose(np.asarray(c), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_convolutions_and_what_reads_the_input_get_no_16_bits(tmp_path: Path) -> None:
+    onnx.save(block_net(), tmp_path / "n_calibrated_model.onnx")
+    net = FakeQuant(tmp_path / "n_calibrated_model.onnx")
+    able = [item.name for item in group(net.graph) if gains._widens(net, item)]
+    assert able == ["norm", "mlp.act", "Add", "head.pool"]

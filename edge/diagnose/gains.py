@@ -15,6 +15,7 @@ from edge.diagnose.units import Group
 from edge.diagnose.weights import OUTLIER, WeightTensor
 from edge.fakequant import AS_BUILT, FLOAT, INT16, FakeQuant
 
+CONVOLUTIONS = ("conv", "depthwise conv", "linear")
 CANDIDATES = 12  # layers that are tried at 16 bits
 SETS = (2, 4, 8, 12)
 SUSPECTS = 6  # weights that are tried unrounded
@@ -41,7 +42,7 @@ def wider_layers(
     Returns:
         (layer, gain) with the best first; (layers, gain) with the fewest first; gain of all.
     """
-    able = [g for g in groups if g.touching and g.name != "input" and g.bits < INT16]
+    able = [g for g in groups if g.touching and g.bits < INT16 and _widens(net, g)]
     able.sort(key=lambda g: -damage.get(g.name, 0.0))
     able = able[:CANDIDATES]
     activations = [i for i, q in enumerate(net.quantizers) if not q.weight]
@@ -62,6 +63,19 @@ def wider_layers(
         for some, result in zip(chosen, results, strict=True)
     )
     return tuple(single), sets, everything
+
+
+def _widens(net: FakeQuant, group: Group) -> bool:
+    """Tell whether 16 bits at a layer win in the program what they win in the calibrated model.
+
+    Measured on MobileNetV1 with hb_mapper 1.24.3: 16 bits at its first convolutions raised the calibrated
+    model's agreement with float and brought the program's down from 90 to 75 %, since the integers of 16-bit
+    convolutions keep fewer bits; and with 16 bits behind the preprocess node the compiled program no longer
+    equalled the quantized model. LayerNorms, pools and sums kept what they won.
+    """
+    first = {"", *(node.name for node in net.graph.nodes if node.op_type == "HzPreprocess")}
+    reads_input = any(net.quantizers[i].producer in first for i in group.touching)
+    return group.kind not in CONVOLUTIONS and not reads_input
 
 
 def _wider(net: FakeQuant, at: Sequence[int]) -> NDArray[np.uint8]:
