@@ -24,7 +24,8 @@ from edge.toolchain.compiler import CompileResult, makertbin
 from edge.toolchain.found import Toolchain
 from edge.verify import FRAMES, VerifyResult, candidates, verify
 from tests.conftest import FakeCompiler, Run, save_net, save_pictures
-from tests.test_build_compiler import save_small_net
+from tests.test_build_compiler import NORM, save_small_net
+from tests.test_build_compiler import build as build_net
 from tests.test_toolchain_compiler import Job
 
 PREPROCESS = Preprocess(crop=(32, 32), resize=32)
@@ -278,3 +279,14 @@ def test_a_docker_compiler_verifies_too(toolchain: Toolchain, tiny: Path, tmp_pa
     mounts = (tmp_path / "mounts").read_text()
     assert f"type=bind,source={tiny},target={tiny}" in mounts
     assert mounts.count("edge-sim-") == 2 * FRAMES  # source and target, a frame
+
+
+@pytest.mark.compiler
+def test_a_head_with_int16_scores_verifies(toolchain: Toolchain, tmp_path: Path) -> None:
+    """The simulator gives its scores with more axes of one than the program does."""
+    recipe = tmp_path / "wide_head.yaml"
+    recipe.write_text("nodes: {/head/fc/Gemm: {'on': BPU, outputs: int16}}\n")
+    net, pictures = save_small_net(tmp_path / "small.onnx"), save_pictures(tmp_path / "pictures", 24)
+    arguments = (str(net), *NORM, "--images", str(pictures), "--calib", str(pictures))
+    manifest = build_net(tmp_path, *arguments, "--precision", str(recipe))
+    assert manifest["verify"]["bit_exact"] is True

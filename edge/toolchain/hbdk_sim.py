@@ -186,11 +186,12 @@ class Simulator:
         except (ValueError, OverflowError):
             raise self._strange(f"something else than integers for output {value.name}") from None
         limits = np.iinfo(value.dtype)
-        if shape != value.shape or numbers.size != np.prod(shape):
+        # A head with int16 scores is (1, 1, 1, classes) here and (1, classes) in the program.
+        if _plain_shape(shape) != _plain_shape(value.shape) or numbers.size != np.prod(shape):
             raise self._strange(f"{numbers.size} numbers of shape {shape}, {value.name} is {value.shape}")
         if numbers.size and not limits.min <= numbers.min() <= numbers.max() <= limits.max:
             raise self._strange(f"numbers beyond {value.dtype} for output {value.name}")
-        return numbers.astype(value.dtype).reshape(shape)
+        return numbers.astype(value.dtype).reshape(value.shape)
 
     def _strange(self, what: str) -> ToolchainError:
         return ToolchainError(
@@ -221,6 +222,10 @@ def _first_part(program: BinProgram) -> BinNode:
         f"in {program.name} no call of the BPU goes from the picture {picture!r} to integers",
         allowed="a program that begins on the BPU",
     )
+
+
+def _plain_shape(shape: tuple[int, ...]) -> tuple[int, ...]:
+    return shape if shape[:1] != (1,) else _plain_shape(shape[1:])
 
 
 def _plain(name: str) -> str:
