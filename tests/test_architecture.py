@@ -26,7 +26,7 @@ RANK = {
     "request": 9,
     "choices": 10,
     "pipeline": 11,
-    "manifest": 12, "report": 12,
+    "manifest": 12, "report": 12, "tune": 12,
     "board": 13, "bundle": 13,
     "cli": 14,
 }  # fmt: skip

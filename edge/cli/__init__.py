@@ -32,6 +32,7 @@ VERBS = {
     "quantize": "edge.cli.build",
     "eval": "edge.cli.eval",
     "diagnose": "edge.cli.diagnose",
+    "tune": "edge.cli.tune",
     "report": "edge.cli.report",
     "run": "edge.cli.run",
     "bench": "edge.cli.bench",
@@ -46,6 +47,7 @@ VERBS = {
 # module -> what its verbs leave behind when they are interrupted.
 KEPT = {
     "edge.cli.build": "; finished stages are kept, the same command goes on from there",
+    "edge.cli.tune": "; every finished trial is kept, the same command goes on from there",
     "edge.cli.eval": "; every answer so far is kept, the same command goes on from there",
 }
 

@@ -67,7 +67,7 @@ def build_command(
     from edge.report import report_of_build
     from edge.workspace import Workspace
 
-    request = make_request(**options, arguments=typed_arguments(context))
+    request = make_request(**options, arguments=typed_arguments(context), build_dir=build_dir)
     root = build_dir / request.spec.name
     with Display(verbose=verbose) as display, Workspace(root, display) as workspace:
         build = Build(request, workspace, display)
@@ -106,7 +106,7 @@ def _stage_command(stage: str) -> click.Command:
     def command(
         context: click.Context, /, *, build_dir: Path, as_json: bool, verbose: bool, **options: Any
     ) -> None:
-        request = make_request(**options, arguments=typed_arguments(context))
+        request = make_request(**options, arguments=typed_arguments(context), build_dir=build_dir)
         _run_stage(stage, request, build_dir, as_json=as_json, verbose=verbose)
 
     return command

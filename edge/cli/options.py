@@ -14,13 +14,16 @@ from click.core import ParameterSource
 
 from edge.errors import UsageError
 from edge.request import Request
-from edge.specs import ModelSpec, Preprocess, Sources, load_model, load_precision
+from edge.resources import data_dir
+from edge.specs import ModelSpec, Precision, Preprocess, Sources, load_model, load_precision
 from edge.specs.schema import Level
 
 F = TypeVar("F", bound=Callable[..., Any])
 
 # The share of the resized picture that the centre crop keeps; the usual one for ImageNet classifiers.
 CROP_SHARE = 0.875
+# The model's own recipe: its file in the build folder, and the word that insists on one.
+OWN_RECIPE, INSIST = "recipe.yaml", "recipe"
 # How a command spoke and where it built change nothing of the result.
 NOT_RECORDED = {"as_json", "verbose", "build_dir", "install", "workers", "port", "identity", "ssh_options"}
 
@@ -59,7 +62,11 @@ def request_options(function: F) -> F:
         click.option(
             "--calib-count", type=click.IntRange(min=1), help="Of them; 100 unless the set says other."
         ),
-        click.option("--precision", help="A recipe in mapper_yaml/precision, or a path."),
+        click.option(
+            "--precision",
+            help="A recipe in mapper_yaml/precision, or a path; 'recipe' insists on the model's own.  "
+            "[default: the model's own recipe of edge tune, if there is one]",
+        ),
         click.option(
             "--level", type=click.Choice(["O0", "O1", "O2", "O3"]), help="Compiler optimisation level."
         ),
@@ -112,11 +119,14 @@ def make_request(
     timeout: float,
     install: bool,
     arguments: tuple[str, ...] = (),
+    build_dir: Path | None = None,
 ) -> Request:
     """Return the request that the options describe.
 
+    Without ``--precision`` a recipe of the model's own is taken, and told of.
+
     Raises:
-        UsageError: options that contradict each other or can't be read.
+        UsageError: options that contradict each other or can't be read, or no recipe where one has to be.
     """
     given: dict[str, Any] = {
         "mean": _triple("--mean", mean),
@@ -147,7 +157,7 @@ def make_request(
         )
     if labels is not None:
         spec = evolve(spec, labels=labels)
-    recipe = load_precision(precision or spec.precision)
+    recipe = _recipe(spec, precision, build_dir)
     if level is not None:
         recipe = evolve(recipe, compiler=evolve(recipe.compiler, optimize_level=cast("Level", level)))
     return Request(
@@ -164,6 +174,31 @@ def make_request(
         install=install,
         arguments=arguments,
     )
+
+
+def own_recipes(model: str, build_dir: Path | None) -> list[Path]:
+    """Return where a model's own recipe may be, the first to be taken first; not all need exist."""
+    found = [data_dir("mapper_yaml") / "precision" / f"{model}.yaml"]
+    return found if build_dir is None else [*found, build_dir / model / OWN_RECIPE]
+
+
+def _recipe(spec: ModelSpec, wish: str | None, build_dir: Path | None) -> Precision:
+    if wish not in (None, INSIST):
+        return load_precision(wish)
+    places = own_recipes(spec.name, build_dir)
+    path = next((place for place in places if place.is_file()), None)
+    if path is None and wish == INSIST:
+        raise UsageError(
+            f"{spec.name} has no recipe of its own",
+            allowed="a file at " + " or ".join(os.path.relpath(place) for place in places),
+            remedy=f"edge tune {spec.name}   searches one",
+        )
+    if path is None:
+        return load_precision(spec.precision)
+    if wish is None:
+        shown = os.path.relpath(path)
+        click.echo(f"precision recipe {shown}, the model's own; --precision int8 goes without", err=True)
+    return load_precision(str(path))
 
 
 def typed_arguments(context: click.Context) -> tuple[str, ...]:

@@ -200,6 +200,18 @@ class NetworkStages(Stages):
             return self.simplify, self.simplify.result.onnx
         return self.round, self.round.result.onnx
 
+    def _other_weights(self) -> str | None:
+        """Return the warning of a recipe that was found for other weights; None if it was not."""
+        recipe, exported = self.request.precision, self.export
+        if recipe.evidence is None:
+            return None
+        if recipe.evidence.float_sha256 == exported.sha256(exported.result.onnx):
+            return None
+        return (
+            f"precision recipe {recipe.name} was searched for other weights than these: its figures do not "
+            "hold here; edge tune searches anew, --precision int8 goes without"
+        )
+
     def _calibration_files(self) -> list[Path]:
         made = self.calibrate
         return [made.path(file.path) for file in made.files if file.path.startswith(made.result.directory)]
@@ -210,6 +222,8 @@ class NetworkStages(Stages):
         calibration = self.calibrate
         graph, onnx = self.shipped
         request = self.request
+        if (why := self._other_weights()) is not None:
+            self._listener.warn(why)
 
         def action(out: Path) -> RenderResult:
             return render(

@@ -9,6 +9,7 @@ from attrs import frozen
 
 from edge.diagnose.findings import Diagnosis
 from edge.report.measured import Accuracy, Picture
+from edge.report.search import Search
 
 SCHEMA_VERSION = 1
 
@@ -208,6 +209,7 @@ class Report:
         verified: None if that was not looked at.
         stages: of the build.
         files: of the build.
+        search: what ``edge tune`` tried for this float network; None if it was not run.
     """
 
     name: str
@@ -237,3 +239,4 @@ class Report:
     stages: tuple[StageRow, ...]
     files: tuple[FileRow, ...]
     schema_version: int = SCHEMA_VERSION
+    search: Search | None = None

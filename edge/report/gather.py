@@ -22,6 +22,7 @@ from edge.report.contents import Calibration, FileRow, Flag, Placement, Report, 
 from edge.report.layers import cpu_nodes, layers_of, node_rows
 from edge.report.measured import Picture
 from edge.report.pictures import calibration_pictures
+from edge.report.search import search_of
 from edge.report.sidecars import read_sidecar
 from edge.report.speed import board_facts, speed_of
 from edge.report.verdict import verdict
@@ -141,6 +142,7 @@ def _gather(built: Built, names: Sequence[str], measured: Evaluation | None) -> 
             for file in manifest["artifacts"]
             if file["role"] not in OWN_ROLES
         ),
+        search=search_of(built),
     )
 
 

@@ -31,6 +31,7 @@ def markdown(report: Report) -> str:
             *_diagnosis(report),
             *_layers(report),
             *_speed(report),
+            *_search(report),
             "## Calibration",
             "",
             f"n = {report.calibration.n}: {plain(report.calibration.images)}. "
@@ -192,6 +193,27 @@ def _points(change: Change) -> str:
 
 def _change(change: Change) -> str:
     return f"{_points(change)} points, {change.lost} lost, {change.gained} gained: {judged(change)}"
+
+
+def _search(report: Report) -> list[str]:
+    found = report.search
+    if found is None:
+        return []
+    rows = [
+        (
+            plain(one.name) + (" (chosen)" if one.chosen else ""),
+            f"{one.latency_us:.1f} us",
+            f"{one.ratio:.3f}",
+            MISSING if one.top1 is None else f"{one.top1:.2f} %",
+            f"{one.agreement:.2f} %",
+        )
+        for one in found.tried
+    ]
+    head = ("recipe", "static latency", "of int8's", "Top-1", "same answer as float behind NV12")
+    lines = ["## Precision search", "", plain(found.why) + ".", ""]
+    lines += [f"Figures on {plain(found.report)}; searched on {plain(found.selection)}.", ""]
+    lines += [*table(head, rows), ""]
+    return lines + [line for name, why in found.failed for line in (f"- {plain(name)}: {plain(why)}", "")]
 
 
 def _diagnosis(report: Report) -> list[str]:

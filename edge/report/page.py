@@ -9,6 +9,7 @@ from attrs import frozen
 from edge.report.charts import Bar, Row, bars, dots, split, waterfall
 from edge.report.contents import Report, SpeedRow
 from edge.report.depth import depth
+from edge.report.front import front
 from edge.report.html import Pair, pair, render
 from edge.report.wording import p_value, signed, size
 from edge.statistics import wilson
@@ -96,6 +97,16 @@ def _charts(report: Report) -> dict[str, Pair | None]:
             "placement",
             "Nodes on the BPU and on the CPU",
             f"{placement.bpu} nodes on the BPU, {placement.cpu} on the CPU.",
+        )
+    search = report.search
+    if search is not None and search.tried:
+        best = next((one for one in search.tried if one.chosen), search.tried[0])
+        charts["search"] = pair(
+            lambda frame: front(search.tried, search.max_latency_us, frame),
+            "search",
+            "Agreement with float against static latency, a dot for each recipe",
+            f"{len(search.tried)} recipes; {best.name} takes {best.latency_us:.1f} us and gives float's "
+            f"answer on {best.agreement:.2f} percent. The table below has all numbers.",
         )
     return {**charts, **_speed_charts(report.speed.rows)}
 

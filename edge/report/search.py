@@ -1,0 +1,118 @@
+"""``tune.json`` of a build: the recipes that the precision search compiled, as the report shows them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from attrs import frozen
+
+from edge.built import Built
+
+FILE = "tune.json"
+SCHEMA_VERSION = 1
+
+
+@frozen
+class Tried:
+    """A recipe that was compiled at the shipping level.
+
+    Attributes:
+        name: of it.
+        latency_us: static, microseconds.
+        ratio: of plain int8's latency.
+        agreement: with float behind NV12 on the pictures kept back, percent.
+        top1: on them, percent; None without labels.
+        divergence: of the softmax, nats.
+        chosen: whether the search chose it.
+        on_front: whether no other one is both faster and nearer to float.
+    """
+
+    name: str
+    latency_us: float
+    ratio: float
+    agreement: float
+    top1: float | None
+    divergence: float
+    chosen: bool
+    on_front: bool
+
+
+@frozen
+class Search:
+    """A precision search.
+
+    Attributes:
+        tried: the recipes, in the order in which they were compiled; plain int8 first.
+        failed: name and reason of those that gave no program.
+        why: what was chosen, and why.
+        report: pictures that the figures are for.
+        selection: pictures that were searched on.
+        max_latency_us: the bar.
+        trials: everything that was tried.
+        time: kind of work, times done, seconds.
+        seconds: of all of it.
+    """
+
+    tried: tuple[Tried, ...]
+    failed: tuple[tuple[str, str], ...]
+    why: str
+    report: str
+    selection: str
+    max_latency_us: float
+    trials: int
+    time: tuple[tuple[str, int, float], ...]
+    seconds: float
+
+
+def search_of(built: Built) -> Search | None:
+    """Return the search for this very float network; None if there was none or it can't be read."""
+    try:
+        data = json.loads((Path(built.folder) / FILE).read_text(encoding="utf-8"))
+        if data["schema_version"] != SCHEMA_VERSION:
+            return None
+        if data["float_sha256"] != built.sha256.get("float_onnx"):
+            return None
+        return _search(data)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None
+
+
+def _search(data: Mapping[str, Any]) -> Search:
+    points = list(enumerate(data["points"]))
+    good = [(i, p) for i, p in points if not p["failed"] and p["report"] is not None]
+    base = float(data["points"][0]["latency_us"])
+    figures = [(float(p["latency_us"]), float(p["report"]["divergence"])) for _, p in good]
+    tried = []
+    for (i, point), (latency, divergence) in zip(good, figures, strict=True):
+        own = point["report"]
+        n = int(own["n"])
+        beaten = any(
+            other[0] <= latency and other[1] <= divergence and other != (latency, divergence)
+            for other in figures
+        )
+        tried.append(
+            Tried(
+                name=str(point["name"]),
+                latency_us=latency,
+                ratio=latency / base,
+                agreement=100 * int(own["agreement"]) / n,
+                top1=None if own["right"] is None else 100 * int(own["right"]) / n,
+                divergence=divergence,
+                chosen=i == data["chosen"],
+                on_front=not beaten,
+            )
+        )
+    return Search(
+        tried=tuple(tried),
+        failed=tuple((str(p["name"]), str(p["failed"])) for _, p in points if p["failed"]),
+        why=str(data["why"]),
+        report=str(data["report"]),
+        selection=str(data["selection"]),
+        max_latency_us=float(data["max_latency_us"]),
+        trials=len(data["trials"]),
+        time=tuple((str(s["kind"]), int(s["count"]), float(s["seconds"])) for s in data["time"]),
+        seconds=float(data["seconds"]),
+    )

@@ -1,0 +1,148 @@
+"""The levers of the search: how thresholds are chosen, how weights are rounded, which units get 16 bits."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+
+from attrs import evolve, frozen
+
+from edge.diagnose.units import Group
+from edge.fakequant import INT16, Quantizer, Translated
+from edge.specs import Calibration, NodePrecision, Precision
+from edge.specs.schema import Level, Rounding
+
+NOTE = "found by edge tune; the evidence below says on what"
+PREPROCESS = "HzPreprocess"
+
+# In the order in which they are tried; those that won most on trained networks come first.
+CALIBRATIONS: Mapping[str, Calibration] = {
+    "max 0.9999": Calibration("max", max_percentile=0.9999),
+    "max 0.9999 per channel": Calibration("max", max_percentile=0.9999, per_channel=True),
+    "kl": Calibration("kl"),
+    "mix": Calibration("mix"),
+    "max": Calibration("max"),
+    "max 0.9999 asymmetric": Calibration("max", max_percentile=0.9999, optimization=("asymmetric",)),
+    "default, bias corrected": Calibration("default", optimization=("bias_correction",)),
+}
+ROUNDED = Rounding()
+
+
+@frozen
+class Unit:
+    """Something that gets 16 bits as one.
+
+    Attributes:
+        name: as the user reads it: a module path, or two nodes with an arrow for a single tensor.
+        kind: such as ``LayerNorm``, ``add`` or ``tensor``.
+        nodes: node -> its setting in a recipe.
+        widened: quantizers that become 16 bits, indices in graph order.
+    """
+
+    name: str
+    kind: str
+    nodes: Mapping[str, NodePrecision]
+    widened: frozenset[int]
+
+
+def units(graph: Translated, groups: Sequence[Group], on_cpu: Iterable[str] = ()) -> tuple[Unit, ...]:
+    """Return what can be given 16 bits in a calibrated model: each layer whole, and each tensor alone.
+
+    A node that reads the picture keeps its 8-bit inputs: camera pixels have no more, and a program with
+    16 bits there was seen to differ from the compiler's own quantized model.
+
+    Args:
+        graph: the translated calibrated model.
+        groups: its layers.
+        on_cpu: nodes that take no bits.
+    """
+    skipped = set(on_cpu) | {node.name for node in graph.nodes if node.op_type == PREPROCESS}
+    reads_picture = _readers_of_picture(graph, skipped)
+    found: list[Unit] = []
+    for group in groups:
+        names = [name for name in group.nodes if name not in skipped]
+        nodes = {
+            name: NodePrecision(
+                "BPU",
+                inputs=None if name in reads_picture else "int16",
+                outputs=None if group.last else "int16",
+            )
+            for name in names
+        }
+        found.append(_unit(graph, group.name, group.kind, nodes))
+    for item in graph.quantizers:
+        if item.weight or not item.producer or item.producer in skipped:
+            continue
+        readers = [name for name in item.consumers if name not in skipped]
+        if not readers:
+            continue
+        nodes = {item.producer: NodePrecision("BPU", outputs="int16")}
+        nodes |= {name: NodePrecision("BPU", inputs="int16") for name in readers}
+        found.append(_unit(graph, _tensor_name(item.producer, readers), "tensor", nodes))
+        for name in readers if len(readers) > 1 else ():
+            one = {name: NodePrecision("BPU", inputs="int16")}
+            found.append(_unit(graph, f"inputs of {name.strip('/')}", "inputs", one))
+    kept: dict[frozenset[int], Unit] = {}
+    for unit in found:
+        # Of two that widen the same, the one with fewer settings asks less of the compiler.
+        known = kept.get(unit.widened)
+        if unit.widened and (known is None or len(unit.nodes) < len(known.nodes)):
+            kept[unit.widened] = unit
+    return tuple({unit.name: unit for unit in kept.values()}.values())
+
+
+def combined(chosen: Iterable[Unit]) -> dict[str, NodePrecision]:
+    """Return the settings of several units as one table, in the units' order."""
+    table: dict[str, NodePrecision] = {}
+    for unit in chosen:
+        for name, setting in unit.nodes.items():
+            known = table.get(name, NodePrecision("BPU"))
+            table[name] = NodePrecision(
+                "BPU", inputs=setting.inputs or known.inputs, outputs=setting.outputs or known.outputs
+            )
+    return table
+
+
+def recipe(model: str, base: Precision, calibration: Calibration, rounding: Rounding | None) -> Precision:
+    """Return a recipe of the search: named after the model, compiled as ``base``."""
+    return Precision(
+        name=model, calibration=calibration, compiler=base.compiler, note=NOTE, rounding=rounding
+    )
+
+
+def at_level(precision: Precision, level: Level) -> Precision:
+    """Return the recipe with another optimisation level; its integers stay the same."""
+    return evolve(precision, compiler=evolve(precision.compiler, optimize_level=level))
+
+
+def _unit(graph: Translated, name: str, kind: str, nodes: Mapping[str, NodePrecision]) -> Unit:
+    return Unit(name, kind, nodes, frozenset(_widened(graph.quantizers, nodes)))
+
+
+def _widened(quantizers: Sequence[Quantizer], nodes: Mapping[str, NodePrecision]) -> Iterable[int]:
+    """Yield the quantizers that the settings make 16 bits wide."""
+    reading = {name for name, setting in nodes.items() if setting.inputs}
+    writing = {name for name, setting in nodes.items() if setting.outputs}
+    for i, item in enumerate(quantizers):
+        if item.weight or item.bits == INT16:
+            continue
+        if item.producer in writing or reading & set(item.consumers):
+            yield i
+
+
+def _readers_of_picture(graph: Translated, preprocess: set[str]) -> set[str]:
+    """Return the nodes that read the picture, or what the preprocess node makes of it."""
+    made = {graph.picture} | {
+        name for node in graph.nodes if node.op_type == PREPROCESS for name in node.output
+    }
+    made |= {item.output for item in graph.quantizers if item.tensor in made}
+    found = {node.name for node in graph.nodes if made & set(node.input)}
+    return found | preprocess
+
+
+def _tensor_name(producer: str, readers: Sequence[str]) -> str:
+    """Return ``path: A → B`` for nodes of one module, else both in full."""
+    path, _, last = producer.strip("/").rpartition("/")
+    inside = [name.strip("/").rpartition("/") for name in readers]
+    if all(folder == path for folder, _, _ in inside):
+        return f"{path}: {last} → {', '.join(name for _, _, name in inside)}"
+    return f"{producer.strip('/')} → {', '.join(name.strip('/') for name in readers)}"

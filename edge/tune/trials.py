@@ -1,0 +1,207 @@
+"""Recipes compiled for real, through the stages of a build, and measured on pictures."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import cattrs
+import numpy as np
+from attrs import evolve, frozen
+
+from edge.atomic import link_or_copy
+from edge.diagnose.frames import Frame, cores, spread
+from edge.errors import CompileError, ModelFileError
+from edge.evaluate import runners
+from edge.pipeline import Build
+from edge.progress import Listener
+from edge.request import Request
+from edge.specs import Precision
+from edge.specs.schema import Level
+from edge.tune.journal import Entry, Journal
+from edge.tune.rank import Scores, compare
+from edge.tune.result import Measured
+from edge.tune.spaces import at_level
+from edge.workspace import STAGES, Workspace
+
+QUICK: Level = "O0"  # compiles in the least time; the integers, and so the accuracy, are those of every level
+
+# What the figures of a trial depend on, besides the compiler.
+CODE = (
+    "edge.diagnose.frames",
+    "edge.fakequant",
+    "edge.mapper.render",
+    "edge.portable",
+    "edge.preprocess",
+    "edge.rounding",
+    "edge.simplify",
+    "edge.toolchain.compiler",
+    "edge.toolchain.logs",
+    "edge.tune.rank",
+    "edge.verify",
+)
+
+
+@frozen(eq=False)
+class Set:
+    """Pictures with the float network's answers.
+
+    Attributes:
+        frames: the pictures, cropped.
+        reference: scores of the float network behind NV12, (n, classes).
+        labels: class indices; all None where there is no Top-1.
+        fingerprint: of names, labels and contents.
+    """
+
+    frames: Sequence[Frame]
+    reference: Scores
+    labels: Sequence[int | None]
+    fingerprint: str
+
+
+@frozen(eq=False)
+class Trials:
+    """Makes builds of recipes and measures them.
+
+    Attributes:
+        request: what is built; its precision is replaced.
+        workspace: folder of the trials, held.
+        journal: of finished work.
+        listener: told of progress.
+        identity: what all trials depend on: hashes of network and calibration, the compiler.
+    """
+
+    request: Request
+    workspace: Workspace
+    journal: Journal
+    listener: Listener
+    identity: Mapping[str, object]
+
+    def build(self, precision: Precision, limit: float) -> Build:
+        """Return the build of a recipe; nothing runs yet."""
+        request = evolve(self.request, precision=precision, timeout=limit)
+        return Build(request, self.workspace, Inside(self.listener))
+
+    def quick(self, name: str, precision: Precision, pictures: Set, limit: float) -> Entry:
+        """Compile at the quickest level and measure: accuracy only.
+
+        Args:
+            name: for the user.
+            precision: the recipe.
+            pictures: to measure on.
+            limit: seconds for the compiler.
+        """
+        precision = at_level(precision, QUICK)
+
+        def work() -> dict[str, Any]:
+            build = self.build(precision, limit)
+            return {
+                "measured": cattrs.unstructure(self._measure(build, pictures)),
+                "compile_s": build.compile.seconds,
+            }
+
+        inputs = {**self.identity, "precision": described(precision), "pictures": pictures.fingerprint}
+        return self.journal.once("build", name, inputs, work, limit=limit)
+
+    def ship(self, name: str, precision: Precision, pictures: Set, limit: float) -> Entry:
+        """Compile at the shipping level, prove the program, measure latency and accuracy."""
+
+        def work() -> dict[str, Any]:
+            build = self.build(precision, limit)
+            compiled = build.compile
+            if compiled.result.static is None:
+                raise CompileError("hbdk-cc", "the compiler gave no latency")
+            verified = build.verify.result
+            return {
+                "measured": cattrs.unstructure(self._measure(build, pictures)),
+                "latency_us": compiled.result.static.latency_us,
+                "bit_exact": verified.bit_exact,
+                "compile_s": compiled.seconds,
+                "versions": dict(compiled.result.versions),
+            }
+
+        inputs = {**self.identity, "precision": described(precision), "pictures": pictures.fingerprint}
+        return self.journal.once("ship", name, inputs, work, limit=limit)
+
+    def report(self, name: str, precision: Precision, pictures: Set, limit: float) -> Entry:
+        """Measure a recipe that shipped on the pictures that were kept back."""
+
+        def work() -> dict[str, Any]:
+            return {"measured": cattrs.unstructure(self._measure(self.build(precision, limit), pictures))}
+
+        inputs = {**self.identity, "precision": described(precision), "pictures": pictures.fingerprint}
+        return self.journal.once("report", name, inputs, work)
+
+    def _measure(self, build: Build, pictures: Set) -> Measured:
+        """Answer the pictures with the portable model, the compiler's own integers, or in its runtime."""
+        translated = build.portable.result.onnx
+        with ExitStack() as stack:
+            if translated:
+                run = stack.enter_context(runners.portable(build.portable.path(translated)))
+            elif build.toolchain is not None:
+                model = build.compile.path(f"{build.prefix}_quantized_model.onnx")
+                run = stack.enter_context(runners.vendor(build.toolchain, model, cores()))
+            else:
+                raise ModelFileError(build.portable.result.why_not)
+            self.listener.update(f"{len(pictures.frames)} pictures")
+            scores = np.stack(spread(lambda frame: run(frame.rgb), list(pictures.frames)))
+        return compare(pictures.reference, scores, pictures.labels)
+
+
+def measured(entry: Entry) -> Measured | None:
+    """Return the accuracy in an entry; None if the trial failed."""
+    return None if entry.failed else cattrs.structure(entry.values["measured"], Measured)
+
+
+def described(precision: Precision) -> dict[str, Any]:
+    """Return what a recipe changes of the program, without its name and its evidence."""
+    known: dict[str, Any] = cattrs.unstructure(precision)
+    return {key: value for key, value in known.items() if key not in ("name", "note", "evidence")}
+
+
+def adopt(source: Path, target: Path, names: Callable[[str], bool] = lambda _name: True) -> None:
+    """Link the finished stages of one build folder into another, so that neither does them again.
+
+    Args:
+        source: a build folder.
+        target: another.
+        names: which of the stage folders.
+    """
+    for folder in sorted((source / STAGES).glob("*-*")) if (source / STAGES).is_dir() else ():
+        final = target / STAGES / folder.name
+        if folder.name.startswith(".") or final.exists() or not names(folder.name):
+            continue
+        partial = final.with_name(f".{final.name}.partial")
+        shutil.rmtree(partial, ignore_errors=True)
+        for path in sorted(folder.rglob("*")):
+            place = partial / path.relative_to(folder)
+            place.parent.mkdir(parents=True, exist_ok=True)
+            if path.is_file():
+                link_or_copy(path, place)
+        partial.replace(final)
+
+
+class Inside:
+    """Shows the stages of a trial as its steps; each warning once."""
+
+    def __init__(self, listener: Listener) -> None:
+        self._listener = listener
+        self._stage = ""
+
+    def begin(self, stage: str) -> None:
+        """Note the step."""
+        self._stage = stage
+
+    def end(self, stage: str, seconds: float, *, cached: bool, note: str) -> None:
+        """A step ends without a word."""
+
+    def update(self, text: str, fraction: float | None = None) -> None:
+        """Show the step."""
+        self._listener.update(f"{self._stage}: {text}" if self._stage else text, fraction)
+
+    def warn(self, message: str) -> None:
+        """Pass a warning on."""
+        self._listener.warn(message)

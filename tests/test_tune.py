@@ -1,0 +1,275 @@
+"""``edge tune`` from the command line, its recipe in ``edge build``, and units in a calibrated model."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from attrs import evolve
+
+from edge.atomic import write_text
+from edge.cli.options import make_request
+from edge.cli.tune import parse_duration, parse_latency
+from edge.errors import InputError, UsageError
+from edge.images import ImageItem, ImageSet, open_images
+from edge.specs import Calibration, Evidence, NodePrecision, Precision, load_precision
+from edge.specs.schema import Rounding
+from edge.toolchain.found import Toolchain
+from edge.tune import recipe
+from edge.tune.pictures import halves
+from edge.tune.spaces import combined
+from edge.tune.trials import adopt
+from tests.conftest import Run, save_net, save_pictures
+from tests.test_build_compiler import NORM, save_small_net
+
+MEAN = ("--mean", "127.5", "--std", "127.5", "--resize", "64")
+EVIDENCE = Evidence("f" * 64, "a (10 of 20)", "b (10 of 20)", 10, 99.0, 97.5, versions={"edge": "1"})
+
+
+def request_of(*, precision: str | None, build_dir: Path, model: str = "ConvNeXt_atto") -> Any:
+    nothing = dict.fromkeys(
+        ("onnx", "images", "calib", "calib_count", "level", "mean", "std", "color", "resize", "crop")
+    )
+    return make_request(
+        **nothing,
+        model=model,
+        weights="auto",
+        count=500,
+        precision=precision,
+        mapper="auto",
+        interpolation=None,
+        labels=None,
+        seed=0,
+        timeout=120.0,
+        install=False,
+        build_dir=build_dir,
+    )
+
+
+# Options.
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [("1.05x", (1.05, None)), ("1.5ms", (None, 1500.0)), ("900us", (None, 900.0)), (" 2X", (2.0, None))],
+)
+def test_latency_bars(text: str, found: tuple[float | None, float | None]) -> None:
+    assert parse_latency(text) == found
+
+
+@pytest.mark.parametrize("text", ["", "fast", "0.9x", "0ms", "-1ms", "1.5", "1s", "nanx"])
+def test_a_latency_bar_that_means_nothing(text: str, edge: Run) -> None:
+    code, _, err = edge("tune", "ConvNeXt_atto", "--max-latency", text)
+    assert code == 2
+    assert "1.05x" in err
+
+
+def test_durations() -> None:
+    assert [parse_duration("--time", text) for text in ("90s", "1.5m", "1h")] == [90, 90, 3600]
+    for text in ("", "30", "0m", "-3m", "1d"):
+        with pytest.raises(UsageError, match="--time"):
+            parse_duration("--time", text)
+
+
+def test_precision_is_what_is_searched_for(edge: Run) -> None:
+    code, _, err = edge("tune", "ConvNeXt_atto", "--precision", "int8")
+    assert (code, "leave --precision away" in err) == (2, True)
+
+
+def test_pictures_that_are_not_there(edge: Run, tmp_path: Path, fake_compiler: object) -> None:
+    net = save_net(tmp_path / "net.onnx")
+    code, _, err = edge("tune", str(net), *MEAN, "--images", "nowhere")
+    assert code in (1, 2)
+    assert "nowhere" in err
+
+
+def test_without_the_compiler_there_is_nothing_to_search(edge: Run, tmp_path: Path) -> None:
+    net = save_net(tmp_path / "net.onnx")
+    save_pictures(tmp_path / "p", 20)
+    code, _, err = edge("tune", str(net), *MEAN, "--mapper", "portable", "--images", "p", "--calib", "p")
+    assert (code, "edge toolchain install" in err) == (2, True)
+    assert not (tmp_path / "build" / "net" / "tune.json").exists()
+
+
+def test_too_few_pictures_to_split(edge: Run, tmp_path: Path, fake_compiler: object) -> None:
+    net = save_net(tmp_path / "net.onnx")
+    save_pictures(tmp_path / "p", 12)
+    code, _, err = edge("tune", str(net), *MEAN, "--images", "p", "--calib", "p")
+    assert (code, "12 pictures" in err, "--images" in err) == (1, True, True)
+
+
+# Pictures.
+
+
+def test_halves_share_no_picture_and_no_content(tmp_path: Path) -> None:
+    folder = save_pictures(tmp_path / "p", 40)
+    copy = folder / "0" / "copy.png"
+    copy.write_bytes(next(folder.rglob("004.png")).read_bytes())
+    images = open_images(folder)
+    split = halves(images, 0)
+    first = {row.tobytes() for row in split.selection.contents}
+    second = {row.tobytes() for row in split.report.contents}
+    assert not first & second
+    assert len(split.selection) == 20
+    assert halves(images, 0) == split
+    assert halves(images, 1) != split
+
+
+def test_pictures_that_are_all_the_same(tmp_path: Path) -> None:
+    folder = save_pictures(tmp_path / "p", 1)
+    file = next(folder.rglob("*.png"))
+    same = ImageSet(tuple(ImageItem(f"{i}", 0, file) for i in range(20)), "copies")
+    with pytest.raises(InputError, match="copies"):
+        halves(same, 0)
+
+
+# Recipes.
+
+
+def test_a_recipe_reads_back_as_it_was(tmp_path: Path) -> None:
+    written = Precision(
+        "mine",
+        calibration=Calibration("max", max_percentile=0.9999, per_channel=True, optimization=("asymmetric",)),
+        nodes={
+            "/head/norm/Pow": NodePrecision("BPU", outputs="int16"),
+            "/head/on": NodePrecision("BPU", inputs="int16"),
+        },
+        rounding=Rounding(),
+        note="found: by 'edge tune'",
+        evidence=EVIDENCE,
+    )
+    path = tmp_path / "new" / "mine.yaml"
+    recipe.write(path, written)
+    assert load_precision(str(path)) == written
+    assert "top1" not in path.read_text()
+
+
+def test_where_a_recipe_goes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert recipe.place("m", tmp_path).parts[-3:] == ("mapper_yaml", "precision", "m.yaml")
+    installed = tmp_path / "edge" / "_data" / "mapper_yaml"
+    (installed / "precision").mkdir(parents=True)
+    monkeypatch.setattr(recipe, "data_dir", lambda _name: installed)
+    assert recipe.place("m", tmp_path / "build" / "m") == tmp_path / "build" / "m" / "recipe.yaml"
+
+
+def test_build_takes_the_models_own_recipe(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    own = Precision("ConvNeXt_atto", calibration=Calibration("kl"), evidence=EVIDENCE)
+    recipe.write(tmp_path / "ConvNeXt_atto" / "recipe.yaml", own)
+    assert request_of(precision=None, build_dir=tmp_path).precision == own
+    assert "--precision int8 goes without" in capsys.readouterr().err
+    assert request_of(precision="recipe", build_dir=tmp_path).precision == own
+    assert request_of(precision="int8", build_dir=tmp_path).precision.name == "int8"
+    assert capsys.readouterr().err == ""
+
+
+def test_a_recipe_that_is_insisted_on_has_to_be_there(tmp_path: Path) -> None:
+    assert request_of(precision=None, build_dir=tmp_path).precision.name == "int8"
+    with pytest.raises(UsageError, match="no recipe of its own") as error:
+        request_of(precision="recipe", build_dir=tmp_path)
+    assert "edge tune ConvNeXt_atto" in str(error.value)
+
+
+def test_a_broken_recipe_is_told(tmp_path: Path) -> None:
+    path = tmp_path / "ConvNeXt_atto" / "recipe.yaml"
+    path.parent.mkdir()
+    write_text(path, "calibration: {method: best}\n")
+    with pytest.raises(UsageError, match="method"):
+        request_of(precision=None, build_dir=tmp_path)
+
+
+# Units.
+
+
+def test_settings_of_a_node_add_up() -> None:
+    from edge.tune.spaces import Unit
+
+    a = Unit("a", "tensor", {"/n": NodePrecision("BPU", outputs="int16")}, frozenset({1}))
+    b = Unit("b", "tensor", {"/n": NodePrecision("BPU", inputs="int16")}, frozenset({2}))
+    assert combined([a, b]) == {"/n": NodePrecision("BPU", "int16", "int16")}
+
+
+def test_finished_stages_are_linked_not_done_again(tmp_path: Path) -> None:
+    stage = tmp_path / "a" / ".stages" / "compile-123"
+    (stage / "sub").mkdir(parents=True)
+    (stage / "sub" / "file").write_text("x")
+    (tmp_path / "a" / ".stages" / ".compile-9.partial").mkdir()
+    (tmp_path / "b" / ".stages").mkdir(parents=True)
+    adopt(tmp_path / "a", tmp_path / "b")
+    adopt(tmp_path / "a", tmp_path / "b")
+    made = tmp_path / "b" / ".stages" / "compile-123" / "sub" / "file"
+    assert made.samefile(stage / "sub" / "file")
+    assert [path.name for path in (tmp_path / "b" / ".stages").iterdir()] == ["compile-123"]
+    adopt(tmp_path / "nowhere", tmp_path / "b")
+
+
+# The real compiler.
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory, toolchain: Toolchain) -> tuple[Path, list[str]]:
+    folder = tmp_path_factory.mktemp("tune")
+    net = save_small_net(folder / "small.onnx")
+    pictures = save_pictures(folder / "pictures", 40)
+    data = ("--images", str(pictures), "--calib", str(pictures), "--calib-count", "8")
+    tune = ("--time", "100s", "--max-latency", "1.5x", "--out", str(folder / "out.yaml"))
+    return folder, ["tune", str(net), *NORM, *data, *tune]
+
+
+def edge_in(folder: Path, arguments: list[str]) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "edge", *arguments], cwd=folder, capture_output=True, text=True
+    )
+
+
+@pytest.mark.compiler
+def test_a_search_killed_and_resumed(small: tuple[Path, list[str]]) -> None:
+    folder, arguments = small
+    journal = folder / "build" / "small" / ".trials" / "journal.jsonl"
+    child = subprocess.Popen(
+        [sys.executable, "-m", "edge", *arguments],
+        cwd=folder,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    deadline = time.monotonic() + 300
+    while not (journal.exists() and journal.read_bytes().count(b"\n") >= 2) and child.poll() is None:
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    os.kill(child.pid, signal.SIGKILL)
+    child.wait()
+    before = journal.read_bytes()
+
+    done = edge_in(folder, [*arguments, "--json"])
+    assert done.returncode in (0, 1), done.stderr
+    result = json.loads(done.stdout)
+    assert journal.read_bytes().startswith(before[: before.rfind(b"\n") + 1])
+    keys = [json.loads(line)["key"] for line in journal.read_text().splitlines()]
+    assert len(keys) == len(set(keys))
+    assert json.loads((folder / "build" / "small" / "tune.json").read_text()) == result
+
+    base = result["points"][0]
+    assert (base["name"], base["latency_us"] > 0, base["bit_exact"]) == ("plain int8", True, True)
+    assert "20 of 40" in result["selection"]
+    assert "20 of 40" in result["report"]
+    assert {share["kind"] for share in result["time"]} >= {"ship", "report"}
+    if result["recipe"]:
+        found = load_precision(result["recipe"])
+        assert found.evidence is not None
+        assert found.evidence.n == base["report"]["n"]
+        assert found.evidence.latency_us <= result["max_latency_us"]
+
+    again = edge_in(folder, [*arguments, "--json"])
+    assert again.returncode == done.returncode
+    assert json.loads(again.stdout) == result
+    assert [json.loads(line)["key"] for line in journal.read_text().splitlines()] == keys
+
+
+def test_a_search_says_what_its_recipe_rests_on() -> None:
+    assert "agreement_int8: 97.5" in recipe.text(evolve(Precision("m"), evidence=EVIDENCE))

@@ -1,0 +1,99 @@
+"""The precision search in the report: the front, and nothing of a search for other weights."""
+
+from __future__ import annotations
+
+import xml.etree.ElementTree as ElementTree
+from pathlib import Path
+
+import cattrs
+import pytest
+
+from edge.atomic import write_json
+from edge.built import open_built
+from edge.report.front import front
+from edge.report.gather import gather
+from edge.report.markdown import markdown
+from edge.report.page import page
+from edge.report.search import search_of
+from edge.report.svg import Frame
+from edge.specs import Precision
+from edge.tune.result import FILE, Measured, Point, TimeShare, TuneResult
+from tests.report_build import make_build
+
+
+def result(float_sha256: str, *, chosen: int | None = 1) -> TuneResult:
+    def point(name: str, latency: float, agreement: int, divergence: float) -> Point:
+        report = Measured(500, agreement, divergence, right=380, float_right=381, lost=3, gained=2)
+        return Point(name, Precision("m"), latency, report, report, bit_exact=True)
+
+    return TuneResult(
+        model="m",
+        command="edge tune m",
+        float_sha256=float_sha256,
+        seed=0,
+        level="O3",
+        cost_level="O1",
+        selection="set (500 of 1000)",
+        report="set (500 of 1000), kept back",
+        unlabelled="",
+        max_drop=0.3,
+        max_latency_us=789.8,
+        min_agreement=None,
+        points=(
+            point("plain int8", 718.0, 487, 0.012),
+            point("max + 1 unit at 16 bits", 718.1, 497, 0.002),
+            point("beaten <b>", 740.0, 490, 0.005),
+            Point("hung", Precision("m"), failed="stopped at the time limit"),
+        ),
+        path=(),
+        chosen=chosen,
+        met=True,
+        why="max + 1 unit: the least divergence",
+        trials=(),
+        time=(TimeShare("ship", 4, 300.0, 1),),
+        seconds=900.0,
+    )
+
+
+def written(tmp_path: Path, **changes: str) -> Path:
+    folder = make_build(tmp_path / "m")
+    digest = changes.get("digest") or open_built(folder).sha256["float_onnx"]
+    write_json(folder / FILE, cattrs.unstructure(result(digest)))
+    return folder
+
+
+def test_the_front_is_on_the_page_and_in_markdown(tmp_path: Path) -> None:
+    report = gather(open_built(written(tmp_path)))
+    assert report.search is not None
+    assert [one.on_front for one in report.search.tried] == [True, True, False]
+    assert [one.chosen for one in report.search.tried] == [False, True, False]
+    shown = page(report)
+    assert 'id="search"' in shown
+    assert "max + 1 unit at 16 bits (chosen)" in shown
+    assert "99.40" in shown
+    assert "stopped at the time limit" in shown
+    assert "beaten <b>" not in shown
+    assert "## Precision search" in markdown(report)
+
+
+def test_a_search_for_other_weights_is_left_out(tmp_path: Path) -> None:
+    folder = written(tmp_path, digest="1" * 64)
+    assert search_of(open_built(folder)) is None
+    assert "Precision search" not in page(gather(open_built(folder)))
+
+
+@pytest.mark.parametrize("text", ["", "[]", '{"schema_version": 1}', '{"schema_version": 9}'])
+def test_a_broken_search_is_left_out(tmp_path: Path, text: str) -> None:
+    folder = written(tmp_path)
+    (folder / FILE).write_text(text)
+    assert search_of(open_built(folder)) is None
+
+
+@pytest.mark.parametrize("width", [340, 720])
+def test_the_chart_is_well_formed(tmp_path: Path, width: int) -> None:
+    report = gather(open_built(written(tmp_path)))
+    assert report.search is not None
+    for tried in (report.search.tried, report.search.tried[:1]):
+        drawn = front(tried, 789.8, Frame("f", width, "t", "d"))
+        root = ElementTree.fromstring(drawn)
+        assert len([one for one in root.iter() if one.tag.endswith("circle")]) == len(tried)
