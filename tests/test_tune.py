@@ -273,3 +273,41 @@ def test_a_search_killed_and_resumed(small: tuple[Path, list[str]]) -> None:
 
 def test_a_search_says_what_its_recipe_rests_on() -> None:
     assert "agreement_int8: 97.5" in recipe.text(evolve(Precision("m"), evidence=EVIDENCE))
+
+
+def test_units_of_a_kind_are_offered_together() -> None:
+    from edge.tune.spaces import Unit, families, signature
+
+    def tensor(name: str, at: int) -> Unit:
+        return Unit(name, "tensor", {f"/{at}": NodePrecision("BPU", outputs="int16")}, frozenset({at}))
+
+    members = [
+        tensor("stages/stages.0/norm: Pow → ReduceMean_1", 0),
+        tensor("stages/stages.0/blocks.1/norm: Pow_3 → ReduceMean_1", 1),
+        tensor("head/norm: Pow → ReduceMean_1", 2),
+        tensor("stages/stages.0/fc1/Conv → stages/stages.0/act/Mul_1", 3),
+    ]
+    found = {unit.name: unit.widened for unit in families(members)}
+    assert found["every Pow → ReduceMean"] == {0, 1, 2}
+    assert found["every Pow → ReduceMean of stages.0"] == {0, 1}
+    assert signature(members[3].name) == "fc/Conv → act/Mul"
+    assert len(found) == 2
+
+
+@pytest.mark.compiler
+def test_units_of_a_real_calibrated_model(small: tuple[Path, list[str]]) -> None:
+    """A node that reads the picture keeps 8-bit inputs; what only the last layer computes has no output."""
+    from edge.diagnose.units import group
+    from edge.fakequant import FakeQuant
+    from edge.tune.spaces import units
+
+    folder, arguments = small
+    if not (folder / "build").exists():
+        edge_in(folder, ["compile", *arguments[1 : arguments.index("--time")]])
+    model = next((folder / "build").rglob("*_calibrated_model.onnx"))
+    net = FakeQuant(model)
+    found = {unit.name: unit for unit in units(net.graph, group(net.graph))}
+    stem = found["stem"].nodes["/stem/Conv"]
+    assert (stem.inputs, stem.outputs) == (None, "int16")
+    assert all(unit.widened for unit in found.values())
+    assert not any("PREPROCESS" in name for unit in found.values() for name in unit.nodes)

@@ -96,7 +96,7 @@ def test_parts_of_one_unit_are_not_added_to_it() -> None:
         net.damage,
         net.latency,
         budget=BASE + 100,
-        overlaps=lambda a, b: a.startswith("norm") and b.startswith("norm"),
+        within=lambda a, b: a.startswith("norm") and b.startswith("norm"),
     )
     assert steps[-1].units == ("norm: A → B",)
 

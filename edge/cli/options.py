@@ -207,7 +207,7 @@ def typed_arguments(context: click.Context) -> tuple[str, ...]:
     for parameter in context.command.params:
         source = context.get_parameter_source(parameter.name or "")
         value = context.params.get(parameter.name or "")
-        if source is not ParameterSource.COMMANDLINE or parameter.name in NOT_RECORDED:
+        if source is not ParameterSource.COMMANDLINE or parameter.name in NOT_RECORDED or value is None:
             continue
         text = str(value)
         if Path(text).is_absolute():

@@ -13,11 +13,19 @@ import cattrs
 from attrs import evolve, field, frozen
 
 from edge.atomic import disk_errors
-from edge.errors import BackendError, CompileTimeout, EdgeError, GateError, ModelFileError, ToolchainError
+from edge.errors import (
+    BackendError,
+    CompileTimeout,
+    EdgeError,
+    GateError,
+    ModelFileError,
+    SpecError,
+    ToolchainError,
+)
 from edge.workspace import stage_key
 
 # What a trial may fail with and still be a result: the recipe is at fault, not the machine or the user.
-TRIAL_ERRORS = (ToolchainError, GateError, ModelFileError, BackendError)
+TRIAL_ERRORS = (ToolchainError, GateError, ModelFileError, BackendError, SpecError)
 
 
 @frozen

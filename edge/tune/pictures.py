@@ -60,7 +60,7 @@ def halves(images: ImageSet, seed: int) -> Halves:
             allowed="two halves without a picture in common",
             remedy="give --images another set",
         )
-    return Halves(_part(images, first, seed), _part(images, second, seed))
+    return Halves(_part(images, first, f"seed {seed}"), _part(images, second, f"the other half, seed {seed}"))
 
 
 def load(images: ImageSet, net: FloatNet, preprocess: Preprocess, unlabelled: str, reporter: Reporter) -> Set:
@@ -87,10 +87,10 @@ def float_net(model: Path, preprocess: Preprocess) -> FloatNet:
     return FloatNet(model, preprocess)
 
 
-def _part(images: ImageSet, items: Sequence[ImageItem], seed: int) -> ImageSet:
+def _part(images: ImageSet, items: Sequence[ImageItem], which: str) -> ImageSet:
     name = images.source or images.description
     return ImageSet(
-        tuple(items), f"{name} ({len(items)} of {len(images)} pictures, seed {seed})", images.unlabelled, name
+        tuple(items), f"{name} ({len(items)} of {len(images)} pictures, {which})", images.unlabelled, name
     )
 
 

@@ -92,17 +92,21 @@ class Ranking:
     reference: Scores
     journal: Journal
 
-    def singles(self, done: Callable[[int], None] | None = None) -> dict[str, float]:
-        """Return what each unit wins alone, in nats, the most first.
+    def singles(
+        self, chosen: frozenset[str] = frozenset(), done: Callable[[int], None] | None = None
+    ) -> dict[str, float]:
+        """Return what each unit wins on top of a set, in nats, the most first.
 
         Args:
+            chosen: units that have 16 bits already.
             done: told how many pictures are done.
         """
         frames, reference = self.frames[:SINGLES_ON], self.reference[:SINGLES_ON]
-        names = list(self.units)
+        have = {i for name in chosen for i in self.units[name].widened}
+        names = [name for name, unit in self.units.items() if not unit.widened <= have]
 
         def work() -> dict[str, float]:
-            settings = [self.net.bits(AS_BUILT), *(self._bits((name,)) for name in names)]
+            settings = [self._bits(chosen), *(self._bits([*chosen, name]) for name in names)]
             results = scored(self.net, settings, frames, done)
             before = divergence(reference, results[0])
             return {
@@ -110,8 +114,14 @@ class Ranking:
                 for name, result in zip(names, results[1:], strict=True)
             }
 
-        inputs = {"model": self.model, "pictures": _digest(frames), "units": self._described(names)}
-        entry = self.journal.once("rank", f"{len(names)} units, each alone", inputs, work)
+        inputs = {
+            "model": self.model,
+            "pictures": _digest(frames),
+            "chosen": sorted(have),
+            "units": self._described(names),
+        }
+        behind = f", behind {len(chosen)} chosen" if chosen else ", each alone"
+        entry = self.journal.once("rank", f"{len(names)} units{behind}", inputs, work)
         return dict(sorted(entry.values.items(), key=lambda pair: (-pair[1], pair[0])))
 
     def damage(self, chosen: frozenset[str]) -> float | None:
@@ -127,10 +137,9 @@ class Ranking:
         entry = self.journal.once("damage", " + ".join(names) or "no unit", inputs, work)
         return None if entry.failed else float(entry.values["divergence"])
 
-    def overlaps(self, a: str, b: str) -> bool:
-        """Tell whether one of two units is part of the other."""
-        first, second = self.units[a].widened, self.units[b].widened
-        return first <= second or second <= first
+    def within(self, a: str, b: str) -> bool:
+        """Tell whether one unit is part of another, and so adds nothing to it."""
+        return self.units[a].widened <= self.units[b].widened
 
     def _bits(self, names: Iterable[str]) -> NDArray[np.uint8]:
         widened = {i for name in names for i in self.units[name].widened}

@@ -17,8 +17,8 @@ Chosen = frozenset[str]
 Damage = Callable[[Chosen], float | None]
 Latency = Callable[[Chosen], float | None]
 
-LEAST_GAIN = 0.02  # of the damage at the start; less is not worth a unit
-NEEDLESS = 0.005  # of it; a unit that wins less than this in the end is dropped
+LEAST_GAIN = 0.005  # of the damage at the start; less is not worth a unit
+NEEDLESS = 0.002  # of it; a unit that wins less than this in the end is dropped
 LEAST_COST = 0.002  # of the latency at the start; below it all costs are alike
 PAIRS_OF = 6  # best single units, from which pairs are made
 TRIED = 3  # units that may turn out too slow in company before a round ends
@@ -45,7 +45,7 @@ def greedy(
     latency: Latency,
     *,
     budget: float,
-    overlaps: Callable[[str, str], bool] = lambda _a, _b: False,
+    within: Callable[[str, str], bool] = lambda _a, _b: False,
 ) -> tuple[Step, ...]:
     """Return the sets on the way from none to the best, then the best without what is not needed.
 
@@ -55,7 +55,7 @@ def greedy(
         damage: measures a set; None where there is no time left for it, which ends the search.
         latency: measures a set; None where it can't be compiled or there is no time.
         budget: microseconds that a set may take.
-        overlaps: whether one unit is part of the other; such two are never together.
+        within: whether the first unit is part of the second, and so adds nothing to it.
 
     Returns:
         The first step is the empty set, the last one the best; none if the empty set can't be measured.
@@ -73,10 +73,10 @@ def greedy(
         free = [
             unit
             for unit in costs
-            if unit not in chosen and unit not in banned and not any(overlaps(unit, one) for one in chosen)
+            if unit not in chosen and unit not in banned and not any(within(unit, one) for one in chosen)
         ]
         for size in (1, 2):
-            groups = _groups(free, size, damage, chosen, overlaps)
+            groups = _groups(free, size, damage, chosen, within)
             ranked = []
             for group in groups:
                 cost = sum(costs[unit] for unit in group)
@@ -104,13 +104,15 @@ def greedy(
 
 
 def _groups(
-    free: Sequence[str], size: int, damage: Damage, chosen: Chosen, overlaps: Callable[[str, str], bool]
+    free: Sequence[str], size: int, damage: Damage, chosen: Chosen, within: Callable[[str, str], bool]
 ) -> list[Chosen]:
     if size == 1:
         return [frozenset((unit,)) for unit in free]
     alone = [(found, unit) for unit in free if (found := damage(chosen | {unit})) is not None]
     best = [unit for _, unit in sorted(alone)[:PAIRS_OF]]
-    return [frozenset(pair) for pair in combinations(best, 2) if not overlaps(*pair)]
+    return [
+        frozenset(pair) for pair in combinations(best, 2) if not (within(*pair) or within(*reversed(pair)))
+    ]
 
 
 def _without_needless(

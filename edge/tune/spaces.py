@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 
 from attrs import evolve, frozen
@@ -13,6 +14,7 @@ from edge.specs.schema import Level, Rounding
 
 NOTE = "found by edge tune; the evidence below says on what"
 PREPROCESS = "HzPreprocess"
+FAMILY = "family"
 
 # In the order in which they are tried; those that won most on trained networks come first.
 CALIBRATIONS: Mapping[str, Calibration] = {
@@ -45,7 +47,10 @@ class Unit:
 
 
 def units(graph: Translated, groups: Sequence[Group], on_cpu: Iterable[str] = ()) -> tuple[Unit, ...]:
-    """Return what can be given 16 bits in a calibrated model: each layer whole, and each tensor alone.
+    """Return what can be given 16 bits in a calibrated model.
+
+    That is each layer whole, each tensor alone, and all layers or tensors of one kind together, since many
+    small losses add up to what no single unit shows.
 
     A node that reads the picture keeps its 8-bit inputs: camera pixels have no more, and a program with
     16 bits there was seen to differ from the compiler's own quantized model.
@@ -82,12 +87,41 @@ def units(graph: Translated, groups: Sequence[Group], on_cpu: Iterable[str] = ()
             one = {name: NodePrecision("BPU", inputs="int16")}
             found.append(_unit(graph, f"inputs of {name.strip('/')}", "inputs", one))
     kept: dict[frozenset[int], Unit] = {}
-    for unit in found:
+    for unit in [*found, *families(found)]:
         # Of two that widen the same, the one with fewer settings asks less of the compiler.
         known = kept.get(unit.widened)
         if unit.widened and (known is None or len(unit.nodes) < len(known.nodes)):
             kept[unit.widened] = unit
     return tuple({unit.name: unit for unit in kept.values()}.values())
+
+
+def families(members: Sequence[Unit]) -> tuple[Unit, ...]:
+    """Return the units that are all of one kind in the network, or in one stage of it, as one.
+
+    Layers are of one kind by what they are, tensors by the operators at their ends.
+    """
+    kinds: dict[str, list[Unit]] = {}
+    for unit in members:
+        if unit.kind == "inputs":
+            continue
+        kind = signature(unit.name) if unit.kind == "tensor" else unit.kind
+        kinds.setdefault(f"every {kind}", []).append(unit)
+        stage = re.search(r"(?:stages|layers|blocks|features)\.\d+", unit.name)
+        if stage is not None:
+            kinds.setdefault(f"every {kind} of {stage.group()}", []).append(unit)
+    return tuple(
+        Unit(name, FAMILY, combined(some), frozenset().union(*(unit.widened for unit in some)))
+        for name, some in kinds.items()
+        if len(some) > 1
+    )
+
+
+def signature(name: str) -> str:
+    """Return a tensor's name without the module that it is in: ``fc1/Conv → act/Mul``."""
+    inside = name.partition(": ")[2] or name
+    ends = re.split(r" → |, ", inside)
+    bare = [re.sub(r"[._]?\d+", "", "/".join(end.split("/")[-2:])) for end in ends if end]
+    return " → ".join(bare)
 
 
 def combined(chosen: Iterable[Unit]) -> dict[str, NodePrecision]:

@@ -10,7 +10,7 @@ from typing import Any
 
 import cattrs
 import numpy as np
-from attrs import evolve, frozen
+from attrs import evolve, field, frozen
 
 from edge.atomic import link_or_copy
 from edge.diagnose.frames import Frame, cores, spread
@@ -72,18 +72,23 @@ class Trials:
         journal: of finished work.
         listener: told of progress.
         identity: what all trials depend on: hashes of network and calibration, the compiler.
+        kept: builds whose stages are asked for again.
     """
 
     request: Request
     workspace: Workspace
     journal: Journal
-    listener: Listener
+    listener: Inside
     identity: Mapping[str, object]
+    kept: list[Build] = field(factory=list)
 
-    def build(self, precision: Precision, limit: float) -> Build:
+    def build(self, precision: Precision, limit: float, *, keep: bool = False) -> Build:
         """Return the build of a recipe; nothing runs yet."""
         request = evolve(self.request, precision=precision, timeout=limit)
-        return Build(request, self.workspace, Inside(self.listener))
+        build = Build(request, self.workspace, self.listener)
+        if keep:
+            self.kept.append(build)
+        return build
 
     def quick(self, name: str, precision: Precision, pictures: Set, limit: float) -> Entry:
         """Compile at the quickest level and measure: accuracy only.
@@ -110,7 +115,7 @@ class Trials:
         """Compile at the shipping level, prove the program, measure latency and accuracy."""
 
         def work() -> dict[str, Any]:
-            build = self.build(precision, limit)
+            build = self.build(precision, limit, keep=True)
             compiled = build.compile
             if compiled.result.static is None:
                 raise CompileError("hbdk-cc", "the compiler gave no latency")
@@ -185,10 +190,17 @@ def adopt(source: Path, target: Path, names: Callable[[str], bool] = lambda _nam
 
 
 class Inside:
-    """Shows the stages of a trial as its steps; each warning once."""
+    """Shows the stages of a trial as its steps, with how the search stands; each warning once.
 
-    def __init__(self, listener: Listener) -> None:
+    Args:
+        listener: told of it.
+        standing: gives what to put behind every step.
+    """
+
+    def __init__(self, listener: Listener, standing: Callable[[], str] = str) -> None:
         self._listener = listener
+        self._standing = standing
+        self._warned: set[str] = set()
         self._stage = ""
 
     def begin(self, stage: str) -> None:
@@ -200,8 +212,11 @@ class Inside:
 
     def update(self, text: str, fraction: float | None = None) -> None:
         """Show the step."""
-        self._listener.update(f"{self._stage}: {text}" if self._stage else text, fraction)
+        step = f"{self._stage}: {text}" if self._stage else text
+        self._listener.update(step + self._standing(), fraction)
 
     def warn(self, message: str) -> None:
-        """Pass a warning on."""
-        self._listener.warn(message)
+        """Pass a warning on, once."""
+        if message not in self._warned:
+            self._warned.add(message)
+            self._listener.warn(message)

@@ -1,0 +1,130 @@
+"""What ``edge tune`` wins over plain int8 and over lists that were made by hand, side by side.
+
+    python benchmarks/tune.py --rival vendor_ConvNeXt_atto -- ConvNeXt_atto --max-latency 1.10x --time 45m
+
+Everything behind ``--`` is for ``edge tune``, which goes on where it stopped: what a search has tried is not
+tried again. A rival is a recipe; it is compiled at the same level and measured on the same pictures, those
+that the search kept back.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from edge.cli.display import Display
+from edge.cli.options import make_request
+from edge.cli.tune import parse_duration, parse_latency, tune_command
+from edge.specs import load_precision
+from edge.statistics import mcnemar
+from edge.tune import Options, tune
+from edge.tune.context import TRIALS
+from edge.tune.result import Measured, Point
+from edge.tune.spaces import at_level
+from edge.tune.tune import Search
+from edge.workspace import Workspace
+
+HALF = 0.5  # of plain int8's other answers that have to go
+SIGNIFICANT = 0.05
+
+
+def search(words: list[str], rivals: list[str]) -> tuple[list[Point], int | None, float]:
+    """Return plain int8, what the search compiled and the rivals; which was chosen; the seconds of it."""
+    with click.Context(tune_command) as context:
+        tune_command.parse_args(context, words)
+        options: dict[str, Any] = dict(context.params)
+    own = {
+        key: options.pop(key)
+        for key in ("max_drop", "max_latency", "min_agreement", "duration", "trial_timeout")
+    }
+    build_dir = options.pop("build_dir")
+    for key in ("out", "as_json", "verbose"):
+        options.pop(key)
+    share, microseconds = parse_latency(own["max_latency"])
+    wanted = Options(
+        max_drop=own["max_drop"],
+        max_latency=share,
+        max_latency_us=microseconds,
+        min_agreement=own["min_agreement"],
+        seconds=parse_duration("--time", own["duration"]),
+        trial_seconds=parse_duration("--trial-timeout", own["trial_timeout"]),
+    )
+    request = make_request(**{**options, "precision": "int8"})
+    root: Path = build_dir / request.spec.name
+    with Display() as display, Workspace(root, display) as workspace:
+        result = tune(request, workspace, wanted, display)
+        points = list(result.points)
+        with Workspace(root / TRIALS, display) as trials:
+            side = Search(request, trials, wanted, display)
+            for rival in rivals:
+                precision = at_level(load_precision(rival), request.precision.compiler.optimize_level)
+                points.append(side.measure(rival, precision))
+    return points, result.chosen, result.seconds
+
+
+def main() -> None:
+    """Measure and print."""
+    words = sys.argv[1:]
+    at = words.index("--") if "--" in words else len(words)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--rival", action="append", default=[], help="a recipe: a name or a path")
+    arguments = parser.parse_args(words[:at])
+    points, chosen, seconds = search(words[at + 1 :], arguments.rival)
+    base = points[0]
+    print(
+        f"{'recipe':<46} {'us':>8} {'ratio':>6} {'agree':>7} {'other':>5} {'Top-1':>6} {'drop':>5} {'p':>5}"
+    )
+    for i, point in enumerate(points):
+        mark = "→" if i == chosen else " "
+        print(f"{mark} {point.name[:44]:<44} {row(point, base)}")
+    print(f"search: {seconds / 60:.1f} minutes of work")
+    if chosen is not None and base.report is not None and points[chosen].report is not None:
+        judge(points[chosen], base, [p for p in points if p.name in arguments.rival])
+
+
+def row(point: Point, base: Point) -> str:
+    """Return the figures of a recipe."""
+    found = point.report
+    if found is None or point.latency_us is None or base.latency_us is None:
+        return f"failed: {point.failed}"
+    p, top1 = mcnemar(found.lost, found.gained), found.top1
+    accuracy = f"{top1:>6.2f} {found.drop:>5.2f} {p:>5.2f}" if top1 is not None else ""
+    ratio = point.latency_us / base.latency_us
+    other = found.n - found.agreement
+    return f"{point.latency_us:>8.1f} {ratio:>6.3f} {found.agreement_percent:>6.2f}% {other:>5} {accuracy}"
+
+
+def judge(best: Point, base: Point, rivals: list[Point]) -> None:
+    """Print which bars the chosen recipe meets."""
+    own, int8 = best.report, base.report
+    if own is None or int8 is None or best.latency_us is None or base.latency_us is None:
+        return
+    removed = 1 - _other(own) / max(_other(int8), 1)
+    passes = own.drop is None or own.drop <= 0.3 or mcnemar(own.lost, own.gained) >= SIGNIFICANT
+    print(f"other answers removed: {100 * removed:.0f} % ({_word(removed >= HALF)}: half)")
+    print(f"Top-1: {_word(passes)}; latency {best.latency_us / base.latency_us:.3f} times plain int8's")
+    for rival in rivals:
+        if rival.report is None or rival.latency_us is None:
+            print(f"against {rival.name}: it gave no program")
+            continue
+        no_worse = own.agreement >= rival.report.agreement
+        no_slower = best.latency_us <= rival.latency_us
+        print(f"against {rival.name}: accuracy {_word(no_worse)}, speed {_word(no_slower)}")
+
+
+def _other(found: Measured) -> int:
+    return found.n - found.agreement
+
+
+def _word(met: bool) -> str:
+    return "met" if met else "MISSED"
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,173 @@
+"""What every step of a search stands on: request, time, trials, and who listens."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Mapping
+from functools import cached_property
+
+import cattrs
+from attrs import define, field, frozen
+
+from edge.errors import UsageError
+from edge.pipeline import Build
+from edge.progress import Listener
+from edge.request import Request
+from edge.specs import Precision
+from edge.toolchain.found import Toolchain
+from edge.tune import pictures as pictures_
+from edge.tune.journal import Entry, Journal
+from edge.tune.result import Measured
+from edge.tune.trials import CODE, Inside, Set, Trials, measured
+from edge.workspace import STAGES, Workspace
+
+TRIALS = ".trials"
+JOURNAL = "journal.jsonl"
+LEAST_LIMIT = 30.0  # seconds that a trial gets at least
+
+
+@frozen
+class Options:
+    """What the user asks of a search.
+
+    Attributes:
+        max_drop: points of Top-1 that may be lost against float behind NV12.
+        max_latency: share of plain int8's latency that a recipe may take, 1 and up; None if in microseconds.
+        max_latency_us: microseconds; None if a share.
+        min_agreement: percent; None for no bar.
+        seconds: for the whole search.
+        trial_seconds: for one compile.
+        command: what the user typed.
+    """
+
+    max_drop: float = 0.3
+    max_latency: float | None = 1.10
+    max_latency_us: float | None = None
+    min_agreement: float | None = None
+    seconds: float = 1800.0
+    trial_seconds: float = 600.0
+    command: str = ""
+
+
+@frozen(eq=False)
+class Candidate:
+    """A recipe with what is known of it on the pictures of the search."""
+
+    name: str
+    precision: Precision
+    measured: Measured
+
+
+@define(eq=False)
+class Context:
+    """One search: what is given, what follows from it, and what was left out so far.
+
+    Attributes:
+        request: what is built; its precision is plain int8 at the level that ships.
+        workspace: folder of the trials, held.
+        options: bars and time.
+        listener: told of progress.
+        left_out: what there was no time for.
+    """
+
+    request: Request
+    workspace: Workspace
+    options: Options
+    listener: Listener
+    left_out: list[str] = field(factory=list)
+    _best: tuple[float, str] | None = None
+
+    @cached_property
+    def build(self) -> Build:
+        """The build of plain int8: its stages before the compiler are every trial's."""
+        return Build(self.request, self.workspace, self.listener)
+
+    @cached_property
+    def toolchain(self) -> Toolchain:
+        """The compiler."""
+        if self.build.toolchain is None:
+            raise UsageError(
+                "edge tune measures real programs, and the mapper is portable: there is no vendor's compiler",
+                allowed="--mapper auto, managed, path or docker",
+                remedy="edge toolchain install",
+            )
+        return self.build.toolchain
+
+    @cached_property
+    def journal(self) -> Journal:
+        """Of finished trials."""
+        return Journal(self.workspace.root / JOURNAL, CODE)
+
+    @cached_property
+    def halves(self) -> tuple[pictures_.Halves, str]:
+        """The pictures in two parts, and why there is no Top-1; empty if there is."""
+        images, unlabelled = self.build._pictures
+        return pictures_.halves(images, self.request.seed), unlabelled
+
+    @cached_property
+    def selection(self) -> Set:
+        """The pictures to choose on."""
+        return self.load("selection")
+
+    @cached_property
+    def trials(self) -> Trials:
+        """What compiles and measures recipes."""
+        build = self.build
+        graph, calibration = build.simplify, build.calibrate
+        identity: Mapping[str, object] = {
+            "onnx": graph.sha256(graph.result.onnx),
+            "calibration": calibration.result.sha256,
+            "preprocess": cattrs.unstructure(self.request.spec.preprocess),
+            "toolchain": self.toolchain.identity,
+            "seed": self.request.seed,
+        }
+        return Trials(
+            self.request, self.workspace, self.journal, Inside(self.listener, self.standing), identity
+        )
+
+    @property
+    def left(self) -> float:
+        """Seconds that are left."""
+        return self.options.seconds - self.journal.spent
+
+    def limit(self) -> float:
+        """Return the seconds that one compile gets now."""
+        return max(min(self.options.trial_seconds, self.left), LEAST_LIMIT)
+
+    @property
+    def reserve(self) -> float:
+        """Seconds to keep for shipping two finalists and the report."""
+        first = self.journal.of_kind("ship")[0]
+        return 2.2 * float(first.values["compile_s"]) + 30
+
+    def attempt(self, stage: str, work: Callable[[], Entry], note: Callable[[Entry], str]) -> Entry:
+        """Do one trial, tell of it, and remember the best so far."""
+        before = self.journal.done
+        self.listener.begin(stage)
+        entry = work()
+        text = f"{entry.name}: " + (f"FAILED, {entry.failed}" if entry.failed else note(entry))
+        self.listener.end(stage, entry.seconds, cached=self.journal.done == before, note=text)
+        found = measured(entry) if entry.kind in ("build", "ship") else None
+        if found is not None and (self._best is None or found.divergence < self._best[0]):
+            self._best = (found.divergence, f"agreement {found.agreement_percent:.1f} % with {entry.name}")
+        return entry
+
+    def standing(self) -> str:
+        """Return how the search stands: the best so far and the time that is left."""
+        best = "" if self._best is None else f"best so far {self._best[1]}, "
+        return f" ({best}{max(self.left, 0) / 60:.0f} min left)"
+
+    def load(self, part: str) -> Set:
+        """Return the half of the pictures that is called ``selection`` or ``report``."""
+        split, unlabelled = self.halves
+        preprocess = self.request.spec.preprocess
+        graph = self.build.simplify
+        net = pictures_.float_net(graph.path(graph.result.onnx), preprocess)
+        return pictures_.load(getattr(split, part), net, preprocess, unlabelled, self.listener)
+
+    def prune(self) -> None:
+        """Remove the stages of trials that nothing asks for again: their figures are in the journal."""
+        kept = {stage.dir.name for build in (self.build, *self.trials.kept) for stage in build.done}
+        for folder in (self.workspace.root / STAGES).glob("*-*"):
+            if folder.name not in kept:
+                shutil.rmtree(folder, ignore_errors=True)
