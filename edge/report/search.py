@@ -27,7 +27,7 @@ class Tried:
         top1: on them, percent; None without labels.
         divergence: of the softmax, nats.
         chosen: whether the search chose it.
-        on_front: whether no other one is both faster and nearer to float.
+        on_front: whether no other one is as fast and gives float's answer as often.
     """
 
     name: str
@@ -84,13 +84,13 @@ def _search(data: Mapping[str, Any]) -> Search:
     points = list(enumerate(data["points"]))
     good = [(i, p) for i, p in points if not p["failed"] and p["report"] is not None]
     base = float(data["points"][0]["latency_us"])
-    figures = [(float(p["latency_us"]), float(p["report"]["divergence"])) for _, p in good]
+    figures = [(float(p["latency_us"]), int(p["report"]["agreement"])) for _, p in good]
     tried = []
-    for (i, point), (latency, divergence) in zip(good, figures, strict=True):
+    for (i, point), (latency, agreement) in zip(good, figures, strict=True):
         own = point["report"]
         n = int(own["n"])
         beaten = any(
-            other[0] <= latency and other[1] <= divergence and other != (latency, divergence)
+            other[0] <= latency and other[1] >= agreement and other != (latency, agreement)
             for other in figures
         )
         tried.append(
@@ -98,9 +98,9 @@ def _search(data: Mapping[str, Any]) -> Search:
                 name=str(point["name"]),
                 latency_us=latency,
                 ratio=latency / base,
-                agreement=100 * int(own["agreement"]) / n,
+                agreement=100 * agreement / n,
                 top1=None if own["right"] is None else 100 * int(own["right"]) / n,
-                divergence=divergence,
+                divergence=float(own["divergence"]),
                 chosen=i == data["chosen"],
                 on_front=not beaten,
             )
