@@ -90,6 +90,14 @@ def test_pictures_that_are_not_there(edge: Run, tmp_path: Path, fake_compiler: o
     assert "nowhere" in err
 
 
+def test_a_network_of_ones_own_wants_pictures_of_its_own(
+    edge: Run, tmp_path: Path, fake_compiler: object
+) -> None:
+    net = save_net(tmp_path / "net.onnx")
+    code, _, err = edge("tune", str(net), *MEAN)
+    assert (code, "--images DIR" in err) == (2, True)
+
+
 def test_without_the_compiler_there_is_nothing_to_search(edge: Run, tmp_path: Path) -> None:
     net = save_net(tmp_path / "net.onnx")
     save_pictures(tmp_path / "p", 20)

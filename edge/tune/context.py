@@ -101,6 +101,13 @@ class Context:
     @cached_property
     def halves(self) -> tuple[pictures_.Halves, str]:
         """The pictures in two parts, and why there is no Top-1; empty if there is."""
+        source = self.build.export.result.weights.source
+        if self.request.images is None and source not in ("demo", "random"):
+            raise UsageError(
+                "no pictures to search on: the project's rendered ones say nothing of this network",
+                allowed="a folder of pictures, a list file or labels.csv, labelled or not",
+                remedy=f"edge tune {self.request.spec.name} --images DIR",
+            )
         images, unlabelled = self.build._pictures
         return pictures_.halves(images, self.request.seed), unlabelled
 
