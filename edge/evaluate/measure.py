@@ -92,14 +92,12 @@ def measure(
                 return None
             if item.demo is None and bytes.fromhex(content) != contents[index].tobytes():
                 raise InputError(f"{item.name} was changed while it was measured", remedy="run it again")
-            with computing:
-                return runner.get()(rgb)
+            return runner.get()(rgb)
 
         pace = _Pace(len(missing))
-        at_once = hop.in_flight or workers
-        computing = threading.BoundedSemaphore(at_once)
-        # As many threads more, so that pictures are read while others are computed.
-        answers = stack.enter_context(closing(_in_order(answer, map(int, missing), at_once + workers)))
+        # No more threads than that: measured, further ones only take turns with those.
+        threads = hop.in_flight or workers
+        answers = stack.enter_context(closing(_in_order(answer, map(int, missing), threads)))
         for index, scores in answers:
             if scores is not None:
                 _check(hop, images[index].name, scores, classes)
