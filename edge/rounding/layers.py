@@ -70,14 +70,15 @@ class Layer:
             random: draws them.
         """
         if tensor.ndim != 4 or self.transposed:
-            patches = tensor.reshape(-1, self.columns).T
+            rows = tensor.reshape(-1, self.columns)
+            patches = rows[_drawn(len(rows), most, random)].T
         else:
-            patches = self._patches(tensor[0])
-        if patches.shape[-1] > most:
-            patches = patches[..., random.choice(patches.shape[-1], most, replace=False)]
+            patches = self._patches(tensor[0], most, random)
         return patches.astype(np.float64).reshape(self.groups, self.columns, -1)
 
-    def _patches(self, picture: NDArray[np.float32]) -> NDArray[np.float32]:
+    def _patches(
+        self, picture: NDArray[np.float32], most: int, random: np.random.Generator
+    ) -> NDArray[np.float32]:
         top, left, bottom, right = self.pads
         padded = np.pad(picture, ((0, 0), (top, bottom), (left, right)))
         (kernel_h, kernel_w), (step_h, step_w), (gap_h, gap_w) = self.shape[2:], self.strides, self.dilations
@@ -91,7 +92,13 @@ class Layer:
             (c, gap_h * h, gap_w * w, step_h * h, step_w * w),
             writeable=False,
         )
-        return view.reshape(channels * kernel_h * kernel_w, out_h * out_w)
+        # Only what was drawn is copied.
+        ys, xs = np.divmod(_drawn(out_h * out_w, most, random), out_w)
+        return view[..., ys, xs].reshape(channels * kernel_h * kernel_w, -1)
+
+
+def _drawn(count: int, most: int, random: np.random.Generator) -> NDArray[np.int64]:
+    return random.choice(count, most, replace=False) if count > most else np.arange(count)
 
 
 def find_layers(model: onnx.ModelProto) -> tuple[list[Layer], list[str]]:
