@@ -12,6 +12,7 @@ from edge.errors import ModelFileError
 
 if TYPE_CHECKING:
     import onnx
+    import onnxruntime
 
 
 @frozen
@@ -70,6 +71,24 @@ def load_onnx(path: Path) -> onnx.ModelProto:
             remedy="export or download it again",
         ) from error
     return model
+
+
+def open_session(path: Path) -> onnxruntime.InferenceSession:
+    """Open an ONNX file in stock onnxruntime, one thread a run; runs may come from several threads.
+
+    Raises:
+        ModelFileError: onnxruntime refuses it.
+    """
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    options.log_severity_level = 3
+    try:
+        return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # onnxruntime's own exceptions share no public base
+        cause = " ".join(str(error).split())[:200]
+        raise ModelFileError(f"onnxruntime can't load {path.name}: {cause}") from error
 
 
 def facts(model: onnx.ModelProto, origin: str = "the model") -> GraphFacts:

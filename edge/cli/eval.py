@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, cast
 import click
 
 from edge.cli.board_reach import reach_options
+from edge.cli.built_pictures import built_pictures
 from edge.cli.display import Display
 from edge.cli.options import complete_models, typed_arguments
 from edge.cli.program import find_program
@@ -27,7 +28,6 @@ EXAMPLES = (
     "edge eval build/ConvNeXt_atto --images val/ --hops nv12,quantized",
     "edge eval ConvNeXt_atto --images val/ --board rdk",
 )
-DEMO = "demo:test"
 
 
 @click.command("eval", epilog="\b\nExamples:\n" + "\n".join(f"  {line}" for line in EXAMPLES))
@@ -153,22 +153,9 @@ def eval_command(
 
 
 def _pictures(built: Built, images: str | None, labels: str | None, *, count: int, seed: int) -> Pictures:
-    from edge import choices
     from edge.evaluate import Pictures
 
-    about = built.metadata
-    if images is None:
-        measured = str(built.manifest.get("accuracy", {}).get("dataset", "other pictures"))
-        if not measured.startswith(DEMO):
-            raise UsageError(
-                f"no --images, and {about.model} was measured on {measured}, which may have moved",
-                allowed="a folder of pictures, a list file or labels.csv",
-                remedy=f"edge eval {built.folder.name} --images DIR",
-            )
-    names = labels or (str(built.folder / about.files["labels"].path) if "labels" in about.files else None)
-    if about.weights == "demo":
-        names = labels or "demo"
-    found, unlabelled = choices.pictures(images, names, about.weights, about.classes, count=count, seed=seed)
+    found, unlabelled = built_pictures(built, "eval", images, labels, count=count, seed=seed)
     return Pictures(found, unlabelled, seed)
 
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-import onnxruntime
 from attrs import frozen
 from numpy.typing import NDArray
 
 from edge.built import Built
 from edge.errors import EdgeError, ModelFileError
+from edge.graph import open_session
 from edge.preprocess import Image, network_input, network_input_from_nv12
 from edge.runtime import Net, load
 from edge.specs import Preprocess
@@ -30,17 +30,7 @@ class FloatNet:
     """
 
     def __init__(self, model: Path, preprocess: Preprocess) -> None:
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = 1
-        options.log_severity_level = 3
-        try:
-            self._session = onnxruntime.InferenceSession(
-                str(model), options, providers=["CPUExecutionProvider"]
-            )
-        except Exception as error:  # onnxruntime's own exceptions share no public base
-            raise ModelFileError(
-                f"onnxruntime can't load {model.name}: {' '.join(str(error).split())[:200]}"
-            ) from error
+        self._session = open_session(model)
         self._input = self._session.get_inputs()[0].name
         self.preprocess = preprocess
 

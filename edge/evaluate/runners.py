@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge.errors import ModelFileError
+from edge.graph import open_session
 from edge.preprocess import network_input, network_input_from_nv12, rgb_to_nv12
 from edge.runtime import load
 from edge.specs import Preprocess
@@ -42,17 +43,7 @@ class OnnxRunner:
     """
 
     def __init__(self, model: Path, preprocess: Preprocess, *, nv12: bool = False) -> None:
-        import onnxruntime
-
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = 1
-        options.log_severity_level = 3
-        try:
-            self._session = onnxruntime.InferenceSession(
-                str(model), options, providers=["CPUExecutionProvider"]
-            )
-        except Exception as error:  # onnxruntime's own exceptions share no public base
-            raise ModelFileError(f"onnxruntime can't load {model.name}: {_one_line(error)}") from error
+        self._session = open_session(model)
         self._name = model.name
         self._input = self._session.get_inputs()[0].name
         self._preprocess = preprocess
