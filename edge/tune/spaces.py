@@ -177,6 +177,6 @@ def _tensor_name(producer: str, readers: Sequence[str]) -> str:
     """Return ``path: A → B`` for nodes of one module, else both in full."""
     path, _, last = producer.strip("/").rpartition("/")
     inside = [name.strip("/").rpartition("/") for name in readers]
-    if all(folder == path for folder, _, _ in inside):
+    if path and all(folder == path for folder, _, _ in inside):
         return f"{path}: {last} → {', '.join(name for _, _, name in inside)}"
     return f"{producer.strip('/')} → {', '.join(name.strip('/') for name in readers)}"

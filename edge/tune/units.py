@@ -150,8 +150,10 @@ class _Units:
             new = {
                 name: price - base for name, price in found.items() if price is not None and price <= budget
             }
-            if not new:
+            if not picked:
                 break
+            if steps and not new:
+                continue
             prices |= new
             search.listener.begin("search")
             before = search.journal.spent
