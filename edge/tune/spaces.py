@@ -27,6 +27,12 @@ CALIBRATIONS: Mapping[str, Calibration] = {
     "default, bias corrected": Calibration("default", optimization=("bias_correction",)),
 }
 ROUNDED = Rounding()
+# Tried where rounding won: more pictures, and more or less trust in rare inputs.
+ROUNDINGS: Mapping[str, Rounding] = {
+    "on 256 pictures": Rounding(pictures=256),
+    "damping 0.1": Rounding(damping=0.1),
+    "damping 0.002": Rounding(damping=0.002),
+}
 
 
 @frozen

@@ -142,6 +142,9 @@ class Search(Context):
         best = min((item for item in found if item.precision.rounding is None), key=_order)
         if best.name != PLAIN:
             attempt(f"{best.name}, rounded", evolve(best.precision, rounding=spaces.ROUNDED))
+        best = min(found, key=_order)
+        for change, rounding in spaces.ROUNDINGS.items() if best.precision.rounding is not None else ():
+            attempt(f"{best.name}, {change}", evolve(best.precision, rounding=rounding))
         return found
 
     def _quick(self, name: str, precision: Precision, kept: float) -> Candidate | None:
