@@ -10,6 +10,7 @@ from edge.specs import Precision
 from edge.statistics import mcnemar
 from edge.tune.result import Measured, Point, TuneResult
 
+SHOWN = 6  # nodes of the recipe; the file has all
 _KINDS = {
     "ship": "programs at the level that ships",
     "build": "calibrations, quick builds",
@@ -84,9 +85,11 @@ def _recipe(precision: Precision) -> list[str]:
     lines.append(
         f"  weights      {'rounded so that errors cancel' if precision.rounding else 'to the nearest step'}"
     )
-    for name, node in precision.nodes.items():
+    for name, node in list(precision.nodes.items())[:SHOWN]:
         sides = [side for side, bits in (("in", node.inputs), ("out", node.outputs)) if bits]
         lines.append(f"  int16        {name} ({', '.join(sides)})")
+    if len(precision.nodes) > SHOWN:
+        lines.append(f"               … and {len(precision.nodes) - SHOWN} more nodes")
     return lines
 
 
