@@ -353,9 +353,9 @@ def test_a_calibration_file_of_another_size_is_told(build: Path) -> None:
     (build / "calibration_data_rgb_f32" / "0000.bin").write_bytes(b"1234")
     (build / "calibration_data_rgb_f32" / "0001.bin").unlink()
     found, page, _ = told(build)
-    assert "0000.bin can't be read: not of the input's size" in found.calibration.pictures[0].why_not
+    assert "0000.bin holds 1 values" in found.calibration.pictures[0].why_not
     assert "No such file" in found.calibration.pictures[1].why_not
-    assert "gone: 0000.bin can't be read" in words(page)
+    assert "gone: 0001.bin can't be read" in words(page)
 
 
 def test_mistakes_show_the_picture_or_say_that_it_has_gone(build: Path, tmp_path: Path) -> None:
