@@ -155,12 +155,14 @@ class NetworkStages(Stages):
     @cached_property
     def round(self) -> Stage[RoundResult]:
         """The BPU-ready ONNX with its weights on int8 steps; only where the recipe asks for it."""
-        graph, calibration = self.simplify, self.calibrate
         request, rounding = self.request, self.request.precision.rounding
         if rounding is None:
             raise UsageError(
-                f"recipe {request.precision.name} does not round weights", remedy="give one with 'rounding'"
+                f"recipe {request.precision.name} does not round weights",
+                allowed="a recipe with the key 'rounding'",
+                remedy="--precision int8_rounded",
             )
+        graph, calibration = self.simplify, self.calibrate
 
         def action(out: Path) -> RoundResult:
             return round_weights(
