@@ -58,11 +58,13 @@ def graph_of(model: str, **changes: object) -> GraphFacts:
 
 
 def render_into(out: Path, model: str, recipe: str) -> RenderResult:
+    spec = load_model(model)
+    height, width = spec.preprocess.crop
     return render(
-        spec=load_model(model),
+        spec=spec,
         precision=load_precision(recipe),
-        graph=graph_of(model),
-        prefix=f"{model}_224x224_nv12",
+        graph=graph_of(model, input_shape=spec.preprocess.input_shape),
+        prefix=f"{model}_{width}x{height}_nv12",
         onnx_model=f"../simplify/{model}.onnx",
         cal_data_dir="../calibrate/rgb_f32",
         working_dir="./compile",

@@ -68,11 +68,13 @@ def load_model(name: str) -> ModelSpec:
         return _from_yaml(zoo_dir() / f"{known[name.lower()]}.yaml", ModelSpec)
     import difflib
 
-    close = difflib.get_close_matches(name.lower(), known, n=1, cutoff=0.5)
+    close = difflib.get_close_matches(name.lower(), known, n=4, cutoff=0.5)
     hint = f"edge build {known[close[0]]}" if close else "edge models"
+    names = ", ".join(known[match] for match in close)
+    listed = f"the names that edge models lists{f' ({names}, …)' if close else ''}"
     raise UsageError(
         f"no model is called {name!r}",
-        allowed=", ".join(known.values()) + "; or a path ending in .onnx or .yaml",
+        allowed=f"{listed}; or a path ending in .onnx or .yaml",
         remedy=hint,
     )
 

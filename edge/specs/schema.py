@@ -132,6 +132,8 @@ class Published:
         fps_4_threads: on the board, four threads.
         params_m: millions of parameters.
         gflops: as published; conventions differ.
+        accuracy_of: whose weights ``float_top1`` and ``float_top5`` belong to, where those are not the
+            weights of the model's timm tag: then the figures are no goal for it.
     """
 
     source: str
@@ -142,6 +144,7 @@ class Published:
     fps_4_threads: float | None = None
     params_m: float | None = None
     gflops: float | None = None
+    accuracy_of: str | None = None
 
 
 @frozen
