@@ -313,9 +313,11 @@ def command(verb: str, request: Request) -> str:
 
 def _stage(stage: Stage[object], request: Request) -> dict[str, object]:
     vendor = getattr(stage.result, "command", ())
+    peak = getattr(stage.result, "peak_memory", None)
     return {
         "name": stage.name,
         "seconds": stage.seconds,
+        **({} if peak is None else {"peak_memory": peak}),
         "cached": stage.cached,
         "command": shlex.join(vendor) if vendor else command(_verb(stage.name), request),
         "key": stage.key,

@@ -46,6 +46,7 @@ class CompileResult:
         seconds: wall time.
         command: as a user would type it, beside the YAML.
         versions: of hb_mapper, hbdk, horizon_nn, as the log says.
+        peak_memory: bytes that the compiler and its children held at most; None if unknown (a container).
     """
 
     bin: str
@@ -60,6 +61,7 @@ class CompileResult:
     seconds: float
     command: tuple[str, ...]
     versions: dict[str, str]
+    peak_memory: int | None = None
 
 
 @frozen
@@ -77,6 +79,7 @@ class CheckResult:
         seconds: wall time.
         command: as a user would type it.
         versions: of hb_mapper, hbdk, horizon_nn.
+        peak_memory: bytes, as for a compile.
     """
 
     nodes: tuple[NodeRow, ...]
@@ -89,6 +92,7 @@ class CheckResult:
     seconds: float
     command: tuple[str, ...]
     versions: dict[str, str]
+    peak_memory: int | None = None
 
 
 def makertbin(
@@ -151,6 +155,7 @@ def makertbin(
         seconds=done.seconds,
         command=command,
         versions=logs.versions(text) or toolchain.versions,
+        peak_memory=done.peak_memory,
     )
 
 
@@ -214,6 +219,7 @@ def checker(
         seconds=done.seconds,
         command=("hb_mapper", *args, onnx.name, *shape),
         versions=logs.versions(text) or toolchain.versions,
+        peak_memory=done.peak_memory,
     )
 
 

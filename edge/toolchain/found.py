@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
-from attrs import field, frozen
+from attrs import evolve, field, frozen
 
 from edge.errors import ToolchainError, WorkspaceError
 from edge.toolchain import process
@@ -166,9 +166,11 @@ class Toolchain:
         cleanup: Sequence[str],
     ) -> Completed:
         try:
-            return process.run(
+            done = process.run(
                 argv, cwd=cwd, env=env, timeout=timeout, on_line=on_line, log=log, cleanup=cleanup
             )
+            # What was measured of a container is its client.
+            return evolve(done, peak_memory=None) if self.kind == "docker" else done
         except OSError as error:
             if error.errno in (errno.ENOSPC, errno.EDQUOT):
                 raise WorkspaceError(

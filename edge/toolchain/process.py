@@ -17,6 +17,8 @@ from typing import IO
 
 from attrs import frozen
 
+from edge.toolchain.peak import PeakMemory
+
 # CSI sequences (colours, cursor moves) and OSC titles: ECMA-48, sections 5.4 and 8.3.89.
 _ANSI = re.compile(r"\x1b\[[0-9;?]*[ -/]*[@-~]|\x1b\][^\x07\x1b]*(?:\x07|\x1b\\)|\x1b[@-Z\\-_]")
 _TAIL_LINES = 80
@@ -37,12 +39,14 @@ class Completed:
         seconds: wall time.
         tail: the last lines of its output, clean of escape codes and progress bars.
         timed_out: it was stopped at its time limit.
+        peak_memory: bytes that it and its children held at most, see :class:`PeakMemory`; None if unknown.
     """
 
     returncode: int
     seconds: float
     tail: str
     timed_out: bool = False
+    peak_memory: int | None = None
 
 
 def clean(text: str) -> str:
@@ -90,12 +94,13 @@ def run(
         ) as process,
         _guarded(process.pid, cleanup),
     ):
+        peak = PeakMemory(process.pid)
         try:
 
             def emit(text: str, end: str) -> None:
                 _emit(text, end, on_line, sink, tail)
 
-            timed_out = not _pump(process, started + timeout, emit)
+            timed_out = not _pump(process, started + timeout, emit, peak)
         except BaseException:
             _kill(process, cleanup)
             raise
@@ -104,7 +109,9 @@ def run(
         else:
             process.wait()
             _signal_group(process.pid, signal.SIGKILL)  # children that it left behind
-    return Completed(process.returncode, time.monotonic() - started, "\n".join(tail), timed_out)
+    return Completed(
+        process.returncode, time.monotonic() - started, "\n".join(tail), timed_out, peak_memory=peak.bytes
+    )
 
 
 def _emit(
@@ -120,7 +127,9 @@ def _emit(
         on_line(line)
 
 
-def _pump(process: subprocess.Popen[bytes], deadline: float, emit: Callable[[str, str], None]) -> bool:
+def _pump(
+    process: subprocess.Popen[bytes], deadline: float, emit: Callable[[str, str], None], peak: PeakMemory
+) -> bool:
     """Read until the output ends; return False when the deadline came first."""
     assert process.stdout is not None  # noqa: S101 - we asked for a pipe
     fd = process.stdout.fileno()
@@ -130,6 +139,7 @@ def _pump(process: subprocess.Popen[bytes], deadline: float, emit: Callable[[str
         selector.register(fd, selectors.EVENT_READ)
         while True:
             now = time.monotonic()
+            peak.look()
             if now >= deadline:
                 return False
             if selector.select(min(0.25, deadline - now)):
@@ -147,6 +157,7 @@ def _pump(process: subprocess.Popen[bytes], deadline: float, emit: Callable[[str
     while process.poll() is None:  # it closed its output and goes on
         if time.monotonic() >= deadline:
             return False
+        peak.look()
         time.sleep(0.05)
     return True
 
