@@ -16,10 +16,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from attrs import evolve
 
 from edge.errors import InstallError, ToolchainMissing
 from edge.toolchain import install as module
 from edge.toolchain import managed
+from edge.toolchain.environments import COMPILER
 from edge.toolchain.find import find
 from edge.toolchain.found import Toolchain
 from edge.toolchain.install import install
@@ -84,9 +86,9 @@ def fake_uv(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, program: Program) -
     monkeypatch.setattr(
         module, "find_python310", lambda given, say: Python310(Path(sys.executable), "3.10.0", "test")
     )
-    monkeypatch.setattr(module, "require_platform", lambda: None)
+    monkeypatch.setattr(module, "require_platform", lambda _: None)
     monkeypatch.setattr(module, "_pip_config", dict)
-    monkeypatch.setattr(module, "NEEDED_BYTES", 1)
+    monkeypatch.setattr(module, "COMPILER", evolve(COMPILER, needed_bytes=1))
     return fake
 
 
@@ -121,7 +123,7 @@ def test_the_folder_is_named_after_the_lock_file(
     before = managed.place()
     changed = tmp_path / "other.lock"
     changed.write_bytes(managed.lock_file().read_bytes() + b"\n")
-    monkeypatch.setattr(managed, "lock_file", lambda: changed)
+    monkeypatch.setattr(managed, "lock_file", lambda _: changed)
     assert managed.place().folder != before.folder
     assert managed.place().folder.parent == before.folder.parent
 
@@ -167,12 +169,14 @@ def test_a_killed_install_is_never_taken_for_good(fake_uv: FakeUv, tmp_path: Pat
     code = f"""
 from pathlib import Path
 from edge.toolchain import install as module
+from attrs import evolve
+from edge.toolchain.environments import COMPILER
 from edge.toolchain.python310 import Python310
 module.uv_program = lambda: {module.uv_program()!r}
 module.find_python310 = lambda given, say: Python310(Path("python"), "3.10.0", "test")
-module.require_platform = lambda: None
+module.require_platform = lambda _: None
 module._pip_config = dict
-module.NEEDED_BYTES = 1
+module.COMPILER = evolve(COMPILER, needed_bytes=1)
 module.install()
 """
     child = subprocess.Popen([sys.executable, "-c", code])
@@ -219,7 +223,7 @@ def test_too_small_a_disk_is_told_before_anything_starts(
     fake_uv: FakeUv, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     usage = namedtuple("usage", "total used free")
-    monkeypatch.setattr(module, "NEEDED_BYTES", 8 * 10**9)
+    monkeypatch.setattr(module, "COMPILER", COMPILER)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage(10**10, 9 * 10**9, 10**9))
     with pytest.raises(InstallError, match=r"1\.0 GB free"):
         install()

@@ -15,6 +15,7 @@ from attrs import frozen
 
 from edge.errors import InstallError, ToolchainMissing, UsageError
 from edge.toolchain import managed
+from edge.toolchain.environments import COMPILER, FRAMEWORKS, Environment
 from edge.toolchain.found import Toolchain
 from edge.toolchain.install import require_platform
 from edge.toolchain.python310 import find_python310
@@ -72,10 +73,12 @@ class ToolchainStatus:
     Attributes:
         routes: in the order in which ``auto`` takes them.
         python310: the interpreter an install would use, or why there is none.
+        frameworks: the environments to export from; none is needed for a compile.
     """
 
     routes: tuple[Route, ...]
     python310: str
+    frameworks: tuple[Route, ...] = ()
 
 
 def find(which: Which = "auto") -> Toolchain:
@@ -113,7 +116,15 @@ def status() -> ToolchainStatus:
         said = f"{python.version} at {python.path} ({python.source})"
     except InstallError as error:
         said = error.seen
-    return ToolchainStatus(tuple(routes), said)
+    return ToolchainStatus(tuple(routes), said, tuple(map(_framework, FRAMEWORKS.values())))
+
+
+def _framework(environment: Environment) -> Route:
+    where = managed.place(environment)
+    if why := managed.why_unusable(where):
+        return Route(environment.name, False, "", {}, why)
+    tool = managed.toolchain(where)
+    return Route(environment.name, True, tool.where, tool.versions)
 
 
 def _remedy(which: str) -> str:
@@ -204,7 +215,9 @@ def _shebang(script: Path) -> str | None:
 
 
 def _ask(python: list[str], env: dict[str, str] | None) -> dict[str, str]:
-    done = _quiet([*python, "-c", _ASK_VERSIONS, json.dumps(managed.VERSION_FILES)], env, _START_TIMEOUT)
+    done = _quiet(
+        [*python, "-c", _ASK_VERSIONS, json.dumps(dict(COMPILER.version_files))], env, _START_TIMEOUT
+    )
     line = re.search(r"^edge-versions (\{.*\})$", done.stdout, re.MULTILINE) if done else None
     return {str(name): str(value) for name, value in json.loads(line[1]).items()} if line else {}
 

@@ -1,4 +1,4 @@
-"""Install the vendor's compiler into an environment of its own, pinned by hash, shared by all checkouts.
+"""Install the compiler or a framework in an environment of its own, pinned by hash, shared by all checkouts.
 
 The environment is made at its final path, since its scripts name that path; a marker written last says that
 it is whole. A folder without the marker is the rest of a killed install and is removed under the lock.
@@ -22,13 +22,12 @@ from filelock import FileLock, Timeout
 from edge.errors import InstallError, ToolchainError, ToolchainMissing
 from edge.progress import Reporter, Silent
 from edge.toolchain import managed
+from edge.toolchain.environments import COMPILER, Environment
 from edge.toolchain.found import Toolchain
 from edge.toolchain.managed import MARKER, Place
 from edge.toolchain.process import Completed, run
 from edge.toolchain.python310 import find_python310, uv_program
 
-NEEDED_BYTES = 8 * 10**9  # measured: 4.2 GB installed and 2.5 GB of downloads
-_VERIFY = "import horizon_tc_ui, horizon_nn, hmct, hbdk, onnx, onnxruntime, torch, torchvision, timm"
 _PROGRESS = re.compile(
     r"Downloading|Downloaded|Collecting|Installing|Prepared|Installed|Building|Resolved|Using"
 )
@@ -37,24 +36,30 @@ _NETWORK = {"UV_HTTP_CONNECT_TIMEOUT": "5", "UV_HTTP_TIMEOUT": "60", "UV_HTTP_RE
 
 
 def install(
-    *, reporter: Reporter | None = None, python: Path | None = None, timeout: float = 3600.0
+    environment: Environment | None = None,
+    *,
+    reporter: Reporter | None = None,
+    python: Path | None = None,
+    timeout: float = 3600.0,
 ) -> Toolchain:
-    """Install the managed environment, or return at once when it is there and whole.
+    """Install a managed environment, or return at once when it is there and whole.
 
     Args:
+        environment: which one; the compiler's by default.
         reporter: told of each step.
         python: a CPython 3.10 to use; None searches.
         timeout: seconds for everything, waiting for another install included.
 
     Raises:
-        ToolchainMissing: this platform can't run the compiler.
+        ToolchainMissing: this platform can't have it.
         InstallError: no Python 3.10, no network, no disk space, a wrong hash, or it does not start.
     """
     reporter = reporter or Silent()
-    where = managed.place()
+    environment = environment or COMPILER
+    where = managed.place(environment)
     if not managed.why_unusable(where):
         return managed.toolchain(where)
-    require_platform()
+    require_platform(environment)
     deadline = time.monotonic() + timeout
     try:
         where.folder.parent.mkdir(parents=True, exist_ok=True)
@@ -62,12 +67,12 @@ def install(
         try:
             lock.acquire(timeout=0)
         except Timeout:
-            reporter.update("waiting for another install of the compiler")
+            reporter.update(f"waiting for another install of {environment.title}")
             lock.acquire(timeout=timeout)
     except Timeout:
         raise InstallError(
             f"another install still holds {where.folder}.lock after {timeout:g} s",
-            remedy="end it, then: edge toolchain install",
+            remedy=f"end it, then: {environment.install}",
         ) from None
     except OSError as error:
         raise InstallError(
@@ -82,28 +87,33 @@ def install(
     return managed.toolchain(where)
 
 
-def require_platform() -> None:
-    """Raise ToolchainMissing where the vendor has no wheels."""
+def require_platform(environment: Environment | None = None) -> None:
+    """Raise ToolchainMissing where an environment, by default the compiler's, has no wheels."""
+    environment = environment or COMPILER
     system, machine = platform.system(), platform.machine()
     if system == "Linux" and machine in ("x86_64", "AMD64") and platform.libc_ver()[0] != "musl":
         return
+    what = environment.title
     raise ToolchainMissing(
-        f"the vendor's compiler does not run on {system} {machine}",
+        f"{what} does not run on {system} {machine}"
+        if environment is COMPILER
+        else f"edge's pinned {what} can't be had for {system} {machine}",
         allowed="Linux x86-64 with glibc",
-        remedy="use the vendor's Docker image (--mapper docker), a Linux PC, or --mapper portable",
+        remedy=environment.elsewhere,
     )
 
 
 def _install(where: Place, python: Path | None, deadline: float, reporter: Reporter) -> None:
-    folder = where.folder
+    folder, environment = where.folder, where.environment
     if folder.exists():
         reporter.update("removing an interrupted install")
         _remove(folder)
     free = shutil.disk_usage(folder.parent).free
-    if free < NEEDED_BYTES:
+    if free < environment.needed_bytes:
         raise InstallError(
             f"{folder.parent} has {free / 1e9:.1f} GB free",
-            allowed=f"at least {NEEDED_BYTES / 1e9:.0f} GB for the compiler and its download",
+            allowed=f"at least {environment.needed_bytes / 1e9:.0f} GB for {environment.title} "
+            "and its download",
             remedy=f"free some space, or set {managed.CACHE_VARIABLE} to a folder on a larger disk",
         )
     interpreter = find_python310(python, say=reporter.update)
@@ -113,7 +123,7 @@ def _install(where: Place, python: Path | None, deadline: float, reporter: Repor
         seconds = _verify(where, deadline, reporter)
         marker = {
             "python": interpreter.version,
-            "versions": managed.read_versions(where.site_packages),
+            "versions": managed.read_versions(where),
             "verify_seconds": round(seconds, 1),
         }
         partial = folder / f".{MARKER}"
@@ -126,7 +136,7 @@ def _install(where: Place, python: Path | None, deadline: float, reporter: Repor
 
 def _fill(where: Place, python: Path, deadline: float, reporter: Reporter) -> None:
     """Make the environment and install every pinned package; hashes are required of each."""
-    lock = str(managed.lock_file())
+    lock = str(managed.lock_file(where.environment))
     uv = uv_program()
     if uv:
         env = {**_NETWORK, **os.environ, **_pip_settings(os.environ)}
@@ -150,13 +160,13 @@ def _fill(where: Place, python: Path, deadline: float, reporter: Reporter) -> No
     for step, argv in (("making the environment", make), ("installing", [*fill, "-r", lock])):
         reporter.update(step)
         # In the cache, where no project's settings lie; the user's own (uv.toml, pip.conf) hold.
-        done = _step(argv, env, where.folder.parent, deadline, reporter)
+        done = _step(argv, env, where, deadline, reporter)
         if done.returncode != 0 or done.timed_out:
-            raise _failure(step, done)
+            raise _failure(step, done, where.environment)
 
 
 def _step(
-    argv: list[str], env: Mapping[str, str], cwd: Path, deadline: float, reporter: Reporter
+    argv: list[str], env: Mapping[str, str], where: Place, deadline: float, reporter: Reporter
 ) -> Completed:
     def on_line(line: str) -> None:
         if _PROGRESS.search(line):
@@ -164,36 +174,40 @@ def _step(
 
     left = max(1.0, deadline - time.monotonic())
     try:
-        return run(argv, cwd=cwd, env=env, timeout=left, on_line=on_line)
+        return run(argv, cwd=where.folder.parent, env=env, timeout=left, on_line=on_line)
     except OSError as error:
         raise InstallError(
-            f"can't start {argv[0]}: {error.strerror}", remedy="pip install uv, then: edge toolchain install"
+            f"can't start {argv[0]}: {error.strerror}",
+            remedy=f"pip install uv, then: {where.environment.install}",
         ) from error
 
 
 def _verify(where: Place, deadline: float, reporter: Reporter) -> float:
     """Start every part once: a whole set of files may still not run on this machine."""
-    reporter.update("verifying the compiler")
+    environment = where.environment
+    reporter.update(f"verifying {environment.title}")
     tool = managed.toolchain(where)
     started = time.monotonic()
-    for args in (["hb_mapper", "--version"], ["hbdk-cc", "--version"], ["python", "-c", _VERIFY]):
+    for args in environment.verify:
         left = max(1.0, deadline - time.monotonic())
         try:
             done = tool.run(args, cwd=where.folder, timeout=left)
         except ToolchainError as error:
-            raise InstallError(f"the installed compiler does not start: {error.seen}") from error
+            raise InstallError(
+                f"what was installed for {environment.title} does not start: {error.seen}"
+            ) from error
         if done.returncode != 0:
-            raise _failure(f"verifying ({' '.join(args[:2])})", done)
+            raise _failure(f"verifying ({' '.join(args[:2])})", done, environment)
     return time.monotonic() - started
 
 
-def _failure(step: str, done: Completed) -> InstallError:
+def _failure(step: str, done: Completed, environment: Environment) -> InstallError:
     last = [line for line in done.tail.splitlines() if line.strip()][-6:]
     said = "\n  ".join(line.strip()[:300] for line in last)
     text = done.tail.lower()
     if done.timed_out:
         return InstallError(
-            f"{step}: stopped at the time limit", remedy="edge toolchain install (what was fetched is kept)"
+            f"{step}: stopped at the time limit", remedy=f"{environment.install} (what was fetched is kept)"
         )
     if "no space left" in text or "errno 28" in text:
         return InstallError(
@@ -204,7 +218,7 @@ def _failure(step: str, done: Completed) -> InstallError:
         return InstallError(
             f"{step}: a package does not have the pinned hash:\n  {said}",
             remedy="the index gave another file than the one that was locked: check the index in use, "
-            "then: uv cache clean && edge toolchain install",
+            f"then: uv cache clean && {environment.install}",
         )
     if re.search(
         r"failed to (fetch|download)|dns error|connection (refused|reset|error)|timed out|unreachable|"
@@ -214,12 +228,12 @@ def _failure(step: str, done: Completed) -> InstallError:
     ):
         return InstallError(
             f"{step}: the package index can't be reached or lacks a package:\n  {said}",
-            remedy="check the network and the index (UV_INDEX_URL or pip's index-url), then: edge toolchain "
-            "install; or --mapper portable, which needs no compiler",
+            remedy="check the network and the index (UV_INDEX_URL or pip's index-url), then: "
+            f"{environment.install}; {environment.offline or environment.elsewhere}",
         )
     return InstallError(
         f"{step} failed with exit status {done.returncode}:\n  {said}",
-        remedy="edge toolchain install --verbose",
+        remedy=f"{environment.install} --verbose",
     )
 
 

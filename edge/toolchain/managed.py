@@ -1,4 +1,4 @@
-"""Where the managed environment lies, and whether it is whole."""
+"""Where the managed environments lie, and whether each is whole."""
 
 from __future__ import annotations
 
@@ -11,33 +11,29 @@ from pathlib import Path
 from attrs import frozen
 from platformdirs import user_cache_dir
 
+from edge.toolchain.environments import COMPILER, Environment
 from edge.toolchain.found import Toolchain
 from edge.toolchain.python310 import WANTED
 
 MARKER = "complete.json"
-LOCK_FILE = "rdkx5-py310.lock"
 CACHE_VARIABLE = "EDGE_CACHE"
 
-# Name in results -> the file that states it, relative to site-packages; reading it beats a 5-second start.
-VERSION_FILES = {
-    "hb_mapper": "horizon_tc_ui/version.py",
-    "hbdk": "hbdk/__init__.py",
-    "horizon_nn": "hmct/version.py",
-}
 _VERSION = re.compile(r"^__version__\s*=\s*r?[\"']([^\"']+)", re.MULTILINE)
 
 
 @frozen
 class Place:
-    """The managed environment that this version of edge wants.
+    """Where this version of edge wants a managed environment.
 
     Attributes:
         folder: its folder, whether or not it is there.
         digest: 16 hex digits of the lock file and the Python version.
+        environment: what it is.
     """
 
     folder: Path
     digest: str
+    environment: Environment = COMPILER
 
     @property
     def bin(self) -> Path:
@@ -61,16 +57,16 @@ def cache_dir() -> Path:
     return Path(value).expanduser().resolve() if value else Path(user_cache_dir("edge"))
 
 
-def lock_file() -> Path:
-    """Return the list of pinned packages."""
-    return Path(__file__).resolve().parent / LOCK_FILE
+def lock_file(environment: Environment = COMPILER) -> Path:
+    """Return the list of an environment's pinned packages."""
+    return Path(__file__).resolve().parent / environment.lock
 
 
-def place() -> Place:
+def place(environment: Environment = COMPILER) -> Place:
     """Return the folder named after the lock file's content, shared by checkouts that have the same one."""
-    digest = hashlib.sha256(lock_file().read_bytes() + f"python{WANTED[0]}.{WANTED[1]}".encode())
+    digest = hashlib.sha256(lock_file(environment).read_bytes() + f"python{WANTED[0]}.{WANTED[1]}".encode())
     name = digest.hexdigest()[:16]
-    return Place(cache_dir() / "toolchain" / name, name)
+    return Place(cache_dir() / environment.folder / name, name, environment)
 
 
 def why_unusable(where: Place) -> str:
@@ -81,17 +77,20 @@ def why_unusable(where: Place) -> str:
         return f"an install into {where.folder} was interrupted"
     if not where.python.exists():  # follows the link to the Python it was made from
         return "the Python 3.10 that it was made from is gone"
-    if not (where.bin / "hb_mapper").is_file():
-        return f"{where.bin}/hb_mapper is gone"
+    needed = [where.bin / name for name in where.environment.programs]
+    needed += [where.site_packages / name for name in where.environment.modules]
+    for path in needed:
+        if not path.is_file():
+            return f"{path} is gone"
     return ""
 
 
 def toolchain(where: Place) -> Toolchain:
-    """Return the environment at ``where`` as a compiler."""
+    """Return the environment at ``where``, ready to run: as a compiler, or just as a Python with packages."""
     try:
         versions = dict(json.loads((where.folder / MARKER).read_text(encoding="utf-8"))["versions"])
     except (OSError, ValueError, KeyError, TypeError):
-        versions = read_versions(where.site_packages)
+        versions = read_versions(where)
     said = " ".join(f"{name} {versions[name]}" for name in sorted(versions))
     return Toolchain(
         kind="managed",
@@ -102,14 +101,17 @@ def toolchain(where: Place) -> Toolchain:
     )
 
 
-def read_versions(site_packages: Path) -> dict[str, str]:
-    """Read the tools' versions from their own files, without starting them."""
+def read_versions(where: Place) -> dict[str, str]:
+    """Read the versions of what an environment is for from its own files, without starting it."""
     versions = {}
-    for name, file in VERSION_FILES.items():
+    for name, file in where.environment.version_files.items():
         try:
-            text = (site_packages / file).read_text(encoding="utf-8", errors="replace")
+            text = (where.site_packages / file).read_text(encoding="utf-8", errors="replace")
         except OSError:
             continue
         if match := _VERSION.search(text):
             versions[name] = match[1]
+    for name in where.environment.distributions:
+        for folder in sorted(where.site_packages.glob(f"{name}-*.dist-info")):
+            versions[name] = folder.name.removesuffix(".dist-info").rpartition("-")[2]
     return versions
