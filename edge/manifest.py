@@ -140,6 +140,7 @@ def facts(build: Build) -> dict[str, object]:
         "command": command("build", request),
         "weights": cattrs.unstructure(build.export.result.weights),
         "exporter": build.export.result.exporter,
+        "export_max_error": build.export.result.max_error,
         "preprocess": cattrs.unstructure(spec.preprocess),
         "mapper": build.toolchain.kind if build.toolchain else "portable",
         "precision": request.precision.name,

@@ -140,7 +140,9 @@ def out(tmp_path: Path) -> Path:
 class FakeToolchain:
     """Answers as the exporter would."""
 
-    answer: str = '{"parameters": 24, "classes": 8, "nodes": 4, "torch": "1.13.1", "timm": "1.0.31"}'
+    answer: str = (
+        '{"parameters": 24, "classes": 8, "nodes": 4, "max_error": 2e-7, "torch": "1.13.1", "timm": "1.0.31"}'
+    )
     returncode: int = 0
     timed_out: bool = False
     writes: bool = True

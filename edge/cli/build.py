@@ -19,6 +19,7 @@ EXAMPLES = {
         "edge build ConvNeXt_atto --weights random --level O3",
         "edge build my.onnx --mean 127.5 --std 127.5 --color rgb --resize 256 --crop 224 "
         "--images val/ --calib train/",
+        "edge build timm:resnet18.a1_in1k --images val/ --calib train/",
     ),
     "export": ("edge export ConvNeXt_atto --weights demo",),
     "simplify": ("edge simplify ConvNeXt_atto",),
@@ -56,7 +57,9 @@ def _epilog(verb: str) -> str:
 def build_command(
     context: click.Context, /, *, build_dir: Path, as_json: bool, verbose: bool, **options: Any
 ) -> None:
-    """Build a checked program for the board from MODEL: a zoo name, a model .yaml, or your own .onnx.
+    """Build a checked program for the board from MODEL.
+
+    MODEL is a zoo name, a model .yaml, timm:NAME for any timm model, or your own .onnx or TorchScript file.
 
     Runs export, simplify, check, calibrate, render, compile, portable, verify and eval. What has not changed
     is reused.

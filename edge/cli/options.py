@@ -12,16 +12,15 @@ import click
 from attrs import evolve
 from click.core import ParameterSource
 
+from edge.cli.source import spec_of_file, spec_of_timm
 from edge.errors import UsageError
 from edge.request import Request
 from edge.resources import data_dir
-from edge.specs import ModelSpec, Precision, Preprocess, Sources, load_model, load_precision
+from edge.specs import ModelSpec, Precision, Sources, load_model, load_precision
 from edge.specs.schema import Level
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-# The share of the resized picture that the centre crop keeps; the usual one for ImageNet classifiers.
-CROP_SHARE = 0.875
 # The model's own recipe: its file in the build folder, and the word that insists on one.
 OWN_RECIPE, INSIST = "recipe.yaml", "recipe"
 # How a command spoke and where it built change nothing of the result.
@@ -138,22 +137,31 @@ def make_request(
     changes = {key: value for key, value in given.items() if value is not None}
     if resize is not None:
         changes["resize"] = None if resize == "stretch" else _integer("--resize", resize)
-    if Path(model).suffix.lower() == ".onnx":
-        if onnx is not None:
-            raise UsageError(f"both {model} and --onnx {onnx} are given", allowed="one of them")
-        spec = _spec_of_onnx(Path(model), changes)
+    from edge.export.timm_spec import PREFIX
+    from edge.export.torchscript import SUFFIXES
+
+    outside = model.startswith(PREFIX) or Path(model).suffix.lower() in (".onnx", *SUFFIXES)
+    if outside and onnx is not None:
+        raise UsageError(f"both {model} and --onnx {onnx} are given", allowed="one of them")
+    if model.startswith(PREFIX):
+        name = model.removeprefix(PREFIX)
+        spec = spec_of_timm(name, changes, weights=weights, mapper=mapper, install=install)
+    elif outside:
+        spec = spec_of_file(Path(model), changes)
     else:
         spec = load_model(model)
         if onnx is not None:
             spec = evolve(spec, sources=Sources(onnx=str(onnx)), labels=None, classes=None)
-        elif spec.sources.onnx is not None and Path(model).suffix:
-            # A YAML names its ONNX relative to itself.
-            path = Path(model).parent / spec.sources.onnx
-            spec = evolve(spec, sources=evolve(spec.sources, onnx=str(path)))
+        elif Path(model).suffix:
+            # A YAML names its files relative to itself.
+            own = {"onnx": spec.sources.onnx, "torchscript": spec.sources.torchscript}
+            found = {key: str(Path(model).parent / path) for key, path in own.items() if path is not None}
+            spec = evolve(spec, sources=evolve(spec.sources, **found))
         spec = evolve(spec, preprocess=evolve(spec.preprocess, **changes))
-    if spec.sources.onnx is not None and weights != "auto":
+    if weights != "auto" and (spec.sources.onnx or spec.sources.torchscript):
+        kind = "an ONNX" if spec.sources.onnx else "a TorchScript"
         raise UsageError(
-            f"--weights {weights} with an ONNX file", allowed="one of them: the file holds its weights"
+            f"--weights {weights} with {kind} file", allowed="one of them: the file holds its weights"
         )
     if labels is not None:
         spec = evolve(spec, labels=labels)
@@ -217,33 +225,6 @@ def typed_arguments(context: click.Context) -> tuple[str, ...]:
         else:
             words += [parameter.opts[0]] if value is True else [parameter.opts[0], text]
     return tuple(words)
-
-
-def _spec_of_onnx(path: Path, changes: dict[str, Any]) -> ModelSpec:
-    """Derive a spec from the user's ONNX; what the file can't tell has to be given."""
-    missing = [f"--{key}" for key in ("mean", "std") if key not in changes]
-    if missing:
-        raise UsageError(
-            f"{path.name}: how the network was trained to see pictures is not in the file: "
-            f"{' and '.join(missing)} missing",
-            allowed="values in 0..255, one or one per channel",
-            remedy=f"edge build {path} --mean 123.675,116.28,103.53 --std 58.395,57.12,57.375 --color rgb "
-            "--resize 256 --crop 224   (these are ImageNet's; use those of your training)",
-        )
-    from edge.export import inspect_onnx
-
-    found = inspect_onnx(path)
-    if changes.get("crop", found.crop) != found.crop:
-        height, width = changes["crop"]
-        raise UsageError(
-            f"--crop {height}x{width}, but {path.name} takes {found.crop[0]}x{found.crop[1]}",
-            remedy="leave --crop away, or export the network at that size",
-        )
-    changes.setdefault("resize", round(max(found.crop) / CROP_SHARE))
-    changes.setdefault("interpolation", "bilinear")
-    name = re.sub(r"[^A-Za-z0-9_.-]+", "_", path.stem).lstrip("._-") or "model"
-    preprocess = Preprocess(**{**changes, "crop": found.crop, "layout": found.layout})
-    return ModelSpec(name, Sources(onnx=str(path)), preprocess, labels=None, classes=None)
 
 
 def _triple(option: str, text: str | None) -> tuple[float, float, float] | None:

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import click
 
-from edge.cli.options import CROP_SHARE, complete_models, output_options
+from edge.cli.options import complete_models, output_options
+from edge.cli.source import CROP_SHARE
 from edge.errors import LabelError, ModelFileError, UsageError
 from edge.specs import Preprocess, available_models, load_model
 

@@ -13,6 +13,7 @@ from attrs import frozen
 from edge.download import fetch
 from edge.errors import DownloadError, InputError, ModelFileError, ToolchainMissing, UsageError
 from edge.export.check import inspect_onnx, sha256_with_data
+from edge.export.torchscript import require_torchscript
 from edge.graph import sha256_of
 from edge.progress import Reporter, Silent
 from edge.specs import ModelSpec
@@ -22,11 +23,18 @@ if TYPE_CHECKING:
     from edge.toolchain.found import Toolchain
 
 WeightsName = Literal["auto", "timm", "vendor", "demo", "random"]
-SourceName = Literal["timm", "vendor", "demo", "random", "onnx"]
+SourceName = Literal["timm", "vendor", "demo", "random", "onnx", "torchscript"]
 Finder = Callable[[], "Toolchain | None"]
 
 # What the source adds to the name of every file: weights that are no real model say so.
-SUFFIX: dict[str, str] = {"timm": "", "vendor": "", "demo": "_demo", "random": "_random", "onnx": ""}
+SUFFIX: dict[str, str] = {
+    "timm": "",
+    "vendor": "",
+    "demo": "_demo",
+    "random": "_random",
+    "onnx": "",
+    "torchscript": "",
+}
 WORKER = "export_timm.py"
 PARAMETER_TOLERANCE = 0.02  # the sisters of one family differ by 40 % and more
 _HAS_EXPORTER = (
@@ -59,7 +67,7 @@ class Resolved:
     @property
     def needs_toolchain(self) -> bool:
         """Whether the compiler's Python has to export them."""
-        return self.source in ("timm", "random")
+        return self.source in ("timm", "random", "torchscript")
 
     def identity(self) -> dict[str, Any]:
         """Return what the exported file depends on, as JSON values.
@@ -90,8 +98,8 @@ def choose(
 ) -> Resolved:
     """Choose weights and download them where needed.
 
-    ``auto`` takes the spec's own ONNX file if it has one, else the first of timm, vendor, demo that can be
-    had, with one warning for each that can't. A named source is that source or an error.
+    ``auto`` takes the spec's own ONNX or TorchScript file if it has one, else the first of timm, vendor, demo
+    that can be had, with one warning for each that can't. A named source is that source or an error.
 
     Args:
         spec: the model.
@@ -114,6 +122,7 @@ def choose(
     limits = {"connect_timeout": connect_timeout, "read_timeout": read_timeout}
     ways: dict[str, Callable[[], Resolved]] = {
         "onnx": lambda: _users(spec),
+        "torchscript": lambda: _script(spec, toolchain),
         "timm": lambda: _timm(spec, toolchain, reporter, limits),
         "vendor": lambda: _vendor(spec, reporter, limits),
         "demo": lambda: _demo(spec),
@@ -125,6 +134,8 @@ def choose(
         return ways[weights]()
     if spec.sources.onnx is not None:
         return ways["onnx"]()
+    if spec.sources.torchscript is not None:
+        return ways["torchscript"]()
     offered = [name for name in ("timm", "vendor", "demo") if getattr(spec.sources, name) is not None]
     tried = []
     for number, name in enumerate(offered):
@@ -147,6 +158,15 @@ def _users(spec: ModelSpec) -> Resolved:
         raise UsageError(f"{spec.name} names no ONNX file", remedy="edge build --onnx FILE")
     path = Path(spec.sources.onnx).expanduser().resolve()
     return _resolved(spec, "onnx", path.name, path, sha256_with_data(path))
+
+
+def _script(spec: ModelSpec, toolchain: Finder | None) -> Resolved:
+    if spec.sources.torchscript is None:
+        raise UsageError(f"{spec.name} names no TorchScript file", remedy="edge build net.pt")
+    path = Path(spec.sources.torchscript).expanduser().resolve()
+    require_torchscript(path)
+    _require_exporter(toolchain, "a TorchScript file")
+    return _resolved(spec, "torchscript", path.name, path, sha256_of(path))
 
 
 def _timm(
@@ -225,7 +245,7 @@ def _source(spec: ModelSpec, name: str, wish: str | None = None) -> str:
 
 
 def _require_exporter(finder: Finder | None, purpose: str) -> None:
-    """Fail unless the compiler's Python can export timm models."""
+    """Fail unless the compiler's Python can export models of torch and timm."""
     if finder is None:
         return
     toolchain = finder()

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 from attrs import frozen
 
 from edge.errors import InputError, ModelFileError, ToolchainError, ToolchainMissing
-from edge.export.check import ModelFacts, describe, external_data, notes_on, require_fit
+from edge.export.check import describe, external_data, notes_on, require_fit
+from edge.export.class_order import notes_on_classes
 from edge.export.sources import WORKER, Resolved
 from edge.graph import load_onnx, sha256_of
 from edge.progress import Reporter, Silent
@@ -28,7 +29,7 @@ class Weights:
     """Where the weights came from.
 
     Attributes:
-        source: ``timm``, ``vendor``, ``demo``, ``random`` or ``onnx``.
+        source: ``timm``, ``vendor``, ``demo``, ``random``, ``onnx`` or ``torchscript``.
         tag: timm tag, URL or file name.
         sha256: of the weights' file; of the exported ONNX for ``random``.
         seed: of ``random``; else None.
@@ -54,6 +55,8 @@ class ExportResult:
         parameters: number of float weights.
         exporter: versions of what exported it; empty where the file came as ONNX.
         notes: what the user should know of it.
+        max_error: largest difference between the scores of the ONNX and of the framework on the same seeded
+            noise, as a share of the range of the scores; None where the file came as ONNX.
     """
 
     onnx: str
@@ -65,6 +68,7 @@ class ExportResult:
     parameters: int
     exporter: str = ""
     notes: tuple[str, ...] = ()
+    max_error: float | None = None
 
 
 def export(
@@ -87,17 +91,19 @@ def export(
     Raises:
         ToolchainMissing: timm or random weights without a Python that exports.
         ToolchainError: the exporter failed.
-        ModelFileError: the model does not fit the spec.
+        ModelFileError: the model does not fit the spec, or the ONNX computes other numbers than torch.
         InputError: the weights do not fit the architecture.
     """
     reporter = reporter or Silent()
     target = out / f"{resolved.name}.onnx"
     notes: tuple[str, ...] = ()
     exporter = ""
+    max_error: float | None = None
     if resolved.needs_toolchain:
         reporter.update(f"export {resolved.tag} to ONNX")
         answer = _run_worker(resolved, spec, toolchain, target)
         exporter = f"torch {answer['torch']}, timm {answer['timm']}"
+        max_error = float(answer["max_error"])
         if resolved.source == "random":
             notes = (f"random weights of seed {resolved.seed}: good for speed, Top-1 means nothing",)
     elif resolved.source == "demo":
@@ -109,7 +115,11 @@ def export(
         _copy(Path(resolved.file or ""), target)
         if resolved.source == "vendor" and spec.sources.vendor_sha256 is None:
             notes = ("the vendor publishes no checksum; the one of the first download is recorded",)
-    found = _checked(target, resolved, spec)
+    model = load_onnx(target)
+    found = describe(model, resolved.tag)
+    require_fit(found, spec, resolved.tag, classes=resolved.classes is not None)
+    labels = "demo" if resolved.source == "demo" else spec.labels
+    notes += notes_on(found) + notes_on_classes(model, found.classes, labels)
     return ExportResult(
         onnx=target.name,
         weights=Weights(resolved.source, resolved.tag, resolved.sha256 or sha256_of(target), resolved.seed),
@@ -119,14 +129,9 @@ def export(
         classes=found.classes,
         parameters=found.parameters,
         exporter=exporter,
-        notes=notes + notes_on(found),
+        notes=notes,
+        max_error=max_error,
     )
-
-
-def _checked(target: Path, resolved: Resolved, spec: ModelSpec) -> ModelFacts:
-    found = describe(load_onnx(target), resolved.tag)
-    require_fit(found, spec, resolved.tag, classes=resolved.classes is not None)
-    return found
 
 
 def _copy(source: Path, target: Path) -> None:
@@ -156,16 +161,17 @@ def _run_worker(
 ) -> dict[str, Any]:
     if toolchain is None:
         raise ToolchainMissing(
-            f"{resolved.source} weights are exported by the compiler's Python, and there is no compiler",
+            f"{resolved.source} models are exported by the compiler's Python, and there is no compiler",
             remedy="edge toolchain install",
         )
     if spec.preprocess.layout != "NCHW":
         raise ModelFileError(
             f"{spec.name}: layout {spec.preprocess.layout}",
-            allowed="NCHW: timm models have their channels first",
+            allowed="NCHW: torch models have their channels first",
             remedy="set preprocess.layout: NCHW in the model's YAML",
         )
-    height, width = spec.preprocess.crop
+    pre = spec.preprocess
+    height, width = pre.crop
     out = target.parent.resolve()
     job = {
         "tag": resolved.tag,
@@ -174,8 +180,14 @@ def _run_worker(
         "classes": resolved.classes,
         "height": height,
         "width": width,
+        "range": [
+            min(-m / s for m, s in zip(pre.mean, pre.std, strict=True)),
+            max((255 - m) / s for m, s in zip(pre.mean, pre.std, strict=True)),
+        ],
         "out": str(out / target.name),
     }
+    if resolved.source == "torchscript":
+        job["script"] = resolved.file
     mounts = [out] + ([Path(resolved.file).parent] if resolved.file else [])
     done = toolchain.run_python(
         [str(toolchain.worker_path(WORKER)), json.dumps(job)],
@@ -187,15 +199,24 @@ def _run_worker(
     if done.timed_out:
         raise ToolchainError(f"the export of {resolved.tag} did not end within {TIMEOUT:.0f} s")
     answer = _last_json(done.tail)
-    if done.returncode == 0 and "parameters" in answer and target.is_file():
+    if done.returncode == 0 and "max_error" in answer and target.is_file():
         return answer
     reason = answer.get("error") or (done.tail.splitlines() or [f"exit status {done.returncode}"])[-1]
     if reason.startswith("ModuleNotFoundError"):
         raise ToolchainMissing(
-            f"the compiler's Python can't export timm models: {reason}", remedy="edge toolchain install"
+            f"the compiler's Python can't export torch models: {reason}", remedy="edge toolchain install"
+        )
+    if answer.get("about") == "numbers":
+        raise ModelFileError(
+            reason,
+            allowed="an export that computes what the framework does",
+            remedy="export the model yourself and check the file: edge build my.onnx",
         )
     if answer.get("about") == "weights":
-        raise InputError(reason, remedy="check the classes and the timm tag of the model's YAML")
+        remedy = "check the classes and the timm tag of the model's YAML"
+        if resolved.source == "torchscript":
+            remedy = "save it with an older torch, or export it with torch.onnx.export(..., opset_version=11)"
+        raise InputError(reason, remedy=remedy)
     raise ToolchainError(f"the export of {resolved.tag} failed: {reason}", remedy="edge toolchain status")
 
 

@@ -54,7 +54,10 @@ class NetworkStages(Stages):
             action,
             ExportResult,
             code=("edge.export", "edge.graph", "edge.demo.weights", "edge.toolchain.workers.export_timm"),
-            note=lambda r: f"{r.onnx}, {r.parameters / 1e6:.2f} M parameters",
+            note=lambda r: (
+                f"{r.onnx}, {r.parameters / 1e6:.2f} M parameters"
+                + ("" if r.max_error is None else f", within {r.max_error:.1g} of torch's scores")
+            ),
         )
         for note in stage.result.notes:
             self._listener.warn(note)

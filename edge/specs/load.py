@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable
 from functools import cache
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 import cattrs
+from attrs import evolve
 from cattrs import transform_error
 
 from edge.errors import SpecError, UsageError
@@ -45,9 +47,27 @@ def zoo_dir() -> Path:
     return Path(__file__).resolve().parent.parent / "zoo"
 
 
+def _files() -> dict[str, Path]:
+    """Return name -> YAML of every model: ours, and those of the folders in EDGE_ZOO, which come first."""
+    own = [Path(folder).expanduser() for folder in os.environ.get("EDGE_ZOO", "").split(os.pathsep) if folder]
+    for folder in own:
+        if not folder.is_dir():
+            raise UsageError(
+                f"EDGE_ZOO names {folder}, which is no folder",
+                allowed=f"folders of model YAMLs, separated by '{os.pathsep}'",
+            )
+    return {
+        path.stem: path for folder in (zoo_dir(), *reversed(own)) for path in sorted(folder.glob("*.yaml"))
+    }
+
+
 def available_models() -> list[str]:
-    """Return the names of the zoo's models, sorted."""
-    return sorted(path.stem for path in zoo_dir().glob("*.yaml"))
+    """Return the names of the zoo's models and of those in EDGE_ZOO, sorted.
+
+    Raises:
+        UsageError: EDGE_ZOO names something that is no folder.
+    """
+    return sorted(_files())
 
 
 def load_model(name: str) -> ModelSpec:
@@ -63,9 +83,20 @@ def load_model(name: str) -> ModelSpec:
     path = Path(name)
     if path.suffix in {".yaml", ".yml"}:
         return _from_yaml(path, ModelSpec)
-    known = {model.lower(): model for model in available_models()}
+    files = _files()
+    known = {model.lower(): model for model in files}
     if name.lower() in known:
-        return _from_yaml(zoo_dir() / f"{known[name.lower()]}.yaml", ModelSpec)
+        path = files[known[name.lower()]]
+        spec = _from_yaml(path, ModelSpec)
+        if spec.name != path.stem:
+            raise SpecError(f"{path}: name {spec.name!r}", allowed=f"{path.stem!r}, as the file is called")
+        # Asked for by name, from whatever folder: its files lie beside the YAML.
+        beside = {
+            kind: str((path.parent / value).resolve())
+            for kind in ("onnx", "torchscript")
+            if (value := getattr(spec.sources, kind, None)) is not None
+        }
+        return evolve(spec, sources=evolve(spec.sources, **beside))
     import difflib
 
     close = difflib.get_close_matches(name.lower(), known, n=4, cutoff=0.5)

@@ -112,6 +112,7 @@ class Sources:
         vendor_sha256: its checksum, where known.
         demo: file name in ``edge/zoo/demo`` of weights that the project trained itself.
         onnx: path of the user's own ONNX, absolute or relative to the YAML that names it.
+        torchscript: path of the user's own TorchScript file, likewise.
     """
 
     timm: str | None = None
@@ -120,6 +121,7 @@ class Sources:
     vendor_sha256: str | None = None
     demo: str | None = None
     onnx: str | None = None
+    torchscript: str | None = None
 
 
 @frozen
@@ -132,6 +134,7 @@ class Published:
         fps_4_threads: on the board, four threads.
         params_m: millions of parameters.
         gflops: as published; conventions differ.
+        gflops_input: side in pixels of the square input that ``gflops`` fits, where that is not the model's.
         accuracy_of: whose weights ``float_top1`` and ``float_top5`` belong to, where those are not the
             weights of the model's timm tag: then the figures are no goal for it.
     """
@@ -144,6 +147,7 @@ class Published:
     fps_4_threads: float | None = None
     params_m: float | None = None
     gflops: float | None = None
+    gflops_input: int | None = None
     accuracy_of: str | None = None
 
 

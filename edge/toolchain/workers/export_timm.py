@@ -1,13 +1,15 @@
-"""Export a timm model to ONNX; run by the compiler's own Python, which brings torch.
+"""Export a timm model or a TorchScript file to ONNX; run by the compiler's own Python, which brings torch.
 
 Not imported by edge. One JSON object as the only argument::
 
     {"tag": "convnext_atto.d2_in1k", "weights": "model.safetensors" or null, "seed": 0,
-     "classes": 1000 or null, "height": 224, "width": 224, "out": "model.onnx"}
+     "classes": 1000 or null, "height": 224, "width": 224, "range": [-2.1, 2.6], "out": "model.onnx"}
 
-``weights`` null means random weights made from ``seed``. The last line of stdout is one JSON object:
-``{"parameters", "classes", "nodes", "torch", "timm"}``, or with exit status 1
-``{"error": "one line", "about": "weights" or "model"}``.
+``weights`` null means random weights made from ``seed``. With ``"script": "net.pt"`` that TorchScript file is
+exported, and ``tag`` only names it in messages. ``range`` is what the input's values lie in. The ONNX is
+written when it computes what torch does: see ``compare``. The last line of stdout is one JSON object:
+``{"parameters", "classes", "nodes", "max_error", "torch", "timm"}``, or with exit status 1
+``{"error": "one line", "about": "weights", "model" or "numbers"}``.
 """
 
 from __future__ import annotations
@@ -24,10 +26,12 @@ if TYPE_CHECKING:
 
 OPSET = 11  # the newest that the compiler takes without converting
 INPUT, OUTPUT = "data", "prob"
+TOLERANCE = 1e-3  # of the range of the scores; float32 in another order stays below 1e-5
+SEEDS = (0, 1)  # one picture of noise each
 
 
 class WorkerError(Exception):
-    """Something that one line explains; ``about`` is ``weights`` or ``model``."""
+    """Something that one line explains; ``about`` is ``weights``, ``model`` or ``numbers``."""
 
     def __init__(self, message: str, about: str = "model") -> None:
         super().__init__(message)
@@ -39,6 +43,8 @@ def build(job: dict[str, Any]) -> torch.nn.Module:
     import timm
     import torch
 
+    if job.get("script"):
+        return load_script(job)
     architecture = job["tag"].split(".")[0]
     if not timm.is_model(architecture):
         raise WorkerError(f"timm {timm.__version__} has no model {architecture!r}")
@@ -63,6 +69,19 @@ def build(job: dict[str, Any]) -> torch.nn.Module:
             f"the weights of {job['tag']} have {model.num_classes} classes, not {job['classes']}", "weights"
         )
     return model.eval()
+
+
+def load_script(job: dict[str, Any]) -> torch.nn.Module:
+    """Return the network of a TorchScript file; torch.jit.load, unlike torch.load, unpickles no code."""
+    import torch
+
+    try:
+        return torch.jit.load(job["script"], map_location="cpu").eval()
+    except (RuntimeError, ValueError, OSError) as error:
+        raise WorkerError(
+            f"torch {torch.__version__} can't read {job['tag']} as TorchScript: {first_line(error)}",
+            "weights",
+        ) from error
 
 
 def spread(model: torch.nn.Module) -> torch.nn.Module:
@@ -109,7 +128,7 @@ def to_onnx(model: torch.nn.Module, job: dict[str, Any]) -> onnx.ModelProto:
     for node in graph.graph.node:
         node.ClearField("doc_string")  # source lines of this machine's files
     nameless = [node.name for node in graph.graph.node if not node.name.startswith("/")]
-    if nameless:
+    if nameless and not job.get("script"):
         raise WorkerError(
             f"torch {torch.__version__} names nodes {nameless[0]!r} and not by module path; "
             "precision recipes need 1.13 or newer"
@@ -132,6 +151,50 @@ def unshare_initializers(graph: onnx.GraphProto) -> None:
         graph.node.remove(node)
 
 
+def compare(model: torch.nn.Module, graph: onnx.ModelProto, job: dict[str, Any]) -> float:
+    """Return how far the ONNX is from torch: the largest difference, as a share of the range of the scores.
+
+    Both see the same seeded noise over ``job["range"]``.
+
+    Raises:
+        WorkerError: the scores are no finite numbers, or differ by more than ``TOLERANCE``.
+    """
+    import numpy as np
+    import onnxruntime
+    import torch
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4
+    session = onnxruntime.InferenceSession(
+        graph.SerializeToString(), options, providers=["CPUExecutionProvider"]
+    )
+    low, high = job["range"]
+    worst = 0.0
+    for seed in SEEDS:
+        noise = np.random.default_rng(seed).uniform(low, high, (1, 3, job["height"], job["width"]))
+        picture = noise.astype(np.float32)
+        with torch.no_grad():
+            wanted = model(torch.from_numpy(picture))
+        while isinstance(wanted, (tuple, list)):
+            wanted = wanted[0]
+        exact = wanted.numpy().astype(np.float64).ravel()
+        seen = session.run(None, {INPUT: picture})[0].astype(np.float64).ravel()
+        if not np.isfinite(exact).all():
+            raise WorkerError(f"{job['tag']} answers noise with nan or infinity", "numbers")
+        if seen.shape != exact.shape:
+            raise WorkerError(f"the ONNX gives {seen.size} scores, torch {exact.size}", "numbers")
+        span = float(np.ptp(exact)) or float(np.abs(exact).max()) or 1.0
+        share = float(np.abs(exact - seen).max()) / span
+        worst = max(worst, share if np.isfinite(share) else float("inf"))
+    if worst > TOLERANCE:
+        raise WorkerError(
+            f"the ONNX of {job['tag']} differs from torch by {worst:.2g} of the range of its scores; "
+            f"{TOLERANCE:g} is allowed",
+            "numbers",
+        )
+    return worst
+
+
 def first_line(error: BaseException) -> str:
     """Return an error's text as one line of at most 300 characters."""
     return " ".join(str(error).split())[:300] or type(error).__name__
@@ -145,11 +208,13 @@ def main(text: str) -> dict[str, Any]:
     job = json.loads(text)
     model = build(job)
     graph = to_onnx(model, job)
+    max_error = compare(model, graph, job)
     Path(job["out"]).write_bytes(graph.SerializeToString(deterministic=True))
     return {
         "parameters": sum(p.numel() for p in model.parameters()),
-        "classes": model.num_classes,
+        "classes": getattr(model, "num_classes", None),
         "nodes": len(graph.graph.node),
+        "max_error": max_error,
         "torch": torch.__version__,
         "timm": timm.__version__,
     }

@@ -1,0 +1,101 @@
+"""Whether a network's classes are ImageNet's, in ImageNet's order; a wrong order makes Top-1 mean nothing."""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from edge.images.find import IMAGENET_CLASSES, class_names, imagenet
+
+if TYPE_CHECKING:
+    import onnx
+
+KEYS = ("names", "classes", "class_names", "labels", "categories")  # of an ONNX's metadata
+# Spellings differ between lists of the same classes, so not every name need be recognised.
+_SAME, _KNOWN = 0.95, 0.8
+_SYNSET = re.compile(r"n\d{8}\b")
+
+
+def names_in(model: onnx.ModelProto) -> tuple[str, ...] | None:
+    """Return the class names that an ONNX's metadata holds, in index order; None where there are none.
+
+    Read are a list, a mapping of index to name, both as JSON or Python writes them, and a name a line.
+    """
+    found = {entry.key.lower(): entry.value for entry in model.metadata_props}
+    text = next((found[key] for key in KEYS if found.get(key)), None)
+    if text is None:
+        return None
+    try:
+        value = ast.literal_eval(text)
+    except (ValueError, SyntaxError, MemoryError, RecursionError):
+        value = [line.strip() for line in text.splitlines() if line.strip()]
+    if isinstance(value, dict):
+        try:
+            value = [value[key] for key in sorted(value, key=int)]
+        except (TypeError, ValueError):
+            return None
+    return tuple(map(str, value)) if isinstance(value, (list, tuple)) and value else None
+
+
+def notes_on_classes(model: onnx.ModelProto, classes: int, labels: str | None) -> tuple[str, ...]:
+    """Return what the user should know of the order of a network's classes.
+
+    Args:
+        model: the float network, whose metadata may name its classes.
+        classes: number of scores.
+        labels: what the spec says names them: ``imagenet``, ``demo``, a path, or None.
+
+    Raises:
+        LabelError: the file of names can't be read, or has another number of names.
+    """
+    inside = names_in(model)
+    if labels == "demo" or classes != IMAGENET_CLASSES:
+        return ()
+    if labels in (None, "imagenet"):
+        if inside is not None:
+            verdict = against_imagenet(inside)
+            return (f"class names inside the file: {verdict}",) if verdict else ()
+        if labels is None:
+            return (
+                "1000 classes without names: whether they are in ImageNet's order is not known; "
+                "name them with --labels FILE (or --labels imagenet if they are)",
+            )
+        return ()
+    given = class_names(labels, classes) or ()
+    verdict = against_imagenet(given)
+    return (f"class names of {labels}: {verdict}",) if verdict else ()
+
+
+def against_imagenet(names: Sequence[str]) -> str:
+    """Return how a list of 1000 class names differs from ImageNet's; '' where it does not."""
+    known = [(synset, _spellings(text)) for synset, text in imagenet().items()]
+    if len(names) != len(known):
+        return f"{len(names)} names for {len(known)} classes"
+    own = [(_synset(name), _spellings(name)) for name in names]
+    same = [s == k or bool(mine & words) for (s, mine), (k, words) in zip(own, known, strict=True)]
+    if sum(same) >= _SAME * len(known):
+        return ""
+    synsets = {synset for synset, _ in known}
+    words = {word for _, spellings in known for word in spellings}
+    recognised = sum(s in synsets or bool(mine & words) for s, mine in own)
+    if recognised < _KNOWN * len(known):
+        return f"1000 classes that are NOT ImageNet's: class 0 is {names[0]!r}"
+    first = same.index(False)
+    theirs = list(imagenet().values())[first]
+    return (
+        f"ImageNet's classes, but NOT in ImageNet's order: class {first} is {names[first]!r}, "
+        f"ImageNet's is {theirs.split(', ')[0]!r}; labels of pictures must count as this network does"
+    )
+
+
+def _synset(name: str) -> str | None:
+    found = _SYNSET.match(name.strip())
+    return found.group() if found else None
+
+
+def _spellings(text: str) -> frozenset[str]:
+    text = _SYNSET.sub("", text.lower())
+    parts = (re.sub(r"[^a-z0-9]+", " ", part).strip() for part in text.split(","))
+    return frozenset(part for part in parts if part)
