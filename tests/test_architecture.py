@@ -15,7 +15,7 @@ PACKAGE = Path(__file__).resolve().parent.parent / "edge"
 RANK = {
     "errors": 0, "progress": 0, "statistics": 0,
     "atomic": 1, "graph": 1, "reach": 1, "resources": 1,
-    "demo": 2, "download": 2, "specs": 2, "workspace": 2,
+    "demo": 2, "macs": 2, "download": 2, "specs": 2, "workspace": 2,
     "metadata": 3, "resample": 3,
     "preprocess": 4,
     "built": 5, "images": 5,
@@ -27,7 +27,7 @@ RANK = {
     "choices": 10,
     "pipeline": 11,
     "manifest": 12, "report": 12, "tune": 12,
-    "board": 13, "bundle": 13,
+    "board": 13, "bundle": 13, "survey": 13,
     "cli": 14,
 }  # fmt: skip
 STAGES = {

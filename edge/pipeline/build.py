@@ -71,6 +71,10 @@ class Build(NetworkStages):
             "onnx": graph.sha256(onnx),
             "calibration": calibration.result.sha256,
             "toolchain": toolchain.identity,
+            # The hashes above hold these too; edge models --page reads them.
+            "level": self.request.precision.compiler.optimize_level,
+            "recipe": self.request.precision.name,
+            "weights": self.export.result.weights.source,
         }
 
         def action(out: Path) -> CompileResult:

@@ -250,6 +250,24 @@ class Rounding:
 
 
 @frozen
+class Equalization:
+    """Channels scaled between convolutions so that int8 steps fit each; see ``edge.equalize``.
+
+    Costs no time on the BPU: the float network computes the same, from other weights.
+
+    Attributes:
+        pictures: calibration pictures to look at, 1 and above; all of them if there are fewer.
+        copies: carry channels twice where others are always 0.
+    """
+
+    pictures: int = 64
+    copies: bool = True
+
+    def __attrs_post_init__(self) -> None:
+        _check(self.pictures >= 1, f"equalization: pictures {self.pictures}", "1 and above")
+
+
+@frozen
 class Evidence:
     """What a recipe of ``edge tune`` was found on, and what it was measured to give.
 
@@ -296,6 +314,7 @@ class Precision:
         rounding: of the weights; None leaves each to the nearest step, as the compiler rounds.
         note: what the recipe was measured on.
         evidence: figures behind a recipe that ``edge tune`` found.
+        equalization: of the channels; None leaves them as they are.
     """
 
     name: str = field(validator=_name)
@@ -305,3 +324,4 @@ class Precision:
     note: str = ""
     rounding: Rounding | None = None
     evidence: Evidence | None = None
+    equalization: Equalization | None = None

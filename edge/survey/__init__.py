@@ -1,0 +1,36 @@
+"""What is known of every model of the zoo: measured size, placement on the BPU, compiled speed."""
+
+from edge.survey.check import check_model
+from edge.survey.collect import collect
+from edge.survey.compare import Compared, compare
+from edge.survey.measure import measure_model
+from edge.survey.page import page
+from edge.survey.record import (
+    RECORDS,
+    Checked,
+    Compiled,
+    Counted,
+    Record,
+    Records,
+    load_records,
+    save_records,
+)
+from edge.survey.request import request_of
+
+__all__ = [
+    "RECORDS",
+    "Checked",
+    "Compared",
+    "Compiled",
+    "Counted",
+    "Record",
+    "Records",
+    "check_model",
+    "collect",
+    "compare",
+    "load_records",
+    "measure_model",
+    "page",
+    "request_of",
+    "save_records",
+]

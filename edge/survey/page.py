@@ -1,0 +1,150 @@
+"""The page about all models, as Markdown."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from edge.specs import ModelSpec
+from edge.survey.compare import TOLERANCE, compare
+from edge.survey.record import Record, Records
+
+NONE = "-"
+GB, MB = 1e9, 1e6
+
+HEAD = """# The models, measured
+
+Written by `{command}`; do not edit. Sizes, placement and speed are measured here; what others published
+stands beside. "{none}" is what was not measured.
+"""
+
+SIZE = """
+## Size and placement
+
+Parameters and multiply-accumulates (MACs) are counted on the exported ONNX by onnx-tool. MACs are those of
+convolutions and matrix products, attention's included; a multiplication and the addition after it are one.
+Published "FLOPs" of these families are MACs of that kind. Normalisation, activation functions, softmax,
+pooling and additions of two tensors are not among them: "beside" says how many operations those are, in
+percent of the MACs.
+
+Placement is what `hb_mapper checker` says of the simplified ONNX with random weights, as
+`edge models --check-all` runs it. The CPU nodes of the tail turn the result into scores; a CPU node inside
+would split the network.
+"""
+
+SPEED = """
+## Compiled
+
+Static figures are the compiler's own for one frame; they do not depend on the weights. Time and peak memory
+are those of `hb_mapper makertbin` alone, on the machine that compiled. "Bit for bit" says whether the
+simulated program was seen to give the integers of the quantized model.
+"""
+
+
+def page(specs: Sequence[ModelSpec], records: Records, *, command: str) -> str:
+    """Return ``docs/models.md``.
+
+    Args:
+        specs: of the models, in the order to show.
+        records: what was measured; models may be missing.
+        command: that writes the page.
+    """
+    found = {spec.name: records.get(spec.name, Record()) for spec in specs}
+    parts = [
+        HEAD.format(command=command, none=NONE),
+        SIZE,
+        *_size(specs, found),
+        SPEED,
+        *_speed(specs, found),
+    ]
+    parts += _versions(found)
+    return "\n".join(part.strip("\n") + "\n" for part in parts)
+
+
+def _size(specs: Sequence[ModelSpec], found: Records) -> list[str]:
+    head = (
+        "model", "input", "parameters M", "published M", "MACs G", "published G", "beside %",
+        "BPU nodes", "CPU tail", "CPU inside", "check s", "check peak GB",
+    )  # fmt: skip
+    rows, notes = [], []
+    for spec in specs:
+        counted, checked, published = found[spec.name].counted, found[spec.name].checked, spec.published
+        height, width = spec.preprocess.crop
+        row = [spec.name, f"{height}x{width}"]
+        params, gflops = (published.params_m, published.gflops) if published else (None, None)
+        if counted:
+            compared = compare(counted, published)
+            row += [f"{counted.parameters / MB:.3f}", _against(params, compared.parameters)]
+            row += [f"{counted.macs / GB:.3f}", _against(gflops, compared.macs)]
+            row += [f"{100 * counted.other / counted.macs:.1f}"]
+            if compared.why:
+                notes.append(f"- {spec.name}: {compared.why}.")
+        else:
+            row += [NONE, _against(params, None), NONE, _against(gflops, None), NONE]
+        if checked and not checked.failed:
+            inside = str(len(checked.inside))
+            row += [str(checked.bpu), str(len(checked.tail)), f"**{inside}**" if checked.inside else inside]
+            row += [f"{checked.seconds:.0f}", _ratio(checked.peak_memory, GB)]
+            if checked.inside:
+                notes.append(f"- {spec.name}: on the CPU inside the network: {', '.join(checked.inside)}.")
+        else:
+            row += [NONE] * 5
+            if checked:
+                notes.append(f"- {spec.name}: the check failed: {checked.failed}")
+        rows.append(row)
+    title = f"Differences of more than {TOLERANCE:g} %, and what went wrong:"
+    return [_table(head, rows), *([title, "\n".join(notes)] if notes else [])]
+
+
+def _speed(specs: Sequence[ModelSpec], found: Records) -> list[str]:
+    head = (
+        "model", "level", "recipe", "latency us", "FPS", "DDR MB", ".bin MB", "compile s", "peak GB",
+        "BPU / CPU nodes", "bit for bit", "weights",
+    )  # fmt: skip
+    rows = []
+    for spec in specs:
+        made = found[spec.name].compiled
+        if made is None:
+            rows.append([spec.name, *[NONE] * (len(head) - 1)])
+            continue
+        rows.append(
+            [
+                spec.name,
+                made.level,
+                made.recipe,
+                NONE if made.latency_us is None else f"{made.latency_us:.1f}",
+                NONE if made.fps is None else f"{made.fps:.2f}",
+                _ratio(made.ddr_bytes, MB),
+                _ratio(made.bin_bytes, MB),
+                f"{made.seconds:.0f}",
+                _ratio(made.peak_memory, GB),
+                f"{made.bpu} / {made.cpu}",
+                NONE if made.verified is None else "yes" if made.verified else "**no**",
+                made.weights,
+            ]
+        )
+    return [_table(head, rows)]
+
+
+def _versions(found: Records) -> list[str]:
+    seen: dict[str, set[str]] = {}
+    for record in found.values():
+        for part in (record.counted, record.checked, record.compiled):
+            for name, version in (part.versions if part else {}).items():
+                seen.setdefault(name, set()).add(version)
+    lines = [f"- {name} {', '.join(sorted(seen[name]))}" for name in sorted(seen)]
+    return ["\n## Versions\n", "\n".join(lines)] if lines else []
+
+
+def _against(published: float | None, percent: float | None) -> str:
+    if published is None:
+        return NONE
+    return f"{published:g}" + ("" if percent is None else f" ({percent:+.2f} %)")
+
+
+def _ratio(value: float | None, unit: float) -> str:
+    return NONE if value is None else f"{value / unit:.2f}"
+
+
+def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    marks = ["---", *["---:"] * (len(head) - 1)]
+    return "\n".join("| " + " | ".join(line) + " |" for line in (head, marks, *rows))

@@ -1,0 +1,28 @@
+"""The build that a survey asks for: a model's own recipe, random weights where the model can have them."""
+
+from __future__ import annotations
+
+from edge.request import Request
+from edge.specs import ModelSpec, load_precision
+
+
+def request_of(spec: ModelSpec, *, timeout: float) -> Request:
+    """Return the request of one model.
+
+    Weights are random, from seed 0: shapes, placement and speed do not depend on them, and none have to be
+    downloaded. A model that is an ONNX file keeps its own.
+
+    Args:
+        spec: of the model.
+        timeout: seconds for one run of the compiler.
+
+    Raises:
+        SpecError: its recipe breaks the schema.
+    """
+    return Request(
+        spec=spec,
+        precision=load_precision(spec.precision),
+        weights="random" if spec.sources.timm and not spec.sources.onnx else "auto",
+        timeout=timeout,
+        arguments=(spec.name,),
+    )
