@@ -39,6 +39,8 @@ TEXT_ROLES = {
 # What other verbs measured of a build -> what lies beside it. Each names the files that it speaks of.
 RESULTS = {"eval.json": ("answers.csv",), "diagnosis.json": ()}
 # Of the build's files, what the runtime opens.
+# What a stage beyond simplify makes of the ONNX that is compiled.
+_SHIPPED = {"equalize": "equalized_onnx", "round": "rounded_onnx"}
 RUNTIME_ROLES: dict[str, Role] = {"bin": "bin", "portable_onnx": "portable", "quantized_onnx": "quantized"}
 
 
@@ -59,7 +61,7 @@ def artifacts(build: Build) -> list[Artifact]:
         _artifact("bin", compiled, compiled.result.bin),
         _artifact("mapper_yaml", render, render.result.yaml),
         *found,
-        *([_artifact("rounded_onnx", shipped, onnx)] if shipped is not simplify else []),
+        *([_artifact(_SHIPPED[shipped.name], shipped, onnx)] if shipped is not simplify else []),
         *(_artifact(_role(name), compiled, name) for name in compiled.result.intermediates),
         *([_artifact("portable_onnx", build.portable, translated)] if translated else []),
         _artifact("compile_log", compiled, compiled.result.log),
@@ -166,6 +168,7 @@ def facts(build: Build) -> dict[str, object]:
         "accuracy": {**_accuracy(build.eval.result), "quantized_by": build.quantized_by},
         "verify": _verify(build.verify.result) if build.toolchain else None,
         "stages": [_stage(stage, request) for stage in build.done],
+        "equalization": _equalization(build),
     }
 
 
@@ -275,6 +278,17 @@ def _rounding(build: Build) -> dict[str, object] | None:
     if build.toolchain is None or build.request.precision.rounding is None:
         return None
     result = build.round.result
+def _equalization(build: Build) -> dict[str, object] | None:
+    if build.toolchain is None or build.request.precision.equalization is None:
+        return None
+    result = build.equalize.result
+    return {
+        "pairs": [cattrs.unstructure(pair) for pair in result.pairs],
+        "pictures": result.pictures,
+        "max_abs_error": result.max_abs_error,
+    }
+
+
     return {
         "layers": len(result.layers),
         "left": list(result.left),

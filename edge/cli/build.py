@@ -30,6 +30,7 @@ EXAMPLES = {
     "compile": ("edge compile ConvNeXt_atto --level O0",),
     "portable": ("edge portable ConvNeXt_atto",),
     "verify": ("edge verify ConvNeXt_atto",),
+    "equalize": ("edge equalize my.onnx --calib train/ --precision int8_equalized",),
     "quantize": ("edge quantize ConvNeXt_atto --mapper portable",),
 }
 
@@ -43,6 +44,7 @@ HELP = {
     "compile": "Compile the .bin.",
     "portable": "Translate the quantized model into standard ONNX with the same integers.",
     "verify": "Prove in the simulator that the .bin gives the integers of the quantized model.",
+    "equalize": "Scale channels so that int8 steps fit each (recipes with 'equalization').",
     "quantize": "Quantize with onnxruntime instead of the vendor's compiler (--mapper portable).",
 }
 
@@ -125,3 +127,4 @@ compile_command = _stage_command("compile")
 portable_command = _stage_command("portable")
 verify_command = _stage_command("verify")
 quantize_command = _stage_command("quantize")
+equalize_command = _stage_command("equalize")

@@ -2,10 +2,10 @@
 
 ::
 
-    export → simplify → check → calibrate → round → render → compile → portable → verify → eval → build folder
+    export → simplify → check → calibrate → equalize → round → render → compile → portable → verify → eval
     export → simplify → calibrate → quantize → eval                  with ``--mapper portable``
 
-``round`` is there for recipes that ask for it only.
+``equalize`` and ``round`` are there for recipes that ask for them only.
 """
 
 from __future__ import annotations
@@ -47,6 +47,7 @@ STAGES = (
     "simplify",
     "check",
     "calibrate",
+    "equalize",
     "round",
     "render",
     "compile",
@@ -284,7 +285,9 @@ class Build(NetworkStages):
         """Run every stage in order, so that progress reads in order."""
         portable = self.toolchain is None
         for stage in PORTABLE_STAGES if portable else STAGES:
-            if stage != "round" or self.request.precision.rounding is not None:
+        precision = self.request.precision
+        asked = {"equalize": precision.equalization is not None, "round": precision.rounding is not None}
+            if asked.get(stage, True):
                 getattr(self, stage)
 
 

@@ -9,6 +9,7 @@ import cattrs
 import cv2
 
 from edge.calibrate import CalibrationResult, calibrate
+from edge.equalize import EqualizeResult, equalize
 from edge.errors import UsageError
 from edge.export import ExportResult, Resolved, choose, export
 from edge.images import open_images, sample
@@ -21,7 +22,7 @@ from edge.workspace import Stage
 
 
 class NetworkStages(Stages):
-    """Export, simplify, check, calibrate, round, render: properties that run the stages they need, once."""
+    """Export to render: properties that run the stages they need, once."""
 
     @cached_property
     def weights(self) -> Resolved:
@@ -165,11 +166,12 @@ class NetworkStages(Stages):
                 allowed="a recipe with the key 'rounding'",
                 remedy="--precision int8_rounded",
             )
-        graph, calibration = self.simplify, self.calibrate
+        calibration = self.calibrate
+        graph, onnx = self._unrounded
 
         def action(out: Path) -> RoundResult:
             return round_weights(
-                model=graph.path(graph.result.onnx),
+                model=graph.path(onnx),
                 calibration=self._calibration_files(),
                 preprocess=request.spec.preprocess,
                 rounding=rounding,
@@ -182,7 +184,7 @@ class NetworkStages(Stages):
         return self._stage(
             "round",
             {
-                "onnx": graph.sha256(graph.result.onnx),
+                "onnx": graph.sha256(onnx),
                 "calibration": calibration.result.sha256,
                 "preprocess": cattrs.unstructure(request.spec.preprocess),
                 "rounding": cattrs.unstructure(rounding),
@@ -193,6 +195,44 @@ class NetworkStages(Stages):
             RoundResult,
             code=("edge.rounding", "edge.preprocess"),
             note=lambda r: (
+    @cached_property
+    def equalize(self) -> Stage[EqualizeResult]:
+        """The BPU-ready ONNX with its channels scaled; only where the recipe asks for it."""
+        request, equalization = self.request, self.request.precision.equalization
+        if equalization is None:
+            raise UsageError(
+                f"recipe {request.precision.name} does not equalize channels",
+                allowed="a recipe with the key 'equalization'",
+                remedy="--precision int8_equalized",
+            )
+        graph, calibration = self.simplify, self.calibrate
+
+        def action(out: Path) -> EqualizeResult:
+            return equalize(
+                model=graph.path(graph.result.onnx),
+                calibration=self._calibration_files(),
+                preprocess=request.spec.preprocess,
+                equalization=equalization,
+                out=out,
+                name=f"{self.export.result.name}_bpu_equalized",
+                reporter=self._listener,
+            )
+
+        return self._stage(
+            "equalize",
+            {
+                "onnx": graph.sha256(graph.result.onnx),
+                "calibration": calibration.result.sha256,
+                "preprocess": cattrs.unstructure(request.spec.preprocess),
+                "equalization": cattrs.unstructure(equalization),
+                **versions("numpy", "onnx", "onnxruntime"),
+            },
+            action,
+            EqualizeResult,
+            code=("edge.equalize", "edge.preprocess", "edge.simplify"),
+            note=lambda r: f"channels of {len(r.pairs)} pairs scaled, max abs error {r.max_abs_error:.2g}",
+        )
+
                 f"weights of {len(r.layers)} layers, {100 * r.error_kept:.0f} % of the nearest steps' error"
                 + (f"; {len(r.left)} left as they are" if r.left else "")
             ),
@@ -202,7 +242,7 @@ class NetworkStages(Stages):
     def shipped(self) -> tuple[Stage[object], str]:
         """The ONNX that is compiled, as a stage and the name of its file."""
         if self.request.precision.rounding is None:
-            return self.simplify, self.simplify.result.onnx
+            return self._unrounded
         return self.round, self.round.result.onnx
 
     def _other_weights(self) -> str | None:
@@ -243,6 +283,12 @@ class NetworkStages(Stages):
                 prefix=self.prefix,
                 onnx_model=f"./{onnx}",
                 cal_data_dir=f"./{calibration.result.directory}",
+    @property
+    def _unrounded(self) -> tuple[Stage[object], str]:
+        if self.request.precision.equalization is None:
+            return self.simplify, self.simplify.result.onnx
+        return self.equalize, self.equalize.result.onnx
+
                 working_dir=f"./{WORKING_DIR}",
                 out=out,
             )

@@ -33,7 +33,7 @@ class Reference:
     """What the original model answers to the random inputs.
 
     Attributes:
-        inputs: float32, one per seed, of the model's input shape.
+        inputs: float32, one per seed and then the further ones, of the model's input shape.
         outputs: one list of arrays per input.
     """
 
@@ -51,7 +51,10 @@ class Rejected(Exception):  # noqa: N818 - a verdict, caught by the stage
 
 
 def reference(
-    model: onnx.ModelProto, origin: Path, value_range: tuple[float, float] = VALUE_RANGE
+    model: onnx.ModelProto,
+    origin: Path,
+    value_range: tuple[float, float] = VALUE_RANGE,
+    further: Sequence[NDArray[np.float32]] = (),
 ) -> Reference:
     """Run the original on seeded random inputs.
 
@@ -59,6 +62,7 @@ def reference(
         model: from ``read_model``.
         origin: how to call it in messages.
         value_range: lowest and highest input value that the network sees.
+        further: inputs of its shape to run it on besides.
 
     Raises:
         ModelFileError: onnxruntime can't run it, or it answers with no finite number.
@@ -67,7 +71,8 @@ def reference(
 
     _, shape = image_input(model, str(origin))
     low, high = value_range
-    inputs = tuple(np.random.default_rng(seed).uniform(low, high, shape).astype(np.float32) for seed in SEEDS)
+    noise = (np.random.default_rng(seed).uniform(low, high, shape).astype(np.float32) for seed in SEEDS)
+    inputs = (*noise, *further)
     try:
         outputs = _run(model, inputs)
     except Exception as error:  # onnxruntime's exceptions have no common base

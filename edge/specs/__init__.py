@@ -4,6 +4,7 @@ from edge.specs.load import available_models, load_model, load_precision
 from edge.specs.schema import (
     Calibration,
     Compiler,
+    Equalization,
     Evidence,
     ModelSpec,
     NodePrecision,
@@ -17,6 +18,7 @@ from edge.specs.schema import (
 __all__ = [
     "Calibration",
     "Compiler",
+    "Equalization",
     "Evidence",
     "ModelSpec",
     "NodePrecision",

@@ -257,11 +257,9 @@ class Equalization:
 
     Attributes:
         pictures: calibration pictures to look at, 1 and above; all of them if there are fewer.
-        copies: carry channels twice where others are always 0.
     """
 
     pictures: int = 64
-    copies: bool = True
 
     def __attrs_post_init__(self) -> None:
         _check(self.pictures >= 1, f"equalization: pictures {self.pictures}", "1 and above")
@@ -314,9 +312,9 @@ class Precision:
         rounding: of the weights; None leaves each to the nearest step, as the compiler rounds.
         note: what the recipe was measured on.
         evidence: figures behind a recipe that ``edge tune`` found.
-        equalization: of the channels; None leaves them as they are.
     """
 
+        equalization: of the channels; None leaves them as they are.
     name: str = field(validator=_name)
     calibration: Calibration = Calibration()
     nodes: Mapping[str, NodePrecision] = field(factory=dict)

@@ -9,7 +9,9 @@ from functools import cached_property
 import cattrs
 from attrs import define, field, frozen
 
+from edge.equalize import find_pairs
 from edge.errors import UsageError
+from edge.graph import load_onnx
 from edge.pipeline import Build
 from edge.progress import Listener
 from edge.request import Request
@@ -97,6 +99,12 @@ class Context:
     def journal(self) -> Journal:
         """Of finished trials."""
         return Journal(self.workspace.root / JOURNAL, CODE)
+
+    @cached_property
+    def equalizable(self) -> bool:
+        """Whether the network has convolutions between which channels can be scaled."""
+        graph = self.build.simplify
+        return bool(find_pairs(load_onnx(graph.path(graph.result.onnx))))
 
     @cached_property
     def halves(self) -> tuple[pictures_.Halves, str]:

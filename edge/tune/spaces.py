@@ -1,4 +1,4 @@
-"""The levers of the search: how thresholds are chosen, how weights are rounded, which units get 16 bits."""
+"""The levers of the search: how thresholds are chosen and weights made, which units get 16 bits."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from attrs import evolve, frozen
 from edge.diagnose.units import Group
 from edge.fakequant import INT16, Quantizer, Translated
 from edge.specs import Calibration, NodePrecision, Precision
-from edge.specs.schema import Level, Rounding
+from edge.specs.schema import Equalization, Level, Rounding
 
 NOTE = "found by edge tune; the evidence below says on what"
 PREPROCESS = "HzPreprocess"
@@ -26,6 +26,7 @@ CALIBRATIONS: Mapping[str, Calibration] = {
     "max 0.9999 asymmetric": Calibration("max", max_percentile=0.9999, optimization=("asymmetric",)),
     "default, bias corrected": Calibration("default", optimization=("bias_correction",)),
 }
+EQUALIZED = Equalization()
 ROUNDED = Rounding()
 # Tried where rounding won: more pictures, and more or less trust in rare inputs.
 ROUNDINGS: Mapping[str, Rounding] = {

@@ -32,6 +32,7 @@ QUICK: Level = "O0"  # compiles in the least time; the integers, and so the accu
 # What the figures of a trial depend on, besides the compiler.
 CODE = (
     "edge.diagnose.frames",
+    "edge.equalize",
     "edge.fakequant",
     "edge.mapper.render",
     "edge.portable",

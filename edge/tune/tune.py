@@ -2,9 +2,9 @@
 
 ::
 
-    plain int8, shipped  →  calibration x rounding, quick builds  →  units ranked on the calibrated model
-    →  their cost, latency-only compiles  →  greedy, then drop  →  the best set under other calibrations,
-    quick builds  →  finalists shipped  →  reported once
+    plain int8, shipped  →  calibration x rounding x equalization, quick builds
+    →  units ranked on the calibrated model  →  their cost, latency-only compiles  →  greedy, then drop
+    →  the best set under other calibrations, quick builds  →  finalists shipped  →  reported once
 
 All that is measured goes through the journal; all that is decided follows from it, so that a search that was
 killed decides the same when it goes on.
@@ -124,7 +124,7 @@ class Search(Context):
         return self.options.max_latency_us
 
     def _calibrations(self, baseline: Entry) -> list[Candidate]:
-        """Try calibration methods with and without rounding; the integers of a level are those of all."""
+        """Try calibration methods, rounding and equalization; the integers of a level are those of all."""
         base, model = self.request.precision, self.request.spec.name
         plain = spaces.recipe(model, base, base.calibration, None)
         found = [Candidate(PLAIN, plain, figures(baseline))]
@@ -143,6 +143,9 @@ class Search(Context):
         if best.name != PLAIN:
             attempt(f"{best.name}, rounded", evolve(best.precision, rounding=spaces.ROUNDED))
         best = min(found, key=_order)
+        if self.equalizable:
+            attempt(f"{best.name}, equalized", evolve(best.precision, equalization=spaces.EQUALIZED))
+            best = min(found, key=_order)
         for change, rounding in spaces.ROUNDINGS.items() if best.precision.rounding is not None else ():
             attempt(f"{best.name}, {change}", evolve(best.precision, rounding=rounding))
         return found
