@@ -38,9 +38,9 @@ TEXT_ROLES = {
 }
 # What other verbs measured of a build -> what lies beside it. Each names the files that it speaks of.
 RESULTS = {"eval.json": ("answers.csv",), "diagnosis.json": ()}
-# Of the build's files, what the runtime opens.
 # What a stage beyond simplify makes of the ONNX that is compiled.
 _SHIPPED = {"equalize": "equalized_onnx", "round": "rounded_onnx"}
+# Of the build's files, what the runtime opens.
 RUNTIME_ROLES: dict[str, Role] = {"bin": "bin", "portable_onnx": "portable", "quantized_onnx": "quantized"}
 
 
@@ -164,11 +164,11 @@ def facts(build: Build) -> dict[str, object]:
             "images": build.calibrate.result.source,
             "method": compiled.calibration_method if compiled else "minmax",
         },
+        "equalization": _equalization(build),
         "rounding": _rounding(build),
         "accuracy": {**_accuracy(build.eval.result), "quantized_by": build.quantized_by},
         "verify": _verify(build.verify.result) if build.toolchain else None,
         "stages": [_stage(stage, request) for stage in build.done],
-        "equalization": _equalization(build),
     }
 
 
@@ -274,10 +274,6 @@ def _accuracy(result: Evaluation) -> dict[str, object]:
     }
 
 
-def _rounding(build: Build) -> dict[str, object] | None:
-    if build.toolchain is None or build.request.precision.rounding is None:
-        return None
-    result = build.round.result
 def _equalization(build: Build) -> dict[str, object] | None:
     if build.toolchain is None or build.request.precision.equalization is None:
         return None
@@ -289,6 +285,10 @@ def _equalization(build: Build) -> dict[str, object] | None:
     }
 
 
+def _rounding(build: Build) -> dict[str, object] | None:
+    if build.toolchain is None or build.request.precision.rounding is None:
+        return None
+    result = build.round.result
     return {
         "layers": len(result.layers),
         "left": list(result.left),

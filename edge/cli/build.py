@@ -25,12 +25,12 @@ EXAMPLES = {
     "simplify": ("edge simplify ConvNeXt_atto",),
     "check": ("edge check ConvNeXt_atto",),
     "calibrate": ("edge calibrate ConvNeXt_atto --calib train/ --calib-count 100",),
+    "equalize": ("edge equalize my.onnx --calib train/ --precision int8_equalized",),
     "round": ("edge round ConvNeXt_atto --precision int8_rounded",),
     "render": ("edge render ConvNeXt_atto --precision int8",),
     "compile": ("edge compile ConvNeXt_atto --level O0",),
     "portable": ("edge portable ConvNeXt_atto",),
     "verify": ("edge verify ConvNeXt_atto",),
-    "equalize": ("edge equalize my.onnx --calib train/ --precision int8_equalized",),
     "quantize": ("edge quantize ConvNeXt_atto --mapper portable",),
 }
 
@@ -39,12 +39,12 @@ HELP = {
     "simplify": "Make the ONNX ready for the BPU, losing no fusion of the compiler's.",
     "check": "Show which nodes the compiler puts on the BPU and which on the CPU.",
     "calibrate": "Write the calibration set as the mapper reads it.",
+    "equalize": "Scale channels so that int8 steps fit each (recipes with 'equalization').",
     "round": "Put the weights on int8 steps so that their errors cancel out (recipes with 'rounding').",
     "render": "Write and lint the mapper YAML.",
     "compile": "Compile the .bin.",
     "portable": "Translate the quantized model into standard ONNX with the same integers.",
     "verify": "Prove in the simulator that the .bin gives the integers of the quantized model.",
-    "equalize": "Scale channels so that int8 steps fit each (recipes with 'equalization').",
     "quantize": "Quantize with onnxruntime instead of the vendor's compiler (--mapper portable).",
 }
 
@@ -121,10 +121,10 @@ export_command = _stage_command("export")
 simplify_command = _stage_command("simplify")
 check_command = _stage_command("check")
 calibrate_command = _stage_command("calibrate")
+equalize_command = _stage_command("equalize")
 round_command = _stage_command("round")
 render_command = _stage_command("render")
 compile_command = _stage_command("compile")
 portable_command = _stage_command("portable")
 verify_command = _stage_command("verify")
 quantize_command = _stage_command("quantize")
-equalize_command = _stage_command("equalize")

@@ -284,9 +284,9 @@ class Build(NetworkStages):
     def run(self) -> None:
         """Run every stage in order, so that progress reads in order."""
         portable = self.toolchain is None
-        for stage in PORTABLE_STAGES if portable else STAGES:
         precision = self.request.precision
         asked = {"equalize": precision.equalization is not None, "round": precision.rounding is not None}
+        for stage in PORTABLE_STAGES if portable else STAGES:
             if asked.get(stage, True):
                 getattr(self, stage)
 

@@ -157,6 +157,44 @@ class NetworkStages(Stages):
         )
 
     @cached_property
+    def equalize(self) -> Stage[EqualizeResult]:
+        """The BPU-ready ONNX with its channels scaled; only where the recipe asks for it."""
+        request, equalization = self.request, self.request.precision.equalization
+        if equalization is None:
+            raise UsageError(
+                f"recipe {request.precision.name} does not equalize channels",
+                allowed="a recipe with the key 'equalization'",
+                remedy="--precision int8_equalized",
+            )
+        graph, calibration = self.simplify, self.calibrate
+
+        def action(out: Path) -> EqualizeResult:
+            return equalize(
+                model=graph.path(graph.result.onnx),
+                calibration=self._calibration_files(),
+                preprocess=request.spec.preprocess,
+                equalization=equalization,
+                out=out,
+                name=f"{self.export.result.name}_bpu_equalized",
+                reporter=self._listener,
+            )
+
+        return self._stage(
+            "equalize",
+            {
+                "onnx": graph.sha256(graph.result.onnx),
+                "calibration": calibration.result.sha256,
+                "preprocess": cattrs.unstructure(request.spec.preprocess),
+                "equalization": cattrs.unstructure(equalization),
+                **versions("numpy", "onnx", "onnxruntime"),
+            },
+            action,
+            EqualizeResult,
+            code=("edge.equalize", "edge.preprocess", "edge.simplify"),
+            note=lambda r: f"channels of {len(r.pairs)} pairs scaled, max abs error {r.max_abs_error:.2g}",
+        )
+
+    @cached_property
     def round(self) -> Stage[RoundResult]:
         """The BPU-ready ONNX with its weights on int8 steps; only where the recipe asks for it."""
         request, rounding = self.request, self.request.precision.rounding
@@ -195,44 +233,6 @@ class NetworkStages(Stages):
             RoundResult,
             code=("edge.rounding", "edge.preprocess"),
             note=lambda r: (
-    @cached_property
-    def equalize(self) -> Stage[EqualizeResult]:
-        """The BPU-ready ONNX with its channels scaled; only where the recipe asks for it."""
-        request, equalization = self.request, self.request.precision.equalization
-        if equalization is None:
-            raise UsageError(
-                f"recipe {request.precision.name} does not equalize channels",
-                allowed="a recipe with the key 'equalization'",
-                remedy="--precision int8_equalized",
-            )
-        graph, calibration = self.simplify, self.calibrate
-
-        def action(out: Path) -> EqualizeResult:
-            return equalize(
-                model=graph.path(graph.result.onnx),
-                calibration=self._calibration_files(),
-                preprocess=request.spec.preprocess,
-                equalization=equalization,
-                out=out,
-                name=f"{self.export.result.name}_bpu_equalized",
-                reporter=self._listener,
-            )
-
-        return self._stage(
-            "equalize",
-            {
-                "onnx": graph.sha256(graph.result.onnx),
-                "calibration": calibration.result.sha256,
-                "preprocess": cattrs.unstructure(request.spec.preprocess),
-                "equalization": cattrs.unstructure(equalization),
-                **versions("numpy", "onnx", "onnxruntime"),
-            },
-            action,
-            EqualizeResult,
-            code=("edge.equalize", "edge.preprocess", "edge.simplify"),
-            note=lambda r: f"channels of {len(r.pairs)} pairs scaled, max abs error {r.max_abs_error:.2g}",
-        )
-
                 f"weights of {len(r.layers)} layers, {100 * r.error_kept:.0f} % of the nearest steps' error"
                 + (f"; {len(r.left)} left as they are" if r.left else "")
             ),
@@ -244,6 +244,12 @@ class NetworkStages(Stages):
         if self.request.precision.rounding is None:
             return self._unrounded
         return self.round, self.round.result.onnx
+
+    @property
+    def _unrounded(self) -> tuple[Stage[object], str]:
+        if self.request.precision.equalization is None:
+            return self.simplify, self.simplify.result.onnx
+        return self.equalize, self.equalize.result.onnx
 
     def _other_weights(self) -> str | None:
         """Return the warning of a recipe that was found for other weights; None if it was not."""
@@ -283,12 +289,6 @@ class NetworkStages(Stages):
                 prefix=self.prefix,
                 onnx_model=f"./{onnx}",
                 cal_data_dir=f"./{calibration.result.directory}",
-    @property
-    def _unrounded(self) -> tuple[Stage[object], str]:
-        if self.request.precision.equalization is None:
-            return self.simplify, self.simplify.result.onnx
-        return self.equalize, self.equalize.result.onnx
-
                 working_dir=f"./{WORKING_DIR}",
                 out=out,
             )

@@ -309,17 +309,17 @@ class Precision:
     Attributes:
         name: as reports show it.
         nodes: node name in the model's own module paths -> precision.
+        equalization: of the channels; None leaves them as they are.
         rounding: of the weights; None leaves each to the nearest step, as the compiler rounds.
         note: what the recipe was measured on.
         evidence: figures behind a recipe that ``edge tune`` found.
     """
 
-        equalization: of the channels; None leaves them as they are.
     name: str = field(validator=_name)
     calibration: Calibration = Calibration()
     nodes: Mapping[str, NodePrecision] = field(factory=dict)
     compiler: Compiler = Compiler()
     note: str = ""
+    equalization: Equalization | None = None
     rounding: Rounding | None = None
     evidence: Evidence | None = None
-    equalization: Equalization | None = None
