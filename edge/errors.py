@@ -12,6 +12,7 @@
     │   └── CalibrationError      a calibration set that would spoil the model
     ├── DownloadError             a download failed, timed out or has the wrong checksum
     ├── ToolchainError            the vendor's compiler
+    │   ├── NotEnoughMemory       it would be killed for want of memory
     │   ├── ToolchainMissing      none was found
     │   ├── InstallError          it could not be installed
     │   └── CompileError          it ran and failed; carries stage, cause, remedy
@@ -92,6 +93,10 @@ class ToolchainError(EdgeError):
 
 class ToolchainMissing(ToolchainError):  # noqa: N818 - reads as what it says
     """No compiler was found."""
+
+
+class NotEnoughMemory(ToolchainError):  # noqa: N818 - reads as what it says
+    """A run of the compiler would need more memory than this machine has free."""
 
 
 class InstallError(ToolchainError):

@@ -28,6 +28,7 @@ class Request:
         seed: of every random choice.
         timeout: seconds for one run of the compiler.
         install: install the compiler if there is none and this machine can have it.
+        any_memory: run the compiler even where it is foretold not to fit in memory.
         arguments: the model and options as a user would type them after the verb, paths relative.
     """
 
@@ -42,4 +43,5 @@ class Request:
     seed: int = 0
     timeout: float = 7200.0
     install: bool = False
+    any_memory: bool = False
     arguments: tuple[str, ...] = ()

@@ -14,7 +14,7 @@ PACKAGE = Path(__file__).resolve().parent.parent / "edge"
 # A room may import rooms of a lower number only (and itself).
 RANK = {
     "errors": 0, "progress": 0, "statistics": 0,
-    "atomic": 1, "graph": 1, "reach": 1, "resources": 1,
+    "atomic": 1, "graph": 1, "memory": 1, "reach": 1, "resources": 1,
     "demo": 2, "macs": 2, "download": 2, "specs": 2, "workspace": 2,
     "metadata": 3, "resample": 3,
     "preprocess": 4,

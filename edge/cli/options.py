@@ -87,6 +87,9 @@ def request_options(function: F) -> F:
         ),
         click.option("--install", is_flag=True, help="Install the compiler first if there is none."),
         click.option(
+            "--any-memory", is_flag=True, help="Compile even where the free memory is foretold not to do."
+        ),
+        click.option(
             "--build-dir", type=click.Path(path_type=Path), default=Path("build"), show_default=True
         ),
     )
@@ -117,6 +120,7 @@ def make_request(
     seed: int,
     timeout: float,
     install: bool,
+    any_memory: bool = False,
     arguments: tuple[str, ...] = (),
     build_dir: Path | None = None,
 ) -> Request:
@@ -180,6 +184,7 @@ def make_request(
         seed=seed,
         timeout=timeout * 60,
         install=install,
+        any_memory=any_memory,
         arguments=arguments,
     )
 

@@ -79,6 +79,7 @@ class Build(NetworkStages):
         }
 
         def action(out: Path) -> CompileResult:
+            self._require_memory("compile")
             return makertbin(
                 toolchain,
                 yaml=text.path(text.result.yaml),

@@ -14,10 +14,12 @@ from edge.errors import UsageError
 from edge.export import ExportResult, Resolved, choose, export
 from edge.images import open_images, sample
 from edge.mapper.render import RenderResult, render, template_sha256
+from edge.memory import available
 from edge.pipeline.stages import COMPILER_CODE, WORKING_DIR, Stages, versions
 from edge.rounding import RoundResult, round_weights
 from edge.simplify import SimplifyResult, simplify
 from edge.toolchain.compiler import CheckResult, checker
+from edge.toolchain.footprint import Purpose, require
 from edge.workspace import Stage
 
 
@@ -90,6 +92,11 @@ class NetworkStages(Stages):
             ),
         )
 
+    def _require_memory(self, purpose: Purpose) -> None:
+        """Refuse to start the compiler where it is foretold to be killed for want of memory."""
+        if not self.request.any_memory:
+            require(self.export.result.parameters, purpose, free=available(), name=self.export.result.name)
+
     @cached_property
     def check(self) -> Stage[CheckResult]:
         """Where the compiler puts each node."""
@@ -97,6 +104,7 @@ class NetworkStages(Stages):
         toolchain = self._compiler()
 
         def action(out: Path) -> CheckResult:
+            self._require_memory("check")
             return checker(
                 toolchain,
                 onnx=graph.path(graph.result.onnx),
