@@ -12,6 +12,8 @@ from edge.errors import SpecError, ToolchainMissing, UsageError
 from edge.images import ImageSet, class_names, open_images, sample
 from edge.progress import Listener
 from edge.request import Request
+from edge.toolchain import managed
+from edge.toolchain.environments import COMPILER, FRAMEWORKS, Environment
 from edge.toolchain.find import find
 from edge.toolchain.found import Toolchain
 from edge.toolchain.install import install, require_platform
@@ -45,6 +47,27 @@ def choose_compiler(request: Request, listener: Listener) -> Toolchain | None:
         if request.install and wish in ("auto", "managed"):
             return _install(listener)
         raise
+
+
+def choose_framework(name: str, request: Request, listener: Listener) -> Toolchain:
+    """Return the managed environment of a framework, installed first where the user said so.
+
+    Raises:
+        ToolchainMissing: it is not installed, or can't be had on this machine.
+        InstallError: it could not be installed.
+    """
+    environment = FRAMEWORKS[name]
+    where = managed.place(environment)
+    why = managed.why_unusable(where)
+    if not why:
+        return managed.toolchain(where)
+    require_platform(environment)
+    if not request.install:
+        raise ToolchainMissing(
+            f"{environment.title} has to export this model, and its environment can't be used: {why}",
+            remedy=f"{environment.install} ({environment.size}), or the same command with --install",
+        )
+    return _install(listener, environment)
 
 
 def choose_calibration(request: Request) -> CalibrationSet:
@@ -111,10 +134,12 @@ def pictures(
     return found, found.unlabelled
 
 
-def _install(listener: Listener) -> Toolchain:
+def _install(listener: Listener, environment: Environment = COMPILER) -> Toolchain:
     listener.begin("toolchain")
     started = time.monotonic()
-    toolchain = install(reporter=listener)
-    note = f"hb_mapper {toolchain.versions.get('hb_mapper', '')}, shared by all checkouts"
+    toolchain = install(environment, reporter=listener)
+    shown = ("hb_mapper",) if environment is COMPILER else environment.distributions
+    versions = ", ".join(f"{name} {toolchain.versions.get(name, '')}" for name in shown)
+    note = f"{versions}, shared by all checkouts"
     listener.end("toolchain", time.monotonic() - started, cached=False, note=note)
     return toolchain

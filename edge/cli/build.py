@@ -20,8 +20,13 @@ EXAMPLES = {
         "edge build my.onnx --mean 127.5 --std 127.5 --color rgb --resize 256 --crop 224 "
         "--images val/ --calib train/",
         "edge build timm:resnet18.a1_in1k --images val/ --calib train/",
+        "edge build --paddle ResNet50_infer/ --images val/ --calib train/",
     ),
-    "export": ("edge export ConvNeXt_atto --weights demo",),
+    "export": (
+        "edge export ConvNeXt_atto --weights demo",
+        "edge export --paddle ResNet50_infer/",
+        "edge export --mindspore convnext_tiny.ckpt --network convnext_tiny",
+    ),
     "simplify": ("edge simplify ConvNeXt_atto",),
     "check": ("edge check ConvNeXt_atto",),
     "calibrate": ("edge calibrate ConvNeXt_atto --calib train/ --calib-count 100",),
@@ -62,6 +67,7 @@ def build_command(
     """Build a checked program for the board from MODEL.
 
     MODEL is a zoo name, a model .yaml, timm:NAME for any timm model, or your own .onnx or TorchScript file.
+    --paddle and --mindspore name a model of these frameworks instead.
 
     Runs export, simplify, check, calibrate, render, compile, portable, verify and eval. What has not changed
     is reused.

@@ -12,6 +12,7 @@ import click
 from attrs import evolve
 from click.core import ParameterSource
 
+from edge.cli.framework_source import framework_options, spec_of_framework, yaml_sources
 from edge.cli.source import spec_of_file, spec_of_timm
 from edge.errors import UsageError
 from edge.request import Request
@@ -48,11 +49,12 @@ def request_options(function: F) -> F:
     mapper = click.Choice(["auto", "managed", "path", "docker", "portable"])
     interpolation = click.Choice(["bilinear", "bicubic", "area", "nearest"])
     options = (
-        click.argument("model", shell_complete=complete_models),
+        click.argument("model", required=False, shell_complete=complete_models),
         click.option(
             "--weights", type=weights, default="auto", show_default=True, help="Where weights come from."
         ),
         click.option("--onnx", type=click.Path(path_type=Path), help="Your own float ONNX for a zoo model."),
+        *framework_options(),
         click.option("--images", help="Pictures to measure on: a folder, list file or labels.csv."),
         click.option(
             "--count", type=click.IntRange(min=0), default=500, show_default=True, help="Of them; 0: all."
@@ -100,9 +102,13 @@ def request_options(function: F) -> F:
 
 def make_request(
     *,
-    model: str,
+    model: str | None,
     weights: str,
     onnx: Path | None,
+    paddle: Path | None = None,
+    mindspore: Path | None = None,
+    network: str | None = None,
+    source_config: Path | None = None,
     images: str | None,
     count: int,
     calib: str | None,
@@ -141,27 +147,20 @@ def make_request(
     changes = {key: value for key, value in given.items() if value is not None}
     if resize is not None:
         changes["resize"] = None if resize == "stretch" else _integer("--resize", resize)
-    from edge.export.timm_spec import PREFIX
-    from edge.export.torchscript import SUFFIXES
-
-    outside = model.startswith(PREFIX) or Path(model).suffix.lower() in (".onnx", *SUFFIXES)
-    if outside and onnx is not None:
-        raise UsageError(f"both {model} and --onnx {onnx} are given", allowed="one of them")
-    if model.startswith(PREFIX):
-        name = model.removeprefix(PREFIX)
-        spec = spec_of_timm(name, changes, weights=weights, mapper=mapper, install=install)
-    elif outside:
-        spec = spec_of_file(Path(model), changes)
+    framework = {"mindspore": mindspore, "paddle": paddle}
+    if model is None and not any(framework.values()):
+        raise UsageError(
+            "no MODEL", allowed="a MODEL, --paddle DIR or --mindspore FILE", remedy="edge models"
+        )
+    if (network or source_config) and not any(framework.values()):
+        option = "--network" if network else "--source-config"
+        raise UsageError(f"{option} without a model of a framework", allowed="with --paddle or --mindspore")
+    if model is None or any(framework.values()):
+        spec = spec_of_framework(
+            model, changes, **framework, network=network, config=source_config, onnx=onnx, weights=weights
+        )
     else:
-        spec = load_model(model)
-        if onnx is not None:
-            spec = evolve(spec, sources=Sources(onnx=str(onnx)), labels=None, classes=None)
-        elif Path(model).suffix:
-            # A YAML names its files relative to itself.
-            own = {"onnx": spec.sources.onnx, "torchscript": spec.sources.torchscript}
-            found = {key: str(Path(model).parent / path) for key, path in own.items() if path is not None}
-            spec = evolve(spec, sources=evolve(spec.sources, **found))
-        spec = evolve(spec, preprocess=evolve(spec.preprocess, **changes))
+        spec = _named(model, changes, onnx=onnx, weights=weights, mapper=mapper, install=install)
     if weights != "auto" and (spec.sources.onnx or spec.sources.torchscript):
         kind = "an ONNX" if spec.sources.onnx else "a TorchScript"
         raise UsageError(
@@ -187,6 +186,34 @@ def make_request(
         any_memory=any_memory,
         arguments=arguments,
     )
+
+
+def _named(
+    model: str, changes: dict[str, Any], *, onnx: Path | None, weights: str, mapper: str, install: bool
+) -> ModelSpec:
+    """Return the spec of what MODEL names."""
+    from edge.export.timm_spec import PREFIX
+    from edge.export.torchscript import SUFFIXES
+
+    outside = model.startswith(PREFIX) or Path(model).suffix.lower() in (".onnx", *SUFFIXES)
+    if outside and onnx is not None:
+        raise UsageError(f"both {model} and --onnx {onnx} are given", allowed="one of them")
+    if model.startswith(PREFIX):
+        name = model.removeprefix(PREFIX)
+        spec = spec_of_timm(name, changes, weights=weights, mapper=mapper, install=install)
+    elif outside:
+        spec = spec_of_file(Path(model), changes)
+    else:
+        spec = load_model(model)
+        if onnx is not None:
+            spec = evolve(spec, sources=Sources(onnx=str(onnx)), labels=None, classes=None)
+        elif Path(model).suffix:
+            # A YAML names its files relative to itself.
+            own = {"onnx": spec.sources.onnx, "torchscript": spec.sources.torchscript}
+            found = {key: str(Path(model).parent / path) for key, path in own.items() if path is not None}
+            spec = yaml_sources(model, evolve(spec, sources=evolve(spec.sources, **found)))
+        spec = evolve(spec, preprocess=evolve(spec.preprocess, **changes))
+    return spec
 
 
 def own_recipes(model: str, build_dir: Path | None) -> list[Path]:

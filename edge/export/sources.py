@@ -8,11 +8,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from attrs import frozen
+from attrs import evolve, frozen
 
 from edge.download import fetch
 from edge.errors import DownloadError, InputError, ModelFileError, ToolchainMissing, UsageError
 from edge.export.check import inspect_onnx, sha256_with_data
+from edge.export.convert import WORKERS
+from edge.export.framework_files import mindspore_file, paddle_files
 from edge.export.torchscript import require_torchscript
 from edge.graph import sha256_of
 from edge.progress import Reporter, Silent
@@ -23,7 +25,7 @@ if TYPE_CHECKING:
     from edge.toolchain.found import Toolchain
 
 WeightsName = Literal["auto", "timm", "vendor", "demo", "random"]
-SourceName = Literal["timm", "vendor", "demo", "random", "onnx", "torchscript"]
+SourceName = Literal["timm", "vendor", "demo", "random", "onnx", "torchscript", "paddle", "mindspore"]
 Finder = Callable[[], "Toolchain | None"]
 
 # What the source adds to the name of every file: weights that are no real model say so.
@@ -34,6 +36,8 @@ SUFFIX: dict[str, str] = {
     "random": "_random",
     "onnx": "",
     "torchscript": "",
+    "paddle": "",
+    "mindspore": "",
 }
 WORKER = "export_timm.py"
 PARAMETER_TOLERANCE = 0.02  # the sisters of one family differ by 40 % and more
@@ -54,6 +58,7 @@ class Resolved:
         sha256: of the file (with its external data, if any); None for ``random``.
         seed: of ``random``; else None.
         classes: number of scores that the spec demands; None where it leaves that to the weights.
+        network: mindcv's name of the network that a MindSpore checkpoint holds the weights of.
     """
 
     source: SourceName
@@ -63,6 +68,12 @@ class Resolved:
     sha256: str | None
     seed: int | None = None
     classes: int | None = None
+    network: str | None = None
+
+    @property
+    def framework(self) -> str | None:
+        """The framework whose managed environment has to export them; None where none has to."""
+        return self.source if self.source in WORKERS else None
 
     @property
     def needs_toolchain(self) -> bool:
@@ -74,7 +85,8 @@ class Resolved:
 
         A cache key needs the input size and the toolchain besides.
         """
-        worker = Path(__file__).resolve().parent.parent / "toolchain" / "workers" / WORKER
+        needed = WORKER if self.needs_toolchain else WORKERS.get(self.source)
+        workers = Path(__file__).resolve().parent.parent / "toolchain" / "workers"
         return {
             "source": self.source,
             "name": self.name,
@@ -82,7 +94,8 @@ class Resolved:
             "sha256": self.sha256,
             "seed": self.seed,
             "classes": self.classes,
-            "worker": sha256_of(worker) if self.needs_toolchain else None,
+            "network": self.network,
+            "worker": sha256_of(workers / needed) if needed else None,
         }
 
 
@@ -98,8 +111,9 @@ def choose(
 ) -> Resolved:
     """Choose weights and download them where needed.
 
-    ``auto`` takes the spec's own ONNX or TorchScript file if it has one, else the first of timm, vendor, demo
-    that can be had, with one warning for each that can't. A named source is that source or an error.
+    ``auto`` takes the spec's own file (ONNX, TorchScript, PaddlePaddle, MindSpore) if it names one, else the
+    first of timm, vendor, demo that can be had, with one warning for each that can't. A named source is that
+    source or an error.
 
     Args:
         spec: the model.
@@ -123,6 +137,8 @@ def choose(
     ways: dict[str, Callable[[], Resolved]] = {
         "onnx": lambda: _users(spec),
         "torchscript": lambda: _script(spec, toolchain),
+        "paddle": lambda: _paddle(spec),
+        "mindspore": lambda: _mindspore(spec),
         "timm": lambda: _timm(spec, toolchain, reporter, limits),
         "vendor": lambda: _vendor(spec, reporter, limits),
         "demo": lambda: _demo(spec),
@@ -136,6 +152,9 @@ def choose(
         return ways["onnx"]()
     if spec.sources.torchscript is not None:
         return ways["torchscript"]()
+    for name in WORKERS:
+        if getattr(spec.sources, name) is not None:
+            return ways[name]()
     offered = [name for name in ("timm", "vendor", "demo") if getattr(spec.sources, name) is not None]
     tried = []
     for number, name in enumerate(offered):
@@ -167,6 +186,24 @@ def _script(spec: ModelSpec, toolchain: Finder | None) -> Resolved:
     require_torchscript(path)
     _require_exporter(toolchain, "a TorchScript file")
     return _resolved(spec, "torchscript", path.name, path, sha256_of(path))
+
+
+def _paddle(spec: ModelSpec) -> Resolved:
+    if spec.sources.paddle is None:
+        raise UsageError(f"{spec.name} names no PaddlePaddle model", remedy="edge build --paddle DIR")
+    folder = Path(spec.sources.paddle).expanduser().resolve()
+    files = paddle_files(folder)
+    tag = f"{files.main.parent.name}/{files.main.name}"
+    return _resolved(spec, "paddle", tag, files.main, files.sha256)
+
+
+def _mindspore(spec: ModelSpec) -> Resolved:
+    if spec.sources.mindspore is None:
+        raise UsageError(f"{spec.name} names no MindSpore file", remedy="edge build --mindspore FILE")
+    network = spec.sources.network
+    files = mindspore_file(Path(spec.sources.mindspore).expanduser().resolve(), network)
+    found = _resolved(spec, "mindspore", files.main.name, files.main, files.sha256)
+    return evolve(found, network=network)
 
 
 def _timm(

@@ -12,10 +12,12 @@ from attrs import frozen
 from edge.errors import InputError, ModelFileError, ToolchainError, ToolchainMissing
 from edge.export.check import describe, external_data, notes_on, require_fit
 from edge.export.class_order import notes_on_classes
+from edge.export.convert import convert, last_json
 from edge.export.sources import WORKER, Resolved
 from edge.graph import load_onnx, sha256_of
 from edge.progress import Reporter, Silent
 from edge.specs import ModelSpec
+from edge.toolchain.environments import FRAMEWORKS
 
 if TYPE_CHECKING:
     from edge.toolchain.found import Toolchain
@@ -29,7 +31,8 @@ class Weights:
     """Where the weights came from.
 
     Attributes:
-        source: ``timm``, ``vendor``, ``demo``, ``random``, ``onnx`` or ``torchscript``.
+        source: ``timm``, ``vendor``, ``demo``, ``random``, ``onnx``, ``torchscript``, ``paddle`` or
+            ``mindspore``.
         tag: timm tag, URL or file name.
         sha256: of the weights' file; of the exported ONNX for ``random``.
         seed: of ``random``; else None.
@@ -76,6 +79,7 @@ def export(
     resolved: Resolved,
     spec: ModelSpec,
     toolchain: Toolchain | None = None,
+    framework: Toolchain | None = None,
     out: Path,
     reporter: Reporter | None = None,
 ) -> ExportResult:
@@ -85,6 +89,7 @@ def export(
         resolved: from ``choose``.
         spec: the model; its crop is the input size.
         toolchain: whose Python exports timm models; not needed for ready-made files.
+        framework: the managed environment that exports PaddlePaddle's or MindSpore's.
         out: an empty folder.
         reporter: hears of the progress.
 
@@ -106,6 +111,21 @@ def export(
         max_error = float(answer["max_error"])
         if resolved.source == "random":
             notes = (f"random weights of seed {resolved.seed}: good for speed, Top-1 means nothing",)
+    elif resolved.framework is not None:
+        reporter.update(f"export {resolved.tag} to ONNX")
+        converted = convert(
+            source=resolved.source,
+            file=Path(resolved.file or ""),
+            network=resolved.network,
+            classes=resolved.classes,
+            preprocess=spec.preprocess,
+            environment=_framework(resolved.source, framework),
+            target=target,
+            log=out / LOG,
+            seed=0,
+            timeout=TIMEOUT,
+        )
+        exporter, max_error, notes = converted.exporter, converted.max_error, converted.notes
     elif resolved.source == "demo":
         reporter.update(f"unpack {resolved.tag}")
         _unpack_demo(Path(resolved.file or ""), target)
@@ -132,6 +152,16 @@ def export(
         notes=notes,
         max_error=max_error,
     )
+
+
+def _framework(source: str, found: Toolchain | None) -> Toolchain:
+    if found is None:
+        environment = FRAMEWORKS[source]
+        raise ToolchainMissing(
+            f"{environment.title} models are exported by an environment that is not there",
+            remedy=environment.install,
+        )
+    return found
 
 
 def _copy(source: Path, target: Path) -> None:
@@ -198,7 +228,7 @@ def _run_worker(
     )
     if done.timed_out:
         raise ToolchainError(f"the export of {resolved.tag} did not end within {TIMEOUT:.0f} s")
-    answer = _last_json(done.tail)
+    answer = last_json(done.tail)
     if done.returncode == 0 and "max_error" in answer and target.is_file():
         return answer
     reason = answer.get("error") or (done.tail.splitlines() or [f"exit status {done.returncode}"])[-1]
@@ -218,14 +248,3 @@ def _run_worker(
             remedy = "save it with an older torch, or export it with torch.onnx.export(..., opset_version=11)"
         raise InputError(reason, remedy=remedy)
     raise ToolchainError(f"the export of {resolved.tag} failed: {reason}", remedy="edge toolchain status")
-
-
-def _last_json(text: str) -> dict[str, Any]:
-    for line in reversed(text.splitlines()):
-        try:
-            answer = json.loads(line)
-        except ValueError:
-            continue
-        if isinstance(answer, dict):
-            return answer
-    return {}

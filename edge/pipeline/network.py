@@ -9,6 +9,7 @@ import cattrs
 import cv2
 
 from edge.calibrate import CalibrationResult, calibrate
+from edge.choices import choose_framework
 from edge.equalize import EqualizeResult, equalize
 from edge.errors import UsageError
 from edge.export import ExportResult, Resolved, choose, export
@@ -18,7 +19,9 @@ from edge.memory import available
 from edge.pipeline.stages import COMPILER_CODE, WORKING_DIR, Stages, versions
 from edge.rounding import RoundResult, round_weights
 from edge.simplify import SimplifyResult, simplify
+from edge.toolchain import managed
 from edge.toolchain.compiler import CheckResult, checker
+from edge.toolchain.environments import FRAMEWORKS
 from edge.toolchain.footprint import Purpose, require
 from edge.workspace import Stage
 
@@ -46,11 +49,21 @@ class NetworkStages(Stages):
 
         def action(out: Path) -> ExportResult:
             toolchain = self.toolchain if self.weights.needs_toolchain else None
+            source = self.weights.framework
             return export(
-                resolved=self.weights, spec=spec, toolchain=toolchain, out=out, reporter=self._listener
+                resolved=self.weights,
+                spec=spec,
+                toolchain=toolchain,
+                framework=choose_framework(source, self.request, self._listener) if source else None,
+                out=out,
+                reporter=self._listener,
             )
 
-        identity = self.toolchain.identity if self.weights.needs_toolchain and self.toolchain else ""
+        if self.weights.framework is not None:
+            # Known without the environment, so what it exported once is reused where it is not installed.
+            identity = managed.place(FRAMEWORKS[self.weights.framework]).digest
+        else:
+            identity = self.toolchain.identity if self.weights.needs_toolchain and self.toolchain else ""
         stage = self._stage(
             "export",
             {"source": self.weights.identity(), "shape": spec.preprocess.input_shape, "toolchain": identity},
@@ -59,7 +72,7 @@ class NetworkStages(Stages):
             code=("edge.export", "edge.graph", "edge.demo.weights", "edge.toolchain.workers.export_timm"),
             note=lambda r: (
                 f"{r.onnx}, {r.parameters / 1e6:.2f} M parameters"
-                + ("" if r.max_error is None else f", within {r.max_error:.1g} of torch's scores")
+                + ("" if r.max_error is None else f", within {r.max_error:.1g} of {_of(r)}'s scores")
             ),
         )
         for note in stage.result.notes:
@@ -322,3 +335,8 @@ class NetworkStages(Stages):
         """Start of every file name: model, weights when they are not the real ones, input size and type."""
         height, width = self.request.spec.preprocess.crop
         return f"{self.export.result.name}_{width}x{height}_nv12"
+
+
+def _of(result: ExportResult) -> str:
+    environment = FRAMEWORKS.get(result.weights.source)
+    return environment.title if environment else "torch"

@@ -113,6 +113,9 @@ class Sources:
         demo: file name in ``edge/zoo/demo`` of weights that the project trained itself.
         onnx: path of the user's own ONNX, absolute or relative to the YAML that names it.
         torchscript: path of the user's own TorchScript file, likewise.
+        paddle: path of the folder of a PaddlePaddle inference model, likewise.
+        mindspore: path of a MindIR or a MindSpore checkpoint, likewise.
+        network: mindcv's name of the network, which a checkpoint needs.
     """
 
     timm: str | None = None
@@ -122,6 +125,9 @@ class Sources:
     demo: str | None = None
     onnx: str | None = None
     torchscript: str | None = None
+    paddle: str | None = None
+    mindspore: str | None = None
+    network: str | None = None
 
 
 @frozen
