@@ -21,6 +21,7 @@ from edge.metadata import FILE as METADATA
 from edge.metadata import FileEntry, Metadata, Role
 from edge.pipeline import Build
 from edge.request import Request
+from edge.toolchain.logs import cpu_inside
 from edge.verify import VerifyResult
 from edge.workspace import Artifact, Stage, Workspace
 
@@ -39,7 +40,7 @@ TEXT_ROLES = {
 # What other verbs measured of a build -> what lies beside it. Each names the files that it speaks of.
 RESULTS = {"eval.json": ("answers.csv",), "diagnosis.json": ()}
 # What a stage beyond simplify makes of the ONNX that is compiled.
-_SHIPPED = {"equalize": "equalized_onnx", "round": "rounded_onnx"}
+_SHIPPED = {"rewrite": "rewritten_onnx", "equalize": "equalized_onnx", "round": "rounded_onnx"}
 # Of the build's files, what the runtime opens.
 RUNTIME_ROLES: dict[str, Role] = {"bin": "bin", "portable_onnx": "portable", "quantized_onnx": "quantized"}
 
@@ -132,7 +133,6 @@ def facts(build: Build) -> dict[str, object]:
     """Return everything of the manifest but the list of files: what the report shows."""
     request, spec = build.request, build.request.spec
     compiled = build.compile.result if build.toolchain else None
-    check = build.check.result if build.toolchain else None
     static = compiled.static if compiled else None
     return {
         "schema_version": SCHEMA_VERSION,
@@ -155,8 +155,12 @@ def facts(build: Build) -> dict[str, object]:
             "optimize_level": request.precision.compiler.optimize_level,
         },
         "placement": None
-        if compiled is None or check is None
-        else {"bpu": compiled.bpu, "cpu": compiled.cpu, "cpu_inside": list(check.cpu_inside)},
+        if compiled is None
+        else {
+            "bpu": compiled.bpu,
+            "cpu": compiled.cpu,
+            "cpu_inside": [row.name for row in cpu_inside(compiled.nodes)],
+        },
         "calibration": {
             "n": build.calibrate.result.n,
             "seed": build.calibrate.result.seed,
@@ -164,6 +168,7 @@ def facts(build: Build) -> dict[str, object]:
             "images": build.calibrate.result.source,
             "method": compiled.calibration_method if compiled else "minmax",
         },
+        "rewrites": _rewrites(build),
         "equalization": _equalization(build),
         "rounding": _rounding(build),
         "accuracy": {**_accuracy(build.eval.result), "quantized_by": build.quantized_by},
@@ -272,6 +277,14 @@ def _accuracy(result: Evaluation) -> dict[str, object]:
         "cosine": round(last.cosine, 6),
         "unreadable": list(result.unreadable),
     }
+
+
+def _rewrites(build: Build) -> dict[str, object] | None:
+    if build.toolchain is None or not build.request.precision.rewrites:
+        return None
+    result = build.rewrite.result
+    nodes = {name: list(nodes) for name, nodes in result.nodes.items()}
+    return {"nodes": nodes, "max_abs_error": result.max_abs_error}
 
 
 def _equalization(build: Build) -> dict[str, object] | None:

@@ -221,7 +221,10 @@ def test_rule_fires(case: Case) -> None:
 def test_every_rule_is_shown_to_fire() -> None:
     shown = {case.rule for case in CASES}
     # These need a model, files or several inputs; each has a test below.
-    elsewhere = {"odd_size", "width_multiple", "normalised_twice", "no_files", "file_size", "cpu_and_bpu"}
+    elsewhere = {
+        "odd_size", "width_multiple", "normalised_twice", "no_files", "file_size", "cpu_and_bpu",
+        "absent_operator",
+    }  # fmt: skip
     assert {rule.__name__ for rule in RULES} == shown | elsewhere
 
 
@@ -422,6 +425,22 @@ def test_model_that_normalises_by_itself(first: str) -> None:
     plain = GOOD.replace("'data_mean_and_scale'", "'no_preprocess'")
     plain = "".join(line for line in plain.splitlines(True) if "_value:" not in line)
     assert check(plain, graph=facts(model), model=model) == ()
+
+
+@pytest.mark.parametrize(
+    ("item", "fires"),
+    [
+        ("set_Softmax_input_int16", True),
+        ("set_Softmx_input_int16", True),
+        ("set_Gemm_input_int16", False),
+        ("set_Conv_output_int8", False),
+        ("set_model_output_int16", False),
+    ],
+)
+def test_a_rule_for_an_operator_that_the_model_has_not(item: str, fires: bool) -> None:
+    model = net()
+    found = check(GOOD.replace("set_model_output_int16;run_fast", item), graph=facts(model), model=model)
+    assert rules(found) == ({"absent_operator"} if fires else set())
 
 
 def test_model_that_does_not_normalise_is_clean() -> None:

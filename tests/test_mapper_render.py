@@ -85,7 +85,7 @@ def make(out: Path, *, spec: ModelSpec = SPEC, precision: Precision | None = Non
     return (out / result.yaml).read_text()
 
 
-ZOO = [(model, "int8") for model in available_models()]
+ZOO = [(model, load_model(model).precision) for model in available_models()]
 VENDOR = [(f"ConvNeXt_{size}", f"vendor_ConvNeXt_{size}") for size in ("atto", "femto", "nano")]
 
 

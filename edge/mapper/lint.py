@@ -64,6 +64,7 @@ RULES: tuple[Rule, ...] = (
     rules_calibration.file_size,
     rules_calibration.max_percentile,
     rules_calibration.optimization,
+    rules_calibration.absent_operator,
     rules_calibration.cpu_and_bpu,
     rules_calibration.custom_op,
     rules_compiler.core_num,

@@ -12,6 +12,20 @@ from edge.mapper.schema import ITEM_BYTES, OPTIMIZATION_FORMS, OPTIMIZATIONS
 
 GROUP = "calibration_parameters"
 SHOWN = 3
+OPERATOR_FORM = r"set_(?!model_|all_)([A-Za-z0-9]+)_(?:input|output)_\w+"
+# Operators that the mapper's optimiser makes of others: a MatMul becomes a Conv, a Div a Mul.
+MADE = {
+    "Conv",
+    "Mul",
+    "Add",
+    "Reciprocal",
+    "Transpose",
+    "Reshape",
+    "Concat",
+    "Slice",
+    "Pad",
+    "GlobalAveragePool",
+}
 
 
 def data_folder(doc: Document) -> Iterator[Hit]:
@@ -102,6 +116,19 @@ def optimization(doc: Document) -> Iterator[Hit]:
                 + ", ".join(OPTIMIZATIONS)
             )
             yield Hit(f"optimization: {item!r}", allowed, doc.line(GROUP, "optimization"))
+
+
+def absent_operator(doc: Document) -> Iterator[Hit]:
+    """The mapper takes a rule for an operator that the model has not, logs it as set, and does nothing."""
+    if doc.model is None:
+        return
+    present = {node.op_type for node in doc.model.graph.node}
+    for item in doc.items(GROUP, "optimization"):
+        found = re.fullmatch(OPERATOR_FORM, item)
+        if found and found.group(1) not in present | MADE and not found.group(1).startswith("Hz"):
+            allowed = f"an operator of the model, such as {', '.join(sorted(present)[:SHOWN])}"
+            seen = f"optimization: {item!r}, but the model has no {found.group(1)}"
+            yield Hit(seen, allowed, doc.line(GROUP, "optimization"))
 
 
 def cpu_and_bpu(doc: Document) -> Iterator[Hit]:

@@ -14,15 +14,18 @@ from edge.equalize import EqualizeResult, equalize
 from edge.errors import UsageError
 from edge.export import ExportResult, Resolved, choose, export
 from edge.images import open_images, sample
+from edge.mapper.placement import SOFTMAX_RECIPE, left_inside
 from edge.mapper.render import RenderResult, render, template_sha256
 from edge.memory import available
 from edge.pipeline.stages import COMPILER_CODE, WORKING_DIR, Stages, versions
+from edge.rewrite import RewriteResult, rewrite
 from edge.rounding import RoundResult, round_weights
 from edge.simplify import SimplifyResult, simplify
 from edge.toolchain import managed
 from edge.toolchain.compiler import CheckResult, checker
 from edge.toolchain.environments import FRAMEWORKS
 from edge.toolchain.footprint import Purpose, require
+from edge.toolchain.logs import cpu_inside
 from edge.workspace import Stage
 
 
@@ -115,6 +118,18 @@ class NetworkStages(Stages):
         """Where the compiler puts each node."""
         graph = self.simplify
         toolchain = self._compiler()
+        precision = self.request.precision
+
+        def left(result: CheckResult) -> tuple[str, ...]:
+            rows = cpu_inside(result.nodes)
+            return left_inside(precision, [(row.name, row.type) for row in rows])
+
+        def placed(result: CheckResult) -> str:
+            inside, moved = left(result), len(result.cpu_inside) - len(left(result))
+            text = f"{result.bpu + moved} nodes on the BPU, {result.cpu - moved} on the CPU"
+            if moved:
+                text += f", with the {moved} that the recipe moves"
+            return text + (f"; INSIDE the network: {', '.join(inside[:3])}" if inside else "")
 
         def action(out: Path) -> CheckResult:
             self._require_memory("check")
@@ -126,17 +141,20 @@ class NetworkStages(Stages):
                 reporter=self._listener,
             )
 
-        return self._stage(
+        stage = self._stage(
             "check",
             {"onnx": graph.sha256(graph.result.onnx), "toolchain": toolchain.identity},
             action,
             CheckResult,
             code=COMPILER_CODE,
-            note=lambda r: (
-                f"{r.bpu} nodes on the BPU, {r.cpu} on the CPU"
-                + (f"; INSIDE the network: {', '.join(r.cpu_inside[:3])}" if r.cpu_inside else "")
-            ),
+            note=placed,
         )
+        if any(row.type == "Softmax" for row in stage.result.nodes if row.name in left(stage.result)):
+            self._listener.warn(
+                f"Softmax inside the network runs on the CPU and splits it; --precision {SOFTMAX_RECIPE} "
+                "moves it to the BPU"
+            )
+        return stage
 
     @cached_property
     def calibrate(self) -> Stage[CalibrationResult]:
@@ -178,6 +196,39 @@ class NetworkStages(Stages):
         )
 
     @cached_property
+    def rewrite(self) -> Stage[RewriteResult]:
+        """The BPU-ready ONNX with parts in another form; only where the recipe asks for it."""
+        rewrites = self.request.precision.rewrites
+        if not rewrites:
+            raise UsageError(
+                f"recipe {self.request.precision.name} rewrites nothing",
+                allowed="a recipe with the key 'rewrites'",
+                remedy="--precision int8_channel_mean",
+            )
+        graph = self.simplify
+
+        def action(out: Path) -> RewriteResult:
+            return rewrite(
+                model=graph.path(graph.result.onnx),
+                rewrites=rewrites,
+                out=out,
+                name=f"{self.export.result.name}_bpu_rewritten",
+                reporter=self._listener,
+            )
+
+        return self._stage(
+            "rewrite",
+            {"onnx": graph.sha256(graph.result.onnx), "rewrites": rewrites, **versions("onnx")},
+            action,
+            RewriteResult,
+            code=("edge.rewrite", "edge.simplify"),
+            note=lambda r: (
+                ", ".join(f"{name} at {len(nodes)} nodes" for name, nodes in r.nodes.items())
+                + f", max abs error {r.max_abs_error:.2g}"
+            ),
+        )
+
+    @cached_property
     def equalize(self) -> Stage[EqualizeResult]:
         """The BPU-ready ONNX with its channels scaled; only where the recipe asks for it."""
         request, equalization = self.request, self.request.precision.equalization
@@ -187,11 +238,12 @@ class NetworkStages(Stages):
                 allowed="a recipe with the key 'equalization'",
                 remedy="--precision int8_equalized",
             )
-        graph, calibration = self.simplify, self.calibrate
+        calibration = self.calibrate
+        graph, onnx = self._unequalized
 
         def action(out: Path) -> EqualizeResult:
             return equalize(
-                model=graph.path(graph.result.onnx),
+                model=graph.path(onnx),
                 calibration=self._calibration_files(),
                 preprocess=request.spec.preprocess,
                 equalization=equalization,
@@ -203,7 +255,7 @@ class NetworkStages(Stages):
         return self._stage(
             "equalize",
             {
-                "onnx": graph.sha256(graph.result.onnx),
+                "onnx": graph.sha256(onnx),
                 "calibration": calibration.result.sha256,
                 "preprocess": cattrs.unstructure(request.spec.preprocess),
                 "equalization": cattrs.unstructure(equalization),
@@ -269,8 +321,14 @@ class NetworkStages(Stages):
     @property
     def _unrounded(self) -> tuple[Stage[object], str]:
         if self.request.precision.equalization is None:
-            return self.simplify, self.simplify.result.onnx
+            return self._unequalized
         return self.equalize, self.equalize.result.onnx
+
+    @property
+    def _unequalized(self) -> tuple[Stage[object], str]:
+        if not self.request.precision.rewrites:
+            return self.simplify, self.simplify.result.onnx
+        return self.rewrite, self.rewrite.result.onnx
 
     def _other_weights(self) -> str | None:
         """Return the warning of a recipe that was found for other weights; None if it was not."""
