@@ -23,7 +23,7 @@ RANK = {
     "fakequant": 7, "runtime": 7,
     "calibrate": 8, "diagnose": 8, "evaluate": 8, "export": 8,
     "mapper": 8, "portable": 8, "rounding": 8, "simplify": 8, "verify": 8,
-    "equalize": 9, "request": 9,
+    "equalize": 9, "request": 9, "rewrite": 9,
     "choices": 10,
     "pipeline": 11,
     "manifest": 12, "report": 12, "tune": 12,

@@ -15,8 +15,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edge.errors import CompileError, CompileTimeout, WorkspaceError
+from edge.specs import Precision
+from edge.tune import Options
 from edge.tune.journal import Journal
+from edge.tune.outcome import chosen_of
 from edge.tune.rank import compare, divergence
+from edge.tune.result import Measured, Point
 from edge.tune.search import finalists, greedy
 
 BASE = 1000.0
@@ -300,3 +304,20 @@ def test_compare_counts_pairs() -> None:
     assert (found.n, found.agreement, found.right, found.float_right) == (4, 2, 2, 2)
     assert (found.lost, found.gained, found.drop) == (1, 1, 0)
     assert compare(reference, scores, [0, None, 2, 0]).top1 is None
+
+
+def recipes(*rows: tuple[float, float]) -> list[Point]:
+    """Recipes by (latency, divergence), plain int8 first."""
+    return [
+        Point(f"{i}", Precision(f"r{i}"), latency, Measured(100, 90, divergence))
+        for i, (latency, divergence) in enumerate(rows)
+    ]
+
+
+def test_of_recipes_that_are_equally_true_the_fastest_is_chosen() -> None:
+    options = Options()
+    assert chosen_of(recipes((100, 1.0), (109, 0.020), (101, 0.025)), options, 110)[0] == 2
+    assert chosen_of(recipes((100, 1.0), (109, 0.020), (101, 0.250)), options, 110)[0] == 1
+    assert chosen_of(recipes((100, 1.0), (120, 0.020), (101, 0.250)), options, 110)[0] == 2
+    assert chosen_of(recipes((100, 1.0), (92, 1.005)), options, 110)[0] == 1
+    assert chosen_of(recipes((100, 1.0), (92, 1.5)), options, 110)[0] == 0

@@ -24,6 +24,7 @@ VERBS = {
     "simplify": "edge.cli.build",
     "check": "edge.cli.build",
     "calibrate": "edge.cli.build",
+    "rewrite": "edge.cli.build",
     "equalize": "edge.cli.build",
     "round": "edge.cli.build",
     "render": "edge.cli.build",

@@ -30,6 +30,7 @@ EXAMPLES = {
     "simplify": ("edge simplify ConvNeXt_atto",),
     "check": ("edge check ConvNeXt_atto",),
     "calibrate": ("edge calibrate ConvNeXt_atto --calib train/ --calib-count 100",),
+    "rewrite": ("edge rewrite ConvNeXt_atto --precision int8_channel_mean",),
     "equalize": ("edge equalize my.onnx --calib train/ --precision int8_equalized",),
     "round": ("edge round ConvNeXt_atto --precision int8_rounded",),
     "render": ("edge render ConvNeXt_atto --precision int8",),
@@ -44,6 +45,7 @@ HELP = {
     "simplify": "Make the ONNX ready for the BPU, losing no fusion of the compiler's.",
     "check": "Show which nodes the compiler puts on the BPU and which on the CPU.",
     "calibrate": "Write the calibration set as the mapper reads it.",
+    "rewrite": "Write parts of the graph another way, with the same answers (recipes with 'rewrites').",
     "equalize": "Scale channels so that int8 steps fit each (recipes with 'equalization').",
     "round": "Put the weights on int8 steps so that their errors cancel out (recipes with 'rounding').",
     "render": "Write and lint the mapper YAML.",
@@ -127,6 +129,7 @@ export_command = _stage_command("export")
 simplify_command = _stage_command("simplify")
 check_command = _stage_command("check")
 calibrate_command = _stage_command("calibrate")
+rewrite_command = _stage_command("rewrite")
 equalize_command = _stage_command("equalize")
 round_command = _stage_command("round")
 render_command = _stage_command("render")

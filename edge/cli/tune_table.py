@@ -82,6 +82,8 @@ def _recipe(precision: Precision) -> list[str]:
     parts += ["per channel"] if calibration.per_channel else []
     parts += list(calibration.optimization)
     lines = [f"  calibration  {', '.join(parts)}"]
+    if precision.rewrites:
+        lines.append(f"  graph        {', '.join(precision.rewrites)}: the same answers in another form")
     if precision.equalization:
         lines.append("  channels     scaled so that the steps fit each")
     lines.append(

@@ -47,6 +47,7 @@ STAGES = (
     "simplify",
     "check",
     "calibrate",
+    "rewrite",
     "equalize",
     "round",
     "render",
@@ -286,7 +287,11 @@ class Build(NetworkStages):
         """Run every stage in order, so that progress reads in order."""
         portable = self.toolchain is None
         precision = self.request.precision
-        asked = {"equalize": precision.equalization is not None, "round": precision.rounding is not None}
+        asked = {
+            "rewrite": bool(precision.rewrites),
+            "equalize": precision.equalization is not None,
+            "round": precision.rounding is not None,
+        }
         for stage in PORTABLE_STAGES if portable else STAGES:
             if asked.get(stage, True):
                 getattr(self, stage)

@@ -18,6 +18,7 @@ Layout = Literal["NCHW", "NHWC"]
 Interpolation = Literal["bilinear", "bicubic", "area", "nearest"]
 Bits = Literal["int8", "int16"]
 Level = Literal["O0", "O1", "O2", "O3"]
+Rewrite = Literal["channel_mean"]
 
 # The preprocess node takes NV12, whose chroma covers 2x2 pixels; the runtimes on the board take packed rows,
 # and what they do with a width that is not a multiple of 32 differs between them.
@@ -315,6 +316,7 @@ class Precision:
     Attributes:
         name: as reports show it.
         nodes: node name in the model's own module paths -> precision.
+        rewrites: parts of the graph in another form with the same answers; see ``edge.rewrite``.
         equalization: of the channels; None leaves them as they are.
         rounding: of the weights; None leaves each to the nearest step, as the compiler rounds.
         note: what the recipe was measured on.
@@ -326,6 +328,7 @@ class Precision:
     nodes: Mapping[str, NodePrecision] = field(factory=dict)
     compiler: Compiler = Compiler()
     note: str = ""
+    rewrites: tuple[Rewrite, ...] = ()
     equalization: Equalization | None = None
     rounding: Rounding | None = None
     evidence: Evidence | None = None

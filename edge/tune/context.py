@@ -5,16 +5,19 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable, Mapping
 from functools import cached_property
+from typing import cast, get_args
 
 import cattrs
-from attrs import define, field, frozen
+from attrs import define, evolve, field, frozen
 
 from edge.equalize import find_pairs
 from edge.errors import UsageError
+from edge.export import WeightsName
 from edge.graph import load_onnx
 from edge.pipeline import Build
 from edge.progress import Listener
 from edge.request import Request
+from edge.rewrite import channel_mean
 from edge.specs import Precision
 from edge.toolchain.found import Toolchain
 from edge.tune import pictures as pictures_
@@ -107,6 +110,13 @@ class Context:
         return bool(find_pairs(load_onnx(graph.path(graph.result.onnx))))
 
     @cached_property
+    def rewritable(self) -> bool:
+        """Whether parts of the network can be written another way."""
+        graph = self.build.simplify
+        _, means = channel_mean(load_onnx(graph.path(graph.result.onnx)))
+        return bool(means)
+
+    @cached_property
     def halves(self) -> tuple[pictures_.Halves, str]:
         """The pictures in two parts, and why there is no Top-1; empty if there is."""
         source = self.build.export.result.weights.source
@@ -136,9 +146,11 @@ class Context:
             "toolchain": self.toolchain.identity,
             "seed": self.request.seed,
         }
-        return Trials(
-            self.request, self.workspace, self.journal, Inside(self.listener, self.standing), identity
-        )
+        # All trials have the weights of the first, and none of them asks the network for others.
+        source = build.export.result.weights.source
+        named = cast(WeightsName, source) if source in get_args(WeightsName) else self.request.weights
+        request = evolve(self.request, weights=named)
+        return Trials(request, self.workspace, self.journal, Inside(self.listener, self.standing), identity)
 
     @property
     def left(self) -> float:

@@ -32,7 +32,7 @@ def write(path: Path, precision: Precision) -> None:
 
 def text(precision: Precision) -> str:
     """Return a recipe as YAML, defaults left out."""
-    data = {key: value for key, value in _plain(precision).items() if value not in ("", None)}
+    data = {key: value for key, value in _plain(precision).items() if value not in ("", None, [])}
     lines = []
     for key, value in data.items():
         if key == "nodes" and value:
@@ -48,6 +48,7 @@ def text(precision: Precision) -> str:
 
 def _plain(precision: Precision) -> dict[str, Any]:
     data: dict[str, Any] = cattrs.unstructure(precision)
+    data["rewrites"] = list(precision.rewrites)
     data["nodes"] = {
         node: {key: value for key, value in setting.items() if value is not None}
         for node, setting in data["nodes"].items()

@@ -10,7 +10,7 @@ from attrs import evolve, frozen
 from edge.diagnose.units import Group
 from edge.fakequant import INT16, Quantizer, Translated
 from edge.specs import Calibration, NodePrecision, Precision
-from edge.specs.schema import Equalization, Level, Rounding
+from edge.specs.schema import Equalization, Level, Rewrite, Rounding
 
 NOTE = "found by edge tune; the evidence below says on what"
 PREPROCESS = "HzPreprocess"
@@ -27,6 +27,7 @@ CALIBRATIONS: Mapping[str, Calibration] = {
     "default, bias corrected": Calibration("default", optimization=("bias_correction",)),
 }
 EQUALIZED = Equalization()
+REWRITES: tuple[Rewrite, ...] = ("channel_mean",)
 ROUNDED = Rounding()
 # Tried where rounding won: more pictures, and more or less trust in rare inputs.
 ROUNDINGS: Mapping[str, Rounding] = {

@@ -37,6 +37,7 @@ CODE = (
     "edge.mapper.render",
     "edge.portable",
     "edge.preprocess",
+    "edge.rewrite",
     "edge.rounding",
     "edge.simplify",
     "edge.toolchain.compiler",

@@ -4,7 +4,8 @@
 
     plain int8, shipped  →  calibration x rounding x equalization, quick builds
     →  units ranked on the calibrated model  →  their cost, latency-only compiles  →  greedy, then drop
-    →  the best set under other calibrations, quick builds  →  finalists shipped  →  reported once
+    →  the best set under other calibrations, quick builds  →  finalists shipped, with means over
+    channels as convolutions too  →  reported once
 
 All that is measured goes through the journal; all that is decided follows from it, so that a search that was
 killed decides the same when it goes on.
@@ -31,6 +32,7 @@ from edge.tune.units import FINALISTS, wider, with_nodes
 from edge.workspace import Workspace
 
 PLAIN = "plain int8"
+PROGRAMS = 4  # at the level that ships, besides plain int8
 
 
 def tune(request: Request, workspace: Workspace, options: Options, listener: Listener) -> TuneResult:
@@ -74,7 +76,8 @@ class Search(Context):
         budget = self._budget(baseline)
         calibrations = sorted(self._calibrations(baseline), key=_order)
         finals = self._finals(calibrations, budget / latency(baseline))
-        points = [point_of(PLAIN, self.request.precision, baseline), *self._ship(finals, budget)]
+        shipped = self._ship(self._rewritten(finals), budget)
+        points = [point_of(PLAIN, self.request.precision, baseline), *shipped]
         chosen, why = chosen_of(points, self.options, budget)
         return outcome(self, self._report(points), self.path, chosen, why, budget)
 
@@ -187,6 +190,24 @@ class Search(Context):
         ]
         return [tried[0], *cheaper[:1], *tried[1:2], *cheaper[1:], *calibrations[:2]]
 
+    def _rewritten(self, finals: list[Candidate]) -> list[Candidate]:
+        """Return the finalists with the first and an int8 one in a form that may be faster, if there is one.
+
+        What is faster depends on the sizes in a way that only the level that ships tells.
+        """
+        if not self.rewritable:
+            return finals
+        plain = Candidate(PLAIN, self.request.precision, figures(self.journal.of_kind("ship")[0]))
+        first, other = (
+            evolve(
+                item,
+                name=f"{item.name}, means by convolution",
+                precision=evolve(item.precision, rewrites=spaces.REWRITES),
+            )
+            for item in (finals[0], next((one for one in finals if not one.precision.nodes), plain))
+        )
+        return [finals[0], first, other, *finals[1:]]
+
     def _ship(self, finals: list[Candidate], budget: float) -> list[Point]:
         """Compile the finalists as they would ship, until the time is over."""
         points: list[Point] = []
@@ -197,7 +218,7 @@ class Search(Context):
             if item.name == PLAIN or precision in seen:
                 continue
             good = [point for point in points if not point.failed and (point.latency_us or 0) <= budget]
-            if len(good) >= FINALISTS or self.left < expected:
+            if len(good) >= PROGRAMS or self.left < expected:
                 self.left_out.append(f"a program of {item.name}")
                 continue
             seen.append(precision)

@@ -21,6 +21,7 @@ from edge.tune.trials import Inside
 
 SHORTLIST = 12  # units whose cost is measured at first
 MORE, ROUNDS = 8, 2  # further ones in each round behind that, and rounds
+SETTLED = 0.05  # of the divergence at the start; where no more is left, another ranking is not worth its time
 LEAST = 0.005  # of the divergence at the start; a unit that wins less alone is not looked at
 # Int16 weighs more at the cheap level than at what ships, where transfers hide part of it.
 LENIENT = 3.0
@@ -113,7 +114,7 @@ class _Units:
         """Return the sets on the way to the best; none if there was no time.
 
         Units are ranked alone; once a set is found the others are ranked anew on top of it, since what the
-        worst unit hid shows only then, and the search goes on with what turns up.
+        worst unit hid shows only then. The search goes on with what turns up, until little is left to win.
 
         Args:
             start: divergence without any unit, nats.
@@ -141,6 +142,8 @@ class _Units:
         steps: tuple[Step, ...] = ()
         seen: set[str] = set()
         for count in (SHORTLIST, *[MORE] * ROUNDS):
+            if steps and steps[-1].damage <= SETTLED * steps[0].damage:
+                break
             chosen = frozenset(steps[-1].units) if steps else frozenset()
             gains = self._gains(chosen, start)
             fresh = [name for name, gain in gains.items() if gain > LEAST * start and name not in seen]
