@@ -203,7 +203,7 @@ class Report:
         speed: figures of the compiler, of others, of the board.
         board: what ``edge board`` recorded; None if nothing.
         board_facts: of it, what is no speed, as names and values.
-        published_accuracy: (float, int8) Top-1 of others in percent; None if unknown.
+        published_accuracy: what others published, as a sentence; empty if nothing.
         calibration: what it was calibrated on.
         verify: whether the program computes what was measured; empty if that was not looked at.
         verified: None if that was not looked at.
@@ -232,7 +232,7 @@ class Report:
     speed: Speed
     board: Mapping[str, Any] | None
     board_facts: tuple[tuple[str, str], ...]
-    published_accuracy: tuple[float, float] | None
+    published_accuracy: str
     calibration: Calibration
     verify: str
     verified: bool | None

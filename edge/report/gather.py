@@ -26,7 +26,7 @@ from edge.report.search import search_of
 from edge.report.sidecars import read_sidecar
 from edge.report.speed import board_facts, speed_of
 from edge.report.verdict import verdict
-from edge.report.wording import verify_line
+from edge.report.wording import published_line, verify_line
 from edge.specs import Published, load_model
 
 CALIBRATION_SHOWN = 24
@@ -125,11 +125,7 @@ def _gather(built: Built, names: Sequence[str], measured: Evaluation | None) -> 
         speed=speed,
         board=manifest.get("board"),
         board_facts=board_facts(manifest.get("board")),
-        published_accuracy=(
-            (published.float_top1, published.int8_top1)
-            if published and published.float_top1 and published.int8_top1
-            else None
-        ),
+        published_accuracy=published_line(manifest["model"], published, manifest["weights"]["source"]),
         calibration=_calibration(built),
         verify="" if verify is None else verify_line(verify),
         verified=None if verify is None else bool(verify["bit_exact"]),

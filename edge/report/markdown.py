@@ -28,6 +28,7 @@ def markdown(report: Report) -> str:
             "## Accuracy",
             "",
             *_accuracy(report.accuracy),
+            *([plain(report.published_accuracy), ""] if report.published_accuracy else []),
             *_diagnosis(report),
             *_layers(report),
             *_speed(report),

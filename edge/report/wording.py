@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from edge.report.measured import Change, Interval
+from edge.specs import Published
 
 MINUS = "\N{MINUS SIGN}"
 MISSING = "\N{EN DASH}"
@@ -75,3 +76,29 @@ def verify_line(verify: Mapping[str, Any]) -> str:
         f"{verify['integers']:,} integers"
         + ("; so does the portable model" if verify["portable_exact"] else "")
     )
+
+
+def published_line(model: str, published: Published | None, weights: str) -> str:
+    """Return what others published of a model's accuracy, and what it may be compared with; empty if nothing.
+
+    Args:
+        model: name of the zoo.
+        published: its figures.
+        weights: source of the weights that were measured here.
+    """
+    if published is None:
+        return ""
+    figures = {
+        "Top-1": published.float_top1,
+        "Top-5": published.float_top5,
+        "Top-1 int8": published.int8_top1,
+    }
+    listed = ", ".join(f"{name} {value:g} %" for name, value in figures.items() if value is not None)
+    if not listed:
+        return ""
+    line = f"Published for {model}: {listed} (ImageNet-1k; {published.source})."
+    if weights in ("demo", "random"):
+        return f"{line} Not comparable with the {weights} weights here."
+    if published.accuracy_of and weights == "timm":
+        return f"{line} Not comparable with the weights here: those are figures of {published.accuracy_of}."
+    return line
