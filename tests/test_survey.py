@@ -133,7 +133,7 @@ def test_checking_goes_on_after_a_failure_and_then_says_so(
 def test_a_cpu_node_inside_fails_the_check(
     zoo: Path, edge: Run, fake_compiler: FakeCompiler, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("edge.survey.check.split", lambda rows: ((), (rows[0].name,)))
+    monkeypatch.setattr("edge.survey.check.split", lambda rows: ((), rows[:1]))
     code, out, _ = edge("models", "--check-all", "Mine", "--json")
     assert code == 1
     assert json.loads(out)["Mine"]["inside"]
@@ -158,6 +158,19 @@ def rows(places: str) -> list[NodeRow]:
 def test_only_the_tail_may_be_on_the_cpu(places: str, tail: int, inside: int) -> None:
     found = split(rows(places))
     assert (len(found[0]), len(found[1])) == (tail, inside)
+
+
+def test_a_node_that_the_recipe_moves_does_not_count_as_inside(
+    zoo: Path, edge: Run, fake_compiler: FakeCompiler, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    softmax = NodeRow("/attn/Softmax", "CPU", "--", "Softmax", None, None, "float")
+    monkeypatch.setattr("edge.survey.check.split", lambda rows: ((), (softmax,)))
+    yaml = zoo / "Mine.yaml"
+    assert edge("models", "--check-all", "Mine")[0] == 1
+    yaml.write_text(yaml.read_text() + "precision: int8_softmax_int16\n")
+    code, out, _ = edge("models", "--check-all", "Mine")
+    assert code == 0
+    assert "by the model's recipe" in out
 
 
 def test_a_network_without_any_bpu_node_does_not_pass() -> None:
@@ -193,10 +206,10 @@ def test_the_page_shows_what_was_measured_and_nothing_else() -> None:
     checked = Checked("random", nodes=50, bpu=40, cpu=3, tail=("t",), inside=("a", "b"), seconds=33.3)
     text = page(specs, {"Full": Record(counted, checked, COMPILED)}, command="edge models --page x")
     assert (
-        "| Full | 224x224 | 1.010 | 1 (+1.00 %) | 2.000 | 2 (+0.00 %) | 5.0 | 40 | 1 | **2** | 33 | - |"
+        "| Full | 224x224 | 1.010 | 1 (+1.00 %) | 2.000 | 2 (+0.00 %) | 5.0 | 40 | 1 | 0 | **2** | 33 | - |"
         in text
     )
-    assert "| Full | O1 | int8 | 1500.0 | 666.70 | 5.00 | 4.00 | 12 | 0.80 | 9 / 1 | - | random |" in text
+    assert "| Full | O1 | int8 | 1500.0 | 666.70 | 5.00 | 4.00 | 12 | 0.80 | 9 / 1 | 0 | - | random |" in text
     assert "Full: on the CPU inside the network: a, b." in text
     empty = [line for line in text.splitlines() if line.startswith("| Empty")]
     assert [set(line.split(" | ")[2:]) - {"- |"} for line in empty] == [{"-"}, {"-"}]

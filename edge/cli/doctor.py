@@ -16,6 +16,7 @@ from attrs import frozen
 
 from edge.cli.options import output_options
 from edge.errors import EdgeError, GateError
+from edge.memory import available
 
 BUILD_PACKAGES = ("cv2", "jinja2", "numpy", "onnx", "onnxruntime", "onnxsim")
 FREE_GB = 2.0  # a build of the zoo's largest small model leaves about 0.5 GB behind
@@ -93,12 +94,10 @@ def _compiler() -> Finding:
 
 
 def _memory() -> Finding:
-    try:
-        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
-        kilobytes = next(int(line.split()[1]) for line in lines if line.startswith("MemAvailable"))
-    except (OSError, StopIteration):
+    found = available()
+    if found is None:
         return Finding("memory", ok=True, seen="not known on this system")
-    gigabytes = kilobytes / 1e6
+    gigabytes = found / 1e9
     return Finding("memory", gigabytes >= MEMORY_GB, f"{gigabytes:.1f} GB available", "close other programs")
 
 

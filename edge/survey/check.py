@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from edge.errors import EdgeError
+from edge.mapper.placement import left_inside
 from edge.pipeline import Build
 from edge.progress import Listener
 from edge.request import Request
@@ -31,21 +32,23 @@ def check_model(request: Request, build_dir: Path, listener: Listener) -> Checke
     except Exception as error:
         return Checked(request.weights, failed=f"unexpected {type(error).__name__}: {error}")
     tail, inside = split(check.result.nodes)
+    left = left_inside(request.precision, [(row.name, row.type) for row in inside])
     return Checked(
         weights=weights,
         nodes=nodes,
         bpu=check.result.bpu,
         cpu=check.result.cpu,
-        tail=tail,
-        inside=inside,
+        tail=tuple(row.name for row in tail),
+        moved=tuple(row.name for row in inside if row.name not in left),
+        inside=left,
         seconds=round(seconds, 1),
         peak_memory=check.result.peak_memory,
         versions=check.result.versions,
     )
 
 
-def split(rows: Sequence[NodeRow]) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Return the names of the CPU nodes behind the last BPU node, and of all other CPU nodes."""
+def split(rows: Sequence[NodeRow]) -> tuple[tuple[NodeRow, ...], tuple[NodeRow, ...]]:
+    """Return the CPU nodes behind the last BPU node, and all other CPU nodes."""
     last = max((index for index, row in enumerate(rows) if row.on == "BPU"), default=-1)
-    tail = tuple(row.name for row in rows[last + 1 :] if row.on == "CPU")
-    return tail, tuple(row.name for row in rows[: last + 1] if row.on == "CPU")
+    tail = tuple(row for row in rows[last + 1 :] if row.on == "CPU")
+    return tail, tuple(row for row in rows[: last + 1] if row.on == "CPU")

@@ -9,6 +9,7 @@ from typing import Any
 
 import cattrs
 
+from edge.survey.check import split
 from edge.survey.record import LEVELS, RECORDS, Compiled, Record, load_records
 from edge.toolchain.compiler import CompileResult
 from edge.workspace import MANIFEST, RECORD, STAGES
@@ -64,6 +65,7 @@ def _read(data: Mapping[str, Any], manifest: Mapping[str, Any]) -> Compiled:
         peak_memory=result.peak_memory,
         bpu=result.bpu,
         cpu=result.cpu,
+        inside=tuple(row.name for row in split(result.nodes)[1]),
         verified=_verified(manifest, data["key"]),
         versions=result.versions,
     )

@@ -13,8 +13,10 @@ GB, MB = 1e9, 1e6
 
 HEAD = """# The models, measured
 
-Written by `{command}`; do not edit. Sizes, placement and speed are measured here; what others published
-stands beside. "{none}" is what was not measured.
+Written by `{command}`; do not edit.
+
+Sizes, placement and speed are measured here; what others published stands beside. "{none}" is what was not
+measured.
 """
 
 SIZE = """
@@ -28,7 +30,8 @@ percent of the MACs.
 
 Placement is what `hb_mapper checker` says of the simplified ONNX with random weights, as
 `edge models --check-all` runs it. The CPU nodes of the tail turn the result into scores; a CPU node inside
-would split the network.
+would split the network. "Moved" ones are those that the model's recipe puts on the BPU, of which the checker
+is not told: the table of compiles shows where they went.
 """
 
 SPEED = """
@@ -63,7 +66,7 @@ def page(specs: Sequence[ModelSpec], records: Records, *, command: str) -> str:
 def _size(specs: Sequence[ModelSpec], found: Records) -> list[str]:
     head = (
         "model", "input", "parameters M", "published M", "MACs G", "published G", "beside %",
-        "BPU nodes", "CPU tail", "CPU inside", "check s", "check peak GB",
+        "BPU nodes", "CPU tail", "moved", "CPU inside", "check s", "check peak GB",
     )  # fmt: skip
     rows, notes = [], []
     for spec in specs:
@@ -82,12 +85,13 @@ def _size(specs: Sequence[ModelSpec], found: Records) -> list[str]:
             row += [NONE, _against(params, None), NONE, _against(gflops, None), NONE]
         if checked and not checked.failed:
             inside = str(len(checked.inside))
-            row += [str(checked.bpu), str(len(checked.tail)), f"**{inside}**" if checked.inside else inside]
+            row += [str(checked.bpu), str(len(checked.tail)), str(len(checked.moved))]
+            row += [f"**{inside}**" if checked.inside else inside]
             row += [f"{checked.seconds:.0f}", _ratio(checked.peak_memory, GB)]
             if checked.inside:
                 notes.append(f"- {spec.name}: on the CPU inside the network: {', '.join(checked.inside)}.")
         else:
-            row += [NONE] * 5
+            row += [NONE] * 6
             if checked:
                 notes.append(f"- {spec.name}: the check failed: {checked.failed}")
         rows.append(row)
@@ -98,7 +102,7 @@ def _size(specs: Sequence[ModelSpec], found: Records) -> list[str]:
 def _speed(specs: Sequence[ModelSpec], found: Records) -> list[str]:
     head = (
         "model", "level", "recipe", "latency us", "FPS", "DDR MB", ".bin MB", "compile s", "peak GB",
-        "BPU / CPU nodes", "bit for bit", "weights",
+        "BPU / CPU nodes", "CPU inside", "bit for bit", "weights",
     )  # fmt: skip
     rows = []
     for spec in specs:
@@ -118,6 +122,7 @@ def _speed(specs: Sequence[ModelSpec], found: Records) -> list[str]:
                 f"{made.seconds:.0f}",
                 _ratio(made.peak_memory, GB),
                 f"{made.bpu} / {made.cpu}",
+                f"**{len(made.inside)}**" if made.inside else "0",
                 NONE if made.verified is None else "yes" if made.verified else "**no**",
                 made.weights,
             ]

@@ -55,6 +55,8 @@ class Checked:
         bpu: nodes on the BPU, as the compiler merges them.
         cpu: nodes on the CPU.
         tail: names of the CPU nodes behind the last BPU node: what turns the result into scores.
+        moved: names of CPU nodes before it that the model's recipe moves to the BPU, which the checker is not
+            told of.
         inside: names of all other CPU nodes.
         seconds: of export, simplification and check together.
         peak_memory: bytes that the checker held at most; None if unknown.
@@ -67,6 +69,7 @@ class Checked:
     bpu: int = 0
     cpu: int = 0
     tail: tuple[str, ...] = ()
+    moved: tuple[str, ...] = ()
     inside: tuple[str, ...] = ()
     seconds: float = 0.0
     peak_memory: int | None = None
@@ -95,6 +98,7 @@ class Compiled:
         peak_memory: bytes that it and its children held at most; None if unknown.
         bpu: nodes on the BPU.
         cpu: nodes on the CPU.
+        inside: names of the CPU nodes before the last BPU node.
         verified: whether the program was seen to equal the quantized model; None if nobody looked.
         versions: of the compiler.
     """
@@ -110,6 +114,7 @@ class Compiled:
     peak_memory: int | None
     bpu: int
     cpu: int
+    inside: tuple[str, ...] = ()
     verified: bool | None = None
     versions: Mapping[str, str] = field(factory=dict)
 
