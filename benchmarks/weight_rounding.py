@@ -33,12 +33,13 @@ class Built:
 
 
 def build(recipe: str, arguments: list[str], folder: Path) -> Built:
-    """Build and evaluate with a recipe."""
+    """Build and evaluate with a recipe, by name or path."""
     edge = [sys.executable, "-m", "edge"]
-    where = ["--build-dir", str(folder / recipe)]
+    place = folder / Path(recipe).stem
+    where = ["--build-dir", str(place)]
     command = [*edge, "build", *arguments, "--precision", recipe, *where]
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
-    root = next(path for path in (folder / recipe).iterdir() if path.is_dir())
+    root = next(path for path in place.iterdir() if path.is_dir())
     images = [value for option in ("--images", "--count") for value in given(arguments, option)]
     hops = ["--hops", "float,nv12,portable"]
     subprocess.run([*edge, "eval", str(root), *images, *hops], check=True, stdout=subprocess.DEVNULL)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import numpy as np
 import onnx
@@ -21,6 +23,10 @@ from edge.errors import ModelFileError, SpecError
 from edge.specs import Equalization, Precision, Preprocess, load_precision
 from edge.toolchain.found import Toolchain
 from edge.tune import recipe
+from edge.tune.context import Candidate
+from edge.tune.result import Measured
+from edge.tune.spaces import ROUNDINGS
+from edge.tune.tune import Search
 from tests.conftest import Run, save_pictures
 from tests.test_build_compiler import NORM, build
 from tests.test_rounding import calibration
@@ -238,6 +244,30 @@ def test_a_recipe_reads_back_and_nonsense_is_refused(tmp_path: Path) -> None:
     (tmp_path / "r.yaml").write_text("equalization: {pictures: 0}\n")
     with pytest.raises(SpecError, match="pictures 0"):
         load_precision(str(tmp_path / "r.yaml"))
+
+
+@pytest.mark.parametrize("pairs", [True, False])
+def test_the_search_tries_it_where_there_are_pairs(monkeypatch: pytest.MonkeyPatch, pairs: bool) -> None:
+    tried: list[tuple[str, Precision]] = []
+
+    def quick(name: str, precision: Precision, _kept: float) -> Candidate:
+        tried.append((name, precision))
+        worth = 1 - 0.1 * (precision.rounding is not None) - 0.1 * (precision.equalization is not None)
+        return Candidate(name, precision, Measured(100, 90, worth))
+
+    # edge.tune.tune is the function, by name.
+    monkeypatch.setattr(sys.modules[Search.__module__], "figures", lambda _entry: Measured(100, 90, 1.0))
+    search: Any = SimpleNamespace(
+        request=SimpleNamespace(precision=Precision("int8"), spec=SimpleNamespace(name="net")),
+        options=SimpleNamespace(seconds=1000.0),
+        equalizable=pairs,
+        _quick=quick,
+    )
+    Search._calibrations(search, cast(Any, None))
+    names = [name for name, precision in tried if precision.equalization is not None]
+    # On top of the best so far; what comes after builds on it.
+    assert len(names) == (1 + len(ROUNDINGS) if pairs else 0)
+    assert all(", rounded, equalized" in name for name in names)
 
 
 def test_equalize_needs_a_recipe_that_asks_for_it(edge: Run, tmp_path: Path) -> None:
