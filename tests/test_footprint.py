@@ -18,9 +18,11 @@ MIB = 1 << 20
 # Peak resident memory in MiB of the process tree, hb_mapper 1.24.3, O0 unless said otherwise.
 MEASURED: list[tuple[str, Purpose, float, float]] = [
     ("ConvNeXt_atto, 20 pictures", "compile", 3.70, 843),
-    ("ConvNeXt_atto, O3", "compile", 3.70, 696),
+    ("ConvNeXt_atto, O3", "compile", 3.70, 811),
     ("MobileNetV1-0.75", "compile", 2.60, 749),
+    ("ResNet18 at 64 pixels", "compile", 11.69, 1788),
     ("CSPDarkNet53, 20 pictures", "compile", 27.62, 2605),
+    ("ConvNeXt_tiny at 64 pixels", "compile", 28.59, 2926),
     ("ConvNeXt_tiny, 20 pictures", "compile", 28.59, 2992),
     ("ConvNeXt_tiny, 100 pictures", "compile", 28.59, 2980),
     ("ConvNeXt_base_384, 10 pictures", "compile", 88.59, 7210),
@@ -36,7 +38,7 @@ def test_the_estimate_lies_above_what_was_measured_and_not_far(
     name: str, purpose: Purpose, millions: float, peak: float
 ) -> None:
     ratio = estimate(round(millions * 1e6), purpose) / MIB / peak
-    assert 1.0 <= ratio < 1.36, f"{name}: {ratio:.2f}"
+    assert 1.0 <= ratio < (1.6 if peak < 1000 else 1.31), f"{name}: {ratio:.2f}"
 
 
 @given(st.integers(0, 10**9))
@@ -51,9 +53,9 @@ def test_what_does_not_fit_is_refused_with_advice() -> None:
     with pytest.raises(NotEnoughMemory) as caught:
         require(200_000_000, "compile", free=10 * GIB, name="Large")
     text = str(caught.value)
-    for words in ("compile Large", "200.0 M", "17.7 GiB", "10.0 GiB are free", "24 GiB", "--any-memory"):
+    for words in ("compile Large", "200.0 M", "17.5 GiB", "10.0 GiB are free", "24 GiB", "--any-memory"):
         assert words in text
-    with pytest.raises(NotEnoughMemory, match="with 192 GiB"):
+    with pytest.raises(NotEnoughMemory, match="with 188 GiB"):
         require(2_200_000_000, "compile", free=10 * GIB, name="x")
 
 
@@ -140,7 +142,7 @@ def test_a_compile_that_would_not_fit_is_not_started(
     fake_compiler.mode("hang")  # it would not come back
     code, _, err = edge(*compile_net)
     assert code == 1
-    assert "0.5 GiB of memory, and 0.1 GiB are free" in err
+    assert "0.8 GiB of memory, and 0.1 GiB are free" in err
     assert "--any-memory" in err
     assert not list((tmp_path / "build/net/.stages").glob("*compile*"))
     assert fake_compiler.pids() == []

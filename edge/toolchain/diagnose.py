@@ -37,7 +37,7 @@ _RULES = (
     _Rule(
         r"MemoryError|std::bad_alloc|[Cc]annot allocate memory|Unable to allocate [^\n]*",
         "memory",
-        "close other programs, or use fewer calibration pictures and jobs: 1, and run again",
+        "close other programs, or take a machine with more memory, and run again",
         "the machine ran out of memory",
     ),
     _Rule(
@@ -174,7 +174,7 @@ def _signalled(number: int, stage: str, log: str | None) -> CompileError:
         return _error(
             stage,
             "it was killed (SIGKILL), most often because the machine ran out of memory",
-            "close other programs, or use fewer calibration pictures and jobs: 1, and run again",
+            "close other programs, or take a machine with more memory, and run again",
             log,
         )
     if number in (signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS, signal.SIGILL, signal.SIGFPE):

@@ -15,9 +15,10 @@ _FLOAT = 4  # bytes of a weight
 # Peak of the process tree = a base + so many copies of the float weights. Upper bounds of what was measured
 # (hb_mapper 1.24.3; tests/test_footprint.py holds the figures). The weights decide: 20 or 100 calibration
 # pictures (the compiler takes eight at a time), O0 or O3 (hbdk-cc is small beside the Python around it), and
-# 224 or 384 pixels change little.
-_BASE = 550 << 20
-_COPIES: dict[Purpose, float] = {"check": 17.0, "compile": 23.0}
+# 64 or 224 pixels change little.
+_MIB = 1 << 20
+_BASE: dict[Purpose, int] = {"check": 550 * _MIB, "compile": 800 * _MIB}
+_COPIES: dict[Purpose, float] = {"check": 17.0, "compile": 22.5}
 _SIZES = (4, 8, 16, 24, 32, 48, 64, 96, 128)  # GiB, as machines come
 
 
@@ -28,7 +29,7 @@ def estimate(parameters: int, purpose: Purpose) -> int:
         parameters: of the network.
         purpose: ``check`` without calibration, or ``compile``.
     """
-    return _BASE + round(_COPIES[purpose] * _FLOAT * parameters)
+    return _BASE[purpose] + round(_COPIES[purpose] * _FLOAT * parameters)
 
 
 def require(parameters: int, purpose: Purpose, *, free: int | None, name: str) -> None:
