@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
+from edge.mapper.patterns import setting
 from edge.specs import Precision
 
 # An input type makes the compiler put an operator on the BPU that it would leave to the CPU: Softmax.
@@ -21,7 +22,7 @@ def moves(precision: Precision, name: str, operator: str) -> bool:
         name: of the node.
         operator: of the node, as the compiler's table has it.
     """
-    node = precision.nodes.get(name)
+    node = setting(precision, name)
     if node is not None and (node.on or node.inputs):
         return node.on != "CPU"
     items = precision.calibration.optimization

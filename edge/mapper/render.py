@@ -12,6 +12,8 @@ from edge.atomic import write_text
 from edge.errors import SpecError
 from edge.graph import GraphFacts, facts, load_onnx, sha256_of
 from edge.mapper.lint import require_clean
+from edge.mapper.node_names import NodeNames
+from edge.mapper.patterns import expanded
 from edge.progress import Reporter, Silent
 from edge.resources import data_dir
 from edge.specs import ModelSpec, NodePrecision, Precision, Preprocess
@@ -76,8 +78,8 @@ def render(
 
     Raises:
         ModelFileError: ``model`` is no ONNX with one static image input.
-        SpecError: the rendered text breaks a rule of the mapper (all findings are listed), or the template
-            itself is broken.
+        SpecError: a pattern of the recipe fits no node, the rendered text breaks a rule of the mapper (all
+            findings are listed), or the template itself is broken.
     """
     (reporter or Silent()).update(f"rendering {prefix}.yaml")
     network = load_onnx(model) if model is not None else None
@@ -85,6 +87,7 @@ def render(
         if network is None:
             raise TypeError("render needs graph or model")
         graph = facts(network, origin=str(model))
+    precision = expanded(precision, NodeNames.of(graph, network))
     text = render_text(
         preprocess=spec.preprocess,
         precision=precision,

@@ -315,7 +315,7 @@ class Precision:
 
     Attributes:
         name: as reports show it.
-        nodes: node name in the model's own module paths -> precision.
+        nodes: node name in the model's own module paths -> precision; ``*`` in a name stands for any text.
         rewrites: parts of the graph in another form with the same answers; see ``edge.rewrite``.
         equalization: of the channels; None leaves them as they are.
         rounding: of the weights; None leaves each to the nearest step, as the compiler rounds.
