@@ -20,7 +20,7 @@ CROP_SHARE = 0.875
 
 
 def spec_of_file(path: Path, changes: dict[str, Any]) -> ModelSpec:
-    """Derive a spec from the user's ONNX or TorchScript; what the file can't tell has to be given.
+    """Derive a spec from the user's ONNX or TorchScript and show it; what the file can't tell has to be given.
 
     Raises:
         UsageError: something is not given, or contradicts the file.
@@ -58,7 +58,9 @@ def spec_of_file(path: Path, changes: dict[str, Any]) -> ModelSpec:
     changes.setdefault("interpolation", "bilinear")
     name = re.sub(r"[^A-Za-z0-9_.-]+", "_", path.stem).lstrip("._-") or "model"
     preprocess = Preprocess(**{**changes, "crop": crop, "layout": layout})
-    return ModelSpec(name, sources, preprocess, labels=None, classes=None)
+    spec = ModelSpec(name, sources, preprocess, labels=None, classes=None)
+    show(f"{path.name}, as the file and your options say", spec)
+    return spec
 
 
 def spec_of_timm(
@@ -100,7 +102,7 @@ def show(title: str, spec: ModelSpec, notes: Sequence[str] = ()) -> None:
         if pre.resize is None
         else f"shorter side to {pre.resize}, {pre.interpolation}, centre crop {size}"
     )
-    order = {"imagenet": "in ImageNet's order", None: "names not known"}.get(
+    order = {"imagenet": "in ImageNet's order", None: "named by --labels only"}.get(
         spec.labels, f"named by {spec.labels}"
     )
     mean, std = (" ".join(f"{value:g}" for value in values) for values in (pre.mean, pre.std))
