@@ -20,7 +20,7 @@ CROP_SHARE = 0.875
 
 
 def spec_of_file(path: Path, changes: dict[str, Any]) -> ModelSpec:
-    """Derive a spec from the user's ONNX or TorchScript and show it; what the file can't tell has to be given.
+    """Derive a spec from the user's ONNX or TorchScript and show it; what neither file tells has to be given.
 
     Raises:
         UsageError: something is not given, or contradicts the file.
