@@ -36,6 +36,11 @@ def test_children_count_too() -> None:
     assert 190 < peak_of("import subprocess\n" + held(100 * MIB, child)) < 260
 
 
+def test_pages_that_a_fork_shares_count_once() -> None:
+    fork = "os.fork() or time.sleep(1.5); time.sleep(1)"
+    assert 150 < peak_of("import os\n" + held(150 * MIB, fork)) < 230
+
+
 def test_memory_given_back_still_counts() -> None:
     assert peak_of(held(200 * MIB, "block = None; time.sleep(1)")) > 200
 

@@ -13,10 +13,11 @@ _SESSION, _RSS = 3, 21
 
 
 class PeakMemory:
-    """The largest sum of resident memory over all processes of a session.
+    """The largest memory that all processes of a session held together.
 
-    A page that two processes share counts twice, and a peak shorter than a quarter of a second may be missed
-    but for the largest single process, whose own high-water mark the kernel keeps.
+    Pages that several processes share count once where the kernel tells their shares: a process that has
+    just forked would count twice else. A peak shorter than a quarter of a second may be missed but for the
+    largest single process, whose own high-water mark the kernel keeps.
 
     Args:
         session: id of the session, that of the process which leads it.
@@ -39,13 +40,11 @@ class PeakMemory:
         if now < self._next:
             return
         self._next = now + _EVERY
-        total = 0
-        for folder in _PROC.glob("[0-9]*"):
-            held = self._resident(folder)
-            if held:
-                total += held
-                self._most = max(self._most, _high_water(folder))
-        self._most = max(self._most, total)
+        resident = {folder: size for folder in _PROC.glob("[0-9]*") if (size := self._resident(folder))}
+        self._most = max([self._most, *map(_high_water, resident)])
+        # Shares take the kernel some time to add up: asked for only where they can make a new peak.
+        if len(resident) > 1 and sum(resident.values()) > self._most:
+            self._most = max(self._most, sum(_share(folder, size) for folder, size in resident.items()))
 
     def _resident(self, process: Path) -> int:
         """Return the bytes that a process holds; 0 if it is not of this session or gone."""
@@ -62,3 +61,14 @@ def _high_water(process: Path) -> int:
         return next(int(line.split()[1]) * 1024 for line in status.splitlines() if line.startswith("VmHWM:"))
     except (OSError, ValueError, IndexError, StopIteration):
         return 0
+
+
+def _share(process: Path, resident: int) -> int:
+    """Return resident memory with each page divided by its users; as it is where the kernel can't tell."""
+    try:
+        lines = (process / "smaps_rollup").read_text().splitlines()
+        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("Pss:"))
+    except FileNotFoundError:  # an old kernel, or the process has ended
+        return resident if process.exists() else 0
+    except (OSError, ValueError, IndexError, StopIteration):
+        return resident
