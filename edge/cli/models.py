@@ -137,17 +137,16 @@ def _list(specs: Sequence[ModelSpec], *, verbose: bool) -> None:
 def _measure(
     specs: Sequence[ModelSpec], build_dir: Path, timeout: float, *, as_json: bool, verbose: bool
 ) -> None:
-    from edge.survey import RECORDS, Record, compare, load_records, measure_model, request_of, save_records
+    from edge.survey import RECORDS, Record, compare, keep, load_records, measure_model, request_of
 
-    records = load_records(build_dir / RECORDS)
+    load_records(build_dir / RECORDS)  # what can't be added to is told now
     found: list[tuple[ModelSpec, Counted]] = []
     for spec in specs:
         click.echo(f"{spec.name}", err=True)
         with Display(verbose=verbose) as display:
             counted = measure_model(request_of(spec, timeout=timeout * 60), build_dir, display)
         found.append((spec, counted))
-        records[spec.name] = records.get(spec.name, Record()).update(Record(counted=counted))
-        save_records(build_dir / RECORDS, records)
+        keep(build_dir / RECORDS, spec.name, Record(counted=counted))
     compared = {spec.name: compare(counted, spec.published) for spec, counted in found}
     if as_json:
         result = {
@@ -214,9 +213,9 @@ def _measure(
 def _check_all(
     specs: Sequence[ModelSpec], build_dir: Path, timeout: float, *, as_json: bool, verbose: bool
 ) -> None:
-    from edge.survey import RECORDS, Record, check_model, load_records, request_of, save_records
+    from edge.survey import RECORDS, Record, check_model, keep, load_records, request_of
 
-    records = load_records(build_dir / RECORDS)
+    load_records(build_dir / RECORDS)  # what can't be added to is told now
     found: dict[str, Checked] = {}
     started = time.monotonic()
     for number, spec in enumerate(specs, start=1):
@@ -227,8 +226,7 @@ def _check_all(
         if checked.failed:
             click.echo(f"✗ {checked.failed}", err=True)
         found[spec.name] = checked
-        records[spec.name] = records.get(spec.name, Record()).update(Record(checked=checked))
-        save_records(build_dir / RECORDS, records)
+        keep(build_dir / RECORDS, spec.name, Record(checked=checked))
     bad = [name for name, checked in found.items() if not checked.passed]
     if as_json:
         click.echo(
@@ -274,8 +272,8 @@ def _page(specs: Sequence[ModelSpec], target: Path, build_dir: Path) -> None:
     from edge.survey import Record, collect, load_records, page, save_records
 
     kept = target.with_suffix(".json")
-    records = load_records(kept)
     new = collect(build_dir, [spec.name for spec in specs])
+    records = load_records(kept)
     for name, record in new.items():
         records[name] = records.get(name, Record()).update(record)
     save_records(kept, records)

@@ -12,6 +12,7 @@ from edge.survey.record import (
     Counted,
     Record,
     Records,
+    keep,
     load_records,
     save_records,
 )
@@ -28,6 +29,7 @@ __all__ = [
     "check_model",
     "collect",
     "compare",
+    "keep",
     "load_records",
     "measure_model",
     "page",

@@ -175,3 +175,15 @@ def save_records(path: Path, records: Records) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         models = {name: cattrs.unstructure(records[name]) for name in sorted(records)}
         write_json(path, {"schema_version": SCHEMA, "models": models})
+
+
+def keep(path: Path, name: str, new: Record) -> None:
+    """Add what is new of one model to the records in a file.
+
+    Raises:
+        InputError: the file is none of ours.
+        WorkspaceError: it can't be written.
+    """
+    records = load_records(path)  # read anew: another edge may survey other models meanwhile
+    records[name] = records.get(name, Record()).update(new)
+    save_records(path, records)
