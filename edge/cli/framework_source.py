@@ -82,7 +82,7 @@ def _paddle(
         example=f"edge build --paddle {folder} {IMAGENET}   (these are ImageNet's; use those of your "
         "training), or --source-config with PaddleClas's YAML",
     )
-    show(f"{folder}, {_by(declared.origin)}", spec, notes)
+    show(f"{folder}, {_by(declared.origin, base)}", spec, notes)
     return spec
 
 
@@ -113,12 +113,15 @@ def _mindspore(
         example=f"edge build --mindspore {path} {IMAGENET}   (these are ImageNet's; use those of your "
         "training), or --network with mindcv's name of it",
     )
-    show(f"{path}, {_by(declared.origin)}", spec, notes)
+    show(f"{path}, {_by(declared.origin, base)}", spec, notes)
     return spec
 
 
-def _by(origin: str) -> str:
-    return f"as {origin} describes it" if origin else "as you describe it"
+def _by(origin: str, base: ModelSpec | None) -> str:
+    sources = [name for name in (origin, f"the zoo's {base.name}" if base else "") if name]
+    if not sources:
+        return "as you describe it"
+    return f"as {' and '.join(sources)} {'describe' if len(sources) > 1 else 'describes'} it"
 
 
 def yaml_sources(model: str, spec: ModelSpec) -> ModelSpec:

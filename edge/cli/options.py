@@ -87,7 +87,11 @@ def request_options(function: F) -> F:
             show_default=True,
             help="Minutes that one run of the compiler may take.",
         ),
-        click.option("--install", is_flag=True, help="Install the compiler first if there is none."),
+        click.option(
+            "--install",
+            is_flag=True,
+            help="First install what is missing: the compiler, or the framework of --paddle and --mindspore.",
+        ),
         click.option(
             "--any-memory", is_flag=True, help="Compile even where the free memory is foretold not to do."
         ),
