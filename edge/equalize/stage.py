@@ -70,6 +70,9 @@ def equalize(
 ) -> EqualizeResult:
     """Scale channels of a BPU-ready ONNX; graph, names, shapes and answers stay.
 
+    Behind a Clip the answers stay as long as no channel goes beyond what it reached on the pictures that were
+    looked at: there it is cut off, much as the int8 steps would.
+
     Args:
         model: the simplified ONNX.
         calibration: raw float32 files of :func:`edge.calibrate.calibrate`; the first
