@@ -16,7 +16,7 @@ from edge.equalize.pairs import Pair
 
 LIMIT = 64.0  # the largest factor: a channel that is smaller still means next to nothing
 # The share of a channel's factor (in logarithms) where the consumer's rows mix channels: finer steps for the
-# activation are coarser ones for the weights there. Measured on MobileNetV1: 0.25 and 1 win less.
+# activation are coarser ones for the weights there. Measured on MobileNetV1: 0.25 wins less, 1 no more.
 MIXED = 0.5
 
 Array = NDArray[np.float32]
