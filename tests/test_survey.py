@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 from attrs import evolve
 
+from edge.cli.models import PAGE_COMMAND, chosen
 from edge.errors import InputError
 from edge.specs import ModelSpec, Published, Sources, available_models, load_model
-from edge.survey import Checked, Compiled, Counted, Record, load_records, page, save_records
+from edge.survey import Checked, Compiled, Counted, Record, compare, load_records, page, save_records
 from edge.survey.check import split
 from edge.toolchain.logs import NodeRow
 from tests.conftest import FakeCompiler, Run, save_net
@@ -249,6 +250,19 @@ def test_a_compile_of_an_earlier_edge_is_left_out(
     code, out, _ = edge("models", "--page", "models.md", "Mine")
     assert code == 0
     assert "0 of them compiled" in out
+
+
+def test_the_committed_page_is_that_of_the_committed_figures() -> None:
+    docs = Path(__file__).resolve().parent.parent / "docs"
+    records = load_records(docs / "models.json")
+    command = PAGE_COMMAND.format(page="docs/models.md", build_dir="build")
+    remedy = f"{command}   writes it anew"
+    assert (docs / "models.md").read_text() == page(chosen(()), records, command=command), remedy
+    assert set(records) <= set(available_models())
+    assert all(record.checked.passed for record in records.values() if record.checked)
+    for name, record in records.items():
+        if record.counted:
+            assert compare(record.counted, load_model(name).published).explained, name
 
 
 @pytest.mark.compiler

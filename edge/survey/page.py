@@ -31,7 +31,8 @@ percent of the MACs.
 Placement is what `hb_mapper checker` says of the simplified ONNX with random weights, as
 `edge models --check-all` runs it. The CPU nodes of the tail turn the result into scores; a CPU node inside
 would split the network. "Moved" ones are those that the model's recipe puts on the BPU, of which the checker
-is not told: the table of compiles shows where they went.
+is not told: the table of compiles shows where they went. Seconds are those of all three steps, and depend on
+what else the machine had to do.
 """
 
 SPEED = """
