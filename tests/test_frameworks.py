@@ -117,7 +117,7 @@ def test_a_paddle_network_becomes_a_program(
     assert "mean 127.5 127.5 127.5" in err
     assert "of PaddlePaddle's scores" in err
     root = tmp_path / "build" / "mobilenet"
-    assert (root / "mobilenet_32x32_nv12.bin").is_file(), out
+    assert (root / "mobilenet_64x64_nv12.bin").is_file(), out
     manifest = json.loads((root / "manifest.json").read_text())
     assert manifest["weights"]["source"] == "paddle"
     assert manifest["exporter"] == "paddlepaddle 3.3.1, paddle2onnx 2.1.0"
