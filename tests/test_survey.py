@@ -255,7 +255,7 @@ def test_a_compile_of_an_earlier_edge_is_left_out(
 def test_the_committed_page_is_that_of_the_committed_figures() -> None:
     docs = Path(__file__).resolve().parent.parent / "docs"
     records = load_records(docs / "models.json")
-    command = PAGE_COMMAND.format(page="docs/models.md", build_dir="build")
+    command = PAGE_COMMAND.format(page="docs/models.md")
     remedy = f"{command}   writes it anew"
     assert (docs / "models.md").read_text() == page(chosen(()), records, command=command), remedy
     assert set(records) <= set(available_models())

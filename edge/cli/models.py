@@ -26,7 +26,7 @@ COLUMNS = (
 LEFT = 3  # columns of words, the others are figures
 NONE = "-"
 WIDTH = 110
-PAGE_COMMAND = "edge models --page {page} --build-dir {build_dir}"
+PAGE_COMMAND = "edge models --page {page}"  # wherever the builds lie
 
 
 @click.command(
@@ -278,9 +278,7 @@ def _page(specs: Sequence[ModelSpec], target: Path, build_dir: Path) -> None:
         records[name] = records.get(name, Record()).update(record)
     save_records(kept, records)
     with disk_errors(target.parent):
-        write_text(
-            target, page(specs, records, command=PAGE_COMMAND.format(page=target, build_dir=build_dir))
-        )
+        write_text(target, page(specs, records, command=PAGE_COMMAND.format(page=target)))
     compiled = sum(records.get(spec.name, Record()).compiled is not None for spec in specs)
     click.echo(f"{target}: {len(specs)} models, {compiled} of them compiled; {len(new)} found in {build_dir}")
 
