@@ -10,7 +10,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import onnx
 import pytest
+from onnx import numpy_helper
 
 from tests.conftest import FakeCompiler, Run, gone, save_net, save_pictures, wait_for
 
@@ -75,6 +77,22 @@ def test_a_change_runs_only_what_depends_on_it(edge: Run, tmp_path: Path, net: P
     _, out, _ = edge(*portable(net, pictures, "--seed", "1"))
     again = {stage["name"]: not stage["cached"] for stage in json.loads(out)["stages"]}
     assert again == {"export": False, "simplify": False, "calibrate": True, "quantize": True, "eval": True}
+
+
+def test_other_weights_under_the_same_name_are_another_network(
+    edge: Run, tmp_path: Path, net: Path, pictures: Path
+) -> None:
+    edge(*portable(net, pictures))
+    before = {stage["name"]: stage["key"] for stage in manifest_of(tmp_path)["stages"]}
+    model = onnx.load(net)
+    weight = next(tensor for tensor in model.graph.initializer if tensor.data_type == onnx.TensorProto.FLOAT)
+    weight.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(weight) * 0.5, weight.name))
+    onnx.save(model, net)
+    _, out, _ = edge(*portable(net, pictures))
+    again = {stage["name"]: not stage["cached"] for stage in json.loads(out)["stages"]}
+    assert again == {"export": True, "simplify": True, "calibrate": False, "quantize": True, "eval": True}
+    after = {stage["name"]: stage["key"] for stage in manifest_of(tmp_path)["stages"]}
+    assert [name for name in after if after[name] == before[name]] == ["calibrate"]
 
 
 def test_another_normalisation_quantizes_again(edge: Run, tmp_path: Path, net: Path, pictures: Path) -> None:

@@ -170,6 +170,27 @@ def test_rewrite_needs_a_recipe_that_asks_for_it(edge: Run, tmp_path: Path) -> N
     assert "channel_mean at 4 nodes" in err
 
 
+def test_what_follows_a_rewrite_is_made_of_it(edge: Run, tmp_path: Path) -> None:
+    onnx.save(two_norms(), tmp_path / "net.onnx")
+    pictures = save_pictures(tmp_path / "pictures", 24)
+    made = {}
+    for name in ("plain", "rewritten"):
+        chosen = tmp_path / f"{name}.yaml"
+        chosen.write_text(("rewrites: [channel_mean]\n" if name == "rewritten" else "") + "rounding: {}\n")
+        code, out, err = edge(
+            "round",
+            str(tmp_path / "net.onnx"),
+            *NORM[:4],
+            *("--resize", "64", "--calib", str(pictures), "--calib-count", "20"),
+            *("--precision", str(chosen), "--json"),
+        )
+        assert code == 0, err
+        (file,) = json.loads(out)["files"]
+        made[name] = {node.op_type for node in onnx.load(file["path"]).graph.node}
+    assert "ReduceMean" in made["plain"]
+    assert "ReduceMean" not in made["rewritten"]
+
+
 @pytest.mark.compiler
 def test_the_real_compiler_runs_means_as_exactly(toolchain: Toolchain, tmp_path: Path) -> None:
     onnx.save(two_norms(), tmp_path / "norms.onnx")

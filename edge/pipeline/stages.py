@@ -84,6 +84,9 @@ class Stages:
         return stage
 
 
-def versions(*packages: str) -> dict[str, str]:
-    """Return the installed version of each package, for cache keys."""
-    return {package: version(package) for package in packages}
+def versions(*packages: str) -> dict[str, dict[str, str]]:
+    """Return the installed version of each package, for cache keys.
+
+    Under a key of its own: an input may be called ``onnx``, too.
+    """
+    return {"versions": {package: version(package) for package in packages}}
