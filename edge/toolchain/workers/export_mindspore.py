@@ -40,10 +40,9 @@ class WorkerError(Exception):
         self.remedy = remedy
 
 
-def load_mindir(job: dict[str, Any], shape: tuple[int, ...]) -> tuple[nn.Cell, bytes]:
-    """Return a MindIR as a network to run, and its ONNX."""
+def load_mindir(job: dict[str, Any], shape: tuple[int, ...]) -> nn.Cell:
+    """Return a MindIR as a network."""
     import mindspore as ms
-    import numpy as np
     from mindspore import nn
     from mindspore.train.mind_ir_pb2 import ModelProto
 
@@ -76,34 +75,51 @@ def load_mindir(job: dict[str, Any], shape: tuple[int, ...]) -> tuple[nn.Cell, b
             remedy,
         )
     try:
-        graph = ms.load(job["file"])
-        net = nn.GraphCell(graph)
+        net = nn.GraphCell(ms.load(job["file"]))
     except Exception as error:
         raise WorkerError(
             f"MindSpore {ms.__version__} can't load it: {reason(error)}",
             remedy="export it again with that version or an older one, without enc_key",
         ) from error
-    net.set_train(False)
-    # mindspore.export refuses a GraphCell, though the same compiler makes the same graph of it. The phase is
-    # the one under which GraphCell itself runs what was loaded.
-    from mindspore.common.api import _cell_graph_executor as executor
-
-    try:
-        net.phase = "graph_load_from_mindir"
-        net._add_attr("graph_load_from_mindir", graph)
-        key, _ = executor.compile(
-            net, ms.Tensor(np.zeros(shape, np.float32)), phase=net.phase, do_convert=False
-        )
-        return net, bytes(executor._get_func_graph_proto(net, key))
-    except Exception as error:
-        raise WorkerError(f"MindSpore {ms.__version__} can't write it as ONNX: {reason(error)}") from error
+    return wrapped(net)
 
 
-def load_checkpoint(job: dict[str, Any], shape: tuple[int, ...], notes: list[str]) -> tuple[nn.Cell, bytes]:
-    """Return mindcv's network with the checkpoint's weights, and its ONNX."""
-    import mindcv
+def wrapped(graph: nn.Cell) -> nn.Cell:
+    """Return a loaded graph as an ordinary network: mindspore.export refuses a bare GraphCell."""
+    from mindspore import nn
+
+    class Network(nn.Cell):
+        def __init__(self, inner: nn.Cell) -> None:
+            super().__init__(auto_prefix=False)
+            self.inner = inner
+
+        # MindSpore compiles the source of this: no annotations, and the name has to be self.
+        def construct(self, picture):  # noqa: ANN001, ANN202
+            return self.inner(picture)
+
+    return Network(graph)
+
+
+def to_onnx(net: nn.Cell, shape: tuple[int, ...], name: str) -> bytes:
+    """Return what mindspore.export writes; it makes its folder and file private, so it gets its own."""
     import mindspore as ms
     import numpy as np
+
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "own", "model.onnx")
+        try:
+            ms.export(net, ms.Tensor(np.zeros(shape, np.float32)), file_name=str(path), file_format="ONNX")
+        except Exception as error:
+            raise WorkerError(
+                f"MindSpore {ms.__version__} can't write {name} as ONNX: {reason(error)}"
+            ) from error
+        return path.read_bytes()
+
+
+def load_checkpoint(job: dict[str, Any], notes: list[str]) -> nn.Cell:
+    """Return mindcv's network with the checkpoint's weights."""
+    import mindcv
+    import mindspore as ms
 
     name = job["network"]
     if not mindcv.is_model(name):
@@ -123,15 +139,7 @@ def load_checkpoint(job: dict[str, Any], shape: tuple[int, ...], notes: list[str
         raise WorkerError(f"mindcv can't make {name} with {classes} classes: {reason(error)}") from error
     require_fit(name, net, weights, classes, notes)
     ms.load_param_into_net(net, weights)
-    net.set_train(False)
-    # export makes its folder and file private, so it gets ones of its own.
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder, "own", "model.onnx")
-        try:
-            ms.export(net, ms.Tensor(np.zeros(shape, np.float32)), file_name=str(path), file_format="ONNX")
-        except Exception as error:
-            raise WorkerError(f"MindSpore can't write {name} as ONNX: {reason(error)}") from error
-        return net, path.read_bytes()
+    return net
 
 
 def classes_of(name: str, weights: dict[str, Parameter]) -> int:
@@ -226,6 +234,7 @@ def main(text: str) -> dict[str, Any]:
     """Run one job and return its answer."""
     import mindcv
     import mindspore as ms
+    from mindspore import nn
 
     job = json.loads(text)
     ms.set_context(mode=ms.GRAPH_MODE)
@@ -233,10 +242,12 @@ def main(text: str) -> dict[str, Any]:
     height, width = job["height"], job["width"]
     shape = (1, 3, height, width) if job["layout"] == "NCHW" else (1, height, width, 3)
     notes: list[str] = []
+    net = load_mindir(job, shape) if job["network"] is None else load_checkpoint(job, notes)
+    net.set_train(False)
+    onnx = to_onnx(net, shape, Path(job["file"]).name)
     if job["network"] is None:
-        net, onnx = load_mindir(job, shape)
-    else:
-        net, onnx = load_checkpoint(job, shape, notes)
+        net = nn.GraphCell(ms.load(job["file"]))  # what export compiled can't be run any more
+        net.set_train(False)
     run(net, shape, job)
     Path(job["out"]).write_bytes(onnx)
     return {"versions": {"mindspore": ms.__version__, "mindcv": mindcv.__version__}, "notes": notes}
