@@ -1,6 +1,6 @@
 """Static speed of the zoo's models against the figures that the vendor publishes for the board.
 
-    python benchmarks/static_speed.py [MODEL ...] --level O3
+    python benchmarks/static_speed.py [MODEL ...] --level O3 --precision int8
 
 Compiles each with random weights. The static figure counts the BPU part only; the published one was
 measured on the board with four threads and includes the CPU's part.
@@ -25,6 +25,7 @@ def main() -> None:
     )
     parser.add_argument("models", nargs="*", default=None)
     parser.add_argument("--level", default="O3")
+    parser.add_argument("--precision", default="int8", help="a recipe; 'recipe' is the model's own")
     arguments = parser.parse_args()
     print("model            static FPS       us   DDR bytes  board FPS  ratio compile s")
     for name in arguments.models or available_models():
@@ -36,6 +37,7 @@ def main() -> None:
                 "random",
                 "--level",
                 arguments.level,
+                *([] if arguments.precision == "recipe" else ["--precision", arguments.precision]),
                 "--build-dir",
                 scratch,
                 "--json",

@@ -98,7 +98,7 @@ def test_golden(model: str, recipe: str, tmp_path: Path) -> None:
         golden.write_text(text)
     assert text == golden.read_text(), "EDGE_REGENERATE_GOLDEN=1 python -m pytest tests/test_mapper_render.py"
     assert result.sha256 == hashlib.sha256(golden.read_bytes()).hexdigest()
-    assert result.nodes == len(load_precision(recipe).nodes)
+    assert result.nodes == len(yaml.safe_load(text)["model_parameters"].get("node_info") or ())
 
 
 def test_every_golden_is_checked() -> None:
