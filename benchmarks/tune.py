@@ -77,15 +77,19 @@ def main() -> None:
     arguments = parser.parse_args(words[:at])
     points, chosen, seconds = search(words[at + 1 :], arguments.rival)
     base = points[0]
+    wide = max(len(point.name) for point in points)
     print(
-        f"{'recipe':<46} {'us':>8} {'ratio':>6} {'agree':>7} {'other':>5} {'Top-1':>6} {'drop':>5} {'p':>5}"
+        f"{'recipe':<{wide + 2}} {'us':>8} {'ratio':>6} {'agree':>7} {'other':>5} {'Top-1':>6} {'drop':>5} {'p':>5}"
     )
     for i, point in enumerate(points):
         mark = "→" if i == chosen else " "
-        print(f"{mark} {point.name[:44]:<44} {row(point, base)}")
+        print(f"{mark} {point.name:<{wide}} {row(point, base)}")
     print(f"search: {seconds / 60:.1f} minutes of work")
     if chosen is not None and base.report is not None and points[chosen].report is not None:
-        judge(points[chosen], base, [p for p in points if p.name in arguments.rival])
+        judge(points[chosen], base)
+        own = [point for point in points[1:] if point.name not in arguments.rival]
+        for rival in [base, *(point for point in points if point.name in arguments.rival)]:
+            compare(own, rival)
 
 
 def row(point: Point, base: Point) -> str:
@@ -100,7 +104,7 @@ def row(point: Point, base: Point) -> str:
     return f"{point.latency_us:>8.1f} {ratio:>6.3f} {found.agreement_percent:>6.2f}% {other:>5} {accuracy}"
 
 
-def judge(best: Point, base: Point, rivals: list[Point]) -> None:
+def judge(best: Point, base: Point) -> None:
     """Print which bars the chosen recipe meets."""
     own, int8 = best.report, base.report
     if own is None or int8 is None or best.latency_us is None or base.latency_us is None:
@@ -109,13 +113,23 @@ def judge(best: Point, base: Point, rivals: list[Point]) -> None:
     passes = own.drop is None or own.drop <= 0.3 or mcnemar(own.lost, own.gained) >= SIGNIFICANT
     print(f"other answers removed: {100 * removed:.0f} % ({_word(removed >= HALF)}: half)")
     print(f"Top-1: {_word(passes)}; latency {best.latency_us / base.latency_us:.3f} times plain int8's")
-    for rival in rivals:
-        if rival.report is None or rival.latency_us is None:
-            print(f"against {rival.name}: it gave no program")
-            continue
-        no_worse = own.agreement >= rival.report.agreement
-        no_slower = best.latency_us <= rival.latency_us
-        print(f"against {rival.name}: accuracy {_word(no_worse)}, speed {_word(no_slower)}")
+
+
+def compare(found: list[Point], rival: Point) -> None:
+    """Print whether the front has a recipe that is no slower than a rival and at least as accurate."""
+    if rival.report is None or rival.latency_us is None:
+        print(f"against {rival.name}: it gave no program")
+        return
+    quick = [p for p in found if p.report and p.latency_us is not None and p.latency_us <= rival.latency_us]
+    best = max(quick, key=lambda p: p.report.agreement if p.report else 0, default=None)
+    if best is None or best.report is None:
+        print(f"against {rival.name}: MISSED, nothing found is as fast")
+        return
+    met = _word(best.report.agreement >= rival.report.agreement)
+    print(
+        f"against {rival.name} ({rival.latency_us:.1f} us, {rival.report.agreement_percent:.2f} %): {met} by "
+        f"{best.name} ({best.latency_us:.1f} us, {best.report.agreement_percent:.2f} %)"
+    )
 
 
 def _other(found: Measured) -> int:
