@@ -79,7 +79,8 @@ def main() -> None:
     base = points[0]
     wide = max(len(point.name) for point in points)
     print(
-        f"{'recipe':<{wide + 2}} {'us':>8} {'ratio':>6} {'agree':>7} {'other':>5} {'Top-1':>6} {'drop':>5} {'p':>5}"
+        f"{'recipe':<{wide + 2}} {'us':>8} {'ratio':>6} {'agree':>7} {'other':>5} "
+        f"{'Top-1':>6} {'drop':>5} {'p':>5}"
     )
     for i, point in enumerate(points):
         mark = "→" if i == chosen else " "
