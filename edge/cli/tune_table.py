@@ -14,7 +14,7 @@ SHOWN = 6  # nodes of the recipe; the file has all
 _KINDS = {
     "ship": "programs at the level that ships",
     "build": "calibrations, quick builds",
-    "rank": "units ranked one by one",
+    "rank": "rankings of all units",
     "damage": "sets of units compared",
     "latency": "latency-only compiles",
     "report": "figures on the pictures kept back",
@@ -50,8 +50,8 @@ def tune_table(result: TuneResult, root: Path, out: Path | None) -> str:
         title = _KINDS.get(share.kind, share.kind)
         lines.append(f"  {share.seconds:>7.1f} s  {share.count:>4} {title}{failed}")
     if result.left_out:
-        shown = "; ".join(result.left_out[:6]) + ("; …" if len(result.left_out) > 6 else "")
-        lines.append(f"left out     {shown}")
+        more = f" and {len(result.left_out) - 1} more" if len(result.left_out) > 1 else ""
+        lines.append(f"left out     {result.left_out[0]}{more}; all of it in tune.json")
     lines.append(f"all trials   {root / 'tune.json'}")
     if result.recipe:
         lines.append(f"recipe       {result.recipe}")
@@ -62,7 +62,8 @@ def tune_table(result: TuneResult, root: Path, out: Path | None) -> str:
 
 def _row(point: Point, base: Point, *, chosen: bool) -> str:
     mark = click.style("→ ", fg="green") if chosen else "  "
-    name = point.name if len(point.name) <= 42 else point.name[:41] + "…"
+    # What sets a recipe apart stands at the end of its name.
+    name = point.name if len(point.name) <= 42 else f"{point.name[:12]}…{point.name[-29:]}"
     if point.failed or point.latency_us is None:
         return f"{mark}{name:<42} failed: {point.failed}"
     ratio = f"{point.latency_us / (base.latency_us or 1):.3f}x"
