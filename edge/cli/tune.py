@@ -78,11 +78,14 @@ def tune_command(
     itself.
     """
     import cattrs
+    from attrs import evolve
 
     from edge.atomic import disk_errors, write_json
     from edge.cli.tune_table import tune_table
+    from edge.specs import load_precision
     from edge.tune import FILE, Options, tune
     from edge.tune.recipe import place, write
+    from edge.tune.spaces import baseline, operator_items
     from edge.workspace import Workspace
 
     if options["precision"] is not None:
@@ -101,6 +104,10 @@ def tune_command(
         command=shlex.join(["edge", "tune", *typed_arguments(context)]),
     )
     request = make_request(**{**options, "precision": "int8"}, arguments=typed_arguments(context))
+    plain = baseline(request.precision, load_precision(request.spec.precision))
+    if items := operator_items(plain):
+        click.echo(f"every recipe keeps {', '.join(items)}, of {request.spec.precision}", err=True)
+    request = evolve(request, precision=plain)
     root = build_dir / request.spec.name
     target = out or place(request.spec.name, root)
     with Display(verbose=verbose) as display, Workspace(root, display) as workspace:

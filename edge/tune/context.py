@@ -68,7 +68,8 @@ class Context:
     """One search: what is given, what follows from it, and what was left out so far.
 
     Attributes:
-        request: what is built; its precision is plain int8 at the level that ships.
+        request: what is built; its precision is plain int8 at the level that ships, see
+            :func:`edge.tune.spaces.baseline`.
         workspace: folder of the trials, held.
         options: bars and time.
         listener: told of progress.

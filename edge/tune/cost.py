@@ -19,7 +19,7 @@ from edge.errors import CompileError
 from edge.graph import facts, load_onnx
 from edge.mapper.render import render_text
 from edge.progress import Reporter, Silent
-from edge.specs import NodePrecision, Precision
+from edge.specs import Calibration, NodePrecision, Precision
 from edge.specs import Preprocess as PreprocessSpec
 from edge.specs.schema import Compiler, Level
 from edge.toolchain.compiler import makertbin
@@ -44,6 +44,7 @@ class Costs:
         compiler: its settings; the level is replaced by :data:`LEVEL`.
         journal: of finished work.
         folder: for working files.
+        optimization: the mapper's items that every program of the search has.
     """
 
     toolchain: Toolchain
@@ -54,6 +55,7 @@ class Costs:
     compiler: Compiler
     journal: Journal
     folder: Path
+    optimization: tuple[str, ...] = ()
 
     def measure(
         self,
@@ -87,7 +89,12 @@ class Costs:
         compiler = evolve(self.compiler, optimize_level=LEVEL)
         text = render_text(
             preprocess=self.preprocess,
-            precision=Precision("latency", nodes=dict(sorted(nodes.items())), compiler=compiler),
+            precision=Precision(
+                "latency",
+                calibration=Calibration(optimization=self.optimization),
+                nodes=dict(sorted(nodes.items())),
+                compiler=compiler,
+            ),
             graph=facts(load_onnx(self.onnx), origin=str(self.onnx)),
             prefix=_PREFIX,
             onnx_model=f"./{self.onnx.name}",

@@ -9,6 +9,7 @@ from attrs import evolve, frozen
 
 from edge.diagnose.units import Group
 from edge.fakequant import INT16, Quantizer, Translated
+from edge.mapper.rules_calibration import OPERATOR_FORM
 from edge.specs import Calibration, NodePrecision, Precision
 from edge.specs.schema import Equalization, Level, Rewrite, Rounding
 
@@ -144,10 +145,36 @@ def combined(chosen: Iterable[Unit]) -> dict[str, NodePrecision]:
     return table
 
 
+def operator_items(precision: Precision) -> tuple[str, ...]:
+    """Return the optimization items that give all nodes of an operator a type, ``set_<Op>_...``.
+
+    They decide where an operator runs, not how thresholds are chosen: a Softmax without one is the CPU's.
+    """
+    return tuple(item for item in precision.calibration.optimization if re.fullmatch(OPERATOR_FORM, item))
+
+
+def keeping(calibration: Calibration, items: Iterable[str]) -> Calibration:
+    """Return a calibration with further optimization items, each once."""
+    return evolve(calibration, optimization=tuple(dict.fromkeys([*calibration.optimization, *items])))
+
+
+def baseline(int8: Precision, own: Precision) -> Precision:
+    """Return what plain int8 is for a model: int8 with the operators' types of the model's own recipe."""
+    items = operator_items(own)
+    if not items:
+        return int8
+    note = f"every node int8, with {', '.join(items)} of {own.name}"
+    return evolve(int8, calibration=keeping(int8.calibration, items), note=note)
+
+
 def recipe(model: str, base: Precision, calibration: Calibration, rounding: Rounding | None) -> Precision:
-    """Return a recipe of the search: named after the model, compiled as ``base``."""
+    """Return a recipe of the search: named after the model, compiled and its operators typed as ``base``."""
     return Precision(
-        name=model, calibration=calibration, compiler=base.compiler, note=NOTE, rounding=rounding
+        name=model,
+        calibration=keeping(calibration, operator_items(base)),
+        compiler=base.compiler,
+        note=NOTE,
+        rounding=rounding,
     )
 
 

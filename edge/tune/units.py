@@ -108,6 +108,7 @@ class _Units:
             compiler=search.request.precision.compiler,
             journal=search.journal,
             folder=search.workspace.root,
+            optimization=spaces.operator_items(search.request.precision),
         )
 
     def search(self, start: float, ratio: float) -> tuple[Step, ...]:
