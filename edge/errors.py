@@ -88,7 +88,23 @@ class DownloadError(EdgeError):
 
 
 class ToolchainError(EdgeError):
-    """Something about the vendor's compiler."""
+    """Something about the vendor's compiler, or a framework that exports.
+
+    Args:
+        seen: as for every error; the next two likewise.
+        allowed: what would have been right.
+        remedy: what to do next.
+        log: path of the full log, shown to the user; a stage that fails keeps its log and sets this.
+    """
+
+    def __init__(
+        self, seen: str, *, allowed: str | None = None, remedy: str | None = None, log: str | None = None
+    ) -> None:
+        super().__init__(seen, allowed=allowed, remedy=remedy)
+        self.log = log
+
+    def __str__(self) -> str:
+        return super().__str__() + (f"\nlog: {self.log}" if self.log else "")
 
 
 class ToolchainMissing(ToolchainError):  # noqa: N818 - reads as what it says
@@ -114,13 +130,9 @@ class CompileError(ToolchainError):
     """
 
     def __init__(self, stage: str, cause: str, *, remedy: str | None = None, log: str | None = None) -> None:
-        super().__init__(f"the compiler failed at stage '{stage}': {cause}", remedy=remedy)
+        super().__init__(f"the compiler failed at stage '{stage}': {cause}", remedy=remedy, log=log)
         self.stage = stage
         self.cause = cause
-        self.log = log
-
-    def __str__(self) -> str:
-        return super().__str__() + (f"\nlog: {self.log}" if self.log else "")
 
 
 class CompileTimeout(CompileError):  # noqa: N818 - reads as what it says

@@ -31,7 +31,7 @@ from attrs import frozen
 from filelock import FileLock, Timeout
 
 from edge.atomic import disk_errors, link_or_copy, replace_symlink, write_json, write_text
-from edge.errors import CompileError, WorkspaceError
+from edge.errors import ToolchainError, WorkspaceError
 from edge.graph import sha256_of
 from edge.progress import Reporter
 
@@ -204,7 +204,7 @@ class Workspace:
         for log in partial.glob("*.log"):
             kept.mkdir(parents=True, exist_ok=True)
             shutil.move(log, kept / log.name)
-            if isinstance(error, CompileError):
+            if isinstance(error, ToolchainError):
                 error.log = str(kept / log.name)
 
     def publish(

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from attrs import frozen
 
-from edge.errors import CompileError, WorkspaceError
+from edge.errors import CompileError, ToolchainError, WorkspaceError
 from edge.progress import Silent
 from edge.workspace import MANIFEST, Artifact, Workspace, stage_key
 
@@ -98,6 +98,18 @@ def test_a_failed_stage_leaves_its_log_and_no_folder(root: Path) -> None:
     log = root / "failed" / "compile" / "vendor.log"
     assert log.read_text() == "why it failed"
     assert str(log) in str(caught.value)
+
+
+def test_the_log_of_an_exporter_is_named_where_it_lies_afterwards(root: Path) -> None:
+    def action(out: Path) -> Made:
+        (out / "export.log").write_text("why it hung")
+        raise ToolchainError("it did not export")
+
+    with Workspace(root, Silent()) as workspace, pytest.raises(ToolchainError) as caught:
+        workspace.run("export", {}, action, Made)
+    log = root / "failed" / "export" / "export.log"
+    assert str(caught.value).endswith(f"log: {log}")
+    assert log.read_text() == "why it hung"
 
 
 def test_a_full_disk_is_told_and_the_next_run_recovers(root: Path) -> None:

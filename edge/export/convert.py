@@ -97,7 +97,7 @@ def convert(
             job |= {"file": str(file), "network": ours, "classes": classes}
         answer = _ask(source, job, environment, file, log, timeout)
         if not (raw.is_file() and scores.is_file()):
-            raise ToolchainError(f"{TITLES[source]} wrote no ONNX of {file.name}; its words are in {log}")
+            raise ToolchainError(f"{TITLES[source]} wrote no ONNX of {file.name}")
         import numpy as np
 
         with np.load(scores) as stored:
@@ -149,8 +149,8 @@ def _store_constants(graph: onnx.GraphProto) -> None:
 def _mean_squares(graph: onnx.GraphProto) -> None:
     """Rewrite ReduceSumSquare(x) / n, MindSpore's variance, as ReduceMean(x ** 2): the BPU has no former.
 
-    n has to be what is summed over, which the LayerNorms' own ReduceMean over the same axes tells: x is
-    y - ReduceMean(y). Where it is not so, the node stays.
+    n has to be the number of elements that are summed, by the inferred shape. Where it is not so, the node
+    stays.
     """
     import onnx
     from onnx import helper, numpy_helper
@@ -252,9 +252,7 @@ def _ask(
         env={"OMP_NUM_THREADS": "1"},  # sums in one order: the same answers everywhere
     )
     if done.timed_out:
-        raise ToolchainError(
-            f"{title} did not export {file.name} within {timeout:.0f} s", remedy=f"its words are in {log}"
-        )
+        raise ToolchainError(f"{title} did not export {file.name} within {timeout:.0f} s")
     answer = last_json(done.tail)
     if done.returncode == 0 and "versions" in answer:
         return answer
@@ -269,7 +267,7 @@ def _ask(
     raise ToolchainError(
         f"{title} ended with {how} while it exported {file.name}"
         + (f": {last[-1].strip()[:200]}" if last else ""),
-        remedy=f"its words are in {log}; a corrupt file can do this: copy or export it again",
+        remedy="a corrupt file can do this: copy or export it again",
     )
 
 
