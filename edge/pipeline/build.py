@@ -2,10 +2,11 @@
 
 ::
 
-    export → simplify → check → calibrate → equalize → round → render → compile → portable → verify → eval
+    export → simplify → check → calibrate → rewrite → equalize → round → render → compile → portable → verify
+    → eval
     export → simplify → calibrate → quantize → eval                  with ``--mapper portable``
 
-``equalize`` and ``round`` are there for recipes that ask for them only.
+``rewrite``, ``equalize`` and ``round`` are there for recipes that ask for them only.
 """
 
 from __future__ import annotations

@@ -13,6 +13,7 @@ from edge.choices import choose_framework
 from edge.equalize import EqualizeResult, equalize
 from edge.errors import UsageError
 from edge.export import ExportResult, Resolved, choose, export
+from edge.graph import sha256_of
 from edge.images import open_images, sample
 from edge.mapper.placement import SOFTMAX_RECIPE, left_inside
 from edge.mapper.render import RenderResult, render, template_sha256
@@ -69,10 +70,18 @@ class NetworkStages(Stages):
             identity = self.toolchain.identity if self.weights.needs_toolchain and self.toolchain else ""
         stage = self._stage(
             "export",
-            {"source": self.weights.identity(), "shape": spec.preprocess.input_shape, "toolchain": identity},
+            {
+                "source": self.weights.identity(),  # the worker's own code is in it
+                "shape": spec.preprocess.input_shape,
+                # The noise on which ONNX and framework are compared covers what pixels become.
+                "values": (spec.preprocess.mean, spec.preprocess.std),
+                "labels": _identity_of(spec.labels),
+                "toolchain": identity,
+                **versions("onnx", "onnxruntime"),
+            },
             action,
             ExportResult,
-            code=("edge.export", "edge.graph", "edge.demo.weights", "edge.toolchain.workers.export_timm"),
+            code=("edge.export", "edge.graph", "edge.demo.weights", "edge.images.find"),
             note=lambda r: (
                 f"{r.onnx}, {r.parameters / 1e6:.2f} M parameters"
                 + ("" if r.max_error is None else f", within {r.max_error:.1g} of {_of(r)}'s scores")
@@ -393,6 +402,12 @@ class NetworkStages(Stages):
         """Start of every file name: model, weights when they are not the real ones, input size and type."""
         height, width = self.request.spec.preprocess.crop
         return f"{self.export.result.name}_{width}x{height}_nv12"
+
+
+def _identity_of(labels: str | None) -> str | None:
+    """Return what the notes on a network's classes depend on: a file's content, not its path alone."""
+    path = Path(labels or "")
+    return f"{labels} {sha256_of(path)}" if path.is_file() else labels
 
 
 def _of(result: ExportResult) -> str:
