@@ -118,6 +118,10 @@ def test_stretching_and_cropping_is_noted(tmp_path: Path) -> None:
         (with_transforms({"NormalizeImage": {"scale": 0}}), "scale"),
         (with_transforms({"NormalizeImage": {"mean": [0.5, 0.5]}}), "mean"),
         (with_transforms({"ResizeImage": 224}), "ResizeImage has 224"),
+        (with_transforms({"NormalizeImage": {"scale": ""}}), "scale"),
+        (with_transforms({"NormalizeImage": {"std": float("inf")}}), "std"),
+        ({**with_transforms(), "Global": {"image_shape": [3, None, None]}}, "image_shape"),
+        ({**with_transforms(), "Global": {"image_shape": [3, "any", 224]}}, "image_shape"),
     ],
 )
 def test_a_broken_config_is_told(tmp_path: Path, data: object, seen: str) -> None:
@@ -137,6 +141,17 @@ def test_numbers_written_as_quotients(a: float, b: float) -> None:
     assert number(f"{a!r}/{b!r}") == pytest.approx(a / b)
     assert number(f"{a!r} * {b!r}") == pytest.approx(a * b)
     assert number(a) == a
+
+
+@pytest.mark.parametrize("text", ["", "/", "1/", "/255", "1//2", "a"])
+def test_what_is_no_number(text: str) -> None:
+    with pytest.raises(ValueError, match="float"):
+        number(text)
+
+
+def test_an_input_size_is_taken_where_nothing_crops(tmp_path: Path) -> None:
+    data = {**with_transforms(), "Global": {"image_shape": [3, 192, 256]}}
+    assert paddleclas.read_config(save_yaml(tmp_path / "c.yml", data)).values["crop"] == (192, 256)
 
 
 def test_class_names_with_and_without_indices() -> None:
@@ -185,8 +200,9 @@ def test_a_training_yaml_of_mindcv(tmp_path: Path) -> None:
     assert (found.values["crop"], found.values["resize"], found.classes) == ((256, 256), 269, 7)
     with pytest.raises(InputError, match="nothing of pictures"):
         mindcv.read_config(save_yaml(tmp_path / "d.yaml", {"lr": 0.1}))
-    with pytest.raises(InputError, match="crop_pct"):
-        mindcv.read_config(save_yaml(tmp_path / "e.yaml", {"crop_pct": 0}))
+    for key, value in (("crop_pct", 0), ("crop_pct", float("nan")), ("image_resize", float("inf"))):
+        with pytest.raises(InputError, match=key):
+            mindcv.read_config(save_yaml(tmp_path / "e.yaml", {key: value}))
 
 
 # what comes of them -----------------------------------------------------------------------------------------

@@ -247,6 +247,8 @@ def test_names_inside_an_onnx_are_read(text: str) -> None:
     assert names_in(model) is None
     helper.set_model_props(model, {"names": text})
     assert names_in(model) == ("a", "b")
+    helper.set_model_props(model, {"names": "{[]: 1}"})  # Python cannot make this
+    assert names_in(model) == ("{[]: 1}",)
 
 
 def test_a_model_of_1000_classes_says_what_is_known(tmp_path: Path) -> None:

@@ -193,15 +193,7 @@ def _ends_with_softmax(model: onnx.ModelProto) -> bool:
         node = made_by[name]
         if node.op_type == "Softmax":
             return True
-        if node.op_type not in {
-            "Reshape",
-            "Flatten",
-            "Squeeze",
-            "Unsqueeze",
-            "Identity",
-            "Transpose",
-            "Cast",
-        }:
+        if node.op_type not in SHAPE_ONLY:
             return False
         name = node.input[0]
     return False

@@ -29,7 +29,7 @@ def names_in(model: onnx.ModelProto) -> tuple[str, ...] | None:
         return None
     try:
         value = ast.literal_eval(text)
-    except (ValueError, SyntaxError, MemoryError, RecursionError):
+    except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
         value = [line.strip() for line in text.splitlines() if line.strip()]
     if isinstance(value, dict):
         try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -156,7 +157,7 @@ def numbers(value: object, count: int, what: str, origin: str) -> tuple[float, .
         found = tuple(number(item) for item in items)
     except (TypeError, ValueError, ZeroDivisionError):
         found = ()
-    if len(found) != count:
+    if len(found) != count or not all(map(math.isfinite, found)):
         raise InputError(f"{origin}: {what} is {value!r}", allowed=f"one number or {count}")
     return found
 
@@ -167,8 +168,9 @@ def number(value: object) -> float:
         raise TypeError(f"{value!r} is no number")
     if not isinstance(value, str):
         return float(value)
-    result = 1.0
-    for sign, part in re.findall(r"(^|[*/])\s*([^*/]+)", value.strip()):
+    first, *rest = re.split(r"([*/])", value)
+    result = float(first)
+    for sign, part in zip(rest[::2], rest[1::2], strict=True):
         result = result / float(part) if sign == "/" else result * float(part)
     return result
 

@@ -73,7 +73,7 @@ def read_config(path: Path) -> Declared:
         values.setdefault("crop", stretched[::-1])
     shape = _at(data, ("Global", "image_shape"))
     if "crop" not in values and isinstance(shape, list) and len(shape) == 3:
-        values["crop"] = (int(shape[1]), int(shape[2]))
+        values["crop"] = _size(shape[1:], "Global: image_shape", origin)  # height first, here
     names = _names(data, path, notes)
     classes = _at(data, ("Arch", "class_num")) or _at(data, ("Global", "class_num"))
     model = _at(data, ("Global", "model_name")) or _at(data, ("Arch", "name"))
@@ -139,11 +139,11 @@ def _resize(options: Mapping[str, Any], values: dict[str, Any], notes: list[str]
 
 
 def _size(value: object, what: str, origin: str) -> tuple[int, int]:
-    """Return (width, height)."""
-    width, height = numbers(value, 2, what, origin)
-    if min(width, height) < 1 or width % 1 or height % 1:
+    """Return two lengths, most often (width, height); one stands for both."""
+    first, second = numbers(value, 2, what, origin)
+    if min(first, second) < 1 or first % 1 or second % 1:
         raise InputError(f"{origin}: {what} is {value!r}", allowed="whole pixels")
-    return int(width), int(height)
+    return int(first), int(second)
 
 
 def _normalise(
