@@ -11,7 +11,17 @@ from attrs import evolve
 from edge.cli.models import PAGE_COMMAND, chosen
 from edge.errors import InputError
 from edge.specs import ModelSpec, Published, Sources, available_models, load_model
-from edge.survey import Checked, Compiled, Counted, Record, compare, load_records, page, save_records
+from edge.survey import (
+    Checked,
+    Compiled,
+    Counted,
+    Record,
+    compare,
+    load_records,
+    page,
+    request_of,
+    save_records,
+)
 from edge.survey.check import split
 from edge.toolchain.logs import NodeRow
 from tests.conftest import FakeCompiler, Run, save_net
@@ -44,6 +54,17 @@ def test_a_yaml_in_ones_own_folder_is_a_model(zoo: Path, edge: Run) -> None:
     assert "Mine" in out
     code, out, _ = edge("models", "--json", "Mine")
     assert [model["name"] for model in json.loads(out)] == ["Mine"]
+
+
+@pytest.mark.parametrize("kind", ["onnx", "torchscript", "paddle", "mindspore"])
+def test_every_kind_of_file_lies_beside_the_yaml(kind: str, zoo: Path, edge: Run) -> None:
+    text = YAML.format(onnx="mine.onnx", size=64).replace("onnx: mine.onnx", f"{kind}: folder/mine")
+    (zoo / "Mine.yaml").write_text(text)
+    spec = load_model("Mine")
+    assert getattr(spec.sources, kind) == str(zoo / "folder/mine")
+    assert request_of(spec, timeout=60).weights == "auto"
+    _, out, _ = edge("models", "Mine")
+    assert out.splitlines()[1].split()[2] == kind
 
 
 def test_a_model_of_ones_own_is_built_by_name(zoo: Path, edge: Run, tmp_path: Path) -> None:

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import click
-from attrs import evolve
 
 from edge.cli.source import CROP_SHARE, show
 from edge.errors import UsageError
@@ -122,13 +121,6 @@ def _by(origin: str, base: ModelSpec | None) -> str:
     if not sources:
         return "as you describe it"
     return f"as {' and '.join(sources)} {'describe' if len(sources) > 1 else 'describes'} it"
-
-
-def yaml_sources(model: str, spec: ModelSpec) -> ModelSpec:
-    """Return a spec whose framework files are found from where its YAML lies."""
-    own = {"paddle": spec.sources.paddle, "mindspore": spec.sources.mindspore}
-    found = {key: str(Path(model).parent / path) for key, path in own.items() if path is not None}
-    return evolve(spec, sources=evolve(spec.sources, **found))
 
 
 def framework_options() -> tuple[Any, ...]:

@@ -96,11 +96,12 @@ def _order(spec: ModelSpec) -> tuple[str, tuple[int, int], float, str]:
 
 def _list(specs: Sequence[ModelSpec], *, verbose: bool) -> None:
     from edge.specs import Published
+    from edge.specs.schema import OWN_FILES
 
     rows: list[Sequence[str]] = [COLUMNS]
     others = []
     for spec in specs:
-        sources = [name for name in ("timm", "vendor", "demo") if getattr(spec.sources, name)]
+        sources = [name for name in ("timm", "vendor", "demo", *OWN_FILES) if getattr(spec.sources, name)]
         published = spec.published or Published(source="")
         height, width = spec.preprocess.crop
         top1 = _figure(published.float_top1, ".2f")
@@ -111,7 +112,7 @@ def _list(specs: Sequence[ModelSpec], *, verbose: bool) -> None:
             (
                 spec.name,
                 f"{width}x{height}",
-                " ".join(sources) or ("onnx" if spec.sources.onnx else NONE),
+                " ".join(sources) or NONE,
                 top1,
                 _figure(published.float_top5, ".2f"),
                 _figure(published.int8_top1, ".2f"),

@@ -12,12 +12,12 @@ import click
 from attrs import evolve
 from click.core import ParameterSource
 
-from edge.cli.framework_source import framework_options, spec_of_framework, yaml_sources
+from edge.cli.framework_source import framework_options, spec_of_framework
 from edge.cli.source import spec_of_file, spec_of_timm
 from edge.errors import UsageError
 from edge.request import Request
 from edge.resources import data_dir
-from edge.specs import ModelSpec, Precision, Sources, load_model, load_precision
+from edge.specs import ModelSpec, Precision, Sources, beside, load_model, load_precision
 from edge.specs.schema import Level
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -212,10 +212,7 @@ def _named(
         if onnx is not None:
             spec = evolve(spec, sources=Sources(onnx=str(onnx)), labels=None, classes=None)
         elif Path(model).suffix:
-            # A YAML names its files relative to itself.
-            own = {"onnx": spec.sources.onnx, "torchscript": spec.sources.torchscript}
-            found = {key: str(Path(model).parent / path) for key, path in own.items() if path is not None}
-            spec = yaml_sources(model, evolve(spec, sources=evolve(spec.sources, **found)))
+            spec = beside(spec, Path(model).parent)
         spec = evolve(spec, preprocess=evolve(spec.preprocess, **changes))
     return spec
 

@@ -1,6 +1,6 @@
 """Frozen schemas of a model and of its precision recipe, and how they are loaded."""
 
-from edge.specs.load import available_models, load_model, load_precision
+from edge.specs.load import available_models, beside, load_model, load_precision
 from edge.specs.schema import (
     Calibration,
     Compiler,
@@ -28,6 +28,7 @@ __all__ = [
     "Rounding",
     "Sources",
     "available_models",
+    "beside",
     "load_model",
     "load_precision",
 ]

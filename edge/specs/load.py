@@ -15,7 +15,7 @@ from cattrs import transform_error
 
 from edge.errors import SpecError, UsageError
 from edge.resources import data_dir
-from edge.specs.schema import ModelSpec, Precision
+from edge.specs.schema import OWN_FILES, ModelSpec, Precision
 
 if TYPE_CHECKING:
     import yaml
@@ -70,6 +70,14 @@ def available_models() -> list[str]:
     return sorted(_files())
 
 
+def beside(spec: ModelSpec, folder: Path) -> ModelSpec:
+    """Return a spec whose own files are found: its YAML names them relative to the folder it lies in."""
+    found = {
+        kind: str(folder / value) for kind in OWN_FILES if (value := getattr(spec.sources, kind)) is not None
+    }
+    return evolve(spec, sources=evolve(spec.sources, **found)) if found else spec
+
+
 def load_model(name: str) -> ModelSpec:
     """Load a model by zoo name or by path of a YAML with the same schema.
 
@@ -91,12 +99,7 @@ def load_model(name: str) -> ModelSpec:
         if spec.name != path.stem:
             raise SpecError(f"{path}: name {spec.name!r}", allowed=f"{path.stem!r}, as the file is called")
         # Asked for by name, from whatever folder: its files lie beside the YAML.
-        beside = {
-            kind: str((path.parent / value).resolve())
-            for kind in ("onnx", "torchscript")
-            if (value := getattr(spec.sources, kind, None)) is not None
-        }
-        return evolve(spec, sources=evolve(spec.sources, **beside))
+        return beside(spec, path.parent.resolve())
     import difflib
 
     close = difflib.get_close_matches(name.lower(), known, n=4, cutoff=0.5)

@@ -102,6 +102,10 @@ class Preprocess:
         return (1, 3, height, width) if self.layout == "NCHW" else (1, height, width, 3)
 
 
+# Sources that are files of the user's: they hold their weights, and a YAML names them relative to itself.
+OWN_FILES = ("onnx", "torchscript", "paddle", "mindspore")
+
+
 @frozen
 class Sources:
     """Where a model's weights may come from; None where there is no such source.

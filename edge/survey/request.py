@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from edge.request import Request
 from edge.specs import ModelSpec, load_precision
+from edge.specs.schema import OWN_FILES
 
 
 def request_of(spec: ModelSpec, *, timeout: float) -> Request:
     """Return the request of one model.
 
     Weights are random, from seed 0: shapes, placement and speed do not depend on them, and none have to be
-    downloaded. A model that is an ONNX file keeps its own.
+    downloaded. A model that is a file keeps its own.
 
     Args:
         spec: of the model.
@@ -19,10 +20,11 @@ def request_of(spec: ModelSpec, *, timeout: float) -> Request:
     Raises:
         SpecError: its recipe breaks the schema.
     """
+    own = any(getattr(spec.sources, kind) for kind in OWN_FILES)
     return Request(
         spec=spec,
         precision=load_precision(spec.precision),
-        weights="random" if spec.sources.timm and not spec.sources.onnx else "auto",
+        weights="random" if spec.sources.timm and not own else "auto",
         timeout=timeout,
         arguments=(spec.name,),
     )
