@@ -40,13 +40,14 @@ class Python:
     answer: dict[str, Any] = attrs.field(factory=dict)
     text: str | None = None
     returncode: int = 0
+    timed_out: bool = False
 
     def worker_path(self, name: str) -> Path:
         return Path("/somewhere") / name
 
     def run_python(self, args: list[str], **_: Any) -> Completed:
         text = json.dumps({**RESNET, **self.answer}) if self.text is None else self.text
-        return Completed(self.returncode, 0.1, f"a warning\n{text}")
+        return Completed(self.returncode, 0.1, f"a warning\n{text}", self.timed_out)
 
 
 def asked(changes: dict[str, Any] | None = None, **answer: Any) -> Any:
@@ -140,6 +141,12 @@ def test_a_python_without_timm_is_told_apart(text: str, kind: type[Exception]) -
     with pytest.raises(kind) as caught:
         describe_timm("resnet18", python, {})
     assert type(caught.value) is kind
+
+
+def test_a_python_that_hangs_is_told() -> None:
+    python: Any = Python(text="importing torch", returncode=-9, timed_out=True)
+    with pytest.raises(ToolchainError, match="did not tell of resnet18 within 300 s"):
+        describe_timm("resnet18", python, {})
 
 
 def test_weights_that_timm_has_not_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:

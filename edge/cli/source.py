@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,6 +25,7 @@ def spec_of_file(path: Path, changes: dict[str, Any]) -> ModelSpec:
         UsageError: something is not given, or contradicts the file.
         ModelFileError: the file is no such model.
     """
+    from edge.export.declared import plain
     from edge.export.torchscript import SUFFIXES, require_torchscript
 
     script = path.suffix.lower() in SUFFIXES
@@ -56,9 +56,8 @@ def spec_of_file(path: Path, changes: dict[str, Any]) -> ModelSpec:
             )
     changes.setdefault("resize", round(max(crop) / CROP_SHARE))
     changes.setdefault("interpolation", "bilinear")
-    name = re.sub(r"[^A-Za-z0-9_.-]+", "_", path.stem).lstrip("._-") or "model"
     preprocess = Preprocess(**{**changes, "crop": crop, "layout": layout})
-    spec = ModelSpec(name, sources, preprocess, labels=None, classes=None)
+    spec = ModelSpec(plain(path.stem), sources, preprocess, labels=None, classes=None)
     show(f"{path.name}, as the file and your options say", spec)
     return spec
 

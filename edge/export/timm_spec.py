@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections.abc import Mapping
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Any, cast
 from attrs import frozen
 
 from edge.errors import ToolchainError, ToolchainMissing, UsageError
+from edge.export.convert import last_json
 from edge.images.find import IMAGENET_CLASSES
 from edge.specs import ModelSpec, Preprocess, Sources
 from edge.specs.schema import WIDTH_MULTIPLE, Interpolation
@@ -140,15 +140,14 @@ def _preprocess(
 
 def _ask(name: str, toolchain: Toolchain) -> dict[str, Any]:
     done = toolchain.run_python([str(toolchain.worker_path(WORKER)), name], cwd=Path.cwd(), timeout=TIMEOUT)
-    lines = done.tail.splitlines()
-    if done.returncode == 0 and lines:
-        try:
-            answer = json.loads(lines[-1])
-        except ValueError:
-            answer = None
-        if isinstance(answer, dict) and "known" in answer:
-            return answer
-    last = lines[-1] if lines else f"exit status {done.returncode}"
+    answer = last_json(done.tail)
+    if done.returncode == 0 and "known" in answer:
+        return answer
+    if done.timed_out:
+        raise ToolchainError(
+            f"timm did not tell of {name} within {TIMEOUT:.0f} s", remedy="run the command again"
+        )
+    last = (done.tail.splitlines() or [f"exit status {done.returncode}"])[-1]
     if "ModuleNotFoundError" in last:
         raise ToolchainMissing(
             f"the compiler's Python can't tell of timm models: {last}", remedy="edge toolchain install"
