@@ -14,7 +14,7 @@ from attrs import define, field
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edge.errors import CompileError, CompileTimeout, WorkspaceError
+from edge.errors import CompileError, CompileTimeout, NotEnoughMemory, WorkspaceError
 from edge.specs import Precision
 from edge.tune import Options
 from edge.tune.journal import Journal
@@ -226,6 +226,16 @@ def test_a_full_disk_is_no_result(tmp_path: Path) -> None:
     with pytest.raises(WorkspaceError):
         trial(Journal(path), "a", full)
     assert not path.exists()
+
+
+def test_too_little_free_memory_is_no_result(tmp_path: Path) -> None:
+    def refused() -> dict[str, Any]:
+        raise NotEnoughMemory("takes 8 GiB, and 4 GiB are free")
+
+    path = tmp_path / "j.jsonl"
+    with pytest.raises(NotEnoughMemory):
+        trial(Journal(path), "a", refused)
+    assert trial(Journal(path), "a", lambda: {"latency_us": 1.0}).values == {"latency_us": 1.0}
 
 
 class Killed(BaseException):

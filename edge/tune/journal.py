@@ -19,6 +19,7 @@ from edge.errors import (
     EdgeError,
     GateError,
     ModelFileError,
+    NotEnoughMemory,
     SpecError,
     ToolchainError,
 )
@@ -130,6 +131,8 @@ class Journal:
         entry = Entry(key, kind, name, 0.0)
         try:
             entry = evolve(entry, values=dict(work()))
+        except NotEnoughMemory:
+            raise  # the machine's, and perhaps only now: no word on the recipe
         except TRIAL_ERRORS as error:
             stopped = limit if isinstance(error, CompileTimeout) else 0.0
             entry = evolve(entry, failed=_why(error), limit=stopped)
