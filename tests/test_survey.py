@@ -273,6 +273,15 @@ def test_a_compile_of_an_earlier_edge_is_left_out(
     assert "0 of them compiled" in out
 
 
+def test_a_compile_at_another_size_is_none_of_the_models(
+    zoo: Path, edge: Run, fake_compiler: FakeCompiler
+) -> None:
+    assert edge("compile", "Mine", "--calib-count", "20")[0] == 0
+    assert "1 of them compiled" in edge("models", "--page", "models.md", "Mine")[1]
+    (zoo / "Mine.yaml").write_text(YAML.format(onnx="mine.onnx", size=96))
+    assert "0 of them compiled" in edge("models", "--page", "other.md", "Mine")[1]
+
+
 def test_the_committed_page_is_that_of_the_committed_figures() -> None:
     docs = Path(__file__).resolve().parent.parent / "docs"
     records = load_records(docs / "models.json")

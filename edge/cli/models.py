@@ -273,7 +273,7 @@ def _page(specs: Sequence[ModelSpec], target: Path, build_dir: Path) -> None:
     from edge.survey import Record, collect, load_records, page, save_records
 
     kept = target.with_suffix(".json")
-    new = collect(build_dir, [spec.name for spec in specs])
+    new = collect(build_dir, specs)
     records = load_records(kept)
     for name, record in new.items():
         records[name] = records.get(name, Record()).update(record)

@@ -9,41 +9,46 @@ from typing import Any
 
 import cattrs
 
+from edge.specs import ModelSpec
 from edge.survey.check import split
 from edge.survey.record import LEVELS, RECORDS, Compiled, Record, load_records
 from edge.toolchain.compiler import CompileResult
 from edge.workspace import MANIFEST, RECORD, STAGES
 
 
-def collect(build_dir: Path, models: Iterable[str]) -> dict[str, Record]:
+def collect(build_dir: Path, specs: Iterable[ModelSpec]) -> dict[str, Record]:
     """Return what a folder of builds holds of each model; models of which it holds nothing are left out.
 
     Counts and checks are those that ``edge models`` kept there; a compile is the one of the highest level,
-    the newest of several, whether the build went on to its end or not.
+    the newest of several, whether the build went on to its end or not. Compiles at another input size than
+    the model's are left out.
 
     Raises:
         InputError: the kept records can't be read.
     """
     kept = load_records(build_dir / RECORDS)
     found = {}
-    for model in models:
-        record = kept.get(model, Record()).update(Record(compiled=_compiled(build_dir / model)))
+    for spec in specs:
+        compiled = _compiled(build_dir / spec.name, spec.preprocess.crop)
+        record = kept.get(spec.name, Record()).update(Record(compiled=compiled))
         if record != Record():
-            found[model] = record
+            found[spec.name] = record
     return found
 
 
-def _compiled(folder: Path) -> Compiled | None:
-    made = sorted(_compiles(folder), key=lambda item: (LEVELS.index(item[1].level), item[0]))
+def _compiled(folder: Path, crop: tuple[int, int]) -> Compiled | None:
+    made = sorted(_compiles(folder, crop), key=lambda item: (LEVELS.index(item[1].level), item[0]))
     return made[-1][1] if made else None
 
 
-def _compiles(folder: Path) -> Iterator[tuple[float, Compiled]]:
+def _compiles(folder: Path, crop: tuple[int, int]) -> Iterator[tuple[float, Compiled]]:
     manifest = _json(folder / MANIFEST)
+    size = f"_{crop[1]}x{crop[0]}_nv12."  # the end of every program's name
     for path in (folder / STAGES).glob(f"compile-*/{RECORD}"):
         data = _json(path)
         try:
-            yield path.stat().st_mtime, _read(data, manifest)
+            if size in data["result"]["bin"]:
+                yield path.stat().st_mtime, _read(data, manifest)
         except (OSError, KeyError, TypeError, StopIteration, ValueError, cattrs.BaseValidationError):
             continue  # of an earlier edge, which recorded less
 
