@@ -19,7 +19,7 @@ from edge.cli.options import make_request
 from edge.cli.tune import parse_duration, parse_latency
 from edge.errors import InputError, UsageError
 from edge.images import ImageItem, ImageSet, open_images
-from edge.specs import Calibration, Evidence, NodePrecision, Precision, load_precision
+from edge.specs import Calibration, Evidence, NodePrecision, Precision, load_model, load_precision
 from edge.specs.schema import Rounding
 from edge.toolchain.found import Toolchain
 from edge.tune import recipe
@@ -33,12 +33,12 @@ MEAN = ("--mean", "127.5", "--std", "127.5", "--resize", "64")
 EVIDENCE = Evidence("f" * 64, "a (10 of 20)", "b (10 of 20)", 10, 99.0, 97.5, versions={"edge": "1"})
 
 
-def request_of(*, precision: str | None, build_dir: Path, model: str = "ConvNeXt_atto") -> Any:
+def request_of(*, precision: str | None, build_dir: Path, model: str = "ConvNeXt_atto", **given: str) -> Any:
     nothing = dict.fromkeys(
         ("onnx", "images", "calib", "calib_count", "level", "mean", "std", "color", "resize", "crop")
     )
     return make_request(
-        **nothing,
+        **{**nothing, **given},
         model=model,
         weights="auto",
         count=500,
@@ -171,14 +171,26 @@ def test_build_takes_the_models_own_recipe(tmp_path: Path, capsys: pytest.Captur
     own = Precision("ConvNeXt_atto", calibration=Calibration("kl"), evidence=EVIDENCE)
     recipe.write(tmp_path / "ConvNeXt_atto" / "recipe.yaml", own)
     assert request_of(precision=None, build_dir=tmp_path).precision == own
-    assert "--precision int8 goes without" in capsys.readouterr().err
+    assert "--precision convnext goes without" in capsys.readouterr().err
     assert request_of(precision="recipe", build_dir=tmp_path).precision == own
     assert request_of(precision="int8", build_dir=tmp_path).precision.name == "int8"
     assert capsys.readouterr().err == ""
 
 
+def test_a_shared_recipe_of_the_same_name_is_nobodys_own(tmp_path: Path) -> None:
+    net = save_net(tmp_path / "convnext.onnx")
+    options: dict[str, Any] = {"model": str(net), "build_dir": tmp_path}
+    given = {"mean": "0", "std": "255"}
+    assert request_of(precision=None, **options, **given).precision.name == "int8"
+    assert recipe.place("convnext", tmp_path / "convnext") == tmp_path / "convnext" / "recipe.yaml"
+    own = Precision("convnext", calibration=Calibration("kl"), evidence=EVIDENCE)
+    recipe.write(tmp_path / "convnext" / "recipe.yaml", own)
+    assert request_of(precision=None, **options, **given).precision == own
+
+
 def test_a_recipe_that_is_insisted_on_has_to_be_there(tmp_path: Path) -> None:
-    assert request_of(precision=None, build_dir=tmp_path).precision.name == "int8"
+    zoos = load_model("ConvNeXt_atto").precision
+    assert request_of(precision=None, build_dir=tmp_path).precision.name == zoos
     with pytest.raises(UsageError, match="no recipe of its own") as error:
         request_of(precision="recipe", build_dir=tmp_path)
     assert "edge tune ConvNeXt_atto" in str(error.value)

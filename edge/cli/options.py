@@ -17,7 +17,7 @@ from edge.cli.source import spec_of_file, spec_of_timm
 from edge.errors import UsageError
 from edge.request import Request
 from edge.resources import data_dir
-from edge.specs import ModelSpec, Precision, Sources, beside, load_model, load_precision
+from edge.specs import ModelSpec, Precision, Sources, beside, is_searched, load_model, load_precision
 from edge.specs.schema import Level
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -227,7 +227,9 @@ def _recipe(spec: ModelSpec, wish: str | None, build_dir: Path | None) -> Precis
     if wish not in (None, INSIST):
         return load_precision(wish)
     places = own_recipes(spec.name, build_dir)
-    path = next((place for place in places if place.is_file()), None)
+    shared, own = places[0], places[1:]
+    # A shared recipe may happen to have the model's name: convnext, for one's own convnext.onnx.
+    path = shared if is_searched(shared) else next((place for place in own if place.is_file()), None)
     if path is None and wish == INSIST:
         raise UsageError(
             f"{spec.name} has no recipe of its own",
@@ -238,7 +240,9 @@ def _recipe(spec: ModelSpec, wish: str | None, build_dir: Path | None) -> Precis
         return load_precision(spec.precision)
     if wish is None:
         shown = os.path.relpath(path)
-        click.echo(f"precision recipe {shown}, the model's own; --precision int8 goes without", err=True)
+        click.echo(
+            f"precision recipe {shown}, the model's own; --precision {spec.precision} goes without", err=True
+        )
     return load_precision(str(path))
 
 

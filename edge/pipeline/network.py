@@ -206,7 +206,7 @@ class NetworkStages(SourceStages):
             return None
         return (
             f"precision recipe {recipe.name} was searched for other weights than these: its figures do not "
-            "hold here; edge tune searches anew, --precision int8 goes without"
+            f"hold here; edge tune searches anew, --precision {self.request.spec.precision} goes without"
         )
 
     def _calibration_files(self) -> list[Path]:

@@ -1,6 +1,6 @@
 """Frozen schemas of a model and of its precision recipe, and how they are loaded."""
 
-from edge.specs.load import available_models, beside, load_model, load_precision
+from edge.specs.load import available_models, beside, is_searched, load_model, load_precision
 from edge.specs.schema import (
     Calibration,
     Compiler,
@@ -29,6 +29,7 @@ __all__ = [
     "Sources",
     "available_models",
     "beside",
+    "is_searched",
     "load_model",
     "load_precision",
 ]

@@ -131,6 +131,15 @@ def load_precision(name: str) -> Precision:
     return _from_yaml(path, Precision)
 
 
+def is_searched(path: Path) -> bool:
+    """Tell whether a file is a recipe that ``edge tune`` found: those carry evidence, the shared ones none.
+
+    Raises:
+        SpecError: it is there and breaks the schema.
+    """
+    return path.is_file() and load_precision(str(path)).evidence is not None
+
+
 def _from_yaml(path: Path, kind: type[T]) -> T:
     import yaml  # not at import: a board that runs a program reads none
 

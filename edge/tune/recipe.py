@@ -10,17 +10,24 @@ import cattrs
 
 from edge.atomic import write_text
 from edge.resources import data_dir
-from edge.specs import Precision
+from edge.specs import Precision, is_searched
 
 IN_BUILD = "recipe.yaml"
 
 
 def place(model: str, folder: Path) -> Path:
-    """Return where a model's recipe belongs: with the others in a checkout, else in its build folder."""
+    """Return where a model's recipe belongs: with the others in a checkout, else in its build folder.
+
+    A shared recipe that happens to have the model's name, such as ``convnext``, is left alone.
+
+    Raises:
+        SpecError: a file of that name breaks the schema.
+    """
     recipes = data_dir("mapper_yaml") / "precision"
     in_checkout = (recipes.parent.parent / "pyproject.toml").is_file()
-    if in_checkout and os.access(recipes, os.W_OK):
-        return recipes / f"{model}.yaml"
+    shared = recipes / f"{model}.yaml"
+    if in_checkout and os.access(recipes, os.W_OK) and (not shared.exists() or is_searched(shared)):
+        return shared
     return folder / IN_BUILD
 
 
