@@ -64,9 +64,9 @@ def status_command(*, as_json: bool, verbose: bool) -> None:
     for route in found.routes:
         mark = "✓" if route.available else "-"
         versions = ", ".join(f"{name} {version}" for name, version in sorted(route.versions.items()))
-        click.echo(f"{mark} {route.kind:<8} {versions if route.available else route.why_not}")
+        click.echo(f"{mark} {route.kind:<9} {versions if route.available else route.why_not}")
         if route.available or verbose:
-            click.echo(f"  {'':<8} {route.where}")
+            click.echo(f"  {'':<9} {route.where}")
     for framework in found.frameworks:
         mark = "✓" if framework.available else "-"
         versions = ", ".join(f"{name} {version}" for name, version in sorted(framework.versions.items()))
