@@ -237,15 +237,23 @@ def test_what_nobody_states_is_asked_for() -> None:
 
 
 def test_a_zoo_model_fills_what_the_source_leaves_open_and_contradictions_are_named() -> None:
-    spec, notes = a_spec(Declared("c.yml", {"mean": (1.0,) * 3}), {}, base="ConvNeXt_atto")
-    zoo = load_model("ConvNeXt_atto")
+    spec, notes = a_spec(Declared("c.yml", {"mean": (1.0,) * 3}), {}, base="NextViT_small_224")
+    zoo = load_model("NextViT_small_224")
     assert (spec.name, spec.preprocess.std, spec.preprocess.mean) == (
         zoo.name,
         zoo.preprocess.std,
         (1.0,) * 3,
     )
     assert len(notes) == 1
-    assert "not 123.675,116.28,103.53 as the zoo's ConvNeXt_atto" in notes[0]
+    assert "not 123.675,116.28,103.53 as the zoo's NextViT_small_224" in notes[0]
+
+
+def test_a_zoo_models_recipe_is_taken_unless_it_names_nodes() -> None:
+    spec, notes = a_spec(Declared(), {}, base="NextViT_small_224")
+    assert (spec.precision, notes) == ("int8_softmax_int16", ())
+    spec, notes = a_spec(Declared(), {}, base="ConvNeXt_tiny")
+    assert (spec.precision, len(notes)) == ("int8", 1)
+    assert "not convnext" in notes[0]
 
 
 def test_class_names_become_labels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

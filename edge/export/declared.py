@@ -14,7 +14,7 @@ from edge.atomic import write_text
 from edge.errors import InputError, UsageError, WorkspaceError
 from edge.export.class_order import against_imagenet
 from edge.images.find import IMAGENET_CLASSES
-from edge.specs import ModelSpec, Preprocess, Sources
+from edge.specs import ModelSpec, Preprocess, Sources, load_precision
 from edge.toolchain.managed import CACHE_VARIABLE, cache_dir
 
 NEEDED = ("mean", "std", "crop")
@@ -60,7 +60,8 @@ def spec_of(
         sources: where the weights come from.
         changes: what the user sets: keys of ``Preprocess``; they win.
         name: of the model, unless ``base`` has one.
-        base: the zoo's model that it is meant to be; its preprocessing fills what nobody states.
+        base: the zoo's model that it is meant to be; its preprocessing fills what nobody states, and its
+            recipe is taken where that names no nodes.
         crop_share: share of the resized picture that the centre crop keeps, where nobody says.
         example: a command that states everything, for the message.
 
@@ -105,6 +106,10 @@ def spec_of(
     if declared.names is not None:
         labels = _labels(declared.names)
         classes = len(declared.names)
+    precision = base.precision if base is not None else "int8"
+    if load_precision(precision).nodes:
+        notes.append(f"precision int8, not {precision}: that names nodes, which this export calls otherwise")
+        precision = "int8"
     name = base.name if base is not None else plain(name)
     return (
         ModelSpec(
@@ -113,7 +118,7 @@ def spec_of(
             Preprocess(**stated),
             labels=labels,
             classes=classes,
-            precision=base.precision if base is not None else "int8",
+            precision=precision,
             published=base.published if base is not None else None,
         ),
         tuple(notes),
