@@ -46,7 +46,7 @@ def count(onnx_file: Path, *, input_shape: Sequence[int] | None = None) -> Work:
     """Count with onnx-tool, which infers every shape and weighs each operator.
 
     Args:
-        onnx_file: float network with one input.
+        onnx_file: float network with one picture as its input, of static shape.
         input_shape: another input shape than the file's, such as (1, 3, 224, 224).
 
     Raises:
@@ -55,11 +55,10 @@ def count(onnx_file: Path, *, input_shape: Sequence[int] | None = None) -> Work:
     import numpy as np
     import onnx_tool
 
-    from edge.graph import load_onnx
+    from edge.graph import image_input, load_onnx
 
     model = load_onnx(onnx_file)
-    name = model.graph.input[0].name
-    own = tuple(axis.dim_value for axis in model.graph.input[0].type.tensor_type.shape.dim)
+    name, own = image_input(model, onnx_file.name)
     shape = own if input_shape is None else tuple(input_shape)
     weights = {tensor.name for tensor in model.graph.initializer}
     chatter = io.StringIO()  # onnx-tool prints what it finds odd

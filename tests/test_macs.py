@@ -138,3 +138,22 @@ def test_another_input_size_explains_only_what_it_gives() -> None:
     assert "196x196" in told.why
     told = compare(evolve(there, macs_published_at=900_000_000), published)
     assert not told.explained
+
+
+def test_weights_among_the_inputs_are_no_picture(tmp_path: Path) -> None:
+    path = save(
+        tmp_path / "net.onnx",
+        [helper.make_node("Gemm", ["x", "s"], ["y"], name="fc")],
+        {"s": np.ones((4, 5), np.float32)},
+        [1, 4],
+    )
+    plain = count(path)
+    model = onnx.load(path)
+    weight = helper.make_tensor_value_info("s", TensorProto.FLOAT, [4, 5])
+    model.graph.input.insert(0, weight)  # as files of IR version 3 have them
+    onnx.save(model, path)
+    assert count(path) == plain
+    model.graph.input[1].type.tensor_type.shape.dim[0].dim_param = "batch"
+    onnx.save(model, path)
+    with pytest.raises(ModelFileError, match="batch"):
+        count(path)
