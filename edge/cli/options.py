@@ -25,7 +25,17 @@ F = TypeVar("F", bound=Callable[..., Any])
 # The model's own recipe: its file in the build folder, and the word that insists on one.
 OWN_RECIPE, INSIST = "recipe.yaml", "recipe"
 # How a command spoke and where it built change nothing of the result.
-NOT_RECORDED = {"as_json", "verbose", "build_dir", "install", "workers", "port", "identity", "ssh_options"}
+NOT_RECORDED = {
+    "as_json",
+    "verbose",
+    "build_dir",
+    "install",
+    "any_memory",
+    "workers",
+    "port",
+    "identity",
+    "ssh_options",
+}
 
 
 def output_options(function: F) -> F:
