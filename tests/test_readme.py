@@ -24,7 +24,9 @@ BLOCK = re.compile(r"```console\n(.*?)```\n", re.DOTALL)
 MAP = re.compile(r"(<!-- code map.*?-->\n)(.*?)(<!-- end of code map -->)", re.DOTALL)
 PROGRESS = re.compile(r"^  \w+ +\d+%")
 # What a machine has or lacks: another compiler, an engine, a network, how its Python 3.10 came there.
-MACHINE = re.compile(r"^(- |setting up |Python 3\.10: |[✓✗] (python|paddle|mindspore) |! (timm|vendor) weights)")
+MACHINE = re.compile(
+    r"^(- |setting up |Python 3\.10: |[✓✗] (python|paddle|mindspore) |! (timm|vendor) weights)"
+)
 
 
 def blocks(text: str) -> list[tuple[str, list[str]]]:
