@@ -22,6 +22,7 @@ from edge.tune.outcome import chosen_of
 from edge.tune.rank import compare, divergence
 from edge.tune.result import Measured, Point
 from edge.tune.search import finalists, greedy
+from edge.tune.units import LENIENT, narrowed
 
 BASE = 1000.0
 
@@ -331,3 +332,26 @@ def test_of_recipes_that_are_equally_true_the_fastest_is_chosen() -> None:
     assert chosen_of(recipes((100, 1.0), (120, 0.020), (101, 0.250)), options, 110)[0] == 2
     assert chosen_of(recipes((100, 1.0), (92, 1.005)), options, 110)[0] == 1
     assert chosen_of(recipes((100, 1.0), (92, 1.5)), options, 110)[0] == 0
+
+
+@given(
+    cheap=st.floats(1.01, 3.0),
+    left=st.floats(0.05, 1.0),
+    allowed=st.floats(1.0, 1.5),
+)
+def test_a_set_that_ships_too_slow_narrows_the_budget_to_what_ships(
+    cheap: float, left: float, allowed: float
+) -> None:
+    shipped = 1 + left * (cheap - 1)  # what is left of the price at the level that ships
+    ratio = narrowed(cheap, shipped, allowed)
+    if shipped <= allowed:
+        assert ratio is None
+        return
+    assert ratio is not None
+    budget = 1 + LENIENT * (ratio - 1)  # what the search lets a set take at the cheap level
+    assert budget < cheap
+    assert 1 + left * (budget - 1) == pytest.approx(allowed)
+
+
+def test_a_set_without_a_price_narrows_nothing() -> None:
+    assert narrowed(1.0, 1.2, 1.1) is None

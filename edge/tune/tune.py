@@ -28,7 +28,7 @@ from edge.tune.outcome import accuracy, chosen_of, figures, latency, outcome, po
 from edge.tune.result import Point, TuneResult
 from edge.tune.search import Step
 from edge.tune.trials import QUICK, adopt, measured
-from edge.tune.units import FINALISTS, wider, with_nodes
+from edge.tune.units import FINALISTS, narrowed, wider, with_nodes
 from edge.workspace import Workspace
 
 PLAIN = "plain int8"
@@ -75,9 +75,12 @@ class Search(Context):
         baseline = self._baseline()
         budget = self._budget(baseline)
         calibrations = sorted(self._calibrations(baseline), key=_order)
-        finals = self._finals(calibrations, budget / latency(baseline))
-        shipped = self._ship(self._rewritten(finals), budget)
-        points = [point_of(PLAIN, self.request.precision, baseline), *shipped]
+        ratio = budget / latency(baseline)
+        points = [point_of(PLAIN, self.request.precision, baseline)]
+        finals = self._finals(calibrations, ratio)
+        self._ship(self._rewritten(finals), budget, points, PROGRAMS)
+        if finals[0].precision.nodes and (narrower := self._narrower(points, ratio)) is not None:
+            self._ship(self._finals(calibrations, narrower)[:2], budget, points, PROGRAMS + 2)
         chosen, why = chosen_of(points, self.options, budget)
         return outcome(self, self._report(points), self.path, chosen, why, budget)
 
@@ -208,23 +211,38 @@ class Search(Context):
         )
         return [finals[0], first, other, *finals[1:]]
 
-    def _ship(self, finals: list[Candidate], budget: float) -> list[Point]:
-        """Compile the finalists as they would ship, until the time is over."""
-        points: list[Point] = []
-        seen: list[Precision] = []
+    def _narrower(self, points: list[Point], ratio: float) -> float | None:
+        """Return the budget for another search where the best set came out too slow; None where it did not.
+
+        How much of a price at the cheap level is left at the one that ships, only a program tells.
+        """
+        base, best = points[0].latency_us, next((p.latency_us for p in points[1:] if p.precision.nodes), None)
+        if base is None or best is None or len(self.path) < 2:
+            return None
+        return narrowed(self.path[-1].latency / self.path[0].latency, best / base, ratio)
+
+    def _ship(self, finals: list[Candidate], budget: float, points: list[Point], most: int) -> None:
+        """Compile the finalists as they would ship, until enough of them keep the budget, or time is over.
+
+        Args:
+            finals: the most promising first.
+            budget: microseconds.
+            points: what shipped so far; what ships is added.
+            most: that keep the budget, besides plain int8.
+        """
+        seen = [point.precision for point in points]
         expected = 1.2 * float(self.journal.of_kind("ship")[0].values["compile_s"]) + 15
         for item in finals:
             precision = evolve(item.precision, compiler=self.request.precision.compiler)
             if item.name == PLAIN or precision in seen:
                 continue
-            good = [point for point in points if not point.failed and (point.latency_us or 0) <= budget]
-            if len(good) >= PROGRAMS or self.left < expected:
+            good = [point for point in points[1:] if not point.failed and (point.latency_us or 0) <= budget]
+            if len(good) >= most or self.left < expected:
                 self.left_out.append(f"a program of {item.name}")
                 continue
             seen.append(precision)
             work = partial(self.trials.ship, item.name, precision, self.selection, self.limit())
             points.append(point_of(item.name, precision, self.attempt("ship", work, _shipped)))
-        return points
 
     def _report(self, points: list[Point]) -> list[Point]:
         """Measure every program on the pictures that were kept back: once, when all is chosen."""

@@ -67,6 +67,19 @@ def wider(search: Context, best: Candidate, compiled: Precision, ratio: float) -
     )
 
 
+def narrowed(cheap: float, shipped: float, allowed: float) -> float | None:
+    """Return the ratio to search under where the best set came out slower than allowed, else None.
+
+    Args:
+        cheap: latency of that set at the cheap level, as a share of int8's there.
+        shipped: the same at the level that ships.
+        allowed: share of plain int8's latency that a program may take.
+    """
+    if shipped <= allowed or cheap <= 1:
+        return None
+    return 1 + (cheap - 1) / (shipped - 1) * (allowed - 1) / LENIENT
+
+
 def _ranking(search: Context, compiled: Precision) -> Ranking:
     build = search.trials.build(compiled, search.limit(), keep=True)
     made = build.compile
