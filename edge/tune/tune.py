@@ -80,7 +80,8 @@ class Search(Context):
         finals = self._finals(calibrations, ratio)
         self._ship(self._rewritten(finals), budget, points, PROGRAMS)
         if finals[0].precision.nodes and (narrower := self._narrower(points, ratio)) is not None:
-            self._ship(self._finals(calibrations, narrower)[:2], budget, points, PROGRAMS + 2)
+            finals = [evolve(c, name=f"{c.name}, narrower") for c in self._finals(calibrations, narrower)[:2]]
+            self._ship(finals, budget, points, PROGRAMS + 2)
         chosen, why = chosen_of(points, self.options, budget)
         return outcome(self, self._report(points), self.path, chosen, why, budget)
 
