@@ -76,8 +76,11 @@ def choose_calibration(request: Request) -> CalibrationSet:
     Raises:
         UsageError: neither a source of pictures nor a set.
     """
-    source = request.calibration or DEMO_CALIBRATION
-    if Path(source).exists() and Path(source).suffix not in (".yaml", ".yml"):
+    source = request.calibration
+    if source is None:
+        # Whatever folder is called so here, it was not asked for.
+        found = load_set(DEMO_CALIBRATION)
+    elif Path(source).exists() and Path(source).suffix not in (".yaml", ".yml"):
         found = CalibrationSet(Path(source).name, source, seed=request.seed)
     elif ":" in source:
         found = CalibrationSet(source.replace(":", "_"), source, seed=request.seed)

@@ -103,6 +103,19 @@ def test_another_normalisation_quantizes_again(edge: Run, tmp_path: Path, net: P
     assert {"quantize", "eval"} <= again
 
 
+def test_a_folder_called_demo_is_not_taken_for_the_demos_pictures(
+    edge: Run, tmp_path: Path, net: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "demo").mkdir()
+    code, out, err = edge("calibrate", str(net), *NORM, "--calib-count", "2", "--json")
+    assert code == 0, err
+    assert json.loads(out)["result"]["source"].startswith("demo:calibration")
+    code, _, err = edge("calibrate", str(net), *NORM, "--calib", "demo")
+    assert code == 1
+    assert "demo holds no pictures" in err
+
+
 def test_paths_in_the_manifest_are_relative(edge: Run, tmp_path: Path, net: Path, pictures: Path) -> None:
     _, out, _ = edge(*portable(net, pictures))
     assert str(tmp_path) not in json.dumps(json.loads(out)["artifacts"])

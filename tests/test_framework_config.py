@@ -291,7 +291,7 @@ def test_an_inference_model_is_found_in_both_forms(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("names", "seen", "remedy"),
     [
-        ((), "holds no inference model of PaddlePaddle but nothing", "paddle.jit.save"),
+        ((), "is empty", "paddle.jit.save"),
         (("net.onnx",), "but net.onnx", "paddle.jit.save"),
         (("best_model.pdparams", "best_model.pdopt"), "a training checkpoint", "tools/export_model.py"),
         (("inference.pdiparams",), "no inference.json or .pdmodel", "paddle.jit.save"),

@@ -103,3 +103,9 @@ def test_true_stays_a_truth_value(tmp_path: Path) -> None:
     recipe = tmp_path / "soft.yaml"
     recipe.write_text("calibration: {per_channel: true}\n")
     assert load_precision(str(recipe)).calibration.per_channel is True
+
+
+def test_a_word_that_is_not_among_the_allowed_ones_is_told_with_these(tmp_path: Path) -> None:
+    (tmp_path / "r.yaml").write_text("rewrites: [fast]\n")
+    with pytest.raises(SpecError, match="fast is none of 'channel_mean'"):
+        load_precision(str(tmp_path / "r.yaml"))

@@ -129,9 +129,9 @@ def _no_paddle_model(folder: Path) -> InputError:
         return InputError(
             f"{folder} is in the form of Paddle 1 (__model__)", remedy=f"with Paddle 2: {PADDLE_EXPORT}"
         )
-    listed = ", ".join(names[:_SHOWN]) + (" …" if len(names) > _SHOWN else "") if names else "nothing"
+    listed = ", ".join(names[:_SHOWN]) + (" …" if len(names) > _SHOWN else "")
     return InputError(
-        f"{folder} holds no inference model of PaddlePaddle but {listed}",
+        f"{folder} holds no inference model of PaddlePaddle but {listed}" if names else f"{folder} is empty",
         allowed="inference.json or .pdmodel, and inference.pdiparams",
         remedy=PADDLE_EXPORT,
     )

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 _converter = cattrs.Converter(forbid_extra_keys=True)
+_LITERAL = re.compile(r"unknown error \((.+) not in literal typing\.Literal\[(.+)\]\)")
 
 
 def _strict(kind: type) -> Callable[[object, type], object]:
@@ -160,6 +161,7 @@ def _from_yaml(path: Path, kind: type[T]) -> T:
         for spec_error in _leaves(error):
             raise SpecError(f"{path.name}: {spec_error.seen}", allowed=spec_error.allowed) from None
         problems = "; ".join(transform_error(error, path=path.name))
+        problems = _LITERAL.sub(r"\1 is none of \2", problems)
         raise SpecError(
             f"{path} breaks the schema: {problems}",
             remedy="compare with a file in edge/zoo or mapper_yaml/precision",
