@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -79,16 +80,43 @@ def open_session(path: Path) -> onnxruntime.InferenceSession:
     Raises:
         ModelFileError: onnxruntime refuses it.
     """
+    return _opened(str(path), path.name)
+
+
+def open_exposed(model: onnx.ModelProto, names: Iterable[str]) -> onnxruntime.InferenceSession:
+    """Open a model in stock onnxruntime, one thread a run, with inner values among its outputs.
+
+    Args:
+        model: it stays as it is.
+        names: of float values that can be asked for besides the outputs.
+
+    Raises:
+        ModelFileError: onnxruntime refuses it.
+    """
+    import onnx
+
+    exposed = onnx.ModelProto()
+    exposed.CopyFrom(model)
+    known = {value.name for value in exposed.graph.output}
+    for name in dict.fromkeys(names):
+        if name not in known:
+            exposed.graph.output.append(
+                onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None)
+            )
+    return _opened(exposed.SerializeToString(), model.graph.name or "the model")
+
+
+def _opened(source: str | bytes, name: str) -> onnxruntime.InferenceSession:
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = 1
+    options.intra_op_num_threads = 1  # sums in one order on every machine
     options.log_severity_level = 3
     try:
-        return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        return onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime's own exceptions share no public base
         cause = " ".join(str(error).split())[:200]
-        raise ModelFileError(f"onnxruntime can't load {path.name}: {cause}") from error
+        raise ModelFileError(f"onnxruntime can't load {name}: {cause}") from error
 
 
 def facts(model: onnx.ModelProto, origin: str = "the model") -> GraphFacts:

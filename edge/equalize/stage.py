@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from edge.equalize.pairs import Pair, find_pairs
 from edge.equalize.scales import Ranges, factors, multiply
 from edge.errors import ModelFileError
-from edge.graph import image_input, load_onnx
+from edge.graph import image_input, load_onnx, open_exposed
 from edge.preprocess import calibration_picture, network_input_from_nv12, rgb_to_nv12
 from edge.progress import Reporter, Silent
 from edge.simplify import guard
@@ -164,25 +164,9 @@ def _ranges(
     model: onnx.ModelProto, pairs: Iterable[Pair], inputs: Sequence[NDArray[np.float32]], reporter: Reporter
 ) -> dict[str, Ranges]:
     """Return the largest magnitude of each channel between the pairs, (channels,)."""
-    import onnx
-    import onnxruntime
-
     picture, _ = image_input(model)
     names = [pair.tensor for pair in pairs]
-    exposed = onnx.ModelProto()
-    exposed.CopyFrom(model)
-    known = {value.name for value in exposed.graph.output}
-    for name in names:
-        if name not in known:
-            exposed.graph.output.append(
-                onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None)
-            )
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    options.intra_op_num_threads = 1  # sums in one order on every machine
-    session = onnxruntime.InferenceSession(
-        exposed.SerializeToString(), options, providers=["CPUExecutionProvider"]
-    )
+    session = open_exposed(model, names)
     found: dict[str, Ranges] = {}
     for done, data in enumerate(inputs, start=1):
         for name, value in zip(names, session.run(names, {picture: data}), strict=True):

@@ -130,7 +130,7 @@ class NetworkStages(SourceStages):
             },
             action,
             EqualizeResult,
-            code=("edge.equalize", "edge.preprocess", "edge.simplify"),
+            code=("edge.equalize", "edge.graph", "edge.preprocess", "edge.simplify"),
             note=lambda r: f"channels of {len(r.pairs)} pairs scaled, max abs error {r.max_abs_error:.2g}",
         )
 
@@ -171,7 +171,7 @@ class NetworkStages(SourceStages):
             },
             action,
             RoundResult,
-            code=("edge.rounding", "edge.preprocess"),
+            code=("edge.rounding", "edge.graph", "edge.preprocess"),
             note=lambda r: (
                 f"weights of {len(r.layers)} layers, {100 * r.error_kept:.0f} % of the nearest steps' error"
                 + (f"; {len(r.left)} left as they are" if r.left else "")

@@ -11,7 +11,7 @@ from attrs import frozen
 from numpy.typing import NDArray
 
 from edge.errors import ModelFileError
-from edge.graph import image_input, load_onnx
+from edge.graph import image_input, load_onnx, open_exposed
 from edge.preprocess import calibration_picture, network_input_from_nv12, rgb_to_nv12
 from edge.progress import Reporter, Silent
 from edge.rounding.compensate import compensated, nearest, output_error
@@ -20,7 +20,6 @@ from edge.specs import Preprocess, Rounding
 
 if TYPE_CHECKING:
     import onnx
-    import onnxruntime
 
 POSITIONS = 512  # taken of a layer's output on each picture; neighbours are much alike
 MEMORY = 400e6  # bytes of moments that are gathered in one pass over the pictures
@@ -174,7 +173,7 @@ def _moments(
     """Return the mean of x xᵀ over each layer's inputs x in the float network: (groups, columns, columns)."""
     picture, _ = image_input(graph)
     names = [name for name in dict.fromkeys(layer.input for layer in layers) if name != picture]
-    session = _session(graph, names)
+    session = open_exposed(graph, names)
     random = np.random.default_rng(seed)
     sums: Moments = {layer.name: np.zeros((layer.groups, layer.columns, layer.columns)) for layer in layers}
     counts = dict.fromkeys(sums, 0)
@@ -189,23 +188,3 @@ def _moments(
             counts[layer.name] += seen.shape[2]
         reporter.update(f"look at {done} of {len(files)} pictures", done / len(files))
     return {name: total / counts[name] for name, total in sums.items()}
-
-
-def _session(graph: onnx.ModelProto, names: Sequence[str]) -> onnxruntime.InferenceSession:
-    import onnx
-    import onnxruntime
-
-    exposed = onnx.ModelProto()
-    exposed.CopyFrom(graph)
-    known = {value.name for value in exposed.graph.output}
-    for name in names:
-        if name not in known:
-            exposed.graph.output.append(
-                onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None)
-            )
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    options.intra_op_num_threads = 1  # sums in one order on every machine
-    return onnxruntime.InferenceSession(
-        exposed.SerializeToString(), options, providers=["CPUExecutionProvider"]
-    )
