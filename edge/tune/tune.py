@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from functools import partial
 
-from attrs import define, evolve, field
+from attrs import define, evolve
 
 from edge.errors import GateError, UsageError
 from edge.progress import Listener
@@ -68,7 +68,6 @@ class Search(Context):
     """One search. Each step writes what it measured into the journal."""
 
     path: tuple[Step, ...] = ()
-    _tried: set[str] = field(factory=set)
 
     def run(self) -> TuneResult:
         """Return what was found."""
@@ -80,8 +79,9 @@ class Search(Context):
         finals = self._finals(calibrations, ratio)
         self._ship(self._rewritten(finals), budget, points, PROGRAMS)
         if finals[0].precision.nodes and (narrower := self._narrower(points, ratio)) is not None:
-            finals = [evolve(c, name=f"{c.name}, narrower") for c in self._finals(calibrations, narrower)[:2]]
-            self._ship(finals, budget, points, PROGRAMS + 2)
+            again = [item for item in self._finals(calibrations, narrower) if item.precision.nodes][:2]
+            again = [evolve(item, name=f"{item.name}, narrower") for item in again]
+            self._ship(again, budget, points, PROGRAMS + 2)
         chosen, why = chosen_of(points, self.options, budget)
         return outcome(self, self._report(points), self.path, chosen, why, budget)
 
@@ -172,7 +172,7 @@ class Search(Context):
         best = calibrations[0]
         compiled = self.request.precision if best.name == PLAIN else spaces.at_level(best.precision, QUICK)
         found = wider(self, best, compiled, ratio)
-        self.path = found.steps
+        self.path = found.steps or self.path  # a second search may have had no time
         if not found.sets:
             return calibrations[:FINALISTS]
         name, nodes = found.sets[0]
