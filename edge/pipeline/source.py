@@ -104,6 +104,7 @@ class SourceStages(Stages):
             code=("edge.simplify", "edge.graph"),
             note=lambda r: (
                 f"{r.nodes_before} → {r.nodes_after} nodes, max abs error {r.max_abs_error:.2g}, {r.form}"
+                + (", attention laid out for the BPU" if r.attention else "")
             ),
         )
 

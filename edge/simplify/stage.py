@@ -10,12 +10,13 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from attrs import frozen
+from attrs import evolve, field, frozen
 
 from edge.errors import ModelFileError, WorkspaceError
 from edge.graph import load_onnx
 from edge.progress import Reporter, Silent
 from edge.simplify import child, guard
+from edge.simplify.attention import Attention, lay_out
 from edge.simplify.guard import Reference, Rejected
 from edge.simplify.patterns import count_patterns
 from edge.simplify.prepare import (
@@ -63,6 +64,7 @@ class SimplifyResult:
         opset: 10 or 11.
         ir: IR version.
         onnxsim: version of onnxsim.
+        attention: nodes of attention that were written another way, after the form was found.
     """
 
     onnx: str
@@ -77,6 +79,7 @@ class SimplifyResult:
     opset: int
     ir: int
     onnxsim: str
+    attention: Attention = field(factory=Attention)
 
 
 def simplify(
@@ -123,6 +126,7 @@ def simplify(
     reason = "; ".join(rejected) or f"onnxsim without {', '.join(HARMFUL)}"
     if shipped.form != "simplified":
         reporter.warn(f"the {shipped.form} graph is used ({reason})")
+    shipped, attention = _laid_out(rules, shipped, reporter)
     _warn_of_unfused(shipped.model, reporter)
 
     _write(shipped.model, out / f"{name}.onnx")
@@ -140,6 +144,7 @@ def simplify(
         opset=opset_of(shipped.model),
         ir=shipped.model.ir_version,
         onnxsim=version("onnxsim"),
+        attention=attention,
     )
 
 
@@ -189,6 +194,20 @@ def _unsimplified(rules: _Rules, normal: onnx.ModelProto, path: Path) -> _Shippe
             allowed="a model that opset 10 or 11 can express",
             remedy="export with opset_version=11 and a fixed input size",
         ) from verdict
+
+
+def _laid_out(rules: _Rules, shipped: _Shipped, reporter: Reporter) -> tuple[_Shipped, Attention]:
+    """Return the model with its attention laid out for the BPU, if that gives the same answers."""
+    model, attention = lay_out(shipped.model)
+    if not attention:
+        return shipped, attention
+    try:
+        guard.check_contract(model, rules.original)
+        guard.check_patterns(model, rules.patterns)
+        return evolve(shipped, model=model, error=guard.max_error(model, rules.expected)), attention
+    except Rejected as verdict:
+        reporter.warn(f"attention stays as it was exported, which is slow on the BPU ({verdict})")
+        return shipped, Attention()
 
 
 def _onnxsim(normal: onnx.ModelProto, options: Sequence[str]) -> onnx.ModelProto:

@@ -1,0 +1,276 @@
+"""Attention laid out for the BPU: the same answers, only where it fits, and faster as the compiler says."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+from onnx import TensorProto, helper, numpy_helper
+
+from edge.progress import Silent
+from edge.simplify import simplify, stage
+from edge.simplify.attention import Attention, lay_out
+from edge.simplify.prepare import tidy
+from edge.simplify.view import View
+from edge.toolchain.compiler import makertbin
+from edge.toolchain.found import Toolchain
+
+
+def attention_net(
+    *,
+    side: int = 8,
+    heads: int = 2,
+    width: int = 4,
+    window: int = 4,
+    scale: float | list[float] = 0.37,
+    op: str = "Mul",
+    at: str = "query",
+    shared: bool = False,
+    seen: bool = False,
+    seed: int = 0,
+    **pool: Any,
+) -> onnx.ModelProto:
+    """Return a picture's attention over pooled keys, as torch exports NextViT's, with its number somewhere.
+
+    Args:
+        at: query, key, values or scores.
+        shared: queries and keys come of the same weights.
+        seen: the scaled value is an output too.
+        pool: further attributes of the AveragePool.
+    """
+    rng = np.random.default_rng(seed)
+    channels, tokens = heads * width, side * side
+    constants: dict[str, NDArray[Any]] = {
+        "stem_w": rng.normal(0, 0.3, (channels, 3, 1, 1)).astype(np.float32),
+        "scale": np.array(scale, np.float32),
+        "to_tokens": np.array([1, channels, -1]),
+        "to_heads": np.array([1, -1, heads, width]),
+        "from_heads": np.array([1, tokens, channels]),
+    }
+    for name in "qkv":
+        constants[f"{name}_w"] = rng.normal(0, 0.5, (channels, channels)).astype(np.float32)
+        constants[f"{name}_b"] = rng.normal(0, 0.2, channels).astype(np.float32)
+    nodes: list[onnx.NodeProto] = []
+
+    def add(kind: str, output: str, *inputs: str, **attributes: Any) -> str:
+        nodes.append(helper.make_node(kind, list(inputs), [output], name=f"/{output}/{kind}", **attributes))
+        return output
+
+    def split(name: str, source: str, perm: list[int]) -> str:
+        of = "q" if shared and name == "k" else name
+        linear = add("Add", f"{name}_out", add("MatMul", f"{name}_mm", source, f"{of}_w"), f"{of}_b")
+        return scaled(
+            {"q": "query", "k": "key", "v": "values"}[name],
+            add("Transpose", f"{name}_t", add("Reshape", f"{name}_heads", linear, "to_heads"), perm=perm),
+        )
+
+    def scaled(place: str, value: str) -> str:
+        return add(op, f"{place}_scaled", value, "scale") if at == place else value
+
+    planes = add("Reshape", "planes", add("Conv", "stem", "x", "stem_w"), "to_tokens")
+    all_tokens = add("Transpose", "tokens", planes, perm=[0, 2, 1])
+    given = {"kernel_shape": [window], "strides": [window], **pool}
+    fewer = add("Transpose", "fewer", add("AveragePool", "pooled", planes, **given), perm=[0, 2, 1])
+    scores = add("MatMul", "scores", split("q", all_tokens, [0, 2, 1, 3]), split("k", fewer, [0, 2, 3, 1]))
+    share = add("Softmax", "share", scaled("scores", scores), axis=3)
+    mixed = add("MatMul", "mixed", share, split("v", fewer, [0, 2, 1, 3]))
+    add("Reshape", "y", add("Transpose", "joined", mixed, perm=[0, 2, 1, 3]), "from_heads")
+    outputs = [helper.make_tensor_value_info("y", TensorProto.FLOAT, [1, tokens, channels])]
+    if seen:
+        shape = [1, heads, tokens, width]
+        outputs.append(helper.make_tensor_value_info(f"{at}_scaled", TensorProto.FLOAT, shape))
+    graph = helper.make_graph(
+        nodes,
+        "attention",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 3, side, side])],
+        outputs,
+        [numpy_helper.from_array(value, name) for name, value in constants.items()],
+    )
+    return tidy(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 11)], ir_version=6))
+
+
+def answers(model: onnx.ModelProto, seed: int = 0) -> NDArray[np.float32]:
+    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    shape = session.get_inputs()[0].shape
+    value = np.random.default_rng(seed).uniform(-2, 2, shape).astype(np.float32)
+    result: NDArray[np.float32] = session.run(None, {"x": value})[0]
+    return result
+
+
+def kinds(model: onnx.ModelProto) -> list[str]:
+    return [node.op_type for node in model.graph.node]
+
+
+def test_the_pool_becomes_rows_and_the_number_goes_into_the_weights() -> None:
+    before = attention_net()
+    after, done = lay_out(before)
+    assert done == Attention(("/pooled/AveragePool",), ("/query_scaled/Mul",))
+    assert "Mul" not in kinds(after)
+    assert kinds(after).count("Softmax") == 1
+    (pool,) = (node for node in after.graph.node if node.op_type == "AveragePool")
+    view = View(after)
+    assert pool.name == "/pooled/AveragePool"
+    assert view.shape(pool.input[0]) == [1, 8, 16, 4]
+    assert view.shape("pooled") == [1, 8, 16]
+    rows = next(node for node in after.graph.node if node.output[0] == pool.input[0])
+    assert rows.input[0] == "stem", "the picture itself is cut into rows, not the row of tokens"
+    np.testing.assert_allclose(answers(after), answers(before), rtol=0, atol=1e-6)
+    onnx.checker.check_model(after, full_check=True)
+
+
+@given(
+    side=st.sampled_from([4, 6, 12]),
+    heads=st.integers(1, 3),
+    window=st.sampled_from([2, 4, 12]),
+    scale=st.floats(0.05, 3),
+    op=st.sampled_from(["Mul", "Div"]),
+    at=st.sampled_from(["query", "key", "scores"]),
+    shared=st.booleans(),
+    seed=st.integers(0, 1000),
+)
+@settings(max_examples=40, deadline=None)
+def test_answers_stay_wherever_the_number_stands(
+    side: int, heads: int, window: int, scale: float, op: str, at: str, shared: bool, seed: int
+) -> None:
+    before = attention_net(
+        side=side, heads=heads, window=window, scale=scale, op=op, at=at, shared=shared, seed=seed
+    )
+    after, done = lay_out(before)
+    assert done.scales == (f"/{at}_scaled/{op}",)
+    assert bool(done.pools) == (side * side % window == 0)
+    wanted = answers(before, seed)
+    np.testing.assert_allclose(answers(after, seed), wanted, rtol=0, atol=2e-5 * float(np.abs(wanted).max()))
+
+
+def test_weights_that_others_read_stay_as_they_are_for_them() -> None:
+    before = attention_net(shared=True, scale=5.0)
+    after, done = lay_out(before)
+    assert done.scales
+    np.testing.assert_allclose(answers(after), answers(before), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("changes", "pools", "scales"),
+    [
+        ({"at": "values"}, 1, 1),  # it feeds the second MatMul, and goes the same way
+        ({"scale": [0.5, 1.0, 2.0, 4.0]}, 1, 0),  # one a channel
+        ({"scale": 0.0, "op": "Div"}, 1, 0),
+        ({"seen": True}, 1, 0),
+        ({"window": 5}, 0, 1),
+        ({"pads": [2, 2]}, 0, 1),
+        ({"strides": [2]}, 0, 1),
+        ({"ceil_mode": 1}, 0, 1),
+    ],
+)
+def test_only_what_fits_changes(changes: dict[str, Any], pools: int, scales: int) -> None:
+    before = attention_net(**changes)
+    after, done = lay_out(before)
+    assert (len(done.pools), len(done.scales)) == (pools, scales)
+    np.testing.assert_allclose(answers(after), answers(before), rtol=0, atol=1e-6)
+
+
+def test_a_model_without_attention_is_returned_itself() -> None:
+    weights = numpy_helper.from_array(np.ones((4, 3, 1, 1), np.float32), "w")
+    half = numpy_helper.from_array(np.array(0.5, np.float32), "half")
+    nodes = [
+        helper.make_node("Conv", ["x", "w"], ["c"], name="/c"),
+        helper.make_node("Mul", ["c", "half"], ["y"], name="/m"),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "plain",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 3, 8, 8])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [1, 4, 8, 8])],
+        [weights, half],
+    )
+    model = tidy(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 11)], ir_version=6))
+    after, done = lay_out(model)
+    assert after is model
+    assert not done
+
+
+def test_simplify_ships_it_and_says_so(tmp_path: Path) -> None:
+    onnx.save(attention_net(), tmp_path / "net.onnx")
+    results = []
+    for place in ("a", "b"):
+        (tmp_path / place).mkdir()
+        results.append(simplify(model=tmp_path / "net.onnx", out=tmp_path / place, name="net_bpu"))
+    assert results[0] == results[1]
+    assert results[0].attention == Attention(("/pooled/AveragePool",), ("/query_scaled/Mul",))
+    assert results[0].form == "simplified"
+    assert results[0].max_abs_error < 1e-5
+    first, second = ((tmp_path / place / "net_bpu.onnx").read_bytes() for place in ("a", "b"))
+    assert first == second
+
+
+def test_a_layout_with_other_answers_is_not_shipped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def wrong(model: onnx.ModelProto) -> tuple[onnx.ModelProto, Attention]:
+        return lay_out(attention_net(scale=0.38))
+
+    monkeypatch.setattr(stage, "lay_out", wrong)
+    onnx.save(attention_net(), tmp_path / "net.onnx")
+    reporter = Silent()
+    result = simplify(model=tmp_path / "net.onnx", out=tmp_path, name="net_bpu", reporter=reporter)
+    assert not result.attention
+    assert "attention stays as it was exported" in reporter.warnings[-1]
+    shipped = onnx.load(tmp_path / "net_bpu.onnx")
+    np.testing.assert_allclose(answers(shipped), answers(attention_net()), rtol=0, atol=1e-6)
+
+
+YAML = """\
+model_parameters:
+  onnx_model: './model.onnx'
+  march: 'bayes-e'
+  working_dir: './out'
+  output_model_file_prefix: 'model'
+input_parameters:
+  input_type_rt: 'featuremap'
+  input_layout_rt: 'NCHW'
+  input_type_train: 'featuremap'
+  input_layout_train: 'NCHW'
+  norm_type: 'no_preprocess'
+calibration_parameters:
+  cal_data_dir: './pictures'
+  cal_data_type: 'float32'
+  calibration_type: 'max'
+  optimization: 'set_Softmax_input_int16'
+compiler_parameters:
+  compile_mode: 'latency'
+  optimize_level: 'O1'
+"""
+
+
+def test_the_compiler_makes_it_faster(tmp_path: Path, toolchain: Toolchain) -> None:
+    """Static figures depend on nothing but the graph: the pool alone costs most of this attention's time."""
+    plain = attention_net(side=16, heads=2, width=16)
+    pictures = tmp_path / "pictures"
+    pictures.mkdir()
+    rng = np.random.default_rng(0)
+    for index in range(2):
+        rng.uniform(-2, 2, (1, 3, 16, 16)).astype(np.float32).tofile(pictures / f"{index}.bin")
+    latency = {}
+    for name, model in (("exported", plain), ("laid_out", lay_out(plain)[0])):
+        folder = tmp_path / name
+        (folder / "results").mkdir(parents=True)
+        onnx.save(model, folder / "model.onnx")
+        (folder / "model.yaml").write_text(YAML)
+        done = makertbin(
+            toolchain,
+            yaml=folder / "model.yaml",
+            files={"model.onnx": folder / "model.onnx", "pictures": pictures},
+            out=folder / "results",
+            prefix="model",
+            working_dir="out",
+            key=hashlib.sha256(name.encode()).hexdigest(),
+        )
+        assert done.static is not None
+        latency[name] = done.static.latency_us
+    assert latency["laid_out"] < latency["exported"] / 2
