@@ -152,6 +152,42 @@ def test_checking_goes_on_after_a_failure_and_then_says_so(
     assert edge("models", "--check-all", "Mine")[0] == 0
 
 
+def test_models_of_one_network_are_checked_once(
+    zoo: Path, edge: Run, tmp_path: Path, fake_compiler: FakeCompiler
+) -> None:
+    yaml = (zoo / "Mine.yaml").read_text()
+    (zoo / "Twin.yaml").write_text(yaml.replace("name: Mine", "name: Twin"))
+    (zoo / "Other.yaml").write_text(yaml.replace("name: Mine", "name: Other") + "precision: convnext\n")
+    code, out, err = edge("models", "--check-all", "Mine", "Twin", "Other")
+    assert code == 0, err
+    assert "the same network as Mine: its check holds" in err
+    assert "3 of 3 passed" in out
+    found = {name: record.checked for name, record in load_records(tmp_path / "build/models.json").items()}
+    mine, twin, other = found["Mine"], found["Twin"], found["Other"]
+    assert mine
+    assert twin
+    assert other
+    assert (mine.same_as, twin.same_as, other.same_as) == ("", "Mine", "")  # another recipe, another verdict
+    assert (twin.bpu, twin.tail, twin.versions) == (mine.bpu, mine.tail, mine.versions)
+    assert not list((tmp_path / "build/Twin/.stages").glob("check-*"))
+    code, out, err = edge("models", "--check-all", "Twin")
+    assert code == 0, err
+    assert list((tmp_path / "build/Twin/.stages").glob("check-*"))
+
+
+def test_the_page_shows_a_twins_program_as_such() -> None:
+    specs = [ModelSpec("Mine", Sources()), ModelSpec("Twin", Sources())]
+    checked = Checked("random", bpu=4, seconds=30.0, network="n")
+    records = {
+        "Mine": Record(checked=checked, compiled=COMPILED),
+        "Twin": Record(checked=evolve(checked, same_as="Mine")),
+    }
+    text = page(specs, records, command="x")
+    assert "- Twin: the same network as Mine, checked once." in text
+    row = next(line for line in text.splitlines() if line.startswith("| Twin") and "as Mine" in line)
+    assert f"| {COMPILED.latency_us:.1f} |" in row
+
+
 def test_a_cpu_node_inside_fails_the_check(
     zoo: Path, edge: Run, fake_compiler: FakeCompiler, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -222,7 +222,7 @@ def _check_all(
     for number, spec in enumerate(specs, start=1):
         click.echo(f"{spec.name} ({number} of {len(specs)})", err=True)
         with Display(verbose=verbose) as display:
-            checked = check_model(request_of(spec, timeout=timeout * 60), build_dir, display)
+            checked = check_model(request_of(spec, timeout=timeout * 60), build_dir, display, found)
             display.finish()
         if checked.failed:
             click.echo(f"✗ {checked.failed}", err=True)

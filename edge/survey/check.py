@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+
+from attrs import evolve
 
 from edge.errors import EdgeError
 from edge.mapper.placement import left_inside
@@ -15,17 +17,31 @@ from edge.toolchain.logs import NodeRow
 from edge.workspace import Workspace
 
 
-def check_model(request: Request, build_dir: Path, listener: Listener) -> Checked:
+def check_model(
+    request: Request, build_dir: Path, listener: Listener, earlier: Mapping[str, Checked] | None = None
+) -> Checked:
     """Return the placement of one model; a failure is a result too, so that the others get their turn.
 
-    What an earlier run finished is taken from the build folder.
+    What an earlier run finished is taken from the build folder. Models of one architecture are one network
+    before their weights are loaded: it is checked once.
+
+    Args:
+        request: from ``request_of``.
+        build_dir: folder of the builds.
+        listener: hears of the stages.
+        earlier: what this run found of other models, by name.
     """
     try:
         with Workspace(build_dir / request.spec.name, listener) as workspace:
             build = Build(request, workspace, listener)
+            simplified = build.simplify
+            network = f"{simplified.sha256(simplified.result.onnx)} {request.precision.name}"
+            twin = _twin(network, earlier or {})
+            if twin is not None:
+                listener.warn(f"the same network as {twin.same_as}: its check holds")
+                return evolve(twin, seconds=_seconds(build))
             check = build.check
-            seconds = sum(stage.seconds for stage in build.done)
-            nodes = build.simplify.result.nodes_after
+            nodes = simplified.result.nodes_after
             weights = build.export.result.weights.source
     except EdgeError as error:
         return Checked(request.weights, failed=error.seen)
@@ -41,10 +57,23 @@ def check_model(request: Request, build_dir: Path, listener: Listener) -> Checke
         tail=tuple(row.name for row in tail),
         moved=tuple(row.name for row in inside if row.name not in left),
         inside=left,
-        seconds=round(seconds, 1),
+        seconds=_seconds(build),
         peak_memory=check.result.peak_memory,
         versions=check.result.versions,
+        network=network,
     )
+
+
+def _twin(network: str, earlier: Mapping[str, Checked]) -> Checked | None:
+    """Return what was found of a network under another name."""
+    for name, checked in earlier.items():
+        if checked.network == network and not checked.failed:
+            return evolve(checked, same_as=checked.same_as or name)
+    return None
+
+
+def _seconds(build: Build) -> float:
+    return round(sum(stage.seconds for stage in build.done), 1)
 
 
 def split(rows: Sequence[NodeRow]) -> tuple[tuple[NodeRow, ...], tuple[NodeRow, ...]]:

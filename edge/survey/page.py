@@ -32,7 +32,7 @@ Placement is what `hb_mapper checker` says of the simplified ONNX with random we
 `edge models --check-all` runs it. The CPU nodes of the tail turn the result into scores; a CPU node inside
 would split the network. "Moved" ones are those that the model's recipe puts on the BPU, of which the checker
 is not told: the table of compiles shows where they went. Seconds are those of all three steps, and depend on
-what else the machine had to do.
+what else the machine had to do. Models that differ in their weights alone are one network.
 """
 
 SPEED = """
@@ -89,6 +89,8 @@ def _size(specs: Sequence[ModelSpec], found: Records) -> list[str]:
             row += [str(checked.bpu), str(len(checked.tail)), str(len(checked.moved))]
             row += [f"**{inside}**" if checked.inside else inside]
             row += [f"{checked.seconds:.0f}", _ratio(checked.peak_memory, GB)]
+            if checked.same_as:
+                notes.append(f"- {spec.name}: the same network as {checked.same_as}, checked once.")
             if checked.inside:
                 notes.append(f"- {spec.name}: on the CPU inside the network: {', '.join(checked.inside)}.")
         else:
@@ -96,7 +98,7 @@ def _size(specs: Sequence[ModelSpec], found: Records) -> list[str]:
             if checked:
                 notes.append(f"- {spec.name}: the check failed: {checked.failed}")
         rows.append(row)
-    title = f"Differences of more than {TOLERANCE:g} %, and what went wrong:"
+    title = f"Differences of more than {TOLERANCE:g} %, networks that are one, and what went wrong:"
     return [_table(head, rows), *([title, "\n".join(notes)] if notes else [])]
 
 
@@ -107,7 +109,9 @@ def _speed(specs: Sequence[ModelSpec], found: Records) -> list[str]:
     )  # fmt: skip
     rows = []
     for spec in specs:
-        made = found[spec.name].compiled
+        record = found[spec.name]
+        twin = record.checked.same_as if record.checked else ""
+        made = record.compiled or found.get(twin, Record()).compiled
         if made is None:
             rows.append([spec.name, *[NONE] * (len(head) - 1)])
             continue
@@ -125,7 +129,7 @@ def _speed(specs: Sequence[ModelSpec], found: Records) -> list[str]:
                 f"{made.bpu} / {made.cpu}",
                 f"**{len(made.inside)}**" if made.inside else "0",
                 NONE if made.verified is None else "yes" if made.verified else "**no**",
-                made.weights,
+                made.weights if record.compiled else f"as {twin}",
             ]
         )
     return [_table(head, rows)]

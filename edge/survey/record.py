@@ -62,6 +62,8 @@ class Checked:
         peak_memory: bytes that the checker held at most; None if unknown.
         versions: of the compiler.
         failed: why there is no placement; empty if there is one.
+        network: content of the ONNX and the recipe that it was held against.
+        same_as: model of the same network, whose check this is; empty if it was checked itself.
     """
 
     weights: str
@@ -75,6 +77,8 @@ class Checked:
     peak_memory: int | None = None
     versions: Mapping[str, str] = field(factory=dict)
     failed: str = ""
+    network: str = ""
+    same_as: str = ""
 
     @property
     def passed(self) -> bool:
