@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import shlex
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from importlib.metadata import version
 from pathlib import Path
 
 import cattrs
-from attrs import evolve
 
 from edge import __version__
-from edge.atomic import json_text
-from edge.built import Built
-from edge.evaluate import Evaluation, Score, discard_stale
+from edge.evaluate import Evaluation, Score
 from edge.images import class_names
 from edge.metadata import FILE as METADATA
 from edge.metadata import FileEntry, Metadata, Role
@@ -23,7 +19,7 @@ from edge.pipeline import Build
 from edge.request import Request
 from edge.toolchain.logs import cpu_inside
 from edge.verify import VerifyResult
-from edge.workspace import Artifact, Stage, Workspace
+from edge.workspace import Artifact, Stage
 
 SCHEMA_VERSION = 1
 MARCH = "bayes-e"
@@ -37,8 +33,6 @@ TEXT_ROLES = {
     "report.html": "report_html",
     "report.json": "report_json",
 }
-# What other verbs measured of a build -> what lies beside it. Each names the files that it speaks of.
-RESULTS = {"eval.json": ("answers.csv",), "diagnosis.json": ()}
 # What a stage beyond simplify makes of the ONNX that is compiled.
 _SHIPPED = {"rewrite": "rewritten_onnx", "equalize": "equalized_onnx", "round": "rounded_onnx"}
 # Of the build's files, what the runtime opens.
@@ -175,67 +169,6 @@ def facts(build: Build) -> dict[str, object]:
         "verify": _verify(build.verify.result) if build.toolchain else None,
         "stages": [_stage(stage, request) for stage in build.done],
     }
-
-
-# (what is going to be published, names of the classes, what the build measured) -> report's name -> text
-Reports = Callable[[Built, Sequence[str], Evaluation], Mapping[str, str]]
-
-
-def publish(build: Build, workspace: Workspace, reports: Reports) -> dict[str, object]:
-    """Put the result into the build folder and return the manifest."""
-    files = artifacts(build)
-    names = labels(build)
-    about = metadata(build, files, names)
-    measured = evolve(build.eval.result, command=command("build", build.request))
-    texts = {
-        METADATA: json_text(cattrs.unstructure(about)),
-        EVALUATION: json_text(cattrs.unstructure(measured)),
-        **({LABELS: names} if names else {}),
-    }
-    board = board_figures(workspace, files, build)
-    before = {**manifest(build, files, texts), **board}
-    sources = {file.role: file.source for file in files}
-    hashes = {file.role: build.record(file.source).sha256 for file in files}
-    built = Built(workspace.root, before, about, sources, hashes)
-    texts |= reports(built, names.splitlines(), measured)
-    content = {**manifest(build, files, texts), **board}
-    calibration = build.calibrate
-    folders = {calibration.result.directory: calibration.path(calibration.result.directory)}
-    stale = stale_results(workspace.root, hashes)
-    workspace.publish(files, content, texts=texts, folders=folders, stale=stale)
-    workspace.discard_all_but(build.done)
-    discard_stale(workspace.root, hashes.values())
-    return content
-
-
-def stale_results(root: Path, hashes: Mapping[str, str]) -> list[str]:
-    """Return the names of later results in a build folder that do not speak of these files.
-
-    Args:
-        root: the build folder.
-        hashes: role -> sha256 of what is going to be published.
-    """
-    stale: list[str] = []
-    for name, belonging in RESULTS.items():
-        try:
-            models = json.loads((root / name).read_text(encoding="utf-8"))["models"]
-            fits = all(hashes.get(role) == sha256 for role, sha256 in models.items())
-        except FileNotFoundError:
-            continue
-        except (OSError, ValueError, KeyError, TypeError, AttributeError):
-            fits = False
-        if not fits:
-            stale += [name, *belonging]
-    return stale
-
-
-def board_figures(workspace: Workspace, files: Iterable[Artifact], build: Build) -> dict[str, object]:
-    """Return what ``edge board`` measured of this very program earlier, to keep it."""
-    measured = workspace.manifest().get("board")
-    programs = [build.record(file.source).sha256 for file in files if file.role == "bin"]
-    if isinstance(measured, dict) and measured.get("bin_sha256") in programs:
-        return {"board": measured}
-    return {}
 
 
 def _artifact(role: str, stage: Stage[object], name: str) -> Artifact:

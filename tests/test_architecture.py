@@ -27,7 +27,7 @@ RANK = {
     "choices": 10,
     "pipeline": 11,
     "manifest": 12, "report": 12, "tune": 12,
-    "board": 13, "bundle": 13, "survey": 13,
+    "board": 13, "bundle": 13, "publish": 13, "survey": 13,
     "cli": 14,
 }  # fmt: skip
 STAGES = {

@@ -566,3 +566,26 @@ def test_what_can_not_be_reported_is_one_clear_error(
     assert (status, out) == (code, "")
     assert says in err
     assert not list(tmp_path.glob("*.html"))
+
+
+def test_what_a_recipe_changed_of_the_float_network_is_told(build: Path) -> None:
+    plain = documents(gather(open_built(build)))
+    assert all("before the compiler" not in text for text in plain.values())
+    path = build / "manifest.json"
+    manifest = json.loads(path.read_text())
+    manifest |= {
+        "rewrites": {"nodes": {"channel_mean": ["a", "b"]}, "max_abs_error": 1e-7},
+        "equalization": {"pairs": [{}, {}, {}], "pictures": 16, "max_abs_error": 0.0},
+        "rounding": {"layers": 7, "left": [], "pictures": 32, "error_kept": 0.4321},
+    }
+    path.write_text(json.dumps(manifest))
+    told = (
+        "channel_mean: 2 nodes written another way",
+        "channels of 3 pairs of layers equalized on 16 calibration pictures",
+        "weights of 7 layers rounded on 32 calibration pictures: 43 % of the nearest steps' error is left",
+    )
+    texts = documents(gather(open_built(build)))
+    for line in told:
+        assert f"- before the compiler: {line}" in texts["report.md"]
+    assert "; ".join(told) in "".join(Page(texts["report.html"]).text)
+    assert json.loads(texts["report.json"])["prepared"] == list(told)

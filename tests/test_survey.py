@@ -247,6 +247,15 @@ def test_records_are_kept_and_a_lower_level_does_not_replace_a_higher_one(tmp_pa
     assert record.update(Record()) == record
 
 
+def test_a_failure_does_not_replace_a_result() -> None:
+    good, bad = Checked("random", bpu=3), Checked("random", failed="no memory")
+    assert Record(checked=good).update(Record(checked=bad)).checked == good
+    assert Record(checked=bad).update(Record(checked=good)).checked == good
+    assert Record().update(Record(checked=bad)).checked == bad
+    worse = Checked("random", bpu=2, inside=("a",))
+    assert Record(checked=good).update(Record(checked=worse)).checked == worse
+
+
 @pytest.mark.parametrize("text", ["{", "[]", '{"schema_version": 99, "models": {}}', '{"models": 3}'])
 def test_foreign_records_are_refused_and_left(tmp_path: Path, edge: Run, text: str) -> None:
     path = tmp_path / "models.json"

@@ -75,8 +75,8 @@ def build_command(
     is reused.
     """
     from edge.cli.summary import summary
-    from edge.manifest import publish
     from edge.pipeline import Build
+    from edge.publish import publish
     from edge.report import report_of_build
     from edge.workspace import Workspace
 

@@ -192,6 +192,7 @@ class Report:
         weights: where they came from.
         precision: name of the recipe.
         recipe: the mapper's settings: flat key -> value.
+        prepared: what the recipe changed of the float network before the compiler read it, as sentences.
         mapper: which compiler.
         versions: of its tools.
         exporter: of the float network; empty if unknown.
@@ -240,3 +241,4 @@ class Report:
     files: tuple[FileRow, ...]
     schema_version: int = SCHEMA_VERSION
     search: Search | None = None
+    prepared: tuple[str, ...] = ()

@@ -26,7 +26,7 @@ from edge.report.search import search_of
 from edge.report.sidecars import read_sidecar
 from edge.report.speed import board_facts, speed_of
 from edge.report.verdict import verdict
-from edge.report.wording import published_line, verify_line
+from edge.report.wording import prepared, published_line, verify_line
 from edge.specs import Published, load_model
 
 CALIBRATION_SHOWN = 24
@@ -114,6 +114,7 @@ def _gather(built: Built, names: Sequence[str], measured: Evaluation | None) -> 
         weights=manifest["weights"],
         precision=manifest["precision"],
         recipe=recipe(built.files),
+        prepared=prepared(manifest),
         mapper=manifest["mapper"],
         versions=manifest["toolchain"]["versions"],
         exporter=manifest["exporter"],

@@ -97,6 +97,7 @@ def _origin(report: Report) -> list[str]:
         f"- model: {plain(report.model)}",
         f"- weights: {weights['source']}" + (f", {plain(weights['tag'])}" if weights.get("tag") else ""),
         f"- precision: {plain(report.precision)}",
+        *(f"- before the compiler: {plain(line)}" for line in report.prepared),
         f"- mapper: {report.mapper} ({versions})",
         f"- edge: {report.edge}",
         *([f"- verify: {report.verify}"] if report.verify else []),

@@ -181,6 +181,7 @@ def _origin(report: Report) -> list[tuple[str, str]]:
         ("weights", " ".join(str(weights[key]) for key in ("source", "tag", "sha256") if weights.get(key))),
         ("exported by", report.exporter),
         ("precision recipe", report.precision),
+        ("before the compiler", "; ".join(report.prepared)),
         (
             "picture to input",
             f"{resize} {width} x {height}, {rule['interpolation']}, {rule['color']}, "

@@ -48,6 +48,25 @@ def judged(change: Change) -> str:
     return f"{words[change.judgement]}, {p_value(change.p)}"
 
 
+def prepared(manifest: Mapping[str, Any]) -> tuple[str, ...]:
+    """Say what the recipe changed of the float network before the compiler read it; empty for most."""
+    lines = []
+    rewrites = manifest.get("rewrites")
+    for name, nodes in (rewrites or {}).get("nodes", {}).items():
+        lines.append(f"{name}: {len(nodes)} nodes written another way")
+    if equalization := manifest.get("equalization"):
+        lines.append(
+            f"channels of {len(equalization['pairs'])} pairs of layers equalized "
+            f"on {equalization['pictures']} calibration pictures"
+        )
+    if rounding := manifest.get("rounding"):
+        lines.append(
+            f"weights of {rounding['layers']} layers rounded on {rounding['pictures']} calibration pictures: "
+            f"{100 * rounding['error_kept']:.0f} % of the nearest steps' error is left"
+        )
+    return tuple(lines)
+
+
 def size(count: int) -> str:
     """Return a number of bytes for people: ``4.33 MB``."""
     if count < 1000:

@@ -132,14 +132,21 @@ class Record:
     compiled: Compiled | None = None
 
     def update(self, new: Record) -> Record:
-        """Return this record with what is new; a compile gives way to one of the same or a higher level."""
+        """Return this record with what is new.
+
+        A compile gives way to one of the same or a higher level; a check that failed, for want of memory or
+        of a compiler, is no reason to forget one that did not.
+        """
+        checked = new.checked or self.checked
+        if checked and checked.failed and self.checked and not self.checked.failed:
+            checked = self.checked
         old, compiled = self.compiled, new.compiled
         if old and compiled and LEVELS.index(compiled.level) < LEVELS.index(old.level):
             compiled = old
         return evolve(
             self,
             counted=new.counted or self.counted,
-            checked=new.checked or self.checked,
+            checked=checked,
             compiled=compiled or old,
         )
 
