@@ -1,6 +1,7 @@
 """Static latency of one network in three forms: as exported, after default onnxsim, after ``edge simplify``.
 
     python benchmarks/simplify_guard.py [MODEL] [--onnx FILE] [--level O3]
+    python benchmarks/simplify_guard.py NextViT_small_224 --level O1 --optimization set_Softmax_input_int16
 
 Takes three compiles. Calibration pictures are random: they set scales, not speed.
 """
@@ -41,7 +42,7 @@ calibration_parameters:
   cal_data_dir: './pictures'
   cal_data_type: 'float32'
   calibration_type: 'default'
-compiler_parameters:
+{optimization}compiler_parameters:
   compile_mode: 'latency'
   debug: False
   optimize_level: '{level}'
@@ -49,12 +50,13 @@ compiler_parameters:
 """
 
 
-def compiled(model: Path, pictures: Path, level: str, scratch: Path) -> CompileResult:
+def compiled(model: Path, pictures: Path, level: str, optimization: str, scratch: Path) -> CompileResult:
     """Compile one form."""
     folder = scratch / f"compile_{model.stem}"
     folder.mkdir()
     yaml = folder / "model.yaml"
-    yaml.write_text(YAML.format(level=level))
+    line = f"  optimization: '{optimization}'\n" if optimization else ""
+    yaml.write_text(YAML.format(level=level, optimization=line))
     out = folder / "results"
     out.mkdir()
     return makertbin(
@@ -64,7 +66,7 @@ def compiled(model: Path, pictures: Path, level: str, scratch: Path) -> CompileR
         out=out,
         prefix="model",
         working_dir="out",
-        key=hashlib.sha256(model.read_bytes() + level.encode()).hexdigest(),
+        key=hashlib.sha256(model.read_bytes() + f"{level} {optimization}".encode()).hexdigest(),
     )
 
 
@@ -84,6 +86,7 @@ def main() -> None:
     parser.add_argument("model", nargs="?", default="ConvNeXt_atto")
     parser.add_argument("--onnx", type=Path, help="an NCHW ONNX file, instead of a zoo model")
     parser.add_argument("--level", default="O3")
+    parser.add_argument("--optimization", default="", help="of the mapper's calibration parameters")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         scratch = Path(folder)
@@ -107,7 +110,7 @@ def main() -> None:
         print("form       nodes  BPU nodes        us     FPS   DDR bytes  us / exported")
         first = 0.0
         for form, path in forms.items():
-            done = compiled(path, pictures, arguments.level, scratch)
+            done = compiled(path, pictures, arguments.level, arguments.optimization, scratch)
             if done.static is None:
                 raise SystemExit(f"{form}: the compiler gave no static figures")
             first = first or done.static.latency_us
