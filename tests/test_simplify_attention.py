@@ -41,6 +41,7 @@ def attention_net(
     """Return a picture's attention over pooled keys, as torch exports NextViT's, with its number somewhere.
 
     Args:
+        window: tokens that become one key; 1 for no pooling.
         at: query, key, values or scores.
         shared: queries and keys come of the same weights.
         seen: the scaled value is an output too.
@@ -78,7 +79,9 @@ def attention_net(
     planes = add("Reshape", "planes", add("Conv", "stem", "x", "stem_w"), "to_tokens")
     all_tokens = add("Transpose", "tokens", planes, perm=[0, 2, 1])
     given = {"kernel_shape": [window], "strides": [window], **pool}
-    fewer = add("Transpose", "fewer", add("AveragePool", "pooled", planes, **given), perm=[0, 2, 1])
+    fewer = all_tokens
+    if window > 1:
+        fewer = add("Transpose", "fewer", add("AveragePool", "pooled", planes, **given), perm=[0, 2, 1])
     scores = add("MatMul", "scores", split("q", all_tokens, [0, 2, 1, 3]), split("k", fewer, [0, 2, 3, 1]))
     share = add("Softmax", "share", scaled("scores", scores), axis=3)
     mixed = add("MatMul", "mixed", share, split("v", fewer, [0, 2, 1, 3]))
@@ -148,8 +151,8 @@ def test_answers_stay_wherever_the_number_stands(
     after, done = lay_out(before)
     assert done.scales == (f"/{at}_scaled/{op}",)
     assert bool(done.pools) == (window > 1 and side * side % window == 0)
-    # What is scaled once it is turned is no key that a MatMul reads, until the number is gone.
-    assert bool(done.keys) == (window > 1)
+    assert bool(done.keys) == (window > 1)  # a picture's own pixels are turned last
+    assert not done.fused
     wanted = answers(before, seed)
     np.testing.assert_allclose(answers(after, seed), wanted, rtol=0, atol=2e-5 * float(np.abs(wanted).max()))
 
@@ -229,6 +232,110 @@ def test_a_layout_with_other_answers_is_not_shipped(tmp_path: Path, monkeypatch:
     assert "attention stays as it was exported" in reporter.warnings[-1]
     shipped = onnx.load(tmp_path / "net_bpu.onnx")
     np.testing.assert_allclose(answers(shipped), answers(attention_net()), rtol=0, atol=1e-6)
+
+
+def transformer_net(
+    *,
+    tokens: int = 9,
+    heads: int = 2,
+    width: int = 4,
+    cut: str = "Split",
+    bias: bool = True,
+    leave: str = "",
+    seed: int = 0,
+) -> onnx.ModelProto:
+    """Return an attention whose queries, keys and values come of one product, as timm's vision transformers'.
+
+    Args:
+        cut: Split, with a Squeeze a part, or Gather.
+        leave: what makes it unfit: the product or a part is an output too, or the axes have another order.
+    """
+    rng = np.random.default_rng(seed)
+    channels, side = heads * width, 4
+    constants: dict[str, NDArray[Any]] = {
+        "patch_w": rng.normal(0, 0.3, (channels, 3, 4, 4)).astype(np.float32),
+        "to_tokens": np.array([1, channels, -1]),
+        "qkv_w": rng.normal(0, 0.4, (channels, 3 * channels)).astype(np.float32),
+        "qkv_b": rng.normal(0, 0.2, 3 * channels).astype(np.float32),
+        "scale": np.array(width**-0.5, np.float32),
+        "to_parts": np.array([1, tokens, 3, heads, width]),
+        "from_heads": np.array([1, tokens, channels]),
+        "last": np.array(-1),
+        **{str(part): np.array(part) for part in range(2)},
+    }
+    nodes: list[onnx.NodeProto] = []
+
+    def add(kind: str, output: str, *inputs: str, **attributes: Any) -> str:
+        nodes.append(helper.make_node(kind, list(inputs), [output], name=f"/{output}/{kind}", **attributes))
+        return output
+
+    picture = add("Conv", "patch", "x", "patch_w", strides=[side, side], kernel_shape=[4, 4])
+    row = add("Transpose", "row", add("Reshape", "planes", picture, "to_tokens"), perm=[0, 2, 1])
+    product = add("MatMul", "qkv", row, "qkv_w")
+    if bias:
+        product = add("Add", "biased", "qkv_b", product)
+    perm = [2, 0, 1, 3, 4] if leave == "order" else [2, 0, 3, 1, 4]
+    parts = add("Transpose", "parts", add("Reshape", "split", product, "to_parts"), perm=perm)
+    if cut == "Split":
+        names = [f"one{part}" for part in range(3)]
+        nodes.append(helper.make_node("Split", [parts], names, name="/Split", axis=0, split=[1, 1, 1]))
+        q, k, v = (add("Squeeze", f"part{part}", name, axes=[0]) for part, name in enumerate(names))
+    else:
+        q, k, v = (
+            add("Gather", f"part{i}", parts, name, axis=0) for i, name in enumerate(("0", "1", "last"))
+        )
+    if leave == "order":
+        q, k, v = (add("Transpose", f"{name}_heads", name, perm=[0, 2, 1, 3]) for name in (q, k, v))
+    scaled = add("Mul", "scaled", q, "scale")
+    scores = add("MatMul", "scores", scaled, add("Transpose", "k_t", k, perm=[0, 1, 3, 2]))
+    mixed = add("MatMul", "mixed", add("Softmax", "share", scores, axis=3), v)
+    joined = add("Transpose", "joined", mixed, perm=[0, 2, 1, 3])
+    add("Reshape", "y", joined, "from_heads")
+    outputs = [helper.make_tensor_value_info("y", TensorProto.FLOAT, [1, tokens, channels])]
+    if leave == "product":
+        outputs.append(helper.make_tensor_value_info(product, TensorProto.FLOAT, [1, tokens, 3 * channels]))
+    if leave == "part":
+        outputs.append(helper.make_tensor_value_info(parts, TensorProto.FLOAT, [3, 1, heads, tokens, width]))
+    rows = int(tokens**0.5)
+    graph = helper.make_graph(
+        nodes,
+        "transformer",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 3, 4 * rows, 4 * rows])],
+        outputs,
+        [numpy_helper.from_array(value, name) for name, value in constants.items()],
+    )
+    return tidy(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 11)], ir_version=6))
+
+
+@given(
+    tokens=st.sampled_from([4, 9, 16]),
+    heads=st.integers(1, 3),
+    cut=st.sampled_from(["Split", "Gather"]),
+    bias=st.booleans(),
+    seed=st.integers(0, 1000),
+)
+@settings(max_examples=25, deadline=None)
+def test_one_product_becomes_three(tokens: int, heads: int, cut: str, bias: bool, seed: int) -> None:
+    before = transformer_net(tokens=tokens, heads=heads, cut=cut, bias=bias, seed=seed)
+    after, done = lay_out(before)
+    assert done == Attention((), ("/scaled/Mul",), done.keys, ("/qkv/MatMul",))
+    found = kinds(after)
+    assert found.count("MatMul") == 5
+    assert not {"Split", "Squeeze", "Gather", "Mul"} & set(found)
+    assert found.count("Add") == (3 if bias else 0)
+    wanted = answers(before, seed)
+    np.testing.assert_allclose(answers(after, seed), wanted, rtol=0, atol=2e-5 * float(np.abs(wanted).max()))
+    onnx.checker.check_model(after, full_check=True)
+
+
+@pytest.mark.parametrize("leave", ["product", "part", "order"])
+@pytest.mark.parametrize("cut", ["Split", "Gather"])
+def test_a_product_that_is_needed_whole_stays(leave: str, cut: str) -> None:
+    before = transformer_net(leave=leave, cut=cut)
+    after, done = lay_out(before)
+    assert not done.fused
+    assert kinds(after).count("MatMul") == 3
+    np.testing.assert_allclose(answers(after), answers(before), rtol=0, atol=1e-6)
 
 
 YAML = """\

@@ -8,9 +8,12 @@ attention of 784 tokens of NextViT_small_224 took 20.4 ms at O2, and 1.4 ms with
 - The queries are multiplied by 1/sqrt(d) once the heads are apart. A product by one number belongs in the
   weights of the layer before: 1.4 ms.
 
-A third thing costs less: keys become heads first and are turned then. Turned first, they need no copy of
-their own: 1444.8 → 1324.3 us there, 872.8 → 640.1 us with 196 tokens. With as many keys as queries it is the
-other way round (791.4 → 845.4 us), so that only pooled keys are turned first.
+Two more cost less than that:
+
+- Keys become heads first and are turned then. Turned first, they need no copy of their own: 1444.8 → 1324.3
+  us there, 872.8 → 640.1 us with 196 tokens, 2067.8 → 1170.4 us in deit_small. Only where a picture's own
+  pixels are the keys, 49 of them, it was the other way round (791.4 → 845.4 us).
+- Queries, keys and values come of one product, see :mod:`edge.simplify.fused`.
 """
 
 from __future__ import annotations
@@ -21,6 +24,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from attrs import frozen
 
+from edge.simplify.fused import take_apart
 from edge.simplify.prepare import tidy
 from edge.simplify.view import View, constants
 
@@ -28,6 +32,7 @@ if TYPE_CHECKING:
     import onnx
 
 _MOVES = ("Reshape", "Transpose", "Flatten", "Squeeze", "Unsqueeze")  # a factor passes through them
+_TURNS = ([[0, 2, 3, 1]], [[0, 2, 1, 3], [0, 1, 3, 2]])  # of keys, from [1, keys, heads, d]
 _PADDING = {"auto_pad": b"NOTSET", "ceil_mode": 0, "count_include_pad": 0}
 
 
@@ -39,14 +44,16 @@ class Attention:
         pools: AveragePool nodes over tokens.
         scales: Mul or Div nodes whose number went into weights.
         keys: Transpose nodes of keys that come before the heads are taken apart now.
+        fused: MatMul nodes of queries, keys and values that became one each.
     """
 
     pools: tuple[str, ...] = ()
     scales: tuple[str, ...] = ()
     keys: tuple[str, ...] = ()
+    fused: tuple[str, ...] = ()
 
     def __bool__(self) -> bool:
-        return bool(self.pools or self.scales or self.keys)
+        return bool(self.pools or self.scales or self.keys or self.fused)
 
 
 def lay_out(model: onnx.ModelProto) -> tuple[onnx.ModelProto, Attention]:
@@ -59,7 +66,9 @@ def lay_out(model: onnx.ModelProto) -> tuple[onnx.ModelProto, Attention]:
 
     changed = onnx.ModelProto()
     changed.CopyFrom(model)
-    done = Attention(_pools(changed), _scales(changed), _keys(changed))
+    fused = take_apart(changed)
+    changed = tidy(changed) if fused else changed
+    done = Attention(_pools(changed), _scales(changed), _keys(changed), fused)
     return (tidy(changed), done) if done else (model, done)
 
 
@@ -140,44 +149,67 @@ def _scales(model: onnx.ModelProto) -> tuple[str, ...]:
 
 
 def _keys(model: onnx.ModelProto) -> tuple[str, ...]:
-    """Turn pooled keys before their heads are taken apart; return the Transposes."""
+    """Turn keys before their heads are taken apart; return the Transposes."""
     from onnx import helper, numpy_helper
 
     view, graph = View(model), model.graph
     names = []
-    for turn in view.nodes:
-        split = view.inner(turn.input[0], "Reshape") if turn.op_type == "Transpose" else None
-        if split is None or not _turns_pooled_keys(view, turn):
+    for scores in view.nodes:
+        chain = _head_moves(view, scores) if _attends(view, scores) else None
+        if chain is None:
             continue
-        before, apart = view.shape(split.input[0]), view.shape(split.output[0])
-        if before is None or apart is None or len(before) != 3 or before[:2] != apart[:2]:
+        split, *turns = chain
+        before, apart, after = (
+            view.shape(name) for name in (split.input[0], split.output[0], scores.output[0])
+        )
+        if before is None or apart is None or after is None:
+            continue
+        if len(before) != 3 or len(apart) != 4 or before[:2] != apart[:2]:
             continue
         batch, tokens, heads, width = apart
-        turned, shape = f"{turn.output[0]}/turned", f"{turn.output[0]}/shape"
+        if after[2] == tokens and _of_picture(view, split.input[0]):
+            continue
+        last = turns[-1]
+        turned, shape = f"{last.output[0]}/turned", f"{last.output[0]}/shape"
         target = np.array([batch, heads, width, tokens], np.int64)
         graph.initializer.append(numpy_helper.from_array(target, shape))
         new = (
-            helper.make_node("Transpose", [split.input[0]], [turned], turn.name, perm=[0, 2, 1]),
-            helper.make_node("Reshape", [turned, shape], list(turn.output), split.name),
+            helper.make_node("Transpose", [split.input[0]], [turned], last.name, perm=[0, 2, 1]),
+            helper.make_node("Reshape", [turned, shape], list(last.output), split.name),
         )
-        place = list(graph.node).index(turn)
+        place = list(graph.node).index(last)
         for offset, made in enumerate(new):
             graph.node.insert(place + offset, made)
-        graph.node.remove(turn)
-        graph.node.remove(split)
-        names.append(turn.name)
+        for node in chain:
+            graph.node.remove(node)
+        names.append(last.name)
     return tuple(names)
 
 
-def _turns_pooled_keys(view: View, turn: onnx.NodeProto) -> bool:
-    """Tell whether a Transpose makes ``[1, heads, d, keys]`` for more queries than there are keys."""
-    scores = view.only_reader(turn, "MatMul")
-    if scores is None or list(view.attribute(turn, "perm", ())) != [0, 2, 3, 1]:
-        return False
-    if view.source(scores.input[1]) != view.source(turn.output[0]):
-        return False
-    shape = view.shape(scores.output[0])
-    return shape is not None and len(shape) == 4 and shape[2] > shape[3]
+def _head_moves(view: View, scores: onnx.NodeProto) -> tuple[onnx.NodeProto, ...] | None:
+    """Return the Reshape that takes the heads of the keys apart, and the Transposes behind it."""
+    turns: list[onnx.NodeProto] = []
+    node = view.inner(scores.input[1])
+    while node is not None and node.op_type == "Transpose":
+        turns.insert(0, node)
+        node = view.inner(node.input[0])
+    perms = [list(view.attribute(turn, "perm", ())) for turn in turns]
+    if node is None or node.op_type != "Reshape" or perms not in _TURNS:
+        return None
+    return (node, *turns)
+
+
+def _of_picture(view: View, name: str) -> bool:
+    """Tell whether a linear layer reads a picture's pixels as tokens."""
+    node = view.producer(name)
+    if node is not None and node.op_type == "Add":
+        node = next((made for term in node.input if (made := view.producer(term)) is not None), None)
+    for kind in ("MatMul", "Transpose", "Reshape"):
+        if node is None or node.op_type != kind:
+            return False
+        name = node.input[0]
+        node = view.producer(name)
+    return len(view.shape(name) or ()) == 4
 
 
 def _product(view: View, node: onnx.NodeProto) -> tuple[str, float] | None:

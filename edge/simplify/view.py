@@ -70,6 +70,14 @@ class View:
             return None
         return readers[0]
 
+    def readers(self, name: str) -> Sequence[onnx.NodeProto]:
+        """Return the nodes that read a value, one that reads it twice twice."""
+        return tuple(self._readers[self.source(name)])
+
+    def is_output(self, name: str) -> bool:
+        """Tell whether a value is an output of the graph."""
+        return self._outputs[self.source(name)] > 0
+
     def other(self, node: onnx.NodeProto, known: onnx.NodeProto) -> str:
         """Return the other term of a sum or product; empty when both are the known one."""
         name = self.source(known.output[0])
