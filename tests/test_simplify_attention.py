@@ -23,6 +23,13 @@ from edge.simplify.view import View
 from edge.toolchain.compiler import makertbin
 from edge.toolchain.found import Toolchain
 
+WHOLE = Attention(
+    pools=("/pooled/AveragePool",),
+    scales=("/query_scaled/Mul",),
+    keys=("/k_t/Transpose",),
+    shares=("/share/Softmax",),
+)
+
 
 def attention_net(
     *,
@@ -115,7 +122,7 @@ def kinds(model: onnx.ModelProto) -> list[str]:
 def test_the_pool_becomes_rows_and_the_number_goes_into_the_weights() -> None:
     before = attention_net()
     after, done = lay_out(before)
-    assert done == Attention(("/pooled/AveragePool",), ("/query_scaled/Mul",), ("/k_t/Transpose",))
+    assert done == WHOLE
     assert "Mul" not in kinds(after)
     assert kinds(after).count("Softmax") == 1
     (pool,) = (node for node in after.graph.node if node.op_type == "AveragePool")
@@ -128,7 +135,15 @@ def test_the_pool_becomes_rows_and_the_number_goes_into_the_weights() -> None:
     rows = next(node for node in after.graph.node if node.output[0] == pool.input[0])
     assert rows.input[0] == "stem", "the picture itself is cut into rows, not the row of tokens"
     np.testing.assert_allclose(answers(after), answers(before), rtol=0, atol=1e-6)
+    share = next(node for node in after.graph.node if node.op_type == "Softmax")
+    assert view.shape(share.input[0]) == [2, 64, 1, 16]
     onnx.checker.check_model(after, full_check=True)
+
+
+def test_many_heads_share_at_once() -> None:
+    for heads, rows in ((4, True), (5, False)):
+        _, done = lay_out(attention_net(heads=heads))
+        assert bool(done.shares) == rows
 
 
 @given(
@@ -211,9 +226,7 @@ def test_simplify_ships_it_and_says_so(tmp_path: Path) -> None:
         (tmp_path / place).mkdir()
         results.append(simplify(model=tmp_path / "net.onnx", out=tmp_path / place, name="net_bpu"))
     assert results[0] == results[1]
-    assert results[0].attention == Attention(
-        ("/pooled/AveragePool",), ("/query_scaled/Mul",), ("/k_t/Transpose",)
-    )
+    assert results[0].attention == WHOLE
     assert results[0].form == "simplified"
     assert results[0].max_abs_error < 1e-5
     first, second = ((tmp_path / place / "net_bpu.onnx").read_bytes() for place in ("a", "b"))
@@ -318,7 +331,7 @@ def transformer_net(
 def test_one_product_becomes_three(tokens: int, heads: int, cut: str, bias: bool, seed: int) -> None:
     before = transformer_net(tokens=tokens, heads=heads, cut=cut, bias=bias, seed=seed)
     after, done = lay_out(before)
-    assert done == Attention((), ("/scaled/Mul",), done.keys, ("/qkv/MatMul",))
+    assert (done.fused, done.pools, done.scales) == (("/qkv/MatMul",), (), ("/scaled/Mul",))
     found = kinds(after)
     assert found.count("MatMul") == 5
     assert not {"Split", "Squeeze", "Gather", "Mul"} & set(found)

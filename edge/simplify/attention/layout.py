@@ -1,0 +1,64 @@
+"""What of an attention is written another way, and in which order.
+
+Found in the times a layer that the compiler tells (hb_mapper 1.24.3, ``debug: True``): of what torch exports,
+it lays several values out as pictures one element wide, or copies them head by head.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from attrs import astuple, frozen
+
+from edge.simplify.attention.fused import take_apart
+from edge.simplify.attention.heads import share_in_rows, turn_keys
+from edge.simplify.attention.pools import pool_in_rows
+from edge.simplify.attention.scales import into_weights
+from edge.simplify.prepare import tidy
+
+if TYPE_CHECKING:
+    import onnx
+
+
+@frozen
+class Attention:
+    """What was written another way.
+
+    Attributes:
+        fused: MatMul nodes of queries, keys and values that became one each.
+        pools: AveragePool nodes over tokens.
+        scales: Mul or Div nodes whose number went into weights.
+        keys: Transpose nodes of keys that come before the heads are taken apart now.
+        shares: Softmax nodes that take one head after the other now.
+    """
+
+    fused: tuple[str, ...] = ()
+    pools: tuple[str, ...] = ()
+    scales: tuple[str, ...] = ()
+    keys: tuple[str, ...] = ()
+    shares: tuple[str, ...] = ()
+
+    def __bool__(self) -> bool:
+        return any(astuple(self))
+
+
+def lay_out(model: onnx.ModelProto) -> tuple[onnx.ModelProto, Attention]:
+    """Return the model with its attention laid out for the BPU, or the model itself where nothing fits.
+
+    Args:
+        model: a checked model of opset 10 or 11 whose shapes are inferred.
+    """
+    import onnx
+
+    changed = onnx.ModelProto()
+    changed.CopyFrom(model)
+    fused = take_apart(changed)
+    changed = tidy(changed) if fused else changed  # what comes next goes by shapes
+    done = Attention(
+        fused=fused,
+        pools=pool_in_rows(changed),
+        scales=into_weights(changed),
+        keys=turn_keys(changed),
+        shares=share_in_rows(changed),
+    )
+    return (tidy(changed), done) if done else (model, done)
