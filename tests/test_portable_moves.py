@@ -181,14 +181,16 @@ def real(random: Random, *shape: int) -> Any:
     return random.normal(0, 4, shape).astype(np.float32)
 
 
+@pytest.mark.parametrize("attributes", [{}, {"axis": 0}])
 @pytest.mark.parametrize("bits", [8, 16])
-def test_quantize(vendor: VendorRuntime, bits: int) -> None:
+def test_quantize(vendor: VendorRuntime, bits: int, attributes: dict[str, int]) -> None:
     random = np.random.default_rng(0)
     halves = np.arange(-40000, 40000, dtype=np.float32) * 0.5
     for scale in (1.0, 0.013, 1 / 3):
         s = np.array([scale], np.float32)
         x = np.concatenate([halves * s, real(random, 20000) * s * 30, np.float32([2e9, -2e9]) * s])
-        case = Case("HzQuantize", {"x": x}, {"bits": bits}, x.shape, out_type(bits), {"s": s})
+        given = {"bits": bits, **attributes}
+        case = Case("HzQuantize", {"x": x}, given, x.shape, out_type(bits), {"s": s})
         same(vendor, case)
 
 

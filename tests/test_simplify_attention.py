@@ -27,7 +27,6 @@ WHOLE = Attention(
     pools=("/pooled/AveragePool",),
     scales=("/query_scaled/Mul",),
     keys=("/k_t/Transpose",),
-    shares=("/share/Softmax",),
 )
 
 
@@ -135,15 +134,7 @@ def test_the_pool_becomes_rows_and_the_number_goes_into_the_weights() -> None:
     rows = next(node for node in after.graph.node if node.output[0] == pool.input[0])
     assert rows.input[0] == "stem", "the picture itself is cut into rows, not the row of tokens"
     np.testing.assert_allclose(answers(after), answers(before), rtol=0, atol=1e-6)
-    share = next(node for node in after.graph.node if node.op_type == "Softmax")
-    assert view.shape(share.input[0]) == [2, 64, 1, 16]
     onnx.checker.check_model(after, full_check=True)
-
-
-def test_many_heads_share_at_once() -> None:
-    for heads, rows in ((4, True), (5, False)):
-        _, done = lay_out(attention_net(heads=heads))
-        assert bool(done.shares) == rows
 
 
 @given(

@@ -21,6 +21,7 @@ def quantize(graph: Graph, source: Source) -> Sequence[Value]:
     source.expect(bits=(8, 16))
     x = graph.values[source.node.input[0]]
     scale = source.constant(1).astype(np.float32).reshape(-1)
+    source.attributes.get("axis")  # of several scales; there is one
     if scale.size != 1 or not x.real:
         raise source.unknown(f"{scale.size} scales for {'real' if x.real else 'integer'} input")
     bits = source.attributes["bits"]

@@ -1,12 +1,8 @@
-"""Keys and scores of several heads.
+"""Keys of several heads.
 
-Keys become heads first and are turned then. Turned first, they need no copy of their own, head by head: an
+They become heads first and are turned then. Turned first, they need no copy of their own, head by head: an
 attention of 784 tokens 1444.8 → 1324.3 us (O2), of 196 tokens 872.8 → 640.1 us, of deit_small 2067.8 → 1170.4
 us. Only where a picture's own pixels are the keys, 49 of them, it was the other way round (791.4 → 845.4 us).
-
-A softmax over ``[1, heads, N, K]`` is computed with the heads innermost, which leaves most of the BPU's lanes
-empty when they are few. One head after the other it has the tokens there: of three heads 704.2 → 396.4 us, of
-two in a whole small network 1574.8 → 437.6 us (O1), but of six 1170.4 → 1276.6 us.
 """
 
 from __future__ import annotations
@@ -21,7 +17,6 @@ from edge.simplify.view import View
 if TYPE_CHECKING:
     import onnx
 
-FEW = 4  # heads; two and three are measured to gain, six to lose
 _TURNS = ([[0, 2, 3, 1]], [[0, 2, 1, 3], [0, 1, 3, 2]])  # of keys, from [1, keys, heads, d]
 
 
@@ -87,32 +82,3 @@ def _of_picture(view: View, name: str) -> bool:
         name = node.input[0]
         node = view.producer(name)
     return len(view.shape(name) or ()) == 4
-
-
-def share_in_rows(model: onnx.ModelProto) -> tuple[str, ...]:
-    """Let the softmax of few heads take one after the other; return the Softmax nodes."""
-    from onnx import helper, numpy_helper
-
-    view, graph = View(model), model.graph
-    names = []
-    for node in view.nodes:
-        scores = view.inner(node.input[0], "MatMul") if node.op_type == "Softmax" else None
-        shape = view.shape(node.input[0]) if scores is not None else None
-        if scores is None or not attends(view, scores) or shape is None or len(shape) != 4:
-            continue
-        if shape[0] != 1 or not 1 < shape[1] <= FEW or view.attribute(node, "axis", 1) not in (3, -1):
-            continue
-        batch, heads, queries, keys = shape
-        rows, shares = f"{node.name}/rows", f"{node.name}/shares"
-        for name, target in ((rows, [heads, queries, 1, keys]), (shares, [batch, heads, queries, keys])):
-            graph.initializer.append(numpy_helper.from_array(np.array(target, np.int64), f"{name}/shape"))
-        before = helper.make_node("Reshape", [node.input[0], f"{rows}/shape"], [rows], f"{node.name}/before")
-        after = helper.make_node(
-            "Reshape", [shares, f"{shares}/shape"], list(node.output), f"{node.name}/after"
-        )
-        place = list(graph.node).index(node)
-        graph.node.insert(place + 1, after)
-        graph.node.insert(place, before)
-        node.input[0], node.output[0] = rows, shares
-        names.append(node.name)
-    return tuple(names)
