@@ -26,9 +26,14 @@ MEASURED: list[tuple[str, Purpose, float, float]] = [
     ("ConvNeXt_tiny, 20 pictures", "compile", 28.59, 2992),
     ("ConvNeXt_tiny, 100 pictures", "compile", 28.59, 2980),
     ("ConvNeXt_base_384, 10 pictures", "compile", 88.59, 7210),
+    ("ConvNeXt_small, O3", "compile", 50.22, 3614),
+    ("NextViT_large_224, O3", "compile", 57.90, 4139),
+    ("ConvNeXt_large_224, O3", "compile", 197.77, 11368),
+    ("ConvNeXt_large_384, O3", "compile", 197.77, 13094),
     ("one layer", "check", 0.0, 447),
     ("CSPDarkNet53", "check", 27.62, 2069),
     ("ConvNeXt_tiny", "check", 28.59, 1944),
+    ("ConvNeXt_small", "check", 50.22, 3042),
     ("ConvNeXt_large_384", "check", 197.77, 10283),
 ]
 
@@ -38,7 +43,7 @@ def test_the_estimate_lies_above_what_was_measured_and_not_far(
     name: str, purpose: Purpose, millions: float, peak: float
 ) -> None:
     ratio = estimate(round(millions * 1e6), purpose) / MIB / peak
-    assert 1.0 <= ratio < (1.6 if peak < 1000 else 1.31), f"{name}: {ratio:.2f}"
+    assert 1.0 <= ratio < (1.6 if peak < 1000 else 1.33), f"{name}: {ratio:.2f}"
 
 
 @given(st.integers(0, 10**9))
@@ -53,9 +58,9 @@ def test_what_does_not_fit_is_refused_with_advice() -> None:
     with pytest.raises(NotEnoughMemory) as caught:
         require(200_000_000, "compile", free=10 * GIB, name="Large")
     text = str(caught.value)
-    for words in ("compile Large", "200.0 M", "17.5 GiB", "10.0 GiB are free", "24 GiB", "--any-memory"):
+    for words in ("compile Large", "200.0 M", "14.1 GiB", "10.0 GiB are free", "24 GiB", "--any-memory"):
         assert words in text
-    with pytest.raises(NotEnoughMemory, match="with 188 GiB"):
+    with pytest.raises(NotEnoughMemory, match="with 143 GiB"):
         require(2_200_000_000, "compile", free=10 * GIB, name="x")
 
 

@@ -12,13 +12,15 @@ Purpose = Literal["check", "compile"]
 GIB = 1 << 30
 _FLOAT = 4  # bytes of a weight
 
-# Peak of the process tree = a base + so many copies of the float weights. Upper bounds of what was measured
-# (hb_mapper 1.24.3; tests/test_footprint.py holds the figures). The weights decide: 20 or 100 calibration
-# pictures (the compiler takes eight at a time), O0 or O3 (hbdk-cc is small beside the Python around it), and
-# 64 or 224 pixels change little.
+# Peak of the process tree <= a base + so many copies of the float weights, by each of two lines: large networks
+# hold fewer copies at a time. Upper bounds of what was measured (hb_mapper 1.24.3; tests/test_footprint.py has
+# the figures). The weights decide: 20 or 100 calibration pictures (the compiler takes eight at a time), O0 or O3
+# (hbdk-cc is small beside the Python around it), and 64 or 224 pixels change little.
 _MIB = 1 << 20
-_BASE: dict[Purpose, int] = {"check": 550 * _MIB, "compile": 800 * _MIB}
-_COPIES: dict[Purpose, float] = {"check": 17.0, "compile": 22.5}
+_BOUNDS: dict[Purpose, tuple[tuple[int, float], ...]] = {
+    "check": ((550, 17.0), (1200, 12.5)),
+    "compile": ((800, 22.5), (1500, 17.0)),
+}
 _SIZES = (4, 8, 16, 24, 32, 48, 64, 96, 128)  # GiB, as machines come
 
 
@@ -29,7 +31,7 @@ def estimate(parameters: int, purpose: Purpose) -> int:
         parameters: of the network.
         purpose: ``check`` without calibration, or ``compile``.
     """
-    return _BASE[purpose] + round(_COPIES[purpose] * _FLOAT * parameters)
+    return min(base * _MIB + round(copies * _FLOAT * parameters) for base, copies in _BOUNDS[purpose])
 
 
 def require(parameters: int, purpose: Purpose, *, free: int | None, name: str) -> None:
