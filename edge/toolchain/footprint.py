@@ -14,8 +14,8 @@ _FLOAT = 4  # bytes of a weight
 
 # Peak of the process tree <= a base + so many copies of the float weights, by each of two lines: large
 # networks hold fewer copies at a time. Upper bounds of what was measured (hb_mapper 1.24.3; the figures are
-# in tests/test_footprint.py). The weights decide: 20 or 100 calibration pictures (the compiler takes eight at a
-# time), O0 or O3 (hbdk-cc is small beside the Python around it), and 64 or 224 pixels change little.
+# in tests/test_footprint.py). The weights decide: 20 or 100 calibration pictures (the compiler takes eight
+# at a time), O0 or O3 (hbdk-cc is small beside the Python around it), and 64 or 224 pixels change little.
 _MIB = 1 << 20
 _BOUNDS: dict[Purpose, tuple[tuple[int, float], ...]] = {
     "check": ((550, 17.0), (1200, 12.5)),
