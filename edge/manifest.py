@@ -162,6 +162,7 @@ def facts(build: Build) -> dict[str, object]:
             "images": build.calibrate.result.source,
             "method": compiled.calibration_method if compiled else "minmax",
         },
+        "attention": cattrs.unstructure(build.simplify.result.attention),
         "rewrites": _rewrites(build),
         "equalization": _equalization(build),
         "rounding": _rounding(build),

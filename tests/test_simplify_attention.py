@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
+from edge.errors import ModelFileError
 from edge.progress import Silent
 from edge.simplify import simplify, stage
 from edge.simplify.attention import Attention, lay_out
@@ -84,10 +85,10 @@ def attention_net(
 
     planes = add("Reshape", "planes", add("Conv", "stem", "x", "stem_w"), "to_tokens")
     all_tokens = add("Transpose", "tokens", planes, perm=[0, 2, 1])
-    given = {"kernel_shape": [window], "strides": [window], **pool}
+    pooling = {"kernel_shape": [window], "strides": [window], **pool}
     fewer = all_tokens
     if window > 1:
-        fewer = add("Transpose", "fewer", add("AveragePool", "pooled", planes, **given), perm=[0, 2, 1])
+        fewer = add("Transpose", "fewer", add("AveragePool", "pooled", planes, **pooling), perm=[0, 2, 1])
     scores = add("MatMul", "scores", split("q", all_tokens, [0, 2, 1, 3]), split("k", fewer, [0, 2, 3, 1]))
     share = add("Softmax", "share", scaled("scores", scores), axis=3)
     mixed = add("MatMul", "mixed", share, split("v", fewer, [0, 2, 1, 3]))
@@ -195,7 +196,8 @@ def test_a_model_without_attention_is_returned_itself() -> None:
     half = numpy_helper.from_array(np.array(0.5, np.float32), "half")
     nodes = [
         helper.make_node("Conv", ["x", "w"], ["c"], name="/c"),
-        helper.make_node("Mul", ["c", "half"], ["y"], name="/m"),
+        helper.make_node("Mul", ["c", "half"], ["m"], name="/m"),
+        helper.make_node("Relu", ["m"], ["y"], name="/r"),
     ]
     graph = helper.make_graph(
         nodes,
@@ -252,12 +254,13 @@ def transformer_net(
 
     Args:
         cut: Split, with a Squeeze a part, or Gather.
-        leave: what makes it unfit: the product or a part is an output too, or the axes have another order.
+        leave: what makes it unfit: the product or a part is an output too, the axes have another order, one
+            part is taken twice.
     """
     rng = np.random.default_rng(seed)
-    channels, side = heads * width, 4
+    channels, patch = heads * width, 4
     constants: dict[str, NDArray[Any]] = {
-        "patch_w": rng.normal(0, 0.3, (channels, 3, 4, 4)).astype(np.float32),
+        "patch_w": rng.normal(0, 0.3, (channels, 3, patch, patch)).astype(np.float32),
         "to_tokens": np.array([1, channels, -1]),
         "qkv_w": rng.normal(0, 0.4, (channels, 3 * channels)).astype(np.float32),
         "qkv_b": rng.normal(0, 0.2, 3 * channels).astype(np.float32),
@@ -273,9 +276,9 @@ def transformer_net(
         nodes.append(helper.make_node(kind, list(inputs), [output], name=f"/{output}/{kind}", **attributes))
         return output
 
-    picture = add("Conv", "patch", "x", "patch_w", strides=[side, side], kernel_shape=[4, 4])
+    picture = add("Conv", "patch", "x", "patch_w", strides=[patch, patch], kernel_shape=[patch, patch])
     row = add("Transpose", "row", add("Reshape", "planes", picture, "to_tokens"), perm=[0, 2, 1])
-    product = add("MatMul", "qkv", row, "qkv_w")
+    product = add("MatMul", "qkv", add("Tanh", "calm", row), "qkv_w")
     if bias:
         product = add("Add", "biased", "qkv_b", product)
     perm = [2, 0, 1, 3, 4] if leave == "order" else [2, 0, 3, 1, 4]
@@ -290,6 +293,8 @@ def transformer_net(
         )
     if leave == "order":
         q, k, v = (add("Transpose", f"{name}_heads", name, perm=[0, 2, 1, 3]) for name in (q, k, v))
+    if leave == "twice":
+        q = add("Add", "both", q, add("Gather", "again", parts, "last", axis=0))
     scaled = add("Mul", "scaled", q, "scale")
     scores = add("MatMul", "scores", scaled, add("Transpose", "k_t", k, perm=[0, 1, 3, 2]))
     mixed = add("MatMul", "mixed", add("Softmax", "share", scores, axis=3), v)
@@ -300,11 +305,13 @@ def transformer_net(
         outputs.append(helper.make_tensor_value_info(product, TensorProto.FLOAT, [1, tokens, 3 * channels]))
     if leave == "part":
         outputs.append(helper.make_tensor_value_info(parts, TensorProto.FLOAT, [3, 1, heads, tokens, width]))
+    if leave == "split":
+        outputs.append(helper.make_tensor_value_info("one1", TensorProto.FLOAT, [1, 1, heads, tokens, width]))
     rows = int(tokens**0.5)
     graph = helper.make_graph(
         nodes,
         "transformer",
-        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 3, 4 * rows, 4 * rows])],
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 3, patch * rows, patch * rows])],
         outputs,
         [numpy_helper.from_array(value, name) for name, value in constants.items()],
     )
@@ -322,7 +329,7 @@ def transformer_net(
 def test_one_product_becomes_three(tokens: int, heads: int, cut: str, bias: bool, seed: int) -> None:
     before = transformer_net(tokens=tokens, heads=heads, cut=cut, bias=bias, seed=seed)
     after, done = lay_out(before)
-    assert (done.fused, done.pools, done.scales) == (("/qkv/MatMul",), (), ("/scaled/Mul",))
+    assert done == Attention(("/qkv/MatMul",), (), ("/scaled/Mul",), ("/k_t/Transpose",))
     found = kinds(after)
     assert found.count("MatMul") == 5
     assert not {"Split", "Squeeze", "Gather", "Mul"} & set(found)
@@ -332,14 +339,102 @@ def test_one_product_becomes_three(tokens: int, heads: int, cut: str, bias: bool
     onnx.checker.check_model(after, full_check=True)
 
 
-@pytest.mark.parametrize("leave", ["product", "part", "order"])
-@pytest.mark.parametrize("cut", ["Split", "Gather"])
-def test_a_product_that_is_needed_whole_stays(leave: str, cut: str) -> None:
+@pytest.mark.parametrize(
+    ("cut", "leave"),
+    [
+        *((cut, leave) for cut in ("Split", "Gather") for leave in ("product", "part", "order")),
+        ("Split", "split"),
+        ("Gather", "twice"),
+    ],
+)
+def test_a_product_that_is_needed_whole_stays(cut: str, leave: str) -> None:
     before = transformer_net(leave=leave, cut=cut)
     after, done = lay_out(before)
     assert not done.fused
     assert kinds(after).count("MatMul") == 3
     np.testing.assert_allclose(answers(after), answers(before), rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "k_t/shape", "k_t/turned", "/pooled/AveragePool/rows", "/pooled/AveragePool/rows/shape",
+        "/pooled/AveragePool/pooled", "pooled/shape", "q_w/times /query_scaled/Mul",
+    ],
+)  # fmt: skip
+def test_names_that_a_model_has_already_are_not_taken_again(name: str) -> None:
+    before = attention_net()
+    renamed(before, "from_heads", name)
+    after, done = lay_out(before)
+    assert done == WHOLE
+    onnx.checker.check_model(after, full_check=True)
+    np.testing.assert_allclose(answers(after), answers(before), rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("ending", ["weight", "bias", "shape", "product", "sum", "heads"])
+def test_nor_those_of_a_product(ending: str) -> None:
+    before = transformer_net()
+    renamed(before, "from_heads", f"/qkv/MatMul/0/{ending}")
+    after, done = lay_out(before)
+    assert done.fused
+    onnx.checker.check_model(after, full_check=True)
+    np.testing.assert_allclose(answers(after), answers(before), rtol=0, atol=1e-6)
+
+
+def renamed(model: onnx.ModelProto, old: str, new: str) -> None:
+    for tensor in model.graph.initializer:
+        if tensor.name == old:
+            tensor.name = new
+    for node in model.graph.node:
+        for index, name in enumerate(node.input):
+            if name == old:
+                node.input[index] = new
+
+
+@pytest.mark.parametrize("name", ["qkv_w", "qkv_b"])
+def test_weights_that_are_an_output_too(name: str) -> None:
+    before = transformer_net()
+    (weights,) = (tensor for tensor in before.graph.initializer if tensor.name == name)
+    renamed(before, name, "seen")
+    weights.name = name
+    before.graph.node.insert(0, helper.make_node("Identity", [name], ["seen"], name="/seen"))
+    before.graph.output.append(helper.make_tensor_value_info("seen", TensorProto.FLOAT, weights.dims))
+    after, done = lay_out(tidy(before))
+    assert done.fused
+    np.testing.assert_allclose(answers(after), answers(before), rtol=0, atol=1e-6)
+
+
+def test_a_model_with_branches_stays() -> None:
+    """A branch may read what would be gone, such as the queries before their number."""
+    before = attention_net()
+    value = helper.make_tensor_value_info("chosen", TensorProto.FLOAT, [1, 2, 64, 4])
+    branch = helper.make_graph([helper.make_node("Identity", ["q_t"], ["chosen"])], "branch", [], [value])
+    before.graph.initializer.append(numpy_helper.from_array(np.array(True), "always"))
+    before.graph.node.append(
+        helper.make_node("If", ["always"], ["taken"], name="/If", then_branch=branch, else_branch=branch)
+    )
+    before.graph.output.append(helper.make_tensor_value_info("taken", TensorProto.FLOAT, [1, 2, 64, 4]))
+    after, done = lay_out(before)
+    assert after is before
+    assert not done
+
+
+@pytest.mark.parametrize(("op", "scale"), [("Mul", 3.3e38), ("Div", 1e-39)])
+def test_a_number_that_leaves_float32_stays_where_it_is(op: str, scale: float) -> None:
+    _, done = lay_out(attention_net(op=op, scale=scale))
+    assert not done.scales
+
+
+def test_a_refused_layout_loses_no_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(model: onnx.ModelProto) -> tuple[onnx.ModelProto, Attention]:
+        raise ModelFileError("its shapes contradict each other")
+
+    monkeypatch.setattr(stage, "lay_out", broken)
+    onnx.save(attention_net(), tmp_path / "net.onnx")
+    reporter = Silent()
+    result = simplify(model=tmp_path / "net.onnx", out=tmp_path, name="net_bpu", reporter=reporter)
+    assert not result.attention
+    assert "contradict" in reporter.warnings[-1]
 
 
 YAML = """\

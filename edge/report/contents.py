@@ -192,7 +192,7 @@ class Report:
         weights: where they came from.
         precision: name of the recipe.
         recipe: the mapper's settings: flat key -> value.
-        prepared: what the recipe changed of the float network before the compiler read it, as sentences.
+        prepared: what was changed of the float network before the compiler read it, as sentences.
         mapper: which compiler.
         versions: of its tools.
         exporter: of the float network; empty if unknown.

@@ -49,22 +49,28 @@ def judged(change: Change) -> str:
 
 
 def prepared(manifest: Mapping[str, Any]) -> tuple[str, ...]:
-    """Say what the recipe changed of the float network before the compiler read it; empty for most."""
+    """Say what was changed of the float network before the compiler read it; empty for most."""
     lines = []
-    rewrites = manifest.get("rewrites")
-    for name, nodes in (rewrites or {}).get("nodes", {}).items():
-        lines.append(f"{name}: {len(nodes)} nodes written another way")
+    if changed := sum(len(nodes) for nodes in (manifest.get("attention") or {}).values()):
+        lines.append(f"attention laid out for the BPU: {_count(changed, 'node')} written another way")
+    for name, nodes in ((manifest.get("rewrites") or {}).get("nodes", {})).items():
+        lines.append(f"{name}: {_count(len(nodes), 'node')} written another way")
     if equalization := manifest.get("equalization"):
         lines.append(
-            f"channels of {len(equalization['pairs'])} pairs of layers equalized "
-            f"on {equalization['pictures']} calibration pictures"
+            f"channels of {_count(len(equalization['pairs']), 'pair')} of layers equalized "
+            f"on {_count(equalization['pictures'], 'calibration picture')}"
         )
     if rounding := manifest.get("rounding"):
         lines.append(
-            f"weights of {rounding['layers']} layers rounded on {rounding['pictures']} calibration pictures: "
+            f"weights of {_count(rounding['layers'], 'layer')} rounded on "
+            f"{_count(rounding['pictures'], 'calibration picture')}: "
             f"{100 * rounding['error_kept']:.0f} % of the nearest steps' error is left"
         )
     return tuple(lines)
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" + ("" if number == 1 else "s")
 
 
 def size(count: int) -> str:

@@ -108,7 +108,7 @@ def tidy(model: onnx.ModelProto) -> onnx.ModelProto:
     inputs = [value for value in graph.input if value.name not in stored]
     del graph.input[:]
     graph.input.extend(inputs)
-    if not any(a.HasField("g") or a.graphs for node in graph.node for a in node.attribute):
+    if not has_branches(graph):
         # Branches of an If may read any name, so a graph that has one keeps all.
         _drop_identities(graph)
         _drop_unread(graph)
@@ -123,6 +123,11 @@ def tidy(model: onnx.ModelProto) -> onnx.ModelProto:
     model.ir_version = IR
     # A simplifier may write these in any order; inference writes them in the order of the nodes.
     return _with_shapes(model, Path(graph.name))
+
+
+def has_branches(graph: onnx.GraphProto) -> bool:
+    """Tell whether a node holds graphs of its own, which may read any value of this one."""
+    return any(a.HasField("g") or a.graphs for node in graph.node for a in node.attribute)
 
 
 def computes_shapes(model: onnx.ModelProto) -> bool:

@@ -198,14 +198,14 @@ def _unsimplified(rules: _Rules, normal: onnx.ModelProto, path: Path) -> _Shippe
 
 def _laid_out(rules: _Rules, shipped: _Shipped, reporter: Reporter) -> tuple[_Shipped, Attention]:
     """Return the model with its attention laid out for the BPU, if that gives the same answers."""
-    model, attention = lay_out(shipped.model)
-    if not attention:
-        return shipped, attention
     try:
+        model, attention = lay_out(shipped.model)
+        if not attention:
+            return shipped, attention
         guard.check_contract(model, rules.original)
         guard.check_patterns(model, rules.patterns)
         return evolve(shipped, model=model, error=guard.max_error(model, rules.expected)), attention
-    except Rejected as verdict:
+    except (Rejected, ModelFileError) as verdict:
         reporter.warn(f"attention stays as it was exported, which is slow on the BPU ({verdict})")
         return shipped, Attention()
 

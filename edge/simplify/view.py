@@ -7,8 +7,11 @@ from collections import Counter, defaultdict
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 if TYPE_CHECKING:
     import onnx
+    from numpy.typing import NDArray
 
 
 def constants(graph: onnx.GraphProto) -> dict[str, onnx.TensorProto]:
@@ -20,6 +23,26 @@ def constants(graph: onnx.GraphProto) -> dict[str, onnx.TensorProto]:
         for attribute in node.attribute
         if attribute.name == "value"
     }
+
+
+def add_constant(graph: onnx.GraphProto, name: str, values: NDArray[Any]) -> str:
+    """Add a constant under a name that is not taken, and return the name."""
+    from onnx import numpy_helper
+
+    name = unused(graph, name)
+    graph.initializer.append(numpy_helper.from_array(np.asarray(values, order="C"), name))
+    return name
+
+
+def unused(graph: onnx.GraphProto, name: str) -> str:
+    """Return the name, with a number behind it where a value of the graph has it already."""
+    taken = {tensor.name for tensor in graph.initializer} | {value.name for value in graph.input}
+    taken.update(output for node in graph.node for output in node.output)
+    number, wanted = 1, name
+    while wanted in taken:
+        number += 1
+        wanted = f"{name}_{number}"
+    return wanted
 
 
 class View:
@@ -89,19 +112,19 @@ class View:
 
     def constant(self, name: str) -> float | None:
         """Return the number that a constant tensor holds in all its elements, else None."""
-        values = self._values(name)
+        values = self.tensor(name)
         if values is None or values.size == 0 or (values != values.flat[0]).any():
             return None
         return float(values.flat[0])
 
     def scalar(self, name: str) -> float | None:
         """Return the number of a constant tensor of one element, else None."""
-        values = self._values(name)
+        values = self.tensor(name)
         return float(values.flat[0]) if values is not None and values.size == 1 else None
 
     def rank(self, name: str) -> int | None:
         """Return the number of axes of a constant tensor."""
-        values = self._values(name)
+        values = self.tensor(name)
         return None if values is None else int(values.ndim)
 
     def clip_range(self, node: onnx.NodeProto) -> tuple[float | None, float | None]:
@@ -123,7 +146,7 @@ class View:
 
     def reshape_target(self, node: onnx.NodeProto, before: Sequence[int] | None) -> list[int] | None:
         """Return the shape that a Reshape makes of a shape: 0 copies an axis, -1 takes the rest."""
-        values = self._values(node.input[1])
+        values = self.tensor(node.input[1])
         if values is None or before is None or values.ndim != 1:
             return None
         wanted = [int(size) for size in values]
@@ -135,7 +158,7 @@ class View:
             shape[shape.index(-1)] = math.prod(before) // known if known > 0 else 0
         return shape if math.prod(shape) == math.prod(before) else None
 
-    def _values(self, name: str) -> Any:
+    def tensor(self, name: str) -> Any:
         """Return a constant tensor as an array; None for anything else."""
         import onnx
 

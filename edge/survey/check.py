@@ -7,7 +7,7 @@ from pathlib import Path
 
 from attrs import evolve
 
-from edge.errors import EdgeError
+from edge.errors import EdgeError, NotEnoughMemory, ToolchainMissing
 from edge.mapper.placement import left_inside
 from edge.pipeline import Build
 from edge.progress import Listener
@@ -38,11 +38,14 @@ def check_model(
             network = f"{simplified.sha256(simplified.result.onnx)} {request.precision.name}"
             twin = _twin(network, earlier or {})
             if twin is not None:
-                listener.warn(f"the same network as {twin.same_as}: its check holds")
+                listener.begin("check")
+                listener.end("check", 0.0, cached=True, note=f"the same network as {twin.same_as}")
                 return evolve(twin, seconds=_seconds(build))
             check = build.check
             nodes = simplified.result.nodes_after
             weights = build.export.result.weights.source
+    except (NotEnoughMemory, ToolchainMissing) as error:
+        return Checked(request.weights, failed=error.seen, machine=True)
     except EdgeError as error:
         return Checked(request.weights, failed=error.seen)
     except Exception as error:

@@ -32,7 +32,8 @@ Placement is what `hb_mapper checker` says of the simplified ONNX with random we
 `edge models --check-all` runs it. The CPU nodes of the tail turn the result into scores; a CPU node inside
 would split the network. "Moved" ones are those that the model's recipe puts on the BPU, of which the checker
 is not told: the table of compiles shows where they went. Seconds are those of all three steps, and depend on
-what else the machine had to do. Models that differ in their weights alone are one network.
+what else the machine had to do. Models that differ in their weights alone are one network, checked once:
+the seconds of the others are without a check.
 """
 
 SPEED = """
@@ -89,8 +90,8 @@ def _size(specs: Sequence[ModelSpec], found: Records) -> list[str]:
             row += [str(checked.bpu), str(len(checked.tail)), str(len(checked.moved))]
             row += [f"**{inside}**" if checked.inside else inside]
             row += [f"{checked.seconds:.0f}", _ratio(checked.peak_memory, GB)]
-            if checked.same_as:
-                notes.append(f"- {spec.name}: the same network as {checked.same_as}, checked once.")
+            if twin := _twin(found, spec.name):
+                notes.append(f"- {spec.name}: the same network as {twin}, checked once.")
             if checked.inside:
                 notes.append(f"- {spec.name}: on the CPU inside the network: {', '.join(checked.inside)}.")
         else:
@@ -110,7 +111,7 @@ def _speed(specs: Sequence[ModelSpec], found: Records) -> list[str]:
     rows = []
     for spec in specs:
         record = found[spec.name]
-        twin = record.checked.same_as if record.checked else ""
+        twin = _twin(found, spec.name)
         made = record.compiled or found.get(twin, Record()).compiled
         if made is None:
             rows.append([spec.name, *[NONE] * (len(head) - 1)])
@@ -133,6 +134,13 @@ def _speed(specs: Sequence[ModelSpec], found: Records) -> list[str]:
             ]
         )
     return [_table(head, rows)]
+
+
+def _twin(found: Records, name: str) -> str:
+    """Return the model whose check stands for this one's, if it still is the same network; else nothing."""
+    checked = found[name].checked
+    other = found.get(checked.same_as, Record()).checked if checked else None
+    return checked.same_as if checked and other and other.network == checked.network else ""
 
 
 def _versions(found: Records) -> list[str]:

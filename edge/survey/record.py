@@ -62,6 +62,7 @@ class Checked:
         peak_memory: bytes that the checker held at most; None if unknown.
         versions: of the compiler.
         failed: why there is no placement; empty if there is one.
+        machine: whether the machine is the reason, which lacks memory or the compiler, and not the model.
         network: content of the ONNX and the recipe that it was held against.
         same_as: model of the same network, whose check this is; empty if it was checked itself.
     """
@@ -77,6 +78,7 @@ class Checked:
     peak_memory: int | None = None
     versions: Mapping[str, str] = field(factory=dict)
     failed: str = ""
+    machine: bool = False
     network: str = ""
     same_as: str = ""
 
@@ -134,11 +136,11 @@ class Record:
     def update(self, new: Record) -> Record:
         """Return this record with what is new.
 
-        A compile gives way to one of the same or a higher level; a check that failed, for want of memory or
-        of a compiler, is no reason to forget one that did not.
+        A compile gives way to one of the same or a higher level. A check that failed for want of memory or of
+        a compiler is no reason to forget one that did not.
         """
         checked = new.checked or self.checked
-        if checked and checked.failed and self.checked and not self.checked.failed:
+        if checked and checked.machine and self.checked and not self.checked.failed:
             checked = self.checked
         old, compiled = self.compiled, new.compiled
         if old and compiled and LEVELS.index(compiled.level) < LEVELS.index(old.level):

@@ -12,11 +12,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 from attrs import frozen
 
-from edge.simplify.view import View, constants
+from edge.simplify.view import View, add_constant, unused
 
 if TYPE_CHECKING:
     import onnx
-    from numpy.typing import NDArray
 
 _PARTS_FIRST = [2, 0, 3, 1, 4]  # batch, tokens, parts, heads, width → parts, batch, heads, tokens, width
 
@@ -27,14 +26,14 @@ class _Fused:
 
     Attributes:
         matmul: the product.
-        add: its bias; None without.
+        bias: what is added to it; None if nothing is.
         value: name of what is multiplied.
         parts: part -> node whose output it is.
         size: batch, tokens, heads, width.
     """
 
     matmul: onnx.NodeProto
-    add: onnx.NodeProto | None
+    bias: str | None
     value: str
     parts: dict[int, onnx.NodeProto]
     size: tuple[int, int, int, int]
@@ -52,7 +51,7 @@ def take_apart(model: onnx.ModelProto) -> tuple[str, ...]:
         fused = _fused(view, node) if node.op_type == "Transpose" else None
         if fused is None:
             continue
-        _replace(model, node, fused)
+        _replace(model, view, node, fused)
         names.append(fused.matmul.name)
     return tuple(names)
 
@@ -64,17 +63,19 @@ def _fused(view: View, turn: onnx.NodeProto) -> _Fused | None:
     if split is None or apart is None or list(view.attribute(turn, "perm", ())) != _PARTS_FIRST:
         return None
     made = view.inner(split.input[0])
-    add = made if made is not None and made.op_type == "Add" else None
-    if add is not None:
-        bias = [index for index, name in enumerate(add.input) if view.rank(name) == 1]
-        made = view.inner(add.input[1 - bias[0]]) if len(bias) == 1 else None
+    bias = None
+    if made is not None and made.op_type == "Add":
+        places = [index for index, name in enumerate(made.input) if view.rank(name) == 1]
+        if len(places) != 1:
+            return None
+        bias, made = made.input[places[0]], view.inner(made.input[1 - places[0]])
     if made is None or made.op_type != "MatMul" or view.rank(made.input[1]) != 2:
         return None
     parts = _parts(view, turn, apart[2])
     rows = view.shape(made.output[0])
     if parts is None or rows is None or rows[:2] != apart[:2] or rows[2:] != [int(np.prod(apart[2:]))]:
         return None
-    return _Fused(made, add, made.input[0], parts, (apart[0], apart[1], apart[3], apart[4]))
+    return _Fused(made, bias, made.input[0], parts, (apart[0], apart[1], apart[3], apart[4]))
 
 
 def _parts(view: View, turn: onnx.NodeProto, count: int) -> dict[int, onnx.NodeProto] | None:
@@ -83,13 +84,15 @@ def _parts(view: View, turn: onnx.NodeProto, count: int) -> dict[int, onnx.NodeP
     for reader in view.readers(turn.output[0]):
         if reader.op_type == "Gather" and view.attribute(reader, "axis", 0) == 0:
             index = view.scalar(reader.input[1])
-            if index is None or view.rank(reader.input[1]) != 0:
+            if index is None or view.rank(reader.input[1]) != 0 or int(index) % count in found:
                 return None
             found[int(index) % count] = reader
         elif reader.op_type == "Split" and view.attribute(reader, "axis", 0) == 0:
             for index, name in enumerate(reader.output):
                 readers = view.readers(name)
-                if len(readers) != 1 or len(reader.output) != count or not _drops_first(view, readers[0]):
+                if len(readers) != 1 or view.is_output(name) or not _drops_first(view, readers[0]):
+                    return None
+                if len(reader.output) != count or index in found:
                     return None
                 found[index] = readers[0]
         else:
@@ -101,41 +104,30 @@ def _drops_first(view: View, node: onnx.NodeProto) -> bool:
     return node.op_type == "Squeeze" and list(view.attribute(node, "axes", ())) == [0]
 
 
-def _replace(model: onnx.ModelProto, turn: onnx.NodeProto, fused: _Fused) -> None:
+def _replace(model: onnx.ModelProto, view: View, turn: onnx.NodeProto, fused: _Fused) -> None:
     """Put the smaller products before the Transpose; what nobody reads then is tidied away."""
-    from onnx import helper, numpy_helper
+    from onnx import helper
 
     graph = model.graph
-    fixed = constants(graph)
     batch, tokens, heads, width = fused.size
-    weights = numpy_helper.to_array(fixed[fused.matmul.input[1]])
-    bias = None
-    if fused.add is not None:
-        name = next(name for name in fused.add.input if name in fixed)
-        bias = numpy_helper.to_array(fixed[name])
-
-    def constant(name: str, values: NDArray[np.generic]) -> str:
-        graph.initializer.append(numpy_helper.from_array(np.ascontiguousarray(values), name))
-        return name
-
+    weights = view.tensor(fused.matmul.input[1])
+    bias = None if fused.bias is None else view.tensor(fused.bias)
     made = []
     for part, reader in sorted(fused.parts.items()):
         columns = slice(part * heads * width, (part + 1) * heads * width)
         base = f"{fused.matmul.name}/{part}"
-        value = f"{base}/product"
-        inputs = [fused.value, constant(f"{base}/weight", weights[:, columns])]
+        value = unused(graph, f"{base}/product")
+        inputs = [fused.value, add_constant(graph, f"{base}/weight", weights[:, columns])]
         made.append(helper.make_node("MatMul", inputs, [value], base))
         if bias is not None:
-            inputs = [value, constant(f"{base}/bias", bias[columns] if bias.size > 1 else bias)]
-            value = f"{base}/sum"
+            own = add_constant(graph, f"{base}/bias", bias[columns] if bias.size > 1 else bias)
+            inputs, value = [value, own], unused(graph, f"{base}/sum")
             made.append(helper.make_node("Add", inputs, [value], f"{base}/Add"))
-        shape = constant(f"{base}/shape", np.array([batch, tokens, heads, width], np.int64))
-        made.append(helper.make_node("Reshape", [value, shape], [f"{base}/heads"], f"{base}/Reshape"))
-        made.append(
-            helper.make_node(
-                "Transpose", [f"{base}/heads"], list(reader.output), f"{base}/Transpose", perm=[0, 2, 1, 3]
-            )
-        )
+        shape = add_constant(graph, f"{base}/shape", np.array([batch, tokens, heads, width], np.int64))
+        split = unused(graph, f"{base}/heads")
+        made.append(helper.make_node("Reshape", [value, shape], [split], f"{base}/Reshape"))
+        turned = list(reader.output)
+        made.append(helper.make_node("Transpose", [split], turned, f"{base}/Transpose", perm=[0, 2, 1, 3]))
         graph.node.remove(reader)
     place = list(graph.node).index(turn)
     for offset, node in enumerate(made):

@@ -12,17 +12,17 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from edge.simplify.attention.scales import attends
-from edge.simplify.view import View
+from edge.simplify.view import View, add_constant, unused
 
 if TYPE_CHECKING:
     import onnx
 
-_TURNS = ([[0, 2, 3, 1]], [[0, 2, 1, 3], [0, 1, 3, 2]])  # of keys, from [1, keys, heads, d]
+_TURNS = ([[0, 2, 3, 1]], [[0, 2, 1, 3], [0, 1, 3, 2]])  # of keys, from batch, keys, heads, d
 
 
 def turn_keys(model: onnx.ModelProto) -> tuple[str, ...]:
     """Turn keys before their heads are taken apart; return the Transposes."""
-    from onnx import helper, numpy_helper
+    from onnx import helper
 
     view, graph = View(model), model.graph
     names = []
@@ -42,9 +42,9 @@ def turn_keys(model: onnx.ModelProto) -> tuple[str, ...]:
         if after[2] == tokens and _of_picture(view, split.input[0]):
             continue
         last = turns[-1]
-        turned, shape = f"{last.output[0]}/turned", f"{last.output[0]}/shape"
-        target = np.array([batch, heads, width, tokens], np.int64)
-        graph.initializer.append(numpy_helper.from_array(target, shape))
+        turned = unused(graph, f"{last.output[0]}/turned")
+        apart_now = np.array([batch, heads, width, tokens], np.int64)
+        shape = add_constant(graph, f"{last.output[0]}/shape", apart_now)
         new = (
             helper.make_node("Transpose", [split.input[0]], [turned], last.name, perm=[0, 2, 1]),
             helper.make_node("Reshape", [turned, shape], list(last.output), split.name),
@@ -75,7 +75,7 @@ def _of_picture(view: View, name: str) -> bool:
     """Tell whether a linear layer reads a picture's pixels as tokens."""
     node = view.producer(name)
     if node is not None and node.op_type == "Add":
-        node = next((made for term in node.input if (made := view.producer(term)) is not None), None)
+        node = next((view.producer(term) for term in node.input if view.rank(term) is None), None)
     for kind in ("MatMul", "Transpose", "Reshape"):
         if node is None or node.op_type != kind:
             return False

@@ -14,7 +14,7 @@ from edge.simplify.attention.fused import take_apart
 from edge.simplify.attention.heads import turn_keys
 from edge.simplify.attention.pools import pool_in_rows
 from edge.simplify.attention.scales import into_weights
-from edge.simplify.prepare import tidy
+from edge.simplify.prepare import has_branches, tidy
 
 if TYPE_CHECKING:
     import onnx
@@ -25,7 +25,7 @@ class Attention:
     """What was written another way.
 
     Attributes:
-        fused: MatMul nodes of queries, keys and values that became one each.
+        fused: MatMul nodes that gave queries, keys and values in one, taken apart.
         pools: AveragePool nodes over tokens.
         scales: Mul or Div nodes whose number went into weights.
         keys: Transpose nodes of keys that come before the heads are taken apart now.
@@ -43,11 +43,15 @@ class Attention:
 def lay_out(model: onnx.ModelProto) -> tuple[onnx.ModelProto, Attention]:
     """Return the model with its attention laid out for the BPU, or the model itself where nothing fits.
 
+    A model whose nodes hold graphs of their own stays: they may read what would be gone.
+
     Args:
         model: a checked model of opset 10 or 11 whose shapes are inferred.
     """
     import onnx
 
+    if has_branches(model.graph):
+        return model, Attention()
     changed = onnx.ModelProto()
     changed.CopyFrom(model)
     fused = take_apart(changed)

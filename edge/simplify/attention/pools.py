@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from edge.simplify.view import View
+from edge.simplify.view import View, add_constant, unused
 
 if TYPE_CHECKING:
     import onnx
@@ -22,7 +22,7 @@ _PADDING = {"auto_pad": b"NOTSET", "ceil_mode": 0, "count_include_pad": 0}
 
 def pool_in_rows(model: onnx.ModelProto) -> tuple[str, ...]:
     """Pool tokens as a picture whose rows are the windows; return the names of the pools."""
-    from onnx import helper, numpy_helper
+    from onnx import helper
 
     view, graph = View(model), model.graph
     names = []
@@ -32,18 +32,16 @@ def pool_in_rows(model: onnx.ModelProto) -> tuple[str, ...]:
         if shape is None or len(shape) != 3 or window is None or shape[2] % window:
             continue
         batch, channels, tokens = shape
-        rows, pooled = f"{node.name}/rows", f"{node.name}/pooled"
-        targets = {rows: [batch, channels, tokens // window, window], node.output[0]: [0, 0, -1]}
-        for name, target in targets.items():
-            graph.initializer.append(numpy_helper.from_array(np.array(target, np.int64), f"{name}/shape"))
+        rows, pooled = unused(graph, f"{node.name}/rows"), unused(graph, f"{node.name}/pooled")
+        in_rows = np.array([batch, channels, tokens // window, window], np.int64)
+        to_rows = add_constant(graph, f"{rows}/shape", in_rows)
+        to_row = add_constant(graph, f"{node.output[0]}/shape", np.array([0, 0, -1], np.int64))
         new = (
-            helper.make_node("Reshape", [_picture(view, node, shape), f"{rows}/shape"], [rows], name=rows),
+            helper.make_node("Reshape", [_picture(view, node, shape), to_rows], [rows], name=rows),
             helper.make_node(
                 "AveragePool", [rows], [pooled], node.name, kernel_shape=[1, window], strides=[1, window]
             ),
-            helper.make_node(
-                "Reshape", [pooled, f"{node.output[0]}/shape"], list(node.output), name=f"{node.name}/tokens"
-            ),
+            helper.make_node("Reshape", [pooled, to_row], list(node.output), name=f"{node.name}/tokens"),
         )
         place = list(graph.node).index(node)
         graph.node.remove(node)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from edge.simplify.view import View, constants
+from edge.simplify.view import View, add_constant
 
 if TYPE_CHECKING:
     import onnx
@@ -29,9 +29,8 @@ def into_weights(model: onnx.ModelProto) -> tuple[str, ...]:
             continue
         value, factor = product
         places = _weights(view, value)
-        if places is None:
+        if places is None or not _multiply(model, view, places, factor, node.name):
             continue
-        _multiply(model, places, factor, node.name)
         for index, name in enumerate(reader.input):
             if view.source(name) == node.output[0]:
                 reader.input[index] = value
@@ -92,15 +91,23 @@ def _weights(view: View, name: str) -> list[tuple[onnx.NodeProto, int]] | None:
 
 
 def _multiply(
-    model: onnx.ModelProto, places: list[tuple[onnx.NodeProto, int]], factor: float, reason: str
-) -> None:
-    """Give each place its weights times the factor; who else reads them keeps them as they were."""
-    from onnx import numpy_helper
+    model: onnx.ModelProto,
+    view: View,
+    places: list[tuple[onnx.NodeProto, int]],
+    factor: float,
+    reason: str,
+) -> bool:
+    """Give each place its weights times the factor, unless they leave float32; tell whether it was done.
 
-    fixed = constants(model.graph)
-    for node, index in places:
-        values = numpy_helper.to_array(fixed[node.input[index]])
-        name = f"{node.input[index]}/times {reason}"
-        scaled = (values.astype(np.float64) * factor).astype(values.dtype)
-        model.graph.initializer.append(numpy_helper.from_array(scaled, name))
-        node.input[index] = name
+    Who else reads the weights keeps them as they were.
+    """
+    scaled = []
+    with np.errstate(over="ignore"):
+        for node, index in places:
+            values = view.tensor(node.input[index])
+            scaled.append((values.astype(np.float64) * factor).astype(values.dtype))
+    if not all(np.isfinite(values).all() for values in scaled):
+        return False
+    for (node, index), values in zip(places, scaled, strict=True):
+        node.input[index] = add_constant(model.graph, f"{node.input[index]}/times {reason}", values)
+    return True
