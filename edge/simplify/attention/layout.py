@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from attrs import astuple, frozen
 
 from edge.simplify.attention.fused import take_apart
-from edge.simplify.attention.heads import turn_keys
+from edge.simplify.attention.heads import close_shares, turn_keys
 from edge.simplify.attention.pools import pool_in_rows
 from edge.simplify.attention.scales import into_weights
 from edge.simplify.prepare import has_branches, tidy
@@ -29,12 +29,14 @@ class Attention:
         pools: AveragePool nodes over tokens.
         scales: Mul or Div nodes whose number went into weights.
         keys: Transpose nodes of keys that come before the heads are taken apart now.
+        shares: Softmax nodes with a convolution behind them, without which the program is wrong.
     """
 
     fused: tuple[str, ...] = ()
     pools: tuple[str, ...] = ()
     scales: tuple[str, ...] = ()
     keys: tuple[str, ...] = ()
+    shares: tuple[str, ...] = ()
 
     def __bool__(self) -> bool:
         return any(astuple(self))
@@ -61,5 +63,6 @@ def lay_out(model: onnx.ModelProto) -> tuple[onnx.ModelProto, Attention]:
         pools=pool_in_rows(changed),
         scales=into_weights(changed),
         keys=turn_keys(changed),
+        shares=close_shares(changed),
     )
     return (tidy(changed), done) if done else (model, done)
