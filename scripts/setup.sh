@@ -17,6 +17,18 @@ usable() { # 3.10 to 3.13; a version manager's shim may exist and still not run
     "$1" -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 13))' >/dev/null 2>&1
 }
 
+free_mb() { # of the disk that holds a folder, which need not be there yet
+    local folder=$1
+    while [ ! -d "$folder" ]; do folder=$(dirname "$folder"); done
+    df -Pk "$folder" | awk 'NR == 2 { print int($4 / 1024) }'
+}
+
+need_room() { # FOLDER MEGABYTES REMEDY
+    local free
+    free=$(free_mb "$1")
+    [ "$free" -ge "$2" ] || fail "$1 has $free MB free, $2 MB are needed" "free some space, or $3"
+}
+
 find_python() {
     local candidate
     if [ -n "${EDGE_PYTHON:-}" ]; then
@@ -45,14 +57,19 @@ echo "setting up ${venv#"$PWD"/} with $("$python" --version) (pinned packages, o
 # A leftover of another Python, or of a killed set-up, is made anew.
 if [ ! -x "$venv/bin/pip" ] || ! usable "$venv/bin/python"; then
     rm -rf "$venv"
+    case $set_name in dev) room=1300 ;; *) room=650 ;; esac
+    need_room "$(dirname "$venv")" "$room" "set EDGE_VENV to a folder on a larger disk"
     "$python" -m venv "$venv" || {
         rm -rf "$venv"
         fail "'$python -m venv' failed" "Debian, Ubuntu: apt-get install python3-venv"
     }
 fi
 pip() { "$venv/bin/python" -m pip --disable-pip-version-check -qq "$@"; }
-pip install --require-hashes -r "$lock" ||
+pip install --require-hashes -r "$lock" || {
+    need_room "$venv" 200 "set EDGE_VENV to a folder on a larger disk"
+    need_room "${TMPDIR:-/tmp}" 200 "set TMPDIR to a folder on a larger disk"
     fail "the packages could not be installed" "check the network and pip's index settings (pip config list)"
+}
 pip install --no-deps --no-build-isolation -e "$root" || fail "edge itself could not be installed" "see above"
 rm -f "$venv"/.edge-"$set_name"-*
 touch "$marker"

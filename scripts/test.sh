@@ -29,4 +29,5 @@ fi
 "$bin/ruff" format --check .
 "$bin/mypy"
 "$bin/shellcheck" scripts/*.sh .ci/run
-"$bin/python" -m pytest "$@"
+# More workers than four would want more memory than they save time: each may run a compiler.
+"$bin/python" -m pytest --numprocesses logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder "$@"
