@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from attrs import astuple, frozen
+from attrs import astuple, evolve, frozen
 
 from edge.simplify.attention.fused import take_apart
 from edge.simplify.attention.heads import close_shares, turn_keys
+from edge.simplify.attention.matrices import as_matrices
 from edge.simplify.attention.pools import pool_in_rows
 from edge.simplify.attention.scales import into_weights
 from edge.simplify.prepare import has_branches, tidy
@@ -29,6 +30,7 @@ class Attention:
         pools: AveragePool nodes over tokens.
         scales: Mul or Div nodes whose number went into weights.
         keys: Transpose nodes of keys that come before the heads are taken apart now.
+        matrices: Softmax nodes whose attention has values of three axes now.
         shares: Softmax nodes with a convolution behind them, without which the program is wrong.
     """
 
@@ -36,6 +38,7 @@ class Attention:
     pools: tuple[str, ...] = ()
     scales: tuple[str, ...] = ()
     keys: tuple[str, ...] = ()
+    matrices: tuple[str, ...] = ()
     shares: tuple[str, ...] = ()
 
     def __bool__(self) -> bool:
@@ -63,6 +66,9 @@ def lay_out(model: onnx.ModelProto) -> tuple[onnx.ModelProto, Attention]:
         pools=pool_in_rows(changed),
         scales=into_weights(changed),
         keys=turn_keys(changed),
-        shares=close_shares(changed),
     )
+    changed = tidy(changed)
+    done = evolve(done, matrices=as_matrices(changed))
+    changed = tidy(changed)
+    done = evolve(done, shares=close_shares(changed))
     return (tidy(changed), done) if done else (model, done)
