@@ -2,9 +2,9 @@
 
 torch's have four, batch first. The compiler's Softmax then turns the scores until their heads are innermost,
 and computes few heads at a time: two blocks of deit_tiny (197 tokens, 3 heads) took 3441 instead of 2619 us
-(O2), the table of exp alone 248 instead of 23 us a block; NextViT_small_224 8987 instead of 7921 us. A Reshape
-in front of Softmax would do it too, but then the scores reach it with 8 bits; so the products have three axes
-as well. Shares of an odd number of keys need not be closed then (see ``heads``).
+(O2), the table of exp alone 248 instead of 23 us a block; NextViT_small_224 8987 instead of 7921 us. A
+Reshape in front of Softmax would do it too, but then the scores reach it with 8 bits; so the products have
+three axes as well. Shares of an odd number of keys need not be closed then (see ``heads``).
 """
 
 from __future__ import annotations
