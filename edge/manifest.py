@@ -163,6 +163,7 @@ def facts(build: Build) -> dict[str, object]:
             "method": compiled.calibration_method if compiled else "minmax",
         },
         "attention": cattrs.unstructure(build.simplify.result.attention),
+        "patches": build.simplify.result.patches,
         "rewrites": _rewrites(build),
         "equalization": _equalization(build),
         "rounding": _rounding(build),

@@ -575,6 +575,7 @@ def test_what_a_recipe_changed_of_the_float_network_is_told(build: Path) -> None
     manifest = json.loads(path.read_text())
     manifest |= {
         "attention": {"pools": ["p"], "scales": ["s", "t"], "keys": []},
+        "patches": ["/proj/Conv"],
         "rewrites": {"nodes": {"channel_mean": ["a", "b"]}, "max_abs_error": 1e-7},
         "equalization": {"pairs": [{}], "pictures": 16, "max_abs_error": 0.0},
         "rounding": {"layers": 7, "left": [], "pictures": 32, "error_kept": 0.4321},
@@ -582,6 +583,7 @@ def test_what_a_recipe_changed_of_the_float_network_is_told(build: Path) -> None
     path.write_text(json.dumps(manifest))
     told = (
         "attention laid out for the BPU: 3 nodes written another way",
+        "patches cut in two steps: 1 convolution written another way",
         "channel_mean: 2 nodes written another way",
         "channels of 1 pair of layers equalized on 16 calibration pictures",
         "weights of 7 layers rounded on 32 calibration pictures: 43 % of the nearest steps' error is left",

@@ -105,6 +105,7 @@ class SourceStages(Stages):
             note=lambda r: (
                 f"{r.nodes_before} → {r.nodes_after} nodes, max abs error {r.max_abs_error:.2g}, {r.form}"
                 + (", attention laid out for the BPU" if r.attention else "")
+                + (", patches in two steps" if r.patches else "")
             ),
         )
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, TypeVar
 
 from attrs import evolve, field, frozen
 
@@ -18,6 +18,7 @@ from edge.progress import Reporter, Silent
 from edge.simplify import child, guard
 from edge.simplify.attention import Attention, lay_out
 from edge.simplify.guard import Reference, Rejected
+from edge.simplify.patches import in_two_steps
 from edge.simplify.patterns import count_patterns
 from edge.simplify.prepare import (
     computes_shapes,
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     import onnx
 
 Form = Literal["simplified", "partly simplified", "unsimplified"]
+T = TypeVar("T")
 
 # Passes of onnxsim 0.7.3 and 0.8.1 that make a graph slower on the BPU, each found by running it alone and
 # reading the compiler's node table.
@@ -65,6 +67,7 @@ class SimplifyResult:
         ir: IR version.
         onnxsim: version of onnxsim.
         attention: nodes of attention that were written another way, after the form was found.
+        patches: convolutions over patches that run in two steps, likewise.
     """
 
     onnx: str
@@ -80,6 +83,7 @@ class SimplifyResult:
     ir: int
     onnxsim: str
     attention: Attention = field(factory=Attention)
+    patches: tuple[str, ...] = ()
 
 
 def simplify(
@@ -126,7 +130,8 @@ def simplify(
     reason = "; ".join(rejected) or f"onnxsim without {', '.join(HARMFUL)}"
     if shipped.form != "simplified":
         reporter.warn(f"the {shipped.form} graph is used ({reason})")
-    shipped, attention = _laid_out(rules, shipped, reporter)
+    shipped, attention = _rewritten(rules, shipped, lay_out, Attention(), "attention", reporter)
+    shipped, patches = _rewritten(rules, shipped, in_two_steps, (), "the convolution over patches", reporter)
     _warn_of_unfused(shipped.model, reporter)
 
     _write(shipped.model, out / f"{name}.onnx")
@@ -145,6 +150,7 @@ def simplify(
         ir=shipped.model.ir_version,
         onnxsim=version("onnxsim"),
         attention=attention,
+        patches=patches,
     )
 
 
@@ -196,18 +202,25 @@ def _unsimplified(rules: _Rules, normal: onnx.ModelProto, path: Path) -> _Shippe
         ) from verdict
 
 
-def _laid_out(rules: _Rules, shipped: _Shipped, reporter: Reporter) -> tuple[_Shipped, Attention]:
-    """Return the model with its attention laid out for the BPU, if that gives the same answers."""
+def _rewritten(
+    rules: _Rules,
+    shipped: _Shipped,
+    change: Callable[[onnx.ModelProto], tuple[onnx.ModelProto, T]],
+    nothing: T,
+    what: str,
+    reporter: Reporter,
+) -> tuple[_Shipped, T]:
+    """Return the model with a part written as the BPU likes it, if that gives the same answers."""
     try:
-        model, attention = lay_out(shipped.model)
-        if not attention:
-            return shipped, attention
+        model, done = change(shipped.model)
+        if not done:
+            return shipped, nothing
         guard.check_contract(model, rules.original)
         guard.check_patterns(model, rules.patterns)
-        return evolve(shipped, model=model, error=guard.max_error(model, rules.expected)), attention
+        return evolve(shipped, model=model, error=guard.max_error(model, rules.expected)), done
     except (Rejected, ModelFileError) as verdict:
-        reporter.warn(f"attention stays as it was exported, which is slow on the BPU ({verdict})")
-        return shipped, Attention()
+        reporter.warn(f"{what} stays as it was exported, which is slow on the BPU ({verdict})")
+        return shipped, nothing
 
 
 def _onnxsim(normal: onnx.ModelProto, options: Sequence[str]) -> onnx.ModelProto:
