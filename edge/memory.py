@@ -18,20 +18,30 @@ def available(root: Path = Path("/")) -> int | None:
     Args:
         root: of the file system that holds ``proc`` and ``sys``.
     """
-    figures = [figure for figure in (_machine(root), *_groups(root)) if figure is not None]
-    return min(figures, default=None)
+    figures = [_machine(root, "MemAvailable:"), *(left for _, left in _groups(root))]
+    return min((figure for figure in figures if figure is not None), default=None)
 
 
-def _machine(root: Path) -> int | None:
-    """Read MemAvailable: proc_meminfo(5)."""
+def total(root: Path = Path("/")) -> int | None:
+    """Return the bytes that this machine has, or its container may take; None where nobody tells.
+
+    Args:
+        root: as for ``available``.
+    """
+    figures = [_machine(root, "MemTotal:"), *(most for most, _ in _groups(root))]
+    return min((figure for figure in figures if figure is not None), default=None)
+
+
+def _machine(root: Path, wanted: str) -> int | None:
+    """Read one line of proc_meminfo(5)."""
     for name, value in _fields(root / "proc/meminfo"):
-        if name == "MemAvailable:":
+        if name == wanted:
             return value * KIB
     return None
 
 
-def _groups(root: Path) -> Iterator[int]:
-    """Yield what is left of each limit: kernel documentation, admin-guide/cgroup-v1 and cgroup-v2."""
+def _groups(root: Path) -> Iterator[tuple[int, int]]:
+    """Yield each limit and what is left of it: kernel documentation, admin-guide/cgroup-v1 and cgroup-v2."""
     mount = root / "sys/fs/cgroup"
     try:
         lines = (root / "proc/self/cgroup").read_text().splitlines()
@@ -47,7 +57,7 @@ def _groups(root: Path) -> Iterator[int]:
             yield from _left(mount / "memory", path, *names)
 
 
-def _left(mount: Path, path: str, limit: str, used: str, cache: str) -> Iterator[int]:
+def _left(mount: Path, path: str, limit: str, used: str, cache: str) -> Iterator[tuple[int, int]]:
     # A container may see its own group as the top of the tree while its path is that of the host.
     steps = [part for part in path.split("/") if part not in ("", "..")]
     for length in range(len(steps), -1, -1):
@@ -56,7 +66,7 @@ def _left(mount: Path, path: str, limit: str, used: str, cache: str) -> Iterator
         if most is None or taken is None or most >= _UNLIMITED:
             continue
         droppable = dict(_fields(folder / "memory.stat")).get(cache, 0)
-        yield max(0, most - taken + droppable)
+        yield most, max(0, most - taken + droppable)
 
 
 def _number(path: Path) -> int | None:

@@ -16,15 +16,18 @@ from pathlib import Path
 
 import cattrs
 import cv2
+from attrs import evolve
 
 from edge.choices import choose_pictures
 from edge.errors import ModelFileError
 from edge.evaluate import Evaluation, HopName, Pictures, Subject, choose, evaluate, find_hops
 from edge.images import ImageSet
+from edge.memory import total
 from edge.pipeline.network import NetworkStages
 from edge.pipeline.stages import COMPILER_CODE, WORKING_DIR, versions
 from edge.portable import PortableResult, TranslateResult, quantize, translate
 from edge.progress import Listener
+from edge.runtime.machine import machine
 from edge.toolchain.compiler import CompileResult, makertbin
 from edge.toolchain.hbdk_sim import why_unusable
 from edge.verify import FRAMES, VerifyResult, candidates, verify
@@ -82,7 +85,7 @@ class Build(NetworkStages):
 
         def action(out: Path) -> CompileResult:
             self._require_memory("compile")
-            return makertbin(
+            made = makertbin(
                 toolchain,
                 yaml=text.path(text.result.yaml),
                 files={
@@ -96,6 +99,7 @@ class Build(NetworkStages):
                 timeout=self.request.timeout,
                 reporter=self._listener,
             )
+            return evolve(made, machine=_this_machine())  # what its seconds and its memory are of
 
         return self._stage(
             "compile",
@@ -296,6 +300,11 @@ class Build(NetworkStages):
         for stage in PORTABLE_STAGES if portable else STAGES:
             if asked.get(stage, True):
                 getattr(self, stage)
+
+
+def _this_machine() -> str:
+    memory = total()
+    return machine() + (f", {memory / 2**30:.1f} GiB of memory" if memory else "")
 
 
 def _verify_note(result: VerifyResult) -> str:

@@ -1,7 +1,7 @@
 """What is known of every model of the zoo: measured size, placement on the BPU, compiled speed."""
 
 from edge.survey.check import check_model
-from edge.survey.collect import collect
+from edge.survey.collect import Collected, collect
 from edge.survey.compare import Compared, compare
 from edge.survey.measure import measure_model
 from edge.survey.page import page
@@ -21,6 +21,7 @@ from edge.survey.request import request_of
 __all__ = [
     "RECORDS",
     "Checked",
+    "Collected",
     "Compared",
     "Compiled",
     "Counted",

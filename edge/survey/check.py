@@ -20,7 +20,7 @@ from edge.workspace import Workspace
 def check_model(
     request: Request, build_dir: Path, listener: Listener, earlier: Mapping[str, Checked] | None = None
 ) -> Checked:
-    """Return the placement of one model; a failure is a result too, so that the others get their turn.
+    """Return the placement of one model; a known failure is a result too, so that the others get their turn.
 
     What an earlier run finished is taken from the build folder. Models of one architecture are one network
     before their weights are loaded: it is checked once.
@@ -43,17 +43,14 @@ def check_model(
                 return evolve(twin, seconds=_seconds(build))
             check = build.check
             nodes = simplified.result.nodes_after
-            weights = build.export.result.weights.source
-    except (NotEnoughMemory, ToolchainMissing) as error:
-        return Checked(request.weights, failed=error.seen, machine=True)
+            exported = build.export.result
     except EdgeError as error:
-        return Checked(request.weights, failed=error.seen)
-    except Exception as error:
-        return Checked(request.weights, failed=f"unexpected {type(error).__name__}: {error}")
+        machine = isinstance(error, (NotEnoughMemory, ToolchainMissing))
+        return Checked(request.weights, failed=error.seen, remedy=error.remedy or "", machine=machine)
     tail, inside = split(check.result.nodes)
     left = left_inside(request.precision, [(row.name, row.type) for row in inside])
     return Checked(
-        weights=weights,
+        weights=exported.weights.source,
         nodes=nodes,
         bpu=check.result.bpu,
         cpu=check.result.cpu,
@@ -64,6 +61,7 @@ def check_model(
         peak_memory=check.result.peak_memory,
         versions=check.result.versions,
         network=network,
+        max_error=exported.max_error,
     )
 
 

@@ -2,66 +2,142 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import cattrs
+from attrs import field, frozen
 
-from edge.specs import ModelSpec
+from edge.calibrate import load_set
+from edge.choices import DEMO_CALIBRATION
+from edge.images import open_images, sample
+from edge.request import Request
+from edge.specs import ModelSpec, available_models
+from edge.specs.schema import OWN_FILES
 from edge.survey.check import split
-from edge.survey.record import LEVELS, RECORDS, Compiled, Record, load_records
+from edge.survey.provenance import Data, Origin, Stages, read_json, recipe_sha256
+from edge.survey.record import LEVELS, RECORDS, Checked, Compiled, Record, Records, load_records
+from edge.survey.request import request_of
 from edge.toolchain.compiler import CompileResult
-from edge.workspace import MANIFEST, RECORD, STAGES
+from edge.workspace import MANIFEST
 
 
-def collect(build_dir: Path, specs: Iterable[ModelSpec]) -> dict[str, Record]:
-    """Return what a folder of builds holds of each model; models of which it holds nothing are left out.
+@frozen
+class Collected:
+    """What a folder of builds holds.
 
-    Counts and checks are those that ``edge models`` kept there; a compile is the one of the highest level,
-    the newest of several, whether the build went on to its end or not. Compiles at another input size than
-    the model's are left out.
+    Attributes:
+        records: name -> what is new of a model; models of which there is nothing are left out.
+        left_out: name -> why none of a model's programs counts, where it has some.
+    """
+
+    records: Mapping[str, Record] = field(factory=dict)
+    left_out: Mapping[str, str] = field(factory=dict)
+
+
+def collect(build_dir: Path, specs: Iterable[ModelSpec], known: Records | None = None) -> Collected:
+    """Return what a folder of builds holds of each model.
+
+    Counts and checks are those that ``edge models`` kept there. A compile counts if it is what
+    ``request_of`` asks for, at any level and with any calibration pictures: the model's own input and recipe,
+    its own weights or random ones of seed 0, and the network that the model's check saw, where the weights
+    are the same. Of several it is the one of the highest level, and the newest of those, whether its build
+    went on to its end or not.
+
+    Args:
+        build_dir: folder of the builds.
+        specs: of the models to look for.
+        known: what was recorded of them elsewhere; a check of ``build_dir`` comes before one of these.
 
     Raises:
         InputError: the kept records can't be read.
+        SpecError: a model's recipe breaks the schema.
     """
     kept = load_records(build_dir / RECORDS)
-    found = {}
+    records, left_out = {}, {}
     for spec in specs:
-        compiled = _compiled(build_dir / spec.name, spec.preprocess.crop)
-        record = kept.get(spec.name, Record()).update(Record(compiled=compiled))
+        mine = kept.get(spec.name, Record())
+        checked = (known or {}).get(spec.name, Record()).update(mine).checked
+        compiled, why_not = _best(build_dir / spec.name, request_of(spec, timeout=1), checked)
+        record = mine.update(Record(compiled=compiled))
         if record != Record():
-            found[spec.name] = record
-    return found
+            records[spec.name] = record
+        if why_not and compiled is None:
+            left_out[spec.name] = why_not
+    return Collected(records, left_out)
 
 
-def _compiled(folder: Path, crop: tuple[int, int]) -> Compiled | None:
-    made = sorted(_compiles(folder, crop), key=lambda item: (LEVELS.index(item[1].level), item[0]))
-    return made[-1][1] if made else None
+def _best(folder: Path, request: Request, checked: Checked | None) -> tuple[Compiled | None, str]:
+    """Return the compile that counts, and why another one does not."""
+    stages, manifest = Stages(folder), read_json(folder / MANIFEST)
+    made: list[tuple[int, float, Compiled]] = []
+    why_not = ""
+    for data in stages.compiles():
+        reasons = []
+        for origin in stages.origins(data):
+            reasons.append(unfit(origin, request, checked))
+            if reasons[-1]:
+                continue
+            try:
+                compiled = _read(data, origin, manifest)
+            except (KeyError, TypeError, StopIteration, ValueError, cattrs.BaseValidationError):
+                reasons[-1] = "recorded by an earlier edge"
+                continue
+            made.append((LEVELS.index(compiled.level), data["mtime"], compiled))
+            break
+        else:
+            why_not = next(iter(reasons), "the records of its build are gone, or an earlier edge's")
+    best = max(made, key=lambda item: item[:2], default=None)
+    return (best[2] if best else None), why_not
 
 
-def _compiles(folder: Path, crop: tuple[int, int]) -> Iterator[tuple[float, Compiled]]:
-    manifest = _json(folder / MANIFEST)
-    size = f"_{crop[1]}x{crop[0]}_nv12."  # the end of every program's name
-    for path in (folder / STAGES).glob(f"compile-*/{RECORD}"):
-        data = _json(path)
-        try:
-            if size in data["result"]["bin"]:
-                yield path.stat().st_mtime, _read(data, manifest)
-        except (OSError, KeyError, TypeError, StopIteration, ValueError, cattrs.BaseValidationError):
-            continue  # of an earlier edge, which recorded less
+def unfit(origin: Origin, request: Request, checked: Checked | None) -> str:
+    """Return why a program is not the model's own; empty if it is.
+
+    Args:
+        origin: what it was made from.
+        request: from ``request_of``.
+        checked: what the model's check saw; None if there was none.
+    """
+    spec, export = request.spec, origin.export
+    if not _own_weights(origin, request):
+        return f"{export.weights.source} weights ({export.weights.tag}) are not the model's own"
+    if origin.spec.preprocess != spec.preprocess:
+        return "another input or preprocessing than the model's"
+    if recipe_sha256(origin.precision) != recipe_sha256(request.precision):
+        return f"recipe {origin.precision.name} is not the model's own {request.precision.name}, as it is now"
+    if spec.classes is not None and export.classes != spec.classes:
+        return f"{export.classes} classes, not {spec.classes}"
+    if checked and checked.network and checked.weights == export.weights.source:
+        network = checked.network.partition(" ")[0]
+        if network != origin.simplified:
+            return f"another network ({origin.simplified[:12]}) than its check saw ({network[:12]})"
+    return ""
 
 
-def _read(data: Mapping[str, Any], manifest: Mapping[str, Any]) -> Compiled:
+def _own_weights(origin: Origin, request: Request) -> bool:
+    found, sources = origin.export.weights, request.spec.sources
+    if found.source in OWN_FILES:
+        mine, built = (getattr(each, found.source) for each in (sources, origin.spec.sources))
+        if not (mine and built) or Path(mine).name != Path(built).name:
+            return False
+        return found.source == "paddle" or found.tag == Path(mine).name  # of Paddle's folder another file
+    if found.source == "random":
+        return found.tag == sources.timm and found.seed == request.seed
+    return found.source in ("timm", "vendor") and found.tag == getattr(sources, found.source)
+
+
+def _read(data: Data, origin: Origin, manifest: Data) -> Compiled:
     result = cattrs.structure(data["result"], CompileResult)
-    inputs = data["inputs"]
-    if inputs["level"] not in LEVELS:
-        raise ValueError(inputs["level"])
+    level = data["inputs"]["level"]
+    if level not in LEVELS:
+        raise ValueError(level)
+    export = origin.export
     return Compiled(
-        weights=inputs["weights"],
-        level=inputs["level"],
-        recipe=inputs["recipe"],
+        weights=export.weights.source,
+        level=level,
+        recipe=data["inputs"]["recipe"],
         latency_us=result.static.latency_us if result.static else None,
         fps=result.static.fps if result.static else None,
         ddr_bytes=result.static.ddr_bytes if result.static else None,
@@ -73,19 +149,39 @@ def _read(data: Mapping[str, Any], manifest: Mapping[str, Any]) -> Compiled:
         inside=tuple(row.name for row in split(result.nodes)[1]),
         verified=_verified(manifest, data["key"]),
         versions=result.versions,
+        onnx=origin.onnx,
+        network=f"{origin.simplified} {origin.precision.name}",
+        recipe_sha256=recipe_sha256(origin.precision),
+        tag=export.weights.tag,
+        seed=export.weights.seed,
+        max_error=export.max_error,
+        pictures=origin.pictures,
+        calibration=origin.calibration,
+        calibration_sha256=origin.calibration_sha256,
+        toolchain=origin.toolchain,
+        machine=result.machine,
+        command=_command(origin, level),
     )
 
 
-def _verified(manifest: Mapping[str, Any], key: str) -> bool | None:
+def _command(origin: Origin, level: str) -> str:
+    """Return what compiles the same again, for a model that has a name; empty with other pictures."""
+    name, source = origin.spec.name, origin.export.weights.source
+    default = load_set(DEMO_CALIBRATION)
+    images = sample(
+        open_images(default.images, count=origin.asked, seed=default.seed), origin.asked, default.seed
+    )
+    if name not in available_models() or (images.fingerprint, default.seed) != (origin.images, origin.seed):
+        return ""
+    words: list[Any] = ["edge", "compile", name]
+    words += [] if source in OWN_FILES else ["--weights", source]
+    words += ["--level", level]
+    words += [] if origin.asked == default.n else ["--calib-count", origin.asked]
+    return " ".join(map(str, words))
+
+
+def _verified(manifest: Data, key: str) -> bool | None:
     """Return whether the build that was published proved this very compile."""
     keys = [stage.get("key") for stage in manifest.get("stages", ()) if stage.get("name") == "compile"]
     proof = manifest.get("verify") or {}
     return bool(proof.get("bit_exact")) if key in keys and not proof.get("why_not") else None
-
-
-def _json(path: Path) -> dict[str, Any]:
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return data if isinstance(data, dict) else {}

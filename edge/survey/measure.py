@@ -48,4 +48,5 @@ def measure_model(request: Request, build_dir: Path, listener: Listener) -> Coun
             "exporter": exported.result.exporter,
             "onnx-tool": version("onnx-tool"),
         },
+        max_error=exported.result.max_error,
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from edge.specs import ModelSpec
 from edge.survey.compare import TOLERANCE, compare
@@ -10,6 +10,8 @@ from edge.survey.record import Record, Records
 
 NONE = "-"
 GB, MB = 1e9, 1e6
+
+Models = Mapping[str, ModelSpec | None]  # None: there are records of it, but no YAML here
 
 HEAD = """# The models, measured
 
@@ -21,6 +23,9 @@ measured.
 
 SIZE = """
 ## Size and placement
+
+"Export error" is the largest difference between the scores of the exported ONNX and of the framework that it
+came from on the same noise, as a share of the range of the scores.
 
 Parameters and multiply-accumulates (MACs) are counted on the exported ONNX by onnx-tool. MACs are those of
 convolutions and matrix products, attention's included; a multiplication and the addition after it are one.
@@ -44,37 +49,55 @@ are those of `hb_mapper makertbin` alone, on the machine that compiled. "Bit for
 simulated program was seen to give the integers of the quantized model.
 """
 
+MADE = """
+## What was compiled
+
+"ONNX" and "recipe" begin the sha256 of the file that was compiled and of what the recipe does. "Network" says
+whether it is the very network that the checker saw, which only the same weights can tell. "{unknown}" is what
+the edge that compiled did not record.
+"""
+UNKNOWN = "unknown"
+
 
 def page(specs: Sequence[ModelSpec], records: Records, *, command: str) -> str:
     """Return ``docs/models.md``.
 
     Args:
         specs: of the models, in the order to show.
-        records: what was measured; models may be missing.
+        records: what was measured; models may be missing. Those without a spec come last, by name.
         command: that writes the page.
     """
-    found = {spec.name: records.get(spec.name, Record()) for spec in specs}
+    known = {spec.name: spec for spec in specs}
+    models: Models = {**known, **dict.fromkeys(sorted(set(records) - set(known)))}
+    found = {name: records.get(name, Record()) for name in models}
     parts = [
         HEAD.format(command=command, none=NONE),
         SIZE,
-        *_size(specs, found),
+        *_size(models, found),
         SPEED,
-        *_speed(specs, found),
+        *_speed(found),
+        MADE.format(unknown=UNKNOWN),
+        *_made(found),
     ]
     parts += _versions(found)
     return "\n".join(part.strip("\n") + "\n" for part in parts)
 
 
-def _size(specs: Sequence[ModelSpec], found: Records) -> list[str]:
+def _size(models: Models, found: Records) -> list[str]:
     head = (
-        "model", "input", "parameters M", "published M", "MACs G", "published G", "beside %",
+        "model", "input", "export error", "parameters M", "published M", "MACs G", "published G", "beside %",
         "BPU nodes", "CPU tail", "moved", "CPU inside", "check s", "check peak GB",
     )  # fmt: skip
     rows, notes = [], []
-    for spec in specs:
-        counted, checked, published = found[spec.name].counted, found[spec.name].checked, spec.published
-        height, width = spec.preprocess.crop
-        row = [spec.name, f"{height}x{width}"]
+    for name, spec in models.items():
+        counted, checked, published = (
+            found[name].counted,
+            found[name].checked,
+            spec.published if spec else None,
+        )
+        crop = spec.preprocess.crop if spec else (counted.height, counted.width) if counted else None
+        error = _export_error(found[name])
+        row = [name, f"{crop[0]}x{crop[1]}" if crop else NONE, NONE if error is None else f"{error:.1g}"]
         params, gflops = (published.params_m, published.gflops) if published else (None, None)
         if counted:
             compared = compare(counted, published)
@@ -82,7 +105,7 @@ def _size(specs: Sequence[ModelSpec], found: Records) -> list[str]:
             row += [f"{counted.macs / GB:.3f}", _against(gflops, compared.macs)]
             row += [f"{100 * counted.other / counted.macs:.1f}"]
             if compared.why:
-                notes.append(f"- {spec.name}: {compared.why}.")
+                notes.append(f"- {name}: {compared.why}.")
         else:
             row += [NONE, _against(params, None), NONE, _against(gflops, None), NONE]
         if checked and not checked.failed:
@@ -90,35 +113,39 @@ def _size(specs: Sequence[ModelSpec], found: Records) -> list[str]:
             row += [str(checked.bpu), str(len(checked.tail)), str(len(checked.moved))]
             row += [f"**{inside}**" if checked.inside else inside]
             row += [f"{checked.seconds:.0f}", _ratio(checked.peak_memory, GB)]
-            if twin := _twin(found, spec.name):
-                notes.append(f"- {spec.name}: the same network as {twin}, checked once.")
+            if twin := _twin(found, name):
+                notes.append(f"- {name}: the same network as {twin}, checked once.")
             if checked.inside:
-                notes.append(f"- {spec.name}: on the CPU inside the network: {', '.join(checked.inside)}.")
+                notes.append(f"- {name}: on the CPU inside the network: {', '.join(checked.inside)}.")
         else:
             row += [NONE] * 6
             if checked:
-                notes.append(f"- {spec.name}: the check failed: {checked.failed}")
+                notes.append(f"- {name}: the check failed: {checked.failed}")
         rows.append(row)
     title = f"Differences of more than {TOLERANCE:g} %, networks that are one, and what went wrong:"
     return [_table(head, rows), *([title, "\n".join(notes)] if notes else [])]
 
 
-def _speed(specs: Sequence[ModelSpec], found: Records) -> list[str]:
+def _export_error(record: Record) -> float | None:
+    parts = (record.counted, record.checked, record.compiled)
+    return next((part.max_error for part in parts if part and part.max_error is not None), None)
+
+
+def _speed(found: Records) -> list[str]:
     head = (
         "model", "level", "recipe", "latency us", "FPS", "DDR MB", ".bin MB", "compile s", "peak GB",
         "BPU / CPU nodes", "CPU inside", "bit for bit", "weights",
     )  # fmt: skip
     rows = []
-    for spec in specs:
-        record = found[spec.name]
-        twin = _twin(found, spec.name)
+    for name, record in found.items():
+        twin = _twin(found, name)
         made = record.compiled or found.get(twin, Record()).compiled
         if made is None:
-            rows.append([spec.name, *[NONE] * (len(head) - 1)])
+            rows.append([name, *[NONE] * (len(head) - 1)])
             continue
         rows.append(
             [
-                spec.name,
+                name,
                 made.level,
                 made.recipe,
                 NONE if made.latency_us is None else f"{made.latency_us:.1f}",
@@ -134,6 +161,27 @@ def _speed(specs: Sequence[ModelSpec], found: Records) -> list[str]:
             ]
         )
     return [_table(head, rows)]
+
+
+def _made(found: Records) -> list[str]:
+    head = ("model", "ONNX", "recipe", "network", "calibration pictures", "command", "machine")
+    rows = []
+    for name, record in found.items():
+        if (made := record.compiled) is None:
+            continue
+        same = {True: "as checked", False: "**another than checked**", None: NONE}[record.same_network]
+        rows.append(
+            [
+                name,
+                made.onnx[:12] or UNKNOWN,
+                made.recipe_sha256[:12] or UNKNOWN,
+                same if made.network else UNKNOWN,
+                UNKNOWN if made.pictures is None else f"{made.pictures} of {made.calibration}",
+                f"`{made.command}`" if made.command else NONE if made.onnx else UNKNOWN,
+                made.machine or UNKNOWN,
+            ]
+        )
+    return [_table(head, rows, words=len(head))]
 
 
 def _twin(found: Records, name: str) -> str:
@@ -163,6 +211,6 @@ def _ratio(value: float | None, unit: float) -> str:
     return NONE if value is None else f"{value / unit:.2f}"
 
 
-def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    marks = ["---", *["---:"] * (len(head) - 1)]
+def _table(head: Sequence[str], rows: Iterable[Sequence[str]], *, words: int = 1) -> str:
+    marks = [*["---"] * words, *["---:"] * (len(head) - words)]
     return "\n".join("| " + " | ".join(line) + " |" for line in (head, marks, *rows))

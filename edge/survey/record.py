@@ -8,6 +8,7 @@ from pathlib import Path
 
 import cattrs
 from attrs import evolve, field, frozen
+from filelock import FileLock
 
 from edge.atomic import disk_errors, write_json
 from edge.errors import InputError
@@ -32,6 +33,8 @@ class Counted:
             another.
         macs_published_at: ``macs`` at that input.
         versions: of what exported and counted.
+        max_error: of the exported ONNX against the framework that it came from, as a share of the range of
+            the scores; None where the file came as ONNX, or in a record of an earlier edge.
     """
 
     height: int
@@ -43,6 +46,7 @@ class Counted:
     published_at: int | None = None
     macs_published_at: int | None = None
     versions: Mapping[str, str] = field(factory=dict)
+    max_error: float | None = None
 
 
 @frozen
@@ -65,6 +69,8 @@ class Checked:
         machine: whether the machine is the reason, which lacks memory or the compiler, and not the model.
         network: content of the ONNX and the recipe that it was held against.
         same_as: model of the same network, whose check this is; empty if it was checked itself.
+        remedy: what to do about ``failed``; empty where nobody knows.
+        max_error: of the exported ONNX, as in :class:`Counted`.
     """
 
     weights: str
@@ -81,6 +87,8 @@ class Checked:
     machine: bool = False
     network: str = ""
     same_as: str = ""
+    remedy: str = ""
+    max_error: float | None = None
 
     @property
     def passed(self) -> bool:
@@ -90,7 +98,7 @@ class Checked:
 
 @frozen
 class Compiled:
-    """A real compile.
+    """A real compile. What an earlier edge did not record is empty or None: unknown.
 
     Attributes:
         weights: where they came from; static speed does not depend on it.
@@ -107,6 +115,18 @@ class Compiled:
         inside: names of the CPU nodes before the last BPU node.
         verified: whether the program was seen to equal the quantized model; None if nobody looked.
         versions: of the compiler.
+        onnx: sha256 of the ONNX that was compiled.
+        network: content of the simplified ONNX and the recipe, as in :class:`Checked`.
+        recipe_sha256: of what the recipe does, see :func:`edge.survey.provenance.recipe_sha256`.
+        tag: of the weights: timm tag, URL or file name.
+        seed: of random weights; else None.
+        max_error: of the exported ONNX, as in :class:`Counted`.
+        pictures: number of calibration pictures.
+        calibration: what they were taken from.
+        calibration_sha256: of the set.
+        toolchain: identity of the compiler: its versions and its lock file.
+        machine: that compiled: what ``seconds`` and ``peak_memory`` are of.
+        command: that compiles the same again; empty where no command line does, as with own pictures.
     """
 
     weights: str
@@ -123,6 +143,18 @@ class Compiled:
     inside: tuple[str, ...] = ()
     verified: bool | None = None
     versions: Mapping[str, str] = field(factory=dict)
+    onnx: str = ""
+    network: str = ""
+    recipe_sha256: str = ""
+    tag: str = ""
+    seed: int | None = None
+    max_error: float | None = None
+    pictures: int | None = None
+    calibration: str = ""
+    calibration_sha256: str = ""
+    toolchain: str = ""
+    machine: str = ""
+    command: str = ""
 
 
 @frozen
@@ -133,17 +165,29 @@ class Record:
     checked: Checked | None = None
     compiled: Compiled | None = None
 
+    @property
+    def same_network(self) -> bool | None:
+        """Whether the program is of the network that the check saw; None where that can't be told."""
+        checked, compiled = self.checked, self.compiled
+        if not (checked and checked.network and compiled and compiled.network):
+            return None
+        if checked.weights != compiled.weights:
+            return None  # trained weights and random ones are never the same bytes
+        return checked.network.partition(" ")[0] == compiled.network.partition(" ")[0]
+
     def update(self, new: Record) -> Record:
         """Return this record with what is new.
 
-        A compile gives way to one of the same or a higher level. A check that failed for want of memory or of
-        a compiler is no reason to forget one that did not.
+        A compile gives way to one of the same or a higher level, and to any if it is of another network than
+        the check saw. A check that failed for want of memory or of a compiler is no reason to forget one that
+        did not.
         """
         checked = new.checked or self.checked
         if checked and checked.machine and self.checked and not self.checked.failed:
             checked = self.checked
         old, compiled = self.compiled, new.compiled
-        if old and compiled and LEVELS.index(compiled.level) < LEVELS.index(old.level):
+        current = Record(checked=checked, compiled=old).same_network is not False
+        if old and compiled and current and LEVELS.index(compiled.level) < LEVELS.index(old.level):
             compiled = old
         return evolve(
             self,
@@ -163,19 +207,37 @@ def load_records(path: Path) -> dict[str, Record]:
         InputError: the file is none of ours.
     """
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-        version, models = data["schema_version"], cattrs.structure(data["models"], dict[str, Record])
+        text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
         return {}
-    except (OSError, ValueError, KeyError, TypeError, cattrs.BaseValidationError) as error:
+    except NotADirectoryError as error:
+        above = next(folder for folder in path.parents if folder.exists())
         raise InputError(
-            f"{path} can't be read as records of models: {type(error).__name__}",
-            allowed="the file that edge models --measure, --check-all and --page write",
-            remedy=f"mv {path} {path}.old, and measure again",
+            f"{path} can't be: {above} is a file", allowed="a file in a folder", remedy="name another folder"
         ) from error
+    except UnicodeDecodeError as error:
+        raise _foreign(path, error) from error
+    except OSError as error:
+        raise InputError(
+            f"{path} can't be read: {error.strerror}",
+            remedy=f"ls -ld {path}   shows why; or name another file",
+        ) from error
+    try:
+        data = json.loads(text)
+        version, models = data["schema_version"], cattrs.structure(data["models"], dict[str, Record])
+    except (ValueError, KeyError, TypeError, cattrs.BaseValidationError) as error:
+        raise _foreign(path, error) from error
     if version != SCHEMA:
         raise InputError(f"{path} has schema version {version}", allowed=str(SCHEMA))
     return models
+
+
+def _foreign(path: Path, error: Exception) -> InputError:
+    return InputError(
+        f"{path} can't be read as records of models: {type(error).__name__}",
+        allowed="the file that edge models --measure, --check-all and --page write",
+        remedy=f"mv {path} {path}.old, and measure again",
+    )
 
 
 def save_records(path: Path, records: Records) -> None:
@@ -190,13 +252,20 @@ def save_records(path: Path, records: Records) -> None:
         write_json(path, {"schema_version": SCHEMA, "models": models})
 
 
-def keep(path: Path, name: str, new: Record) -> None:
-    """Add what is new of one model to the records in a file.
+def keep(path: Path, new: Records) -> dict[str, Record]:
+    """Add what is new of some models to the records in a file, and return all of them.
+
+    Several edges may do so at a time: each waits for the others.
 
     Raises:
         InputError: the file is none of ours.
         WorkspaceError: it can't be written.
     """
-    records = load_records(path)  # read anew: another edge may survey other models meanwhile
-    records[name] = records.get(name, Record()).update(new)
-    save_records(path, records)
+    with disk_errors(path.parent):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(path.with_name(f".{path.name}.lock")):
+            records = load_records(path)
+            for name, record in new.items():
+                records[name] = records.get(name, Record()).update(record)
+            save_records(path, records)
+    return records

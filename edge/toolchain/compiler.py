@@ -47,6 +47,7 @@ class CompileResult:
         command: as a user would type it, beside the YAML.
         versions: of hb_mapper, hbdk, horizon_nn, as the log says.
         peak_memory: bytes that the compiler and its children held at most; None if unknown (a container).
+        machine: processor, cores and memory of the machine that compiled; empty if unknown.
     """
 
     bin: str
@@ -62,6 +63,7 @@ class CompileResult:
     command: tuple[str, ...]
     versions: dict[str, str]
     peak_memory: int | None = None
+    machine: str = ""
 
 
 @frozen
