@@ -148,6 +148,7 @@ def test_a_program_of_another_network_than_was_checked_does_not_count(
     assert records["Mine"].compiled is None
     assert "another network" in err
     assert "than its check saw" in err
+    assert "edge models --check-all Mine" in err
     assert edge("models", "--check-all", "Mine")[0] == 0
     records, text, err = pages(edge, "Mine")
     assert err == ""

@@ -112,7 +112,10 @@ def unfit(origin: Origin, request: Request, checked: Checked | None) -> str:
     if checked and checked.network and checked.weights == export.weights.source:
         network = checked.network.partition(" ")[0]
         if network != origin.simplified:
-            return f"another network ({origin.simplified[:12]}) than its check saw ({network[:12]})"
+            return (
+                f"another network ({origin.simplified[:12]}) than its check saw ({network[:12]}); "
+                f"edge models --check-all {spec.name} checks it anew"
+            )
     return ""
 
 
