@@ -21,11 +21,13 @@ from edge.errors import (
     DownloadError,
     InputError,
     ModelFileError,
+    SpecError,
     ToolchainError,
     ToolchainMissing,
     UsageError,
 )
 from edge.export import ExportResult, Resolved, choose, export, inspect_onnx
+from edge.export.timm_spec import WORKER as TIMM_CONFIG
 from edge.graph import facts, load_onnx, sha256_of
 from edge.progress import Silent
 from edge.specs import ModelSpec, Preprocess, Published, Sources, load_model
@@ -149,6 +151,7 @@ class FakeToolchain:
     kind: str = "managed"
     where: str = "/somewhere/bin"
     python: str | None = "/somewhere/bin/python"
+    near: str = '{"known": true}'
     jobs: list[dict[str, Any]] = attrs.field(factory=list)
 
     def python_argv(self) -> list[str] | None:
@@ -160,6 +163,8 @@ class FakeToolchain:
     def run_python(self, args: list[str], *, cwd: Path, timeout: float, **_: Any) -> Completed:
         if args[0] == "-c":
             return Completed(self.returncode, 0.1, "")
+        if Path(args[0]).name == TIMM_CONFIG:
+            return Completed(0, 0.1, self.near)
         job = json.loads(args[1])
         self.jobs.append(job)
         if self.writes:
@@ -221,7 +226,7 @@ def test_auto_with_nothing_lists_what_was_tried() -> None:
     with pytest.raises(DownloadError) as caught:
         choose(model, toolchain=with_toolchain()[1])
     text = str(caught.value)
-    assert all(word in text for word in ("timm weights", "vendor weights", "--weights random", "--onnx"))
+    assert all(word in text for word in ("timm weights", "vendor weights", "--weights random", "net.onnx"))
 
 
 @pytest.mark.parametrize("name", ["timm", "vendor"])
@@ -525,6 +530,27 @@ def test_a_failing_worker_is_one_clear_line(
     with pytest.raises(kind, match=message) as caught:
         export(resolved=RANDOM, spec=timm_spec(), toolchain=chain, out=out)
     assert type(caught.value) is kind
+
+
+@pytest.mark.parametrize(
+    ("near", "allowed", "remedy"),
+    [
+        (
+            {"tags": [], "close": ["tiny.a2"]},
+            "such as tiny.a2",
+            "sources: {timm: tiny.a2} in the model's YAML",
+        ),
+        ({"tags": [], "close": []}, "a name of timm.list_models()", None),
+    ],
+)
+def test_a_name_that_timm_has_not_is_told_with_close_ones(
+    out: Path, near: dict[str, Any], allowed: str, remedy: str | None
+) -> None:
+    failed = '{"error": "RuntimeError: Invalid pretrained tag", "about": "model"}'
+    chain: Any = FakeToolchain(answer=failed, returncode=1, near=json.dumps({"known": False, **near}))
+    with pytest.raises(SpecError, match=r"timm has no model 'tiny\.a1'") as caught:
+        export(resolved=RANDOM, spec=timm_spec(), toolchain=chain, out=out)
+    assert (caught.value.allowed, caught.value.remedy) == (allowed, remedy)
 
 
 def test_random_weights_without_a_compiler_are_refused(out: Path) -> None:

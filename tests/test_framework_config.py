@@ -291,7 +291,7 @@ def test_an_inference_model_is_found_in_both_forms(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("names", "seen", "remedy"),
     [
-        ((), "is empty", "paddle.jit.save"),
+        ((), "m is an empty folder", "paddle.jit.save"),
         (("net.onnx",), "but net.onnx", "paddle.jit.save"),
         (("best_model.pdparams", "best_model.pdopt"), "a training checkpoint", "tools/export_model.py"),
         (("inference.pdiparams",), "no inference.json or .pdmodel", "paddle.jit.save"),
@@ -318,7 +318,7 @@ def test_missing_empty_and_foreign_files_are_told(tmp_path: Path) -> None:
         (lambda: mindspore_file(tmp_path, None), "is a folder"),
         (lambda: mindspore_file(tmp_path / "net.onnx", None), "edge build"),
         (lambda: mindspore_file(tmp_path / "net.air", None), "MINDIR"),
-        (lambda: mindspore_file(tmp_path / "net.mindir", None), "is empty"),
+        (lambda: mindspore_file(tmp_path / "net.mindir", None), "net.mindir has no content"),
         (lambda: mindspore_file(tmp_path / "net.ckpt", None), "--network convnext_tiny"),
     ):
         with pytest.raises(EdgeError) as caught:

@@ -35,7 +35,8 @@ def test_nothing_is_said_where_nothing_is_known() -> None:
 def test_reports_hold_it(tmp_path: Path, edge: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     save_net(tmp_path / "mine.onnx")
     (tmp_path / "Mine.yaml").write_text(
-        "sources: {onnx: mine.onnx}\npreprocess: {crop: [64, 64], resize: 64}\nclasses: 4\nlabels: null\n"
+        "sources: {onnx: mine.onnx}\n"
+        "preprocess: {crop: [64, 64], resize: 64, mean: [0, 0, 0], std: [1, 1, 1]}\n"
         "published: {source: the makers, float_top1: 81.25}\n"
     )
     monkeypatch.setenv("EDGE_ZOO", str(tmp_path))

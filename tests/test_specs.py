@@ -10,7 +10,7 @@ from edge.errors import SpecError, UsageError
 from edge.resources import data_dir
 from edge.specs import Calibration, Preprocess, available_models, load_model, load_precision
 
-GOOD = "sources: {onnx: net.onnx}\npreprocess: {crop: [64, 64], resize: 64}\n"
+GOOD = "sources: {timm: net.a1}\npreprocess: {crop: [64, 64], resize: 64}\n"
 
 
 @pytest.mark.parametrize("name", available_models())

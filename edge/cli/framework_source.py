@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
+from attrs import fields
 
 from edge.cli.source import CROP_SHARE, show
 from edge.errors import UsageError
-from edge.specs import ModelSpec, Sources, load_model
+from edge.specs import ModelSpec, Preprocess, Sources, load_model
+
+if TYPE_CHECKING:
+    from edge.export.declared import Declared
 
 IMAGENET = "--mean 123.675,116.28,103.53 --std 58.395,57.12,57.375 --resize 256 --crop 224"
 
@@ -81,7 +85,13 @@ def _paddle(
         example=f"edge build --paddle {folder} {IMAGENET}   (these are ImageNet's; use those of your "
         "training), or --source-config with PaddleClas's YAML",
     )
-    show(f"{folder}, {_by(declared.origin, base)}", spec, notes)
+    show(
+        f"{folder}, {_by(declared.origin, base)}",
+        spec,
+        notes,
+        assumed=_assumed(declared, base, changes),
+        of_zoo=base is not None,
+    )
     return spec
 
 
@@ -112,8 +122,44 @@ def _mindspore(
         example=f"edge build --mindspore {path} {IMAGENET}   (these are ImageNet's; use those of your "
         "training), or --network with mindcv's name of it",
     )
-    show(f"{path}, {_by(declared.origin, base)}", spec, notes)
+    show(
+        f"{path}, {_by(declared.origin, base)}",
+        spec,
+        notes,
+        assumed=_assumed(declared, base, changes),
+        of_zoo=base is not None,
+    )
     return spec
+
+
+def refuse_framework_path(text: str) -> None:
+    """Fail where MODEL is a model of PaddlePaddle's or MindSpore's, which an option names.
+
+    Raises:
+        UsageError: it is one.
+    """
+    path = Path(text)
+    suffix = path.suffix.lower()
+    if suffix in (".mindir", ".ckpt"):
+        option, kind = "--mindspore", "a file of MindSpore's"
+        network = " --network NAME" if suffix == ".ckpt" else ""
+    elif path.is_dir() or suffix in (".pdmodel", ".pdiparams") or path.with_suffix(".pdiparams").is_file():
+        option, kind, network = "--paddle", "a folder" if path.is_dir() else "a file of PaddlePaddle's", ""
+    else:
+        return
+    raise UsageError(
+        f"MODEL {text} is {kind}",
+        allowed="a name that edge models lists, a path ending in .onnx or .yaml, or a model of a framework "
+        "behind its option",
+        remedy=f"{option} {text}{network}   instead of MODEL",
+    )
+
+
+def _assumed(declared: Declared, base: ModelSpec | None, changes: Mapping[str, Any]) -> list[str]:
+    """Return the keys of the preprocessing that nobody states."""
+    if base is not None:
+        return []
+    return [item.name for item in fields(Preprocess) if item.name not in {**declared.values, **changes}]
 
 
 def _by(origin: str, base: ModelSpec | None) -> str:

@@ -12,13 +12,13 @@ import click
 from attrs import evolve
 from click.core import ParameterSource
 
-from edge.cli.framework_source import framework_options, spec_of_framework
-from edge.cli.source import spec_of_file, spec_of_timm
-from edge.errors import UsageError
+from edge.cli.framework_source import framework_options, refuse_framework_path, spec_of_framework
+from edge.cli.source import spec_of_file, spec_of_timm, spec_of_yaml
+from edge.errors import LabelError, UsageError
 from edge.request import Request
 from edge.resources import data_dir
-from edge.specs import ModelSpec, Precision, Sources, beside, is_searched, load_model, load_precision
-from edge.specs.schema import Level
+from edge.specs import ModelSpec, Precision, available_models, is_searched, load_precision
+from edge.specs.schema import OWN_FILES, Level
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -181,7 +181,10 @@ def make_request(
             f"--weights {weights} with {kind} file", allowed="one of them: the file holds its weights"
         )
     if labels is not None:
-        spec = evolve(spec, labels=labels)
+        # The network of a file has the classes that these name, whatever its configuration says of them.
+        own = any(getattr(spec.sources, kind) for kind in OWN_FILES)
+        spec = evolve(spec, labels=labels, classes=None if own else spec.classes)
+    _require_labels(spec)
     recipe = _recipe(spec, precision, build_dir)
     if level is not None:
         recipe = evolve(recipe, compiler=evolve(recipe.compiler, optimize_level=cast("Level", level)))
@@ -218,13 +221,24 @@ def _named(
     elif outside:
         spec = spec_of_file(Path(model), changes)
     else:
-        spec = load_model(model)
-        if onnx is not None:
-            spec = evolve(spec, sources=Sources(onnx=str(onnx)), labels=None, classes=None)
-        elif Path(model).suffix:
-            spec = beside(spec, Path(model).parent)
-        spec = evolve(spec, preprocess=evolve(spec.preprocess, **changes))
+        if model.lower() not in map(str.lower, available_models()):
+            refuse_framework_path(model)
+        spec = spec_of_yaml(model, changes, onnx)
     return spec
+
+
+def _require_labels(spec: ModelSpec) -> None:
+    """Fail now, not after the compile, where the class names can't be read; the export counts them."""
+    from edge.images import class_names
+
+    try:
+        class_names(spec.labels)
+    except LabelError as error:
+        raise LabelError(
+            f"the class names of {spec.name}: {error.seen}",
+            allowed=error.allowed or "a text file with a class name a line",
+            remedy=error.remedy or "--labels FILE, or labels: in the model's YAML, relative to it",
+        ) from error
 
 
 def own_recipes(model: str, build_dir: Path | None) -> list[Path]:
@@ -306,6 +320,4 @@ def _integer(option: str, text: str) -> int:
 
 def complete_models(_ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[str]:
     """Return the zoo's names that begin so, for the shell."""
-    from edge.specs import available_models
-
     return [name for name in available_models() if name.lower().startswith(incomplete.lower())]

@@ -1,15 +1,16 @@
-"""A spec from what MODEL names outside the zoo: your file, or a timm name; what was taken over is shown."""
+"""A spec from what MODEL names outside the zoo: your file or YAML, a timm name; it is shown to be checked."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from attrs import evolve
 
 from edge.errors import ToolchainMissing, UsageError
-from edge.specs import ModelSpec, Preprocess, Sources
+from edge.specs import ModelSpec, Preprocess, Sources, is_shipped, read_model
 
 if TYPE_CHECKING:
     from edge.toolchain.found import Toolchain
@@ -25,11 +26,11 @@ def spec_of_file(path: Path, changes: dict[str, Any]) -> ModelSpec:
         UsageError: something is not given, or contradicts the file.
         ModelFileError: the file is no such model.
     """
-    from edge.export.declared import plain
+    from edge.export.declared import NEEDED, plain
     from edge.export.torchscript import SUFFIXES, require_torchscript
 
     script = path.suffix.lower() in SUFFIXES
-    needed = ("mean", "std", "crop") if script else ("mean", "std")
+    needed = NEEDED if script else NEEDED[:2]
     missing = [f"--{key}" for key in needed if key not in changes]
     if missing:
         raise UsageError(
@@ -40,6 +41,7 @@ def spec_of_file(path: Path, changes: dict[str, Any]) -> ModelSpec:
             remedy=f"edge build {path} --mean 123.675,116.28,103.53 --std 58.395,57.12,57.375 --color rgb "
             f"--resize 256 --crop 224   (these are ImageNet's; use those of your training)",
         )
+    notes = []
     if script:
         require_torchscript(path)
         crop, layout, sources = changes["crop"], "NCHW", Sources(torchscript=str(path))
@@ -54,11 +56,17 @@ def spec_of_file(path: Path, changes: dict[str, Any]) -> ModelSpec:
                 f"--crop {height}x{width}, but {path.name} takes {crop[0]}x{crop[1]}",
                 remedy="leave --crop away, or export the network at that size",
             )
+        if found.names is not None:
+            notes.append(
+                f"{len(found.names)} class names are inside the file, the first {found.names[0]!r}: only "
+                "their order is checked; --labels FILE names the classes"
+            )
+    assumed = [key for key in ("color", "resize", "interpolation") if key not in changes]
     changes.setdefault("resize", round(max(crop) / CROP_SHARE))
     changes.setdefault("interpolation", "bilinear")
     preprocess = Preprocess(**{**changes, "crop": crop, "layout": layout})
     spec = ModelSpec(plain(path.stem), sources, preprocess, labels=None, classes=None)
-    show(f"{path.name}, as the file and your options say", spec)
+    show(f"{path.name}, as the file and your options say", spec, notes, assumed=assumed)
     return spec
 
 
@@ -92,31 +100,84 @@ def spec_of_timm(
     return found.spec
 
 
-def show(title: str, spec: ModelSpec, notes: Sequence[str] = ()) -> None:
-    """Print how a network sees pictures, for the user to check, on stderr."""
+def spec_of_yaml(name: str, changes: Mapping[str, Any], onnx: Path | None) -> ModelSpec:
+    """Return the model of the zoo, or of a YAML of the user's, which is shown.
+
+    Args:
+        name: of the model, or the path of its YAML.
+        changes: what the user sets other than the YAML does.
+        onnx: the user's own file of this network, instead of the YAML's sources; it may have other classes.
+
+    Raises:
+        UsageError: no such model, or the YAML breaks the schema.
+    """
+    found = read_model(name)
+    spec = evolve(found.spec, preprocess=evolve(found.spec.preprocess, **changes))
+    if onnx is not None:
+        spec = evolve(spec, sources=Sources(onnx=str(onnx)), labels=None, classes=None)
+    if not found.shipped:
+        assumed = [key for key in found.assumed if key not in changes]
+        show(f"{spec.name}, as {found.path} and your options say", spec, assumed=assumed)
+    return spec
+
+
+def show(
+    title: str,
+    spec: ModelSpec,
+    notes: Sequence[str] = (),
+    *,
+    assumed: Sequence[str] = (),
+    of_zoo: bool = False,
+) -> None:
+    """Print how a network sees pictures, for the user to check, on stderr.
+
+    Args:
+        title: what it is, and who says so.
+        spec: the model.
+        notes: what else the user should know.
+        assumed: keys of its preprocessing that nobody stated; they are marked.
+        of_zoo: whether it is meant to be the zoo's model of its name.
+    """
     pre = spec.preprocess
+
+    def text(key: str, value: str) -> str:
+        return f"{value} (assumed)" if key in assumed else value
+
     size = "x".join(map(str, pre.crop))
+    enlarged = text("interpolation", pre.interpolation)
     how = (
-        f"stretched to {size}, {pre.interpolation}"
+        f"{text('resize', f'stretched to {size}')}, {enlarged}"
         if pre.resize is None
-        else f"shorter side to {pre.resize}, {pre.interpolation}, centre crop {size}"
+        else f"{text('resize', f'shorter side to {pre.resize}')}, {enlarged}, centre crop {size}"
     )
-    order = {"imagenet": "in ImageNet's order", None: "named by --labels only"}.get(
+    order = {"imagenet": "in ImageNet's order", None: "named by --labels FILE, or not at all"}.get(
         spec.labels, f"named by {spec.labels}"
     )
-    mean, std = (" ".join(f"{value:g}" for value in values) for values in (pre.mean, pre.std))
+    classes = str(spec.classes or "as the file has them")
+    mean, std = (
+        text(key, " ".join(f"{value:g}" for value in values))
+        for key, values in (("mean", pre.mean), ("std", pre.std))
+    )
     rows = (
-        ("input", f"{size}, {pre.layout}, {pre.color.upper()}"),
+        ("input", f"{text('crop', size)}, {text('layout', pre.layout)}, {text('color', pre.color.upper())}"),
         ("picture", how),
         ("values", f"(x - mean) / std of 0..255, mean {mean}, std {std}"),
-        ("classes", f"{spec.classes or 'as the file has them'}, {order}"),
+        ("classes", f"{text('classes', classes)}, {text('labels', order)}"),
     )
     click.echo(f"{title}; check it:", err=True)
-    for name, text in rows:
-        click.echo(f"  {name:<8} {text}", err=True)
+    for name, row in rows:
+        click.echo(f"  {name:<8} {row}", err=True)
     for note in notes:
         click.echo(f"! {note}", err=True)
-    click.echo("  change   --crop --color --resize --interpolation --mean --std --labels", err=True)
+    if is_shipped(spec.name) and not of_zoo:
+        click.echo(
+            f"! the zoo has a {spec.name}, too: both build into one folder, and reports compare with the "
+            "zoo's published figures; another name keeps them apart",
+            err=True,
+        )
+    # An ONNX has one size.
+    crop = "" if spec.sources.onnx else "--crop "
+    click.echo(f"  change   {crop}--color --resize --interpolation --mean --std --labels", err=True)
 
 
 def _exporter(mapper: str, *, install: bool) -> Toolchain:

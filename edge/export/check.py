@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from attrs import frozen
 
 from edge.errors import ModelFileError
+from edge.export.class_order import names_in
 from edge.graph import facts, load_onnx, sha256_of
+from edge.images.find import IMAGENET_CLASSES
 from edge.specs import ModelSpec
 from edge.specs.schema import Layout
 
@@ -19,6 +22,7 @@ if TYPE_CHECKING:
 
 # Operators that leave the scores as they are.
 SHAPE_ONLY = frozenset({"Reshape", "Flatten", "Squeeze", "Unsqueeze", "Identity", "Transpose", "Cast"})
+PARAMETER_TOLERANCE = 0.02  # the sisters of one family differ by 40 % and more
 
 
 @frozen
@@ -33,6 +37,9 @@ class ModelFacts:
         classes: number of scores.
         output_shape: as in the file; it flattens to ``classes``.
         parameters: number of float weights.
+        constants: float values that the file keeps in Constant nodes, where some exporters have the weights.
+        head: weights of the last layer, a share of which belongs to each class; 0 if it is not found.
+        names: of the classes, from the file's metadata; None where it holds none.
         softmax: the scores are already probabilities.
         outputs: number of graph outputs; the first one counts.
     """
@@ -44,6 +51,9 @@ class ModelFacts:
     classes: int
     output_shape: tuple[int, ...]
     parameters: int
+    constants: int
+    head: int
+    names: tuple[str, ...] | None
     softmax: bool
     outputs: int
 
@@ -94,6 +104,9 @@ def describe(model: onnx.ModelProto, origin: str) -> ModelFacts:
         classes=classes,
         output_shape=graph.output_shape,
         parameters=graph.parameters,
+        constants=sum(_constants(model).values()),
+        head=_head(model),
+        names=names_in(model),
         softmax=_ends_with_softmax(model),
         outputs=len(model.graph.output),
     )
@@ -129,8 +142,38 @@ def require_fit(found: ModelFacts, spec: ModelSpec, origin: str, *, classes: boo
     if classes and spec.classes is not None and found.classes != spec.classes:
         raise ModelFileError(
             f"{origin} has {found.classes} classes",
-            allowed=f"{spec.classes}, as the spec says",
-            remedy=f"set classes: {found.classes} and fitting labels in the model's YAML",
+            allowed=f"{spec.classes}, as the model's YAML says, or its framework's configuration",
+            remedy=f"name them: --labels FILE with {found.classes} lines, or classes: {found.classes} and "
+            "fitting labels in the model's YAML; or is it another network's file?",
+        )
+
+
+def require_parameters(found: ModelFacts, promised: float, origin: str, name: str, remedy: str) -> None:
+    """Fail where a file can't be the network whose figures are published: it would be given its name.
+
+    Figures of the zoo are of 1000 classes; a network that was trained for another number has so much less or
+    more in its last layer.
+
+    Args:
+        found: of the file.
+        promised: published millions of parameters.
+        origin: how to call the file in messages.
+        name: of the model.
+        remedy: how to build the file under a name of its own.
+
+    Raises:
+        ModelFileError: they differ by more than 2 %.
+    """
+    other = (IMAGENET_CLASSES - found.classes) * found.head / found.classes
+    if found.classes != IMAGENET_CLASSES and not found.head:
+        return  # how much of it is the last layer is not known
+    own = (found.parameters + found.constants) / 1e6
+    if all(abs(own - m) > PARAMETER_TOLERANCE * m for m in (promised, promised - other / 1e6)):
+        raise ModelFileError(
+            f"{origin} has {own:.2f} M parameters and {found.classes} classes",
+            allowed=f"{promised:.2f} M within {PARAMETER_TOLERANCE:.0%}, as published for {name}, the last "
+            "layer aside: this is another network's file",
+            remedy=remedy,
         )
 
 
@@ -197,6 +240,47 @@ def _ends_with_softmax(model: onnx.ModelProto) -> bool:
             return False
         name = node.input[0]
     return False
+
+
+def _head(model: onnx.ModelProto) -> int:
+    """Return the number of weights of the last layer, its bias included; 0 where it can't be told."""
+    sizes = {tensor.name: math.prod(tensor.dims) for tensor in model.graph.initializer} | _constants(model)
+    made_by = {name: node for node in model.graph.node for name in node.output}
+    name, found = model.graph.output[0].name, 0
+    while name in made_by:
+        node = made_by[name]
+        if node.op_type in {"Gemm", "MatMul", "Conv"}:
+            weights = sum(_stored(operand, sizes, made_by) for operand in node.input)
+            return found + weights if weights else 0
+        if node.op_type == "Add":
+            biases = [_stored(operand, sizes, made_by) for operand in node.input]
+            if (biases[0] > 0) == (biases[1] > 0):
+                return 0
+            found += sum(biases)
+            name = node.input[0 if biases[1] else 1]
+        elif node.op_type in SHAPE_ONLY or node.op_type == "Softmax":
+            name = node.input[0]
+        else:
+            return 0
+    return 0
+
+
+def _constants(model: onnx.ModelProto) -> dict[str, int]:
+    """Return output -> number of values of each Constant node with a float tensor."""
+    return {
+        node.output[0]: math.prod(item.t.dims)
+        for node in model.graph.node
+        if node.op_type == "Constant"
+        for item in node.attribute
+        if item.name == "value" and item.t.data_type == item.t.FLOAT
+    }
+
+
+def _stored(name: str, sizes: Mapping[str, int], made_by: Mapping[str, onnx.NodeProto]) -> int:
+    """Return the number of values of a stored tensor, also behind a change of its shape; 0 if it is none."""
+    while name in made_by and made_by[name].op_type in SHAPE_ONLY:
+        name = made_by[name].input[0]
+    return sizes.get(name, 0)
 
 
 def _times(shape: tuple[int, ...]) -> str:

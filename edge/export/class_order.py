@@ -40,7 +40,7 @@ def names_in(model: onnx.ModelProto) -> tuple[str, ...] | None:
 
 
 def notes_on_classes(model: onnx.ModelProto, classes: int, labels: str | None) -> tuple[str, ...]:
-    """Return what the user should know of the order of a network's classes.
+    """Return what the user should know of the order of a network's classes; a file of names is read.
 
     Args:
         model: the float network, whose metadata may name its classes.
@@ -50,20 +50,22 @@ def notes_on_classes(model: onnx.ModelProto, classes: int, labels: str | None) -
     Raises:
         LabelError: the file of names can't be read, or has another number of names.
     """
-    inside = names_in(model)
-    if labels == "demo" or classes != IMAGENET_CLASSES:
+    if labels == "demo":
         return ()
-    if labels in (None, "imagenet"):
+    given = () if labels in (None, "imagenet") else class_names(labels, classes) or ()
+    if classes != IMAGENET_CLASSES:
+        return ()
+    if not given:
+        inside = names_in(model)
         if inside is not None:
             verdict = against_imagenet(inside)
             return (f"class names inside the file: {verdict}",) if verdict else ()
         if labels is None:
             return (
                 "1000 classes without names: whether they are in ImageNet's order is not known; "
-                "name them with --labels FILE (or --labels imagenet if they are)",
+                "name them with --labels FILE, or labels in the model's YAML (imagenet if they are)",
             )
         return ()
-    given = class_names(labels, classes) or ()
     verdict = against_imagenet(given)
     return (f"class names of {labels}: {verdict}",) if verdict else ()
 

@@ -23,6 +23,7 @@ WORKERS = {"paddle": "export_paddle.py", "mindspore": "export_mindspore.py"}
 TITLES = {"paddle": "PaddlePaddle", "mindspore": "MindSpore"}
 PICTURES = 2  # seeded inputs for the comparison
 TOLERANCE = 1e-3  # of the range of the framework's own scores
+AGAIN = "copy or save it again; if that changes nothing, export it to ONNX yourself: edge build net.onnx"
 
 
 @frozen
@@ -59,7 +60,7 @@ def convert(
     Args:
         source: ``paddle`` or ``mindspore``.
         file: Paddle's graph, whose weights lie beside it, a MindIR or a checkpoint.
-        network: mindcv's name, for a checkpoint.
+        network: mindcv's name; a checkpoint needs it, a MindIR has to be that network.
         classes: number of scores that a checkpoint's network shall have; None takes the checkpoint's.
         preprocess: its crop and layout are the input.
         environment: the framework's managed environment.
@@ -92,9 +93,9 @@ def convert(
         if source == "paddle":
             job |= {"model": str(file), "params": str(file.with_suffix(".pdiparams"))}
         else:
-            # A MindIR holds its graph; a name beside it only says how it sees pictures.
-            ours = network if file.suffix.lower() == ".ckpt" else None
-            job |= {"file": str(file), "network": ours, "classes": classes}
+            # A MindIR holds its graph; a name beside it says how it sees pictures, and has to be its own.
+            kind = "network" if file.suffix.lower() == ".ckpt" else "claimed"
+            job |= {"file": str(file), "network": None, "claimed": None, "classes": classes, kind: network}
         answer = _ask(source, job, environment, file, log, timeout)
         if not (raw.is_file() and scores.is_file()):
             raise ToolchainError(f"{TITLES[source]} wrote no ONNX of {file.name}")
@@ -257,7 +258,7 @@ def _ask(
     if done.returncode == 0 and "versions" in answer:
         return answer
     if "error" in answer:
-        raise InputError(f"{file.name}: {answer['error']}", remedy=answer.get("remedy"))
+        raise InputError(f"{file.name}: {answer['error']}", remedy=answer.get("remedy") or AGAIN)
     last = [line for line in done.tail.splitlines() if line.strip()]
     if "no space left" in done.tail.lower():
         raise ToolchainError(

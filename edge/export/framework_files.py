@@ -66,7 +66,7 @@ def paddle_files(folder: Path) -> FrameworkFiles:
     graph, params = pairs[0]
     for path in (graph, params):
         if path.stat().st_size == 0:
-            raise InputError(f"{path} is empty", remedy="copy or export it again")
+            raise InputError(f"{path} has no content", remedy="copy or export it again")
     return FrameworkFiles(graph, params, _sha256(graph, params))
 
 
@@ -92,7 +92,7 @@ def mindspore_file(path: Path, network: str | None) -> FrameworkFiles:
             remedy = "export it as MindIR: ms.export(net, x, file_name='model', file_format='MINDIR')"
         raise InputError(f"{path} is no file of MindSpore's that edge reads", allowed=allowed, remedy=remedy)
     if path.stat().st_size == 0:
-        raise InputError(f"{path} is empty", remedy="copy or export it again")
+        raise InputError(f"{path} has no content", remedy="copy or export it again")
     if suffix == ".ckpt" and network is None:
         raise UsageError(
             f"{path.name} is a checkpoint: it holds weights and no network",
@@ -131,7 +131,9 @@ def _no_paddle_model(folder: Path) -> InputError:
         )
     listed = ", ".join(names[:_SHOWN]) + (" …" if len(names) > _SHOWN else "")
     return InputError(
-        f"{folder} holds no inference model of PaddlePaddle but {listed}" if names else f"{folder} is empty",
+        f"{folder} holds no inference model of PaddlePaddle but {listed}"
+        if names
+        else f"{folder} is an empty folder",
         allowed="inference.json or .pdmodel, and inference.pdiparams",
         remedy=PADDLE_EXPORT,
     )

@@ -11,15 +11,17 @@ from typing import TYPE_CHECKING, Any, Literal
 from attrs import evolve, frozen
 
 from edge.download import fetch
-from edge.errors import DownloadError, InputError, ModelFileError, ToolchainMissing, UsageError
-from edge.export.check import inspect_onnx, sha256_with_data
+from edge.errors import DownloadError, InputError, ModelFileError, SpecError, ToolchainMissing, UsageError
+from edge.export import mindcv
+from edge.export.check import PARAMETER_TOLERANCE, inspect_onnx, sha256_with_data
 from edge.export.convert import WORKERS
 from edge.export.framework_files import mindspore_file, paddle_files
 from edge.export.torchscript import require_torchscript
 from edge.graph import sha256_of
 from edge.progress import Reporter, Silent
-from edge.specs import ModelSpec
+from edge.specs import ModelSpec, is_shipped
 from edge.specs.load import zoo_dir
+from edge.specs.schema import OWN_FILES
 
 if TYPE_CHECKING:
     from edge.toolchain.found import Toolchain
@@ -40,7 +42,6 @@ SUFFIX: dict[str, str] = {
     "mindspore": "",
 }
 WORKER = "export_timm.py"
-PARAMETER_TOLERANCE = 0.02  # the sisters of one family differ by 40 % and more
 _HAS_EXPORTER = (
     "import sys, importlib.util as u; sys.exit(not all(u.find_spec(m) for m in ('torch', 'timm', 'onnx')))"
 )
@@ -58,7 +59,9 @@ class Resolved:
         sha256: of the file (with its external data, if any); None for ``random``.
         seed: of ``random``; else None.
         classes: number of scores that the spec demands; None where it leaves that to the weights.
-        network: mindcv's name of the network that a MindSpore checkpoint holds the weights of.
+        network: mindcv's name of the network that a MindSpore file holds.
+        published_m: millions of parameters that are published of a model of the zoo, which a file of the
+            user's has to have to be called so; else None.
     """
 
     source: SourceName
@@ -69,6 +72,7 @@ class Resolved:
     seed: int | None = None
     classes: int | None = None
     network: str | None = None
+    published_m: float | None = None
 
     @property
     def framework(self) -> str | None:
@@ -87,7 +91,9 @@ class Resolved:
         """
         needed = WORKER if self.needs_toolchain else WORKERS.get(self.source)
         workers = Path(__file__).resolve().parent.parent / "toolchain" / "workers"
+        promised = {} if self.published_m is None else {"published_m": self.published_m}
         return {
+            **promised,
             "source": self.source,
             "name": self.name,
             "tag": self.tag,
@@ -165,16 +171,22 @@ def choose(
             tried.append(f"{name} weights: {error.seen}")
             if following:
                 reporter.warn(f"{tried[-1]}; trying {following[0]}")
+    if not offered:
+        raise SpecError(
+            f"{spec.name}: sources names nothing",
+            allowed=f"one of timm, vendor, {', '.join(OWN_FILES)}",
+            remedy="in the model's YAML: sources: {onnx: net.onnx}, a file beside it",
+        )
+    random = "add --weights random to the command (speed only, no Top-1); or " if spec.sources.timm else ""
     raise DownloadError(
-        f"{spec.name}: no weights could be had\n  " + "\n  ".join(tried or ["the spec names no source"]),
-        remedy=f"connect to the network and try again; or edge build {spec.name} --weights random "
-        "(speed only, no Top-1); or edge build --onnx FILE",
+        f"{spec.name}: no weights could be had\n  " + "\n  ".join(tried),
+        remedy=f"connect to the network and try again; or {random}build a file of yours: edge build net.onnx",
     )
 
 
 def _users(spec: ModelSpec) -> Resolved:
     if spec.sources.onnx is None:
-        raise UsageError(f"{spec.name} names no ONNX file", remedy="edge build --onnx FILE")
+        raise UsageError(f"{spec.name} names no ONNX file", remedy="edge build net.onnx")
     path = Path(spec.sources.onnx).expanduser().resolve()
     return _resolved(spec, "onnx", path.name, path, sha256_with_data(path))
 
@@ -201,6 +213,11 @@ def _mindspore(spec: ModelSpec) -> Resolved:
     if spec.sources.mindspore is None:
         raise UsageError(f"{spec.name} names no MindSpore file", remedy="edge build --mindspore FILE")
     network = spec.sources.network
+    if network is not None:
+        try:
+            mindcv.of_network(network)
+        except UsageError as error:  # before MindSpore starts
+            raise SpecError(f"{spec.name}: {error.seen}", allowed=error.allowed) from error
     files = mindspore_file(Path(spec.sources.mindspore).expanduser().resolve(), network)
     found = _resolved(spec, "mindspore", files.main.name, files.main, files.sha256)
     return evolve(found, network=network)
@@ -265,7 +282,12 @@ def _resolved(
     # The demo network has the demo pictures' classes, whatever the real model's are.
     classes = None if source == "demo" else spec.classes
     path = None if file is None else str(file)
-    return Resolved(source, spec.name + SUFFIX[source], tag, path, sha256, seed, classes)
+    # Under a name of its own a file may be whatever it is.
+    named = spec.published if source in OWN_FILES and is_shipped(spec.name) else None
+    published = named.params_m if named else None
+    return Resolved(
+        source, spec.name + SUFFIX[source], tag, path, sha256, seed, classes, published_m=published
+    )
 
 
 def _source(spec: ModelSpec, name: str, wish: str | None = None) -> str:

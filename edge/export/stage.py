@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 from attrs import frozen
 
-from edge.errors import InputError, ModelFileError, ToolchainError, ToolchainMissing
-from edge.export.check import describe, external_data, notes_on, require_fit
+from edge.errors import InputError, ModelFileError, SpecError, ToolchainError, ToolchainMissing
+from edge.export.check import describe, external_data, notes_on, require_fit, require_parameters
 from edge.export.class_order import notes_on_classes
 from edge.export.convert import convert, last_json
 from edge.export.sources import WORKER, Resolved
+from edge.export.timm_spec import near_names
 from edge.graph import load_onnx, sha256_of
 from edge.progress import Reporter, Silent
 from edge.specs import ModelSpec
@@ -96,8 +97,11 @@ def export(
     Raises:
         ToolchainMissing: timm or random weights without a Python that exports.
         ToolchainError: the exporter failed.
-        ModelFileError: the model does not fit the spec, or the ONNX computes other numbers than torch.
+        SpecError: timm has no such model.
+        ModelFileError: the model does not fit the spec, is another network than the one whose figures are
+            published, or the ONNX computes other numbers than the framework.
         InputError: the weights do not fit the architecture.
+        LabelError: the file of class names can't be read, or has another number of them.
     """
     reporter = reporter or Silent()
     target = out / f"{resolved.name}.onnx"
@@ -138,6 +142,8 @@ def export(
     model = load_onnx(target)
     found = describe(model, resolved.tag)
     require_fit(found, spec, resolved.tag, classes=resolved.classes is not None)
+    if resolved.published_m is not None:
+        require_parameters(found, resolved.published_m, resolved.tag, spec.name, _by_itself(resolved))
     labels = "demo" if resolved.source == "demo" else spec.labels
     notes += notes_on(found) + notes_on_classes(model, found.classes, labels)
     return ExportResult(
@@ -152,6 +158,11 @@ def export(
         notes=notes,
         max_error=max_error,
     )
+
+
+def _by_itself(resolved: Resolved) -> str:
+    option = f"--{resolved.source} " if resolved.framework else ""
+    return f"build it without the name of another model: edge build {option}{resolved.file}"
 
 
 def _framework(source: str, found: Toolchain | None) -> Toolchain:
@@ -247,4 +258,12 @@ def _run_worker(
         if resolved.source == "torchscript":
             remedy = "save it with an older torch, or export it with torch.onnx.export(..., opset_version=11)"
         raise InputError(reason, remedy=remedy)
+    if answer.get("about") == "model" and resolved.source != "torchscript":
+        close = near_names(resolved.tag, toolchain)
+        if close is not None:
+            raise SpecError(
+                f"{spec.name}: timm has no model {resolved.tag!r}",
+                allowed=("such as " + ", ".join(close)) if close else "a name of timm.list_models()",
+                remedy=f"sources: {{timm: {close[0]}}} in the model's YAML" if close else None,
+            )
     raise ToolchainError(f"the export of {resolved.tag} failed: {reason}", remedy="edge toolchain status")

@@ -93,6 +93,15 @@ def describe_timm(name: str, toolchain: Toolchain, changes: Mapping[str, Any]) -
     return TimmModel(tag, answer["timm"], spec, bool(answer["tag"]), tuple(notes))
 
 
+def near_names(name: str, toolchain: Toolchain) -> tuple[str, ...] | None:
+    """Return timm's names that are close to one which it has not; None if it has it, or can't be asked."""
+    try:
+        answer = _ask(name, toolchain)
+    except ToolchainError:
+        return None
+    return None if answer["known"] else tuple(answer["tags"] or answer["close"])
+
+
 def _preprocess(
     tag: str, answer: Mapping[str, Any], changes: Mapping[str, Any]
 ) -> tuple[Preprocess, list[str]]:

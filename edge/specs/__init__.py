@@ -1,6 +1,15 @@
 """Frozen schemas of a model and of its precision recipe, and how they are loaded."""
 
-from edge.specs.load import available_models, beside, is_searched, load_model, load_precision
+from edge.specs.load import (
+    ModelFile,
+    available_models,
+    beside,
+    is_searched,
+    is_shipped,
+    load_model,
+    load_precision,
+    read_model,
+)
 from edge.specs.schema import (
     Calibration,
     Compiler,
@@ -20,6 +29,7 @@ __all__ = [
     "Compiler",
     "Equalization",
     "Evidence",
+    "ModelFile",
     "ModelSpec",
     "NodePrecision",
     "Precision",
@@ -30,6 +40,8 @@ __all__ = [
     "available_models",
     "beside",
     "is_searched",
+    "is_shipped",
     "load_model",
     "load_precision",
+    "read_model",
 ]

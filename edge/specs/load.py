@@ -7,15 +7,15 @@ import re
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import cattrs
-from attrs import evolve
+from attrs import evolve, fields, frozen
 from cattrs import transform_error
 
 from edge.errors import SpecError, UsageError
 from edge.resources import data_dir
-from edge.specs.schema import OWN_FILES, ModelSpec, Precision
+from edge.specs.schema import OWN_FILES, ModelSpec, Precision, Preprocess
 
 if TYPE_CHECKING:
     import yaml
@@ -24,6 +24,15 @@ T = TypeVar("T")
 
 _converter = cattrs.Converter(forbid_extra_keys=True)
 _LITERAL = re.compile(r"unknown error \((.+) not in literal typing\.Literal\[(.+)\]\)")
+# How to write what the schema's types alone do not tell.
+_FORMS = {
+    "preprocess.crop": "crop: two whole numbers, [height, width], such as [224, 224]",
+    "preprocess.resize": "resize: a whole number of pixels, or null, which stretches",
+    "preprocess.mean": "mean: three numbers in 0..255, such as [123.675, 116.28, 103.53]",
+    "preprocess.std": "std: three numbers in 0..255 above 0, such as [58.395, 57.12, 57.375]",
+}
+_YAML = (".yaml", ".yml")
+_NAMED_LABELS = ("imagenet", "demo")
 
 
 def _strict(kind: type) -> Callable[[object, type], object]:
@@ -41,6 +50,24 @@ def _strict(kind: type) -> Callable[[object, type], object]:
 
 for _kind in (str, int, float, bool):
     _converter.register_structure_hook(_kind, _strict(_kind))
+
+
+@frozen
+class ModelFile:
+    """A model and where it was read.
+
+    Attributes:
+        spec: the model; its files are found.
+        path: its YAML.
+        shipped: whether it is one of edge's own zoo.
+        assumed: keys of ``preprocess``, in the schema's order, and ``labels`` and ``classes``, that the YAML
+            leaves to the schema's defaults.
+    """
+
+    spec: ModelSpec
+    path: Path
+    shipped: bool
+    assumed: tuple[str, ...]
 
 
 def zoo_dir() -> Path:
@@ -71,16 +98,41 @@ def available_models() -> list[str]:
     return sorted(_files())
 
 
+def is_shipped(name: str) -> bool:
+    """Tell whether a model of edge's own zoo has this name, whatever its case."""
+    return name.lower() in {path.stem.lower() for path in zoo_dir().glob("*.yaml")}
+
+
 def beside(spec: ModelSpec, folder: Path) -> ModelSpec:
-    """Return a spec whose own files are found: its YAML names them relative to the folder it lies in."""
-    found = {
-        kind: str(folder / value) for kind in OWN_FILES if (value := getattr(spec.sources, kind)) is not None
-    }
-    return evolve(spec, sources=evolve(spec.sources, **found)) if found else spec
+    """Return a spec whose files are found: its YAML names them relative to the folder it lies in.
+
+    These are the user's own network, a file of class names, and a recipe given by its path.
+    """
+
+    def found(value: str) -> str:
+        return str(folder / Path(value).expanduser())
+
+    named = {kind: value for kind in OWN_FILES if (value := getattr(spec.sources, kind)) is not None}
+    changes: dict[str, Any] = {}
+    if named:
+        changes["sources"] = evolve(spec.sources, **{kind: found(value) for kind, value in named.items()})
+    if spec.labels is not None and spec.labels not in _NAMED_LABELS:
+        changes["labels"] = found(spec.labels)
+    if Path(spec.precision).suffix in _YAML:
+        changes["precision"] = found(spec.precision)
+    return evolve(spec, **changes) if changes else spec
 
 
 def load_model(name: str) -> ModelSpec:
+    """Return the spec of :func:`read_model`; errors as of that."""
+    return read_model(name).spec
+
+
+def read_model(name: str) -> ModelFile:
     """Load a model by zoo name or by path of a YAML with the same schema.
+
+    A YAML that names a file of the user's has to state mean and std, which no such file tells; its classes
+    and their names are unknown unless it states them, where a model of the zoo has ImageNet's.
 
     Args:
         name: such as ``ConvNeXt_atto`` or ``my/model.yaml``.
@@ -90,17 +142,18 @@ def load_model(name: str) -> ModelSpec:
         SpecError: the YAML breaks the schema.
     """
     path = Path(name)
-    if path.suffix in {".yaml", ".yml"}:
-        return _from_yaml(path, ModelSpec)
+    if path.suffix in _YAML:
+        return _read_model(path)
     files = _files()
     known = {model.lower(): model for model in files}
     if name.lower() in known:
         path = files[known[name.lower()]]
-        spec = _from_yaml(path, ModelSpec)
-        if spec.name != path.stem:
-            raise SpecError(f"{path}: name {spec.name!r}", allowed=f"{path.stem!r}, as the file is called")
-        # Asked for by name, from whatever folder: its files lie beside the YAML.
-        return beside(spec, path.parent.resolve())
+        found = _read_model(path)
+        if found.spec.name != path.stem:
+            raise SpecError(
+                f"{path}: name {found.spec.name!r}", allowed=f"{path.stem!r}, as the file is called"
+            )
+        return found
     import difflib
 
     close = difflib.get_close_matches(name.lower(), known, n=4, cutoff=0.5)
@@ -121,7 +174,7 @@ def load_precision(name: str) -> Precision:
         SpecError: no such recipe, or it breaks the schema.
     """
     path = Path(name)
-    if path.suffix not in {".yaml", ".yml"}:
+    if path.suffix not in _YAML:
         folder = data_dir("mapper_yaml") / "precision"
         path = folder / f"{name}.yaml"
         if not path.is_file():
@@ -129,7 +182,7 @@ def load_precision(name: str) -> Precision:
             raise SpecError(
                 f"no precision recipe is called {name!r}", allowed=", ".join(names) + "; or a path of a YAML"
             )
-    return _from_yaml(path, Precision)
+    return _structured(_mapping(path), path, Precision)
 
 
 def is_searched(path: Path) -> bool:
@@ -141,7 +194,30 @@ def is_searched(path: Path) -> bool:
     return path.is_file() and load_precision(str(path)).evidence is not None
 
 
-def _from_yaml(path: Path, kind: type[T]) -> T:
+def _read_model(path: Path) -> ModelFile:
+    data = _mapping(path)
+    sources = data.get("sources")
+    own = isinstance(sources, dict) and any(sources.get(kind) is not None for kind in OWN_FILES)
+    if own:
+        data = {"labels": None, "classes": None, **data}
+    spec = _structured(data, path, ModelSpec)
+    stated = data.get("preprocess", {})
+    assumed = tuple(item.name for item in fields(Preprocess) if item.name not in stated)
+    missing = [key for key in ("mean", "std") if key in assumed]
+    if own and missing:
+        raise SpecError(
+            f"{path.name}: how the network was trained to see pictures is in no file: preprocess states no "
+            f"{' and no '.join(missing)}",
+            allowed="values in 0..255, one per channel: the network sees (x - mean) / std",
+            remedy="under preprocess: mean: [123.675, 116.28, 103.53] and std: [58.395, 57.12, 57.375]   "
+            "(these are ImageNet's; use those of your training)",
+        )
+    assumed += tuple(key for key in ("labels", "classes") if key not in data)
+    folder = path.parent.resolve()
+    return ModelFile(beside(spec, folder), path, folder == zoo_dir(), assumed)
+
+
+def _mapping(path: Path) -> dict[str, Any]:
     import yaml  # not at import: a board that runs a program reads none
 
     try:
@@ -155,6 +231,10 @@ def _from_yaml(path: Path, kind: type[T]) -> T:
     if not isinstance(data, dict):
         raise SpecError(f"{path} holds {type(data).__name__}", allowed="a mapping of keys to values")
     data.setdefault("name", path.stem)
+    return data
+
+
+def _structured(data: dict[str, Any], path: Path, kind: type[T]) -> T:
     try:
         return _converter.structure(data, kind)
     except cattrs.BaseValidationError as error:
@@ -162,8 +242,10 @@ def _from_yaml(path: Path, kind: type[T]) -> T:
             raise SpecError(f"{path.name}: {spec_error.seen}", allowed=spec_error.allowed) from None
         problems = "; ".join(transform_error(error, path=path.name))
         problems = _LITERAL.sub(r"\1 is none of \2", problems)
+        forms = [form for key, form in _FORMS.items() if f"@ {path.name}.{key}" in problems]
         raise SpecError(
             f"{path} breaks the schema: {problems}",
+            allowed="; ".join(forms) or None,
             remedy="compare with a file in edge/zoo or mapper_yaml/precision",
         ) from None
 

@@ -134,6 +134,15 @@ class Sources:
     mindspore: str | None = None
     network: str | None = None
 
+    def __attrs_post_init__(self) -> None:
+        own = [kind for kind in OWN_FILES if getattr(self, kind) is not None]
+        _check(len(own) < 2, f"sources: {' and '.join(own)} together", "one file that holds the weights")
+        _check(
+            self.network is None or self.mindspore is not None,
+            f"sources: network {self.network!r} without mindspore",
+            "network beside mindspore: it names the network of a checkpoint",
+        )
+
 
 @frozen
 class Published:
@@ -161,6 +170,14 @@ class Published:
     gflops_input: int | None = None
     accuracy_of: str | None = None
 
+    def __attrs_post_init__(self) -> None:
+        for key in ("float_top1", "float_top5", "int8_top1"):
+            value = getattr(self, key)
+            _check(value is None or 0 <= value <= 100, f"published: {key} {value}", "0..100, in percent")
+        for key in ("latency_ms", "fps_4_threads", "params_m", "gflops", "gflops_input"):
+            value = getattr(self, key)
+            _check(value is None or value > 0, f"published: {key} {value}", "above 0")
+
 
 @frozen
 class ModelSpec:
@@ -180,6 +197,9 @@ class ModelSpec:
     classes: int | None = 1000
     precision: str = "int8"
     published: Published | None = None
+
+    def __attrs_post_init__(self) -> None:
+        _check(self.classes is None or self.classes > 1, f"classes: {self.classes}", "2 and more")
 
 
 @frozen

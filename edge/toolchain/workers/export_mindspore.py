@@ -2,14 +2,16 @@
 
 Not imported by edge. One JSON object as the only argument::
 
-    {"file": "model.mindir" or "model.ckpt", "network": "convnext_tiny" or null, "classes": 1000 or null,
-     "height": 224, "width": 224, "layout": "NCHW", "seed": 0, "pictures": 2, "range": [-2, 2],
+    {"file": "model.mindir" or "model.ckpt", "network": "convnext_tiny" or null,
+     "claimed": "convnext_tiny" or null, "classes": 1000 or null, "height": 224, "width": 224,
+     "layout": "NCHW", "seed": 0, "pictures": 2, "range": [-2, 2],
      "out": "model.onnx", "scores": "scores.npz"}
 
-A checkpoint needs ``network``, a name of mindcv's; a MindIR holds its graph. Writes MindSpore's ONNX (opset
-11) and what MindSpore itself answers to seeded inputs: ``inputs`` (pictures, 1, ...) and ``outputs``
-(pictures, ...), float32. The last line of stdout is one JSON object: ``{"versions", "notes"}``, or with exit
-status 1 ``{"error": "one line", "about": "model", "weights" or "input", "remedy": "one line" or null}``.
+A checkpoint needs ``network``, a name of mindcv's; a MindIR holds its graph, and ``claimed`` is the network
+that it is said to be. Writes MindSpore's ONNX (opset 11) and what MindSpore itself answers to seeded inputs:
+``inputs`` (pictures, 1, ...) and ``outputs`` (pictures, ...), float32. The last line of stdout is one JSON
+object: ``{"versions", "notes"}``, or with exit status 1 ``{"error": "one line", "about": "model", "weights"
+or "input", "remedy": "one line" or null}``.
 """
 
 from __future__ import annotations
@@ -29,6 +31,7 @@ TRAINING_ONLY = ("moment", "moments", "adam_", "velocity", "accum", "ema", "glob
                  "epoch_num", "step_num", "scale_sense", "current_iterator_step", "last_overflow", "beta",
                  "loss_scale", "slots", "opt_step", "stat")  # fmt: skip
 SHOWN = 5  # names in a message
+TOLERANCE = 0.02  # of the number of parameters; the sisters of one family differ by 40 % and more
 
 
 class WorkerError(Exception):
@@ -201,8 +204,27 @@ def some(names: list[str]) -> str:
     return ", ".join(names[:SHOWN]) + rest
 
 
-def run(net: nn.Cell, shape: tuple[int, ...], job: dict[str, Any]) -> None:
-    """Write the network's answers to seeded noise in the range of normalised pictures."""
+def require_claimed(name: str, net: nn.Cell, classes: int) -> None:
+    """Fail unless a MindIR has as many parameters as the network of mindcv's that it is said to be."""
+    import mindcv
+
+    if not mindcv.is_model(name):
+        raise WorkerError(f"mindcv {mindcv.__version__} has no network {name!r}")
+    try:
+        named = mindcv.create_model(name, num_classes=classes)
+    except Exception as error:
+        raise WorkerError(f"mindcv can't make {name} with {classes} classes: {reason(error)}") from error
+    own, wanted = (sum(parameter.size for parameter in cell.get_parameters()) for cell in (net, named))
+    if abs(own - wanted) > TOLERANCE * wanted:
+        raise WorkerError(
+            f"it is no {name}: it has {own / 1e6:.2f} M parameters, {name} with {classes} classes "
+            f"{wanted / 1e6:.2f} M",
+            remedy="name the network that it is with --network, or leave that away: a MindIR needs none",
+        )
+
+
+def run(net: nn.Cell, shape: tuple[int, ...], job: dict[str, Any]) -> int:
+    """Write the network's answers to seeded noise in the range of normalised pictures; return the classes."""
     import mindspore as ms
     import numpy as np
 
@@ -217,6 +239,7 @@ def run(net: nn.Cell, shape: tuple[int, ...], job: dict[str, Any]) -> None:
         answer = answer[0] if isinstance(answer, (tuple, list)) else answer
         outputs.append(answer.asnumpy().astype(np.float32))
     np.savez(job["scores"], inputs=inputs, outputs=np.stack(outputs))
+    return int(outputs[0].size)
 
 
 def reason(error: BaseException) -> str:
@@ -248,7 +271,9 @@ def main(text: str) -> dict[str, Any]:
     if job["network"] is None:
         net = nn.GraphCell(ms.load(job["file"]))  # what export compiled can't be run any more
         net.set_train(False)
-    run(net, shape, job)
+    classes = run(net, shape, job)
+    if job["claimed"] is not None:
+        require_claimed(job["claimed"], net, classes)
     Path(job["out"]).write_bytes(onnx)
     return {"versions": {"mindspore": ms.__version__, "mindcv": mindcv.__version__}, "notes": notes}
 
