@@ -105,7 +105,7 @@ def named(names: Sequence[str]) -> dict[str, ModelSpec]:
         UsageError: no such model, or two of one name.
         SpecError: a YAML breaks the schema.
     """
-    from edge.specs import available_models, beside, load_model
+    from edge.specs import available_models, load_model
 
     known = available_models()
     found: dict[str, ModelSpec] = {}
@@ -115,8 +115,6 @@ def named(names: Sequence[str]) -> dict[str, ModelSpec]:
         if not own and typed.lower() not in map(str.lower, known):
             raise _no_model(typed, known)
         spec = load_model(typed)
-        if own:
-            spec = beside(spec, Path(typed).parent)
         if spec.name not in by_name:
             by_name[spec.name] = typed
             found[typed] = spec
