@@ -130,8 +130,8 @@ def simplify(
     reason = "; ".join(rejected) or f"onnxsim without {', '.join(HARMFUL)}"
     if shipped.form != "simplified":
         reporter.warn(f"the {shipped.form} graph is used ({reason})")
-    shipped, attention = _rewritten(rules, shipped, lay_out, Attention(), "attention", reporter)
-    shipped, patches = _rewritten(rules, shipped, in_two_steps, (), "the convolution over patches", reporter)
+    shipped, attention = _rewritten(rules, shipped, lay_out, "attention", reporter)
+    shipped, patches = _rewritten(rules, shipped, in_two_steps, "the convolution over patches", reporter)
     _warn_of_unfused(shipped.model, reporter)
 
     _write(shipped.model, out / f"{name}.onnx")
@@ -149,8 +149,8 @@ def simplify(
         opset=opset_of(shipped.model),
         ir=shipped.model.ir_version,
         onnxsim=version("onnxsim"),
-        attention=attention,
-        patches=patches,
+        attention=attention or Attention(),
+        patches=patches or (),
     )
 
 
@@ -206,21 +206,20 @@ def _rewritten(
     rules: _Rules,
     shipped: _Shipped,
     change: Callable[[onnx.ModelProto], tuple[onnx.ModelProto, T]],
-    nothing: T,
     what: str,
     reporter: Reporter,
-) -> tuple[_Shipped, T]:
-    """Return the model with a part written as the BPU likes it, if that gives the same answers."""
+) -> tuple[_Shipped, T | None]:
+    """Return the model with a part written as the BPU likes it, if that gives the same answers, and what."""
     try:
         model, done = change(shipped.model)
         if not done:
-            return shipped, nothing
+            return shipped, None
         guard.check_contract(model, rules.original)
         guard.check_patterns(model, rules.patterns)
         return evolve(shipped, model=model, error=guard.max_error(model, rules.expected)), done
     except (Rejected, ModelFileError) as verdict:
         reporter.warn(f"{what} stays as it was exported, which is slow on the BPU ({verdict})")
-        return shipped, nothing
+        return shipped, None
 
 
 def _onnxsim(normal: onnx.ModelProto, options: Sequence[str]) -> onnx.ModelProto:
