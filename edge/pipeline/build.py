@@ -84,7 +84,7 @@ class Build(NetworkStages):
         }
 
         def action(out: Path) -> CompileResult:
-            self._require_memory("compile")
+            self._require_memory("compile", graph.path(onnx), calibration.result.n)
             made = makertbin(
                 toolchain,
                 yaml=text.path(text.result.yaml),

@@ -15,7 +15,7 @@ from edge.simplify import SimplifyResult, simplify
 from edge.toolchain import managed
 from edge.toolchain.compiler import CheckResult, checker
 from edge.toolchain.environments import FRAMEWORKS
-from edge.toolchain.footprint import Purpose, require
+from edge.toolchain.footprint import Purpose, extent_of, require
 from edge.toolchain.logs import cpu_inside
 from edge.workspace import Stage
 
@@ -109,10 +109,12 @@ class SourceStages(Stages):
             ),
         )
 
-    def _require_memory(self, purpose: Purpose) -> None:
+    def _require_memory(self, purpose: Purpose, onnx: Path, pictures: int = 0) -> None:
         """Refuse to start the compiler where it is foretold to be killed for want of memory."""
-        if not self.request.any_memory:
-            require(self.export.result.parameters, purpose, free=available(), name=self.export.result.name)
+        free = available()
+        if not self.request.any_memory and free is not None:
+            name = self.export.result.name
+            require(extent_of(onnx), purpose, free=free, name=name, pictures=pictures)
 
     @cached_property
     def check(self) -> Stage[CheckResult]:
@@ -133,7 +135,7 @@ class SourceStages(Stages):
             return text + (f"; INSIDE the network: {', '.join(inside[:3])}" if inside else "")
 
         def action(out: Path) -> CheckResult:
-            self._require_memory("check")
+            self._require_memory("check", graph.path(graph.result.onnx))
             return checker(
                 toolchain,
                 onnx=graph.path(graph.result.onnx),
