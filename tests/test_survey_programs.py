@@ -91,6 +91,35 @@ def test_a_program_says_what_it_was_made_of(
 
 
 @pytest.mark.parametrize(
+    ("change", "verified"),
+    [({}, True), ({"bin": "0" * 64}, None), ({"why_not": "no simulator"}, None)],
+)
+def test_a_proof_counts_for_the_program_that_it_is_of(
+    zoo: Path,
+    edge: Run,
+    tmp_path: Path,
+    fake_compiler: FakeCompiler,
+    change: dict[str, str],
+    verified: bool | None,
+) -> None:
+    compiled(edge, "Mine", "--level", "O1")
+    folder = tmp_path / "build/Mine"
+    (program,) = (file for file in stage(folder, "compile")["files"] if file["path"].endswith(".bin"))  # type: ignore[attr-defined]
+    record = folder / ".stages/verify-0123456789ab/stage.json"
+    record.parent.mkdir()
+    record.write_text(
+        json.dumps({
+            "stage": "verify",
+            "inputs": {"bin": change.get("bin", program["sha256"])},
+            "result": {"bit_exact": True, "why_not": change.get("why_not", "")},
+        })
+    )  # fmt: skip
+    made = pages(edge, "Mine")[0]["Mine"].compiled
+    assert made
+    assert made.verified is verified
+
+
+@pytest.mark.parametrize(
     ("arguments", "why"),
     [
         (("Mine", "--precision", "other.yaml"), "recipe other is not the model's own int8"),

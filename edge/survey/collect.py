@@ -16,11 +16,10 @@ from edge.request import Request
 from edge.specs import ModelSpec, available_models
 from edge.specs.schema import OWN_FILES
 from edge.survey.check import split
-from edge.survey.provenance import Data, Origin, Stages, read_json, recipe_sha256
+from edge.survey.provenance import Data, Origin, Stages, recipe_sha256
 from edge.survey.record import LEVELS, RECORDS, Checked, Compiled, Record, Records, load_records
 from edge.survey.request import request_of
 from edge.toolchain.compiler import CompileResult
-from edge.workspace import MANIFEST
 
 
 @frozen
@@ -70,7 +69,7 @@ def collect(build_dir: Path, specs: Iterable[ModelSpec], known: Records | None =
 
 def _best(folder: Path, request: Request, checked: Checked | None) -> tuple[Compiled | None, str]:
     """Return the compile that counts, and why another one does not."""
-    stages, manifest = Stages(folder), read_json(folder / MANIFEST)
+    stages = Stages(folder)
     made: list[tuple[int, float, Compiled]] = []
     why_not = ""
     for data in stages.compiles():
@@ -80,7 +79,7 @@ def _best(folder: Path, request: Request, checked: Checked | None) -> tuple[Comp
             if reasons[-1]:
                 continue
             try:
-                compiled = _read(data, origin, manifest)
+                compiled = _read(data, origin, stages)
             except (KeyError, TypeError, StopIteration, ValueError, cattrs.BaseValidationError):
                 reasons[-1] = "recorded by an earlier edge"
                 continue
@@ -131,12 +130,13 @@ def _own_weights(origin: Origin, request: Request) -> bool:
     return found.source in ("timm", "vendor") and found.tag == getattr(sources, found.source)
 
 
-def _read(data: Data, origin: Origin, manifest: Data) -> Compiled:
+def _read(data: Data, origin: Origin, stages: Stages) -> Compiled:
     result = cattrs.structure(data["result"], CompileResult)
     level = data["inputs"]["level"]
     if level not in LEVELS:
         raise ValueError(level)
     export = origin.export
+    program = next(file for file in data["files"] if file["path"] == result.bin)
     return Compiled(
         weights=export.weights.source,
         level=level,
@@ -144,13 +144,13 @@ def _read(data: Data, origin: Origin, manifest: Data) -> Compiled:
         latency_us=result.static.latency_us if result.static else None,
         fps=result.static.fps if result.static else None,
         ddr_bytes=result.static.ddr_bytes if result.static else None,
-        bin_bytes=next(file["bytes"] for file in data["files"] if file["path"] == result.bin),
+        bin_bytes=program["bytes"],
         seconds=result.seconds,
         peak_memory=result.peak_memory,
         bpu=result.bpu,
         cpu=result.cpu,
         inside=tuple(row.name for row in split(result.nodes)[1]),
-        verified=_verified(manifest, data["key"]),
+        verified=stages.verified(program["sha256"]),
         versions=result.versions,
         onnx=origin.onnx,
         network=f"{origin.simplified} {origin.precision.name}",
@@ -181,10 +181,3 @@ def _command(origin: Origin, level: str) -> str:
     words += ["--level", level]
     words += [] if origin.asked == default.n else ["--calib-count", origin.asked]
     return " ".join(map(str, words))
-
-
-def _verified(manifest: Data, key: str) -> bool | None:
-    """Return whether the build that was published proved this very compile."""
-    keys = [stage.get("key") for stage in manifest.get("stages", ()) if stage.get("name") == "compile"]
-    proof = manifest.get("verify") or {}
-    return bool(proof.get("bit_exact")) if key in keys and not proof.get("why_not") else None

@@ -91,6 +91,18 @@ class Stages:
         except (KeyError, TypeError, ValueError, cattrs.BaseValidationError):
             return []
 
+    def verified(self, program: str) -> bool | None:
+        """Return whether a program's integers were seen to be the quantized model's; None if nobody looked.
+
+        Args:
+            program: sha256 of the ``.bin``.
+        """
+        for data in self._records.get("verify", ()):
+            result = data.get("result") or {}
+            if data["inputs"].get("bin") == program and not result.get("why_not"):
+                return bool(result.get("bit_exact"))
+        return None
+
     def _origins(self, inputs: Data) -> Iterator[Origin]:
         renders = [
             data for data in self._made("render", inputs["yaml"]) if data["inputs"]["onnx"] == inputs["onnx"]
