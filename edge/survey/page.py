@@ -165,9 +165,12 @@ def _speed(found: Records) -> list[str]:
 
 def _made(found: Records) -> list[str]:
     head = ("model", "ONNX", "recipe", "network", "calibration pictures", "command", "machine")
-    rows = []
+    rows, silent = [], []
     for name, record in found.items():
         if (made := record.compiled) is None:
+            continue
+        if not (made.onnx or made.network):
+            silent.append(name)
             continue
         same = {True: "as checked", False: "**another than checked**", None: NONE}[record.same_network]
         rows.append(
@@ -177,11 +180,14 @@ def _made(found: Records) -> list[str]:
                 made.recipe_sha256[:12] or UNKNOWN,
                 same if made.network else UNKNOWN,
                 UNKNOWN if made.pictures is None else f"{made.pictures} of {made.calibration}",
-                f"`{made.command}`" if made.command else NONE if made.onnx else UNKNOWN,
+                f"`{made.command}`" if made.command else NONE,
                 made.machine or UNKNOWN,
             ]
         )
-    return [_table(head, rows, words=len(head))]
+    parts = [_table(head, rows, words=len(head))] if rows else []
+    if silent:
+        parts.append(f"\nCompiled by an earlier edge, which recorded none of this: {', '.join(silent)}.")
+    return parts
 
 
 def _twin(found: Records, name: str) -> str:
