@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from attrs import evolve
 
-from edge.cli.models import chosen
+from edge.cli.models import named
 from edge.cli.models_survey import PAGE_COMMAND
 from edge.errors import InputError
 from edge.specs import ModelSpec, Published, Sources, available_models, load_model
@@ -352,7 +352,9 @@ def test_the_committed_page_is_that_of_the_committed_figures() -> None:
     records = load_records(docs / "models.json")
     command = PAGE_COMMAND.format(page="docs/models.md")
     remedy = f"{command}   writes it anew"
-    assert (docs / "models.md").read_text() == page(chosen(()), records, command=command), remedy
+    assert (docs / "models.md").read_text() == page(list(named(()).values()), records, command=command), (
+        remedy
+    )
     assert set(records) == set(available_models()), "edge models --check-all, --measure and --page"
     for name, record in records.items():
         assert record.checked is not None, name

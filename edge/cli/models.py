@@ -127,11 +127,6 @@ def named(names: Sequence[str]) -> dict[str, ModelSpec]:
     return found if names else dict(sorted(found.items(), key=lambda item: _order(item[1])))
 
 
-def chosen(names: Sequence[str]) -> list[ModelSpec]:
-    """Return the named models, or all; families together, small ones first."""
-    return list(named(names).values())
-
-
 def _no_model(typed: str, known: Sequence[str]) -> UsageError:
     allowed = "the names that edge models lists; or a path ending in .yaml"
     path = Path(typed)

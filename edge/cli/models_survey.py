@@ -175,14 +175,14 @@ class Survey:
             WorkspaceError: the page can't be written.
         """
         from edge.atomic import disk_errors, write_text
-        from edge.cli.models import chosen
+        from edge.cli.models import named
 
         kept = target.with_suffix(".json")
         new = collect(self._build_dir, self._specs, load_records(kept))
         asked = {spec.name: spec for spec in self._specs}
         try:
             records = keep(kept, new.records)
-            specs = [asked.pop(spec.name, spec) for spec in chosen(())]
+            specs = [asked.pop(spec.name, spec) for spec in named(()).values()]
             specs = [
                 spec
                 for spec in (*specs, *asked.values())
