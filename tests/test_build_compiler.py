@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -13,12 +14,15 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+import yaml
 from attrs import frozen
 from onnx import TensorProto, helper, numpy_helper
 
 from edge.board.record import record
 from edge.runtime import load
+from edge.toolchain.compiler import makertbin
 from edge.toolchain.found import Toolchain
+from edge.workspace import stage_key
 from tests.conftest import save_pictures
 
 pytestmark = pytest.mark.compiler
@@ -172,6 +176,57 @@ def test_the_same_inputs_give_the_same_bytes_elsewhere(built: Built, tmp_path: P
     assert not any(stage["cached"] for stage in elsewhere["stages"])
     assert elsewhere["artifacts"][0] == built.manifest["artifacts"][0]
     assert elsewhere["artifacts"][0]["role"] == "bin"
+
+
+@pytest.mark.parametrize(
+    ("variables", "cores"),
+    [
+        pytest.param({"HARMLESS": "x"}, 2, id="a variable"),
+        pytest.param({"HARMLESS": "x" * 3001}, 2, id="a long variable"),
+        pytest.param({"USER": "someone", "LOGNAME": "someone", "HOME": "/nowhere"}, 2, id="another user"),
+        pytest.param({"PYTHONHASHSEED": "12345", "OMP_NUM_THREADS": "1"}, 2, id="hash seed and threads"),
+        pytest.param({"HARMLESS": "x" * 17}, 1, id="one core"),
+    ],
+)
+def test_the_same_inputs_give_the_same_bytes_in_any_environment(
+    variables: dict[str, str],
+    cores: int,
+    built: Built,
+    toolchain: Toolchain,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The length of a variable shifts addresses, and the compiler keeps sets that hash by address."""
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    stage = next((built.root / ".stages").glob("compile-*"))
+    config = built.root / "small_64x64_nv12.yaml"
+    onnx_name = yaml_value(config, "onnx_model")
+    every = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, set(sorted(every)[:cores]))
+    try:
+        made = makertbin(
+            toolchain,
+            yaml=config,
+            files={
+                onnx_name: built.root / onnx_name,
+                yaml_value(config, "cal_data_dir"): built.root / yaml_value(config, "cal_data_dir"),
+            },
+            out=tmp_path,
+            prefix="small_64x64_nv12",
+            working_dir=yaml_value(config, "working_dir"),
+            key=stage_key("compile", json.loads((stage / "stage.json").read_text())["inputs"]),
+        )
+    finally:
+        os.sched_setaffinity(0, every)
+    digest = hashlib.sha256((tmp_path / made.bin).read_bytes()).hexdigest()
+    assert digest == built.manifest["artifacts"][0]["sha256"]
+
+
+def yaml_value(path: Path, key: str) -> str:
+    """Return a value of a mapper YAML, whichever group it stands in."""
+    groups = yaml.safe_load(path.read_text())
+    return next(str(group[key]) for group in groups.values() if key in group)
 
 
 def test_the_published_yaml_compiles_by_hand(built: Built, tmp_path: Path, toolchain: Toolchain) -> None:

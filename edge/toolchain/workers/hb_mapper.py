@@ -5,7 +5,9 @@ A standalone script for the compiler's own Python. Two plain runs of hb_mapper d
 - random names of temporary files, which end up in the compiled program: they are numbered here instead, and
   the caller fixes TMPDIR;
 - the order of protobuf maps in the metadata: messages are written in deterministic order here;
-- the order of sets: the caller sets PYTHONHASHSEED;
+- the order of sets of strings: the caller sets PYTHONHASHSEED;
+- the order of sets of graph objects, which hash by address, so that the length of an environment variable is
+  enough to change it: they are numbered here as they are made, and hash by their number;
 - absolute paths in the metadata: the caller works at a fixed path.
 """
 
@@ -17,6 +19,7 @@ import itertools
 import signal
 import sys
 import tempfile
+from collections.abc import Iterator
 
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
@@ -53,12 +56,36 @@ def _deterministic(kind: type) -> None:
     kind.SerializeToString = serialize
 
 
+def number_graph_objects() -> None:
+    """Make sets of the compiler's graphs, nodes and variables iterate in an order that repeats."""
+    # By the name under which hb_mapper imports them: as hmct.ir they load again, which aborts the process.
+    from horizon_nn.ir.onnx_graph import OnnxGraph
+    from horizon_nn.ir.onnx_model import OnnxModel
+    from horizon_nn.ir.onnx_node import OnnxNode
+    from horizon_nn.ir.onnx_variable import OnnxVariable
+
+    numbers = itertools.count()
+    for kind in (OnnxGraph, OnnxModel, OnnxNode, OnnxVariable):
+        _numbered(kind, numbers)
+
+
+def _numbered(kind: type, numbers: Iterator[int]) -> None:
+    def make(cls: type, *_: object, **__: object) -> object:
+        made = object.__new__(cls)
+        made.edge_number = next(numbers)
+        return made
+
+    kind.__new__ = make
+    kind.__hash__ = lambda self: self.edge_number
+
+
 def main() -> object:
     """Run hb_mapper's own command line."""
     die_with_parent()
     number_temporary_files()
     try:
         order_protobuf_maps()
+        number_graph_objects()
     except (ImportError, AttributeError, TypeError) as error:
         print(f"edge: the .bin may differ from run to run: {error}", file=sys.stderr)
     sys.argv[0] = "hb_mapper"
