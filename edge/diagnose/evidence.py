@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from edge.diagnose.findings import CpuNode, InputCheck, Share
 from edge.diagnose.frames import cosines
+from edge.evaluate.scoring import Scores
 from edge.statistics import mcnemar
 
 if TYPE_CHECKING:
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
     from edge.diagnose.precision import Precision
     from edge.diagnose.weights import ChangedTensor
 
-Scores = NDArray[np.float32]
 ALPHA = 0.01
 DRAWS = 4000
 RIVALS, NODES = 10, 24  # of the expected agreement
