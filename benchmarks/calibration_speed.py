@@ -108,24 +108,27 @@ class Vendor:
 def calibration_seconds(paths: list[Path], threads: int | None) -> float:
     """Time the real stage, hashes, checks and index included, on ``threads`` (None: as it ships)."""
     import edge.calibrate
+
     from edge.images import ImageItem, ImageSet
     from edge.specs import Preprocess
 
     images = ImageSet(tuple(ImageItem(path.name, path=path) for path in paths), "benchmark", "no labels")
-    shipped = edge.calibrate.MAX_WORKERS
-    edge.calibrate.MAX_WORKERS = threads or shipped
+    shipped = edge.images.calibrate.MAX_WORKERS
+    edge.images.calibrate.MAX_WORKERS = threads or shipped
     try:
         with tempfile.TemporaryDirectory() as out:
             start = time.perf_counter()
-            edge.calibrate.calibrate(images=images, preprocess=Preprocess(), n=len(paths), out=Path(out))
+            edge.images.calibrate.calibrate(
+                images=images, preprocess=Preprocess(), n=len(paths), out=Path(out)
+            )
             return time.perf_counter() - start
     finally:
-        edge.calibrate.MAX_WORKERS = shipped
+        edge.images.calibrate.MAX_WORKERS = shipped
 
 
 def nv12_seconds(paths: list[Path]) -> float:
     """Time JPEG file -> NV12, as the board's input is made."""
-    from edge.preprocess import decode, resize_crop, rgb_to_nv12
+    from edge.images.preprocess import decode, resize_crop, rgb_to_nv12
     from edge.specs import Preprocess
 
     pre = Preprocess()

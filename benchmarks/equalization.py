@@ -17,9 +17,9 @@ from pathlib import Path
 from attrs import evolve
 from weight_rounding import build
 
+from edge.measure.statistics import mcnemar
 from edge.specs import load_precision
-from edge.statistics import mcnemar
-from edge.tune import recipe
+from edge.tune import outcome as recipe
 
 RECIPE = "int8_equalized"
 

@@ -25,13 +25,12 @@ from pathlib import Path
 import numpy as np
 from attrs import evolve
 
-from edge.built import open_built
 from edge.evaluate import Hop, Pictures, Subject, evaluate, find_hops, subject_of
-from edge.evaluate.measure import measure
-from edge.evaluate.outputs import Outputs
-from edge.evaluate.runners import Runner
+from edge.evaluate.answers import Outputs, measure
+from edge.folder.built import open_built
 from edge.images import ImageSet, open_images, sample
-from edge.preprocess import resize_crop, rgb_to_nv12
+from edge.images.preprocess import resize_crop, rgb_to_nv12
+from edge.measure.networks import Runner
 from edge.progress import Quiet
 from edge.toolchain.find import find
 

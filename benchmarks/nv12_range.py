@@ -20,11 +20,11 @@ from attrs import frozen
 from numpy.typing import NDArray
 
 from edge.images import ImageItem, open_images
-from edge.preprocess import resize_crop, rgb_to_nv12
+from edge.images.preprocess import resize_crop, rgb_to_nv12
+from edge.measure.statistics import wilson
 from edge.runtime import Net, load
 from edge.runtime.net import probabilities
 from edge.specs import Preprocess
-from edge.statistics import wilson
 
 
 def video_range_nv12(rgb: NDArray[np.uint8]) -> NDArray[np.uint8]:

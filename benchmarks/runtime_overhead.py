@@ -60,7 +60,7 @@ def overhead(rounds: int) -> float:
     """Print a line a library; return the most that ``classify`` adds, in milliseconds."""
     import numpy as np
 
-    from edge.metadata import FileEntry, Metadata, write_metadata
+    from edge.folder.metadata import FileEntry, Metadata, write_metadata
     from edge.runtime import load
     from edge.specs import Preprocess
     from tests.fake_board import fake_bin

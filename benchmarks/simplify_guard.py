@@ -19,10 +19,10 @@ import numpy as np
 import onnx
 import onnxsim
 
-from edge.graph import image_input
+from edge.compiler.run import CompileResult, makertbin
+from edge.graph.files import image_input
+from edge.prepare.simplify import simplify
 from edge.progress import Silent
-from edge.simplify import simplify
-from edge.toolchain.compiler import CompileResult, makertbin
 from edge.toolchain.find import find
 
 YAML = """\

@@ -21,8 +21,8 @@ import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
-from edge.demo.render import CLASSES, picture
-from edge.preprocess import network_input_from_nv12, resize_crop, rgb_to_nv12
+from edge.images.demo import CLASSES, picture
+from edge.images.preprocess import network_input_from_nv12, resize_crop, rgb_to_nv12
 from edge.runtime import load
 from edge.specs import Preprocess
 from edge.toolchain.find import find

@@ -19,14 +19,14 @@ import click
 from edge.cli.display import Display
 from edge.cli.options import make_request
 from edge.cli.tune import parse_duration, parse_latency, tune_command
+from edge.folder.workspace import Workspace
+from edge.measure.statistics import mcnemar
 from edge.specs import load_precision
-from edge.statistics import mcnemar
 from edge.tune import Options, tune
 from edge.tune.context import TRIALS
 from edge.tune.result import Measured, Point
 from edge.tune.spaces import at_level
 from edge.tune.tune import Search
-from edge.workspace import Workspace
 
 HALF = 0.5  # of plain int8's other answers that have to go
 SIGNIFICANT = 0.05

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from attrs import frozen
 
-from edge.statistics import mcnemar
+from edge.measure.statistics import mcnemar
 
 RECIPES = ("int8", "int8_rounded")
 

@@ -29,7 +29,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from edge.demo.render import CLASSES, SIDE, picture
+from edge.images.demo import CLASSES, SIDE, picture
 
 MODEL = "convnext_atto"
 INPUT = (1, 3, SIDE, SIDE)
@@ -88,7 +88,7 @@ def main() -> int:
 
 def network_picture(split: str, index: int, seed: int) -> tuple[np.ndarray, int]:
     """Return a rendered picture as the network is to see it: edge's own resize and crop."""
-    from edge.preprocess import resize_crop
+    from edge.images.preprocess import resize_crop
     from edge.specs import Preprocess
 
     rgb, label = picture(split, index, seed)
@@ -268,7 +268,7 @@ def export(args: argparse.Namespace) -> None:
     import torch
     from safetensors.torch import load_file
 
-    from edge.demo.weights import pack, unpack
+    from edge.sources.demo_weights import pack, unpack
 
     if not torch.__version__.startswith("1.13."):
         sys.exit(f"torch {torch.__version__}: node names need 1.13; run this with the compiler's Python")
@@ -304,7 +304,7 @@ def measure(args: argparse.Namespace) -> None:
     """Run the packed file on unseen test pictures and write the record."""
     import onnxruntime
 
-    from edge.demo.weights import unpack
+    from edge.sources.demo_weights import unpack
 
     session = onnxruntime.InferenceSession(
         unpack(args.onnx).SerializeToString(), providers=["CPUExecutionProvider"]

@@ -10,7 +10,7 @@ import onnxruntime
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from edge.simplify.prepare import tidy
+from edge.prepare.normal_form import tidy
 
 
 def attention_net(

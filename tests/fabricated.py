@@ -15,8 +15,8 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from edge.demo.render import picture
-from edge.metadata import FileEntry, Metadata, Role, write_metadata
+from edge.folder.metadata import FileEntry, Metadata, Role, write_metadata
+from edge.images.demo import picture
 from edge.specs import Preprocess
 
 MEAN, STD = 127.5, 50.0

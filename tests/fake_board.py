@@ -10,7 +10,7 @@ from pathlib import Path
 import attrs
 import pytest
 
-from edge.metadata import FILE, read_metadata, write_metadata
+from edge.folder.metadata import FILE, read_metadata, write_metadata
 from tests.fabricated import make_build
 
 FOLDER = Path(__file__).resolve().parent / "fakes" / "board"

@@ -13,8 +13,8 @@ from attrs import frozen
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from edge.portable.graph import Graph, Value
-from edge.portable.translate import add_nodes
+from edge.simulate.portable.graph import Graph, Value
+from edge.simulate.portable.translate import add_nodes
 from edge.toolchain.found import Toolchain
 from tests.vendor_runtime import VendorRuntime
 

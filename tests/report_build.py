@@ -11,11 +11,12 @@ import cattrs
 import cv2
 import numpy as np
 
-from edge.built import Built, open_built
-from edge.demo.render import CLASSES, picture
 from edge.diagnose.findings import CpuNode, Diagnosis, InputCheck, Range, Remedy, Share, Unit
-from edge.evaluate.table import Change, Evaluation, HopName, HopResult, Mistake, Score
-from edge.metadata import Metadata, write_metadata
+from edge.evaluate.table import Change, Evaluation, HopName, HopResult, Mistake
+from edge.folder.built import Built, open_built
+from edge.folder.metadata import Metadata, write_metadata
+from edge.images.demo import CLASSES, picture
+from edge.measure.scores import Score
 from edge.specs import Preprocess
 
 NAMES = (*CLASSES[:-1], "<script>alert('x')</script>")

@@ -83,7 +83,7 @@ def test_arrows_point_one_way(path: Path) -> None:
 
 def test_an_arrow_that_turns_back_is_seen() -> None:
     assert wrong_arrows("errors", "from edge.cli import main")
-    assert wrong_arrows("simplify", "def f():\n    from edge.export import export")
+    assert wrong_arrows("simplify", "def f():\n    from edge.sources import export")
     assert not wrong_arrows("cli", "from edge.errors import EdgeError")
 
 

@@ -12,11 +12,14 @@ import pytest
 from attrs import evolve, frozen
 from numpy.typing import NDArray
 
-from edge.mapper.placement import SOFTMAX_RECIPE, left_inside, moves
-from edge.mapper.render import render
-from edge.portable.translate import translate
-from edge.preprocess import network_input_from_nv12, rgb_to_nv12
-from edge.simplify import simplify
+from edge.compiler.logs import cpu_inside
+from edge.compiler.node_names import SOFTMAX_RECIPE, left_inside, moves
+from edge.compiler.render import render
+from edge.compiler.run import CompileResult, makertbin
+from edge.images.preprocess import network_input_from_nv12, rgb_to_nv12
+from edge.prepare.simplify import simplify
+from edge.simulate.portable.translate import translate
+from edge.simulate.vendor import QuantizedPool
 from edge.specs import (
     Calibration,
     ModelSpec,
@@ -28,10 +31,7 @@ from edge.specs import (
     load_model,
     load_precision,
 )
-from edge.toolchain.compiler import CompileResult, makertbin
 from edge.toolchain.found import Toolchain
-from edge.toolchain.logs import cpu_inside
-from edge.toolchain.quantized import QuantizedPool
 from tests.attention_net import network, train
 from tests.trained_net import MEAN, SIDE, STD, picture
 

@@ -15,8 +15,7 @@ import pytest
 from attrs import evolve
 
 from edge.board import Connection, Target
-from edge.board.infer import describe
-from edge.board.perf import measure
+from edge.board.infer import describe, measure
 from edge.errors import BoardError, UsageError
 from edge.progress import Silent
 from tests.board_server import PROGRAM, Board, board, free_port, key, server

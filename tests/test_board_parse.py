@@ -11,6 +11,7 @@ from attrs import evolve
 from hypothesis import given
 from hypothesis import strategies as st
 
+from edge.board.findings import ProgramVersions, compare, program_versions
 from edge.board.infer import dequantise
 from edge.board.parse import (
     TensorInfo,
@@ -20,7 +21,6 @@ from edge.board.parse import (
     parse_profile,
     parse_versions,
 )
-from edge.board.versions import ProgramVersions, compare, program_versions
 from edge.errors import BoardError, ModelFileError
 from tests.board_server import PROGRAM
 from tests.conftest import FAKES

@@ -18,11 +18,11 @@ import yaml
 from attrs import frozen
 from onnx import TensorProto, helper, numpy_helper
 
-from edge.board.record import record
+from edge.board.transfer import record
+from edge.compiler.run import makertbin
+from edge.folder.workspace import stage_key
 from edge.runtime import load
-from edge.toolchain.compiler import makertbin
 from edge.toolchain.found import Toolchain
-from edge.workspace import stage_key
 from tests.conftest import save_pictures
 
 pytestmark = pytest.mark.compiler

@@ -16,9 +16,9 @@ import attrs
 import numpy as np
 import pytest
 
-from edge.bundle import MARKER, bundle, notebook
 from edge.errors import ModelFileError, UsageError, WorkspaceError
-from edge.metadata import FILE, read_metadata, write_metadata
+from edge.folder.metadata import FILE, read_metadata, write_metadata
+from edge.pipeline.bundle import MARKER, bundle, notebook
 from edge.runtime import load
 from edge.toolchain.found import Toolchain
 from tests.conftest import Run, save_pictures
@@ -224,7 +224,7 @@ def test_a_full_disk_leaves_the_earlier_bundle_whole(
         if written == 3:
             raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("edge.bundle._write", lambda path, data: (full(), path.write_bytes(data)))
+    monkeypatch.setattr("edge.pipeline.bundle._write", lambda path, data: (full(), path.write_bytes(data)))
     add = tarfile.TarFile.addfile
     monkeypatch.setattr(tarfile.TarFile, "addfile", lambda *args: (full(), add(*args)))
     with pytest.raises(WorkspaceError, match="is full"):

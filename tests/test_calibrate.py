@@ -10,10 +10,10 @@ import cv2
 import numpy as np
 import pytest
 
-from edge.calibrate import CalibrationResult, CalibrationSet, calibrate, load_set
 from edge.errors import CalibrationError, SpecError, WorkspaceError
 from edge.images import open_images
-from edge.preprocess import resize_crop
+from edge.images.calibrate import CalibrationResult, CalibrationSet, calibrate, load_set
+from edge.images.preprocess import resize_crop
 from edge.progress import Silent
 from edge.specs import Preprocess
 
@@ -87,7 +87,7 @@ def test_same_inputs_same_bytes_and_another_seed_other_pictures(folder, tmp_path
 
 def test_one_thread_writes_the_same_set(folder, tmp_path, monkeypatch):
     many, _ = run(folder, tmp_path / "a")
-    monkeypatch.setattr("edge.calibrate.MAX_WORKERS", 1)
+    monkeypatch.setattr("edge.images.calibrate.MAX_WORKERS", 1)
     assert run(folder, tmp_path / "b")[0] == many
 
 

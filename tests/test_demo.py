@@ -16,10 +16,10 @@ import cv2
 import numpy as np
 import pytest
 
-from edge.demo.render import CLASSES, COLORS, Split, label, picture
-from edge.demo.weights import pack, unpack
 from edge.errors import ModelFileError, UsageError
-from edge.preprocess import network_input, network_input_from_nv12, resize_crop, rgb_to_nv12
+from edge.images.demo import CLASSES, COLORS, Split, label, picture
+from edge.images.preprocess import network_input, network_input_from_nv12, resize_crop, rgb_to_nv12
+from edge.sources.demo_weights import pack, unpack
 from edge.specs import Preprocess
 
 onnx = pytest.importorskip("onnx")

@@ -18,13 +18,10 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 from scipy.stats import permutation_test
 
-from edge.diagnose import evidence as measured
-from edge.diagnose import gains
+from edge.diagnose import precision as gains
 from edge.diagnose.calibration import CORRELATION, differences, statistics
-from edge.diagnose.commands import recipe_lines
-from edge.diagnose.evidence import gain
+from edge.diagnose.faults import recipe_lines
 from edge.diagnose.findings import Diagnosis
-from edge.diagnose.frames import Frame, cosines
 from edge.diagnose.inputs import (
     RAW,
     SWAPPED,
@@ -36,10 +33,12 @@ from edge.diagnose.inputs import (
     own_normalisation,
     video_nv12,
 )
-from edge.diagnose.ranges import Seen, look, summarize
-from edge.diagnose.units import group, module_path
+from edge.diagnose.observed import Seen, look, summarize
 from edge.diagnose.weights import changed_floats, changed_integers, rounded_weights
-from edge.fakequant import FLOAT, FakeQuant, translate
+from edge.images.frames import Frame
+from edge.measure.layers import group, module_path
+from edge.measure.scores import _sign_flip, cosines, expected, gain
+from edge.simulate.fakequant import FLOAT, FakeQuant, translate
 from edge.specs import Preprocess
 from tests import trained_net
 from tests.conftest import Run
@@ -407,7 +406,7 @@ def test_the_randomization_test_is_scipys(shift: float) -> None:
         vectorized=True,
         rng=np.random.default_rng(0),
     ).pvalue
-    assert measured._sign_flip(differences) == pytest.approx(expected, abs=0.02)
+    assert _sign_flip(differences) == pytest.approx(expected, abs=0.02)
 
 
 def test_a_gain_counts_answers_and_tells_chance_from_change() -> None:
@@ -430,11 +429,11 @@ def test_the_expected_agreement_is_what_normal_errors_give() -> None:
     for scale in (0.05, 0.2, 0.4):
         noise = rng.normal(0, scale, (60, *reference.shape)).astype(np.float32)
         counted = float(((reference + noise).argmax(2) == reference.argmax(1)).mean())
-        likely = float(np.mean([measured.expected(reference, reference + one) for one in noise[:8]]))
+        likely = float(np.mean([expected(reference, reference + one) for one in noise[:8]]))
         assert likely == pytest.approx(counted, abs=0.03)
-    assert measured.expected(reference, reference) == 1
+    assert expected(reference, reference) == 1
     shifted = reference + np.float32(3)  # the same for all classes: no answer changes
-    assert measured.expected(reference, shifted) > 0.999
+    assert expected(reference, shifted) > 0.999
 
 
 # ----- the command

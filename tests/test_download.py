@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from edge import download as module
-from edge.download import cache_dir, cache_entry, download, fetch
 from edge.errors import DownloadError, WorkspaceError
 from edge.progress import Silent
+from edge.sources import download as module
+from edge.sources.download import cache_dir, cache_entry, download, fetch
 
 BODY = bytes(range(256)) * 4000
 SHA = hashlib.sha256(BODY).hexdigest()

@@ -17,12 +17,11 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from edge.equalize import EqualizeResult, equalize, find_pairs
-from edge.equalize.scales import LIMIT, factors
 from edge.errors import ModelFileError, SpecError
+from edge.prepare.equalize import LIMIT, EqualizeResult, equalize, factors, find_pairs
 from edge.specs import Equalization, Precision, Preprocess, load_precision
 from edge.toolchain.found import Toolchain
-from edge.tune import recipe
+from edge.tune import outcome as recipe
 from edge.tune.context import Candidate
 from edge.tune.result import Measured
 from edge.tune.spaces import ROUNDINGS
@@ -226,7 +225,7 @@ def test_a_pair_that_changes_the_answers_is_refused(tmp_path: Path, monkeypatch:
     def half(constants: Any, pair: Any, by: Any) -> None:
         constants[pair.producer.weight] *= by[:, None, None, None].astype(np.float32)
 
-    monkeypatch.setattr("edge.equalize.stage.multiply", half)
+    monkeypatch.setattr("edge.prepare.equalize.multiply", half)
     with pytest.raises(ModelFileError, match="answers differently once equalized: output 0 differs by"):
         equalized(bumpy().model(), tmp_path)
     assert not (tmp_path / "e.onnx").exists()
@@ -235,7 +234,7 @@ def test_a_pair_that_changes_the_answers_is_refused(tmp_path: Path, monkeypatch:
 def test_a_factor_that_drives_channels_into_a_clip_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("edge.equalize.stage.factors", lambda ranges, *_, **__: np.full_like(ranges, 50.0))
+    monkeypatch.setattr("edge.prepare.equalize.factors", lambda ranges, *_, **__: np.full_like(ranges, 50.0))
     with pytest.raises(ModelFileError, match="answers differently"):
         equalized(bumpy().model(), tmp_path)
 

@@ -20,9 +20,9 @@ import numpy as np
 import pytest
 from attrs import evolve, frozen
 
-from edge.evaluate.outputs import FOLDER, SCORES
+from edge.evaluate.answers import FOLDER, SCORES
 from edge.evaluate.table import Evaluation
-from edge.metadata import read_metadata, write_metadata
+from edge.folder.metadata import read_metadata, write_metadata
 from tests.board_server import PROGRAM, Board, board, server
 from tests.conftest import Run, gone, save_net, save_pictures, wait_for
 from tests.fabricated import make_build, save_photo
@@ -114,8 +114,8 @@ def build(tmp_path: Path) -> Path:
 
 def answered(build: Path, folder: Path, count: int = 12, wrong: int = 2) -> Path:
     """Pictures in class folders of the float network's own answers, but for the first ones."""
-    from edge.evaluate.runners import OnnxRunner
-    from edge.preprocess import decode, resize_crop
+    from edge.images.preprocess import decode, resize_crop
+    from edge.measure.networks import OnnxRunner
 
     rule = read_metadata(build / "metadata.json").preprocess
     runner = OnnxRunner(next(build.glob("*_bpu.onnx")), rule)

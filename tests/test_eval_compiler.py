@@ -15,8 +15,8 @@ import onnxruntime
 import pytest
 
 from edge.evaluate import NAMES
+from edge.simulate.vendor import QuantizedModel
 from edge.toolchain.found import Toolchain
-from edge.toolchain.quantized import QuantizedModel
 from tests.conftest import save_pictures
 from tests.test_build_compiler import NORM, save_small_net
 
@@ -93,9 +93,9 @@ def test_program_quantized_and_portable_answer_alike(mobilenet: Path, shared: Pa
 
 def test_the_compilers_float_models_answer_like_onnxruntime(toolchain: Toolchain, tmp_path: Path) -> None:
     """The worker feeds them YUV444 as the vendor's runtime wants it."""
-    from edge.built import open_built
-    from edge.evaluate.runners import OnnxRunner
-    from edge.preprocess import decode, resize_crop, rgb_to_nv12
+    from edge.folder.built import open_built
+    from edge.images.preprocess import decode, resize_crop, rgb_to_nv12
+    from edge.measure.networks import OnnxRunner
 
     net = save_small_net(tmp_path / "small.onnx")
     pictures = save_pictures(tmp_path / "pictures", 24)

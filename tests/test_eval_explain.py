@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from edge.evaluate.explain import explain, within_noise
-from edge.evaluate.table import Change, HopName, HopResult, Score
-from edge.statistics import mcnemar, paired_bootstrap
+from edge.evaluate.table import Change, HopName, HopResult, explain, within_noise
+from edge.measure.scores import Score
+from edge.measure.statistics import mcnemar, paired_bootstrap
 
 N = 500
 

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from edge.errors import InputError, WorkspaceError
 from edge.evaluate import Hop, Pictures, Subject, discard_stale, evaluate
-from edge.evaluate.outputs import FOLDER, SCORES, Outputs
+from edge.evaluate.answers import FOLDER, SCORES, Outputs
 from edge.images import ImageSet, open_images, sample
 from edge.specs import Preprocess
 

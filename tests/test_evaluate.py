@@ -16,19 +16,9 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper
 
 from edge.errors import InputError, LabelError, ModelFileError
-from edge.evaluate import (
-    Evaluation,
-    Hop,
-    Pictures,
-    Subject,
-    choose,
-    cosine,
-    evaluate,
-    find_hops,
-    score,
-)
-from edge.evaluate.runners import OnnxRunner
+from edge.evaluate import Evaluation, Hop, Pictures, Subject, choose, cosine, evaluate, find_hops, score
 from edge.images import open_images
+from edge.measure.networks import OnnxRunner
 from edge.progress import Quiet
 from edge.specs import Preprocess
 

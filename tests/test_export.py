@@ -16,7 +16,6 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from edge.download import cache_entry
 from edge.errors import (
     DownloadError,
     InputError,
@@ -26,10 +25,12 @@ from edge.errors import (
     ToolchainMissing,
     UsageError,
 )
-from edge.export import ExportResult, Resolved, choose, export, inspect_onnx
-from edge.export.timm_spec import WORKER as TIMM_CONFIG
-from edge.graph import facts, load_onnx, sha256_of
+from edge.files import sha256_of
+from edge.graph.files import facts, load_onnx
 from edge.progress import Silent
+from edge.sources import ExportResult, Resolved, choose_weights, export, inspect_onnx
+from edge.sources.download import cache_entry
+from edge.sources.timm_spec import WORKER as TIMM_CONFIG
 from edge.specs import ModelSpec, Preprocess, Published, Sources, load_model
 from edge.toolchain.found import Toolchain
 from edge.toolchain.process import Completed
@@ -127,7 +128,7 @@ def zoo(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     folder = tmp_path / "zoo"
     (folder / "demo").mkdir(parents=True)
     net(folder / "demo" / "Tiny_demo.onnx")
-    monkeypatch.setattr("edge.export.sources.zoo_dir", lambda: folder)
+    monkeypatch.setattr("edge.sources.sources.zoo_dir", lambda: folder)
     return folder
 
 
@@ -189,7 +190,7 @@ def with_toolchain(**settings: Any) -> tuple[FakeToolchain, Any]:
 
 
 def test_auto_takes_timm_first(hub: str, zoo: Path) -> None:
-    got = choose(timm_spec(hub), toolchain=with_toolchain()[1])
+    got = choose_weights(timm_spec(hub), toolchain=with_toolchain()[1])
     assert (got.source, got.name, got.tag, got.needs_toolchain) == ("timm", "Tiny", "tiny.a1", True)
     assert got.sha256 == hashlib.sha256(SAFETENSORS).hexdigest()
     assert Path(got.file or "").read_bytes() == SAFETENSORS
@@ -198,7 +199,7 @@ def test_auto_takes_timm_first(hub: str, zoo: Path) -> None:
 def test_auto_goes_on_to_the_vendor_and_says_why(hub: str, zoo: Path) -> None:
     del Hub.files["/timm/tiny.a1/resolve/main/model.safetensors"]
     listener = Silent()
-    got = choose(timm_spec(hub), toolchain=with_toolchain()[1], reporter=listener)
+    got = choose_weights(timm_spec(hub), toolchain=with_toolchain()[1], reporter=listener)
     assert (got.source, got.name, got.tag) == ("vendor", "Tiny", f"{hub}/vendor/Tiny.onnx")
     assert len(listener.warnings) == 1
     assert "404" in listener.warnings[0]
@@ -207,7 +208,7 @@ def test_auto_goes_on_to_the_vendor_and_says_why(hub: str, zoo: Path) -> None:
 
 def test_auto_offline_ends_with_the_demo(zoo: Path) -> None:
     listener = Silent()
-    got = choose(timm_spec(), toolchain=with_toolchain()[1], reporter=listener)
+    got = choose_weights(timm_spec(), toolchain=with_toolchain()[1], reporter=listener)
     assert (got.source, got.name, got.classes) == ("demo", "Tiny_demo", None)
     assert [line.split(":")[0] for line in listener.warnings] == ["timm weights", "vendor weights"]
     assert all("no network" in line and "\n" not in line for line in listener.warnings)
@@ -215,7 +216,7 @@ def test_auto_offline_ends_with_the_demo(zoo: Path) -> None:
 
 def test_auto_without_an_exporter_skips_timm(hub: str, zoo: Path) -> None:
     listener = Silent()
-    got = choose(timm_spec(hub), toolchain=lambda: None, reporter=listener)
+    got = choose_weights(timm_spec(hub), toolchain=lambda: None, reporter=listener)
     assert got.source == "vendor"
     assert "no compiler" in listener.warnings[0]
     assert not any("safetensors" in path for path in Hub.asked)
@@ -224,7 +225,7 @@ def test_auto_without_an_exporter_skips_timm(hub: str, zoo: Path) -> None:
 def test_auto_with_nothing_lists_what_was_tried() -> None:
     model = spec(timm="tiny.a1", vendor="http://127.0.0.1:9/Tiny.onnx")
     with pytest.raises(DownloadError) as caught:
-        choose(model, toolchain=with_toolchain()[1])
+        choose_weights(model, toolchain=with_toolchain()[1])
     text = str(caught.value)
     assert all(word in text for word in ("timm weights", "vendor weights", "--weights random", "net.onnx"))
 
@@ -232,19 +233,19 @@ def test_auto_with_nothing_lists_what_was_tried() -> None:
 @pytest.mark.parametrize("name", ["timm", "vendor"])
 def test_a_named_source_is_never_replaced(zoo: Path, name: Any) -> None:
     with pytest.raises(DownloadError, match="no network"):
-        choose(timm_spec(), name, toolchain=with_toolchain()[1])
+        choose_weights(timm_spec(), name, toolchain=with_toolchain()[1])
 
 
 @pytest.mark.parametrize("name", ["timm", "vendor", "demo", "random"])
 def test_a_source_that_a_model_lacks_is_a_usage_error(name: Any) -> None:
     with pytest.raises(UsageError, match=f"Tiny has no {name} weights"):
-        choose(spec(), name, toolchain=with_toolchain()[1])
+        choose_weights(spec(), name, toolchain=with_toolchain()[1])
 
 
 def test_a_source_that_does_not_exist_is_a_usage_error() -> None:
     wrong: Any = "torchvision"
     with pytest.raises(UsageError, match="torchvision"):
-        choose(timm_spec(), wrong)
+        choose_weights(timm_spec(), wrong)
 
 
 @pytest.mark.parametrize("name", ["timm", "random"])
@@ -254,37 +255,37 @@ def test_a_source_that_does_not_exist_is_a_usage_error() -> None:
 def test_timm_and_random_need_an_exporter(name: Any, settings: dict[str, Any] | None) -> None:
     finder = (lambda: None) if settings is None else with_toolchain(**settings)[1]
     with pytest.raises(ToolchainMissing) as caught:
-        choose(timm_spec(), name, toolchain=finder)
+        choose_weights(timm_spec(), name, toolchain=finder)
     assert caught.value.remedy == "edge toolchain install"
 
 
 def test_the_users_own_compiler_exports_if_it_has_torch_and_timm() -> None:
-    assert choose(timm_spec(), "random", toolchain=with_toolchain(kind="path")[1]).source == "random"
+    assert choose_weights(timm_spec(), "random", toolchain=with_toolchain(kind="path")[1]).source == "random"
 
 
 def test_the_compiler_is_not_looked_for_without_need(tmp_path: Path, zoo: Path) -> None:
     def never() -> None:
         pytest.fail("looked for the compiler")
 
-    assert choose(timm_spec(), "demo", toolchain=never).source == "demo"
-    assert choose(spec(onnx=str(net(tmp_path / "my.onnx"))), toolchain=never).source == "onnx"
+    assert choose_weights(timm_spec(), "demo", toolchain=never).source == "demo"
+    assert choose_weights(spec(onnx=str(net(tmp_path / "my.onnx"))), toolchain=never).source == "onnx"
 
 
 def test_a_pinned_checksum_counts(hub: str) -> None:
     with pytest.raises(DownloadError, match="sha256"):
-        choose(timm_spec(hub, timm_sha256="0" * 64), "timm", toolchain=with_toolchain()[1])
+        choose_weights(timm_spec(hub, timm_sha256="0" * 64), "timm", toolchain=with_toolchain()[1])
 
 
 def test_the_vendors_mixed_up_file_is_refused(hub: str, zoo: Path) -> None:
     published = Published("the zoo", params_m=3.69)
     model = attrs.evolve(timm_spec(hub), published=published)
     with pytest.raises(ModelFileError, match="another model's file"):
-        choose(model, "vendor")
+        choose_weights(model, "vendor")
     listener = Silent()
-    assert choose(model, toolchain=lambda: None, reporter=listener).source == "demo"
+    assert choose_weights(model, toolchain=lambda: None, reporter=listener).source == "demo"
     assert "parameters" in listener.warnings[1]
     fits = attrs.evolve(model, published=Published("the zoo", params_m=24e-6))
-    assert choose(fits, "vendor").source == "vendor"
+    assert choose_weights(fits, "vendor").source == "vendor"
 
 
 def hub_cache(folder: Path, body: bytes, blob: str) -> None:
@@ -300,14 +301,14 @@ def hub_cache(folder: Path, body: bytes, blob: str) -> None:
 def test_a_file_of_the_hubs_own_cache_is_used(hub: str, tmp_path: Path) -> None:
     digest = hashlib.sha256(SAFETENSORS).hexdigest()
     hub_cache(tmp_path / "hf", SAFETENSORS, digest)
-    got = choose(timm_spec(hub), "timm", toolchain=with_toolchain()[1])
+    got = choose_weights(timm_spec(hub), "timm", toolchain=with_toolchain()[1])
     assert (got.sha256, Hub.asked) == (digest, [])
     assert Path(got.file or "").parent.name == "blobs"
 
 
 def test_a_damaged_file_of_the_hubs_cache_is_not_used(hub: str, tmp_path: Path) -> None:
     hub_cache(tmp_path / "hf", b"damaged", hashlib.sha256(SAFETENSORS).hexdigest())
-    got = choose(timm_spec(hub), "timm", toolchain=with_toolchain()[1])
+    got = choose_weights(timm_spec(hub), "timm", toolchain=with_toolchain()[1])
     assert Path(got.file or "").read_bytes() == SAFETENSORS
     assert len(Hub.asked) == 1
 
@@ -315,38 +316,38 @@ def test_a_damaged_file_of_the_hubs_cache_is_not_used(hub: str, tmp_path: Path) 
 def test_the_hubs_offline_switch_holds(hub: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     with pytest.raises(DownloadError, match="HF_HUB_OFFLINE"):
-        choose(timm_spec(hub), "timm", toolchain=with_toolchain()[1])
+        choose_weights(timm_spec(hub), "timm", toolchain=with_toolchain()[1])
     assert Hub.asked == []
 
 
 def test_a_download_is_kept(hub: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    first = choose(timm_spec(hub), "vendor")
+    first = choose_weights(timm_spec(hub), "vendor")
     assert Path(first.file or "") == cache_entry(f"{hub}/vendor/Tiny.onnx")
     Hub.files.clear()
-    assert choose(timm_spec(hub), "vendor") == first
+    assert choose_weights(timm_spec(hub), "vendor") == first
 
 
 def test_missing_demo_weights_are_said(zoo: Path) -> None:
     (zoo / "demo" / "Tiny_demo.onnx").unlink()
     with pytest.raises(InputError, match=r"Tiny_demo\.onnx"):
-        choose(timm_spec(), "demo")
+        choose_weights(timm_spec(), "demo")
 
 
 def test_the_identity_changes_with_what_counts(tmp_path: Path, zoo: Path) -> None:
     finder = with_toolchain()[1]
     path = net(tmp_path / "my.onnx")
-    mine = choose(spec(onnx=str(path)))
+    mine = choose_weights(spec(onnx=str(path)))
     same = tmp_path / "elsewhere"
     same.mkdir()
     (same / "my.onnx").write_bytes(path.read_bytes())
-    assert choose(spec(onnx=str(same / "my.onnx"))).identity() == mine.identity()
+    assert choose_weights(spec(onnx=str(same / "my.onnx"))).identity() == mine.identity()
     net(path, softmax=True)
     others = [
         mine,
-        choose(spec(onnx=str(path))),
-        choose(timm_spec(), "demo"),
-        choose(timm_spec(), "random", toolchain=finder, seed=0),
-        choose(timm_spec(), "random", toolchain=finder, seed=1),
+        choose_weights(spec(onnx=str(path))),
+        choose_weights(timm_spec(), "demo"),
+        choose_weights(timm_spec(), "random", toolchain=finder, seed=0),
+        choose_weights(timm_spec(), "random", toolchain=finder, seed=1),
     ]
     keys = {json.dumps(one.identity(), sort_keys=True) for one in others}
     assert len(keys) == len(others)
@@ -355,13 +356,13 @@ def test_the_identity_changes_with_what_counts(tmp_path: Path, zoo: Path) -> Non
 
 def test_external_data_counts(tmp_path: Path) -> None:
     path = net(tmp_path / "my.onnx", external=True)
-    before = choose(spec(onnx=str(path))).sha256
+    before = choose_weights(spec(onnx=str(path))).sha256
     data = tmp_path / "my.onnx.data"
     data.write_bytes(bytes(reversed(data.read_bytes())))
-    assert choose(spec(onnx=str(path))).sha256 != before
+    assert choose_weights(spec(onnx=str(path))).sha256 != before
     data.unlink()
     with pytest.raises(ModelFileError, match=r"my\.onnx\.data"):
-        choose(spec(onnx=str(path)))
+        choose_weights(spec(onnx=str(path)))
 
 
 # --- exporting ---
@@ -369,7 +370,7 @@ def test_external_data_counts(tmp_path: Path) -> None:
 
 def users(path: Path, out: Path, **changes: Any) -> ExportResult:
     model = attrs.evolve(spec(onnx=str(path)), **changes)
-    return export(resolved=choose(model), spec=model, out=out)
+    return export(resolved=choose_weights(model), spec=model, out=out)
 
 
 def test_the_users_onnx_is_copied_and_described(tmp_path: Path, out: Path) -> None:
@@ -467,7 +468,7 @@ def test_an_open_output_shape_is_settled_by_a_run(tmp_path: Path) -> None:
 
 def test_demo_weights_say_demo_and_keep_their_classes(zoo: Path, out: Path) -> None:
     model = attrs.evolve(timm_spec(), classes=1000)
-    result = export(resolved=choose(model, "demo"), spec=model, out=out)
+    result = export(resolved=choose_weights(model, "demo"), spec=model, out=out)
     assert (result.onnx, result.name, result.classes) == ("Tiny_demo.onnx", "Tiny_demo", CLASSES)
     assert result.weights.source == "demo"
     assert "demo" in result.notes[0]
@@ -475,7 +476,7 @@ def test_demo_weights_say_demo_and_keep_their_classes(zoo: Path, out: Path) -> N
 
 def test_random_weights_say_random_and_are_recorded(out: Path) -> None:
     fake, finder = with_toolchain()
-    resolved = choose(timm_spec(), "random", toolchain=finder, seed=7)
+    resolved = choose_weights(timm_spec(), "random", toolchain=finder, seed=7)
     assert (resolved.file, resolved.sha256, resolved.seed) == (None, None, 7)
     chain: Any = fake
     result = export(resolved=resolved, spec=timm_spec(), toolchain=chain, out=out)
@@ -488,7 +489,7 @@ def test_random_weights_say_random_and_are_recorded(out: Path) -> None:
 
 def test_timm_weights_go_to_the_worker(hub: str, out: Path) -> None:
     fake, finder = with_toolchain()
-    resolved = choose(timm_spec(hub), "timm", toolchain=finder)
+    resolved = choose_weights(timm_spec(hub), "timm", toolchain=finder)
     chain: Any = fake
     result = export(resolved=resolved, spec=timm_spec(hub), toolchain=chain, out=out)
     assert fake.jobs[0]["weights"] == resolved.file
@@ -564,7 +565,7 @@ def test_random_weights_without_a_compiler_are_refused(out: Path) -> None:
 @pytest.mark.compiler
 def test_exports_convnext_as_the_vendors_yaml_expects(toolchain: Toolchain, tmp_path: Path) -> None:
     model = load_model("ConvNeXt_atto")
-    resolved = choose(model, "random", toolchain=lambda: toolchain, seed=3)
+    resolved = choose_weights(model, "random", toolchain=lambda: toolchain, seed=3)
     results = []
     for name in ("first", "second"):
         folder = tmp_path / name

@@ -9,13 +9,13 @@ import onnx
 from attrs import evolve
 from onnx import TensorProto, helper
 
-from edge.export import ExportResult
+from edge.folder.workspace import Stage, Workspace
 from edge.images.find import class_names
 from edge.pipeline import Build
 from edge.progress import Quiet
-from edge.request import Request
+from edge.sources import ExportResult
 from edge.specs import ModelSpec, Preprocess, Sources, load_precision
-from edge.workspace import Stage, Workspace
+from edge.specs.request import Request
 
 CLASSES = 1000
 

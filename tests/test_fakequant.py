@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from edge.errors import ModelFileError
-from edge.fakequant import AS_BUILT, FLOAT, INT8, INT16, FakeQuant, translate
+from edge.simulate.fakequant import AS_BUILT, FLOAT, INT8, INT16, FakeQuant, translate
 from edge.toolchain.found import Toolchain
 from tests.vendor_runtime import VendorRuntime
 

@@ -13,10 +13,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from onnx import TensorProto, helper
 
+from edge.compiler.footprint import GIB, Extent, Purpose, estimate, extent_of, require
 from edge.errors import NotEnoughMemory
-from edge.memory import available
 from edge.survey.record import load_records
-from edge.toolchain.footprint import GIB, Extent, Purpose, estimate, extent_of, require
+from edge.toolchain.memory import available
 from tests.conftest import FakeCompiler, Run, save_net
 
 MIB = 1 << 20
@@ -332,7 +332,7 @@ def test_a_compile_that_would_not_fit_is_not_started(
 ) -> None:
     net = save_net(tmp_path / "net.onnx")
     compile_net = ("compile", str(net), "--mean", "0", "--std", "255", "--calib-count", "20")
-    monkeypatch.setattr("edge.pipeline.source.available", lambda: 100 * MIB)
+    monkeypatch.setattr("edge.pipeline.build.available", lambda: 100 * MIB)
     fake_compiler.mode("hang")  # it would not come back
     code, _, err = edge(*compile_net)
     assert code == 1

@@ -13,10 +13,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edge.errors import EdgeError, InputError, UsageError
-from edge.export import mindcv, paddleclas
-from edge.export.declared import Declared, names_of, number, spec_of
-from edge.export.framework_files import mindspore_file, paddle_files
 from edge.images.find import imagenet
+from edge.sources import mindcv, paddleclas
+from edge.sources.declared import Declared, names_of, number, spec_of
+from edge.sources.framework_files import mindspore_file, paddle_files
 from edge.specs import Sources, load_model
 
 Run = Callable[..., tuple[int, str, str]]

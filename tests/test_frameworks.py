@@ -16,9 +16,9 @@ from attrs import evolve
 from onnx import TensorProto, helper, numpy_helper
 
 from edge.errors import InputError, ModelFileError, ToolchainError, ToolchainMissing, WorkspaceError
-from edge.export import mindcv
-from edge.export.convert import Converted, compare, convert, normal_form
-from edge.graph import open_session
+from edge.graph.files import open_session
+from edge.sources import mindcv
+from edge.sources.convert import Converted, compare, convert, normal_form
 from edge.specs import Preprocess
 from edge.toolchain import managed
 from edge.toolchain.environments import FRAMEWORKS

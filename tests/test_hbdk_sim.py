@@ -13,16 +13,16 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from edge.compiler.run import makertbin
 from edge.errors import BackendError, BackendMissing, ModelFileError, ToolchainError, ToolchainMissing
 from edge.runtime import load
 from edge.runtime.backends import hbdk_sim, quantized
 from edge.runtime.program import Program
-from edge.toolchain import binfile
-from edge.toolchain.binfile import BinNode, BinProgram, Value, read_bin
-from edge.toolchain.compiler import makertbin
+from edge.simulate import binfile
+from edge.simulate.binfile import BinNode, BinProgram, Value, read_bin
+from edge.simulate.hbdk import Simulator
+from edge.simulate.tail import check_tail, run_tail
 from edge.toolchain.found import Toolchain
-from edge.toolchain.hbdk_sim import Simulator
-from edge.toolchain.tail import check_tail, run_tail
 from tests.test_toolchain_compiler import YAML
 
 SIZE = (4, 32)

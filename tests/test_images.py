@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edge.demo.render import picture as render
 from edge.errors import ImageError, InputError, LabelError, UsageError
 from edge.images import ImageItem, ImageSet, class_names, open_images, sample
+from edge.images.demo import picture as render
 
 
 def put(path: Path, value: int = 0) -> Path:

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from edge.demo.render import CLASSES
 from edge.errors import LabelError
 from edge.images import class_names
+from edge.images.demo import CLASSES
 from edge.images.find import imagenet
 from edge.toolchain.found import Toolchain
 

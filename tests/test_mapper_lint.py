@@ -16,11 +16,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
+from edge.compiler.lint import RULES, Finding, lint, require_clean
+from edge.compiler.node_names import NodeNames
+from edge.compiler.schema import GROUPS
 from edge.errors import SpecError
-from edge.graph import GraphFacts, facts
-from edge.mapper.lint import RULES, Finding, lint, require_clean
-from edge.mapper.node_names import NodeNames
-from edge.mapper.schema import GROUPS
+from edge.graph.files import GraphFacts, facts
 from edge.toolchain.found import Toolchain
 
 GOOD = """\
@@ -551,6 +551,8 @@ def test_vendor_mapper_agrees(project: Path, toolchain: Toolchain) -> None:
 
 
 def test_lint_imports_no_heavy_package() -> None:
-    code = "import sys, edge.mapper.render as _; print(sorted({'onnx', 'jinja2', 'cv2'} & set(sys.modules)))"
+    code = (
+        "import sys, edge.compiler.render as _; print(sorted({'onnx', 'jinja2', 'cv2'} & set(sys.modules)))"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

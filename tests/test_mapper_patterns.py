@@ -9,11 +9,9 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
+from edge.compiler.node_names import NodeNames, expanded, fits, moves, setting
 from edge.errors import SpecError
-from edge.graph import GraphFacts
-from edge.mapper.node_names import NodeNames
-from edge.mapper.patterns import expanded, fits, setting
-from edge.mapper.placement import moves
+from edge.graph.files import GraphFacts
 from edge.specs import NodePrecision, Precision, load_precision
 from tests.test_mapper_render import DEPTHS, graph_of, render_into
 

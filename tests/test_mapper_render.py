@@ -12,11 +12,11 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
+from edge.compiler import render as render_module
+from edge.compiler.lint import lint
+from edge.compiler.render import RenderResult, node_info, norm_type, quoted, render, render_text, scale_value
 from edge.errors import EdgeError, SpecError
-from edge.graph import GraphFacts
-from edge.mapper import render as render_module
-from edge.mapper.lint import lint
-from edge.mapper.render import RenderResult, node_info, norm_type, quoted, render, render_text, scale_value
+from edge.graph.files import GraphFacts
 from edge.specs import (
     Calibration,
     ModelSpec,

@@ -15,9 +15,9 @@ import pytest
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
 
-from edge.bundle import bundle
-from edge.demo.render import picture
-from edge.preprocess import decode
+from edge.images.demo import picture
+from edge.images.preprocess import decode
+from edge.pipeline.bundle import bundle
 from edge.runtime import load
 from edge.runtime.picture import ROW, annotate
 from tests.fabricated import NAMES, make_build, save_photo

@@ -14,9 +14,9 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from edge.errors import DownloadError, InputError, ModelFileError
-from edge.export import choose, inspect_onnx
-from edge.export.check import require_parameters
-from edge.export.convert import AGAIN
+from edge.sources import choose_weights, inspect_onnx
+from edge.sources.check import require_parameters
+from edge.sources.convert import AGAIN
 from edge.specs import ModelSpec, Published, Sources
 from tests.conftest import Run, save_net
 from tests.test_frameworks import converted, fake, mindspore, mindspore_nets  # noqa: F401 - fixtures
@@ -101,12 +101,12 @@ def spec(folder: Path, params_m: float) -> ModelSpec:
 
 def test_what_is_published_is_in_the_key_of_a_file_of_the_users_only(tmp_path: Path) -> None:
     save_net(tmp_path / "net.onnx")
-    one, other = (choose(spec(tmp_path, size)).identity() for size in (1.0, 2.0))
+    one, other = (choose_weights(spec(tmp_path, size)).identity() for size in (1.0, 2.0))
     assert one != other
     own = attrs.evolve(spec(tmp_path, 1.0), name="Mine")
-    assert "published_m" not in choose(own).identity()  # its figures are the user's own
+    assert "published_m" not in choose_weights(own).identity()  # its figures are the user's own
     zoo = attrs.evolve(spec(tmp_path, 1.0), sources=Sources(demo="ConvNeXt_atto_demo.onnx"))
-    assert "published_m" not in choose(zoo, "demo").identity()
+    assert "published_m" not in choose_weights(zoo, "demo").identity()
 
 
 def test_another_networks_onnx_does_not_get_a_zoo_models_name(edge: Run, tmp_path: Path) -> None:
@@ -158,7 +158,7 @@ def test_advice_without_a_network_can_be_followed(
         monkeypatch.setenv(name, str(tmp_path / value))
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
     with pytest.raises(DownloadError) as caught:
-        choose(ModelSpec("net_a1", sources))
+        choose_weights(ModelSpec("net_a1", sources))
     text = str(caught.value.remedy)
     assert remedy in text
     assert "edge build net_a1" not in text  # a name that no model may have
@@ -188,7 +188,7 @@ def test_too_few_names_in_a_configuration_are_told_as_that(
         (folder / name).write_text(name)
     (folder / "inference.yml").write_text(json.dumps(INFERENCE))
     tool = answering(tmp_path, 0.0)
-    monkeypatch.setattr("edge.pipeline.source.choose_framework", lambda *_: tool)
+    monkeypatch.setattr("edge.pipeline.build.choose_framework", lambda *_: tool)
     code, _, err = edge("export", "--paddle", "pd")
     assert code == 1
     assert "has 4 classes" in err

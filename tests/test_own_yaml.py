@@ -12,9 +12,9 @@ import pytest
 from onnx import TensorProto, helper
 
 from edge.errors import LabelError, SpecError
-from edge.export import choose
-from edge.export.class_order import notes_on_classes
 from edge.images.find import class_names
+from edge.sources import choose_weights
+from edge.sources.class_order import notes_on_classes
 from edge.specs import ModelSpec, Published, Sources, beside, load_model, read_model
 from tests.conftest import Run, save_net
 
@@ -236,10 +236,10 @@ def test_a_misspelt_network_is_told_before_mindspore_starts(tmp_path: Path) -> N
     (tmp_path / "net.ckpt").write_text("weights")
     sources = Sources(mindspore=str(tmp_path / "net.ckpt"), network="convnext_tyni")
     with pytest.raises(SpecError, match="no network 'convnext_tyni'") as caught:
-        choose(ModelSpec("m", sources))
+        choose_weights(ModelSpec("m", sources))
     assert "convnext_tiny" in str(caught.value.allowed)
     right = attrs.evolve(sources, network="convnext_tiny")
-    assert choose(ModelSpec("m", right)).network == "convnext_tiny"
+    assert choose_weights(ModelSpec("m", right)).network == "convnext_tiny"
 
 
 @pytest.mark.parametrize("given", ["ConvNeXt_atto.yaml", "convnext_atto.onnx"])

@@ -11,9 +11,9 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from edge.errors import CalibrationError, CompileError, ModelFileError
-from edge.portable import PortableResult, quantize
-from edge.preprocess import network_input, network_input_from_nv12, rgb_to_nv12
+from edge.images.preprocess import network_input, network_input_from_nv12, rgb_to_nv12
 from edge.progress import Silent
+from edge.simulate.portable import PortableResult, quantize
 from edge.specs import Preprocess
 
 PRE = Preprocess(crop=(32, 32), resize=32)
@@ -63,7 +63,7 @@ def pictures(n: int, seed: int = 1) -> list[np.ndarray]:
 
 
 def calibration(folder: Path, n: int = 12, pre: Preprocess = PRE) -> Path:
-    from edge.preprocess import arrange
+    from edge.images.preprocess import arrange
 
     folder.mkdir()
     for number, rgb in enumerate(pictures(n, seed=2)):

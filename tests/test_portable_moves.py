@@ -12,7 +12,7 @@ from attrs import evolve
 from onnx import TensorProto
 
 from edge.errors import ModelFileError
-from edge.portable.rules import rules
+from edge.simulate.portable.rules import rules
 from tests.one_operator import Case, Random, anything, many, out_type, portable, same
 from tests.one_operator import vendor as vendor
 from tests.test_portable_rules import convolution, elementwise, lut2

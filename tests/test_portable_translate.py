@@ -11,12 +11,12 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
 from edge.errors import ModelFileError
-from edge.portable import nv12, packing
-from edge.portable.graph import NHWC, Graph, Value
-from edge.portable.packing import WORTH
-from edge.portable.requantize import requantize, search, staircase
-from edge.portable.translate import translated
-from edge.preprocess import network_input_from_nv12, nv12_to_yuv444
+from edge.images.preprocess import network_input_from_nv12, nv12_to_yuv444
+from edge.simulate.portable import nv12, packing
+from edge.simulate.portable.graph import NHWC, Graph, Value
+from edge.simulate.portable.packing import WORTH
+from edge.simulate.portable.requantize import requantize, search, staircase
+from edge.simulate.portable.translate import translated
 from edge.specs import Preprocess
 
 ALL_T = np.arange(-(1 << 15), 1 << 15, dtype=np.int64)
@@ -92,7 +92,7 @@ def test_what_float32_can_not_do_is_done_in_float64(scale: int, bits: int) -> No
 
 def test_a_wrong_divisor_does_not_pass_the_check(monkeypatch: pytest.MonkeyPatch) -> None:
     """The check itself can fail: with scales told one off, the search finds nothing."""
-    from edge.portable import requantize as module
+    from edge.simulate.portable import requantize as module
 
     true = module.staircase
 

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from edge.errors import ImageError
-from edge.preprocess import (
+from edge.images.preprocess import (
     decode,
     network_input,
     network_input_from_nv12,
@@ -24,7 +24,7 @@ from edge.preprocess import (
     rgb_to_nv12,
     yuv444_to_rgb_float,
 )
-from edge.resample import resample
+from edge.images.resample import resample
 from edge.specs import Preprocess
 
 EVEN = st.integers(1, 12).map(lambda half: 2 * half)
@@ -447,7 +447,7 @@ class Refuse:
         if name.partition(".")[0] in {"onnx", "onnxruntime", "onnxsim", "torch", "PIL", "jinja2"}:
             raise ImportError(name)
 sys.meta_path.insert(0, Refuse())
-import edge.images, edge.preprocess
+import edge.images, edge.images.preprocess
 """
     root = str(Path(__file__).resolve().parent.parent)
     subprocess.run([sys.executable, "-c", code], check=True, env={**os.environ, "PYTHONPATH": root})

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from edge.errors import ToolchainError
-from edge.toolchain import quantized
+from edge.simulate import vendor as quantized
+from edge.simulate.vendor import QuantizedPool
 from edge.toolchain.found import Toolchain
-from edge.toolchain.quantized import QuantizedPool
 
 HELLO = """import json, sys
 outputs = [{"name": "y", "shape": [1, 2], "dtype": "float32"}]

@@ -19,20 +19,18 @@ from attrs import evolve
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edge.built import Built, open_built
-from edge.demo.render import picture
 from edge.errors import ModelFileError, WorkspaceError
+from edge.folder.built import Built, open_built
 from edge.images import ImageItem
-from edge.preprocess import nv12_to_yuv444, resize_crop, rgb_to_nv12, yuv444_to_rgb_float
-from edge.report import documents as writing
-from edge.report.accuracy import judge
-from edge.report.charts import Bar, Row, bars, dots, percent_axis, split, waterfall
+from edge.images.demo import picture
+from edge.images.preprocess import nv12_to_yuv444, resize_crop, rgb_to_nv12, yuv444_to_rgb_float
+from edge.report import page as writing
+from edge.report.charts import Bar, Frame, Row, bars, dots, percent_axis, split, waterfall
 from edge.report.contents import Layer, Report
 from edge.report.depth import depth, depths, module_of
-from edge.report.documents import documents, write_into
-from edge.report.gather import gather
+from edge.report.gather import gather, judge
+from edge.report.page import documents, write_into
 from edge.report.pictures import behind_nv12
-from edge.report.svg import Frame
 from edge.report.wording import MINUS, p_value, signed, size
 from edge.specs import Preprocess
 from tests.conftest import Run

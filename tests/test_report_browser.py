@@ -13,12 +13,12 @@ import cv2
 import pytest
 from attrs import frozen
 
-from edge.built import open_built
-from edge.demo.render import picture
+from edge.folder.built import open_built
+from edge.images.demo import picture
 from edge.report.compare import compare
-from edge.report.comparison_page import documents as comparison_documents
-from edge.report.documents import documents
+from edge.report.compare import documents as comparison_documents
 from edge.report.gather import gather
+from edge.report.page import documents
 from tests.conftest import wait_for
 from tests.report_build import make_build, with_sidecars
 

@@ -10,12 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import binomtest
 
-from edge.built import Built, open_built
 from edge.errors import LabelError
 from edge.evaluate.table import Evaluation
-from edge.report.answers import pair, read_answers
-from edge.report.compare import Comparison, compare
-from edge.report.comparison_page import documents
+from edge.folder.built import Built, open_built
+from edge.report.compare import Comparison, compare, documents, paired, read_answers
 from edge.report.gather import evaluation_of
 from tests.conftest import Run
 from tests.report_build import HOPS, NAMES, YAML, make_build, with_sidecars, write_answers
@@ -179,7 +177,7 @@ def test_pairing_counts_only_what_both_answered(rows: list[tuple[int, int, int]]
     labels: dict[str, int | None] = {str(index): label for index, (label, _, _) in enumerate(rows)}
     a = {str(index): answer for index, (_, answer, _) in enumerate(rows)}
     b = {str(index): answer for index, (_, _, answer) in enumerate(rows) if index >= missing}
-    found = pair("x", a, b, labels)
+    found = paired("x", a, b, labels)
     both = rows[missing:]
     assert found.n == len(both)
     assert found.same == sum(one == two for _, one, two in both)

@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 from onnx import helper, numpy_helper
 
 from edge.errors import ModelFileError, SpecError
-from edge.rewrite import RewriteResult, channel_mean, rewrite
+from edge.prepare.channel_mean import RewriteResult, channel_mean, rewrite
 from edge.specs import Precision, load_precision
 from edge.toolchain.found import Toolchain
-from edge.tune import recipe
+from edge.tune import outcome as recipe
 from tests.conftest import Run, save_pictures
 from tests.test_build_compiler import NORM, build
 from tests.test_equalize import Net, run
@@ -141,7 +141,7 @@ def test_a_rewrite_that_changes_the_answers_is_refused(
         weight.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(weight) * 1.1, weight.name))
         return changed, names
 
-    monkeypatch.setattr("edge.rewrite.stage.REWRITES", {"channel_mean": broken})
+    monkeypatch.setattr("edge.prepare.channel_mean.REWRITES", {"channel_mean": broken})
     with pytest.raises(ModelFileError, match="not the same network once rewritten: output 0 differs by"):
         rewritten(two_norms(), tmp_path)
     assert not (tmp_path / "r.onnx").exists()

@@ -17,10 +17,18 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from edge.errors import CalibrationError, ModelFileError, SpecError
-from edge.preprocess import arrange
-from edge.rounding import RoundResult, compensate, round_weights
-from edge.rounding.compensate import TOP, compensated, nearest, output_error
-from edge.rounding.layers import Layer, find_layers
+from edge.images.preprocess import arrange
+from edge.prepare import rounding as compensate
+from edge.prepare.rounding import (
+    TOP,
+    Layer,
+    RoundResult,
+    compensated,
+    find_layers,
+    nearest,
+    output_error,
+    round_weights,
+)
 from edge.specs import Preprocess, Rounding, load_precision
 from edge.toolchain.found import Toolchain
 from tests.conftest import Run, save_pictures
@@ -241,7 +249,7 @@ def test_layers_in_several_passes_are_rounded_as_well(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     one = rounded(tmp_path, "one")
-    monkeypatch.setattr("edge.rounding.stage.MEMORY", 1.0)
+    monkeypatch.setattr("edge.prepare.rounding.MEMORY", 1.0)
     two = rounded(tmp_path, "two")
     # Positions are drawn anew in each pass, so that layers see other samples, to like effect.
     assert [layer.name for layer in one.layers] == [layer.name for layer in two.layers]

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edge.errors import ImageError, UsageError, WorkspaceError
-from edge.preprocess import decode, resize_crop, rgb_to_nv12
+from edge.images.preprocess import decode, resize_crop, rgb_to_nv12
 from edge.runtime.picture import BAR, ROW, annotate, png, save_picture
 from edge.specs import Preprocess
 from tests.conftest import Run
@@ -282,7 +282,7 @@ def test_pictures_that_cannot_be_written(tmp_path: Path) -> None:
 
 def test_the_fabricated_pair_differs_as_float_and_quantized_do(build: Path, tmp_path: Path) -> None:
     """What other tests rest on: alike, not equal, and different from picture to picture."""
-    from edge.preprocess import network_input
+    from edge.images.preprocess import network_input
     from edge.runtime import load
 
     session = onnxruntime.InferenceSession(str(build / "ConvNeXt_atto.onnx"))

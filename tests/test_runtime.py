@@ -27,8 +27,8 @@ from edge.errors import (
     ToolchainError,
     UsageError,
 )
-from edge.metadata import FILE, read_metadata, write_metadata
-from edge.preprocess import resize_crop, rgb_to_nv12
+from edge.folder.metadata import FILE, read_metadata, write_metadata
+from edge.images.preprocess import resize_crop, rgb_to_nv12
 from edge.runtime import BACKENDS, Backend, Info, Net, Tensor, load
 from edge.runtime.net import probabilities
 from edge.runtime.program import Program, locate

@@ -22,8 +22,8 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
-from edge.portable.translate import translate
-from edge.toolchain.compiler import makertbin
+from edge.compiler.run import makertbin
+from edge.simulate.portable.translate import translate
 from edge.toolchain.found import Toolchain
 from tests import trained_net
 from tests.conftest import Run

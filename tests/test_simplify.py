@@ -15,12 +15,15 @@ import onnxsim
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from edge.compiler.run import checker
 from edge.errors import ModelFileError
+from edge.graph.compare import SEEDS, Rejected, max_error, reference
+from edge.prepare import guard
+from edge.prepare import simplify as stage
+from edge.prepare.normal_form import normal_form, tidy
+from edge.prepare.patterns import count_patterns
+from edge.prepare.simplify import SimplifyResult, simplify
 from edge.progress import Silent
-from edge.simplify import SimplifyResult, guard, simplify, stage
-from edge.simplify.patterns import count_patterns
-from edge.simplify.prepare import normal_form, tidy
-from edge.toolchain.compiler import checker
 from edge.toolchain.found import Toolchain
 
 C = 16
@@ -142,7 +145,7 @@ def test_default_onnxsim_loses_the_gelu_here(tmp_path: Path) -> None:
     """The trap itself: if this fails, onnxsim has changed and HARMFUL may shrink."""
     plain = onnxsim.simplify(block_net())[0]
     assert count_patterns(plain)["gelu"] == 0
-    with pytest.raises(guard.Rejected, match="1 of 1 gelu"):
+    with pytest.raises(Rejected, match="1 of 1 gelu"):
         guard.check_patterns(plain, count_patterns(block_net()))
 
 
@@ -310,7 +313,7 @@ def other_output(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def failure(model: onnx.ModelProto) -> onnx.ModelProto:
-    raise guard.Rejected("onnxsim failed with code 1: boom")
+    raise Rejected("onnxsim failed with code 1: boom")
 
 
 BROKEN = {
@@ -395,12 +398,12 @@ def test_a_gelu_that_the_compiler_will_not_fuse_is_told(tmp_path: Path) -> None:
 
 def test_output_errors_are_relative_to_their_range() -> None:
     model = block_net()
-    expected = guard.reference(model, Path("it"))
-    assert guard.max_error(model, expected) == 0
-    assert len(expected.inputs) == len(guard.SEEDS) > 2
+    expected = reference(model, Path("it"))
+    assert max_error(model, expected) == 0
+    assert len(expected.inputs) == len(SEEDS) > 2
     assert all(-2.64 <= x.min() < -2 < 2 < x.max() <= 2.64 for x in expected.inputs)
-    with pytest.raises(guard.Rejected, match=r"differs by 0\.0"):
-        guard.max_error(wrong_weight(block_net()), expected)
+    with pytest.raises(Rejected, match=r"differs by 0\.0"):
+        max_error(wrong_weight(block_net()), expected)
 
 
 class TestBadInput:

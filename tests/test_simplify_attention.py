@@ -13,13 +13,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
+from edge.compiler.run import makertbin
 from edge.errors import ModelFileError
+from edge.graph.view import View
+from edge.prepare import simplify as stage
+from edge.prepare.attention import Attention, lay_out
+from edge.prepare.normal_form import tidy
+from edge.prepare.simplify import simplify
 from edge.progress import Silent
-from edge.simplify import simplify, stage
-from edge.simplify.attention import Attention, lay_out
-from edge.simplify.prepare import tidy
-from edge.simplify.view import View
-from edge.toolchain.compiler import makertbin
 from edge.toolchain.found import Toolchain
 from tests.attention_graphs import answers, attention_net, kinds, transformer_net
 

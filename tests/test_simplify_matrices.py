@@ -13,9 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper
 
-from edge.simplify.attention import lay_out, layout
-from edge.simplify.prepare import tidy
-from edge.simplify.view import View
+from edge.graph.view import View
+from edge.prepare.attention import lay_out, layout
+from edge.prepare.normal_form import tidy
 from edge.toolchain.found import Toolchain
 from tests.attention_graphs import answers, attention_net, kinds, transformer_net
 from tests.conftest import Run

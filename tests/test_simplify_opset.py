@@ -8,7 +8,7 @@ import onnx.parser
 import onnxruntime
 import pytest
 
-from edge.simplify.opset import CannotExpress, downgrade
+from edge.prepare.normal_form import CannotExpress, downgrade
 
 
 def net(body: str, opset: int, *, out: str = "float[1,8,8,8]", constants: str = "") -> onnx.ModelProto:

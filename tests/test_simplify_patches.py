@@ -15,10 +15,11 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
+from edge.prepare import simplify as stage
+from edge.prepare.normal_form import tidy
+from edge.prepare.patches import first_step, in_two_steps
+from edge.prepare.simplify import simplify
 from edge.progress import Silent
-from edge.simplify import simplify, stage
-from edge.simplify.patches import first_step, in_two_steps
-from edge.simplify.prepare import tidy
 from edge.toolchain.found import Toolchain
 from tests.conftest import Run
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import onnx
 import pytest
 
-from edge.simplify.patterns import PATTERNS, count_patterns
+from edge.prepare.patterns import PATTERNS, count_patterns
 from edge.toolchain.found import Toolchain
 from tests.pattern_nets import CASES, net
 

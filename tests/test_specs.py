@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from edge.errors import SpecError, UsageError
-from edge.resources import data_dir
+from edge.files import data_dir
 from edge.specs import Calibration, Preprocess, available_models, load_model, load_precision
 
 GOOD = "sources: {timm: net.a1}\npreprocess: {crop: [64, 64], resize: 64}\n"

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import binomtest, bootstrap
 
-from edge.statistics import mcnemar, paired_bootstrap, wilson
+from edge.measure.statistics import mcnemar, paired_bootstrap, wilson
 
 
 @given(st.integers(1, 50_000).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n))))

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from attrs import evolve
 
-from edge.cli.models import named
-from edge.cli.models_survey import PAGE_COMMAND
+from edge.cli.models import PAGE_COMMAND, named
+from edge.compiler.logs import NodeRow
 from edge.errors import InputError
 from edge.specs import ModelSpec, Published, Sources, available_models, load_model
 from edge.survey import (
@@ -25,7 +25,6 @@ from edge.survey import (
     save_records,
 )
 from edge.survey.check import split
-from edge.toolchain.logs import NodeRow
 from tests.conftest import FakeCompiler, Run, save_net
 from tests.test_toolchain_compiler import write_net
 
@@ -265,7 +264,7 @@ def test_a_check_without_the_memory_for_it_is_the_machines_failure(
     zoo: Path, edge: Run, tmp_path: Path, fake_compiler: FakeCompiler, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert edge("models", "--check-all", "Mine")[0] == 0
-    monkeypatch.setattr("edge.pipeline.source.available", lambda: 1000)
+    monkeypatch.setattr("edge.pipeline.build.available", lambda: 1000)
     for stage in (tmp_path / "build/Mine/.stages").glob("check-*"):
         shutil.rmtree(stage)
     code, out, _ = edge("models", "--check-all", "Mine", "--build-dir", str(tmp_path / "build"))

@@ -14,11 +14,10 @@ from attrs import evolve
 
 from edge.cli import main
 from edge.errors import InputError, NotEnoughMemory, WorkspaceError
-from edge.memory import total
 from edge.specs import ModelSpec, Sources, load_model, load_precision
 from edge.survey import Checked, Counted, Record, keep, load_records, page, request_of, save_records
-from edge.survey.collect import unfit
-from edge.survey.provenance import Origin, Stages, recipe_sha256
+from edge.survey.collect import Origin, Stages, recipe_sha256, unfit
+from edge.toolchain.memory import total
 from tests.conftest import FakeCompiler, Run, save_net
 from tests.test_survey import COMPILED, YAML
 
@@ -355,7 +354,7 @@ def test_a_page_that_cant_be_written_names_its_own_remedy(
     def full(*_: object) -> None:
         raise WorkspaceError("the disk is full", remedy="choose another disk with --build-dir")
 
-    monkeypatch.setattr("edge.cli.models_survey.keep", full)
+    monkeypatch.setattr("edge.cli.models.keep", full)
     code, _, err = edge("models", "--page", "x.md")
     assert code == 1
     assert "--build-dir" not in err
@@ -438,7 +437,7 @@ def test_the_next_step_after_a_failed_check_works(
 def test_any_memory_can_be_said_where_it_is_advised(
     zoo: Path, edge: Run, fake_compiler: FakeCompiler, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("edge.pipeline.source.available", lambda: 1000)
+    monkeypatch.setattr("edge.pipeline.build.available", lambda: 1000)
     code, _, err = edge("models", "--check-all", "Mine")
     assert code == 1
     assert "--any-memory" in err
@@ -476,7 +475,7 @@ def test_an_unexpected_error_is_no_result_but_the_others_get_their_turn(
     work: str,
 ) -> None:
     (zoo / "Odd.yaml").write_text(YAML.format(onnx="mine.onnx", size=64))
-    from edge.cli import models_survey
+    from edge.cli import models as models_survey
 
     real = getattr(models_survey, work)
 
@@ -537,7 +536,7 @@ def test_memory_error_advice_is_kept_with_the_check(
     def lacks(*_: object, **__: object) -> None:
         raise NotEnoughMemory("too little", remedy="close other programs")
 
-    monkeypatch.setattr("edge.pipeline.source.SourceStages._require_memory", lacks)
+    monkeypatch.setattr("edge.pipeline.build.SourceStages._require_memory", lacks)
     _, _, err = edge("models", "--check-all", "Mine")
     assert "next: close other programs" in err
     kept = load_records(Path("build/models.json"))["Mine"].checked

@@ -12,12 +12,13 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from edge.compiler import sandbox
+from edge.compiler.run import CHECK_LOG, COMPILE_LOG, CompileResult, checker, makertbin
+from edge.compiler.sandbox import open_sandbox
 from edge.errors import CompileError, CompileTimeout, ModelFileError, UsageError, WorkspaceError
 from edge.progress import Silent
-from edge.toolchain import process, sandbox
-from edge.toolchain.compiler import CHECK_LOG, COMPILE_LOG, CompileResult, checker, makertbin
+from edge.toolchain import process
 from edge.toolchain.found import Toolchain
-from edge.toolchain.sandbox import open_sandbox
 from tests.conftest import FakeCompiler, gone, wait_for
 
 YAML = """model_parameters:

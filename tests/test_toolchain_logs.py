@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from edge.compiler import logs
+from edge.compiler.failures import diagnose
+from edge.compiler.run import CheckResult, CompileResult
 from edge.errors import CompileError
-from edge.toolchain import logs
-from edge.toolchain.compiler import CheckResult, CompileResult
-from edge.toolchain.diagnose import diagnose
 
 SAMPLES = Path(__file__).resolve().parent / "fakes" / "logs"
 

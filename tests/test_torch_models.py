@@ -13,13 +13,13 @@ import attrs
 import pytest
 from onnx import helper
 
-from edge.cli.source import show, spec_of_file, spec_of_timm
 from edge.errors import ModelFileError, ToolchainError, ToolchainMissing, UsageError
-from edge.export.class_order import against_imagenet, names_in, notes_on_classes
-from edge.export.timm_spec import describe_timm
-from edge.export.torchscript import require_torchscript
 from edge.images import class_names
 from edge.images.find import imagenet
+from edge.sources.class_order import against_imagenet, names_in, notes_on_classes
+from edge.sources.framework_files import require_torchscript
+from edge.sources.named import show, spec_of_file, spec_of_timm
+from edge.sources.timm_spec import describe_timm
 from edge.specs import ModelSpec, Preprocess, Sources
 from edge.toolchain.found import Toolchain
 from edge.toolchain.process import Completed

@@ -14,16 +14,16 @@ from typing import Any
 import pytest
 from attrs import evolve
 
-from edge.atomic import write_text
 from edge.cli.options import make_request
 from edge.cli.tune import parse_duration, parse_latency
 from edge.errors import InputError, UsageError
+from edge.files import write_text
 from edge.images import ImageItem, ImageSet, open_images
 from edge.specs import Calibration, Evidence, NodePrecision, Precision, load_model, load_precision
 from edge.specs.schema import Rounding
 from edge.toolchain.found import Toolchain
-from edge.tune import recipe
-from edge.tune.pictures import halves
+from edge.tune import outcome as recipe
+from edge.tune.context import halves
 from edge.tune.spaces import combined
 from edge.tune.trials import adopt
 from tests.conftest import Run, save_net, save_pictures
@@ -317,8 +317,8 @@ def test_units_of_a_kind_are_offered_together() -> None:
 @pytest.mark.compiler
 def test_units_of_a_real_calibrated_model(small: tuple[Path, list[str]]) -> None:
     """A node that reads the picture keeps 8-bit inputs; what only the last layer computes has no output."""
-    from edge.diagnose.units import group
-    from edge.fakequant import FakeQuant
+    from edge.measure.layers import group
+    from edge.simulate.fakequant import FakeQuant
     from edge.tune.spaces import units
 
     folder, arguments = small

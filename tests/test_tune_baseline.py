@@ -10,14 +10,13 @@ import pytest
 from onnx import TensorProto, helper
 
 from edge import tune as edge_tune
+from edge.compiler.node_names import moves
 from edge.errors import GateError
-from edge.graph import sha256_of
-from edge.mapper.placement import moves
+from edge.files import sha256_of
 from edge.specs import Calibration, Precision, Preprocess, load_model, load_precision
 from edge.specs.schema import Compiler
 from edge.tune import spaces
-from edge.tune.cost import Costs
-from edge.tune.trials import described
+from edge.tune.trials import Costs, described
 from tests.conftest import Run
 
 ITEM = "set_Softmax_input_int16"

@@ -8,14 +8,12 @@ from pathlib import Path
 import cattrs
 import pytest
 
-from edge.atomic import write_json
-from edge.built import open_built
-from edge.report.front import front
+from edge.files import write_json
+from edge.folder.built import open_built
+from edge.report.charts import Frame, front
 from edge.report.gather import gather
-from edge.report.markdown import markdown
-from edge.report.page import page
+from edge.report.page import markdown, page
 from edge.report.search import search_of
-from edge.report.svg import Frame
 from edge.specs import Precision
 from edge.tune.result import FILE, Measured, Point, TimeShare, TuneResult
 from tests.report_build import make_build

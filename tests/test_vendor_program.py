@@ -9,10 +9,10 @@ import pytest
 
 from benchmarks.nv12_range import video_range_nv12
 from edge.images import class_names, open_images
-from edge.preprocess import resize_crop, rgb_to_nv12
+from edge.images.preprocess import resize_crop, rgb_to_nv12
 from edge.runtime import Net, load
+from edge.simulate.binfile import read_bin
 from edge.specs import Preprocess
-from edge.toolchain.binfile import read_bin
 from edge.toolchain.found import Toolchain
 
 PREPROCESS = Preprocess(crop=(224, 224), resize=256, interpolation="bilinear")

@@ -13,16 +13,16 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
+from edge.compiler.run import CompileResult, makertbin
 from edge.errors import GateError, ModelFileError, ToolchainError
 from edge.images import ImageItem, ImageSet, open_images
 from edge.pipeline import build as pipeline
-from edge.portable import translate
+from edge.pipeline.verify import FRAMES, VerifyResult, candidates, verify
 from edge.report.wording import verify_line
+from edge.simulate import binfile
+from edge.simulate.portable import translate
 from edge.specs import Preprocess
-from edge.toolchain import binfile
-from edge.toolchain.compiler import CompileResult, makertbin
 from edge.toolchain.found import Toolchain
-from edge.verify import FRAMES, VerifyResult, candidates, verify
 from tests.conftest import FakeCompiler, Run, save_net, save_pictures
 from tests.test_build_compiler import NORM, save_small_net
 from tests.test_build_compiler import build as build_net

@@ -14,8 +14,8 @@ import pytest
 from attrs import frozen
 
 from edge.errors import CompileError, ToolchainError, WorkspaceError
+from edge.folder.workspace import MANIFEST, Artifact, Workspace, stage_key
 from edge.progress import Silent
-from edge.workspace import MANIFEST, Artifact, Workspace, stage_key
 
 
 @frozen
@@ -247,7 +247,7 @@ def test_unchanged_files_are_not_hashed_again(root: Path, monkeypatch: pytest.Mo
     def refuse(path: Path) -> str:
         raise AssertionError(path)
 
-    monkeypatch.setattr("edge.workspace.sha256_of", refuse)
+    monkeypatch.setattr("edge.folder.workspace.sha256_of", refuse)
     with Workspace(root, Silent()) as workspace:
         assert workspace.run("export", {}, make("x"), Made).cached
 

@@ -17,7 +17,7 @@ from edge.board.infer import CHUNK_FRAMES, describe, run_frames
 from edge.errors import BackendError, BoardError, ImageError, InputError, LabelError, UsageError
 from edge.evaluate import Score, cosine, score, usable_cores
 from edge.images import ImageItem, ImageSet
-from edge.preprocess import decode, resize_crop, rgb_to_nv12
+from edge.images.preprocess import decode, resize_crop, rgb_to_nv12
 from edge.progress import Reporter
 from edge.runtime import Net, load
 from edge.runtime.program import Program

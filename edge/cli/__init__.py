@@ -2,17 +2,60 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from types import FrameType
 
 import click
+from click.shell_completion import get_completion_class
 
 from edge import __version__
-from edge.cli.lazy import LazyGroup
 from edge.errors import EdgeError
+
+EXAMPLES = """\b
+Examples:
+  eval "$(edge completion bash)"
+  edge completion zsh >> ~/.zshrc
+  edge completion fish > ~/.config/fish/completions/edge.fish"""
+
+
+@click.command("completion", epilog=EXAMPLES)
+@click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
+@click.option("--debug", is_flag=True, expose_value=False, help="Show a traceback on errors.")
+def completion_command(shell: str) -> None:
+    """Print the completion script of SHELL."""
+    kind = get_completion_class(shell)
+    assert kind is not None  # noqa: S101 - the three that click brings
+    click.echo(kind(cli, {}, "edge", "_EDGE_COMPLETE").source())
+
+
+class LazyGroup(click.Group):
+    """Look a verb up in a table of modules.
+
+    Args:
+        verbs: verb -> module; the module holds the command under the verb's name plus ``_command``.
+    """
+
+    def __init__(self, *args: object, verbs: Mapping[str, str], **kwargs: object) -> None:
+        super().__init__(*args, **kwargs)  # type: ignore[arg-type]
+        self._verbs = verbs
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
+        """Return the verbs in the order in which a user meets them."""
+        return list(self._verbs)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
+        """Import the verb's module and return its command."""
+        if cmd_name not in self._verbs:
+            return None
+        module = importlib.import_module(self._verbs[cmd_name])
+        command = getattr(module, f"{cmd_name}_command")
+        assert isinstance(command, click.Command)  # noqa: S101 - our own table
+        return command
+
 
 UNEXPECTED = 3
 INTERRUPTED = 130
@@ -43,7 +86,7 @@ VERBS = {
     "doctor": "edge.cli.doctor",
     "toolchain": "edge.cli.toolchain",
     "board": "edge.cli.board",
-    "completion": "edge.cli.completion",
+    "completion": "edge.cli",
 }
 
 # module -> what its verbs leave behind when they are interrupted.

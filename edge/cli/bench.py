@@ -10,13 +10,7 @@ from typing import TYPE_CHECKING, Any
 import cattrs
 import click
 
-from edge.cli.program import (
-    backend_line,
-    find_program,
-    open_program,
-    program_argument,
-    running_options,
-)
+from edge.cli.program import backend_line, find_program, open_program, program_argument, running_options
 from edge.errors import ImageError, UsageError
 
 if TYPE_CHECKING:
@@ -77,7 +71,7 @@ def bench_command(
                 remedy="measure it with edge.runtime.bench.measure(net, inputs)",
             )
         preprocessing = measure_preprocessing(net, data)
-        from edge.preprocess import decode
+        from edge.images.preprocess import decode
 
         nv12 = net.nv12(decode(data))
         runs = []
@@ -160,7 +154,7 @@ def _counts(text: str) -> list[int]:
 
 def _picture(image: Path | None) -> tuple[bytes, str]:
     """Return the bytes of the picture file to measure with, and what it is."""
-    from edge.preprocess import decode
+    from edge.images.preprocess import decode
 
     if image is not None:
         try:
@@ -171,7 +165,7 @@ def _picture(image: Path | None) -> tuple[bytes, str]:
         return data, f"{image.name}, {width}x{height}"
     import cv2
 
-    from edge.demo.render import picture
+    from edge.images.demo import picture
 
     enlarged = cv2.resize(picture("test", 0)[0], RENDERED, interpolation=cv2.INTER_CUBIC)
     encoded = cv2.imencode(".jpg", enlarged[..., ::-1])[1]

@@ -30,7 +30,7 @@ def bundle_command(*, model: str, build_dir: Path, out: Path | None, as_json: bo
 
     Checksums are compared; the same build gives the same bytes.
     """
-    from edge.bundle import bundle
+    from edge.pipeline.bundle import bundle
 
     made = bundle(find_program(model, build_dir), out)
     if as_json:

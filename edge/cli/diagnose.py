@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import shlex
+import textwrap
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import click
@@ -12,7 +14,141 @@ import click
 from edge.cli.display import Display
 from edge.cli.options import typed_arguments
 from edge.cli.program import find_program, program_argument
+from edge.diagnose.findings import Diagnosis, InputCheck, Remedy, Unit
 from edge.errors import ModelFileError
+
+WORST = 12
+WIDTH = 100
+NEAR = 3.0  # points: an input check that comes so near to the build's own is worth a line
+HOW_LINES = 3
+
+
+def diagnosis_table(diagnosis: Diagnosis, file: Path) -> str:
+    """Return what to print.
+
+    Args:
+        diagnosis: what was found.
+        file: where all of it is.
+    """
+    lines = textwrap.wrap(diagnosis.verdict, WIDTH)
+    lines = [click.style(line, bold=True) for line in lines]
+    if diagnosis.units:
+        lines += ["", *_units(diagnosis.units)]
+    lines += ["", *_shares(diagnosis)]
+    if diagnosis.cpu_nodes:
+        lines += ["", *_cpu(diagnosis)]
+    if shown := [check for check in diagnosis.input_checks if _matters(check)]:
+        lines += ["", *_checks(shown)]
+    if diagnosis.notes:
+        lines += ["", *(line for note in diagnosis.notes for line in _item(note, "note  "))]
+    lines += ["", f"all of it: {file}", ""]
+    if not diagnosis.remedies:
+        lines.append(click.style("No remedy: no change that was tried wins answers.", bold=True))
+        return "\n".join(lines)
+    lines.append(click.style("Remedies, best first", bold=True))
+    for number, remedy in enumerate(diagnosis.remedies, start=1):
+        lines += _remedy(number, remedy, file)
+    return "\n".join(lines)
+
+
+def _units(units: Sequence[Unit]) -> list[str]:
+    worst = sorted(units, key=lambda unit: unit.alone_cosine)[:WORST]
+    head = ("layer", "kind", "bits", "cosine", "alone", "answers", "range", "threshold", "clipped", "outlier")
+    rows = [head]
+    for unit in worst:
+        seen = unit.range
+        rows.append(
+            (
+                unit.name,
+                unit.kind,
+                str(unit.bits) if unit.on == "BPU" else unit.on,
+                f"{unit.cosine:.4f}",
+                f"{unit.alone_cosine:.4f}",
+                f"{100 * unit.alone_agreement:.0f} %",
+                f"{seen.low:.4g} .. {seen.high:.4g}",
+                "-" if seen.threshold is None else f"{seen.threshold:.4g}",
+                "-" if seen.threshold is None else f"{100 * seen.saturated:.3g} %",
+                "-" if seen.outlier_ratio is None else f"{seen.outlier_ratio:.1f}x",
+            )
+        )
+    title = f"{len(worst)} of {len(units)} layers, the most harmful alone first"
+    return [
+        click.style(title, bold=True),
+        *_aligned(rows, left={0, 1}),
+        "cosine: of its output, everything rounded; alone, answers: the network's, only this layer rounded;",
+        "outlier: its largest channel over the median one",
+    ]
+
+
+def _shares(diagnosis: Diagnosis) -> list[str]:
+    rows = [("rounded", "answers as float", "cosine", *(("Top-1",) if diagnosis.labelled else ()))]
+    for share in diagnosis.shares:
+        part = "nothing, behind NV12" if share.part == "NV12" else share.part
+        top1 = (f"{share.top1:.1f} %",) if share.top1 is not None else ()
+        rows.append((part, f"{100 * share.agreement:.1f} %", f"{share.cosine:.4f}", *top1))
+    return [
+        *_aligned(rows, left={0}),
+        "against the float network behind NV12; the last row against the same on RGB",
+        f"NV12 puts {100 * diagnosis.nv12_clipped:.2g} % of the pixels' channels outside 0..255",
+    ]
+
+
+def _cpu(diagnosis: Diagnosis) -> list[str]:
+    rows = [("on the CPU", "operator", "where", "moved", "here")]
+    for node in diagnosis.cpu_nodes:
+        time = "-" if node.milliseconds is None else f"{node.milliseconds:.3f} ms"
+        where = "INSIDE" if node.inside else "at an end"
+        rows.append((node.name, node.op, where, f"{node.transfer_bytes:,} bytes", time))
+    return _aligned(rows, left={0, 1, 2})
+
+
+def _checks(checks: Sequence[InputCheck]) -> list[str]:
+    rows = [("input made otherwise", "network", "measure", "as built", "so")]
+    for check in checks:
+        mark = "  BETTER" if check.better else ""
+        rows.append(
+            (
+                check.change,
+                check.target,
+                check.measure,
+                f"{check.as_built:.1f} %",
+                f"{check.value:.1f} %{mark}",
+            )
+        )
+    return _aligned(rows, left={0, 1, 2})
+
+
+def _matters(check: InputCheck) -> bool:
+    return check.better or check.value >= check.as_built - NEAR
+
+
+def _remedy(number: int, remedy: Remedy, file: Path) -> list[str]:
+    how = remedy.how.splitlines()
+    if len(how) > HOW_LINES:
+        rest = len(how) - HOW_LINES + 1
+        how = [*how[: HOW_LINES - 1], f"  … and {rest} more lines: remedies[{number - 1}].how in {file.name}"]
+    return [
+        *_item(f"{remedy.what}  ({remedy.gain:+.1f} points)", f"{number}. "),
+        *(f"     {line}" for line in how),
+        *_item(remedy.figure, "   figure: "),
+    ]
+
+
+def _item(text: str, bullet: str) -> list[str]:
+    return textwrap.wrap(text, WIDTH, initial_indent=bullet, subsequent_indent=" " * len(bullet))
+
+
+def _aligned(rows: Sequence[Sequence[str]], left: set[int]) -> list[str]:
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    lines = [
+        "  ".join(
+            cell.ljust(width) if i in left else cell.rjust(width)
+            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in rows
+    ]
+    return [click.style(lines[0], bold=True), *lines[1:]]
+
 
 EXAMPLES = (
     "edge diagnose ConvNeXt_atto",
@@ -56,13 +192,12 @@ def diagnose_command(
     """
     import cattrs
 
-    from edge.atomic import write_json
-    from edge.built import open_built
-    from edge.cli.built_pictures import built_pictures
-    from edge.cli.diagnose_table import diagnosis_table
+    from edge.cli.program import built_pictures
     from edge.diagnose.diagnosis import diagnose
     from edge.diagnose.findings import FILE
-    from edge.workspace import Workspace
+    from edge.files import write_json
+    from edge.folder.built import open_built
+    from edge.folder.workspace import Workspace
 
     path = find_program(model, build_dir)
     if not path.is_dir():

@@ -16,7 +16,7 @@ from attrs import frozen
 
 from edge.cli.options import output_options
 from edge.errors import EdgeError, GateError
-from edge.memory import available
+from edge.toolchain.memory import available
 
 BUILD_PACKAGES = ("cv2", "jinja2", "numpy", "onnx", "onnxruntime", "onnxsim")
 FREE_GB = 2.0  # a build of the zoo's largest small model leaves about 0.5 GB behind

@@ -2,25 +2,215 @@
 
 from __future__ import annotations
 
+import queue
+import threading
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from attrs import frozen
+from numpy.typing import NDArray
+
+from edge.board.infer import CHUNK_FRAMES, describe, run_frames
+from edge.board.parse import TensorInfo
+from edge.board.transfer import push
+from edge.cli.board import connect, make_target, read_facts, refuse_misfit
+from edge.errors import UsageError
+from edge.evaluate.hops import Hop, Subject, key_of
+from edge.images.preprocess import rgb_to_nv12
+from edge.measure.networks import Logits, Runner
+from edge.runtime.program import locate
+
+if TYPE_CHECKING:
+    from edge.board import Connection
+    from edge.cli.display import Display
 import json
 import shlex
-from contextlib import ExitStack
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+import textwrap
+from typing import TYPE_CHECKING, cast
 
 import click
 
-from edge.cli.board_reach import reach_options
-from edge.cli.built_pictures import built_pictures
+from edge.cli.board import reach_options
 from edge.cli.display import Display
 from edge.cli.options import complete_models, typed_arguments
-from edge.cli.program import find_program
-from edge.errors import GateError, ModelFileError, ToolchainMissing, UsageError
+from edge.cli.program import built_pictures, find_program
+from edge.errors import GateError, ModelFileError, ToolchainMissing
+from edge.evaluate.evaluation import ANSWERS
+from edge.evaluate.table import FILE, Change, Evaluation, HopResult
 
 if TYPE_CHECKING:
-    from edge.built import Built
     from edge.evaluate import Evaluation, Hop, Missing, Pictures
+    from edge.folder.built import Built
     from edge.toolchain.found import Toolchain
+
+
+LIMIT = 600.0  # seconds that a chunk of frames may take
+
+
+def board_hop(
+    subject: Subject, folder: Path, host: str, reach: dict[str, Any], display: Display, stack: ExitStack
+) -> Hop:
+    """Connect to a board and return it as a hop; the connection lives as long as ``stack``.
+
+    Args:
+        subject: what is measured.
+        folder: the build folder.
+        host: of the board.
+        reach: port, identity and options of ssh.
+        display: told what goes on.
+        stack: closes the connection.
+
+    Raises:
+        UsageError: the build holds no program for a board.
+        BoardError: it can't be reached, or the program does not fit its runtime.
+    """
+    if "bin" not in subject.files:
+        raise UsageError(
+            f"--board, but {folder} holds no .bin",
+            allowed="a build by the vendor's compiler",
+            remedy="edge build MODEL",
+        )
+    program = locate(folder)
+    connection = stack.enter_context(connect(make_target(host, **reach)))
+    facts = read_facts(connection)
+    refuse_misfit(facts, program, display)
+    versions = {"os": facts.os or "", "dnn": facts.versions.dnn or "", "hbrt": facts.versions.hbrt or ""}
+    known = ", ".join(f"{name} {value}" for name, value in versions.items() if value and name != "os")
+
+    @contextmanager
+    def opened(_workers: int) -> Iterator[Runner]:
+        pushed = push(connection, program, None, display)
+        outputs = describe(connection, pushed.bin, subject.preprocess.crop)
+        with connection.scratch() as scratch:
+            yield _Batches(connection, pushed.bin, outputs, f"{scratch}/frames")
+
+    return Hop(
+        name="board",
+        by=f"the board ({known})" if known else "the board",
+        role="bin",
+        model=subject.sha256["bin"],
+        key=key_of(
+            "board", subject.sha256["bin"], subject, ("edge.board.infer", "edge.board.parse"), **versions
+        ),
+        open=opened,
+        in_flight=2 * CHUNK_FRAMES,  # one chunk on the board, the next one being made
+    )
+
+
+@frozen
+class _Waiting:
+    """A frame, and the promise of its scores."""
+
+    frame: NDArray[np.uint8]
+    future: Future[Logits]
+
+
+class _Batches:
+    """Gathers the frames of many threads into chunks: whoever comes first carries those of the others."""
+
+    def __init__(
+        self, connection: Connection, program: str, outputs: Sequence[TensorInfo], folder: str
+    ) -> None:
+        self._connection = connection
+        self._program = program
+        self._outputs = outputs
+        self._folder = folder
+        self._queue: queue.SimpleQueue[_Waiting] = queue.SimpleQueue()
+        self._board = threading.Lock()
+
+    def __call__(self, rgb: NDArray[np.uint8]) -> Logits:
+        own = _Waiting(rgb_to_nv12(rgb), Future())
+        self._queue.put(own)
+        while not own.future.done():
+            with self._board:
+                if not own.future.done():
+                    self._carry()
+        return own.future.result()
+
+    def _carry(self) -> None:
+        chunk: list[_Waiting] = []
+        while len(chunk) < CHUNK_FRAMES and not self._queue.empty():
+            chunk.append(self._queue.get())
+        try:
+            found = run_frames(
+                self._connection,
+                self._program,
+                self._outputs,
+                [waiting.frame for waiting in chunk],
+                folder=self._folder,
+                limit=LIMIT,
+            )
+        except BaseException as error:
+            for waiting in chunk:
+                waiting.future.set_exception(error)
+            raise
+        for waiting, outputs in zip(chunk, found, strict=True):
+            waiting.future.set_result(outputs[0].reshape(-1))
+
+
+HEAD = ("hop", "Top-1 %", "Top-5 %", "change in points", "p", "agreement %", "cosine", "n", "by")
+LEFT = {0, 8}  # columns that are text
+TEXT = 100  # columns of the sentences
+
+
+def eval_table(evaluation: Evaluation, root: Path) -> str:
+    """Return the table, what it means in words, and where more is.
+
+    Args:
+        evaluation: what was measured.
+        root: the build folder.
+    """
+    rows = [HEAD, *(_row(hop) for hop in evaluation.hops)]
+    # Without labels the columns of Top-1 would be empty.
+    kept = [i for i in range(len(HEAD)) if any(row[i] for row in rows[1:])]
+    widths = {i: max(len(row[i]) for row in rows) for i in kept}
+    lines = []
+    for row in rows:
+        cells = (row[i].ljust(widths[i]) if i in LEFT else row[i].rjust(widths[i]) for i in kept)
+        lines.append("  ".join(cells).rstrip())
+    lines[0] = click.style(lines[0], bold=True)
+    lines += ["", click.style(evaluation.verdict, bold=True)]
+    for sentence in evaluation.explanation:
+        lines += textwrap.wrap(sentence, TEXT, initial_indent="- ", subsequent_indent="  ")
+    lines += ["", f"pictures    {evaluation.dataset}, {evaluation.n} answered"]
+    if evaluation.unreadable:
+        lines.append(f"unreadable  {len(evaluation.unreadable)}: {_some(evaluation.unreadable)}")
+    lines.append("intervals   95 %: Wilson for Top-1, bootstrap for changes; p: exact McNemar")
+    lines.append(f"details     {root / FILE}, every answer in {root / ANSWERS}")
+    return "\n".join(lines)
+
+
+def _row(hop: HopResult) -> tuple[str, ...]:
+    score = hop.score
+    return (
+        hop.hop,
+        "" if score is None else f"{score.top1:.2f} {_interval(score.top1_interval)}",
+        "" if score is None else f"{score.top5:.2f}",
+        "" if hop.change is None else _change(hop.change),
+        "" if hop.change is None else f"{hop.change.p:.3f}" if hop.change.p >= 0.001 else "<0.001",
+        f"{hop.agreement_percent:.2f}",
+        f"{hop.cosine:.4f}",
+        str(hop.n),
+        hop.by,
+    )
+
+
+def _change(change: Change) -> str:
+    return f"{change.points:+.2f} {_interval(change.interval)}"
+
+
+def _interval(bounds: tuple[float, float]) -> str:
+    low, high = (f"{bound:.1f}".replace("-0.0", "0.0") for bound in bounds)
+    return f"[{low}, {high}]"
+
+
+def _some(names: tuple[str, ...]) -> str:
+    return ", ".join(names[:3]) + (", …" if len(names) > 3 else "")
+
 
 EXAMPLES = (
     "edge eval ConvNeXt_atto",
@@ -92,8 +282,6 @@ def eval_command(
     """
     import cattrs
 
-    from edge.built import open_built
-    from edge.cli.eval_table import eval_table
     from edge.evaluate import (
         ANSWERS,
         FILE,
@@ -104,7 +292,8 @@ def eval_command(
         subject_of,
         write_evaluation,
     )
-    from edge.workspace import Workspace
+    from edge.folder.built import open_built
+    from edge.folder.workspace import Workspace
 
     path = find_program(model, build_dir)
     if not path.is_dir():
@@ -122,8 +311,6 @@ def eval_command(
         subject = subject_of(built, *_toolchain(built))
         found, missing = find_hops(subject, program_count)
         if board is not None:
-            from edge.cli.eval_board import board_hop
-
             found.append(board_hop(subject, path, board, reach, display, stack))
         if hops is None:
             chosen = found

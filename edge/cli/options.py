@@ -12,12 +12,18 @@ import click
 from attrs import evolve
 from click.core import ParameterSource
 
-from edge.cli.framework_source import framework_options, refuse_framework_path, spec_of_framework
-from edge.cli.source import spec_of_file, spec_of_timm, spec_of_yaml
 from edge.errors import LabelError, UsageError
-from edge.request import Request
-from edge.resources import data_dir
+from edge.files import data_dir
+from edge.sources.named import (
+    framework_options,
+    refuse_framework_path,
+    spec_of_file,
+    spec_of_framework,
+    spec_of_timm,
+    spec_of_yaml,
+)
 from edge.specs import ModelSpec, Precision, available_models, is_searched, load_precision
+from edge.specs.request import Request
 from edge.specs.schema import OWN_FILES, Level
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -209,8 +215,8 @@ def _named(
     model: str, changes: dict[str, Any], *, onnx: Path | None, weights: str, mapper: str, install: bool
 ) -> ModelSpec:
     """Return the spec of what MODEL names."""
-    from edge.export.timm_spec import PREFIX
-    from edge.export.torchscript import SUFFIXES
+    from edge.sources.framework_files import SUFFIXES
+    from edge.sources.timm_spec import PREFIX
 
     outside = model.startswith(PREFIX) or Path(model).suffix.lower() in (".onnx", *SUFFIXES)
     if outside and onnx is not None:

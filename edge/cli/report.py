@@ -12,7 +12,7 @@ from edge.cli.program import find_program
 from edge.errors import ModelFileError, UsageError
 
 if TYPE_CHECKING:
-    from edge.built import Built
+    from edge.folder.built import Built
 
 EXAMPLES = (
     "edge report ConvNeXt_atto",
@@ -53,8 +53,8 @@ def report_command(
     if other is not None:
         _compare(built, _open(other, build_dir), out or Path("comparison.html"), as_json=as_json)
         return
-    from edge.report.documents import documents, write_beside, write_into
     from edge.report.gather import gather
+    from edge.report.page import documents, write_beside, write_into
 
     found = gather(built)
     texts = documents(found)
@@ -70,9 +70,8 @@ def report_command(
 
 
 def _compare(one: Built, two: Built, out: Path, *, as_json: bool) -> None:
-    from edge.report.compare import compare
-    from edge.report.comparison_page import documents
-    from edge.report.documents import write_beside
+    from edge.report.compare import compare, documents
+    from edge.report.page import write_beside
 
     found = compare(one, two)
     texts = documents(found)
@@ -83,7 +82,7 @@ def _compare(one: Built, two: Built, out: Path, *, as_json: bool) -> None:
 
 
 def _open(model: str, build_dir: Path) -> Built:
-    from edge.built import open_built
+    from edge.folder.built import open_built
 
     path = find_program(model, build_dir)
     if not path.is_dir():

@@ -98,7 +98,7 @@ def _targets(pictures: Sequence[Path], out: Path | None) -> dict[Path, Path]:
     """Return picture -> file to write, checked before any work is done."""
     if out is None:
         return {}
-    from edge.atomic import disk_errors
+    from edge.files import disk_errors
     from edge.runtime.picture import FORMATS, check_format
 
     if len(pictures) == 1 and not out.is_dir() and out.suffix:
@@ -141,7 +141,7 @@ def _head(net: Net, note: str, *, verbose: bool) -> None:
 def _classify(net: Net, picture: Path, k: int, target: Path | None) -> dict[str, Any]:
     """Return the picture's labels, or the error that it made; other errors are the program's."""
     try:
-        from edge.preprocess import decode
+        from edge.images.preprocess import decode
 
         rgb = decode(picture, str(picture))
     except InputError as error:

@@ -8,9 +8,9 @@ import numpy as np
 from attrs import frozen
 from numpy.typing import NDArray
 
-from edge.built import Built
-from edge.diagnose.frames import Frame
-from edge.preprocess import Image, calibration_picture
+from edge.folder.built import Built
+from edge.images.frames import Frame
+from edge.images.preprocess import Image, calibration_picture
 
 APART = 0.95  # share of pairs, one picture of each set, that a statistic puts in the same order
 NOISE = 0.5  # photographs' neighbouring pixels correlate above 0.9, independent ones not at all

@@ -11,10 +11,10 @@ import onnx
 import onnxruntime
 from onnx import helper
 
-from edge.built import Built
+from edge.compiler import logs
 from edge.diagnose.findings import CpuNode
-from edge.graph import load_onnx
-from edge.toolchain import logs
+from edge.folder.built import Built
+from edge.graph.files import load_onnx
 
 _REPEATS = 20
 
@@ -104,7 +104,7 @@ def _milliseconds(
 
 def _shapes(model: onnx.ModelProto) -> dict[str, tuple[int, ...]]:
     """Return the shapes that a run of the translated model shows; the compiler's file states few."""
-    from edge.fakequant import translate
+    from edge.simulate.fakequant import translate
 
     translated = translate(model)
     names = [name for node in translated.nodes for name in node.output]

@@ -8,23 +8,25 @@ from importlib.metadata import version
 
 import numpy as np
 
-from edge.built import Built
-from edge.diagnose import precision, steps
+from edge.compiler.logs import NodeRow
+from edge.diagnose import precision
+from edge.diagnose import precision as steps
 from edge.diagnose.cpu import cpu_nodes, placements
-from edge.diagnose.evidence import Evidence, share
+from edge.diagnose.evidence import Evidence
 from edge.diagnose.faults import Fault, faults
-from edge.diagnose.findings import Diagnosis, Unit
-from edge.diagnose.frames import cores, load_frames
+from edge.diagnose.findings import Diagnosis, Unit, share
 from edge.diagnose.inputs import own_normalisation
-from edge.diagnose.networks import open_program
-from edge.diagnose.ranges import summarize
+from edge.diagnose.observed import summarize
+from edge.diagnose.precision import measure_steps
 from edge.diagnose.remedies import remedies
 from edge.diagnose.weights import changed_floats
-from edge.fakequant import Quantizer
-from edge.graph import load_onnx
+from edge.folder.built import Built
+from edge.graph.files import load_onnx
 from edge.images import ImageSet
+from edge.images.frames import cores, load_frames
+from edge.measure.networks import open_program
 from edge.progress import Reporter, Silent
-from edge.toolchain.logs import NodeRow
+from edge.simulate.fakequant import Quantizer
 
 _ROLES = ("float_onnx", "bpu_onnx", "calibrated_onnx", "quantized_onnx", "portable_onnx", "bin")
 
@@ -40,7 +42,7 @@ def diagnose(
     """Diagnose a build on pictures.
 
     Args:
-        built: from :func:`edge.built.open_built`.
+        built: from :func:`edge.folder.built.open_built`.
         images: the pictures; labels are class indices.
         unlabelled: why there is no Top-1; empty if there is.
         command: what the user typed.
@@ -58,7 +60,7 @@ def diagnose(
     notes = [unlabelled[0].upper() + unlabelled[1:]] if unlabelled else []
     program = open_program(built, cores())
     try:
-        whole = steps.measure(built, frames, labels, program, reporter)
+        whole = measure_steps(built, frames, labels, program, reporter)
     finally:
         program.close()
     if program.why_not:

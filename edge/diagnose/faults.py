@@ -2,16 +2,45 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import shlex
+from collections.abc import Callable, Sequence
 
 from attrs import frozen
 
-from edge.diagnose.commands import rebuild
-from edge.diagnose.evidence import Evidence, Gain, names
-from edge.diagnose.findings import Remedy
+from edge.diagnose.evidence import Evidence
+from edge.diagnose.findings import Remedy, names
 from edge.diagnose.inputs import ONE_ANSWER, VIDEO_NV12, VIDEO_PICTURES
 from edge.diagnose.weights import OUTLIER, WeightTensor
-from edge.statistics import mcnemar
+from edge.folder.built import Built
+from edge.measure.layers import Group
+from edge.measure.scores import Gain
+from edge.measure.statistics import mcnemar
+
+
+def rebuild(built: Built, *options: tuple[str, str]) -> str:
+    """Return the command that made the build, with options put in or replaced."""
+    words = shlex.split(str(built.manifest.get("command", ""))) or ["edge", "build", built.metadata.model]
+    for option, value in options:
+        if option in words[:-1]:
+            words[words.index(option) + 1] = value
+        else:
+            words += [option, value]
+    # Placeholders such as DIR are for the user to fill in; shlex.join quotes none of these.
+    return shlex.join(words)
+
+
+def recipe_lines(groups: Sequence[Group], on_cpu: frozenset[str]) -> str:
+    """Return the lines under ``nodes:`` of a precision recipe that give layers 16 bits.
+
+    What the network's last layer computes leaves the BPU unrounded, so that only its inputs are set.
+    """
+    return "\n".join(
+        f"  {name}: {{'on': BPU, inputs: int16{'' if group.last else ', outputs: int16'}}}"
+        for group in groups
+        for name in group.nodes
+        if name not in on_cpu
+    )
+
 
 POINTS = 3.0  # a change of fewer is no fault, however sure
 SAME_FUNCTION = 0.999  # cosine of the scores before and after a step that must not change the network
@@ -163,7 +192,7 @@ def _nv12(evidence: Evidence) -> Fault | None:
         f"NV12 costs most: {figure}, before anything is quantized",
         Remedy(
             what="Train, or fine-tune, on pictures that went through NV12: it keeps a quarter of the chroma",
-            how="yuv444_to_rgb_float(nv12_to_yuv444(rgb_to_nv12(rgb), size))   # of edge.preprocess",
+            how="yuv444_to_rgb_float(nv12_to_yuv444(rgb_to_nv12(rgb), size))   # of edge.images.preprocess",
             figure=figure,
             gain=100 * (1 - step.agreement),
         ),

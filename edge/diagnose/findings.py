@@ -2,27 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Literal
+from collections.abc import Mapping, Sequence
 
+import numpy as np
 from attrs import field, frozen
+from numpy.typing import NDArray
+
+from edge.measure.layers import UnitKind
+from edge.measure.scores import Scores, cosines
+
+
+def share(part: str, reference: Scores, scores: Scores, labels: NDArray[np.int64] | None) -> Share:
+    """Return how far a part moves the scores from the reference's."""
+    return Share(
+        part=part,
+        agreement=float((reference.argmax(1) == scores.argmax(1)).mean()),
+        cosine=float(cosines(reference, scores).mean()),
+        top1=None if labels is None else 100 * float((scores.argmax(1) == labels).mean()),
+    )
+
+
+def names(items: Sequence[str], most: int = 3) -> str:
+    """Return the first of several names, and how many more there are."""
+    return ", ".join(items[:most]) + (f" and {len(items) - most} more" if len(items) > most else "")
+
 
 FILE = "diagnosis.json"
 SCHEMA_VERSION = 1
-
-UnitKind = Literal[
-    "conv",
-    "depthwise conv",
-    "linear",
-    "LayerNorm",
-    "GELU",
-    "activation",
-    "add",
-    "matmul",
-    "softmax",
-    "pool",
-    "other",
-]
 
 
 @frozen

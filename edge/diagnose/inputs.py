@@ -11,12 +11,12 @@ from numpy.typing import NDArray
 from onnx import numpy_helper
 
 from edge.diagnose.findings import InputCheck
-from edge.diagnose.frames import Frame, spread
-from edge.diagnose.networks import FloatNet, Scores
-from edge.preprocess import Image, rgb_to_nv12
+from edge.images.frames import Frame, spread
+from edge.images.preprocess import Image, rgb_to_nv12
+from edge.measure.networks import FloatNet, Scores
+from edge.measure.statistics import mcnemar
 from edge.specs import Preprocess
 from edge.specs.schema import Color
-from edge.statistics import mcnemar
 
 ALPHA = 0.01  # of the exact test that calls a change better
 CONFIDENCE_POINTS = 5.0  # that the mean top probability must gain, where there are no labels

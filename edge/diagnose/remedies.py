@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from edge.diagnose.commands import rebuild, recipe_lines
-from edge.diagnose.evidence import Evidence, Gain
-from edge.diagnose.faults import Fault, ruined
+from edge.diagnose.evidence import Evidence
+from edge.diagnose.faults import Fault, rebuild, recipe_lines, ruined
 from edge.diagnose.findings import Remedy
+from edge.measure.scores import Gain
 
 SINGLE_LAYERS = 3
 LEAST_POINTS, LEAST = 0.2, 0.0005  # of agreement and of the cosine; less is not worth a recipe line

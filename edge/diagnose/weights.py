@@ -11,8 +11,8 @@ from attrs import frozen
 from numpy.typing import NDArray
 from onnx import numpy_helper
 
-from edge.fakequant import Quantizer
-from edge.graph import load_onnx
+from edge.graph.files import load_onnx
+from edge.simulate.fakequant import Quantizer
 
 # How often a weight may be larger than the next ones of its channel before it counts as an outlier.
 OUTLIER = 12.0

@@ -1,11 +1,10 @@
 """Accuracy after each step from the float network to the program, on the same pictures."""
 
+from edge.evaluate.answers import discard_stale, usable_cores
 from edge.evaluate.evaluation import ANSWERS, Pictures, evaluate, write_evaluation
 from edge.evaluate.hops import NAMES, Hop, Missing, Subject, choose, find_hops, subject_of
-from edge.evaluate.measure import usable_cores
-from edge.evaluate.outputs import discard_stale
-from edge.evaluate.scoring import cosine, score
-from edge.evaluate.table import FILE, Change, Evaluation, HopName, HopResult, Mistake, Score
+from edge.evaluate.table import FILE, Change, Evaluation, HopName, HopResult, Mistake
+from edge.measure.scores import Score, cosine, score
 
 __all__ = [
     "ANSWERS",

@@ -14,14 +14,12 @@ import numpy as np
 from attrs import frozen
 
 from edge import __version__
-from edge.atomic import disk_errors, write_json
 from edge.errors import InputError, LabelError
-from edge.evaluate.explain import explain
+from edge.evaluate.answers import Indices, Measured, Outputs, measure, usable_cores
 from edge.evaluate.hops import Hop, Subject
-from edge.evaluate.measure import Indices, Measured, measure, usable_cores
-from edge.evaluate.outputs import Outputs
-from edge.evaluate.table import Evaluation, HopName
+from edge.evaluate.table import Evaluation, HopName, explain
 from edge.evaluate.tally import Column, answers_csv, tally
+from edge.files import disk_errors, write_json
 from edge.images import ImageSet
 from edge.progress import Listener, Quiet
 

@@ -25,16 +25,16 @@ import cattrs
 import cv2
 from attrs import field, frozen
 
-from edge.built import Built
 from edge.errors import EdgeError, ModelFileError, UsageError
-from edge.evaluate import runners
-from edge.evaluate.runners import Runner
 from edge.evaluate.table import HopName
-from edge.graph import sha256_of
+from edge.files import sha256_of
+from edge.folder.built import Built
+from edge.folder.workspace import stage_key
+from edge.measure import networks as runners
+from edge.measure.networks import Runner
+from edge.simulate.hbdk import Simulator
 from edge.specs import Preprocess
 from edge.toolchain.found import Toolchain
-from edge.toolchain.hbdk_sim import Simulator
-from edge.workspace import stage_key
 
 NAMES: tuple[HopName, ...] = get_args(HopName)
 PROGRAM_COUNT = 10
@@ -42,9 +42,9 @@ PROGRAM_COUNT = 10
 ROLES = ("float_onnx", "bpu_onnx", "calibrated_onnx", "quantized_onnx", "bin", "portable_onnx")
 
 # Modules whose source decides what a hop answers.
-_PICTURES = ("edge.preprocess", "edge.resample", "edge.evaluate.runners")
-_VENDOR = ("edge.toolchain.quantized", "edge.toolchain.workers.quantized")
-_PROGRAM = ("edge.toolchain.binfile", "edge.toolchain.hbdk_sim", "edge.toolchain.tail")
+_PICTURES = ("edge.images.preprocess", "edge.images.resample", "edge.measure.networks")
+_VENDOR = ("edge.simulate.vendor", "edge.toolchain.workers.quantized")
+_PROGRAM = ("edge.simulate.binfile", "edge.simulate.hbdk", "edge.simulate.tail")
 _PORTABLE = ("edge.runtime.net", "edge.runtime.backends.portable")
 
 
@@ -56,7 +56,7 @@ class Subject:
         name: of the program, such as ``ConvNeXt_atto_demo``.
         preprocess: from a picture to the network's input.
         classes: number of scores.
-        files: role -> file, with the roles of :class:`edge.built.Built`.
+        files: role -> file, with the roles of :class:`edge.folder.built.Built`.
         sha256: role -> hash.
         toolchain: the compiler; None without one.
         no_toolchain: why there is none.

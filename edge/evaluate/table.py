@@ -2,48 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Literal
 
 from attrs import field, frozen
 
-from edge.statistics import wilson
+from edge.measure.scores import Score
+from edge.measure.statistics import wilson
 
 FILE = "eval.json"
 SCHEMA_VERSION = 1
 
 HopName = Literal["float", "simplified", "nv12", "calibrated", "quantized", "program", "portable", "board"]
-
-
-@frozen
-class Score:
-    """How many of n pictures were right. Properties are percentages."""
-
-    n: int
-    top1_right: int
-    top5_right: int
-
-    @property
-    def top1(self) -> float:
-        """Top-1 in percent."""
-        return 100 * self.top1_right / self.n
-
-    @property
-    def top5(self) -> float:
-        """Top-5 in percent."""
-        return 100 * self.top5_right / self.n
-
-    @property
-    def top1_interval(self) -> tuple[float, float]:
-        """95 % Wilson interval of Top-1, in percent."""
-        low, high = wilson(self.top1_right, self.n)
-        return 100 * low, 100 * high
-
-    @property
-    def top5_interval(self) -> tuple[float, float]:
-        """95 % Wilson interval of Top-5, in percent."""
-        low, high = wilson(self.top5_right, self.n)
-        return 100 * low, 100 * high
 
 
 @frozen
@@ -188,3 +158,142 @@ class Evaluation:
     def drop(self) -> float | None:
         """Top-1 lost from float to the program, in points; None without labels."""
         return None if self.total is None else -self.total.points
+
+
+NOISE = 0.05  # p at and above which a change counts as chance
+
+
+def explain(
+    hops: Sequence[HopResult], quantized: HopName, total: Change | None, unlabelled: str
+) -> tuple[str, tuple[str, ...]]:
+    """Return the verdict in one line, and sentences about the steps.
+
+    Args:
+        hops: in order, ``float`` first.
+        quantized: the hop that stands for the program.
+        total: from ``float`` to that hop; None without labels.
+        unlabelled: why there is no Top-1; empty if there is.
+    """
+    last = next(hop for hop in hops if hop.hop == quantized)
+    steps = [hop for hop in hops if hop.before is not None]
+    sentences = [_step(hop) for hop in steps]
+    if unlabelled:
+        sentences.append(
+            f"There is no Top-1 ({unlabelled}), so whether a changed answer is a worse one can't be told."
+        )
+    else:
+        sentences += _largest(steps, total)
+    return _verdict(hops[0], last, total), tuple(sentences)
+
+
+def within_noise(change: Change) -> bool:
+    """Say whether a change may well be chance: p of 0.05 and above, or an interval that holds 0."""
+    low, high = change.interval
+    return change.p >= NOISE or low <= 0 <= high
+
+
+def _verdict(first: HopResult, last: HopResult, total: Change | None) -> str:
+    if first is last:
+        if first.score is None:
+            return f"Only the float network was measured, on {first.n} pictures without labels."
+        return f"The float network is right on {first.score.top1:.2f} % of {first.n} pictures."
+    subject = _WHOLE.get(last.hop, f"The way up to {last.hop}")
+    if total is None or first.score is None or last.score is None:
+        low, high = wilson(last.agreement, last.n)
+        share = 100 * last.agreement / last.n
+        what = "The program" if last.hop in _WHOLE else f"The {last.hop} network"
+        return (
+            f"{what} gives the float network's answer on {share:.1f} % of {_pictures(last.n)} "
+            f"(95 % {100 * low:.1f} to {100 * high:.1f}); without labels that is all that can be said."
+        )
+    where = f"Top-1 {first.score.top1:.2f} → {last.score.top1:.2f} %, n = {last.n}"
+    if first.n != last.n:
+        where = f"on {last.n} of {first.n} pictures"
+    return f"{subject} {_effect(total)}: {where}."
+
+
+def _step(hop: HopResult) -> str:
+    """Return a sentence on one hop against the hop before it."""
+    subject = _subject(hop)
+    sample = f" on the {_pictures(hop.n)} it was tried on" if hop.hop == "program" else ""
+    if hop.identical_before == hop.n:
+        return (
+            f"{subject} gives the scores of {hop.before} bit for bit{sample or f' on all {hop.n} pictures'}."
+        )
+    changed = hop.n - (hop.agreement_before or 0)
+    if changed == 0:
+        return f"{subject} changes no answer{sample or f' on {_pictures(hop.n)}'}."
+    if hop.change is None:
+        share = 100 * changed / hop.n
+        return f"{subject} changes the answer on {changed} of {_pictures(hop.n)} ({share:.1f} %)."
+    answers = f"{changed} answer{'s' * (changed != 1)} changed"
+    turned = f"{hop.change.lost} to wrong and {hop.change.gained} to right"
+    return f"{subject} {_effect(hop.change)}{sample}; {answers}, {turned}."
+
+
+def _subject(hop: HopResult) -> str:
+    if hop.hop == "quantized" and hop.before != "calibrated":
+        return "Quantization"
+    if hop.hop == "portable" and hop.before not in ("quantized", "program"):
+        return "Quantization"
+    return _STEPS[hop.hop]
+
+
+def _effect(change: Change) -> str:
+    """Return such as ``costs 0.4 points (95 % -0.2 to 1.0), within noise (p = 0.31)``."""
+    low, high = change.interval
+    if change.points < 0:
+        size = f"costs {_points(-change.points)} (95 % {_bounds(-high, -low)})"
+    elif change.points > 0:
+        size = f"gains {_points(change.points)} (95 % {_bounds(low, high)})"
+    else:
+        size = f"leaves Top-1 as it is (95 % {_bounds(low, high)})"
+    return f"{size}, {'within' if within_noise(change) else 'beyond'} noise ({_p(change.p)})"
+
+
+def _largest(steps: Sequence[HopResult], total: Change | None) -> list[str]:
+    """Say where the loss comes from, as far as that can be told from noise."""
+    if total is None or not steps:
+        return []
+    real = [hop for hop in steps if hop.change and hop.change.points < 0 and not within_noise(hop.change)]
+    if not real:
+        if total.points < 0 and not within_noise(total):
+            return ["The whole loss is beyond noise, but no single step is: more pictures would tell."]
+        return ["No step costs more than noise does; more pictures would narrow the intervals."]
+    worst = min(real, key=lambda hop: hop.change.points if hop.change else 0.0)
+    assert worst.change is not None  # noqa: S101 - real holds such only
+    return [f"The largest cost is at {worst.hop}: {_points(-worst.change.points)}."]
+
+
+def _points(value: float) -> str:
+    """One decimal, two where one would hide the change."""
+    text = f"{value:.1f}" if round(value, 1) else f"{value:.2f}"
+    return f"{text} point{'' if text == '1.0' else 's'}"
+
+
+def _bounds(low: float, high: float) -> str:
+    return f"{low + 0.0:.1f} to {high + 0.0:.1f}".replace("-0.0", "0.0")
+
+
+def _p(value: float) -> str:
+    return "p < 0.001" if value < 0.001 else f"p = {value:.2f}" if value >= 0.1 else f"p = {value:.3f}"
+
+
+def _pictures(n: int) -> str:
+    return f"{n} picture{'s' * (n != 1)}"
+
+
+_STEPS: dict[HopName, str] = {
+    "float": "The float network",
+    "simplified": "The simplifier",
+    "nv12": "NV12",
+    "calibrated": "Rounding to the calibrated int8 steps (simulated in float)",
+    "quantized": "Integer arithmetic",
+    "program": "The compiled program",
+    "portable": "The portable model",
+    "board": "The board",
+}
+_WHOLE: dict[HopName, str] = {
+    "quantized": "Quantization, NV12 included,",
+    "portable": "Quantization, NV12 included,",
+}

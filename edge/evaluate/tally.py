@@ -13,14 +13,13 @@ import numpy as np
 from attrs import define, field, frozen
 from numpy.typing import NDArray
 
+from edge.evaluate.answers import Measured, Outputs
 from edge.evaluate.hops import Hop
-from edge.evaluate.measure import Measured
-from edge.evaluate.outputs import Outputs
-from edge.evaluate.scoring import Scores, cosine, ranks
-from edge.evaluate.table import Change, HopName, HopResult, Mistake, Score
+from edge.evaluate.table import Change, HopName, HopResult, Mistake
 from edge.images import ImageItem, ImageSet
+from edge.measure.scores import Score, Scores, cosine, ranks
+from edge.measure.statistics import mcnemar, paired_bootstrap
 from edge.runtime.net import probabilities
-from edge.statistics import mcnemar, paired_bootstrap
 
 MISTAKES = 48
 _ROWS = 64  # pictures that are looked at together

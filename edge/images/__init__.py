@@ -1,5 +1,7 @@
 """Sets of pictures, with labels where there are any: found, checked, sampled."""
 
+from __future__ import annotations
+
 from edge.images.find import EXTENSIONS, class_names, open_images
 from edge.images.items import ImageItem, ImageSet, sample
 

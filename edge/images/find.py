@@ -96,7 +96,7 @@ def class_names(labels: str | None, classes: int | None = None) -> tuple[str, ..
     if labels is None:
         return None
     if labels == "demo":
-        from edge.demo.render import CLASSES
+        from edge.images.demo import CLASSES
 
         return CLASSES
     if labels == "imagenet":
@@ -130,7 +130,7 @@ def _demo(source: str, count: int | None, seed: int) -> ImageSet:
     n = DEMO_COUNTS[split] if count is None else count
     if n < 1:
         raise UsageError(f"{n} pictures", allowed="at least 1")
-    from edge.demo.render import label
+    from edge.images.demo import label
 
     items = tuple(
         ImageItem(f"{split}/{i:06d}", label(split, i, seed), demo=(split, i, seed)) for i in range(n)

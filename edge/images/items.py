@@ -14,7 +14,7 @@ from attrs import frozen
 from numpy.typing import NDArray
 
 from edge.errors import ImageError, UsageError
-from edge.preprocess import decode
+from edge.images.preprocess import decode
 
 Split = Literal["calibration", "test"]
 
@@ -50,7 +50,7 @@ class ImageItem:
             ImageError: it can't be read.
         """
         if self.demo is not None:
-            from edge.demo.render import picture
+            from edge.images.demo import picture
 
             rgb, _ = picture(*self.demo)
             return rgb, hashlib.sha256(rgb.tobytes()).hexdigest()
@@ -217,6 +217,6 @@ def sample(images: ImageSet, n: int, seed: int = 0) -> ImageSet:
 
 
 def _renderer_sha256() -> str:
-    from edge.demo import render
+    from edge.images import demo as render
 
     return hashlib.sha256(Path(render.__file__).read_bytes()).hexdigest()

@@ -8,13 +8,13 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TypeVar
 
-from edge.choices import choose_calibration, choose_compiler
 from edge.errors import UsageError
+from edge.folder.workspace import FileRecord, Stage, Workspace
 from edge.images import open_images
+from edge.pipeline.choices import choose_calibration, choose_compiler
 from edge.progress import Listener
-from edge.request import Request
+from edge.specs.request import Request
 from edge.toolchain.found import Toolchain
-from edge.workspace import FileRecord, Stage, Workspace
 
 T = TypeVar("T")
 
@@ -22,9 +22,9 @@ WORKING_DIR = "model_output"  # of the vendor's own choice, for a compile by han
 
 # What shapes the vendor's output and how it is read, besides the compiler itself.
 COMPILER_CODE = (
-    "edge.toolchain.compiler",
-    "edge.toolchain.logs",
-    "edge.toolchain.sandbox",
+    "edge.compiler.run",
+    "edge.compiler.logs",
+    "edge.compiler.sandbox",
     "edge.toolchain.workers.hb_mapper",
 )
 

@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from edge.built import Built
     from edge.evaluate.table import Evaluation
+    from edge.folder.built import Built
 
 
 def report_of_build(built: Built, names: Sequence[str], measured: Evaluation) -> Mapping[str, str]:
@@ -18,7 +18,7 @@ def report_of_build(built: Built, names: Sequence[str], measured: Evaluation) ->
         names: of the classes; empty if unknown.
         measured: what the build measured; an ``eval.json`` of the same files tells more and is preferred.
     """
-    from edge.report.documents import documents
     from edge.report.gather import gather
+    from edge.report.page import documents
 
     return documents(gather(built, names=names, measured=measured))

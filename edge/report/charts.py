@@ -3,13 +3,86 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from html import escape
 
 from attrs import frozen
 
-from edge.report.measured import Hop, Interval
-from edge.report.svg import NARROW, Frame, drawing, element, group, line, text
+from edge.report.contents import Hop, Interval
+from edge.report.search import Tried
 from edge.report.wording import signed
+
+Point = tuple[float, float]
+
+NARROW = 460  # drawings below this width are for phones
+
+
+@frozen
+class Frame:
+    """What a chart is, for those who see it and those who hear it.
+
+    Attributes:
+        ident: prefix of the ids in it, unique on the page.
+        width: of the drawing, in CSS pixels; type keeps its size, so a phone gets a drawing of its own.
+        title: short text alternative.
+        description: what it shows, in a sentence or two.
+    """
+
+    ident: str
+    width: int
+    title: str
+    description: str
+
+
+def element(name: str, content: str = "", **attributes: object) -> str:
+    """Return an element; ``content`` is SVG already, ``class_`` becomes ``class``, ``_`` becomes ``-``."""
+    words = "".join(
+        f' {key.rstrip("_").replace("_", "-")}="{escape(_value(value))}"' for key, value in attributes.items()
+    )
+    return f"<{name}{words}>{content}</{name}>" if content else f"<{name}{words}/>"
+
+
+def text(x: float, y: float, words: str, **attributes: object) -> str:
+    """Return a line of text at its baseline."""
+    return element("text", escape(words), x=x, y=y, **attributes)
+
+
+def line(x1: float, y1: float, x2: float, y2: float, class_: str) -> str:
+    """Return a straight line."""
+    return element("line", x1=x1, y1=y1, x2=x2, y2=y2, class_=class_)
+
+
+def group(content: str, *, title: str = "", class_: str = "") -> str:
+    """Return a group; its title is the tooltip of what is in it."""
+    inner = element("title", escape(title)) + content if title else content
+    return element("g", inner, **({"class_": class_} if class_ else {}))
+
+
+def points_of(places: Iterable[Point]) -> str:
+    """Return the ``points`` of a polyline or polygon."""
+    return " ".join(f"{x:.1f},{y:.1f}" for x, y in places)
+
+
+def drawing(frame: Frame, height: float, content: str) -> str:
+    """Return the whole ``<svg>``, an image with a name and a description."""
+    title, description = f"{frame.ident}-title", f"{frame.ident}-desc"
+    head = element("title", escape(frame.title), id=title)
+    head += element("desc", escape(frame.description), id=description)
+    return element(
+        "svg",
+        head + content,
+        role="img",
+        aria_labelledby=title,
+        aria_describedby=description,
+        class_="chart",
+        viewBox=f"0 0 {frame.width} {_value(height)}",
+        width=frame.width,
+        height=height,
+    )
+
+
+def _value(value: object) -> str:
+    return f"{value:.2f}".rstrip("0").rstrip(".") if isinstance(value, float) else str(value)
 
 
 @frozen
@@ -199,3 +272,57 @@ def _row(
         if row.aside:
             parts.append(text(start + 70, y + 4.5, row.aside.removeprefix(" · "), class_=tone))
     return group("".join(parts), title=words)
+
+
+def front(tried: Sequence[Tried], bar_us: float, frame: Frame) -> str:
+    """Draw every recipe as a dot, numbered as in the table; those that none beats are joined.
+
+    Args:
+        tried: the recipes.
+        bar_us: latency that a recipe may take, microseconds; a dotted line.
+        frame: of the drawing.
+    """
+    narrow = frame.width < NARROW
+    left, top, height = 52, 14, 220
+    right = frame.width - 24
+    low, high, ticks = percent_axis([one.agreement for one in tried], 3 if narrow else 5)
+    times = [one.latency_us for one in tried] + [bar_us]
+    first, last = min(times), max(times)
+    room = 0.08 * (last - first or last or 1.0)
+    first, last = first - room, last + room
+
+    def x(latency: float) -> float:
+        return left + (latency - first) / (last - first) * (right - left)
+
+    def y(agreement: float) -> float:
+        return top + (high - agreement) / (high - low) * height
+
+    bottom = top + height
+    parts = []
+    for tick in ticks:
+        parts.append(line(left, y(tick), right, y(tick), "grid"))
+        parts.append(text(left - 8, y(tick) + 4, f"{tick:g} %", class_="tick", text_anchor="end"))
+    parts.append(line(x(bar_us), top, x(bar_us), bottom, "link"))
+    parts.append(text(x(bar_us), bottom + 17, f"{bar_us:.0f} us", class_="tick", text_anchor="middle"))
+    fastest = min(tried, key=lambda one: one.latency_us)
+    if abs(x(fastest.latency_us) - x(bar_us)) > 60:
+        parts.append(
+            text(
+                x(fastest.latency_us),
+                bottom + 17,
+                f"{fastest.latency_us:.0f} us",
+                class_="tick",
+                text_anchor="middle",
+            )
+        )
+    joined = sorted((one for one in tried if one.on_front), key=lambda one: one.latency_us)
+    if len(joined) > 1:
+        places = points_of((x(one.latency_us), y(one.agreement)) for one in joined)
+        parts.append(element("polyline", points=places, class_="link", fill="none"))
+    for number, one in enumerate(tried, start=1):
+        mark = "gain" if one.chosen else "plain" if one.on_front else "noise"
+        words = f"{one.name}: {one.latency_us:.1f} us, {one.agreement:.2f} %"
+        dot = element("circle", cx=x(one.latency_us), cy=y(one.agreement), r=6, class_=f"dot {mark}")
+        tag = text(x(one.latency_us) + 9, y(one.agreement) - 7, str(number), class_="value")
+        parts.append(group(dot + tag, title=words))
+    return drawing(frame, bottom + 26, "".join(parts))

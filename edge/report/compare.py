@@ -2,19 +2,220 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import csv
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 
 from attrs import frozen
 
-from edge.built import Built
 from edge.errors import LabelError
-from edge.report.accuracy import TITLES
-from edge.report.answers import Answers, Paired, pair, read_answers
-from edge.report.contents import Flag, Layer, Report
-from edge.report.gather import evaluation_of, gather
-from edge.report.measured import Hop
-from edge.report.side_by_side import FactRow, fact, facts_of, static_latency
-from edge.report.wording import MISSING, bounds, p_value, signed
+from edge.evaluate.table import Evaluation
+from edge.files import json_text
+from edge.folder.built import Built
+from edge.measure.statistics import mcnemar, paired_bootstrap
+from edge.report.charts import Row, dots
+from edge.report.contents import Change, Flag, Hop, Interval, Layer, Report, SpeedRow
+from edge.report.depth import depths
+from edge.report.gather import TITLES, evaluation_of, gather, judge
+from edge.report.page import Pair, as_data, code, pair, plain, render, table
+from edge.report.wording import MISSING, bounds, judged, p_value, signed
+
+FILE = "answers.csv"
+
+
+@frozen
+class Answers:
+    """What each hop answered.
+
+    Attributes:
+        labels: picture -> class index; None without one.
+        hops: hop -> picture -> answered class index.
+    """
+
+    labels: Mapping[str, int | None]
+    hops: Mapping[str, Mapping[str, int]]
+
+
+@frozen
+class Paired:
+    """Two networks on the same pictures.
+
+    Attributes:
+        title: what is compared.
+        n: pictures that both answered.
+        same: of them, those with the same answer.
+        a_right: of them, those that the first got right; None without labels.
+        b_right: the same of the second.
+        change: from the first to the second; None without labels.
+    """
+
+    title: str
+    n: int
+    same: int
+    a_right: int | None
+    b_right: int | None
+    change: Change | None
+
+
+def read_answers(built: Built, evaluation: Evaluation) -> Answers:
+    """Read the answers that belong to an evaluation.
+
+    Raises:
+        LabelError: the file is missing, broken, or of another evaluation.
+    """
+    path = built.folder / FILE
+    try:
+        with path.open(encoding="utf-8", newline="") as stream:
+            rows = list(csv.DictReader(stream, strict=True))
+        labels = {row["picture"]: int(row["label"]) if row["label"] else None for row in rows}
+        hops: dict[str, dict[str, int]] = {
+            hop.hop: {row["picture"]: int(row[hop.hop]) for row in rows if row[hop.hop]}
+            for hop in evaluation.hops
+        }
+    except (OSError, ValueError, KeyError, TypeError, csv.Error) as error:
+        raise _unusable(path, type(error).__name__, built) from error
+    for hop in evaluation.hops:
+        right = sum(labels[picture] == answer for picture, answer in hops[hop.hop].items())
+        if len(hops[hop.hop]) != hop.n or (hop.score is not None and right != hop.score.top1_right):
+            raise _unusable(path, f"its column {hop.hop} is not what eval.json counted", built)
+    return Answers(labels, hops)
+
+
+def paired(
+    title: str, a: Mapping[str, int], b: Mapping[str, int], labels: Mapping[str, int | None] | None
+) -> Paired:
+    """Compare two networks picture by picture.
+
+    Args:
+        title: what is compared.
+        a: picture -> answer of the first.
+        b: the same of the second.
+        labels: picture -> class index; None if right and wrong are not known.
+    """
+    both = sorted(a.keys() & b.keys())
+    same = sum(a[picture] == b[picture] for picture in both)
+    if labels is None or not both:
+        return Paired(title, len(both), same, None, None, None)
+    right = [(a[picture] == labels[picture], b[picture] == labels[picture]) for picture in both]
+    lost = sum(one and not two for one, two in right)
+    gained = sum(two and not one for one, two in right)
+    n, p = len(both), mcnemar(lost, gained)
+    points = 100 * (gained - lost) / n
+    low, high = paired_bootstrap(lost, gained, n)
+    interval = (100 * low, 100 * high)
+    judgement = judge(points, interval, p) if lost or gained else "none"
+    return Paired(
+        title=title,
+        n=n,
+        same=same,
+        a_right=sum(one for one, _ in right),
+        b_right=sum(two for _, two in right),
+        change=Change("A", points, interval, lost, gained, p, judgement),
+    )
+
+
+def _unusable(path: Path, why: str, built: Built) -> LabelError:
+    return LabelError(f"{path} can't be used: {why}", remedy=f"edge eval {built.folder.name}")
+
+
+@frozen
+class FactRow:
+    """A fact of both; whether it differs, and how, where it is a number."""
+
+    name: str
+    a: str
+    b: str
+    differs: bool
+    change: str = ""
+
+
+def facts_of(a: Report, b: Report) -> tuple[FactRow, ...]:
+    """Return the facts of both."""
+    both = (a, b)
+    return (
+        fact("model", a.model, b.model),
+        fact("weights", *map(_weights, both)),
+        fact("precision recipe", a.precision, b.precision),
+        fact("compiler", *map(_tools, both)),
+        fact("calibration", *map(_calibration, both)),
+        _numbers("static latency", both, static_latency, "ms", 3),
+        _numbers("static frames a second", both, _static_fps, "FPS", 1),
+        _numbers("memory traffic a frame", both, lambda r: _mega(r.speed.ddr_bytes), "MB", 2),
+        *_board_rows(a, b),
+        _numbers("nodes on the CPU", both, lambda r: r.placement.cpu if r.placement else None, "", 0),
+        _numbers("program size", both, lambda r: _mega(r.files[0].bytes if r.files else None), "MB", 3),
+        fact("verify", a.verify or MISSING, b.verify or MISSING),
+    )
+
+
+def fact(name: str, a: str, b: str) -> FactRow:
+    """Return a fact in words."""
+    return FactRow(name, a, b, a != b)
+
+
+def static_latency(report: Report) -> float | None:
+    """Return the compiler's figure in ms; None where nothing was compiled."""
+    row = _static(report)
+    return None if row is None else row.latency_ms
+
+
+def _static_fps(report: Report) -> float | None:
+    row = _static(report)
+    return None if row is None else row.fps
+
+
+def _static(report: Report) -> SpeedRow | None:
+    return next((row for row in report.speed.rows if row.source == "static"), None)
+
+
+def _numbers(
+    name: str,
+    reports: tuple[Report, Report],
+    value: Callable[[Report], float | None],
+    unit: str,
+    digits: int,
+) -> FactRow:
+    a, b = map(value, reports)
+    return _number(name, a, b, unit, digits)
+
+
+def _number(name: str, a: float | None, b: float | None, unit: str, digits: int) -> FactRow:
+    one, two = (MISSING if value is None else f"{value:.{digits}f} {unit}".rstrip() for value in (a, b))
+    change = f"{signed(100 * (b - a) / a, 1)} %" if a and b is not None and one != two else ""
+    return FactRow(name, one, two, one != two, change)
+
+
+def _board_rows(a: Report, b: Report) -> list[FactRow]:
+    found = [{row.threads or 1: row for row in r.speed.rows if row.source == "board"} for r in (a, b)]
+    rows = []
+    for threads in sorted({*found[0], *found[1]}):
+        one, two = (side.get(threads) for side in found)
+        name = f"on the board, {threads} thread" + "s" * (threads > 1)
+        latency_a, latency_b = (row.latency_ms if row else None for row in (one, two))
+        fps_a, fps_b = (row.fps if row else None for row in (one, two))
+        rows.append(_number(f"{name}: latency", latency_a, latency_b, "ms", 3))
+        rows.append(_number(f"{name}: frames a second", fps_a, fps_b, "FPS", 1))
+    return rows
+
+
+def _weights(report: Report) -> str:
+    weights = report.weights
+    words = [str(weights[key]) for key in ("source", "tag") if weights.get(key)]
+    return " ".join([*words, *([str(weights["sha256"])[:12]] if weights.get("sha256") else [])])
+
+
+def _tools(report: Report) -> str:
+    return ", ".join(f"{name} {version}" for name, version in sorted(report.versions.items()))
+
+
+def _calibration(report: Report) -> str:
+    found = report.calibration
+    return f"n = {found.n}, {found.images}, {found.method}"
+
+
+def _mega(count: int | None) -> float | None:
+    return None if count is None else count / 1e6
+
 
 SCHEMA_VERSION = 1
 
@@ -134,7 +335,7 @@ def _paired(one: Built, two: Built) -> tuple[tuple[Paired, ...], str]:
     except LabelError as error:
         return (), f"{error.seen}; {error.remedy}"
     labels = None if first.unlabelled or second.unlabelled else answers[0].labels
-    programs = pair(
+    programs = paired(
         "the programs", answers[0].hops[first.quantized], answers[1].hops[second.quantized], labels
     )
     return (programs, *_other_pairs(answers, labels, (first.quantized, second.quantized))), ""
@@ -145,7 +346,7 @@ def _other_pairs(
 ) -> list[Paired]:
     one, two = answers
     return [
-        pair(title, one.hops[name], two.hops[name], labels)
+        paired(title, one.hops[name], two.hops[name], labels)
         for name, title in TITLES.items()
         if name in one.hops and name in two.hops and (name, name) != programs
     ]
@@ -217,3 +418,148 @@ def _speed_verdict(a: Report, b: Report) -> str:
         f"B is {word} by the compiler's figure: {two:.2f} ms a frame against {one:.2f} ms "
         f"({signed(100 * (two - one) / one, 1)} %)."
     )
+
+
+FURTHEST = 10
+VISIBLE = 5e-6  # a change of a cosine that five digits show
+
+
+def documents(comparison: Comparison) -> dict[str, str]:
+    """Return file name -> text. The same comparison gives the same bytes."""
+    return {
+        "comparison.html": page(comparison),
+        "comparison.md": markdown(comparison),
+        "comparison.json": json_text(as_data(comparison)),
+    }
+
+
+def page(comparison: Comparison) -> str:
+    """Return the page; text that users or files brought is escaped."""
+    moved = [row for row in comparison.layers if abs(row.change) >= VISIBLE]
+    moved.sort(key=lambda row: (-abs(row.change), row.name))
+    return render(
+        "comparison.html.j2",
+        c=comparison,
+        charts=_charts(comparison),
+        moved=moved[:FURTHEST],
+        labelled=any(hop.top1 is not None for row in comparison.hops for hop in (row.a, row.b) if hop),
+    )
+
+
+def markdown(comparison: Comparison) -> str:
+    """Return the Markdown text."""
+    a, b = comparison.a, comparison.b
+    lines = [
+        f"# {plain(a.name)} against {plain(b.name)}",
+        "",
+        plain(comparison.verdict),
+        "",
+        f"- A: {code(a.folder)} {plain(a.verdict)}",
+        f"- B: {code(b.folder)} {plain(b.verdict)}",
+        "",
+        "## What they are",
+        "",
+        *_facts(comparison.facts),
+        "",
+        "## Settings of the compiler that differ",
+        "",
+        *(_facts(comparison.recipe) if comparison.recipe else ["None."]),
+        "",
+        "## Accuracy",
+        "",
+        *table(("step", "A", "B"), [(row.title, _share(row.a), _share(row.b)) for row in comparison.hops]),
+        "",
+    ]
+    if comparison.paired:
+        head = (
+            "on the same pictures",
+            "n",
+            "same answer",
+            "right: A, B",
+            "change",
+            "lost, gained",
+            "that is",
+        )
+        lines += table(head, [_paired_cells(comparison, index) for index in range(len(comparison.paired))])
+    else:
+        lines.append(f"No paired test: {plain(comparison.why_unpaired)}.")
+    lines += ["", "## Layers", "", comparison.layers_note, ""]
+    if comparison.layers:
+        rows = [
+            (code(row.name), f"{row.a.cosine:.5f}", f"{row.b.cosine:.5f}", signed(row.change, 5))
+            for row in comparison.layers
+        ]
+        lines += [*table(("layer", "A", "B", "change"), rows), ""]
+    return "\n".join(lines)
+
+
+def _facts(rows: Sequence[FactRow]) -> list[str]:
+    cells = [(row.name, plain(row.a), plain(row.b), row.change) for row in rows]
+    return table(("", "A", "B", "B against A"), cells)
+
+
+def _share(hop: Hop | None) -> str:
+    value, interval = _value(hop)
+    return MISSING if value is None or interval is None else f"{value:.2f} % {bounds(interval)}"
+
+
+def _value(hop: Hop | None) -> tuple[float | None, Interval | None]:
+    """Return Top-1; agreement with float without labels."""
+    if hop is None:
+        return None, None
+    return (hop.agreement, hop.agreement_interval) if hop.top1 is None else (hop.top1, hop.top1_interval)
+
+
+def _paired_cells(comparison: Comparison, index: int) -> tuple[str, ...]:
+    found = comparison.paired[index]
+    change = found.change
+    same = f"{100 * found.same / found.n:.2f} %" if found.n else MISSING
+    if change is None or change.interval is None:
+        return found.title, str(found.n), same, MISSING, MISSING, MISSING, MISSING
+    low, high = change.interval
+    return (
+        found.title,
+        str(found.n),
+        same,
+        f"{found.a_right}, {found.b_right}",
+        f"{signed(change.points)} [{signed(low, 1)}, {signed(high, 1)}]",
+        f"{change.lost}, {change.gained}",
+        judged(change),
+    )
+
+
+def _charts(comparison: Comparison) -> dict[str, Pair]:
+    rows = []
+    for row in comparison.hops:
+        for letter, hop in (("A", row.a), ("B", row.b)):
+            value, interval = _value(hop)
+            if hop is not None and value is not None:
+                rows.append(
+                    Row(
+                        name=f"{letter} · {row.title}",
+                        value=value,
+                        interval=interval,
+                        start=None,
+                        mark="gain" if letter == "A" else "loss",
+                        shown=f"{value:.1f} %",
+                        aside=f"{hop.n} pictures" if hop.sampled else "",
+                        hollow=hop.sampled,
+                    )
+                )
+    charts = {
+        "hops": pair(
+            lambda frame: dots(rows, frame),
+            "hops",
+            "Accuracy of every step of A and B",
+            "; ".join(f"{row.name} {row.shown}" for row in rows) + ".",
+        )
+    }
+    if comparison.layers:
+        first, second = ([getattr(row, side) for row in comparison.layers] for side in ("a", "b"))
+        charts["depth"] = pair(
+            lambda frame: depths(first, second, frame),
+            "layers",
+            "Similarity of each layer with float in A and in B, over the depth of the network",
+            f"{len(first)} layers; the tables below have all numbers.",
+        )
+    return charts

@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+from edge.report.charts import NARROW, Frame, Point, drawing, element, group, line, points_of, text
 from edge.report.contents import Layer
-from edge.report.svg import NARROW, Frame, Point, drawing, element, group, line, points_of, text
 
 # Cosines that are lines of the chart; its scale is logarithmic in 1 - cosine and ends here above.
 GRADES = (0.0, 0.7, 0.9, 0.99, 0.999, 0.9999)

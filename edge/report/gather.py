@@ -5,29 +5,386 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import cattrs
 
-from edge.built import Built
+from edge.compiler.logs import NodeRow, cpu_inside, nodes
 from edge.diagnose.findings import FILE as DIAGNOSIS
 from edge.diagnose.findings import SCHEMA_VERSION as DIAGNOSIS_SCHEMA
 from edge.diagnose.findings import Diagnosis
 from edge.errors import ModelFileError, UsageError
 from edge.evaluate.table import FILE as EVALUATION
 from edge.evaluate.table import SCHEMA_VERSION as EVALUATION_SCHEMA
-from edge.evaluate.table import Evaluation
-from edge.report.accuracy import from_evaluation, from_manifest
-from edge.report.contents import Calibration, FileRow, Flag, Placement, Report, StageRow
-from edge.report.layers import cpu_nodes, layers_of, node_rows
-from edge.report.measured import Picture
-from edge.report.pictures import calibration_pictures
+from edge.evaluate.table import Change as MeasuredChange
+from edge.evaluate.table import Evaluation, HopResult
+from edge.folder.built import Built
+from edge.measure.statistics import wilson
+from edge.report.contents import (
+    Accuracy,
+    Calibration,
+    Change,
+    CpuNodeRow,
+    FileRow,
+    Flag,
+    Hop,
+    Interval,
+    Judgement,
+    Layer,
+    Layers,
+    Picture,
+    Placement,
+    Report,
+    Speed,
+    SpeedRow,
+    StageRow,
+)
+from edge.report.pictures import calibration_pictures, mistakes_shown
 from edge.report.search import search_of
-from edge.report.sidecars import read_sidecar
-from edge.report.speed import board_facts, speed_of
-from edge.report.verdict import verdict
-from edge.report.wording import prepared, published_line, verify_line
-from edge.specs import Published, load_model
+from edge.report.wording import prepared, published_line, verdict, verify_line
+from edge.specs import Preprocess, Published, load_model
+
+SIGNIFICANT = 0.05
+TITLES = {
+    "float": "float",
+    "simplified": "simplified ONNX",
+    "nv12": "float behind NV12",
+    "calibrated": "calibrated",
+    "quantized": "quantized",
+    "program": "compiled program",
+    "portable": "portable model",
+    "board": "on the board",
+}
+
+
+def from_evaluation(
+    evaluation: Evaluation, source: str, names: Sequence[str], preprocess: Preprocess
+) -> Accuracy:
+    """Return what an evaluation says, with pictures.
+
+    Args:
+        evaluation: of this build.
+        source: name of the file that it is from.
+        names: of the classes; empty if unknown.
+        preprocess: of the network, for the pictures.
+    """
+    most = max((hop.n for hop in evaluation.hops), default=0)
+    return Accuracy(
+        source=source,
+        command=evaluation.command,
+        dataset=evaluation.dataset,
+        dataset_sha256=evaluation.dataset_sha256,
+        n=evaluation.n,
+        unlabelled=evaluation.unlabelled,
+        hops=tuple(_hop(result, most) for result in evaluation.hops),
+        quantized=evaluation.quantized,
+        verdict=evaluation.verdict,
+        explanation=evaluation.explanation,
+        mistakes=mistakes_shown(evaluation.mistakes, evaluation.dataset, names, preprocess),
+        mistakes_total=evaluation.mistakes_total,
+        unreadable=evaluation.unreadable,
+        seconds=evaluation.seconds,
+        versions=evaluation.versions,
+        total=None if evaluation.total is None else _change(evaluation.total, "float"),
+    )
+
+
+def from_manifest(accuracy: Mapping[str, Any], command: str) -> Accuracy:
+    """Return what the build measured: float and quantized, not compared in pairs."""
+    n, quantized = accuracy["n"], accuracy["quantized"]
+    same = round(accuracy["agreement"] * n / 100)
+    change = None
+    if accuracy["float"] and quantized:
+        points = quantized["top1"] - accuracy["float"]["top1"]
+        change = Change("float", points, None, None, None, None, "untested")
+    hops = (
+        _short("float", "onnxruntime", accuracy["float"], n, n, 1.0, None),
+        _short("quantized", accuracy["quantized_by"], quantized, n, same, accuracy["cosine"], change),
+    )
+    return Accuracy(
+        source="manifest.json",
+        command=command,
+        dataset=accuracy["dataset"],
+        dataset_sha256=accuracy["dataset_sha256"],
+        n=n,
+        unlabelled="" if quantized else "the pictures carry no usable labels",
+        hops=hops,
+        quantized="quantized",
+        unreadable=tuple(accuracy["unreadable"]),
+    )
+
+
+def judge(points: float, interval: Interval, p: float) -> Judgement:
+    """Say what a change of Top-1 is: noise unless exact McNemar test and interval both say otherwise."""
+    if p >= SIGNIFICANT or interval[0] <= 0 <= interval[1]:
+        return "noise"
+    return "loss" if points < 0 else "gain"
+
+
+def _hop(result: HopResult, most: int) -> Hop:
+    n, score = result.n, result.score
+    before = result.before
+    return Hop(
+        name=result.hop,
+        title=TITLES[result.hop],
+        by=result.by,
+        n=n,
+        top1=score.top1 if score else None,
+        top1_interval=score.top1_interval if score else None,
+        top5=score.top5 if score else None,
+        top5_interval=score.top5_interval if score else None,
+        agreement=100 * result.agreement / n,
+        agreement_interval=_wilson(result.agreement, n),
+        cosine=result.cosine,
+        agreement_before=None if result.agreement_before is None else 100 * result.agreement_before / n,
+        cosine_before=result.cosine_before,
+        change=_change(result.change, before) if result.change is not None and before else None,
+        seconds=result.seconds,
+        sampled=n < most,
+    )
+
+
+def _change(change: MeasuredChange, before: str) -> Change:
+    judgement = judge(change.points, change.interval, change.p) if change.lost or change.gained else "none"
+    return Change(
+        before=TITLES[before],
+        points=change.points,
+        interval=change.interval,
+        lost=change.lost,
+        gained=change.gained,
+        p=change.p,
+        judgement=judgement,
+    )
+
+
+def _short(
+    name: str,
+    by: str,
+    score: Mapping[str, Any] | None,
+    n: int,
+    same: int,
+    cosine: float,
+    change: Change | None,
+) -> Hop:
+    return Hop(
+        name=name,
+        title=TITLES[name],
+        by=by,
+        n=n,
+        top1=score["top1"] if score else None,
+        top1_interval=_pair(score["top1_interval"]) if score else None,
+        top5=score["top5"] if score else None,
+        top5_interval=_pair(score["top5_interval"]) if score else None,
+        agreement=100 * same / n,
+        agreement_interval=_wilson(same, n),
+        cosine=cosine,
+        agreement_before=None,
+        cosine_before=None,
+        change=change,
+        seconds=None,
+        sampled=False,
+    )
+
+
+def _wilson(count: int, n: int) -> Interval:
+    low, high = wilson(count, n)
+    return 100 * low, 100 * high
+
+
+def _pair(values: Sequence[float]) -> Interval:
+    low, high = values
+    return low, high
+
+
+NONE = Layers("", "Nothing here says how similar the layers are: only the vendor's compiler measures it.")
+
+
+def layers_of(diagnosis: Diagnosis | None, rows: tuple[NodeRow, ...]) -> Layers:
+    """Return the similarity of each layer.
+
+    Args:
+        diagnosis: of this build; None if there is none.
+        rows: the compile log's node table; empty without the vendor's compiler.
+    """
+    if diagnosis is not None and diagnosis.units:
+        return Layers(
+            "diagnosis",
+            f"Cosine of each layer's output, everything quantized, with the float network's: mean over "
+            f"n = {diagnosis.n} pictures, {diagnosis.dataset}.",
+            tuple(
+                Layer(
+                    name=unit.name,
+                    kind=unit.kind,
+                    on=unit.on,
+                    dtype=f"int{unit.bits}" if unit.on == "BPU" else "float",
+                    cosine=unit.cosine,
+                    alone_cosine=unit.alone_cosine,
+                    alone_agreement=100 * unit.alone_agreement,
+                    low=unit.range.low,
+                    high=unit.range.high,
+                    threshold=unit.range.threshold,
+                    saturated=unit.range.saturated,
+                    outlier_ratio=unit.range.outlier_ratio,
+                )
+                for unit in diagnosis.units
+            ),
+        )
+    known = tuple(
+        Layer(row.name, row.type, row.on, row.dtype, row.cosine, threshold=row.threshold)
+        for row in rows
+        if row.cosine is not None
+    )
+    if not known:
+        return NONE
+    return Layers(
+        "compile log",
+        "Cosine of each node's output, calibrated, with the float network's, as the compiler found it on the "
+        "calibration pictures.",
+        known,
+    )
+
+
+def node_rows(files: Mapping[str, Path]) -> tuple[NodeRow, ...]:
+    """Return the compile log's node table; empty where there is no log or it can't be read."""
+    log, info = files.get("compile_log"), files.get("quant_info")
+    if log is None:
+        return ()
+    try:
+        names = json.loads(info.read_text(encoding="utf-8")) if info is not None else None
+        return nodes(log.read_text(encoding="utf-8", errors="replace"), names)
+    except (OSError, ValueError):
+        return ()
+
+
+def cpu_nodes(diagnosis: Diagnosis | None, rows: tuple[NodeRow, ...]) -> tuple[CpuNodeRow, ...]:
+    """Return the nodes that are left to the CPU."""
+    if diagnosis is not None:
+        return tuple(CpuNodeRow(node.name, node.op, node.inside) for node in diagnosis.cpu_nodes)
+    inside = {id(row) for row in cpu_inside(rows)}
+    return tuple(CpuNodeRow(row.name, row.type, id(row) in inside) for row in rows if row.on == "CPU")
+
+
+T = TypeVar("T")
+
+
+def read_sidecar(
+    path: Path, built: Built, kind: type[T], version: int, command: str
+) -> tuple[T | None, Flag | None]:
+    """Read one of the files.
+
+    Args:
+        path: of the file.
+        built: the build folder that it has to speak of.
+        kind: the class that it holds; it has ``models``, role -> sha256 of what was measured.
+        version: its schema.
+        command: that makes the file anew.
+
+    Returns:
+        What it holds, None if it is not there or not to be used; and why not, None if nothing is to be said.
+    """
+    name = path.name
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+        if data["schema_version"] != version:
+            return None, _stale(name, f"is of schema {data['schema_version']}, not {version}", command)
+        found = cattrs.structure(data, kind)
+        changed = _changed(data["models"], built)
+    except FileNotFoundError:
+        return None, None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, cattrs.BaseValidationError) as error:
+        return None, _stale(name, f"can't be read ({type(error).__name__})", command)
+    if changed:
+        return None, _stale(name, f"speaks of another {', '.join(changed)} than this build holds", command)
+    return found, None
+
+
+def _changed(models: Mapping[str, Any], built: Built) -> list[str]:
+    """Return the roles whose file is not the one that was measured."""
+    if not models:
+        return ["program"]
+    return sorted(role for role, digest in models.items() if built.sha256.get(role) != digest)
+
+
+def _stale(name: str, why: str, command: str) -> Flag:
+    return Flag("stale", f"{name} is left out", f"{name} {why}.", command)
+
+
+STATIC_NOTE = (
+    "The static figure is the compiler's own, for the BPU part of one frame. It counts neither the nodes "
+    "left to the CPU nor the driver."
+)
+PUBLISHED_NOTE = (
+    "Published figures are measured on the board: latency with 1 thread and frames a second with 4, the "
+    "whole program, compiled by others with a precision recipe of their own."
+)
+
+
+def speed_of(
+    static: Mapping[str, Any] | None, published: Published | None, board: Mapping[str, Any] | None
+) -> Speed:
+    """Return the figures.
+
+    Args:
+        static: of the manifest; None where nothing was compiled.
+        published: of the same model; None where nobody did.
+        board: of the manifest: what ``edge board`` recorded of this program.
+    """
+    rows, notes = [], []
+    if static is not None:
+        level = f"{static['march']}, {static['optimize_level']}"
+        rows.append(
+            SpeedRow(
+                "static",
+                "compiler's static figure",
+                None,
+                static["latency_us"] / 1000,
+                static["fps"],
+                f"BPU part only; {level}",
+            )
+        )
+        notes.append(STATIC_NOTE)
+        if static["optimize_level"] != "O3":
+            notes.append(
+                f"This program is compiled at {static['optimize_level']}: quickly made, slow to run; "
+                "O3 is what ships."
+            )
+    if published is not None and (published.latency_ms or published.fps_4_threads):
+        if published.latency_ms:
+            rows.append(SpeedRow("published", "published", 1, published.latency_ms, None, published.source))
+        if published.fps_4_threads:
+            rows.append(
+                SpeedRow("published", "published", 4, None, published.fps_4_threads, published.source)
+            )
+        notes.append(PUBLISHED_NOTE)
+    about = (board or {}).get("about") or {}
+    for run in ((board or {}).get("perf") or {}).get("runs", ()):
+        where = ", ".join(str(about[key]) for key in ("soc", "os") if about.get(key))
+        rows.append(
+            SpeedRow(
+                "board", "your board", run["threads"], run["latency_ms"], run["fps"], where or "measured"
+            )
+        )
+    return Speed(tuple(rows), tuple(notes), static["ddr_bytes"] if static else None)
+
+
+def board_facts(board: Mapping[str, Any] | None) -> tuple[tuple[str, str], ...]:
+    """Return what ``edge board`` recorded besides speed, as names and values."""
+    if not board:
+        return ()
+    rows = [(name, str(value)) for name, value in (board.get("about") or {}).items() if value]
+    accuracy = board.get("accuracy")
+    if accuracy:
+        for key, title in (("top1", "Top-1"), ("top5", "Top-5")):
+            if accuracy["board"]:
+                low, high = accuracy["board"][f"{key}_interval"]
+                rows.append(
+                    (f"{title} on the board", f"{accuracy['board'][key]:.2f} % [{low:.1f}, {high:.1f}]")
+                )
+        if accuracy["agreement"] is not None:
+            rows.append((f"same answer as {accuracy['backend']}", f"{accuracy['agreement']:.2f} %"))
+        rows.append(("measured on", f"n = {accuracy['n']}: {accuracy['dataset']}"))
+    return tuple(rows)
+
 
 CALIBRATION_SHOWN = 24
 OWN_EVALUATION = "build_eval.json"

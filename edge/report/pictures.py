@@ -16,14 +16,14 @@ from edge.errors import CalibrationError, ImageError
 from edge.evaluate.table import Mistake
 from edge.images import ImageItem
 from edge.images.items import Split
-from edge.preprocess import (
+from edge.images.preprocess import (
     calibration_picture,
     nv12_to_yuv444,
     resize_crop,
     rgb_to_nv12,
     yuv444_to_rgb_float,
 )
-from edge.report.measured import MistakeShown, Picture
+from edge.report.contents import MistakeShown, Picture
 from edge.specs import Preprocess
 
 SIDE = 224  # pixels of the longer side: sharp at the size of a thumbnail on a phone
@@ -57,7 +57,7 @@ def calibration_pictures(
     """Return pictures of a calibration set, evenly spread over it.
 
     Args:
-        files: (name, raw float32 file) as ``edge.calibrate`` writes them.
+        files: (name, raw float32 file) as ``edge.images.calibrate`` writes them.
         preprocess: of the network: size, channel order and layout of the files.
         count: how many at most.
     """

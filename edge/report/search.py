@@ -9,7 +9,7 @@ from typing import Any
 
 from attrs import frozen
 
-from edge.built import Built
+from edge.folder.built import Built
 
 FILE = "tune.json"
 SCHEMA_VERSION = 1

@@ -10,7 +10,7 @@ import numpy as np
 from attrs import frozen
 
 from edge.errors import UsageError
-from edge.preprocess import decode
+from edge.images.preprocess import decode
 from edge.runtime.net import Net
 from edge.runtime.protocol import Array
 

@@ -12,7 +12,7 @@ from types import ModuleType
 from typing import Any
 
 from edge.errors import BackendError, BackendMissing
-from edge.metadata import Metadata
+from edge.folder.metadata import Metadata
 from edge.runtime.program import Program
 
 # What the runtimes raise: pybind turns C++ exceptions into the first three; a C++ function that sets an error

@@ -14,8 +14,8 @@ from attrs import frozen
 from numpy.typing import NDArray
 
 from edge.errors import BackendError, ImageError, LabelError, UsageError
-from edge.metadata import Metadata
-from edge.preprocess import decode, resize_crop, rgb_to_nv12
+from edge.folder.metadata import Metadata
+from edge.images.preprocess import decode, resize_crop, rgb_to_nv12
 from edge.runtime.protocol import Array, Backend, Info, Scores, Tensor
 from edge.specs import Preprocess
 

@@ -64,7 +64,7 @@ def load(
     program = locate(path)
     metadata = program.metadata
     if labels is None and "labels" in program.files:
-        from edge.images import class_names  # here, for a quick import of edge.runtime
+        from edge.images import class_names
 
         labels = class_names(str(program.files["labels"]))
     passed_over: list[PassedOver] = []

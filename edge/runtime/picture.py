@@ -11,8 +11,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from edge.atomic import disk_errors
 from edge.errors import ImageError, UsageError
+from edge.files import disk_errors
 
 Image = NDArray[np.uint8]
 

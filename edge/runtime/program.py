@@ -9,7 +9,7 @@ from pathlib import Path
 from attrs import frozen
 
 from edge.errors import ModelFileError
-from edge.metadata import FILE, Metadata, Role, read_metadata
+from edge.folder.metadata import FILE, Metadata, Role, read_metadata
 
 # How a single file tells what it is.
 ENDINGS: dict[str, Role] = {

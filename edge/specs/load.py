@@ -14,7 +14,7 @@ from attrs import evolve, fields, frozen
 from cattrs import transform_error
 
 from edge.errors import SpecError, UsageError
-from edge.resources import data_dir
+from edge.files import data_dir
 from edge.specs.schema import OWN_FILES, ModelSpec, Precision, Preprocess
 
 if TYPE_CHECKING:

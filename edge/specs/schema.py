@@ -41,7 +41,7 @@ def _name(_: object, attribute: Attribute[str], value: str) -> None:
 
 @frozen
 class Preprocess:
-    """From a picture to the network's input; see ``edge.preprocess`` for the arithmetic.
+    """From a picture to the network's input; see ``edge.images.preprocess`` for the arithmetic.
 
     Attributes:
         crop: (height, width) of the network input, in pixels.
@@ -263,7 +263,7 @@ class Compiler:
 
 @frozen
 class Rounding:
-    """Weights put on the compiler's int8 steps beforehand, errors compensated; see ``edge.rounding``.
+    """Weights put on the compiler's int8 steps beforehand, errors compensated; see ``edge.prepare``.
 
     Costs no time on the BPU: graph and types stay, only the integers are chosen better.
 
@@ -282,7 +282,7 @@ class Rounding:
 
 @frozen
 class Equalization:
-    """Channels scaled between convolutions so that int8 steps fit each; see ``edge.equalize``.
+    """Channels scaled between convolutions so that int8 steps fit each; see ``edge.prepare``.
 
     Costs no time on the BPU: the float network computes the same, from other weights.
 
@@ -340,7 +340,7 @@ class Precision:
     Attributes:
         name: as reports show it.
         nodes: node name in the model's own module paths -> precision; ``*`` in a name stands for any text.
-        rewrites: parts of the graph in another form with the same answers; see ``edge.rewrite``.
+        rewrites: parts of the graph in another form with the same answers; see ``edge.prepare``.
         equalization: of the channels; None leaves them as they are.
         rounding: of the weights; None leaves each to the nearest step, as the compiler rounds.
         note: what the recipe was measured on.

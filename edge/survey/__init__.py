@@ -1,10 +1,8 @@
 """What is known of every model of the zoo: measured size, placement on the BPU, compiled speed."""
 
-from edge.survey.check import check_model
+from edge.survey.check import check_model, measure_model, request_of
 from edge.survey.collect import Collected, collect
-from edge.survey.compare import Compared, compare
-from edge.survey.measure import measure_model
-from edge.survey.page import page
+from edge.survey.page import Compared, compare, page
 from edge.survey.record import (
     RECORDS,
     Checked,
@@ -16,7 +14,6 @@ from edge.survey.record import (
     load_records,
     save_records,
 )
-from edge.survey.request import request_of
 
 __all__ = [
     "RECORDS",

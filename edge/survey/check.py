@@ -3,18 +3,86 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from importlib.metadata import version
 from pathlib import Path
 
 from attrs import evolve
 
+from edge import __version__
+from edge.compiler.logs import NodeRow
+from edge.compiler.node_names import left_inside
 from edge.errors import EdgeError, NotEnoughMemory, ToolchainMissing
-from edge.mapper.placement import left_inside
+from edge.folder.workspace import Workspace
+from edge.graph.count import count
 from edge.pipeline import Build
 from edge.progress import Listener
-from edge.request import Request
-from edge.survey.record import Checked
-from edge.toolchain.logs import NodeRow
-from edge.workspace import Workspace
+from edge.specs import ModelSpec, load_precision
+from edge.specs.request import Request
+from edge.specs.schema import OWN_FILES
+from edge.survey.record import Checked, Counted
+
+
+def measure_model(request: Request, build_dir: Path, listener: Listener) -> Counted:
+    """Export a model, simplify it as proof that it can be built, and count the exported network.
+
+    Raises:
+        EdgeError: whatever stopped the export, the simplification or the count.
+    """
+    with Workspace(build_dir / request.spec.name, listener) as workspace:
+        build = Build(request, workspace, listener)
+        exported = build.export
+        build.simplify  # noqa: B018 - a stage is a property that does its work when it is asked for
+        path = exported.path(exported.result.onnx)
+        listener.begin("count")
+        work = count(path)
+        published = request.spec.published
+        other = published.gflops_input if published else None
+        elsewhere = None
+        if other is not None:
+            elsewhere = count(path, input_shape=(*work.input_shape[:2], other, other)).macs
+        listener.end("count", 0.0, cached=False, note=f"{work.macs / 1e9:.3f} G multiply-accumulates")
+    height, width = request.spec.preprocess.crop
+    return Counted(
+        height=height,
+        width=width,
+        parameters=work.parameters,
+        macs=work.macs,
+        attention=work.attention,
+        other=work.other,
+        published_at=other,
+        macs_published_at=elsewhere,
+        versions={
+            "edge": __version__,
+            "exporter": exported.result.exporter,
+            "onnx-tool": version("onnx-tool"),
+        },
+        max_error=exported.result.max_error,
+    )
+
+
+def request_of(spec: ModelSpec, *, timeout: float, any_memory: bool = False) -> Request:
+    """Return the request of one model.
+
+    Weights are random, from seed 0: shapes, placement and speed do not depend on them, and none have to be
+    downloaded. A model that is a file keeps its own.
+
+    Args:
+        spec: of the model.
+        timeout: seconds for one run of the compiler.
+        any_memory: run the compiler even where it is foretold not to fit in memory.
+
+    Raises:
+        SpecError: its recipe breaks the schema.
+    """
+    own = any(getattr(spec.sources, kind) for kind in OWN_FILES)
+    return Request(
+        spec=spec,
+        precision=load_precision(spec.precision),
+        weights="random" if spec.sources.timm and not own else "auto",
+        timeout=timeout,
+        any_memory=any_memory,
+        arguments=(spec.name,),
+    )
 
 
 def check_model(

@@ -10,8 +10,8 @@ import cattrs
 from attrs import evolve, field, frozen
 from filelock import FileLock
 
-from edge.atomic import disk_errors, write_json
 from edge.errors import InputError
+from edge.files import disk_errors, write_json
 
 RECORDS = "models.json"
 SCHEMA = 1
@@ -20,7 +20,7 @@ LEVELS = ("O0", "O1", "O2", "O3")
 
 @frozen
 class Counted:
-    """Size and work of the exported network, see :class:`edge.macs.Work`.
+    """Size and work of the exported network, see :class:`edge.graph.count.Work`.
 
     Attributes:
         height: of the input, pixels.
@@ -117,7 +117,7 @@ class Compiled:
         versions: of the compiler.
         onnx: sha256 of the ONNX that was compiled.
         network: content of the simplified ONNX and the recipe, as in :class:`Checked`.
-        recipe_sha256: of what the recipe does, see :func:`edge.survey.provenance.recipe_sha256`.
+        recipe_sha256: of what the recipe does, see :func:`edge.survey.collect.recipe_sha256`.
         tag: of the weights: timm tag, URL or file name.
         seed: of random weights; else None.
         max_error: of the exported ONNX, as in :class:`Counted`.

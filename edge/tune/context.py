@@ -3,28 +3,113 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
+from pathlib import Path
 from typing import cast, get_args
 
 import cattrs
+import numpy as np
 from attrs import define, evolve, field, frozen
 
-from edge.equalize import find_pairs
-from edge.errors import UsageError
-from edge.export import WeightsName
-from edge.graph import load_onnx
+from edge.errors import InputError, UsageError
+from edge.folder.workspace import STAGES, Workspace
+from edge.graph.files import load_onnx
+from edge.images import ImageItem, ImageSet, sample
+from edge.images.frames import Frame, load_frames, spread
+from edge.measure.networks import FloatNet
 from edge.pipeline import Build
-from edge.progress import Listener
-from edge.request import Request
-from edge.rewrite import channel_mean
-from edge.specs import Precision
+from edge.prepare.channel_mean import channel_mean
+from edge.prepare.equalize import find_pairs
+from edge.progress import Listener, Reporter
+from edge.sources import WeightsName
+from edge.specs import Precision, Preprocess
+from edge.specs.request import Request
 from edge.toolchain.found import Toolchain
-from edge.tune import pictures as pictures_
 from edge.tune.journal import Entry, Journal
 from edge.tune.result import Measured
 from edge.tune.trials import CODE, Inside, Set, Trials, measured
-from edge.workspace import STAGES, Workspace
+
+FEWEST = 16  # of both parts together
+FEW = 100  # in a part; fewer say little
+
+
+@frozen
+class Halves:
+    """Disjoint parts of a set of pictures."""
+
+    selection: ImageSet
+    report: ImageSet
+
+
+def halves(images: ImageSet, seed: int) -> Halves:
+    """Split a set in two, each class in halves where there are labels.
+
+    Pictures of equal content come into one part, wherever they are.
+
+    Raises:
+        InputError: there are too few.
+    """
+    if len(images) < FEWEST:
+        raise InputError(
+            f"{len(images)} pictures in {images.description} are too few to choose on one half and report on "
+            "the other",
+            allowed=f"{FEWEST} and more; some hundred for figures that mean something",
+            remedy="give --images a larger set, or --count 0 for all of it",
+        )
+    chosen = {item.name for item in sample(images, len(images) // 2, seed)}
+    contents = {
+        row.tobytes() for item, row in zip(images, images.contents, strict=True) if item.name in chosen
+    }
+    first: list[ImageItem] = []
+    second: list[ImageItem] = []
+    for item, row in zip(images, images.contents, strict=True):
+        if item.name in chosen:
+            first.append(item)
+        elif row.tobytes() not in contents:
+            second.append(item)
+    if not second:
+        raise InputError(
+            f"the pictures of {images.description} are copies of each other",
+            allowed="two halves without a picture in common",
+            remedy="give --images another set",
+        )
+    return Halves(_part(images, first, f"seed {seed}"), _part(images, second, f"the other half, seed {seed}"))
+
+
+def load(images: ImageSet, net: FloatNet, preprocess: Preprocess, unlabelled: str, reporter: Reporter) -> Set:
+    """Return the pictures cropped, with the float network's answers behind NV12.
+
+    Args:
+        images: a part.
+        net: the BPU-ready float network.
+        preprocess: of the network.
+        unlabelled: why labels mean nothing; empty if they do.
+        reporter: told of broken pictures.
+
+    Raises:
+        InputError: none can be read.
+    """
+    frames, _ = load_frames(images, preprocess, reporter)
+    scores = np.stack(spread(lambda frame: net.behind_nv12(frame.nv12), list(frames)))
+    labels: Sequence[int | None] = [None if unlabelled else frame.label for frame in frames]
+    return Set(frames, scores, labels, images.fingerprint)
+
+
+def float_net(model: Path, preprocess: Preprocess) -> FloatNet:
+    """Open the float network that all are compared with."""
+    return FloatNet(model, preprocess)
+
+
+def _part(images: ImageSet, items: Sequence[ImageItem], which: str) -> ImageSet:
+    name = images.source or images.description
+    return ImageSet(
+        tuple(items), f"{name} ({len(items)} of {len(images)} pictures, {which})", images.unlabelled, name
+    )
+
+
+__all__ = ["FEW", "Frame", "Halves", "float_net", "halves", "load"]
+
 
 TRIALS = ".trials"
 JOURNAL = "journal.jsonl"
@@ -118,7 +203,7 @@ class Context:
         return bool(means)
 
     @cached_property
-    def halves(self) -> tuple[pictures_.Halves, str]:
+    def halves(self) -> tuple[Halves, str]:
         """The pictures in two parts, and why there is no Top-1; empty if there is."""
         source = self.build.export.result.weights.source
         if self.request.images is None and source not in ("demo", "random"):
@@ -128,7 +213,7 @@ class Context:
                 remedy=f"edge tune {self.request.spec.name} --images DIR",
             )
         images, unlabelled = self.build._pictures
-        return pictures_.halves(images, self.request.seed), unlabelled
+        return halves(images, self.request.seed), unlabelled
 
     @cached_property
     def selection(self) -> Set:
@@ -190,8 +275,8 @@ class Context:
         split, unlabelled = self.halves
         preprocess = self.request.spec.preprocess
         graph = self.build.simplify
-        net = pictures_.float_net(graph.path(graph.result.onnx), preprocess)
-        return pictures_.load(getattr(split, part), net, preprocess, unlabelled, self.listener)
+        net = float_net(graph.path(graph.result.onnx), preprocess)
+        return load(getattr(split, part), net, preprocess, unlabelled, self.listener)
 
     def prune(self) -> None:
         """Remove the stages of trials that nothing asks for again: their figures are in the journal."""

@@ -12,7 +12,6 @@ from typing import Any
 import cattrs
 from attrs import evolve, field, frozen
 
-from edge.atomic import disk_errors
 from edge.errors import (
     BackendError,
     CompileTimeout,
@@ -23,7 +22,8 @@ from edge.errors import (
     SpecError,
     ToolchainError,
 )
-from edge.workspace import stage_key
+from edge.files import disk_errors
+from edge.folder.workspace import stage_key
 
 # What a trial may fail with and still be a result: the recipe is at fault, not the machine or the user.
 TRIAL_ERRORS = (ToolchainError, GateError, ModelFileError, BackendError, SpecError)

@@ -9,9 +9,9 @@ import numpy as np
 from attrs import frozen
 from numpy.typing import NDArray
 
-from edge.diagnose.frames import Frame
-from edge.diagnose.layers import scored
-from edge.fakequant import AS_BUILT, INT16, FakeQuant
+from edge.diagnose.observed import scored
+from edge.images.frames import Frame
+from edge.simulate.fakequant import AS_BUILT, INT16, FakeQuant
 from edge.tune.journal import Journal
 from edge.tune.result import Measured
 from edge.tune.spaces import Unit

@@ -7,9 +7,9 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from attrs import evolve, frozen
 
-from edge.diagnose.units import Group
-from edge.fakequant import INT16, Quantizer, Translated
-from edge.mapper.rules_calibration import OPERATOR_FORM
+from edge.compiler.rules import OPERATOR_FORM
+from edge.measure.layers import Group
+from edge.simulate.fakequant import INT16, Quantizer, Translated
 from edge.specs import Calibration, NodePrecision, Precision
 from edge.specs.schema import Equalization, Level, Rewrite, Rounding
 

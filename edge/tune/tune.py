@@ -18,10 +18,12 @@ from functools import partial
 from attrs import define, evolve
 
 from edge.errors import GateError, UsageError
+from edge.folder.workspace import Workspace
 from edge.progress import Listener
-from edge.request import Request
 from edge.specs import Precision
-from edge.tune import pictures, spaces
+from edge.specs.request import Request
+from edge.tune import context as pictures
+from edge.tune import spaces
 from edge.tune.context import TRIALS, Candidate, Context, Options
 from edge.tune.journal import Entry
 from edge.tune.outcome import accuracy, chosen_of, figures, latency, outcome, point_of
@@ -29,7 +31,6 @@ from edge.tune.result import Point, TuneResult
 from edge.tune.search import Step
 from edge.tune.trials import QUICK, adopt, measured
 from edge.tune.units import FINALISTS, narrowed, wider, with_nodes
-from edge.workspace import Workspace
 
 PLAIN = "plain int8"
 PROGRAMS = 4  # at the level that ships, besides plain int8

@@ -6,18 +6,17 @@ from collections.abc import Mapping
 
 from attrs import evolve, frozen
 
-from edge.diagnose.units import group
+from edge.compiler.node_names import NodeNames
 from edge.errors import ModelFileError
-from edge.fakequant import FakeQuant
-from edge.graph import facts, load_onnx
-from edge.mapper.node_names import NodeNames
+from edge.graph.files import facts, load_onnx
+from edge.measure.layers import group
+from edge.simulate.fakequant import FakeQuant
 from edge.specs import NodePrecision, Precision
 from edge.tune import spaces
 from edge.tune.context import LEAST_LIMIT, Candidate, Context
-from edge.tune.cost import LEVEL, Costs
 from edge.tune.rank import SINGLES_ON, Ranking
 from edge.tune.search import Step, finalists, greedy
-from edge.tune.trials import Inside
+from edge.tune.trials import LEVEL, Costs, Inside
 
 SHORTLIST = 12  # units whose cost is measured at first
 MORE, ROUNDS = 8, 2  # further ones in each round behind that, and rounds

@@ -11,7 +11,7 @@ import numpy as np
 import onnxruntime
 
 from edge.images import open_images, sample
-from edge.preprocess import network_input, resize_crop
+from edge.images.preprocess import network_input, resize_crop
 from edge.runtime import load
 
 try:

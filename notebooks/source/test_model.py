@@ -26,7 +26,7 @@ from pathlib import Path
 import numpy as np
 from IPython.display import Image, display
 
-from edge.preprocess import decode, nv12_to_yuv444, yuv444_to_rgb_float
+from edge.images.preprocess import decode, nv12_to_yuv444, yuv444_to_rgb_float
 from edge.runtime import load
 from edge.runtime.bench import measure
 from edge.runtime.net import probabilities
@@ -56,7 +56,7 @@ for tensor in (*net.info.inputs, *net.info.outputs):
 
 # %%
 if PICTURE is None:
-    from edge.demo.render import picture
+    from edge.images.demo import picture
 
     rgb, _ = picture("test", 0)
     if net.metadata.weights != "demo":

@@ -24,8 +24,8 @@ class HbdkSimBackend:
         if path is None:
             raise BackendMissing(f"{program.name} comes without its .bin", remedy="edge build MODEL")
         with as_backend_errors():
+            from edge.simulate.hbdk import Simulator
             from edge.toolchain.find import find
-            from edge.toolchain.hbdk_sim import Simulator
 
             self._simulator = Simulator(find(), path)
         content = self._simulator.program

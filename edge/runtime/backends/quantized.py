@@ -26,8 +26,8 @@ class QuantizedBackend:
                 f"{program.name} comes without its quantized ONNX", remedy="edge build MODEL"
             )
         with as_backend_errors():
+            from edge.simulate.vendor import QuantizedModel
             from edge.toolchain.find import find
-            from edge.toolchain.quantized import QuantizedModel
 
             toolchain = find()
             self._model = QuantizedModel(toolchain, path)

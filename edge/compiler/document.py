@@ -1,0 +1,159 @@
+"""A mapper YAML as the rules see it: values read the mapper's way, and the line of each."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import yaml
+from attrs import frozen
+
+from edge.compiler.schema import GROUPS, NO_DATA
+from edge.graph.files import GraphFacts
+
+if TYPE_CHECKING:
+    import onnx
+
+# group / key / node or input / setting
+DEEPEST = 4
+
+
+class Hit(NamedTuple):
+    """What a rule found: the text seen, what would be right, and the line (from 1)."""
+
+    seen: str
+    allowed: str
+    line: int | None = None
+
+
+@frozen(eq=False)
+class Document:
+    """A parsed YAML with the facts that the rules compare it with.
+
+    Attributes:
+        data: group -> key -> value, as YAML gives them; nothing is checked yet.
+        lines: path of keys -> line, from 1.
+        duplicates: keys given twice in one mapping, with the line of the second.
+        graph: facts of the model, if known.
+        model: the model, if at hand.
+        calibration_files: name and bytes, if known.
+        base: folder that relative paths start from; None where no path is to be looked up.
+    """
+
+    data: Mapping[str, Any]
+    lines: Mapping[tuple[str, ...], int]
+    duplicates: Sequence[tuple[str, int]]
+    graph: GraphFacts | None = None
+    model: onnx.ModelProto | None = None
+    calibration_files: Sequence[tuple[str, int]] | None = None
+    base: Path | None = None
+
+    def group(self, group: str) -> Mapping[Any, Any]:
+        """Return a group; empty where it is missing or no mapping."""
+        value = self.data.get(group)
+        return value if isinstance(value, dict) else {}
+
+    def line(self, *path: str) -> int | None:
+        """Return the line of a key, or of the nearest key above it."""
+        for end in range(len(path), 0, -1):
+            if path[:end] in self.lines:
+                return self.lines[path[:end]]
+        return None
+
+    def value(self, group: str, key: str) -> Any:
+        """Return a value of a type that the mapper takes; None where it is missing or of another type."""
+        value = self.group(group).get(key)
+        types = GROUPS[group][key].types
+        return value if has_type(value, types) else None
+
+    def text(self, group: str, key: str) -> str:
+        """Return a value as text, '' where there is none."""
+        value = self.value(group, key)
+        return "" if value is None or isinstance(value, dict) else str(value)
+
+    def items(self, group: str, key: str) -> list[str]:
+        """Return the items of a ``;`` list as the mapper splits it; an item 'None' is empty."""
+        text = self.text(group, key).replace("'", " ").replace('"', " ").strip()
+        if not text:
+            return []
+        items = [item.strip() for item in text.removesuffix(";").split(";")]
+        return ["" if item == "None" else item for item in items]
+
+    @property
+    def inputs(self) -> int:
+        """Number of inputs: the model's, else what most of the lists say."""
+        if self.graph is not None:
+            return 1
+        return max(
+            len(self.items("input_parameters", "input_name")),
+            len(self.items("input_parameters", "input_type_rt")),
+            1,
+        )
+
+    def item(self, group: str, key: str, index: int) -> str:
+        """Return one item of a list, '' where the list is shorter."""
+        items = self.items(group, key)
+        return items[index] if index < len(items) else ""
+
+    def shape(self, index: int) -> tuple[int, ...] | None:
+        """Return the shape of an input: the YAML's, else the model's; None where neither can be read."""
+        text = self.item("input_parameters", "input_shape", index)
+        if text:
+            return parse_shape(text)
+        return self.graph.input_shape if self.graph is not None and index == 0 else None
+
+    def calibrates(self) -> bool:
+        """Tell whether the mapper will read calibration data."""
+        return self.text("calibration_parameters", "calibration_type") not in NO_DATA
+
+
+def parse_shape(text: str) -> tuple[int, ...] | None:
+    """Return the numbers of ``1x3x224x224``; None where it is something else."""
+    try:
+        return tuple(int(part) for part in text.lower().split("x"))
+    except ValueError:
+        return None
+
+
+def has_type(value: object, types: tuple[type, ...]) -> bool:
+    """Tell whether a value is of one of the types; a bool is no int here."""
+    if isinstance(value, bool):
+        return bool in types
+    return isinstance(value, types)
+
+
+def read(text: str) -> tuple[dict[Any, Any], dict[tuple[str, ...], int], list[tuple[str, int]]]:
+    """Parse a YAML text.
+
+    Returns:
+        The data, the line of every key, and the keys given twice.
+
+    Raises:
+        yaml.YAMLError: the text is no YAML.
+        TypeError: it is YAML, but no mapping.
+    """
+    node = yaml.compose(text, Loader=yaml.SafeLoader)
+    data = yaml.safe_load(text)
+    if not isinstance(node, yaml.MappingNode) or not isinstance(data, dict):
+        raise TypeError(type(data).__name__)
+    lines: dict[tuple[str, ...], int] = {}
+    duplicates: list[tuple[str, int]] = []
+    _walk(node, (), lines, duplicates)
+    return data, lines, duplicates
+
+
+def _walk(
+    node: yaml.MappingNode,
+    path: tuple[str, ...],
+    lines: dict[tuple[str, ...], int],
+    duplicates: list[tuple[str, int]],
+) -> None:
+    for key, value in node.value:
+        here = (*path, str(key.value))
+        line = key.start_mark.line + 1  # yaml counts from 0
+        if here in lines:
+            duplicates.append((here[-1], line))
+        lines[here] = line
+        if isinstance(value, yaml.MappingNode) and len(here) < DEEPEST:
+            _walk(value, here, lines, duplicates)

@@ -1,0 +1,123 @@
+"""Files that are written whole or not at all, and what a full disk says."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from edge.errors import EdgeError, WorkspaceError
+
+
+def sha256_of(path: Path) -> str:
+    """Return the sha256 of a file, as hex."""
+    digest = hashlib.sha256()
+    with path.open("rb") as stream:
+        for block in iter(lambda: stream.read(1 << 20), b""):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def data_dir(name: str) -> Path:
+    """Return the folder ``name``, in the checkout or, once installed, inside the wheel.
+
+    Args:
+        name: ``mapper_yaml``, ``calibration`` or ``notebooks``.
+
+    Raises:
+        EdgeError: neither place holds it (a broken installation).
+    """
+    package = Path(__file__).resolve().parent
+    for candidate in (package.parent / name, package / "_data" / name):
+        if candidate.is_dir():
+            return candidate
+    raise EdgeError(
+        f"the data folder {name}/ is missing from this installation",
+        remedy="reinstall edge: pip install --force-reinstall edge",
+    )
+
+
+UNWRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR)
+
+
+def write_json(path: Path, data: object) -> None:
+    """Write JSON so that the file is either the old one or the complete new one."""
+    write_text(path, json_text(data))
+
+
+def json_text(data: object) -> str:
+    """Return JSON as edge writes it: indented, UTF-8, with a last line break."""
+    return json.dumps(data, indent=2, ensure_ascii=False) + "\n"
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write text so that the file is either the old one or the complete new one."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("w", encoding="utf-8") as stream:
+            stream.write(text)
+            stream.flush()
+            os.fsync(stream.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def link_or_copy(source: Path, target: Path) -> None:
+    """Make ``target`` the same file as ``source``: a hard link if possible, else a copy; replace it whole."""
+    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    temporary.unlink(missing_ok=True)
+    try:
+        os.link(source, temporary)
+    except OSError:  # another file system, or one without hard links
+        shutil.copy2(source, temporary)
+    temporary.replace(target)
+
+
+def replace_symlink(link: Path, target: Path) -> None:
+    """Make ``link`` point at ``target``, relatively, so that the folder that holds both can be moved."""
+    temporary = link.with_name(f".{link.name}.{os.getpid()}.tmp")
+    temporary.unlink(missing_ok=True)
+    temporary.symlink_to(os.path.relpath(target, link.parent))
+    temporary.replace(link)
+
+
+@contextmanager
+def disk_errors(root: Path) -> Iterator[None]:
+    """Turn a full disk or a read-only folder into a clear error.
+
+    Args:
+        root: the folder being written.
+
+    Raises:
+        WorkspaceError: instead of the OSError.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            free = _free_bytes(root)
+            raise WorkspaceError(
+                f"the disk that holds {root} is full ({free / 1e6:.0f} MB free)",
+                remedy="free some space, or choose another disk with --build-dir; finished stages are kept",
+            ) from error
+        if error.errno in UNWRITABLE and _inside(error.filename, root):
+            raise WorkspaceError(
+                f"{root} can't be written: {error.strerror}", remedy="choose another folder with --build-dir"
+            ) from error
+        raise
+
+
+def _inside(filename: object, root: Path) -> bool:
+    return isinstance(filename, str) and str(root) in filename
+
+
+def _free_bytes(path: Path) -> int:
+    while not path.exists():
+        path = path.parent
+    return shutil.disk_usage(path).free

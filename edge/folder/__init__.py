@@ -1,0 +1,1 @@
+"""The build folder: keyed stages, metadata, and how it is read back."""

@@ -1,0 +1,83 @@
+"""A finished build folder, read back: its files by role, and what ``manifest.json`` says of them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from attrs import field, frozen
+
+from edge.errors import ModelFileError
+from edge.folder.metadata import FILE, Metadata, read_metadata
+
+MANIFEST = "manifest.json"
+
+
+@frozen
+class Built:
+    """What ``edge build`` published.
+
+    Attributes:
+        folder: such as ``build/ConvNeXt_atto``.
+        manifest: the content of ``manifest.json``.
+        metadata: the content of ``metadata.json``: preprocessing, classes, names.
+        files: role -> existing file: ``bin``, ``float_onnx``, ``bpu_onnx``, ``calibrated_onnx``,
+            ``quantized_onnx``, ``portable_onnx``, ``mapper_yaml``, ``compile_log``, ``quant_info``, …
+        sha256: role -> hash that the manifest lists.
+    """
+
+    folder: Path
+    manifest: Mapping[str, Any]
+    metadata: Metadata
+    files: Mapping[str, Path]
+    sha256: Mapping[str, str] = field(factory=dict)
+
+    def file(self, role: str, *, remedy: str | None = None) -> Path:
+        """Return the file of a role.
+
+        Raises:
+            ModelFileError: this build has none, such as a ``bin`` where the portable mapper built.
+        """
+        if role not in self.files:
+            raise ModelFileError(
+                f"{self.folder} holds no {role}",
+                allowed=", ".join(sorted(self.files)),
+                remedy=remedy or f"edge build {self.metadata.model}",
+            )
+        return self.files[role]
+
+
+def open_built(folder: Path) -> Built:
+    """Read a finished build folder.
+
+    Raises:
+        ModelFileError: it is no build folder, its manifest can't be read, or a listed file is missing or of
+            another size.
+    """
+    remedy = f"edge build {folder.name}"
+    try:
+        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        listed = [
+            (str(entry["role"]), folder / entry["path"], int(entry["bytes"]), str(entry["sha256"]))
+            for entry in manifest["artifacts"]
+        ]
+    except FileNotFoundError:
+        raise ModelFileError(
+            f"{folder} holds no {MANIFEST}", allowed="the folder of a finished build", remedy=remedy
+        ) from None
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ModelFileError(
+            f"{folder / MANIFEST} can't be read: {type(error).__name__}", remedy=remedy
+        ) from error
+    for _, path, size, _ in listed:
+        if not path.is_file() or path.stat().st_size != size:
+            raise ModelFileError(f"{path} is missing or not of {size} bytes", remedy=remedy)
+    return Built(
+        folder=folder,
+        manifest=manifest,
+        metadata=read_metadata(folder / FILE),
+        files={role: path for role, path, _, _ in listed},
+        sha256={role: digest for role, _, _, digest in listed},
+    )

@@ -1,0 +1,90 @@
+"""``metadata.json``: what a program is and how its input is made; it travels with the program."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Literal
+
+import cattrs
+from attrs import field, frozen
+
+from edge.errors import ModelFileError, SpecError
+from edge.files import write_json
+from edge.specs import Preprocess
+
+FILE = "metadata.json"
+SCHEMA_VERSION = 1
+
+Role = Literal["bin", "portable", "quantized", "labels"]
+
+
+@frozen
+class FileEntry:
+    """A file beside ``metadata.json``: its name, size in bytes and sha256."""
+
+    path: str
+    bytes: int
+    sha256: str
+
+
+@frozen
+class Metadata:
+    """What the runtime must know of a program.
+
+    Attributes:
+        name: of the program, such as ``ConvNeXt_atto_demo``.
+        model: the zoo's name of the model, or the user's.
+        weights: where they came from: ``timm``, ``vendor``, ``demo``, ``random`` or ``file``.
+        preprocess: from a picture to the network's input. The program itself takes NV12 of ``crop``.
+        classes: number of scores.
+        files: role -> file; ``bin`` is missing where no vendor compiler was at hand.
+        toolchain: versions of what compiled or quantized it.
+        exact: whether the portable model gives the same integers as the program.
+        march: of the program.
+    """
+
+    name: str
+    model: str
+    weights: str
+    preprocess: Preprocess
+    classes: int
+    files: Mapping[Role, FileEntry]
+    toolchain: Mapping[str, str] = field(factory=dict)
+    exact: bool = False
+    march: str = "bayes-e"
+    schema_version: int = SCHEMA_VERSION
+
+
+def write_metadata(path: Path, metadata: Metadata) -> None:
+    """Write ``metadata.json`` whole or not at all."""
+    write_json(path, cattrs.unstructure(metadata))
+
+
+def read_metadata(path: Path) -> Metadata:
+    """Read ``metadata.json``.
+
+    Raises:
+        ModelFileError: it is missing, no JSON, of another version, or breaks the schema.
+    """
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+        version = data["schema_version"]
+        if version != SCHEMA_VERSION:
+            raise ModelFileError(
+                f"{path} is of schema {version}",
+                allowed=f"schema {SCHEMA_VERSION}",
+                remedy="build it again with this edge, or install the edge that made it",
+            )
+        return cattrs.structure(data, Metadata)
+    except FileNotFoundError:
+        raise ModelFileError(
+            f"{path.parent} holds no {FILE}",
+            allowed="a finished build folder or a bundle",
+            remedy=f"edge build {path.parent.name}",
+        ) from None
+    except (OSError, ValueError, KeyError, TypeError, SpecError, cattrs.BaseValidationError) as error:
+        raise ModelFileError(
+            f"{path} can't be read: {type(error).__name__}", remedy="build or bundle it again"
+        ) from error

@@ -1,0 +1,317 @@
+"""The build folder of one model: keyed stage folders, atomic writes, an ownership marker and a lock.
+
+::
+
+    build/ConvNeXt_atto/
+        .edge-workspace            marker: edge made this folder and may replace what is in it
+        .lock                      one build at a time
+        .stages/compile-3f2a91c0/  what a stage wrote, named by the hash of everything it depends on
+        failed/compile/            logs of the last failure of a stage
+        *.bin, *.onnx, …           the published result: links into .stages, replaced as one set
+        manifest.json              what was published, with hashes; written last
+
+A stage folder gets its final name only when the stage has ended well, so a folder that exists is complete.
+A failed or killed build touches nothing that an earlier one published.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import json
+import shutil
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Generic, TypeVar
+
+import cattrs
+from attrs import frozen
+from filelock import FileLock, Timeout
+
+from edge.errors import ToolchainError, WorkspaceError
+from edge.files import disk_errors, link_or_copy, replace_symlink, sha256_of, write_json, write_text
+from edge.progress import Reporter
+
+MARKER = ".edge-workspace"
+MANIFEST = "manifest.json"
+STAGES = ".stages"
+RECORD = "stage.json"
+SCHEMA = 1
+
+T = TypeVar("T")
+T_co = TypeVar("T_co", covariant=True)
+
+
+@frozen
+class FileRecord:
+    """A file of a stage: path relative to the stage folder, size, hash, and the time stamp it had then."""
+
+    path: str
+    bytes: int
+    sha256: str
+    mtime_ns: int
+
+
+@frozen
+class Stage(Generic[T_co]):
+    """A finished stage.
+
+    Attributes:
+        name: such as ``compile``.
+        key: sha256 of everything the stage depends on.
+        dir: where its files are.
+        result: what the stage function returned; its file names are relative to ``dir``.
+        files: every file, with hash.
+        seconds: how long the work took when it was done.
+        cached: whether an earlier run had done it.
+    """
+
+    name: str
+    key: str
+    dir: Path
+    result: T_co
+    files: tuple[FileRecord, ...]
+    seconds: float
+    cached: bool
+
+    def path(self, name: str) -> Path:
+        """Return the path of one of the stage's files."""
+        return self.dir / name
+
+    def sha256(self, name: str) -> str:
+        """Return the recorded hash of one of the stage's files."""
+        return next(record.sha256 for record in self.files if record.path == name)
+
+
+@frozen
+class Artifact:
+    """A file to publish: its role, where it is, and its name in the build folder."""
+
+    role: str
+    source: Path
+    name: str
+
+
+class Workspace:
+    """The build folder of one model, held for the length of a ``with``.
+
+    Args:
+        root: the folder, such as ``build/ConvNeXt_atto``; made if missing.
+        reporter: told when another build holds the folder.
+
+    Raises:
+        WorkspaceError: the folder has files but not our marker, or can't be written.
+    """
+
+    def __init__(self, root: Path, reporter: Reporter) -> None:
+        self.root = root
+        self._reporter = reporter
+        self._lock = FileLock(root / ".lock")
+
+    def __enter__(self) -> Workspace:
+        with disk_errors(self.root):
+            self._claim()
+        try:
+            self._lock.acquire(timeout=0)
+        except Timeout:
+            self._reporter.warn(f"another edge is building in {self.root}; waiting for it to end")
+            self._lock.acquire()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._lock.release()
+
+    def _claim(self) -> None:
+        marker = self.root / MARKER
+        if self.root.exists() and not marker.exists():
+            if not self.root.is_dir():
+                raise WorkspaceError(
+                    f"{self.root} is a file", allowed="a folder", remedy="choose another --build-dir"
+                )
+            # Another edge may be making this very folder, its marker half written.
+            names = [path.name for path in self.root.iterdir()]
+            strangers = [name for name in names if name != ".lock" and MARKER not in name]
+            if strangers:
+                raise WorkspaceError(
+                    f"{self.root} holds files that edge did not make ({strangers[0]}, …)",
+                    allowed=f"a new folder or one with the marker {MARKER}",
+                    remedy="move it away, or choose another --build-dir",
+                )
+        self.root.mkdir(parents=True, exist_ok=True)
+        if not marker.exists():
+            write_json(marker, {"schema_version": SCHEMA, "model": self.root.name})
+
+    def run(
+        self,
+        name: str,
+        inputs: Mapping[str, object],
+        action: Callable[[Path], T],
+        result_type: type[T],
+        code: Iterable[str] = (),
+    ) -> Stage[T]:
+        """Return the stage's result, from an earlier run if everything it depends on is the same.
+
+        Args:
+            name: of the stage.
+            inputs: all it depends on, as JSON: parameters, hashes of input files, tool versions.
+            action: does the work in the empty folder it is given.
+            result_type: the class that ``action`` returns.
+            code: modules whose source the result depends on; a change of theirs re-runs the stage.
+
+        Raises:
+            WorkspaceError: the disk is full or the folder can't be written.
+        """
+        key = stage_key(name, inputs, code)
+        final = self.root / STAGES / f"{name}-{key[:12]}"
+        found = _load(final, name, key, result_type)
+        if found is not None:
+            return found
+        partial = final.with_name(f".{final.name}.partial")
+        with disk_errors(self.root):
+            shutil.rmtree(partial, ignore_errors=True)
+            partial.mkdir(parents=True)
+            started = time.monotonic()
+            try:
+                result = action(partial)
+            except BaseException as error:
+                self._keep_logs(name, partial, error)
+                shutil.rmtree(partial, ignore_errors=True)
+                raise
+            seconds = time.monotonic() - started
+            files = tuple(_records(partial))
+            record = {
+                "schema_version": SCHEMA,
+                "stage": name,
+                "key": key,
+                "seconds": round(seconds, 3),
+                "inputs": inputs,
+                "result": cattrs.unstructure(result),
+                "files": cattrs.unstructure(files),
+            }
+            write_json(partial / RECORD, record)
+            shutil.rmtree(final, ignore_errors=True)
+            partial.replace(final)
+        return Stage(name, key, final, result, files, round(seconds, 3), cached=False)
+
+    def _keep_logs(self, name: str, partial: Path, error: BaseException) -> None:
+        kept = self.root / "failed" / name
+        shutil.rmtree(kept, ignore_errors=True)
+        for log in partial.glob("*.log"):
+            kept.mkdir(parents=True, exist_ok=True)
+            shutil.move(log, kept / log.name)
+            if isinstance(error, ToolchainError):
+                error.log = str(kept / log.name)
+
+    def publish(
+        self,
+        artifacts: Iterable[Artifact],
+        manifest: Mapping[str, object],
+        texts: Mapping[str, str] | None = None,
+        folders: Mapping[str, Path] | None = None,
+        stale: Iterable[str] = (),
+    ) -> None:
+        """Replace the published set of files, then write ``manifest.json``.
+
+        Files that the last manifest names and the new set lacks are removed. Artifacts are hard links into
+        the stage folders where the file system has them, copies elsewhere.
+
+        Args:
+            artifacts: files of stages.
+            manifest: what to write; its ``artifacts`` name the files.
+            texts: further files, name -> content.
+            folders: name -> stage folder to show under that name, as a symbolic link.
+            stale: names of further files to remove: results that speak of files just replaced.
+        """
+        texts, folders = texts or {}, folders or {}
+        with disk_errors(self.root):
+            old = self.published()
+            names = {*texts, *folders}
+            for artifact in artifacts:
+                names.add(artifact.name)
+                target = self.root / artifact.name
+                if not (target.exists() and target.samefile(artifact.source)):
+                    link_or_copy(artifact.source, target)
+            for name, text in texts.items():
+                write_text(self.root / name, text)
+            for name, folder in folders.items():
+                replace_symlink(self.root / name, folder)
+            for name in (*old, *stale):
+                if name not in names:
+                    (self.root / name).unlink(missing_ok=True)
+            write_json(self.root / MANIFEST, manifest)
+
+    def published(self) -> list[str]:
+        """Return the names of the files that the last manifest lists."""
+        try:
+            return [str(artifact["path"]) for artifact in self.manifest()["artifacts"]]
+        except (KeyError, TypeError):
+            return []
+
+    def manifest(self) -> dict[str, Any]:
+        """Return the last manifest; empty if there is none that can be read."""
+        try:
+            found = json.loads((self.root / MANIFEST).read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return {}
+        return found if isinstance(found, dict) else {}
+
+    def discard_all_but(self, stages: Iterable[Stage[Any]]) -> None:
+        """Remove stage folders that the result just published does not rest on."""
+        keep = {stage.dir.name for stage in stages}
+        for folder in (self.root / STAGES).iterdir():
+            if folder.name not in keep:
+                shutil.rmtree(folder, ignore_errors=True)
+        shutil.rmtree(self.root / "failed", ignore_errors=True)
+
+
+def stage_key(name: str, inputs: Mapping[str, object], code: Iterable[str] = ()) -> str:
+    """Return the sha256 of a stage's name, inputs and code, independent of the order of keys."""
+    digests = {module: _source_sha256(module) for module in code}
+    text = json.dumps([SCHEMA, name, inputs, digests], sort_keys=True, ensure_ascii=True)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _load(folder: Path, name: str, key: str, result_type: type[T]) -> Stage[T] | None:
+    try:
+        record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
+        if record["key"] != key or record["schema_version"] != SCHEMA:
+            return None
+        files = cattrs.structure(record["files"], tuple[FileRecord, ...])
+        if not all(_unchanged(folder / file.path, file) for file in files):
+            return None
+        result = cattrs.structure(record["result"], result_type)
+    except (OSError, ValueError, KeyError, TypeError, cattrs.BaseValidationError):
+        return None
+    return Stage(name, key, folder, result, files, float(record["seconds"]), cached=True)
+
+
+def _unchanged(path: Path, record: FileRecord) -> bool:
+    status = path.stat()
+    if status.st_size != record.bytes:
+        return False
+    return status.st_mtime_ns == record.mtime_ns or sha256_of(path) == record.sha256
+
+
+def _records(folder: Path) -> Iterator[FileRecord]:
+    for path in sorted(folder.rglob("*")):
+        if path.is_file():
+            status = path.stat()
+            name = path.relative_to(folder).as_posix()
+            yield FileRecord(name, status.st_size, sha256_of(path), status.st_mtime_ns)
+
+
+def _source_sha256(module: str) -> str:
+    spec = importlib.util.find_spec(module)
+    if spec is None or spec.origin is None:
+        raise LookupError(module)
+    source = Path(spec.origin)
+    if source.name != "__init__.py":
+        return sha256_of(source)
+    digest = hashlib.sha256()
+    for path in sorted(source.parent.rglob("*.py")):
+        digest.update(path.relative_to(source.parent).as_posix().encode() + bytes.fromhex(sha256_of(path)))
+    return digest.hexdigest()

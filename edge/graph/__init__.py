@@ -1,0 +1,1 @@
+"""One way to open, view, count and compare an ONNX graph."""

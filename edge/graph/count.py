@@ -1,0 +1,95 @@
+"""Count the parameters and multiply-accumulates of an ONNX network."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from attrs import frozen
+
+from edge.errors import ModelFileError
+
+# What the published counts of these families count: convolutions and matrix products, an addition and a
+# multiplication together as one.
+PRODUCTS = ("Conv", "ConvTranspose", "Gemm", "MatMul", "Einsum")
+
+
+@frozen
+class Work:
+    """What one picture costs.
+
+    Attributes:
+        input_shape: for which it was counted, batch first.
+        parameters: elements of all weights, biases and statistics of the file.
+        macs: multiply-accumulates of convolutions and matrix products, attention's included; adding a bias
+            counts as one.
+        attention: those of ``macs`` in products of two activations (MatMul without a weight).
+        other: operations of everything else, as onnx-tool weighs them: normalisation, activation functions,
+            additions, pooling.
+        activations: elements of all tensors between operators.
+        by_operator: operator -> operations, largest first.
+    """
+
+    input_shape: tuple[int, ...]
+    parameters: int
+    macs: int
+    attention: int
+    other: int
+    activations: int
+    by_operator: Mapping[str, int]
+
+
+def count(onnx_file: Path, *, input_shape: Sequence[int] | None = None) -> Work:
+    """Count with onnx-tool, which infers every shape and weighs each operator.
+
+    Args:
+        onnx_file: float network with one picture as its input, of static shape.
+        input_shape: another input shape than the file's, such as (1, 3, 224, 224).
+
+    Raises:
+        ModelFileError: the file can't be read, or the network is not one that can be counted at that shape.
+    """
+    import numpy as np
+    import onnx_tool
+
+    from edge.graph.files import image_input, load_onnx
+
+    model = load_onnx(onnx_file)
+    name, own = image_input(model, onnx_file.name)
+    shape = own if input_shape is None else tuple(input_shape)
+    weights = {tensor.name for tensor in model.graph.initializer}
+    chatter = io.StringIO()  # onnx-tool prints what it finds odd
+    try:
+        with contextlib.redirect_stdout(chatter):
+            graph = onnx_tool.Model(model, {"verbose": False}).graph
+            graph.shape_infer({name: np.zeros(shape, np.float32)})
+            graph.profile()
+    except Exception as error:  # it raises whatever a formula of its stumbles over
+        raise ModelFileError(
+            f"{onnx_file.name} can't be counted at input {'x'.join(map(str, shape))}: "
+            f"{type(error).__name__}: {' '.join(str(error).split())[:200]}",
+            allowed="a network whose shapes follow from its input",
+        ) from error
+    by_operator: Counter[str] = Counter()
+    attention = 0
+    for node in graph.nodemap.values():
+        operations = int(node.macs[0])
+        by_operator[node.op_type] += operations
+        constant = any(tensor in weights or tensor in graph.initials for tensor in node.input)
+        if node.op_type in PRODUCTS and not constant:
+            attention += operations
+    macs = sum(by_operator[operator] for operator in PRODUCTS)
+    held = {tensor for node in graph.nodemap.values() for tensor in node.output}
+    activations = sum(int(np.prod(graph.tensormap[tensor].get_shape())) for tensor in held)
+    return Work(
+        input_shape=shape,
+        parameters=int(graph.params),
+        macs=macs,
+        attention=attention,
+        other=sum(by_operator.values()) - macs,
+        activations=activations,
+        by_operator={operator: n for operator, n in by_operator.most_common() if n},
+    )

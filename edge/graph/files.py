@@ -1,0 +1,207 @@
+"""Facts of an ONNX file, and the checks that every stage wants before it starts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from attrs import frozen
+
+from edge.errors import ModelFileError
+
+if TYPE_CHECKING:
+    import onnx
+    import onnxruntime
+
+
+@frozen
+class GraphFacts:
+    """What the later stages need to know of a graph.
+
+    Attributes:
+        input_name: name of the one input.
+        input_shape: static, batch first.
+        output_name: name of the first output.
+        output_shape: static; the last axis is the classes.
+        opset: of the default domain.
+        ir: IR version of the file.
+        node_names: names of all nodes, in graph order.
+        parameters: number of elements in initializers of two or more dimensions and biases.
+    """
+
+    input_name: str
+    input_shape: tuple[int, ...]
+    output_name: str
+    output_shape: tuple[int, ...]
+    opset: int
+    ir: int
+    node_names: tuple[str, ...]
+    parameters: int
+
+
+def load_onnx(path: Path) -> onnx.ModelProto:
+    """Load and check an ONNX file.
+
+    Raises:
+        ModelFileError: missing, not ONNX, truncated, or invalid by the ONNX checker.
+    """
+    import onnx
+    from google.protobuf.message import DecodeError
+
+    if not path.is_file():
+        raise ModelFileError(f"{path} does not exist", allowed="a path of an .onnx file")
+    try:
+        model = onnx.load(path)
+        onnx.checker.check_model(model)
+    except (DecodeError, onnx.checker.ValidationError, ValueError, OSError) as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise ModelFileError(
+            f"{path} is no valid ONNX file: {reason[:200]}",
+            allowed="a complete file that onnx.checker accepts",
+            remedy="export or download it again",
+        ) from error
+    return model
+
+
+def open_session(path: Path) -> onnxruntime.InferenceSession:
+    """Open an ONNX file in stock onnxruntime, one thread a run; runs may come from several threads.
+
+    Raises:
+        ModelFileError: onnxruntime refuses it.
+    """
+    return _opened(str(path), path.name)
+
+
+def open_exposed(model: onnx.ModelProto, names: Iterable[str]) -> onnxruntime.InferenceSession:
+    """Open a model in stock onnxruntime, one thread a run, with inner values among its outputs.
+
+    Args:
+        model: it stays as it is.
+        names: of float values that can be asked for besides the outputs.
+
+    Raises:
+        ModelFileError: onnxruntime refuses it.
+    """
+    import onnx
+
+    exposed = onnx.ModelProto()
+    exposed.CopyFrom(model)
+    known = {value.name for value in exposed.graph.output}
+    for name in dict.fromkeys(names):
+        if name not in known:
+            exposed.graph.output.append(
+                onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None)
+            )
+    return _opened(exposed.SerializeToString(), model.graph.name or "the model")
+
+
+def _opened(source: str | bytes, name: str) -> onnxruntime.InferenceSession:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1  # sums in one order on every machine
+    options.log_severity_level = 3
+    try:
+        return onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # onnxruntime's own exceptions share no public base
+        cause = " ".join(str(error).split())[:200]
+        raise ModelFileError(f"onnxruntime can't load {name}: {cause}") from error
+
+
+def facts(model: onnx.ModelProto, origin: str = "the model") -> GraphFacts:
+    """Return the facts of a graph with one static float image input.
+
+    Args:
+        model: a checked model.
+        origin: how to call it in messages.
+
+    Raises:
+        ModelFileError: several inputs, a dynamic shape, a rank other than 4, or no float32 input.
+    """
+    import math
+
+    import onnx
+
+    graph = model.graph
+    input_name, input_shape = image_input(model, origin)
+    if not graph.output:
+        raise ModelFileError(f"{origin} has no output", allowed="one output of class scores")
+    return GraphFacts(
+        input_name=input_name,
+        input_shape=input_shape,
+        output_name=graph.output[0].name,
+        output_shape=_output_shape(model, origin),
+        opset=next((o.version for o in model.opset_import if o.domain in ("", "ai.onnx")), 0),
+        ir=model.ir_version,
+        node_names=tuple(node.name for node in graph.node),
+        parameters=sum(
+            math.prod(tensor.dims)
+            for tensor in graph.initializer
+            if tensor.data_type == onnx.TensorProto.FLOAT
+        ),
+    )
+
+
+def image_input(model: onnx.ModelProto, origin: str = "the model") -> tuple[str, tuple[int, ...]]:
+    """Return the name and static shape of the one float image input.
+
+    Args:
+        model: a checked model; its outputs may still be of unknown shape.
+        origin: how to call it in messages.
+
+    Raises:
+        ModelFileError: several inputs, a dynamic shape, or no float32 input.
+    """
+    import onnx
+
+    constants = {tensor.name for tensor in model.graph.initializer}
+    inputs = [value for value in model.graph.input if value.name not in constants]
+    if len(inputs) != 1:
+        names = ", ".join(value.name for value in inputs) or "none"
+        raise ModelFileError(f"{origin} has {len(inputs)} inputs ({names})", allowed="one image input")
+    value = inputs[0]
+    if value.type.tensor_type.elem_type != onnx.TensorProto.FLOAT:
+        kind = onnx.TensorProto.DataType.Name(value.type.tensor_type.elem_type)
+        raise ModelFileError(f"{origin}: input {value.name!r} is {kind}", allowed="a float32 image input")
+    return value.name, _static_shape(value, origin, "input")
+
+
+def _output_shape(model: onnx.ModelProto, origin: str) -> tuple[int, ...]:
+    """Return the shape of the first output; where the exporter left it open, a run tells it."""
+    output = model.graph.output[0]
+    if any(dim.dim_value <= 0 for dim in output.type.tensor_type.shape.dim):
+        import numpy as np
+        import onnxruntime
+
+        name, shape = image_input(model, origin)
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 4  # what it has to say comes back as an error
+        try:
+            session = onnxruntime.InferenceSession(
+                model.SerializeToString(), options, providers=["CPUExecutionProvider"]
+            )
+            scores = session.run([output.name], {name: np.zeros(shape, np.float32)})[0]
+        except Exception as error:  # onnxruntime's exceptions share no base; over 2 GB protobuf's comes first
+            cause = " ".join(str(error).split())[:200]
+            raise ModelFileError(
+                f"{origin}: the shape of output {output.name!r} is open, and a run does not tell it: {cause}",
+                allowed="a static shape with batch 1, such as 1x1000",
+                remedy="export it with a fixed input size and no dynamic axes",
+            ) from error
+        return tuple(int(side) for side in scores.shape)
+    return _static_shape(output, origin, "output")
+
+
+def _static_shape(value: onnx.ValueInfoProto, origin: str, role: str) -> tuple[int, ...]:
+    dims = value.type.tensor_type.shape.dim
+    shown = "x".join(str(d.dim_value) if d.HasField("dim_value") else (d.dim_param or "?") for d in dims)
+    if not dims or any(d.dim_value <= 0 for d in dims):
+        raise ModelFileError(
+            f"{origin}: {role} {value.name!r} has the dynamic shape {shown or 'unknown'}",
+            allowed="a static shape with batch 1, such as 1x3x224x224",
+            remedy="export with a fixed size, or fix it: "
+            f"python -m onnxruntime.tools.make_dynamic_shape_fixed --input_name {value.name} "
+            "--input_shape 1,3,224,224 model.onnx fixed.onnx",
+        )
+    return tuple(d.dim_value for d in dims)

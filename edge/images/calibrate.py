@@ -1,0 +1,308 @@
+"""Choose calibration pictures and write them as the mapper reads them.
+
+The mapper wants raw float32 files of the cropped picture in the network's own colour order, 0..255, and does
+mean, std and the NV12 round trip itself. It believes whatever it is given: pictures already divided by 255
+give a quiet, useless model. So what would spoil the model is refused here.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import re
+import shutil
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import cattrs
+import numpy as np
+import yaml
+from attrs import field, frozen
+from attrs.validators import ge, instance_of
+from numpy.typing import NDArray
+
+from edge.errors import CalibrationError, ImageError, SpecError, WorkspaceError
+from edge.files import data_dir
+from edge.images import ImageItem, ImageSet, sample
+from edge.images.preprocess import arrange, resize_crop
+from edge.progress import Reporter, Silent
+from edge.specs import Preprocess
+
+INDEX = "calibration.json"
+# Fewer pictures than this leave rare activations unseen; the vendor's guide asks for 20 to 100.
+FEW = 20
+# Share of unreadable pictures from which the set itself is suspect.
+MAX_UNREADABLE = 0.1
+MIN_SIDE = 16
+# More threads than this only wait for the disk.
+MAX_WORKERS = 8
+
+
+@frozen
+class CalibrationSet:
+    """A calibration set as data: ``calibration/<name>.yaml``.
+
+    Attributes:
+        name: file name without its ending.
+        images: a source as ``edge.images.open_images`` understands it; ``~`` and ``$NAME`` are expanded, and
+            a relative path is relative to the YAML.
+        n: how many pictures.
+        seed: of the choice.
+        note: what the set is.
+    """
+
+    name: str = field(validator=instance_of(str))
+    images: str = field(validator=instance_of(str))
+    n: int = field(default=100, validator=[instance_of(int), ge(1)])
+    seed: int = field(default=0, validator=[instance_of(int), ge(0)])
+    note: str = field(default="", validator=instance_of(str))
+
+
+@frozen
+class CalibrationPicture:
+    """One picture of the set: its name, the sha256 of its source, and the file made of it."""
+
+    name: str
+    source_sha256: str
+    file: str
+    sha256: str
+
+
+@frozen
+class CalibrationResult:
+    """What :func:`calibrate` wrote; paths are relative to its ``out``.
+
+    Attributes:
+        directory: folder of the raw files; its name ends in ``_f32``, from which the mapper takes their type.
+        index: the JSON that lists them.
+        n: files written.
+        asked: pictures asked for.
+        seed: of the choice.
+        sha256: over the names and hashes of all files.
+        source: what the pictures were taken from.
+        pictures: in file order.
+        unreadable: names of chosen pictures that were left out.
+    """
+
+    directory: str
+    index: str
+    n: int
+    asked: int
+    seed: int
+    sha256: str
+    source: str
+    pictures: tuple[CalibrationPicture, ...]
+    unreadable: tuple[str, ...] = ()
+
+
+@frozen
+class _Written:
+    picture: CalibrationPicture
+    shortest: int
+    largest: int
+    constant: bool
+    gray: bool
+
+
+def load_set(name: str) -> CalibrationSet:
+    """Load a calibration set by name (``calibration/``) or by path of a YAML.
+
+    Raises:
+        SpecError: there is none, it breaks the schema, or a ``$NAME`` in it is not set.
+    """
+    path = Path(name)
+    if path.suffix not in {".yaml", ".yml"}:
+        path = data_dir("calibration") / f"{name}.yaml"
+    if not path.is_file():
+        known = ", ".join(sorted(p.stem for p in data_dir("calibration").glob("*.yaml")))
+        raise SpecError(f"no calibration set is called {name!r}", allowed=f"{known}; or a path of a YAML")
+    try:
+        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+        spec = CalibrationSet(**{"name": path.stem, **data})
+    except (OSError, ValueError, yaml.YAMLError, TypeError) as error:
+        raise SpecError(
+            f"{path} is no calibration set: {error.args[0] if error.args else error}",
+            allowed="a mapping of images, n, seed and note",
+        ) from error
+    images = os.path.expandvars(spec.images)
+    if unset := re.search(r"\$\{?\w+", images):
+        raise SpecError(
+            f"{path.name}: {unset.group()} is not set",
+            remedy=f"export {unset.group().lstrip('${')}=/path/to/pictures",
+        )
+    if images.partition(":")[0] != "demo":
+        images = str(path.parent / Path(images).expanduser())
+    return CalibrationSet(spec.name, images, spec.n, spec.seed, spec.note)
+
+
+def calibrate(
+    *,
+    images: ImageSet,
+    preprocess: Preprocess,
+    n: int = 100,
+    seed: int = 0,
+    out: Path,
+    reporter: Reporter | None = None,
+) -> CalibrationResult:
+    """Write ``n`` pictures as raw float32 files, and an index of what they are.
+
+    Each file holds the crop's uint8 values as little-endian float32 in ``preprocess.color`` order and
+    ``preprocess.layout``, without the batch axis. The same inputs give the same bytes.
+
+    Args:
+        images: to choose from.
+        preprocess: of the network.
+        n: how many; fewer if there are not so many.
+        seed: of the choice.
+        out: an existing, empty folder.
+        reporter: told the count as it grows; warned of a set that is poor but usable.
+
+    Raises:
+        CalibrationError: a set that would spoil the model: unreadable, tiny, constant or already scaled.
+        WorkspaceError: the disk is full.
+    """
+    reporter = reporter or Silent()
+    chosen = sample(images, n, seed)
+    if len(chosen) < n:
+        reporter.warn(
+            f"{images.description}: {len(chosen)} calibration pictures instead of the {n} asked for"
+        )
+    directory = out / f"calibration_data_{preprocess.color}_f32"
+    needed = len(chosen) * 4 * int(np.prod(preprocess.input_shape))
+    if shutil.disk_usage(out).free < needed:
+        raise _disk_full(out, needed)
+    written: list[_Written] = []
+    unreadable: list[str] = []
+    try:
+        directory.mkdir()
+        outcomes = _write_all(list(chosen), preprocess, directory)
+        for done, (item, outcome) in enumerate(zip(chosen, outcomes, strict=True), start=1):
+            if isinstance(outcome, ImageError):
+                reporter.warn(f"left out: {outcome.seen}")
+                unreadable.append(item.name)
+            else:
+                written.append(outcome)
+            reporter.update(f"{done}/{len(chosen)} pictures", done / len(chosen))
+        _judge(written, unreadable, preprocess, reporter)
+        result = _result(images, directory, written, unreadable, n=n, seed=seed)
+        text = json.dumps(cattrs.unstructure(result), indent=1, sort_keys=True) + "\n"
+        (out / INDEX).write_text(text, encoding="utf-8")
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise WorkspaceError(f"the calibration files can't be written to {out}: {error}") from error
+        raise _disk_full(out, needed) from error
+    return result
+
+
+def _disk_full(out: Path, needed: int) -> WorkspaceError:
+    return WorkspaceError(
+        f"the disk is full: the calibration files need {needed:,} bytes in {out}",
+        remedy="free space, or ask for fewer calibration pictures",
+    )
+
+
+def _write_all(
+    items: list[ImageItem], preprocess: Preprocess, directory: Path
+) -> Iterator[_Written | ImageError]:
+    """Write the pictures on several threads; decoding, resizing and hashing all release the interpreter."""
+
+    def write(numbered: tuple[int, ImageItem]) -> _Written | ImageError:
+        try:
+            return _write(*numbered, preprocess, directory)
+        except ImageError as error:
+            return error
+
+    pool = ThreadPoolExecutor(min(MAX_WORKERS, os.cpu_count() or 1))
+    try:
+        yield from pool.map(write, enumerate(items))
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _write(number: int, item: ImageItem, preprocess: Preprocess, directory: Path) -> _Written:
+    rgb, source_sha256 = item.open()
+    crop = resize_crop(rgb, preprocess)
+    data = arrange(crop.astype("<f4"), preprocess).data
+    stem = re.sub(r"[^A-Za-z0-9_-]+", "_", Path(item.name).with_suffix("").as_posix())[-80:]
+    file = f"{number:04d}_{stem}.bin"
+    (directory / file).write_bytes(data)
+    return _Written(
+        CalibrationPicture(item.name, source_sha256, file, hashlib.sha256(data).hexdigest()),
+        shortest=min(rgb.shape[:2]),
+        largest=int(crop.max()),
+        constant=_everywhere(crop, lambda part: part == crop[0, 0]),
+        gray=_everywhere(crop, lambda part: part[..., :2] == part[..., 1:]),
+    )
+
+
+def _everywhere(crop: NDArray[np.uint8], holds: Callable[[NDArray[np.uint8]], NDArray[np.bool_]]) -> bool:
+    # A few pixels settle it for nearly every photograph.
+    return bool(holds(crop[::16, ::16]).all() and holds(crop).all())
+
+
+def _judge(
+    written: list[_Written], unreadable: list[str], preprocess: Preprocess, reporter: Reporter
+) -> None:
+    """Refuse what would spoil the model, and warn of what may."""
+    total = len(written) + len(unreadable)
+    if not written:
+        raise CalibrationError(
+            f"none of the {total} calibration pictures can be read: {_some(unreadable)}",
+            remedy="give readable pictures: --calib DIR",
+        )
+    if len(unreadable) > MAX_UNREADABLE * total:
+        raise CalibrationError(
+            f"{len(unreadable)} of {total} calibration pictures can't be read: {_some(unreadable)}",
+            allowed=f"at most {MAX_UNREADABLE:.0%}",
+            remedy="remove or replace them",
+        )
+    if tiny := [w.picture.name for w in written if w.shortest < MIN_SIDE]:
+        raise CalibrationError(
+            f"{len(tiny)} calibration pictures are smaller than {MIN_SIDE} pixels: {_some(tiny)}",
+            remedy="remove them, or give photographs of the size that the camera gives",
+        )
+    if all(w.largest <= 1 for w in written):
+        raise CalibrationError(
+            "no calibration picture has a value above 1: black, or already scaled to 0..1",
+            allowed="8-bit pictures with values in 0..255; mean and std are applied later",
+            remedy="give the original pictures: --calib DIR",
+        )
+    if all(w.constant for w in written):
+        raise CalibrationError(
+            "every calibration picture is one flat colour; the value ranges would be meaningless",
+            remedy="give photographs like those the model will see: --calib DIR",
+        )
+    if all(w.gray for w in written):
+        reporter.warn("every calibration picture is grey; colour pictures would then be clipped on the board")
+    if flat := [w.picture.name for w in written if w.constant]:
+        reporter.warn(f"{len(flat)} calibration pictures are one flat colour: {_some(flat)}")
+    if small := [w.picture.name for w in written if w.shortest < min(preprocess.crop) / 2]:
+        reporter.warn(f"{len(small)} calibration pictures are smaller than half the input: {_some(small)}")
+    if len(written) < FEW:
+        reporter.warn(f"only {len(written)} calibration pictures; {FEW} to 100 give steadier ranges")
+
+
+def _result(
+    images: ImageSet, directory: Path, written: list[_Written], unreadable: list[str], *, n: int, seed: int
+) -> CalibrationResult:
+    digest = hashlib.sha256()
+    for one in written:
+        digest.update(f"{one.picture.file} {one.picture.sha256}\n".encode())
+    return CalibrationResult(
+        directory=directory.name,
+        index=INDEX,
+        n=len(written),
+        asked=n,
+        seed=seed,
+        sha256=digest.hexdigest(),
+        source=images.description,
+        pictures=tuple(one.picture for one in written),
+        unreadable=tuple(unreadable),
+    )
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")

@@ -1,0 +1,97 @@
+"""The pictures of a diagnosis: cropped once, and the work on them spread over threads."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
+
+from attrs import frozen
+
+from edge.errors import ImageError, InputError
+from edge.images import ImageItem, ImageSet
+from edge.images.preprocess import Image, nv12_to_yuv444, resize_crop, rgb_to_nv12
+from edge.progress import Reporter
+from edge.specs import Preprocess
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+@frozen(eq=False)
+class Frame:
+    """A picture as the network's input sees it.
+
+    Attributes:
+        name: in its set.
+        label: class index; None if unknown.
+        rgb: uint8, (H, W, 3), cropped.
+    """
+
+    name: str
+    label: int | None
+    rgb: Image
+
+    @property
+    def nv12(self) -> Image:
+        """Packed full-range NV12, uint8, H * W * 3 / 2."""
+        return rgb_to_nv12(self.rgb)
+
+    @property
+    def yuv444(self) -> Image:
+        """What the preprocess node gets, uint8, (H, W, 3)."""
+        return nv12_to_yuv444(self.nv12, (self.rgb.shape[0], self.rgb.shape[1]))
+
+
+def load_frames(
+    images: ImageSet, preprocess: Preprocess, reporter: Reporter
+) -> tuple[tuple[Frame, ...], tuple[str, ...]]:
+    """Return the pictures of a set, and the names of those that can't be read.
+
+    Raises:
+        InputError: none can be read.
+    """
+
+    def load(item: ImageItem) -> Frame | str:
+        try:
+            return Frame(item.name, item.label, resize_crop(item.load(), preprocess))
+        except ImageError:
+            return item.name
+
+    found = spread(load, list(images))
+    unreadable = tuple(item for item in found if isinstance(item, str))
+    for name in unreadable:
+        reporter.warn(f"{name} can't be read; it is left out of every figure")
+    frames = tuple(item for item in found if isinstance(item, Frame))
+    if not frames:
+        raise InputError(f"none of the {len(images)} pictures of {images.description} could be read")
+    return frames, unreadable
+
+
+def spread(work: Callable[[T], R], items: Sequence[T], done: Callable[[int], None] | None = None) -> list[R]:
+    """Map in threads, results in order; onnxruntime and numpy compute outside the interpreter's lock.
+
+    Args:
+        work: called from several threads.
+        items: what it is called with.
+        done: told how many are done, from the calling thread.
+    """
+    return list(_spread(work, items, done))
+
+
+def _spread(work: Callable[[T], R], items: Sequence[T], done: Callable[[int], None] | None) -> Iterator[R]:
+    with ThreadPoolExecutor(cores()) as pool:
+        try:
+            for count, result in enumerate(pool.map(work, items), start=1):
+                if done is not None:
+                    done(count)
+                yield result
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+
+
+def cores() -> int:
+    """Return the number of cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

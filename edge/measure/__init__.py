@@ -1,0 +1,1 @@
+"""Shared ground of evaluate, diagnose and tune: networks, scores, statistics, layers."""

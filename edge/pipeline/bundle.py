@@ -1,0 +1,285 @@
+"""Gather what the board needs of a finished build: program, metadata, labels, portable model, notebook."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import json
+import os
+import re
+import shutil
+import tarfile
+from collections.abc import Iterator, Mapping
+from io import BytesIO
+from pathlib import Path
+
+import cattrs
+from attrs import evolve, frozen
+
+from edge import __version__
+from edge.errors import ModelFileError, UsageError, WorkspaceError
+from edge.files import data_dir, disk_errors
+from edge.folder.metadata import FILE, FileEntry, Metadata, Role
+from edge.runtime.program import Program, locate
+
+MARKER = ".edge-bundle"
+README = "README.txt"
+SCHEMA = 1
+ARCHIVES = (".tar.gz", ".tgz")
+# The quantized ONNX stays behind: only the compiler's own Python runs it.
+ROLES: tuple[Role, ...] = ("bin", "portable", "labels")
+# The notebook from which those of other models are made, by its model's name.
+NOTEBOOK, NOTEBOOK_MODEL = "test_{model}.ipynb", "ConvNeXt_atto"
+# Of everything in an archive; GNU tar warns of the year 1970.
+EPOCH = 315532800  # 1980-01-01
+
+
+@frozen
+class Bundle:
+    """A bundle that was written.
+
+    Attributes:
+        path: the folder or archive.
+        name: of the program.
+        files: in the order in which they lie in an archive, marker left out.
+        has_bin: whether it can run on the BPU; a build with ``--mapper portable`` makes no ``.bin``.
+    """
+
+    path: Path
+    name: str
+    files: tuple[FileEntry, ...]
+    has_bin: bool
+
+
+def bundle(source: Path, out: Path | None = None) -> Bundle:
+    """Write the bundle of a finished build; the same build gives the same bytes.
+
+    Files are compared with the checksums in ``metadata.json`` as they are copied. What lies at ``out`` is
+    replaced if edge made it; files that a user put into the bundle's folder stay.
+
+    Args:
+        source: a build folder, a bundle, or a program file in one of them.
+        out: a folder, or a name ending in ``.tar.gz`` or ``.tgz``; by default ``<source>_bundle`` beside the
+            source.
+
+    Raises:
+        ModelFileError: no finished build, or a file that is not what ``metadata.json`` says.
+        UsageError: ``out`` is the source itself.
+        WorkspaceError: ``out`` exists and edge did not make it, or it can't be written.
+    """
+    folder = source if source.is_dir() else source.parent
+    program = locate(source)
+    if program.metadata is None:
+        raise ModelFileError(
+            f"{source} comes without a {FILE} that speaks of it",
+            allowed="a build folder, or a program in one",
+            remedy="edge build MODEL, then edge bundle MODEL",
+        )
+    program = locate(folder)
+    if folder.name in ("", ".."):
+        folder = folder.resolve()
+    out = out or folder.with_name(f"{folder.name.removesuffix('_bundle')}_bundle")
+    if out.resolve() == folder.resolve():
+        raise UsageError(f"the bundle would be written over {folder}", allowed="another --out")
+    contents = _contents(program)
+    archive = out.name.endswith(ARCHIVES)
+    with disk_errors(out.parent):
+        out.parent.mkdir(parents=True, exist_ok=True)
+        (_write_archive if archive else _write_folder)(out, contents)
+    files = tuple(_entry(name, data) for name, data in contents.items() if name != MARKER)
+    return Bundle(out, program.name, files, "bin" in program.files)
+
+
+def _contents(program: Program) -> dict[str, bytes]:
+    """Return name -> bytes of everything in the bundle, the marker first and ``metadata.json`` last."""
+    metadata = program.metadata
+    assert metadata is not None  # noqa: S101 - locate() of a folder
+    kept = {role: metadata.files[role] for role in ROLES if role in metadata.files}
+    files = {entry.path: _checked(program.files[role], entry) for role, entry in kept.items()}
+    files[NOTEBOOK.format(model=metadata.model)] = notebook(metadata.model).encode()
+    files[README] = readme(evolve(metadata, files=kept)).encode()
+    files = dict(sorted(files.items()))
+    files[FILE] = _json(cattrs.unstructure(evolve(metadata, files=kept)))
+    marker = _json({"schema_version": SCHEMA, "model": metadata.model, "files": list(files)})
+    return {MARKER: marker, **files}
+
+
+def notebook(model: str) -> str:
+    """Return the notebook of a model, the text of an ``.ipynb``.
+
+    Args:
+        model: letters, digits, ``_``, ``-`` and ``.``; other characters become ``_``.
+    """
+    template = data_dir("notebooks") / NOTEBOOK.format(model=NOTEBOOK_MODEL)
+    safe = re.sub(r"[^A-Za-z0-9_.-]", "_", model)
+    return template.read_text(encoding="utf-8").replace(NOTEBOOK_MODEL, safe)
+
+
+def readme(metadata: Metadata) -> str:
+    """Return ``README.txt``: what is in the bundle and the commands to type on the board."""
+    listed = "\n".join(f"  {entry.path:<44} {_WHAT[role]}" for role, entry in metadata.files.items())
+    name = NOTEBOOK.format(model=metadata.model)
+    program = metadata.files.get("bin")
+    perf = (
+        f"  hrt_model_exec perf --model_file {program.path} --thread_num 4 --frame_count 200\n"
+        if program
+        else ""
+    )
+    return f"""{metadata.name} for the RDK X5, made by edge {__version__}
+
+{listed}
+  {FILE:<44} what it is, and how pictures become its input
+  {name:<44} the same, step by step
+
+{_INSTALL if program else _NO_BIN}
+In this folder, then:
+
+  /usr/bin/python3 -m edge run . PICTURE.jpg
+  /usr/bin/python3 -m edge bench . --threads 1,4
+{perf}
+In Jupyter, where it runs on the system's Python: {name}.
+
+In Python:
+
+  from edge.runtime import load
+  with load(".") as net:
+      print(net.backend, net.classify("PICTURE.jpg", k=5))
+"""
+
+
+_WHAT: Mapping[Role, str] = {
+    "bin": "the program",
+    "portable": "the same network for onnxruntime, where there is no BPU",
+    "labels": "class names, a line a class",
+}
+_WHEEL = """edge-*.whl comes from the PC: in the checkout of edge, `pip wheel --no-deps -w . .` makes it.
+"""
+_INSTALL = f"""On the board, once, with the system's Python, to which alone the vendor's runtimes belong:
+
+  /usr/bin/python3 -m pip install --user edge-*.whl
+
+{_WHEEL}"""
+_NO_BIN = f"""This build has no .bin (it takes the vendor's compiler): onnxruntime runs the portable model on
+the processor. Once:
+
+  /usr/bin/python3 -m pip install --user edge-*.whl onnxruntime
+
+{_WHEEL}"""
+
+
+def _checked(path: Path, entry: FileEntry) -> bytes:
+    data = path.read_bytes()
+    if hashlib.sha256(data).hexdigest() != entry.sha256:
+        raise ModelFileError(
+            f"{path} is not the file that {FILE} lists: another sha256",
+            allowed=entry.sha256,
+            remedy="build it again",
+        )
+    return data
+
+
+def _write_folder(out: Path, contents: Mapping[str, bytes]) -> None:
+    old = _claim_folder(out)
+    partial = out.with_name(f".{out.name}.{os.getpid()}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    try:
+        partial.mkdir()
+        for name, data in contents.items():
+            _write(partial / name, data)
+        if old is None:
+            if out.is_dir():
+                out.rmdir()  # empty: claimed
+            partial.replace(out)
+            return
+        # Renames only, metadata.json last: it names the others with size and checksum.
+        for name in contents:
+            (partial / name).replace(out / name)
+        for name in old - contents.keys():
+            (out / name).unlink(missing_ok=True)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _claim_folder(out: Path) -> set[str] | None:
+    """Return the files of the bundle that lies there; None if nothing does."""
+    if not out.exists():
+        return None
+    if not out.is_dir():
+        raise WorkspaceError(f"{out} is a file", allowed="a folder, or a name ending in .tar.gz")
+    try:
+        found = json.loads((out / MARKER).read_text(encoding="utf-8"))
+        return {str(name) for name in found["files"] if Path(name).name == name}
+    except FileNotFoundError:
+        strangers = sorted(path.name for path in out.iterdir())
+        if not strangers:
+            return None
+        raise _foreign(out, f"holds files that edge did not bundle ({strangers[0]}, …)") from None
+    except (ValueError, KeyError, TypeError):
+        raise _foreign(out, f"has a broken {MARKER}") from None
+
+
+def _write_archive(out: Path, contents: Mapping[str, bytes]) -> None:
+    _claim_archive(out)
+    top = out.name
+    for ending in ARCHIVES:
+        top = top.removesuffix(ending)
+    temporary = out.with_name(f".{out.name}.{os.getpid()}.tmp")
+    try:
+        with (
+            temporary.open("wb") as stream,
+            # No name, no time: the same contents give the same bytes.
+            gzip.GzipFile("", "wb", compresslevel=6, fileobj=stream, mtime=EPOCH) as packed,
+            tarfile.open(fileobj=packed, mode="w", format=tarfile.GNU_FORMAT) as archive,
+        ):
+            for member, data in _members(top, contents):
+                archive.addfile(member, BytesIO(data))
+        temporary.replace(out)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _members(top: str, contents: Mapping[str, bytes]) -> Iterator[tuple[tarfile.TarInfo, bytes]]:
+    folder = tarfile.TarInfo(top)
+    folder.type, folder.mode, folder.mtime = tarfile.DIRTYPE, 0o755, EPOCH
+    yield folder, b""
+    for name, data in contents.items():
+        member = tarfile.TarInfo(f"{top}/{name}")
+        member.size, member.mode, member.mtime = len(data), 0o644, EPOCH
+        yield member, data
+
+
+def _claim_archive(out: Path) -> None:
+    if not out.exists():
+        return
+    try:
+        with tarfile.open(out, "r:gz") as archive:
+            ours = any(
+                member.name.endswith(f"/{MARKER}") for member, _ in zip(archive, range(2), strict=False)
+            )
+    except (OSError, EOFError, tarfile.TarError):
+        ours = False
+    if not ours:
+        raise _foreign(out, "is no bundle of edge's")
+
+
+def _foreign(out: Path, why: str) -> WorkspaceError:
+    return WorkspaceError(
+        f"{out} {why}",
+        allowed="a new name, an empty folder, or an earlier bundle",
+        remedy="move it away, or choose another --out",
+    )
+
+
+def _write(path: Path, data: bytes) -> None:
+    with path.open("wb") as stream:
+        stream.write(data)
+        stream.flush()
+        os.fsync(stream.fileno())
+
+
+def _entry(name: str, data: bytes) -> FileEntry:
+    return FileEntry(name, len(data), hashlib.sha256(data).hexdigest())
+
+
+def _json(data: object) -> bytes:
+    return (json.dumps(data, indent=2, ensure_ascii=False) + "\n").encode()

@@ -1,0 +1,148 @@
+"""Settle what a request leaves open: the compiler, the calibration set, the pictures to measure on."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+from attrs import evolve
+
+from edge.errors import SpecError, ToolchainMissing, UsageError
+from edge.images import ImageSet, class_names, open_images, sample
+from edge.images.calibrate import CalibrationSet, load_set
+from edge.progress import Listener
+from edge.specs.request import Request
+from edge.toolchain import managed
+from edge.toolchain.environments import COMPILER, FRAMEWORKS, Environment
+from edge.toolchain.find import find
+from edge.toolchain.found import Toolchain
+from edge.toolchain.install import install, require_platform
+
+DEMO_CALIBRATION = "demo"  # calibration/demo.yaml
+DEMO_TEST = "demo:test"
+
+
+def choose_compiler(request: Request, listener: Listener) -> Toolchain | None:
+    """Return the compiler; None where onnxruntime has to do instead.
+
+    Raises:
+        ToolchainMissing: there is none, but this machine could have one.
+    """
+    wish = request.mapper
+    if wish == "portable":
+        return None
+    try:
+        return find(wish)
+    except ToolchainMissing as missing:
+        try:
+            require_platform()
+        except ToolchainMissing as unsupported:
+            if wish != "auto":
+                raise missing from None
+            listener.warn(
+                f"NO COMPILER: {unsupported.seen}. Going on with --mapper portable: onnxruntime quantizes "
+                "instead of the vendor's compiler, no .bin is made, accuracy is an estimate"
+            )
+            return None
+        if request.install and wish in ("auto", "managed"):
+            return _install(listener)
+        raise
+
+
+def choose_framework(name: str, request: Request, listener: Listener) -> Toolchain:
+    """Return the managed environment of a framework, installed first where the user said so.
+
+    Raises:
+        ToolchainMissing: it is not installed, or can't be had on this machine.
+        InstallError: it could not be installed.
+    """
+    environment = FRAMEWORKS[name]
+    where = managed.place(environment)
+    why = managed.why_unusable(where)
+    if not why:
+        return managed.toolchain(where)
+    require_platform(environment)
+    if not request.install:
+        raise ToolchainMissing(
+            f"{environment.title} has to export this model, and its environment can't be used: {why}",
+            remedy=f"{environment.install} ({environment.size}), or the same command with --install",
+        )
+    return _install(listener, environment)
+
+
+def choose_calibration(request: Request) -> CalibrationSet:
+    """Return the user's set, a set of ``calibration/`` by name, or the demo's.
+
+    Raises:
+        UsageError: neither a source of pictures nor a set.
+    """
+    source = request.calibration
+    if source is None:
+        # Whatever folder is called so here, it was not asked for.
+        found = load_set(DEMO_CALIBRATION)
+    elif Path(source).exists() and Path(source).suffix not in (".yaml", ".yml"):
+        found = CalibrationSet(Path(source).name, source, seed=request.seed)
+    elif ":" in source:
+        found = CalibrationSet(source.replace(":", "_"), source, seed=request.seed)
+    else:
+        try:
+            found = load_set(source)
+        except SpecError as error:
+            raise UsageError(
+                f"--calib {source}: {error.seen}",
+                allowed="a folder of pictures, a list file, or a set: " + (error.allowed or ""),
+                remedy=error.remedy,
+            ) from error
+    return evolve(found, n=request.calibration_count or found.n)
+
+
+def choose_pictures(request: Request, source: str, classes: int) -> tuple[ImageSet, str]:
+    """Return the pictures to measure on, and why there is no Top-1; empty if there is.
+
+    Args:
+        request: what the user asked for.
+        source: of the weights.
+        classes: of the network.
+    """
+    labels = "demo" if source == "demo" else request.spec.labels
+    return pictures(request.images, labels, source, classes, count=request.images_count, seed=request.seed)
+
+
+def pictures(
+    images: str | None, labels: str | None, source: str, classes: int, *, count: int, seed: int
+) -> tuple[ImageSet, str]:
+    """Return the pictures to measure a network on, and why there is no Top-1; empty if there is.
+
+    Args:
+        images: a source of pictures; None takes the demo's.
+        labels: what names the network's classes, as for :func:`edge.images.class_names`.
+        source: of the weights, such as ``timm``, ``demo`` or ``random``.
+        classes: of the network.
+        count: at most so many pictures; 0 takes all.
+        seed: of the choice; rendered pictures are taken from the first on.
+    """
+    rendered = images is None or (images.partition(":")[0] == "demo" and not Path(images).exists())
+    if rendered:
+        found = open_images(images or DEMO_TEST, count=count or None)
+    else:
+        found = open_images(str(images), classes=class_names(labels, classes) or classes)
+        if count:
+            found = sample(found, count, seed=seed)
+    if source == "random":
+        return found, "random weights have no Top-1"
+    if images is None and source != "demo":
+        return found, "no labelled pictures given (--images DIR)"
+    if rendered and classes != len(class_names("demo") or ()):
+        return found, "the labels of the demo's pictures are not this network's classes"
+    return found, found.unlabelled
+
+
+def _install(listener: Listener, environment: Environment = COMPILER) -> Toolchain:
+    listener.begin("toolchain")
+    started = time.monotonic()
+    toolchain = install(environment, reporter=listener)
+    shown = ("hb_mapper",) if environment is COMPILER else environment.distributions
+    versions = ", ".join(f"{name} {toolchain.versions.get(name, '')}" for name in shown)
+    note = f"{versions}, shared by all checkouts"
+    listener.end("toolchain", time.monotonic() - started, cached=False, note=note)
+    return toolchain

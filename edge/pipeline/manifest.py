@@ -1,0 +1,292 @@
+"""``manifest.json``: what a build made, from what, with which tools, and what was measured."""
+
+from __future__ import annotations
+
+import hashlib
+import shlex
+from collections.abc import Iterable, Mapping
+from importlib.metadata import version
+from pathlib import Path
+
+import cattrs
+
+from edge import __version__
+from edge.compiler.logs import cpu_inside
+from edge.evaluate import Evaluation, Score
+from edge.folder.metadata import FILE as METADATA
+from edge.folder.metadata import FileEntry, Metadata, Role
+from edge.folder.workspace import Artifact, Stage
+from edge.images import class_names
+from edge.pipeline import Build
+from edge.pipeline.verify import VerifyResult
+from edge.specs.request import Request
+
+SCHEMA_VERSION = 1
+MARCH = "bayes-e"
+LABELS = "labels.txt"
+EVALUATION = "build_eval.json"  # what the build measured itself; eval.json is of the verb
+TEXT_ROLES = {
+    METADATA: "metadata",
+    LABELS: "labels",
+    EVALUATION: "evaluation",
+    "report.md": "report",
+    "report.html": "report_html",
+    "report.json": "report_json",
+}
+# What a stage beyond simplify makes of the ONNX that is compiled.
+_SHIPPED = {"rewrite": "rewritten_onnx", "equalize": "equalized_onnx", "round": "rounded_onnx"}
+# Of the build's files, what the runtime opens.
+RUNTIME_ROLES: dict[str, Role] = {"bin": "bin", "portable_onnx": "portable", "quantized_onnx": "quantized"}
+
+
+def artifacts(build: Build) -> list[Artifact]:
+    """Return the files of a finished build that belong in the build folder."""
+    export, simplify, calibrate = build.export, build.simplify, build.calibrate
+    found = [
+        _artifact("float_onnx", export, export.result.onnx),
+        _artifact("bpu_onnx", simplify, simplify.result.onnx),
+        _artifact("calibration_record", calibrate, calibrate.result.index),
+    ]
+    if build.toolchain is None:
+        return [_artifact("portable_onnx", build.quantize, build.quantize.result.onnx), *found]
+    check, render, compiled = build.check, build.render, build.compile
+    translated = build.portable.result.onnx
+    shipped, onnx = build.shipped
+    return [
+        _artifact("bin", compiled, compiled.result.bin),
+        _artifact("mapper_yaml", render, render.result.yaml),
+        *found,
+        *([_artifact(_SHIPPED[shipped.name], shipped, onnx)] if shipped is not simplify else []),
+        *(_artifact(_role(name), compiled, name) for name in compiled.result.intermediates),
+        *([_artifact("portable_onnx", build.portable, translated)] if translated else []),
+        _artifact("compile_log", compiled, compiled.result.log),
+        _artifact("check_log", check, check.result.log),
+    ]
+
+
+def manifest(build: Build, files: Iterable[Artifact], texts: Mapping[str, str]) -> dict[str, object]:
+    """Return the content of ``manifest.json``.
+
+    Args:
+        build: finished.
+        files: from :func:`artifacts`.
+        texts: further files of the build folder, name -> content.
+    """
+    listed: list[dict[str, object]] = []
+    for file in files:
+        record = build.record(file.source)
+        listed.append({"role": file.role, "path": file.name, "bytes": record.bytes, "sha256": record.sha256})
+    for name, text in texts.items():
+        listed.append({"role": TEXT_ROLES[name], **cattrs.unstructure(_text_entry(name, text))})
+    return {**facts(build), "artifacts": listed}
+
+
+def metadata(build: Build, files: Iterable[Artifact], labels: str) -> Metadata:
+    """Return what the runtime must know of the program.
+
+    Args:
+        build: finished.
+        files: from :func:`artifacts`.
+        labels: text of ``labels.txt``; empty if the class names are not known.
+    """
+    found: dict[Role, FileEntry] = {}
+    for file in files:
+        if file.role in RUNTIME_ROLES:
+            record = build.record(file.source)
+            found[RUNTIME_ROLES[file.role]] = FileEntry(file.name, record.bytes, record.sha256)
+    if labels:
+        found["labels"] = _text_entry(LABELS, labels)
+    toolchain = build.toolchain
+    exact = toolchain is not None and build.verify.result.portable_exact is True
+    return Metadata(
+        name=build.export.result.name,
+        model=build.request.spec.name,
+        weights=build.export.result.weights.source,
+        preprocess=build.request.spec.preprocess,
+        classes=build.export.result.classes,
+        files=found,
+        toolchain=toolchain.versions if toolchain else {"onnxruntime": version("onnxruntime")},
+        exact=exact,
+        march=MARCH,
+    )
+
+
+def labels(build: Build) -> str:
+    """Return ``labels.txt``: a class name a line; empty where the names are not known or not as many."""
+    network = build.export.result
+    names = class_names("demo" if network.weights.source == "demo" else build.request.spec.labels)
+    return "".join(f"{name}\n" for name in names) if names and len(names) == network.classes else ""
+
+
+def _text_entry(name: str, text: str) -> FileEntry:
+    data = text.encode()
+    return FileEntry(name, len(data), hashlib.sha256(data).hexdigest())
+
+
+def facts(build: Build) -> dict[str, object]:
+    """Return everything of the manifest but the list of files: what the report shows."""
+    request, spec = build.request, build.request.spec
+    compiled = build.compile.result if build.toolchain else None
+    static = compiled.static if compiled else None
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "model": spec.name,
+        "name": build.export.result.name,
+        "edge": __version__,
+        "command": command("build", request),
+        "weights": cattrs.unstructure(build.export.result.weights),
+        "exporter": build.export.result.exporter,
+        "export_max_error": build.export.result.max_error,
+        "preprocess": cattrs.unstructure(spec.preprocess),
+        "mapper": build.toolchain.kind if build.toolchain else "portable",
+        "precision": request.precision.name,
+        "toolchain": _toolchain(build),
+        "static": None
+        if static is None
+        else {
+            **cattrs.unstructure(static),
+            "march": MARCH,
+            "optimize_level": request.precision.compiler.optimize_level,
+        },
+        "placement": None
+        if compiled is None
+        else {
+            "bpu": compiled.bpu,
+            "cpu": compiled.cpu,
+            "cpu_inside": [row.name for row in cpu_inside(compiled.nodes)],
+        },
+        "calibration": {
+            "n": build.calibrate.result.n,
+            "seed": build.calibrate.result.seed,
+            "sha256": build.calibrate.result.sha256,
+            "images": build.calibrate.result.source,
+            "method": compiled.calibration_method if compiled else "minmax",
+        },
+        "attention": cattrs.unstructure(build.simplify.result.attention),
+        "patches": build.simplify.result.patches,
+        "rewrites": _rewrites(build),
+        "equalization": _equalization(build),
+        "rounding": _rounding(build),
+        "accuracy": {**_accuracy(build.eval.result), "quantized_by": build.quantized_by},
+        "verify": _verify(build.verify.result) if build.toolchain else None,
+        "stages": [_stage(stage, request) for stage in build.done],
+    }
+
+
+def _artifact(role: str, stage: Stage[object], name: str) -> Artifact:
+    return Artifact(role, stage.path(name), Path(name).name)
+
+
+def _role(name: str) -> str:
+    for ending, role in (
+        ("_original_float_model.onnx", "original_float_onnx"),
+        ("_optimized_float_model.onnx", "optimized_float_onnx"),
+        ("_calibrated_model.onnx", "calibrated_onnx"),
+        ("_quantized_model.onnx", "quantized_onnx"),
+        ("_quant_info.json", "quant_info"),
+        (".html", "static_html"),
+        (".json", "static_json"),
+    ):
+        if name.endswith(ending):
+            return role
+    return "intermediate"
+
+
+def _toolchain(build: Build) -> Mapping[str, object]:
+    if build.toolchain is None:
+        return {"kind": "portable", "versions": {"onnxruntime": version("onnxruntime")}}
+    return {"kind": build.toolchain.kind, "versions": dict(build.toolchain.versions)}
+
+
+def _accuracy(result: Evaluation) -> dict[str, object]:
+    first, last = result.hop("float"), result.hop(result.quantized)
+    return {
+        "dataset": result.dataset,
+        "dataset_sha256": result.dataset_sha256,
+        "n": result.n,
+        "float": _score(first.score),
+        "nv12": _score(result.hop("nv12").score),
+        "quantized": _score(last.score),
+        "drop": None if result.drop is None else round(result.drop, 4),
+        "agreement": round(last.agreement_percent, 4),
+        "cosine": round(last.cosine, 6),
+        "unreadable": list(result.unreadable),
+    }
+
+
+def _rewrites(build: Build) -> dict[str, object] | None:
+    if build.toolchain is None or not build.request.precision.rewrites:
+        return None
+    result = build.rewrite.result
+    nodes = {name: list(nodes) for name, nodes in result.nodes.items()}
+    return {"nodes": nodes, "max_abs_error": result.max_abs_error}
+
+
+def _equalization(build: Build) -> dict[str, object] | None:
+    if build.toolchain is None or build.request.precision.equalization is None:
+        return None
+    result = build.equalize.result
+    return {
+        "pairs": [cattrs.unstructure(pair) for pair in result.pairs],
+        "pictures": result.pictures,
+        "max_abs_error": result.max_abs_error,
+    }
+
+
+def _rounding(build: Build) -> dict[str, object] | None:
+    if build.toolchain is None or build.request.precision.rounding is None:
+        return None
+    result = build.round.result
+    return {
+        "layers": len(result.layers),
+        "left": list(result.left),
+        "pictures": result.pictures,
+        "error_kept": round(result.error_kept, 4),
+    }
+
+
+def _verify(result: VerifyResult) -> dict[str, object]:
+    facts = {"frames": result.frames, "bit_exact": result.bit_exact, "max_abs_diff": result.max_abs_diff}
+    if result.why_not:
+        return {**facts, "why_not": result.why_not}
+    return {
+        **facts,
+        "portable_exact": result.portable_exact,
+        "integers": result.integers,
+        "calls": result.calls,
+        "pictures": list(result.pictures),
+    }
+
+
+def _score(score: Score | None) -> dict[str, object] | None:
+    if score is None:
+        return None
+    return {
+        "top1": round(score.top1, 4),
+        "top5": round(score.top5, 4),
+        "top1_interval": [round(bound, 2) for bound in score.top1_interval],
+        "top5_interval": [round(bound, 2) for bound in score.top5_interval],
+    }
+
+
+def command(verb: str, request: Request) -> str:
+    """Return what a user types to run a verb of this build."""
+    return shlex.join(["edge", verb, *request.arguments])
+
+
+def _stage(stage: Stage[object], request: Request) -> dict[str, object]:
+    vendor = getattr(stage.result, "command", ())
+    peak = getattr(stage.result, "peak_memory", None)
+    return {
+        "name": stage.name,
+        "seconds": stage.seconds,
+        **({} if peak is None else {"peak_memory": peak}),
+        "cached": stage.cached,
+        "command": shlex.join(vendor) if vendor else command(_verb(stage.name), request),
+        "key": stage.key,
+    }
+
+
+def _verb(stage: str) -> str:
+    """Return the verb that runs a stage; ``edge eval`` is more than the stage of that name."""
+    return "build" if stage == "eval" else stage

@@ -1,0 +1,236 @@
+"""The verify stage: the compiled program and the quantized model must give the same integers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+from attrs import frozen
+from numpy.typing import NDArray
+
+from edge.errors import GateError, ImageError, ModelFileError, ToolchainError
+from edge.images import ImageSet, open_images, sample
+from edge.images.preprocess import resize_crop, rgb_to_nv12
+from edge.progress import Reporter, Silent
+from edge.runtime import load
+from edge.runtime.protocol import Scores
+from edge.simulate.hbdk import Simulator, why_unusable
+from edge.simulate.vendor import QuantizedModel
+from edge.specs import Preprocess
+from edge.toolchain.found import Toolchain
+
+FRAMES = 3
+_SPARE = 3  # candidates a frame: some pictures can't be read
+_SEED = 0
+# Behind a Softmax, libraries differ in the last digits; a wrong scale is far beyond.
+_RELATIVE, _ABSOLUTE = 1e-5, 1e-6
+
+
+@frozen
+class VerifyResult:
+    """What was compared.
+
+    Attributes:
+        frames: pictures that went through both; 0 if it could not be verified.
+        bit_exact: all integers that the BPU gives were equal; None if it could not be verified.
+        max_abs_diff: the largest difference of two integers; None if it could not be verified.
+        pictures: names of the frames.
+        values: names of the compared outputs of the BPU.
+        integers: how many were compared on each frame.
+        calls: of the BPU in the program; only the first one is compared.
+        outputs_max_diff: the largest difference of the float outputs behind the CPU nodes; None where these
+            can't be computed here.
+        portable_exact: whether the portable model gave the same outputs bit for bit; None without one.
+        why_not: why it could not be verified; empty if it was.
+    """
+
+    frames: int
+    bit_exact: bool | None
+    max_abs_diff: int | None
+    pictures: tuple[str, ...] = ()
+    values: tuple[str, ...] = ()
+    integers: int = 0
+    calls: int = 0
+    outputs_max_diff: float | None = None
+    portable_exact: bool | None = None
+    why_not: str = ""
+
+
+def candidates(images: ImageSet, frames: int = FRAMES) -> ImageSet:
+    """Return the pictures to take frames from, the same ones each time; rendered ones follow.
+
+    Args:
+        images: what the build is measured on.
+        frames: how many are needed.
+    """
+    chosen = sample(images, frames * _SPARE, _SEED)
+    rendered = open_images("demo:test", count=frames)
+    return ImageSet((*chosen, *rendered), chosen.description, "order is all that matters", chosen.source)
+
+
+def verify(
+    *,
+    toolchain: Toolchain,
+    program: Path,
+    quantized: Path,
+    portable: Path | None,
+    images: ImageSet,
+    preprocess: Preprocess,
+    frames: int = FRAMES,
+    reporter: Reporter | None = None,
+) -> VerifyResult:
+    """Run pictures through the compiled program, the quantized model and the portable model.
+
+    Args:
+        toolchain: the compiler that made both.
+        program: the ``.bin``.
+        quantized: its ``*_quantized_model.onnx``.
+        portable: the translation of that; None if there is none.
+        images: from :func:`candidates`; the first that can be read are taken.
+        preprocess: of the network.
+        frames: how many.
+        reporter: told the count as it grows.
+
+    Returns:
+        What was compared; with ``why_not`` where the compiler has no simulator or it can't run this program.
+
+    Raises:
+        GateError: the program and the quantized model differ, or the portable model gives other answers.
+        ToolchainError: the simulator or the runtime failed.
+        ModelFileError: the ``.bin`` or the ONNX is broken.
+    """
+    reporter = reporter or Silent()
+    if why := why_unusable(toolchain):
+        return VerifyResult(0, None, None, why_not=why)
+    try:
+        simulator = Simulator(toolchain, program)
+    except ToolchainError as error:
+        return VerifyResult(0, None, None, why_not=error.seen)
+    with simulator:
+        _same_build(simulator, quantized)
+        inner = {value.name: value.dtype for value in simulator.exposed}
+        model = QuantizedModel(toolchain, quantized, inner)  # loads while the simulator runs
+        try:
+            taken = list(_frames(images, preprocess, frames))
+            answers = []
+            for done, (_, nv12) in enumerate(taken, start=1):
+                answers.append(simulator.integers(nv12))
+                reporter.update(f"{done}/{len(taken)} frames", done / len(taken))
+            model.wait_ready()
+            return _compare(simulator, model, portable, taken, answers)
+        finally:
+            model.close()
+
+
+def _frames(images: ImageSet, preprocess: Preprocess, count: int) -> Iterator[tuple[str, NDArray[np.uint8]]]:
+    for item in images:
+        if count == 0:
+            return
+        try:
+            rgb = resize_crop(item.load(), preprocess)
+        except ImageError:
+            continue  # eval lists it
+        yield item.name, rgb_to_nv12(np.ascontiguousarray(rgb))
+        count -= 1
+
+
+def _same_build(simulator: Simulator, quantized: Path) -> None:
+    import onnx
+
+    try:
+        graph = onnx.load(str(quantized)).graph
+    except Exception as error:  # protobuf's exceptions share no public base
+        raise ModelFileError(
+            f"{quantized.name} can't be read: {type(error).__name__}", remedy="edge compile MODEL"
+        ) from error
+    made = {name for node in graph.node for name in node.output}
+    missing = [value.name for value in simulator.exposed if value.name not in made]
+    if missing:
+        raise _mismatch(f"{quantized.name} has no value {missing[0]!r}, which the program gives")
+
+
+def _compare(
+    simulator: Simulator,
+    model: QuantizedModel,
+    portable: Path | None,
+    taken: list[tuple[str, NDArray[np.uint8]]],
+    answers: list[list[NDArray[np.integer]]],
+) -> VerifyResult:
+    if model.size != simulator.size:
+        raise _mismatch(f"the program takes {simulator.size} pictures, the quantized model {model.size}")
+    own = len(model.outputs) - len(simulator.exposed)
+    behind = _tail_is_known(simulator)
+    largest = 0.0
+    exact = True
+    net = load(portable, "portable") if portable else None
+    for (name, nv12), integers in zip(taken, answers, strict=True):
+        results = model.run(nv12)
+        for value, ours, theirs in zip(simulator.exposed, integers, results[own:], strict=True):
+            _require_equal(name, value.name, ours, theirs)
+        if behind:
+            for ours_f, theirs_f in zip(simulator.behind(integers), results[:own], strict=True):
+                largest = max(largest, _require_close(name, ours_f, theirs_f))
+        if net is not None:
+            exact = _same_answers(name, net.run(nv12), results[:own]) and exact
+    return VerifyResult(
+        frames=len(taken),
+        bit_exact=True,
+        max_abs_diff=0,
+        pictures=tuple(name for name, _ in taken),
+        values=tuple(value.name for value in simulator.exposed),
+        integers=sum(array.size for array in answers[0]),
+        calls=len(simulator.program.bpu),
+        outputs_max_diff=largest if behind else None,
+        portable_exact=exact if portable else None,
+    )
+
+
+def _same_answers(frame: str, portable: Sequence[Scores], outputs: Sequence[NDArray[np.generic]]) -> bool:
+    """Say whether the portable model's outputs are the quantized model's, bit for bit.
+
+    Raises:
+        GateError: its best class is another one: whatever the cause, that is no simulator.
+    """
+    if portable[0].argmax() != outputs[0].argmax():
+        raise GateError(
+            f"on {frame} the portable model answers {portable[0].argmax()}, "
+            f"the compiler's model {outputs[0].argmax()}",
+            allowed="the same answer",
+            remedy="report this network: an operator is translated wrongly",
+        )
+    return all(np.array_equal(a, b) for a, b in zip(portable, outputs, strict=True))
+
+
+def _tail_is_known(simulator: Simulator) -> bool:
+    try:
+        simulator.require_whole()
+    except ToolchainError:
+        return False
+    return True
+
+
+def _require_equal(frame: str, name: str, ours: NDArray[np.integer], theirs: NDArray[np.generic]) -> None:
+    if ours.shape != theirs.shape:
+        raise _mismatch(f"{name!r} is {ours.shape} in the program and {theirs.shape} in the quantized model")
+    difference = np.abs(ours.astype(np.int64) - theirs.astype(np.int64))
+    if difference.any():
+        raise _mismatch(
+            f"on {frame}, {np.count_nonzero(difference)} of {ours.size} integers of {name!r} differ, "
+            f"by up to {difference.max()}"
+        )
+
+
+def _require_close(frame: str, ours: NDArray[np.float32], theirs: NDArray[np.generic]) -> float:
+    expected = theirs.astype(np.float32)
+    if ours.shape != expected.shape or not np.allclose(ours, expected, rtol=_RELATIVE, atol=_ABSOLUTE):
+        raise _mismatch(f"on {frame}, the integers are equal but the outputs behind the CPU nodes are not")
+    return float(np.abs(ours - expected).max(initial=0))
+
+
+def _mismatch(seen: str) -> GateError:
+    return GateError(
+        f"the compiled program is not what was measured: {seen}",
+        allowed="equal integers from the .bin and from its quantized ONNX",
+        remedy="build with --build-dir NEW in case files were mixed; if it stays, try another --level",
+    )

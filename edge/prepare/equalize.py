@@ -1,0 +1,329 @@
+"""The equalize stage: channels scaled so that int8 steps fit each, and proved to compute what they did."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import TYPE_CHECKING
+
+from attrs import frozen
+
+from edge.graph.view import View
+
+if TYPE_CHECKING:
+    import onnx
+from collections.abc import Iterable, MutableMapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edge.errors import ModelFileError
+from edge.graph.compare import SEEDS, Rejected, max_error, reference
+from edge.graph.files import image_input, load_onnx, open_exposed
+from edge.images.preprocess import calibration_picture, network_input_from_nv12, rgb_to_nv12
+from edge.progress import Reporter, Silent
+from edge.specs import Equalization, Preprocess
+
+# Positively homogeneous in each channel: f(s x) = s f(x) for s > 0.
+_ACTIVATIONS = ("Relu", "LeakyRelu", "Clip")
+_POOLS = ("MaxPool", "AveragePool", "GlobalAveragePool", "GlobalMaxPool")
+
+
+@frozen
+class Convolution:
+    """A convolution with constants of its own.
+
+    Attributes:
+        name: of its node.
+        input: name of the tensor that it reads.
+        weight: name of its constant, (output channels, input channels / groups, ...).
+        bias: name of its constant; empty if it has none.
+        inputs: number of input channels.
+        outputs: number of output channels.
+        groups: 1, or as many as there are input channels: depthwise.
+    """
+
+    name: str
+    input: str
+    weight: str
+    bias: str
+    inputs: int
+    outputs: int
+    groups: int
+
+    @property
+    def depthwise(self) -> bool:
+        """Whether each output sees one input channel only."""
+        return self.groups == self.inputs and self.groups > 1
+
+
+@frozen
+class Pair:
+    """Two convolutions with nothing between them that minds a factor on a channel.
+
+    Attributes:
+        producer: its rows are multiplied.
+        consumer: what reads the channels is divided.
+        tensor: between them, behind the activation, before a pool: what its ranges are taken of.
+        ceiling: what the activation lets pass at most; None if anything.
+    """
+
+    producer: Convolution
+    consumer: Convolution
+    tensor: str
+    ceiling: float | None
+
+    @property
+    def name(self) -> str:
+        """As the user reads it."""
+        return f"{self.producer.name} → {self.consumer.name}"
+
+
+def find_pairs(model: onnx.ModelProto) -> tuple[Pair, ...]:
+    """Return the pairs of a simplified graph, in graph order.
+
+    Between the two may stand one Relu, LeakyRelu or Clip from 0, then pools. No other node may read what
+    lies between, and the constants belong to these two alone. A Clip lets a factor pass as long as the
+    channel stays below its upper bound.
+    """
+    view = View(model)
+    shapes = {tensor.name: tuple(tensor.dims) for tensor in model.graph.initializer}
+    uses = Counter(name for node in model.graph.node for name in node.input)
+    found = []
+    for node in view.nodes:
+        producer = _convolution(view, node, shapes, uses)
+        if producer is None:
+            continue
+        tensor, ceiling = node.output[0], None
+        reader = view.only_reader(node)
+        if reader is not None and reader.op_type in _ACTIVATIONS:
+            if reader.op_type == "Clip":
+                low, ceiling = view.clip_range(reader)
+                if low != 0 or (ceiling is not None and ceiling <= 0):
+                    continue
+            tensor = reader.output[0]
+            reader = view.only_reader(reader)
+        while reader is not None and reader.op_type in _POOLS and len(reader.output) == 1:
+            reader = view.only_reader(reader)
+        consumer = None if reader is None else _convolution(view, reader, shapes, uses)
+        if consumer is None or consumer.inputs != producer.outputs:
+            continue
+        if consumer.depthwise or consumer.groups == 1:
+            found.append(Pair(producer, consumer, tensor, ceiling))
+    return tuple(found)
+
+
+def _convolution(
+    view: View, node: onnx.NodeProto, shapes: dict[str, tuple[int, ...]], uses: Counter[str]
+) -> Convolution | None:
+    """Return a convolution whose constants only it reads."""
+    if node.op_type != "Conv" or len(node.input) < 2:
+        return None
+    weight, bias = node.input[1], node.input[2] if len(node.input) > 2 else ""
+    constants = [weight, *([bias] if bias else [])]
+    if any(name not in shapes or uses[name] != 1 for name in constants):
+        return None
+    outputs, share = shapes[weight][:2]
+    groups = int(view.attribute(node, "group", 1))
+    return Convolution(node.name, node.input[0], weight, bias, share * groups, outputs, groups)
+
+
+LIMIT = 64.0  # the largest factor: a channel that is smaller still means next to nothing
+# The share of a channel's factor (in logarithms) where the consumer's rows mix channels: finer steps for the
+# activation are coarser ones for the weights there. Measured on MobileNetV1: 0.25 wins less, 1 no more.
+MIXED = 0.5
+
+Array = NDArray[np.float32]
+Ranges = NDArray[np.float64]
+"""(channels,): the largest magnitude of each that was seen."""
+
+
+def factors(ranges: Ranges, ceiling: float | None, *, depthwise: bool) -> Ranges:
+    """Return what each channel between two convolutions is multiplied by, (channels,), 1 and above.
+
+    Args:
+        ranges: of the channels.
+        ceiling: what the activation lets pass; no channel is brought above it.
+        depthwise: whether the consumer keeps channels apart, so that each can fill the tensor's range.
+    """
+    top = float(ranges.max(initial=0.0)) if ceiling is None else ceiling
+    if top <= 0:
+        return np.ones_like(ranges)
+    found = top / np.clip(ranges, top / LIMIT, top)
+    found[ranges <= 0] = 1.0
+    result: Ranges = found if depthwise else found**MIXED
+    return result
+
+
+def multiply(constants: MutableMapping[str, Array], pair: Pair, by: Ranges) -> None:
+    """Multiply the channels between two convolutions; what the consumer computes stays."""
+    producer, consumer = pair.producer, pair.consumer
+    _scale(constants, producer.weight, by, axis=0)
+    if producer.bias:
+        _scale(constants, producer.bias, by, axis=0)
+    if consumer.depthwise:
+        _scale(constants, consumer.weight, 1 / by.repeat(consumer.outputs // consumer.inputs), axis=0)
+    else:
+        _scale(constants, consumer.weight, 1 / by, axis=1)
+
+
+def _scale(constants: MutableMapping[str, Array], name: str, by: Ranges, axis: int) -> None:
+    data = constants[name]
+    shape = [1] * data.ndim
+    shape[axis] = -1
+    constants[name] = np.ascontiguousarray(data * by.reshape(shape), np.float32)
+
+
+GUARDED = 16  # calibration pictures on which the outputs are compared, besides noise
+NOISE = 0.25  # of the range of pixels, around grey
+
+
+@frozen
+class EqualizedPair:
+    """Two convolutions between which channels were scaled.
+
+    Attributes:
+        name: of both.
+        median: factor of a channel.
+        largest: factor.
+    """
+
+    name: str
+    median: float
+    largest: float
+
+
+@frozen
+class EqualizeResult:
+    """A float ONNX that computes what it did, its channels in ranges that int8 steps serve well.
+
+    Attributes:
+        onnx: file name.
+        pairs: in graph order.
+        pictures: calibration pictures whose ranges were taken.
+        max_abs_error: largest difference of an output from before, over calibration pictures and noise.
+    """
+
+    onnx: str
+    pairs: tuple[EqualizedPair, ...]
+    pictures: int
+    max_abs_error: float
+
+
+def equalize(
+    *,
+    model: Path,
+    calibration: Sequence[Path],
+    preprocess: Preprocess,
+    equalization: Equalization,
+    out: Path,
+    name: str,
+    reporter: Reporter | None = None,
+) -> EqualizeResult:
+    """Scale channels of a BPU-ready ONNX; graph, names, shapes and answers stay.
+
+    Behind a Clip the answers stay as long as no channel goes beyond what it reached on the pictures that were
+    looked at: there it is cut off, much as the int8 steps would.
+
+    Args:
+        model: the simplified ONNX.
+        calibration: raw float32 files of :func:`edge.images.calibrate.calibrate`; the first
+            ``equalization.pictures`` of them are looked at, behind NV12.
+        preprocess: of the network.
+        equalization: how.
+        out: existing folder for the result.
+        name: of the result, without its ending.
+        reporter: told of progress.
+
+    Raises:
+        ModelFileError: there is no pair, or the outputs differ from what they were.
+        CalibrationError: a calibration file is of another size.
+    """
+    import onnx
+    from onnx import numpy_helper
+
+    reporter = reporter or Silent()
+    source = load_onnx(model)
+    pairs = find_pairs(source)
+    if not pairs:
+        raise ModelFileError(
+            f"{model.name} has no pair of convolutions to equalize",
+            allowed="Conv, then Relu, LeakyRelu, Clip from 0, pools or nothing, then Conv",
+            remedy="take a recipe without 'equalization'",
+        )
+    files = list(calibration)[: equalization.pictures]
+    pictures = [
+        network_input_from_nv12(rgb_to_nv12(calibration_picture(file, preprocess)), preprocess)
+        for file in files
+    ]
+    # On noise as on pictures: a Clip must cut off neither's channels.
+    before = reference(source, model, _noise_range(preprocess), pictures[:GUARDED])
+    inputs = [*pictures, *before.inputs[: len(SEEDS)]]
+    ranges = _ranges(source, pairs, inputs, reporter)
+
+    changed = onnx.ModelProto()
+    changed.CopyFrom(source)
+    tensors = {tensor.name: tensor for tensor in changed.graph.initializer}
+    touched = {
+        constant
+        for pair in pairs
+        for layer in (pair.producer, pair.consumer)
+        for constant in (layer.weight, layer.bias)
+        if constant
+    }
+    constants = {key: np.array(numpy_helper.to_array(tensors[key])) for key in touched}
+    scales: dict[str, Ranges] = {}
+    for pair in pairs:
+        by = factors(ranges[pair.tensor], pair.ceiling, depthwise=pair.consumer.depthwise)
+        multiply(constants, pair, by)
+        scales[pair.name] = by
+    for key in touched:
+        tensors[key].CopyFrom(numpy_helper.from_array(constants[key], key))
+
+    reporter.update("compare the outputs", 0.9)
+    try:
+        error = max_error(changed, before)
+    except Rejected as verdict:
+        raise ModelFileError(
+            f"{model.name} answers differently once equalized: {verdict}",
+            allowed="the same outputs on calibration pictures and on noise",
+            remedy="take a recipe without 'equalization', and report the model",
+        ) from verdict
+    onnx.save(changed, out / f"{name}.onnx")
+    return EqualizeResult(
+        onnx=f"{name}.onnx",
+        pairs=tuple(EqualizedPair(key, float(np.median(by)), float(by.max())) for key, by in scales.items()),
+        pictures=len(files),
+        max_abs_error=error,
+    )
+
+
+def _noise_range(preprocess: Preprocess) -> tuple[float, float]:
+    """Return the lowest and the highest value of the noise, as the network sees it.
+
+    Ranges are taken of the noise too. Over all of 0..255 it would drive channels further than any picture
+    does, and so leave pictures less of the steps.
+    """
+    ends = [
+        (level - mean) / std
+        for level in (127.5 * (1 - NOISE), 127.5 * (1 + NOISE))
+        for mean, std in zip(preprocess.mean, preprocess.std, strict=True)
+    ]
+    return min(ends), max(ends)
+
+
+def _ranges(
+    model: onnx.ModelProto, pairs: Iterable[Pair], inputs: Sequence[NDArray[np.float32]], reporter: Reporter
+) -> dict[str, Ranges]:
+    """Return the largest magnitude of each channel between the pairs, (channels,)."""
+    picture, _ = image_input(model)
+    names = [pair.tensor for pair in pairs]
+    session = open_exposed(model, names)
+    found: dict[str, Ranges] = {}
+    for done, data in enumerate(inputs, start=1):
+        for name, value in zip(names, session.run(names, {picture: data}), strict=True):
+            axes = (0, *range(2, value.ndim))
+            now = np.abs(value).max(axis=axes).astype(np.float64)
+            found[name] = np.maximum(found[name], now) if name in found else now
+        reporter.update(f"look at {done} of {len(inputs)} inputs", 0.8 * done / len(inputs))
+    return found

@@ -1,0 +1,326 @@
+"""Bring a float ONNX into the form that the compiler reads, without optimising anything."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from edge.graph.view import constants
+
+if TYPE_CHECKING:
+    import onnx
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+from edge.errors import ModelFileError
+from edge.graph.files import image_input, load_onnx
+
+
+class CannotExpress(Exception):  # noqa: N818 - reads as what it says
+    """An operator has no counterpart; the message names it and its node."""
+
+
+def downgrade(model: onnx.ModelProto, target: int) -> onnx.ModelProto:
+    """Return a copy of the model in an older opset of the default domain.
+
+    Args:
+        model: a checked model of a newer opset, constants as initializers or Constant nodes.
+        target: the opset wanted, such as 11.
+
+    Raises:
+        CannotExpress: an operator, an attribute or an input that the old opset does not have.
+    """
+    import onnx
+
+    result = onnx.ModelProto()
+    result.CopyFrom(model)
+    entry = next(item for item in result.opset_import if item.domain in ("", "ai.onnx"))
+    stored = constants(result.graph)
+    for node in result.graph.node:
+        _rewrite(node, entry.version, target, stored)
+    entry.version = target
+    return result
+
+
+def _rewrite(node: onnx.NodeProto, opset: int, target: int, stored: dict[str, onnx.TensorProto]) -> None:
+    import onnx
+
+    where = f"{node.op_type} of node {node.name!r}"
+    try:
+        new, old = (onnx.defs.get_schema(node.op_type, version, "") for version in (opset, target))
+    except onnx.defs.SchemaError as error:
+        raise CannotExpress(f"opset {target} has no {where}") from error
+    if new.since_version == old.since_version:
+        return
+    given = {attribute.name for attribute in node.attribute}
+    defaults = {name: spec.default_value for name, spec in new.attributes.items() if spec.default_value.name}
+    for name, default in defaults.items():
+        if name not in given and name in old.attributes and default != old.attributes[name].default_value:
+            node.attribute.append(default)
+    for attribute in [a for a in node.attribute if a.name not in old.attributes]:
+        if attribute != defaults.get(attribute.name):
+            raise CannotExpress(f"opset {target} has no {attribute.name} in {where}")
+        node.attribute.remove(attribute)
+    names = [value.name for value in new.inputs]
+    while len(node.input) > old.max_input:
+        name, value = names[len(node.input) - 1], node.input[-1]
+        if value:
+            if name not in old.attributes or value not in stored:
+                raise CannotExpress(f"opset {target} has no input {name!r} that is computed, in {where}")
+            numbers = onnx.numpy_helper.to_array(stored[value]).tolist()
+            node.attribute.append(onnx.helper.make_attribute(name, numbers))
+        del node.input[-1]
+
+
+OPSETS = (10, 11)  # hb_mapper 1.24.3 refuses others by name
+OPSET = 11
+IR = 6  # the IR of opset 11; the compiler takes up to 9
+_LIMIT = 2**31 - 1  # bytes; of any protobuf message, so of any single-file ONNX
+
+
+def read_model(path: Path) -> onnx.ModelProto:
+    """Load a float32 ONNX with a static input; its outputs may still be of unknown shape.
+
+    Args:
+        path: an .onnx file, its weights inside or beside it.
+
+    Raises:
+        ModelFileError: missing, corrupt, over 2 GB, dynamic, half precision, several inputs, operators
+            outside standard ONNX, or weights that lie elsewhere and can't be read.
+    """
+    import onnx
+    from onnx import inliner
+
+    if path.is_file() and path.stat().st_size > _LIMIT:
+        raise ModelFileError(
+            f"{path} has {path.stat().st_size / 1e9:.1f} GB", allowed="an ONNX file of less than 2 GB"
+        )
+    _require_weights(path)
+    model = load_onnx(path)
+    half_types = (onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16)
+    half = [t.name for t in model.graph.initializer if t.data_type in half_types]
+    if half:
+        raise ModelFileError(
+            f"{path}: {len(half)} half-precision initializers, such as {half[0]!r}",
+            allowed="float32 weights; the compiler quantizes them itself",
+            remedy="export the float32 model: call model.float() before torch.onnx.export",
+        )
+    size = model.ByteSize()
+    if size > _LIMIT:
+        raise ModelFileError(
+            f"{path} with its weights has {size / 1e9:.1f} GB", allowed="less than 2 GB in one file"
+        )
+    image_input(model, str(path))
+    model = inliner.inline_local_functions(model) if model.functions else model
+    foreign = sorted({node.domain for node in model.graph.node} - {"", "ai.onnx"})
+    if foreign:
+        raise ModelFileError(
+            f"{path} has operators of the domain {', '.join(foreign)}",
+            allowed="operators of standard ONNX",
+            remedy="export without custom operators, from torch with opset_version=11",
+        )
+    return model
+
+
+def pin_outputs(model: onnx.ModelProto, shapes: Sequence[Sequence[int]]) -> None:
+    """Write the shapes that the outputs have for the static input; exporters leave some open."""
+    for value, shape in zip(model.graph.output, shapes, strict=True):
+        dims = value.type.tensor_type.shape.dim
+        del dims[:]
+        for size in shape:
+            dims.add(dim_value=size)
+
+
+def normal_form(model: onnx.ModelProto, origin: str) -> onnx.ModelProto:
+    """Return the model at an opset and IR that the compiler takes; its answers stay the same.
+
+    A Pow's exponent of shape [1] becomes a scalar, which keeps the Pow off the CPU. Initializers are no
+    inputs any more, Identity nodes and nodes nobody reads are gone, nameless nodes have
+    a name, and what depends on the exporting machine (doc strings, metadata) is gone.
+
+    Args:
+        model: from ``read_model``.
+        origin: how to call it in messages.
+
+    Raises:
+        ModelFileError: it can't be brought to opset 10 or 11.
+    """
+    import onnx
+
+    result = onnx.ModelProto()
+    result.CopyFrom(model)
+    opset = opset_of(result)
+    if opset not in OPSETS:
+        result = _converted(result, opset, origin)
+    del result.opset_import[:]
+    result.opset_import.add(domain="", version=opset if opset in OPSETS else OPSET)
+    _scalar_exponents(result.graph)
+    return tidy(result)
+
+
+def tidy(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Make a model's bytes a function of its graph alone; changes and returns it."""
+    graph = model.graph
+    stored = {tensor.name for tensor in graph.initializer}
+    inputs = [value for value in graph.input if value.name not in stored]
+    del graph.input[:]
+    graph.input.extend(inputs)
+    if not has_branches(graph):
+        # Branches of an If may read any name, so a graph that has one keeps all.
+        _drop_identities(graph)
+        _drop_unread(graph)
+    _name_nodes(graph)
+    for holder in (model, graph):
+        holder.ClearField("doc_string")
+        holder.ClearField("metadata_props")
+    for item in (*graph.node, *graph.initializer, *graph.input, *graph.output):
+        item.ClearField("doc_string")
+    for node in graph.node:
+        node.ClearField("metadata_props")
+    model.ir_version = IR
+    # A simplifier may write these in any order; inference writes them in the order of the nodes.
+    return _with_shapes(model, Path(graph.name))
+
+
+def has_branches(graph: onnx.GraphProto) -> bool:
+    """Tell whether a node holds graphs of its own, which may read any value of this one."""
+    return any(a.HasField("g") or a.graphs for node in graph.node for a in node.attribute)
+
+
+def computes_shapes(model: onnx.ModelProto) -> bool:
+    """Tell whether shapes are computed while it runs, so that patterns only show once they are folded."""
+    return any(node.op_type in ("Shape", "Size", "Range", "ConstantOfShape") for node in model.graph.node)
+
+
+def opset_of(model: onnx.ModelProto) -> int:
+    """Return the opset of the default domain; 0 when none is given."""
+    return next((int(o.version) for o in model.opset_import if o.domain in ("", "ai.onnx")), 0)
+
+
+def _require_weights(path: Path) -> None:
+    """Name the missing file when weights lie beside the model; other faults are load_onnx's to name."""
+    import onnx
+    from google.protobuf.message import DecodeError
+
+    try:
+        model = onnx.load(path, load_external_data=False)
+    except (DecodeError, ValueError, OSError):
+        return
+    places = {
+        entry.value
+        for tensor in model.graph.initializer
+        for entry in tensor.external_data
+        if entry.key == "location"
+    }
+    missing = sorted(place for place in places if not (path.parent / place).is_file())
+    if missing:
+        raise ModelFileError(
+            f"{path} keeps its weights in {missing[0]}, which is not there",
+            allowed="weights inside the .onnx file, or their file beside it",
+            remedy="put it there, or make one file: "
+            "python -c \"import onnx; onnx.save(onnx.load('model.onnx'), 'whole.onnx')\"",
+        )
+
+
+def _with_shapes(model: onnx.ModelProto, origin: Path) -> onnx.ModelProto:
+    import onnx
+
+    del model.graph.value_info[:]
+    try:
+        return onnx.shape_inference.infer_shapes(model, data_prop=True)
+    except (onnx.shape_inference.InferenceError, RuntimeError) as error:
+        raise ModelFileError(
+            f"{origin}: its shapes contradict each other: {' '.join(str(error).split())[:200]}",
+            remedy="export it again",
+        ) from error
+
+
+def _converted(model: onnx.ModelProto, opset: int, origin: str) -> onnx.ModelProto:
+    import onnx
+    from onnx import version_converter
+
+    def fitting(result: onnx.ModelProto) -> onnx.ModelProto:
+        del result.graph.value_info[:]
+        onnx.checker.check_model(result, full_check=True)
+        return result
+
+    try:
+        return fitting(version_converter.convert_version(model, OPSET))
+    except Exception as error:  # RuntimeError, ConvertError and others all mean the same here
+        why = error
+    try:
+        if opset > OPSET:
+            return fitting(downgrade(model, OPSET))
+    except (CannotExpress, onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
+        why = error
+    raise ModelFileError(
+        f"{origin} has opset {opset}, which can't be brought to {OPSET}: {' '.join(str(why).split())[:160]}",
+        allowed="opset 10 or 11",
+        remedy="export with opset_version=11",
+    ) from why
+
+
+def _scalar_exponents(graph: onnx.GraphProto) -> None:
+    import onnx
+
+    known = constants(graph)
+    for node in graph.node:
+        tensor = known.get(node.input[1]) if node.op_type == "Pow" else None
+        if tensor is not None and list(tensor.dims) == [1]:
+            scalar = onnx.numpy_helper.from_array(onnx.numpy_helper.to_array(tensor).reshape(()))
+            scalar.name = f"{node.input[1]}_scalar"
+            if scalar.name not in known:
+                graph.initializer.append(scalar)
+                known[scalar.name] = scalar
+            node.input[1] = scalar.name
+
+
+def _drop_identities(graph: onnx.GraphProto) -> None:
+    """Let readers read what an Identity copies; exporters write one for every shared weight."""
+    alias = {node.output[0]: node.input[0] for node in graph.node if node.op_type == "Identity"}
+    outputs = {value.name for value in graph.output}
+
+    def source(name: str) -> str:
+        while name in alias and name not in outputs:
+            name = alias[name]
+        return name
+
+    for node in graph.node:
+        for place, name in enumerate(node.input):
+            node.input[place] = source(name)
+    _keep_nodes(graph, [n for n in graph.node if n.op_type != "Identity" or n.output[0] in outputs])
+
+
+def _drop_unread(graph: onnx.GraphProto) -> None:
+    wanted = {value.name for value in graph.output}
+    kept = []
+    for node in reversed(graph.node):
+        if wanted.intersection(node.output):
+            kept.append(node)
+            wanted.update(node.input)
+    _keep_nodes(graph, kept[::-1])
+    tensors = [tensor for tensor in graph.initializer if tensor.name in wanted]
+    if len(tensors) != len(graph.initializer):
+        del graph.initializer[:]
+        graph.initializer.extend(tensors)
+
+
+def _keep_nodes(graph: onnx.GraphProto, nodes: list[onnx.NodeProto]) -> None:
+    if len(nodes) != len(graph.node):
+        del graph.node[:]
+        graph.node.extend(nodes)
+
+
+def _name_nodes(graph: onnx.GraphProto) -> None:
+    """Give each node a name of its own: precision recipes and the compiler's tables go by names."""
+    taken = Counter(node.name for node in graph.node)
+    seen: set[str] = set()
+    for index, node in enumerate(graph.node):
+        if not node.name or node.name in seen:
+            base, name, number = node.name or node.op_type, f"{node.name or node.op_type}_{index}", index
+            while name in taken:
+                number += 1
+                name = f"{base}_{number}"
+            node.name = name
+            taken[name] += 1
+        seen.add(node.name)

@@ -1,0 +1,256 @@
+"""The simplify stage: try the forms from the leanest on, ship the first that the guard lets pass."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, TypeVar
+
+from attrs import evolve, field, frozen
+
+from edge.errors import ModelFileError, WorkspaceError
+from edge.graph.compare import VALUE_RANGE, Reference, Rejected, max_error, reference
+from edge.graph.files import load_onnx
+from edge.prepare import guard
+from edge.prepare import onnxsim_child as child
+from edge.prepare.attention import Attention, lay_out
+from edge.prepare.normal_form import computes_shapes, normal_form, opset_of, pin_outputs, read_model, tidy
+from edge.prepare.patches import in_two_steps
+from edge.prepare.patterns import count_patterns
+from edge.progress import Reporter, Silent
+
+if TYPE_CHECKING:
+    import onnx
+
+Form = Literal["simplified", "partly simplified", "unsimplified"]
+T = TypeVar("T")
+
+# Passes of onnxsim 0.7.3 and 0.8.1 that make a graph slower on the BPU, each found by running it alone and
+# reading the compiler's node table.
+HARMFUL = (
+    "fuse_preceding_mul_into_conv",  # takes GELU's * 0.5, hardswish's * 1/6: ConvNeXt_atto 46 % slower
+    "fuse_qkv",  # one MatMul and a Split for three MatMuls: that part of NextViT_small 13.2 -> 26.8 ms at O0
+    "fuse_matmul_add_bias_into_gemm_batched",  # wraps each bias in Reshapes: EdgeNeXt 73 Transposes longer
+)
+TIME_LIMIT = 600.0  # seconds; a 30 M parameter Swin takes 6
+OPTIONS: Mapping[str, tuple[str, ...]] = {
+    "simplified": HARMFUL,
+    "partly simplified": ("--no-optimizer",),
+}
+
+
+@frozen
+class SimplifyResult:
+    """A BPU-ready ONNX.
+
+    Attributes:
+        onnx: file name.
+        form: ``simplified``, ``partly simplified`` (constants folded only) or ``unsimplified``.
+        reason: why this form; of the leaner ones, what the guard found.
+        max_abs_error: largest difference from the original's outputs over seeded random inputs.
+        patterns_before: what the compiler fuses, counted in the original.
+        patterns_after: the same in the result; nowhere less.
+        nodes_before: number of nodes in the file that came in, constants included.
+        nodes_after: number of nodes in the result.
+        names_lost: names of computing nodes that no longer exist, so that no recipe may use them.
+        opset: 10 or 11.
+        ir: IR version.
+        onnxsim: version of onnxsim.
+        attention: nodes of attention that were written another way, after the form was found.
+        patches: convolutions over patches that run in two steps, likewise.
+    """
+
+    onnx: str
+    form: Form
+    reason: str
+    max_abs_error: float
+    patterns_before: dict[str, int]
+    patterns_after: dict[str, int]
+    nodes_before: int
+    nodes_after: int
+    names_lost: int
+    opset: int
+    ir: int
+    onnxsim: str
+    attention: Attention = field(factory=Attention)
+    patches: tuple[str, ...] = ()
+
+
+def simplify(
+    *,
+    model: Path,
+    out: Path,
+    name: str,
+    reporter: Reporter | None = None,
+    value_range: tuple[float, float] = VALUE_RANGE,
+) -> SimplifyResult:
+    """Write ``<name>.onnx``, ready for the compiler; the same input gives the same bytes.
+
+    Args:
+        model: float ONNX with one static float32 image input.
+        out: an existing empty folder.
+        name: of the file to write, without ``.onnx``.
+        reporter: hears of the progress, and of a form that is not ``simplified``.
+        value_range: lowest and highest input value that the network sees, for the comparison of outputs.
+
+    Raises:
+        ModelFileError: the model itself can't be made ready: corrupt, dynamic, half precision, over 2 GB,
+            or of an opset or operators that can't be brought to opset 11.
+        WorkspaceError: the file can't be written.
+    """
+    reporter = reporter or Silent()
+    reporter.update("read the model", 0.0)
+    original = read_model(model)
+    expected = reference(original, model, value_range)
+    pin_outputs(original, expected.shapes)
+    normal = normal_form(original, str(model))
+
+    reporter.update("simplify", 0.2)
+    rules = _Rules(original, normal, expected)
+    rejected: list[str] = []
+    folded = _attempt(rules, "partly simplified", rejected) if computes_shapes(normal) else None
+    if folded:
+        rules = _Rules(original, folded.model, expected)
+    shipped = _attempt(rules, "simplified", rejected)
+    if not shipped:
+        reporter.update("fold constants only", 0.6)
+        shipped = folded or _attempt(rules, "partly simplified", rejected)
+    if not shipped:
+        shipped = _unsimplified(rules, normal, model)
+    reason = "; ".join(rejected) or f"onnxsim without {', '.join(HARMFUL)}"
+    if shipped.form != "simplified":
+        reporter.warn(f"the {shipped.form} graph is used ({reason})")
+    shipped, attention = _rewritten(rules, shipped, lay_out, "attention", reporter)
+    shipped, patches = _rewritten(rules, shipped, in_two_steps, "the convolution over patches", reporter)
+    _warn_of_unfused(shipped.model, reporter)
+
+    _write(shipped.model, out / f"{name}.onnx")
+    kept = {node.name for node in shipped.model.graph.node}
+    return SimplifyResult(
+        onnx=f"{name}.onnx",
+        form=shipped.form,
+        reason=reason,
+        max_abs_error=shipped.error,
+        patterns_before=rules.patterns,
+        patterns_after=count_patterns(shipped.model),
+        nodes_before=len(original.graph.node),
+        nodes_after=len(shipped.model.graph.node),
+        names_lost=sum(n.name not in kept for n in normal.graph.node if n.op_type != "Constant"),
+        opset=opset_of(shipped.model),
+        ir=shipped.model.ir_version,
+        onnxsim=version("onnxsim"),
+        attention=attention or Attention(),
+        patches=patches or (),
+    )
+
+
+@frozen
+class _Rules:
+    """What a candidate is held against: the original's contract and outputs, the baseline's operators."""
+
+    original: onnx.ModelProto
+    baseline: onnx.ModelProto
+    expected: Reference
+
+    @property
+    def patterns(self) -> dict[str, int]:
+        return count_patterns(self.baseline)
+
+
+@frozen
+class _Shipped:
+    form: Form
+    model: onnx.ModelProto
+    error: float
+
+
+def _attempt(
+    rules: _Rules, form: Literal["simplified", "partly simplified"], rejected: list[str]
+) -> _Shipped | None:
+    """Return the form when the guard lets it pass; else add the reason to ``rejected``."""
+    try:
+        candidate = _onnxsim(rules.baseline, OPTIONS[form])
+        guard.check_contract(candidate, rules.original)
+        guard.check_patterns(candidate, rules.patterns)
+        guard.check_operators(candidate, rules.baseline)
+        return _Shipped(form, candidate, max_error(candidate, rules.expected))
+    except Rejected as verdict:
+        rejected.append(f"{form}: {verdict}")
+        return None
+
+
+def _unsimplified(rules: _Rules, normal: onnx.ModelProto, path: Path) -> _Shipped:
+    """Return the model as it came, at the compiler's opset and IR."""
+    try:
+        guard.check_contract(normal, rules.original)
+        return _Shipped("unsimplified", normal, max_error(normal, rules.expected))
+    except Rejected as verdict:
+        raise ModelFileError(
+            f"{path} can't be made ready for the compiler: {verdict}",
+            allowed="a model that opset 10 or 11 can express",
+            remedy="export with opset_version=11 and a fixed input size",
+        ) from verdict
+
+
+def _rewritten(
+    rules: _Rules,
+    shipped: _Shipped,
+    change: Callable[[onnx.ModelProto], tuple[onnx.ModelProto, T]],
+    what: str,
+    reporter: Reporter,
+) -> tuple[_Shipped, T | None]:
+    """Return the model with a part written as the BPU likes it, if that gives the same answers, and what."""
+    try:
+        model, done = change(shipped.model)
+        if not done:
+            return shipped, None
+        guard.check_contract(model, rules.original)
+        guard.check_patterns(model, rules.patterns)
+        return evolve(shipped, model=model, error=max_error(model, rules.expected)), done
+    except (Rejected, ModelFileError) as verdict:
+        reporter.warn(f"{what} stays as it was exported, which is slow on the BPU ({verdict})")
+        return shipped, None
+
+
+def _onnxsim(normal: onnx.ModelProto, options: Sequence[str]) -> onnx.ModelProto:
+    """Return what onnxsim makes of a model.
+
+    Raises:
+        Rejected: it failed, crashed, hung, or wrote no valid model.
+    """
+    with tempfile.TemporaryDirectory(prefix="edge-simplify-") as folder:
+        source, target = Path(folder, "in.onnx"), Path(folder, "out.onnx")
+        _write(normal, source)
+        command = [sys.executable, str(Path(child.__file__)), str(source), str(target), *options]
+        try:
+            done = subprocess.run(command, cwd=folder, capture_output=True, timeout=TIME_LIMIT, check=False)
+        except subprocess.TimeoutExpired as error:
+            raise Rejected(f"onnxsim was stopped after {TIME_LIMIT:g} s") from error
+        if done.returncode:
+            last = done.stderr.decode(errors="replace").strip().splitlines()[-1:] or [""]
+            raise Rejected(f"onnxsim failed with code {done.returncode}: {last[0][:160]}".rstrip(": "))
+        try:
+            return tidy(load_onnx(target))
+        except ModelFileError as error:
+            reason = error.seen.replace(str(target), "its result")
+            raise Rejected(f"onnxsim wrote no valid model: {reason}") from error
+
+
+def _warn_of_unfused(model: onnx.ModelProto, reporter: Reporter) -> None:
+    rest = sum(node.op_type == "Erf" for node in model.graph.node) - count_patterns(model)["gelu"]
+    if rest:
+        reporter.warn(
+            f"{rest} Erf are no GELU that the compiler fuses, so they are slow: it wants "
+            "x / sqrt(2) -> Erf -> + 1 -> * x -> * 0.5, as torch.nn.GELU() exports it"
+        )
+
+
+def _write(model: onnx.ModelProto, path: Path) -> None:
+    try:
+        path.write_bytes(model.SerializeToString(deterministic=True))
+    except OSError as error:
+        raise WorkspaceError(f"can't write {path}: {error.strerror}", remedy="free some space") from error

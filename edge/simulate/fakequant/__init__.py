@@ -1,0 +1,7 @@
+"""The compiler's calibrated model in stock onnxruntime, every quantizer switchable from run to run."""
+
+from edge.simulate.fakequant.quantizer import AS_BUILT, FLOAT, INT8, INT16, Quantizer
+from edge.simulate.fakequant.session import FakeQuant
+from edge.simulate.fakequant.translate import Translated, translate
+
+__all__ = ["AS_BUILT", "FLOAT", "INT8", "INT16", "FakeQuant", "Quantizer", "Translated", "translate"]

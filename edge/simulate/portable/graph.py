@@ -1,0 +1,263 @@
+"""Build a standard ONNX graph that carries a quantized network's integers in float32 tensors.
+
+A vendor tensor is int8 or int16, most often NHWC. Here it becomes float32 with the same integer values:
+float32 convolutions are ten times as fast in onnxruntime as integer ones, and exact as long as no partial
+sum reaches 2^24, which is proved for every operator when it is translated. Pictures lie as NCHW,
+onnxruntime's own order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import onnx
+from attrs import define, evolve, frozen
+from numpy.typing import NDArray
+from onnx import TensorProto, helper
+
+from edge.errors import ModelFileError
+from edge.simulate.portable.packing import stored
+
+EXACT = 1 << 24  # float32 holds every integer up to here
+NHWC = (0, 2, 3, 1)  # logical axis -> stored axis of a vendor picture tensor
+
+
+@frozen
+class Value:
+    """A vendor tensor in the new graph.
+
+    Attributes:
+        name: of the float32 tensor that holds it.
+        shape: logical, as the vendor's graph has it.
+        axes: logical axis i is axis ``axes[i]`` of the stored tensor.
+        low: smallest integer that can occur.
+        high: largest integer that can occur; ``low`` and ``high`` are unused for real-valued tensors.
+        real: whether it holds real numbers instead of integers.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    axes: tuple[int, ...]
+    low: int = 0
+    high: int = 0
+    real: bool = False
+
+    @property
+    def stored(self) -> tuple[int, ...]:
+        """Shape of the stored tensor."""
+        shape = [0] * len(self.shape)
+        for logical, axis in enumerate(self.axes):
+            shape[axis] = self.shape[logical]
+        return tuple(shape)
+
+    @property
+    def limit(self) -> int:
+        """Largest magnitude that can occur."""
+        return max(abs(self.low), abs(self.high))
+
+
+@define
+class Graph:
+    """The new graph while it grows: nodes in order, constants, and the vendor's tensors by name."""
+
+    nodes: list[onnx.NodeProto]
+    constants: dict[str, NDArray[Any]]
+    values: dict[str, Value]
+    integers: dict[str, str]
+    """float32 tensor -> the int8 tensor that it was cast from."""
+
+    @classmethod
+    def empty(cls) -> Graph:
+        """Return a graph of nothing."""
+        return cls([], {}, {}, {})
+
+    def constant(self, array: NDArray[Any] | float, dtype: type = np.float32) -> str:
+        """Add a constant and return its name; equal constants are shared."""
+        data: NDArray[Any] = np.ascontiguousarray(array, dtype)
+        for name, known in self.constants.items():
+            if data.size <= 16 and known.dtype == data.dtype and np.array_equal(known, data):
+                return name
+        name = f"c{len(self.constants)}"
+        self.constants[name] = data
+        return name
+
+    def add(self, op: str, *inputs: str, **attributes: Any) -> str:
+        """Add a node with one output and return the output's name."""
+        name = f"t{len(self.nodes)}"
+        self.nodes.append(
+            helper.make_node(op, list(inputs), [name], name=f"{op}_{len(self.nodes)}", **attributes)
+        )
+        return name
+
+    def transposed(self, value: Value, axes: tuple[int, ...]) -> Value:
+        """Return the value stored with other ``axes``; a node is added only if the data must move."""
+        if value.axes == axes:
+            return value
+        target = evolve(value, axes=axes)
+        # stored axis of the target <- stored axis of the source that carries the same logical axis
+        perm = [value.axes[axes.index(axis)] for axis in range(len(axes))]
+        moved = [size for axis in perm if (size := value.stored[axis]) > 1]
+        kept = [size for axis, size in enumerate(value.stored) if size > 1 and axis in perm]
+        order = [axis for axis in perm if value.stored[axis] > 1]
+        if moved == kept and order == sorted(order):
+            name = self.reshape(value.name, target.stored)
+        else:
+            name = self.add("Transpose", value.name, perm=perm)
+        return evolve(target, name=name)
+
+    def plain(self, value: Value) -> Value:
+        """Return the value stored in its logical order."""
+        return self.transposed(value, tuple(range(len(value.shape))))
+
+    def picture(self, value: Value) -> Value:
+        """Return a logical NHWC value stored as NCHW."""
+        return self.transposed(value, NHWC)
+
+    def reshape(self, name: str, shape: Sequence[int]) -> str:
+        """Reshape a stored tensor."""
+        return self.add("Reshape", name, self.constant(np.array(shape), np.int64))
+
+    def cast_integer(self, int8: str) -> str:
+        """Cast an int8 tensor to float32, and remember where it came from."""
+        name = self.add("Cast", int8, to=TensorProto.FLOAT)
+        self.integers[name] = int8
+        return name
+
+    def model(
+        self, input_name: str, input_shape: Sequence[int], outputs: Sequence[tuple[str, Value]]
+    ) -> onnx.ModelProto:
+        """Return the finished model: uint8 in, float32 out; nodes that nothing reads are left out."""
+        nodes = list(self.nodes)
+        for name, value in outputs:
+            nodes.append(helper.make_node("Identity", [value.name], [name], name=f"output_{name}"))
+        needed = {name for name, _ in outputs}
+        kept: list[onnx.NodeProto] = []
+        for node in reversed(nodes):
+            if needed & set(node.output):
+                needed |= set(node.input)
+                kept.append(node)
+        unpacking: list[onnx.NodeProto] = []
+        constants: list[onnx.TensorProto] = []
+        for name, data in self.constants.items():
+            if name in needed:
+                steps, tensors = stored(name, data)
+                unpacking += steps
+                constants += tensors
+        graph = helper.make_graph(
+            [*unpacking, *kept[::-1]],
+            "edge_portable",
+            [helper.make_tensor_value_info(input_name, TensorProto.UINT8, list(input_shape))],
+            [helper.make_tensor_value_info(name, TensorProto.FLOAT, list(v.shape)) for name, v in outputs],
+            constants,
+        )
+        # Opset 13 and IR 7: what onnxruntime reads since 1.7, on every Python of ours and on Arm.
+        return helper.make_model(
+            graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=7, producer_name="edge"
+        )
+
+
+# What says how a node came about, or repeats what its inputs or outputs say.
+_HARMLESS = {
+    "cubic_coeff_a",
+    "data_format",
+    "input_scales",
+    "kernel_shape",
+    "lut_type",
+    "output_bit",
+    "weight_thresholds",
+}
+
+
+class Attributes(dict[str, Any]):
+    """A node's attributes, which note what was read."""
+
+    def __init__(self, values: Mapping[str, Any]) -> None:
+        super().__init__(values)
+        self.read: set[str] = set()
+
+    def __getitem__(self, name: str) -> Any:
+        self.read.add(name)
+        return super().__getitem__(name)
+
+    def __contains__(self, name: object) -> bool:
+        self.read.add(str(name))
+        return super().__contains__(name)
+
+    def get(self, name: str, default: Any = None) -> Any:
+        """Return an attribute, or the default."""
+        self.read.add(name)
+        return super().get(name, default)
+
+
+@frozen
+class Source:
+    """A node of the vendor's graph, with its constants at hand.
+
+    Attributes:
+        node: the node.
+        constants: every constant of the vendor's graph by name.
+        attributes: of the node, as Python values; bytes are decoded.
+    """
+
+    node: onnx.NodeProto
+    constants: dict[str, NDArray[Any]]
+    attributes: dict[str, Any]
+
+    @classmethod
+    def of(cls, node: onnx.NodeProto, constants: dict[str, NDArray[Any]]) -> Source:
+        """Read the node's attributes."""
+        found = {a.name: helper.get_attribute_value(a) for a in node.attribute}
+        decoded = {k: v.decode() if isinstance(v, bytes) else v for k, v in found.items()}
+        return cls(node, constants, Attributes(decoded))
+
+    def unread(self) -> list[str]:
+        """Return the attributes that the rule did not look at, and that may change the result."""
+        seen = self.attributes.read if isinstance(self.attributes, Attributes) else set(self.attributes)
+        return sorted(set(self.attributes) - seen - _HARMLESS)
+
+    @property
+    def what(self) -> str:
+        """For messages."""
+        return f"{self.node.op_type} {self.node.name!r}"
+
+    def constant(self, index: int) -> NDArray[Any]:
+        """Return the constant at an input.
+
+        Raises:
+            ModelFileError: it is computed instead.
+        """
+        try:
+            return self.constants[self.node.input[index]]
+        except (KeyError, IndexError):
+            raise self.unknown(f"input {index} is not a constant") from None
+
+    def integers(self, name: str, count: int | None = None) -> NDArray[np.int64]:
+        """Return an attribute as integers, spread over ``count`` channels where it has one value."""
+        values = np.atleast_1d(np.asarray(self.attributes[name], np.int64))
+        if count is not None and values.size == 1:
+            values = np.repeat(values, count)
+        if count is not None and values.size != count:
+            raise self.unknown(f"{name} has {values.size} values for {count} channels")
+        return values
+
+    def expect(self, **wanted: object) -> None:
+        """Refuse an attribute value that no rule was derived for.
+
+        Args:
+            wanted: attribute -> the allowed value, or a tuple of allowed values; a missing attribute is fine.
+        """
+        for name, allowed in wanted.items():
+            seen = self.attributes.get(name)
+            choices = allowed if isinstance(allowed, tuple) else (allowed,)
+            if seen is not None and seen not in choices:
+                raise self.unknown(f"{name} is {seen!r}")
+
+    def unknown(self, why: str) -> ModelFileError:
+        """Return the error for something that has no proved rule."""
+        return ModelFileError(
+            f"{self.what}: {why}; no rule is proved for that",
+            allowed="operators and attributes that edge/portable/rules knows",
+            remedy="use the backend quantized or hbdk_sim, and report the node",
+        )

@@ -1,0 +1,100 @@
+"""NV12 as the first step of a portable model: it takes the bytes that the board takes."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+
+from edge.images.preprocess import YUV_TO_RGB
+from edge.simulate.portable.graph import NHWC, Graph, Value
+from edge.specs import Preprocess
+
+INPUT = "nv12"
+EXACT_KEY = "edge.exact"  # "1" where a portable model computes the program's integers
+SIZE_KEY = "edge.size"  # "HxW" of the picture
+_PREFIX = "nv12_"
+
+
+def decode(graph: Graph, size: tuple[int, int]) -> Value:
+    """Add YUV444 minus 128 from packed NV12; each chroma sample covers its 2x2 block.
+
+    Args:
+        graph: to add to; its input :data:`INPUT` is uint8, flat, H*W*3/2 values.
+        size: (H, W), even.
+
+    Returns:
+        int8 range, logical (1, H, W, 3), stored NCHW.
+    """
+    height, width = size
+    luma = height * width
+    parts = []
+    whole = graph.add("Cast", INPUT, to=1)
+    y = graph.add("Slice", whole, *(graph.constant(np.array([n]), np.int64) for n in (0, luma)))
+    parts.append(graph.reshape(y, (1, 1, height, width)))
+    chroma = graph.add(
+        "Slice", whole, *(graph.constant(np.array([n]), np.int64) for n in (luma, luma * 3 // 2))
+    )
+    # (H/2, W/2, 2) interleaved -> (2, H/2, 1, W/2, 1) -> repeated over the blocks
+    planes = graph.add("Transpose", graph.reshape(chroma, (height // 2, width // 2, 2)), perm=[2, 0, 1])
+    blocks = graph.reshape(planes, (2, height // 2, 1, width // 2, 1))
+    repeated = graph.add(
+        "Expand", blocks, graph.constant(np.array([2, height // 2, 2, width // 2, 2]), np.int64)
+    )
+    parts.append(graph.reshape(repeated, (1, 2, height, width)))
+    joined = graph.add("Concat", *parts, axis=1)
+    centred = graph.add("Sub", joined, graph.constant(128.0))
+    return Value(centred, (1, height, width, 3), NHWC, -128, 127)
+
+
+def mark(model: onnx.ModelProto, size: tuple[int, int], *, exact: bool) -> None:
+    """Write into the model what it takes and what its integers are worth."""
+    height, width = size
+    for key, text in ((EXACT_KEY, "1" if exact else "0"), (SIZE_KEY, f"{height}x{width}")):
+        model.metadata_props.add(key=key, value=text)
+
+
+def put_before(model: onnx.ModelProto, preprocess: Preprocess) -> onnx.ModelProto:
+    """Let a float-input network take NV12: decode, normalize, then the network; the model is changed.
+
+    The arithmetic is that of :func:`edge.images.preprocess.network_input_from_nv12`.
+
+    Args:
+        model: its only input is float32 of ``preprocess.input_shape``.
+        preprocess: of the network.
+    """
+    graph = Graph.empty()
+    yuv = decode(graph, preprocess.crop).name
+    matrix = np.array(YUV_TO_RGB)
+    mean, std = np.array(preprocess.mean), np.array(preprocess.std)
+    if preprocess.color == "bgr":
+        matrix = matrix[::-1]
+    x = graph.add("Conv", yuv, graph.constant(matrix.reshape(3, 3, 1, 1)), kernel_shape=[1, 1])
+    x = graph.add("Sub", x, graph.constant((mean - 128).reshape(1, 3, 1, 1)))
+    x = graph.add("Div", x, graph.constant(std.reshape(1, 3, 1, 1)))
+    if preprocess.layout == "NHWC":
+        x = graph.add("Transpose", x, perm=[0, 2, 3, 1])
+    network = model.graph
+    front = [*graph.nodes, helper.make_node("Identity", [x], ["picture"], name="picture")]
+    constants = [numpy_helper.from_array(data, name) for name, data in graph.constants.items()]
+    _rename(front, constants)
+    front[-1].output[0] = network.input[0].name
+    height, width = preprocess.crop
+    taken = helper.make_tensor_value_info(INPUT, TensorProto.UINT8, [height * width * 3 // 2])
+    nodes = [*front, *network.node]
+    del network.node[:], network.input[:]
+    network.node.extend(nodes)
+    network.input.append(taken)
+    network.initializer.extend(constants)
+    mark(model, preprocess.crop, exact=False)
+    return model
+
+
+def _rename(nodes: list[onnx.NodeProto], constants: list[onnx.TensorProto]) -> None:
+    """Give every name but the input's a prefix, so that none is one of the network's."""
+    for node in nodes:
+        node.name = _PREFIX + node.name
+        for names in (node.input, node.output):
+            names[:] = [name if name == INPUT else _PREFIX + name for name in names]
+    for tensor in constants:
+        tensor.name = _PREFIX + tensor.name

@@ -1,0 +1,237 @@
+"""Convolutions: ``sat((sat16(acc >> right_shift) * scale) >> out_shift)``, rounding down twice.
+
+acc is the int32 sum of products and bias. A residual that is added inside (``use_sumin``) enters acc as
+``e * e_scale``, shifted by ``e_shift`` to the left, or to the right rounding down.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from attrs import frozen
+from numpy.typing import NDArray
+from onnx import TensorProto
+
+from edge.simulate.portable.graph import EXACT, NHWC, Graph, Source, Value
+from edge.simulate.portable.requantize import Integers, bounds, requantize
+from edge.simulate.portable.rules import rule
+from edge.simulate.portable.rules.sums import INT32, convolve, reach, spread, wide_convolve, wrapped
+
+
+@frozen
+class Accumulated:
+    """``acc >> right_shift``, but for an offset per channel that is left to the next step.
+
+    Attributes:
+        name: float32 tensor of integers, NCHW.
+        shape: logical, NHWC.
+        low: smallest value per channel, with the offset.
+        high: largest.
+        offset: to be added per channel.
+        wide: the tensor is float64.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    low: Integers
+    high: Integers
+    offset: Integers
+    wide: bool = False
+
+    @property
+    def channels(self) -> int:
+        """Output channels."""
+        return self.shape[-1]
+
+
+@rule("HzSQuantizedConv")
+def convolution(graph: Graph, source: Source) -> Sequence[Value]:
+    """Convolve pictures of integers, grouped or not, with or without a residual."""
+    source.expect(data_format="NHWC", use_bias=1, activation=("relu", ""), auto_pad="NOTSET")
+    x = graph.picture(graph.values[source.node.input[0]])
+    residual = None
+    if source.attributes.get("use_sumin"):
+        residual = graph.picture(graph.values[source.node.input[4]])
+    weight = source.constant(1)
+    # bias_b_scale shifts up; a negative one does nothing
+    bias = source.constant(2).astype(np.int64) << np.maximum(source.constant(3), 0).astype(np.int64)
+    bits = source.attributes["output_bit"]
+    if source.attributes.get("high_precision_output"):
+        return [_whole(graph, source, x, weight, bias)]
+    t = accumulate(graph, source, x, weight, bias, source.attributes, residual)
+    name = requantize(
+        graph,
+        t.name,
+        low=t.low,
+        high=t.high,
+        scale=source.integers("scale", t.channels),
+        shift=source.integers("out_shift", t.channels),
+        bits=bits,
+        nearest=False,
+        channels=(1, t.channels, 1, 1),
+        offset=t.offset,
+        wide=t.wide,
+    )
+    low, high = bounds(bits)
+    if source.attributes.get("activation") == "relu":
+        name, low = graph.add("Relu", name), 0
+    return [Value(name, t.shape, NHWC, low, high)]
+
+
+def accumulate(
+    graph: Graph,
+    source: Source,
+    x: Value,
+    weight: NDArray[Any],
+    bias: NDArray[Any],
+    geometry: Mapping[str, Any],
+    residual: Value | None = None,
+) -> Accumulated:
+    """Add ``acc >> right_shift`` in float32, exactly.
+
+    The weights are scaled by 2^-right_shift, which changes no digit, so that the shift is a Floor. A bias
+    that is too large for the convolution is cut at the shift: what lies above is a whole number of steps,
+    left as an offset.
+
+    Args:
+        graph: to add to.
+        source: the node, for its shifts and for messages.
+        x: stored as NCHW.
+        weight: int8, (O, kH, kW, I / group).
+        bias: int32, (O,).
+        geometry: ``strides``, ``pads``, ``dilations``, ``group``; ONNX's defaults where missing.
+        residual: integers to add, e.
+
+    Raises:
+        ModelFileError: a partial sum may reach 2^24, beyond which float32 is not exact.
+    """
+    channels = weight.shape[0]
+    right = source.integers("right_shift", channels)
+    low, high = reach(x.low, x.high, weight)
+    bias = bias.astype(np.int64)
+    fits = np.maximum(np.abs(low + bias), np.abs(high + bias)) + np.abs(bias) < EXACT
+    steps = np.where(fits, 0, bias >> right)
+    rest = bias - (steps << right)
+    too_large = np.maximum(np.abs(low), np.abs(high)) + np.abs(rest) >= EXACT
+    if too_large.any() or (residual is not None and not _residual_fits(source, residual, low, high, bias)):
+        return _wide(graph, source, x, weight, bias, geometry, residual)
+    low, high = low + rest, high + rest
+    unit = np.exp2(-right.astype(np.float64))
+    kernel = (weight.astype(np.float64) * unit[:, None, None, None]).transpose(0, 3, 1, 2)
+    name = convolve(graph, x.name, kernel, rest * unit, geometry)
+    if residual is not None:
+        return _with_residual(graph, source, name, residual, low, high, steps)
+    # Even where nothing is shifted: it keeps onnxruntime from folding the next scale into the weights.
+    name = graph.add("Floor", name)
+    return Accumulated(
+        name, _shape(x, weight, geometry), (low >> right) + steps, (high >> right) + steps, steps
+    )
+
+
+def _with_residual(
+    graph: Graph, source: Source, name: str, e: Value, low: Integers, high: Integers, steps: Integers
+) -> Accumulated:
+    """Add ``e * e_scale``, shifted by ``e_shift``, to a sum in units of 2^right_shift, and round down.
+
+    A sum beyond 2^24 is no longer exact, but then the 16 bits that follow saturate in any case, unless the
+    shift is large; for that the residual's whole part is added after rounding.
+    """
+    channels = e.shape[-1]
+    right = source.integers("right_shift", channels)
+    scale, shift = source.integers("e_scale", channels), source.integers("e_shift", channels)
+    # acc is whole, so that rounding the residual down first, or the sum once, is the same.
+    factor = scale * np.exp2((shift - right).astype(np.float64))
+    p_low, p_high = np.floor(e.low * scale * np.exp2(shift)), np.floor(e.high * scale * np.exp2(shift))
+    low, high = low + p_low.astype(np.int64), high + p_high.astype(np.int64)
+    term = graph.add("Mul", e.name, graph.constant(spread(factor)))
+    digits = np.maximum(np.abs(low), np.abs(high)) * np.exp2(np.maximum(-shift, 0))
+    saturated = np.exp2(24 - right - np.maximum(-shift, 0)) > (1 << 16)
+    safe = (digits < EXACT) | (saturated & (steps == 0))
+    if safe.all():
+        name = graph.add("Floor", graph.add("Add", name, term))
+    else:
+        whole = graph.add("Floor", term)
+        part = graph.add("Sub", term, whole)
+        name = graph.add("Add", graph.add("Floor", graph.add("Add", name, part)), whole)
+    return Accumulated(name, e.shape, (low >> right) + steps, (high >> right) + steps, steps)
+
+
+def _residual_fits(source: Source, e: Value, low: Integers, high: Integers, bias: Integers) -> bool:
+    """Whether float32 holds a residual, and int32 the sum with it."""
+    right = source.integers("right_shift", low.size)
+    scale, shift = source.integers("e_scale", low.size), source.integers("e_shift", low.size)
+    residual = e.limit * scale * np.exp2(shift.astype(np.float64))
+    largest = np.maximum(np.abs(low + bias), np.abs(high + bias)) + np.abs(residual)
+    deep = (shift < 0).any() and (right - shift > 40).any()
+    return not deep and bool((e.limit * np.abs(scale) < EXACT).all() and (largest < INT32).all())
+
+
+def _wide(
+    graph: Graph,
+    source: Source,
+    x: Value,
+    weight: NDArray[Any],
+    bias: Integers,
+    geometry: Mapping[str, Any],
+    e: Value | None,
+) -> Accumulated:
+    """Add ``acc >> right_shift`` in float64, for sums that float32 does not hold."""
+    right = source.integers("right_shift", weight.shape[0])
+    unit = np.exp2(-right.astype(np.float64))
+    low, high = reach(x.low, x.high, weight)
+    low, high = low + bias, high + bias
+    name = wide_convolve(graph, source, x, weight, unit, geometry)
+    if bias.any():
+        name = graph.add("Add", name, graph.constant(spread(bias * unit), np.float64))
+    if e is not None:
+        scale, shift = source.integers("e_scale", right.size), source.integers("e_shift", right.size)
+        factor = scale * np.exp2(shift.astype(np.float64))
+        term = graph.add("Cast", e.name, to=TensorProto.DOUBLE)
+        term = graph.add("Mul", term, graph.constant(spread(factor), np.float64))
+        # the sum is whole, and so is the residual that int32 holds
+        term = graph.add("Mul", graph.add("Floor", term), graph.constant(spread(unit), np.float64))
+        name = graph.add("Add", name, term)
+        ends = np.stack([np.floor(e.low * factor), np.floor(e.high * factor)]).astype(np.int64)
+        low, high = low + ends.min(0), high + ends.max(0)
+    name = wrapped(graph, name, int(np.maximum(np.abs(low), np.abs(high)).max()), spread(unit))
+    name = graph.add("Floor", name)
+    low, high = np.clip(low, -INT32, INT32 - 1), np.clip(high, -INT32, INT32 - 1)
+    none = np.zeros(right.size, np.int64)
+    return Accumulated(name, _shape(x, weight, geometry), low >> right, high >> right, none, wide=True)
+
+
+def _whole(graph: Graph, source: Source, x: Value, weight: NDArray[Any], bias: Integers) -> Value:
+    """Add the 32-bit sum itself, which the network's end dequantizes, in float32 as this one is."""
+    source.expect(output_bit=32, use_sumin=0)
+    low, high = reach(x.low, x.high, weight)
+    low, high = low + bias, high + bias
+    shape = _shape(x, weight, source.attributes)
+    largest = max(int(np.abs(low).max()), int(np.abs(high).max()))
+    if largest < EXACT:
+        kernel = weight.astype(np.float64).transpose(0, 3, 1, 2)
+        name = convolve(graph, x.name, kernel, bias.astype(np.float64), source.attributes)
+        # The Floor changes nothing: it keeps onnxruntime from folding the next scale into the weights.
+        name = graph.add("Floor", name)
+    else:
+        unit = np.ones(weight.shape[0])
+        name = wide_convolve(graph, source, x, weight, unit, source.attributes)
+        name = graph.add("Add", name, graph.constant(spread(bias.astype(np.float64)), np.float64))
+        name = graph.add("Cast", wrapped(graph, name, largest, np.ones(())), to=TensorProto.FLOAT)
+    ends = (max(int(low.min()), -INT32), min(int(high.max()), INT32 - 1))
+    if source.attributes.get("activation") == "relu":
+        return Value(graph.add("Relu", name), shape, NHWC, 0, max(ends[1], 0))
+    return Value(name, shape, NHWC, *ends)
+
+
+def _shape(x: Value, weight: NDArray[Any], geometry: Mapping[str, Any]) -> tuple[int, ...]:
+    """Return the logical NHWC shape of the result."""
+    strides, dilations = geometry.get("strides", (1, 1)), geometry.get("dilations", (1, 1))
+    pads = geometry.get("pads", (0, 0, 0, 0))
+    sides = [
+        (x.shape[1 + i] + pads[i] + pads[2 + i] - dilations[i] * (weight.shape[1 + i] - 1) - 1) // strides[i]
+        + 1
+        for i in range(2)
+    ]
+    return (x.shape[0], *sides, weight.shape[0])

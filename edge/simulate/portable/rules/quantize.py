@@ -1,0 +1,66 @@
+"""Into integers, and from one integer scale to another."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from attrs import evolve
+
+from edge.simulate.portable.graph import Graph, Source, Value
+from edge.simulate.portable.requantize import bounds, requantize
+from edge.simulate.portable.rules import rule
+
+
+@rule("HzQuantize")
+def quantize(graph: Graph, source: Source) -> Sequence[Value]:
+    """Divide by a float32 scale in float32, round halves to even, saturate.
+
+    Quotients of 2^31 and more, which no quantized network gives, the vendor makes the smallest integer.
+    """
+    source.expect(bits=(8, 16))
+    x = graph.values[source.node.input[0]]
+    scale = source.constant(1).astype(np.float32).reshape(-1)
+    source.attributes.get("axis")  # of several scales; there is one
+    if scale.size != 1 or not x.real:
+        raise source.unknown(f"{scale.size} scales for {'real' if x.real else 'integer'} input")
+    bits = source.attributes["bits"]
+    low, high = bounds(bits)
+    factor = graph.constant(scale.reshape(()))
+    if bits == 8:
+        zero = graph.constant(np.zeros((), np.int8), np.int8)
+        name = graph.cast_integer(graph.add("QuantizeLinear", x.name, factor, zero))
+    else:
+        name = graph.add("Round", graph.add("Div", x.name, factor))
+        name = graph.add("Clip", name, graph.constant(low), graph.constant(high))
+    return [evolve(x, name=name, low=low, high=high, real=False)]
+
+
+@rule("HzRequantize")
+def rescale(graph: Graph, source: Source) -> Sequence[Value]:
+    """``sat(nearest((x * output_scale) >> output_right_shift))``, per channel of the last axis."""
+    source.expect(method="Rescale", bits=(8, 16))
+    x = graph.values[source.node.input[0]]
+    if source.attributes["axis"] != len(x.shape) - 1:
+        raise source.unknown(f"axis is {source.attributes['axis']} of {len(x.shape)}")
+    scale, shift = source.integers("output_scale"), source.integers("output_right_shift")
+    if (scale == scale[0]).all() and (shift == shift[0]).all():
+        scale, shift = scale[:1], shift[:1]
+    elif scale.size != x.shape[-1] or shift.size != x.shape[-1]:
+        raise source.unknown(f"{scale.size} scales for {x.shape[-1]} channels")
+    stored = [1] * len(x.shape)
+    stored[x.axes[-1]] = scale.size
+    bits = source.attributes["bits"]
+    name = requantize(
+        graph,
+        x.name,
+        low=np.array([x.low]),
+        high=np.array([x.high]),
+        scale=scale,
+        shift=shift,
+        bits=bits,
+        nearest=True,
+        channels=tuple(stored),
+    )
+    low, high = bounds(bits)
+    return [evolve(x, name=name, low=low, high=high)]

@@ -1,0 +1,97 @@
+"""Sums over axes, scaled: means and the global average pool.
+
+Mean and sum: ``sat(nearest((sat16(sum >> accu_right_shift) * scale) >> out_shift))``, the first shift down.
+Global average pool: the same, and its first shift follows ``rounding_method`` too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from attrs import evolve
+
+from edge.simulate.portable.graph import EXACT, NHWC, Graph, Source, Value
+from edge.simulate.portable.requantize import Integers, bounds, requantize
+from edge.simulate.portable.rules import rule
+
+
+@rule("HzSQuantizedReduceMean", "HzSQuantizedReduceSum")
+def reduce_mean(graph: Graph, source: Source) -> Sequence[Value]:
+    """Sum over one axis, which stays with length 1."""
+    x = graph.values[source.node.input[0]]
+    axis = int(np.atleast_1d(source.attributes["axis"])[0]) % len(x.shape)
+    total = _sum(graph, source, x, (axis,))
+    return [_tail(graph, source, total, "scale", "out_shift", nearest=True, nearest_first=False)]
+
+
+@rule("HzSQuantizedGlobalAveragePool")
+def global_average_pool(graph: Graph, source: Source) -> Sequence[Value]:
+    """Sum over height and width."""
+    source.expect(rounding_method=("ROUND", "FLOOR"), data_format="NHWC")
+    x = graph.picture(graph.values[source.node.input[0]])
+    total = _sum(graph, source, x, (1, 2))
+    nearest = source.attributes.get("rounding_method") == "ROUND"
+    return [
+        _tail(
+            graph, source, total, "output_scale", "output_right_shift", nearest=nearest, nearest_first=nearest
+        )
+    ]
+
+
+def _sum(graph: Graph, source: Source, x: Value, axes: tuple[int, ...]) -> Value:
+    count = int(np.prod([x.shape[axis] for axis in axes]))
+    shape = tuple(1 if axis in axes else size for axis, size in enumerate(x.shape))
+    if x.limit * count >= EXACT:
+        raise source.unknown(f"a sum of {x.limit * count} does not fit float32")
+    if axes == (3,) and x.axes == NHWC:
+        # A 1x1 convolution with ones: half the time of ReduceSum over the channels.
+        name = graph.add("Conv", x.name, graph.constant(np.ones((1, x.shape[3], 1, 1))), kernel_shape=[1, 1])
+        # It changes nothing, and keeps onnxruntime from folding what follows into the convolution.
+        name = graph.add("Floor", name)
+    else:
+        stored = np.array(sorted(x.axes[axis] for axis in axes))
+        name = graph.add("ReduceSum", x.name, graph.constant(stored, np.int64), keepdims=1)
+    return evolve(x, name=name, shape=shape, low=min(x.low * count, 0), high=max(x.high * count, 0))
+
+
+def _tail(
+    graph: Graph, source: Source, total: Value, scale: str, shift: str, *, nearest: bool, nearest_first: bool
+) -> Value:
+    if source.attributes["output_bit"] == 32:  # the sum itself, which the network's end dequantizes
+        if {"accu_right_shift", scale, shift} & source.attributes.keys():
+            raise source.unknown("a 32-bit sum with a scale")
+        return total
+    # The vendor repeats its constants, once for each element that is summed; all are the same.
+    right, scales, shifts = (_few(source.integers(key)) for key in ("accu_right_shift", scale, shift))
+    count = max(right.size, scales.size, shifts.size)
+    if count not in (1, total.shape[-1]):
+        raise source.unknown(f"{count} different scales for {total.shape[-1]} channels")
+    stored = [1] * len(total.shape)
+    stored[total.axes[-1]] = count
+    half = np.where(right > 0, 0.5, 0.0) if nearest_first else np.zeros(right.size)
+    name = total.name
+    if right.any():
+        unit = np.exp2(-right.astype(np.float64))
+        name = graph.add("Mul", name, graph.constant(unit.reshape(stored if unit.size > 1 else ())))
+        if half.any():
+            name = graph.add("Add", name, graph.constant(half.reshape(stored if half.size > 1 else ())))
+        name = graph.add("Floor", name)
+    bits = source.attributes["output_bit"]
+    name = requantize(
+        graph,
+        name,
+        low=(np.int64(total.low) >> right),
+        high=(np.int64(total.high) >> right) + 1,
+        scale=scales,
+        shift=shifts,
+        bits=bits,
+        nearest=nearest,
+        channels=tuple(stored),
+    )
+    low, high = bounds(bits)
+    return evolve(total, name=name, low=low, high=high)
+
+
+def _few(values: Integers) -> Integers:
+    return values[:1] if (values == values[0]).all() else values

@@ -1,0 +1,144 @@
+"""Sums of products: how large they can become, and their nodes, in float32 or exact beyond it.
+
+float32 holds every integer below 2^24. Sums that can become larger are cut into parts that can't: int16
+numbers into two halves, and the input's channels into runs. The parts are added in float64.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from onnx import TensorProto
+
+from edge.simulate.portable.graph import EXACT, Graph, Source, Value
+from edge.simulate.portable.requantize import Integers
+
+INT32 = 1 << 31
+_HALF = 8  # bits of the lower part of an int16
+
+
+def reach(low: int, high: int, weight: NDArray[Any]) -> tuple[Integers, Integers]:
+    """Return the smallest and largest sum of products per output channel; padding adds zeros.
+
+    Args:
+        low: smallest input.
+        high: largest.
+        weight: integers, output channels first.
+    """
+    flat = weight.reshape(weight.shape[0], -1).astype(np.int64)
+    positive, negative = np.maximum(flat, 0).sum(1), np.minimum(flat, 0).sum(1)
+    low, high = min(low, 0), max(high, 0)
+    return positive * low + negative * high, positive * high + negative * low
+
+
+def convolve(
+    graph: Graph, x: str, kernel: NDArray[Any], bias: NDArray[Any] | None, geometry: Mapping[str, Any]
+) -> str:
+    """Add a Conv.
+
+    Args:
+        graph: to add to.
+        x: float32, NCHW.
+        kernel: (O, I / group, kH, kW).
+        bias: (O,).
+        geometry: ``strides``, ``pads``, ``dilations``, ``group``; ONNX's defaults where missing.
+    """
+    attributes: dict[str, Any] = {
+        key: geometry[key] for key in ("strides", "pads", "dilations", "group") if key in geometry
+    }
+    inputs = [x, graph.constant(kernel)]
+    if bias is not None and bias.any():
+        inputs.append(graph.constant(bias))
+    return graph.add("Conv", *inputs, kernel_shape=list(kernel.shape[2:]), **attributes)
+
+
+def spread(per_channel: NDArray[Any]) -> NDArray[Any]:
+    """Shape constants per channel against NCHW; one value stays one."""
+    if (per_channel == per_channel[0]).all():
+        return np.array(per_channel[0])
+    return per_channel.reshape(1, -1, 1, 1)
+
+
+def wide_convolve(
+    graph: Graph,
+    source: Source,
+    x: Value,
+    weight: NDArray[Any],
+    unit: NDArray[np.float64],
+    geometry: Mapping[str, Any],
+) -> str:
+    """Add an exact convolution of any size, as float64.
+
+    Args:
+        graph: to add to.
+        source: for messages.
+        x: stored as NCHW.
+        weight: integers, (O, kH, kW, I / group).
+        unit: powers of two, (O,), that the sums are multiplied with.
+        geometry: as for :func:`convolve`.
+    """
+    total = ""
+    for name, low, high, factor in _halves(graph, x):
+        for part, run in _runs(graph, source, name, low, high, weight, geometry):
+            kernel = (run.astype(np.float64) * (unit * factor)[:, None, None, None]).transpose(0, 3, 1, 2)
+            term = graph.add("Cast", convolve(graph, part, kernel, None, geometry), to=TensorProto.DOUBLE)
+            total = graph.add("Add", total, term) if total else term
+    return total
+
+
+def wrapped(graph: Graph, name: str, largest: int, unit: NDArray[np.float64]) -> str:
+    """Add what int32 makes of a float64 sum: beyond 2^31 it wraps.
+
+    Args:
+        graph: to add to.
+        name: float64 sums, each multiplied with its ``unit``.
+        largest: magnitude that a sum can have; below 2^31 nothing is added.
+        unit: powers of two, shaped to broadcast against the sums.
+    """
+    if largest < INT32:
+        return name
+    turn = 2.0 * INT32 * unit
+    turns = graph.add("Mul", name, graph.constant(1 / turn, np.float64))
+    turns = graph.add("Floor", graph.add("Add", turns, graph.constant(0.5, np.float64)))
+    return graph.add("Sub", name, graph.add("Mul", turns, graph.constant(turn, np.float64)))
+
+
+def _halves(graph: Graph, x: Value) -> list[tuple[str, int, int, float]]:
+    """Return tensors that make up x, each with its bounds and what it is to be multiplied with."""
+    if x.limit <= 1 << _HALF:
+        return [(x.name, x.low, x.high, 1.0)]
+    base = 1 << _HALF
+    upper = graph.add("Floor", graph.add("Mul", x.name, graph.constant(1 / base)))
+    lower = graph.add("Sub", x.name, graph.add("Mul", upper, graph.constant(float(base))))
+    return [(upper, x.low >> _HALF, x.high >> _HALF, float(base)), (lower, 0, base - 1, 1.0)]
+
+
+def _runs(
+    graph: Graph,
+    source: Source,
+    x: str,
+    low: int,
+    high: int,
+    weight: NDArray[Any],
+    geometry: Mapping[str, Any],
+) -> list[tuple[str, NDArray[Any]]]:
+    """Cut the input's channels into runs whose sums stay exact in float32."""
+    for count in range(1, weight.shape[3] + 1):
+        parts = np.array_split(np.arange(weight.shape[3]), count)
+        ends = [reach(low, high, weight[..., part]) for part in parts]
+        if max(int(np.abs(end).max()) for pair in ends for end in pair) < EXACT:
+            break
+    else:
+        raise source.unknown("the sum of one channel does not fit float32")
+    if count == 1:
+        return [(x, weight)]
+    if geometry.get("group", 1) != 1:
+        raise source.unknown("sums in groups that do not fit float32")
+    runs = []
+    for part in parts:
+        limits = (graph.constant(np.array([n]), np.int64) for n in (part[0], part[-1] + 1, 1))
+        runs.append((graph.add("Slice", x, *limits), weight[..., part]))
+    return runs

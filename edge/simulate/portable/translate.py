@@ -1,0 +1,96 @@
+"""Translate the compiler's quantized ONNX into standard ONNX that computes the same integers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+from attrs import frozen
+from onnx import numpy_helper
+
+from edge.errors import ModelFileError
+from edge.graph.files import load_onnx
+from edge.simulate.portable import nv12
+from edge.simulate.portable.graph import Graph, Source
+from edge.simulate.portable.rules import rules
+
+SUFFIX = "_portable_int8.onnx"
+
+
+@frozen
+class TranslateResult:
+    """A portable model that computes the program's integers.
+
+    Attributes:
+        onnx: file name, ``<prefix>_portable_int8.onnx``; None where an operator has no rule.
+        nodes: of the vendor's graph.
+        why_not: what has no rule.
+    """
+
+    onnx: str | None
+    nodes: int
+    why_not: str = ""
+
+
+def translate(*, quantized: Path, prefix: str, out: Path) -> TranslateResult:
+    """Write the portable model of a quantized ONNX; the same input gives the same bytes.
+
+    Args:
+        quantized: the compiler's ``*_quantized_model.onnx``, with one NV12 picture as input.
+        prefix: start of the file's name.
+        out: an existing folder.
+
+    Raises:
+        ModelFileError: the file can't be read, or holds an operator that no rule is proved for; it is named.
+    """
+    source = load_onnx(quantized)
+    model = translated(source)
+    target = out / f"{prefix}{SUFFIX}"
+    onnx.save(model, target)
+    return TranslateResult(target.name, len(source.graph.node))
+
+
+def translated(source: onnx.ModelProto) -> onnx.ModelProto:
+    """Return the portable model of a quantized one; see :func:`translate`."""
+    vendor = source.graph
+    size = _picture_size(vendor)
+    graph = Graph.empty()
+    graph.values[vendor.input[0].name] = nv12.decode(graph, size)
+    add_nodes(graph, vendor)
+    outputs = [(value.name, graph.plain(graph.values[value.name])) for value in vendor.output]
+    height, width = size
+    model = graph.model(nv12.INPUT, [height * width * 3 // 2], outputs)
+    nv12.mark(model, size, exact=True)
+    return model
+
+
+def add_nodes(graph: Graph, vendor: onnx.GraphProto) -> None:
+    """Translate every node of the vendor's graph; the graph's inputs are among ``graph.values``.
+
+    Raises:
+        ModelFileError: an operator, or a form of one, that no rule is proved for.
+    """
+    constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in vendor.initializer}
+    known = rules()
+    for node in vendor.node:
+        source = Source.of(node, constants)
+        rule = known.get((node.domain, node.op_type))
+        if rule is None:
+            raise source.unknown("an operator that edge does not know")
+        try:
+            values = rule(graph, source)
+        except KeyError as error:
+            raise source.unknown(f"{error} is missing") from error
+        if unread := source.unread():
+            raise source.unknown(f"attribute {unread[0]} is not known")
+        graph.values.update(zip(node.output, values, strict=True))
+
+
+def _picture_size(vendor: onnx.GraphProto) -> tuple[int, int]:
+    dims = [[dim.dim_value for dim in value.type.tensor_type.shape.dim] for value in vendor.input]
+    if len(dims) != 1 or len(dims[0]) != 4 or dims[0][0] != 1 or dims[0][3] != 3 or not np.all(dims[0]):
+        raise ModelFileError(
+            f"the quantized model takes {dims}", allowed="one NV12 picture, seen by the compiler as 1xHxWx3"
+        )
+    return dims[0][1], dims[0][2]

@@ -1,0 +1,104 @@
+"""The CPU nodes behind the BPU: from its integers to the program's float outputs.
+
+The tests compare each operator with the vendor's runtime on compiled programs: Dequantize and Reshape bit for
+bit, Softmax within the last digits of float32.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edge.errors import ToolchainError
+from edge.simulate.binfile import BinNode, BinProgram
+
+Array = NDArray[np.generic]
+Scores = NDArray[np.float32]
+
+
+def check_tail(program: BinProgram) -> None:
+    """Refuse a program whose CPU nodes can't be computed here.
+
+    Raises:
+        ToolchainError: names the nodes, or the output that was left as integers.
+    """
+    unknown = [f"{node.op} {node.name!r}" for node in program.cpu if node.op not in _OPERATORS]
+    if unknown:
+        raise ToolchainError(
+            f"{program.name} has CPU nodes that are not known here: {', '.join(unknown)}",
+            allowed=", ".join(sorted(_OPERATORS)),
+            remedy="run it on the board, or with the backend quantized",
+        )
+    raw = [value.name for value in program.outputs if value.dtype != "float32"]
+    if raw:
+        raise ToolchainError(
+            f"{program.name} gives {', '.join(raw)} undequantised: the scales were removed from the program",
+            allowed="programs with their Dequantize nodes",
+            remedy="compile without remove_node_type",
+        )
+
+
+def run_tail(program: BinProgram, integers: Mapping[str, Array]) -> list[Scores]:
+    """Return the program's outputs, float32 in their shapes, from the outputs of the BPU by name.
+
+    Raises:
+        ToolchainError: a node is given what it can't take.
+    """
+    values: dict[str, Array] = {**program.constants, **integers}
+    for node in program.cpu:
+        try:
+            result = _OPERATORS[node.op](node, [values[name] for name in node.inputs])
+        except (KeyError, ValueError, IndexError, TypeError) as error:
+            raise ToolchainError(
+                f"the CPU node {node.op} {node.name!r} of {program.name} can't be computed: {error}"
+            ) from error
+        values[node.outputs[0]] = result
+    return [
+        np.ascontiguousarray(values[output.name], np.float32).reshape(output.shape)
+        for output in program.outputs
+    ]
+
+
+def _dequantize(node: BinNode, inputs: Sequence[Array]) -> Array:
+    """Return (integer - zero point) * scale, in float32; scales of several channels lie along ``axis``."""
+    integers, scale, *zero = inputs
+    axis = int(node.attributes.get("axis", 1))
+
+    def spread(array: Array) -> Array:
+        if array.size == 1:
+            return array.reshape(())
+        shape = [1] * integers.ndim
+        shape[axis] = array.size
+        return array.reshape(shape)
+
+    if zero:
+        integers = integers.astype(np.int64) - spread(zero[0]).astype(np.int64)
+    result: Array = integers.astype(np.float32) * spread(scale).astype(np.float32)
+    return result
+
+
+def _reshape(_node: BinNode, inputs: Sequence[Array]) -> Array:
+    data, wanted = inputs
+    # ONNX: 0 keeps the dimension, -1 takes the rest.
+    shape = [data.shape[i] if side == 0 else int(side) for i, side in enumerate(wanted.tolist())]
+    return data.reshape(shape)
+
+
+def _softmax(node: BinNode, inputs: Sequence[Array]) -> Array:
+    values = inputs[0].astype(np.float32)
+    axis = int(node.attributes.get("axis", 1)) % values.ndim
+    if values[0].size != values.shape[axis]:
+        # Opset 11 flattens from the axis on, later ones do not; which of them the board does is not known.
+        raise ValueError(f"softmax along axis {axis} of {values.shape}")
+    powers = np.exp(values - values.max(axis=axis, keepdims=True))
+    result: Array = powers / powers.sum(axis=axis, keepdims=True)
+    return result
+
+
+_OPERATORS: dict[str, Callable[[BinNode, Sequence[Array]], Array]] = {
+    "Dequantize": _dequantize,
+    "Reshape": _reshape,
+    "Softmax": _softmax,
+}

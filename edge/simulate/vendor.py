@@ -1,0 +1,237 @@
+"""The compiler's ONNX models, quantized or float, run by worker processes in the compiler's Python."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import queue
+import select
+import subprocess
+import tempfile
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import IO
+
+import numpy as np
+from attrs import frozen
+from numpy.typing import NDArray
+
+from edge.errors import ToolchainError
+from edge.images.preprocess import rgb_to_nv12
+from edge.toolchain.found import Toolchain
+
+START_SECONDS = 120.0  # a start takes about 3 s; a cold disk or a loaded machine may need far longer
+ANSWER_SECONDS = 120.0  # a picture takes well under 1 s for the zoo's networks
+
+
+@frozen
+class Output:
+    """An output of the model: its name, shape and numpy dtype."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+
+
+class QuantizedPool:
+    """Several workers that share the pictures; call it from as many threads as it has workers.
+
+    Args:
+        toolchain: the compiler whose runtime to use.
+        model: path of ``*_quantized_model.onnx``, or of a float model before it.
+        workers: processes, one thread each.
+
+    Raises:
+        ToolchainError: a worker does not start, dies, or stops answering.
+    """
+
+    def __init__(self, toolchain: Toolchain, model: Path, workers: int) -> None:
+        self._free: queue.Queue[QuantizedModel] = queue.Queue()
+        self._workers: list[QuantizedModel] = []
+        try:
+            for _ in range(workers):
+                self._workers.append(QuantizedModel(toolchain, model))
+            for worker in self._workers:
+                _require_scores(model, worker.wait_ready().outputs[0])
+                self._free.put(worker)
+        except BaseException:
+            self.close()
+            raise
+
+    def __call__(self, rgb: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Return the class scores, float32 (classes,), of an RGB picture, uint8 (H, W, 3)."""
+        worker = self._free.get()
+        try:
+            return worker.run(rgb_to_nv12(rgb))[0].astype(np.float32, copy=False).reshape(-1)
+        finally:
+            self._free.put(worker)
+
+    def __enter__(self) -> QuantizedPool:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the workers."""
+        for worker in self._workers:
+            worker.close()
+
+
+class QuantizedModel:
+    """The model in one process of its own, for one caller.
+
+    It starts at once and loads in the background: :meth:`wait_ready` comes before anything else. The protocol
+    between the two is stated in ``workers/quantized.py``.
+
+    Args:
+        toolchain: the compiler whose runtime to use.
+        model: path of ``*_quantized_model.onnx``, or of a float model before it.
+        inner: name -> dtype of values inside the graph to give as further outputs.
+
+    Raises:
+        ToolchainError: the compiler's Python is not known or does not start.
+
+    Attributes:
+        input: name of the picture's input.
+        size: (height, width) of the picture.
+        outputs: the model's own, then the inner ones.
+    """
+
+    def __init__(self, toolchain: Toolchain, model: Path, inner: Mapping[str, str] | None = None) -> None:
+        python = toolchain.python_argv(mounts=[model.parent.resolve()])
+        if python is None:
+            raise ToolchainError(
+                f"the Python behind {toolchain.where}/hb_mapper is not known", remedy="edge toolchain install"
+            )
+        argv = [*python, str(toolchain.worker_path("quantized.py")), str(model.resolve()), "1"]
+        for name, dtype in (inner or {}).items():
+            argv += [name, dtype]
+        self.input = ""
+        self.size = (0, 0)
+        self.outputs: tuple[Output, ...] = ()
+        # A file, not a pipe: nobody reads it while the worker runs, and a full pipe would stop it.
+        self._errors: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 - closed with the worker
+        try:
+            self._process = subprocess.Popen(
+                argv,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=self._errors,
+                env=toolchain.environ(),
+                start_new_session=True,
+            )
+        except OSError as error:
+            self._errors.close()
+            raise ToolchainError(
+                f"can't start {argv[0]}: {error.strerror or error}", remedy="edge toolchain status"
+            ) from error
+
+    def wait_ready(self) -> QuantizedModel:
+        """Wait until it is loaded; return itself.
+
+        Raises:
+            ToolchainError: it does not load, or does not answer in time.
+        """
+        line = b""
+        deadline = time.monotonic() + START_SECONDS
+        while not line.endswith(b"\n"):
+            line += self._read(1, deadline)
+        try:
+            hello = json.loads(line)
+            if "error" in hello:
+                raise ToolchainError(f"the compiler's runtime can't load the model: {hello['error']}")
+            self.input = str(hello["input"])
+            self.size = (int(hello["height"]), int(hello["width"]))
+            self.outputs = tuple(
+                Output(str(entry["name"]), tuple(map(int, entry["shape"])), np.dtype(entry["dtype"]).name)
+                for entry in hello["outputs"]
+            )
+        except (ValueError, KeyError, IndexError, TypeError) as error:
+            raise ToolchainError(
+                f"the compiler's runtime began with {line[:100]!r}", remedy="edge toolchain install"
+            ) from error
+        return self
+
+    def run(self, nv12: NDArray[np.uint8]) -> list[NDArray[np.generic]]:
+        """Return one array an entry of ``outputs`` for a picture.
+
+        Args:
+            nv12: uint8, H*W*3/2 values: packed full-range NV12.
+
+        Raises:
+            ToolchainError: another number of bytes; the process died or stopped answering.
+        """
+        height, width = self.size
+        if nv12.nbytes != height * width * 3 // 2:
+            raise ToolchainError(f"{nv12.nbytes} bytes of NV12", allowed=f"{height * width * 3 // 2} bytes")
+        assert self._process.stdin is not None  # noqa: S101 - opened as a pipe above
+        try:
+            self._process.stdin.write(nv12.tobytes())
+            self._process.stdin.flush()
+        except ValueError:
+            raise ToolchainError("the model is closed", remedy="open it again") from None
+        except BrokenPipeError:
+            raise self._died() from None
+        deadline = time.monotonic() + ANSWER_SECONDS
+        return [
+            np.frombuffer(self._read_all(output, deadline), output.dtype).reshape(output.shape)
+            for output in self.outputs
+        ]
+
+    def close(self) -> None:
+        """End the process; further calls do nothing."""
+        if self._process.stdin is not None:
+            with contextlib.suppress(BrokenPipeError):
+                self._process.stdin.close()
+        try:
+            self._process.wait(timeout=2)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        if self._process.stdout is not None:
+            self._process.stdout.close()
+        self._errors.close()
+
+    def _read_all(self, output: Output, deadline: float) -> bytearray:
+        size = np.dtype(output.dtype).itemsize * int(np.prod(output.shape, dtype=np.int64))
+        data = bytearray()
+        while len(data) < size:
+            data += self._read(size - len(data), deadline)
+        return data
+
+    def _read(self, size: int, deadline: float) -> bytes:
+        assert self._process.stdout is not None  # noqa: S101 - opened as a pipe above
+        pipe = self._process.stdout.fileno()
+        ready, _, _ = select.select([pipe], [], [], max(0.0, deadline - time.monotonic()))
+        if not ready:
+            self._process.kill()
+            raise ToolchainError("the compiler's runtime stopped answering", remedy="run the command again")
+        data = os.read(pipe, size)
+        if not data:
+            raise self._died()
+        return data
+
+    def _died(self) -> ToolchainError:
+        self._process.wait()
+        self._errors.seek(0)
+        lines = self._errors.read().decode(errors="replace").strip().splitlines()
+        cause = lines[-1] if lines else f"exit status {self._process.returncode}"
+        return ToolchainError(
+            f"the compiler's runtime ended: {cause[:200]}",
+            remedy="edge doctor; a killed process often means too little memory",
+        )
+
+
+def _require_scores(model: Path, output: Output) -> None:
+    if output.dtype != "float32":
+        raise ToolchainError(
+            f"{model.name} gives {output.name} as {output.dtype}: its scales were removed",
+            allowed="models with their Dequantize nodes",
+            remedy="compile without remove_node_type",
+        )

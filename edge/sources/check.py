@@ -1,0 +1,288 @@
+"""Read a float classifier's ONNX file: layout, size, classes, and whether it fits the spec."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from attrs import frozen
+
+from edge.errors import ModelFileError
+from edge.files import sha256_of
+from edge.graph.files import facts, load_onnx
+from edge.images.find import IMAGENET_CLASSES
+from edge.sources.class_order import names_in
+from edge.specs import ModelSpec
+from edge.specs.schema import Layout
+
+if TYPE_CHECKING:
+    import onnx
+
+# Operators that leave the scores as they are.
+SHAPE_ONLY = frozenset({"Reshape", "Flatten", "Squeeze", "Unsqueeze", "Identity", "Transpose", "Cast"})
+PARAMETER_TOLERANCE = 0.02  # the sisters of one family differ by 40 % and more
+
+
+@frozen
+class ModelFacts:
+    """What a classifier's file says of itself.
+
+    Attributes:
+        input_name: name of the picture input.
+        input_shape: four numbers, batch 1.
+        layout: where the three colour channels are.
+        crop: (height, width) of the input, in pixels.
+        classes: number of scores.
+        output_shape: as in the file; it flattens to ``classes``.
+        parameters: number of float weights.
+        constants: float values that the file keeps in Constant nodes, where some exporters have the weights.
+        head: weights of the last layer, a share of which belongs to each class; 0 if it is not found.
+        names: of the classes, from the file's metadata; None where it holds none.
+        softmax: the scores are already probabilities.
+        outputs: number of graph outputs; the first one counts.
+    """
+
+    input_name: str
+    input_shape: tuple[int, ...]
+    layout: Layout
+    crop: tuple[int, int]
+    classes: int
+    output_shape: tuple[int, ...]
+    parameters: int
+    constants: int
+    head: int
+    names: tuple[str, ...] | None
+    softmax: bool
+    outputs: int
+
+
+def inspect_onnx(path: Path) -> ModelFacts:
+    """Read the facts of a classifier's file; works without a spec, so that one can be derived from it.
+
+    Raises:
+        ModelFileError: no valid ONNX, not one static float picture of three channels in, or not one row of
+            class scores out.
+    """
+    return describe(load_onnx(path), path.name)
+
+
+def describe(model: onnx.ModelProto, origin: str) -> ModelFacts:
+    """Return the facts of a loaded model; errors as of ``inspect_onnx``."""
+    graph = facts(model, origin)
+    shape = graph.input_shape
+    shown = _times(shape)
+    if len(shape) != 4 or shape[0] != 1:
+        raise ModelFileError(
+            f"{origin}: the input {graph.input_name!r} is {shown}",
+            allowed="one picture: 1x3xHxW or 1xHxWx3",
+            remedy="export it again with batch 1",
+        )
+    layout: Layout
+    if shape[1] == 3:
+        layout, crop = "NCHW", (shape[2], shape[3])
+    elif shape[3] == 3:
+        layout, crop = "NHWC", (shape[1], shape[2])
+    else:
+        raise ModelFileError(
+            f"{origin}: the input {graph.input_name!r} is {shown}: no axis holds three colour channels",
+            allowed="1x3xHxW or 1xHxWx3; grey and multi-channel inputs are not supported",
+        )
+    classes = math.prod(graph.output_shape)
+    if classes != max(graph.output_shape) or classes < 2:
+        raise ModelFileError(
+            f"{origin}: the output {graph.output_name!r} is {_times(graph.output_shape)}",
+            allowed="one row of class scores, such as 1x1000",
+            remedy="export the whole classifier, with its pooling and its head",
+        )
+    return ModelFacts(
+        input_name=graph.input_name,
+        input_shape=shape,
+        layout=layout,
+        crop=crop,
+        classes=classes,
+        output_shape=graph.output_shape,
+        parameters=graph.parameters,
+        constants=sum(_constants(model).values()),
+        head=_head(model),
+        names=names_in(model),
+        softmax=_ends_with_softmax(model),
+        outputs=len(model.graph.output),
+    )
+
+
+def require_fit(found: ModelFacts, spec: ModelSpec, origin: str, *, classes: bool = True) -> None:
+    """Fail where a model contradicts its spec.
+
+    Args:
+        found: of the model.
+        spec: what was promised.
+        origin: how to call the model in messages.
+        classes: whether the number of classes counts (demo weights have their own).
+
+    Raises:
+        ModelFileError: layout, size or number of classes differ.
+    """
+    pre = spec.preprocess
+    if found.layout != pre.layout:
+        raise ModelFileError(
+            f"{origin} wants its input as {found.layout} ({_times(found.input_shape)})",
+            allowed=f"{pre.layout}, as the spec says",
+            remedy=f"set preprocess.layout: {found.layout} in the model's YAML",
+        )
+    if found.crop != tuple(pre.crop):
+        height, width = found.crop
+        size = f"{height}" if height == width else f"{height}x{width}"
+        raise ModelFileError(
+            f"{origin} takes pictures of {height}x{width}",
+            allowed=f"{pre.crop[0]}x{pre.crop[1]}, the crop of the spec",
+            remedy=f"--crop {size}, or preprocess.crop: [{height}, {width}] in the model's YAML",
+        )
+    if classes and spec.classes is not None and found.classes != spec.classes:
+        raise ModelFileError(
+            f"{origin} has {found.classes} classes",
+            allowed=f"{spec.classes}, as the model's YAML says, or its framework's configuration",
+            remedy=f"name them: --labels FILE with {found.classes} lines, or classes: {found.classes} and "
+            "fitting labels in the model's YAML; or is it another network's file?",
+        )
+
+
+def require_parameters(found: ModelFacts, promised: float, origin: str, name: str, remedy: str) -> None:
+    """Fail where a file can't be the network whose figures are published: it would be given its name.
+
+    Figures of the zoo are of 1000 classes; a network that was trained for another number has so much less or
+    more in its last layer.
+
+    Args:
+        found: of the file.
+        promised: published millions of parameters.
+        origin: how to call the file in messages.
+        name: of the model.
+        remedy: how to build the file under a name of its own.
+
+    Raises:
+        ModelFileError: they differ by more than 2 %.
+    """
+    other = (IMAGENET_CLASSES - found.classes) * found.head / found.classes
+    if found.classes != IMAGENET_CLASSES and not found.head:
+        return  # how much of it is the last layer is not known
+    own = (found.parameters + found.constants) / 1e6
+    if all(abs(own - m) > PARAMETER_TOLERANCE * m for m in (promised, promised - other / 1e6)):
+        raise ModelFileError(
+            f"{origin} has {own:.2f} M parameters and {found.classes} classes",
+            allowed=f"{promised:.2f} M within {PARAMETER_TOLERANCE:.0%}, as published for {name}, the last "
+            "layer aside: this is another network's file",
+            remedy=remedy,
+        )
+
+
+def notes_on(found: ModelFacts) -> tuple[str, ...]:
+    """Return what the user should know of a model that is fine all the same."""
+    notes = []
+    if found.softmax:
+        notes.append("the model ends with Softmax: its scores are probabilities already")
+    if len(found.output_shape) != 2:
+        notes.append(f"the output {_times(found.output_shape)} is read as {found.classes} scores")
+    if found.outputs > 1:
+        notes.append(f"the model has {found.outputs} outputs; the first one is taken as the scores")
+    return tuple(notes)
+
+
+def sha256_with_data(path: Path) -> str:
+    """Return the checksum of an ONNX file; files of external data it points to count too."""
+    data = external_data(path)
+    if not data:
+        return sha256_of(path)
+    return hashlib.sha256("".join(sha256_of(part) for part in (path, *data)).encode()).hexdigest()
+
+
+def external_data(path: Path) -> list[Path]:
+    """Return the files beside an ONNX file that hold its tensors, sorted.
+
+    Raises:
+        ModelFileError: not ONNX, or one of them is missing.
+    """
+    import onnx
+    from google.protobuf.message import DecodeError
+
+    if not path.is_file():
+        raise ModelFileError(f"{path} does not exist", allowed="a path of an .onnx file")
+    try:
+        model = onnx.load(path, load_external_data=False)
+    except (DecodeError, ValueError, OSError) as error:
+        raise ModelFileError(
+            f"{path} is no ONNX file: {error}", remedy="export or download it again"
+        ) from error
+    names = {
+        entry.value
+        for tensor in model.graph.initializer
+        for entry in tensor.external_data
+        if entry.key == "location"
+    }
+    missing = sorted(name for name in names if not (path.parent / name).is_file())
+    if missing:
+        raise ModelFileError(
+            f"{path} keeps its weights in {missing[0]}, which is not beside it",
+            remedy=f"copy {missing[0]} to {path.parent}, or save the model as one file",
+        )
+    return [path.parent / name for name in sorted(names)]
+
+
+def _ends_with_softmax(model: onnx.ModelProto) -> bool:
+    made_by = {name: node for node in model.graph.node for name in node.output}
+    name = model.graph.output[0].name
+    while name in made_by:
+        node = made_by[name]
+        if node.op_type == "Softmax":
+            return True
+        if node.op_type not in SHAPE_ONLY:
+            return False
+        name = node.input[0]
+    return False
+
+
+def _head(model: onnx.ModelProto) -> int:
+    """Return the number of weights of the last layer, its bias included; 0 where it can't be told."""
+    sizes = {tensor.name: math.prod(tensor.dims) for tensor in model.graph.initializer} | _constants(model)
+    made_by = {name: node for node in model.graph.node for name in node.output}
+    name, found = model.graph.output[0].name, 0
+    while name in made_by:
+        node = made_by[name]
+        if node.op_type in {"Gemm", "MatMul", "Conv"}:
+            weights = sum(_stored(operand, sizes, made_by) for operand in node.input)
+            return found + weights if weights else 0
+        if node.op_type == "Add":
+            biases = [_stored(operand, sizes, made_by) for operand in node.input]
+            if (biases[0] > 0) == (biases[1] > 0):
+                return 0
+            found += sum(biases)
+            name = node.input[0 if biases[1] else 1]
+        elif node.op_type in SHAPE_ONLY or node.op_type == "Softmax":
+            name = node.input[0]
+        else:
+            return 0
+    return 0
+
+
+def _constants(model: onnx.ModelProto) -> dict[str, int]:
+    """Return output -> number of values of each Constant node with a float tensor."""
+    return {
+        node.output[0]: math.prod(item.t.dims)
+        for node in model.graph.node
+        if node.op_type == "Constant"
+        for item in node.attribute
+        if item.name == "value" and item.t.data_type == item.t.FLOAT
+    }
+
+
+def _stored(name: str, sizes: Mapping[str, int], made_by: Mapping[str, onnx.NodeProto]) -> int:
+    """Return the number of values of a stored tensor, also behind a change of its shape; 0 if it is none."""
+    while name in made_by and made_by[name].op_type in SHAPE_ONLY:
+        name = made_by[name].input[0]
+    return sizes.get(name, 0)
+
+
+def _times(shape: tuple[int, ...]) -> str:
+    return "x".join(str(n) for n in shape)

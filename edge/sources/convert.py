@@ -1,0 +1,284 @@
+"""From a PaddlePaddle or MindSpore model to a float ONNX that gives the framework's own answers."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from attrs import frozen
+
+from edge.errors import InputError, ModelFileError, ToolchainError
+from edge.graph.files import load_onnx, open_session
+from edge.specs import Preprocess
+
+if TYPE_CHECKING:
+    import numpy as np
+    import onnx
+
+    from edge.toolchain.found import Toolchain
+
+WORKERS = {"paddle": "export_paddle.py", "mindspore": "export_mindspore.py"}
+TITLES = {"paddle": "PaddlePaddle", "mindspore": "MindSpore"}
+PICTURES = 2  # seeded inputs for the comparison
+TOLERANCE = 1e-3  # of the range of the framework's own scores
+AGAIN = "copy or save it again; if that changes nothing, export it to ONNX yourself: edge build net.onnx"
+
+
+@frozen
+class Converted:
+    """How the conversion went.
+
+    Attributes:
+        exporter: versions of what ran.
+        max_error: largest difference between the scores of the ONNX and of the framework, as a share of the
+            range of the framework's.
+        notes: what the user should know.
+    """
+
+    exporter: str
+    max_error: float
+    notes: tuple[str, ...]
+
+
+def convert(
+    *,
+    source: str,
+    file: Path,
+    network: str | None,
+    classes: int | None,
+    preprocess: Preprocess,
+    environment: Toolchain,
+    target: Path,
+    log: Path,
+    seed: int,
+    timeout: float,
+) -> Converted:
+    """Write ``target``; the same files and environment give the same bytes.
+
+    Args:
+        source: ``paddle`` or ``mindspore``.
+        file: Paddle's graph, whose weights lie beside it, a MindIR or a checkpoint.
+        network: mindcv's name; a checkpoint needs it, a MindIR has to be that network.
+        classes: number of scores that a checkpoint's network shall have; None takes the checkpoint's.
+        preprocess: its crop and layout are the input.
+        environment: the framework's managed environment.
+        target: the ONNX to write.
+        log: receives the framework's words.
+        seed: of the inputs of the comparison.
+        timeout: seconds.
+
+    Raises:
+        InputError: the file is broken, or does not fit the network or the input size.
+        ModelFileError: the ONNX gives other scores than the framework.
+        ToolchainError: the framework crashed or hung.
+    """
+    height, width = preprocess.crop
+    with tempfile.TemporaryDirectory(prefix="edge-export-", dir=target.parent) as folder:
+        raw, scores = Path(folder, "raw.onnx").resolve(), Path(folder, "scores.npz").resolve()
+        job: dict[str, Any] = {
+            "height": height,
+            "width": width,
+            "layout": preprocess.layout,
+            "seed": seed,
+            "pictures": PICTURES,
+            "range": [
+                min(-m / s for m, s in zip(preprocess.mean, preprocess.std, strict=True)),
+                max((255 - m) / s for m, s in zip(preprocess.mean, preprocess.std, strict=True)),
+            ],
+            "out": str(raw),
+            "scores": str(scores),
+        }
+        if source == "paddle":
+            job |= {"model": str(file), "params": str(file.with_suffix(".pdiparams"))}
+        else:
+            # A MindIR holds its graph; a name beside it says how it sees pictures, and has to be its own.
+            kind = "network" if file.suffix.lower() == ".ckpt" else "claimed"
+            job |= {"file": str(file), "network": None, "claimed": None, "classes": classes, kind: network}
+        answer = _ask(source, job, environment, file, log, timeout)
+        if not (raw.is_file() and scores.is_file()):
+            raise ToolchainError(f"{TITLES[source]} wrote no ONNX of {file.name}")
+        import numpy as np
+
+        with np.load(scores) as stored:
+            inputs, outputs = stored["inputs"], stored["outputs"]
+        model = load_onnx(raw)
+        normal_form(model, inputs.shape[1:], outputs.shape[1:])
+        target.write_bytes(model.SerializeToString(deterministic=True))
+    max_error = compare(target, inputs, outputs, f"{file.name}: ", TITLES[source])
+    said = ", ".join(f"{name} {version}" for name, version in answer["versions"].items())
+    return Converted(said, max_error, tuple(answer.get("notes", ())))
+
+
+def normal_form(model: onnx.ModelProto, shape: tuple[int, ...], scores: tuple[int, ...]) -> None:
+    """Give a framework's ONNX its static shapes, its weights as initializers, its LayerNorms for the BPU.
+
+    Args:
+        model: of one input and with the scores as its first output; changed in place.
+        shape: of the input.
+        scores: of the first output, for that input.
+    """
+    stored = {tensor.name for tensor in model.graph.initializer}
+    pictures = [value for value in model.graph.input if value.name not in stored]
+    for value, sizes in ((pictures[0], shape), (model.graph.output[0], scores)):
+        dims = value.type.tensor_type.shape.dim
+        del dims[:]
+        for size in sizes:
+            dims.add(dim_value=size)
+    del model.graph.value_info[:]
+    _store_constants(model.graph)
+    _mean_squares(model.graph)
+
+
+def _store_constants(graph: onnx.GraphProto) -> None:
+    """Make initializers of Constant nodes, as which paddle2onnx writes the weights."""
+    kept = []
+    for node in graph.node:
+        value = node.attribute[0] if node.op_type == "Constant" and len(node.attribute) == 1 else None
+        if value is None or value.name != "value":
+            kept.append(node)
+            continue
+        tensor = graph.initializer.add()
+        tensor.CopyFrom(value.t)
+        tensor.name = node.output[0]
+    kept = [type(node).FromString(node.SerializeToString()) for node in kept]
+    del graph.node[:]
+    graph.node.extend(kept)
+
+
+def _mean_squares(graph: onnx.GraphProto) -> None:
+    """Rewrite ReduceSumSquare(x) / n, MindSpore's variance, as ReduceMean(x ** 2): the BPU has no former.
+
+    n has to be the number of elements that are summed, by the inferred shape. Where it is not so, the node
+    stays.
+    """
+    import onnx
+    from onnx import helper, numpy_helper
+
+    tensors = {tensor.name: tensor for tensor in graph.initializer}
+    shapes = _shapes(graph)
+    readers: dict[str, list[onnx.NodeProto]] = {}
+    for node in graph.node:
+        for name in node.input:
+            readers.setdefault(name, []).append(node)
+    for place, node in reversed(list(enumerate(graph.node))):
+        if node.op_type != "ReduceSumSquare":
+            continue
+        after = readers.get(node.output[0], [])
+        attributes = {item.name: helper.get_attribute_value(item) for item in node.attribute}
+        shape = shapes.get(node.input[0])
+        if len(after) != 1 or after[0].op_type != "Div" or not shape:
+            continue
+        divisor = tensors.get(after[0].input[1])
+        count = 1
+        for axis in attributes.get("axes", range(len(shape))):
+            count *= shape[axis]
+        if divisor is None or numpy_helper.to_array(divisor).ravel().tolist() != [float(count)]:
+            continue
+        squared = f"{node.output[0]}_squared"
+        exponent = helper.make_tensor(f"{squared}_exponent", onnx.TensorProto.FLOAT, (), [2.0])
+        graph.initializer.append(exponent)
+        power = helper.make_node("Pow", [node.input[0], exponent.name], [squared], name=f"{node.name}/Pow")
+        mean = helper.make_node(
+            "ReduceMean", [squared], [after[0].output[0]], name=f"{node.name}/ReduceMean", **attributes
+        )
+        graph.node.remove(after[0])
+        graph.node.remove(node)
+        graph.node.insert(place, power)
+        graph.node.insert(place + 1, mean)
+
+
+def _shapes(graph: onnx.GraphProto) -> dict[str, tuple[int, ...]]:
+    """Return the static shapes that inference finds."""
+    import onnx
+    from onnx import helper
+
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 11)])
+    inferred = onnx.shape_inference.infer_shapes(model, data_prop=True).graph
+    return {
+        value.name: tuple(dim.dim_value for dim in value.type.tensor_type.shape.dim)
+        for value in (*inferred.value_info, *inferred.input)
+        if all(dim.HasField("dim_value") for dim in value.type.tensor_type.shape.dim)
+    }
+
+
+def compare(path: Path, inputs: np.ndarray, outputs: np.ndarray, origin: str, title: str) -> float:
+    """Return the largest difference from the framework's scores, as a share of their range.
+
+    Args:
+        path: the ONNX.
+        inputs: float32, (pictures, 1, ...).
+        outputs: the framework's scores for them, (pictures, ...).
+        origin: how to call the model in messages.
+        title: of the framework.
+
+    Raises:
+        ModelFileError: it is above the tolerance, or a score is no number.
+    """
+    import numpy as np
+
+    session = open_session(path)
+    name = session.get_inputs()[0].name
+    found = np.stack([session.run(None, {name: picture})[0] for picture in inputs])
+    if not np.isfinite(outputs).all():
+        raise ModelFileError(
+            f"{origin}{title} itself answers with infinities or no numbers",
+            remedy="check the weights: were they trained, saved and copied whole?",
+        )
+    spread = float(outputs.max() - outputs.min())
+    error = float(np.abs(found - outputs).max()) if found.shape == outputs.shape else float("inf")
+    share = error / spread if spread else (0.0 if error == 0 else float("inf"))
+    if not share <= TOLERANCE:
+        raise ModelFileError(
+            f"{origin}the ONNX gives other scores than {title}: up to {error:.3g} apart, "
+            f"{share:.2g} of the range of the scores ({spread:.3g})",
+            allowed=f"up to {TOLERANCE:g} of the range",
+            remedy="an operator is converted wrongly; export it to ONNX with another version of "
+            f"{title}, then: edge build FILE.onnx",
+        )
+    return share
+
+
+def _ask(
+    source: str, job: dict[str, Any], environment: Toolchain, file: Path, log: Path, timeout: float
+) -> dict[str, Any]:
+    """Run the framework's worker; return its answer."""
+    title = TITLES[source]
+    done = environment.run_python(
+        [str(environment.worker_path(WORKERS[source])), json.dumps(job)],
+        cwd=log.parent,
+        timeout=timeout,
+        log=log,
+        env={"OMP_NUM_THREADS": "1"},  # sums in one order: the same answers everywhere
+    )
+    if done.timed_out:
+        raise ToolchainError(f"{title} did not export {file.name} within {timeout:.0f} s")
+    answer = last_json(done.tail)
+    if done.returncode == 0 and "versions" in answer:
+        return answer
+    if "error" in answer:
+        raise InputError(f"{file.name}: {answer['error']}", remedy=answer.get("remedy") or AGAIN)
+    last = [line for line in done.tail.splitlines() if line.strip()]
+    if "no space left" in done.tail.lower():
+        raise ToolchainError(
+            f"the disk is full while {title} exports {file.name}", remedy="free some space and run it again"
+        )
+    how = f"signal {-done.returncode}" if done.returncode < 0 else f"exit status {done.returncode}"
+    raise ToolchainError(
+        f"{title} ended with {how} while it exported {file.name}"
+        + (f": {last[-1].strip()[:200]}" if last else ""),
+        remedy="a corrupt file can do this: copy or export it again",
+    )
+
+
+def last_json(text: str) -> dict[str, Any]:
+    """Return the last line that is a JSON object; empty where none is."""
+    for line in reversed(text.splitlines()):
+        try:
+            answer = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(answer, dict):
+            return answer
+    return {}

@@ -1,0 +1,210 @@
+"""What a model's source says of itself, and the spec that comes of it."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from attrs import field, frozen
+
+from edge.errors import InputError, UsageError, WorkspaceError
+from edge.files import write_text
+from edge.images.find import IMAGENET_CLASSES
+from edge.sources.class_order import against_imagenet
+from edge.specs import ModelSpec, Preprocess, Sources, load_precision
+from edge.toolchain.managed import CACHE_VARIABLE, cache_dir
+
+NEEDED = ("mean", "std", "crop")
+_KEYS = ("crop", "resize", "interpolation", "color", "mean", "std", "layout")
+_INDEX = re.compile(r"(\d+)\s*[:,\s]\s*(.+)")
+
+
+@frozen
+class Declared:
+    """What a configuration states; what it does not state is left out.
+
+    Attributes:
+        origin: how to call it, such as ``inference.yml``; empty where there is none.
+        values: of :class:`edge.specs.Preprocess`, in its units.
+        classes: number of classes.
+        names: of the classes, in index order.
+        model: the network's name.
+        notes: what could not be taken over as it stands.
+    """
+
+    origin: str = ""
+    values: Mapping[str, Any] = field(factory=dict)
+    classes: int | None = None
+    names: tuple[str, ...] | None = None
+    model: str | None = None
+    notes: tuple[str, ...] = ()
+
+
+def spec_of(
+    declared: Declared,
+    sources: Sources,
+    changes: Mapping[str, Any],
+    *,
+    name: str,
+    base: ModelSpec | None = None,
+    crop_share: float,
+    example: str,
+) -> tuple[ModelSpec, tuple[str, ...]]:
+    """Return a spec from what the source says and what the user sets, and notes on it.
+
+    Args:
+        declared: by the source.
+        sources: where the weights come from.
+        changes: what the user sets: keys of ``Preprocess``; they win.
+        name: of the model, unless ``base`` has one.
+        base: the zoo's model that it is meant to be; its preprocessing fills what nobody states, and its
+            recipe is taken where that names no nodes.
+        crop_share: share of the resized picture that the centre crop keeps, where nobody says.
+        example: a command that states everything, for the message.
+
+    Raises:
+        UsageError: mean, std or size are stated nowhere.
+        SpecError: a value is out of its range.
+    """
+    notes = list(declared.notes)
+    notes += [
+        f"--{key}: {_text(changes[key])} as you say, not {_text(own)} as {declared.origin} says"
+        for key, own in sorted(declared.values.items())
+        if key in changes and not _same(changes[key], own)
+    ]
+    stated = {**declared.values, **changes}
+    resize, crop = declared.values.get("resize"), declared.values.get("crop")
+    if resize and crop and "resize" not in changes and not _same(stated["crop"], crop):
+        stated["resize"] = max(*stated["crop"], round(resize * max(stated["crop"]) / max(crop)))
+        notes.append(f"--resize: {stated['resize']}, so that the crop keeps its share of the picture")
+    if base is not None:
+        for key in sorted(declared.values.keys() - changes.keys()):
+            own = getattr(base.preprocess, key)
+            if not _same(own, declared.values[key]):
+                notes.append(
+                    f"{key}: {_text(declared.values[key])} as {declared.origin} says, not {_text(own)} as "
+                    f"the zoo's {base.name}"
+                )
+        stated = {key: getattr(base.preprocess, key) for key in _KEYS} | stated
+    missing = [f"--{key}" for key in NEEDED if key not in stated]
+    if missing:
+        where = (
+            f"{declared.origin} does not state it" if declared.origin else "it comes with no configuration"
+        )
+        listed = f"{', '.join(missing[:-1])}{' and ' if missing[:-1] else ''}{missing[-1]}"
+        raise UsageError(
+            f"{name}: how the network was trained to see pictures is not known ({where}): {listed} missing",
+            allowed="values in 0..255, one or one per channel; --crop: the input's size",
+            remedy=example,
+        )
+    stated.setdefault("resize", round(max(stated["crop"]) / crop_share))
+    stated.setdefault("interpolation", "bilinear")
+    labels, classes = None, declared.classes
+    if declared.names is not None:
+        labels = _labels(declared.names)
+        classes = len(declared.names)
+    precision = base.precision if base is not None else "int8"
+    if load_precision(precision).nodes:
+        notes.append(f"precision int8, not {precision}: that names nodes, which this export calls otherwise")
+        precision = "int8"
+    name = base.name if base is not None else plain(name)
+    return (
+        ModelSpec(
+            name,
+            sources,
+            Preprocess(**stated),
+            labels=labels,
+            classes=classes,
+            precision=precision,
+            published=base.published if base is not None else None,
+        ),
+        tuple(notes),
+    )
+
+
+def plain(name: str) -> str:
+    """Return a name that can name files."""
+    return re.sub(r"[^A-Za-z0-9_.-]+", "_", name).lstrip("._-") or "model"
+
+
+def names_of(text: str, origin: str) -> tuple[str, ...]:
+    """Return class names in index order from lines of names, or of index and name.
+
+    Raises:
+        InputError: the indices are not 0 to n - 1.
+    """
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    found = [_INDEX.fullmatch(line) for line in lines]
+    if not lines or any(match is None for match in found):
+        return tuple(lines)
+    by_index = {int(match[1]): match[2].strip() for match in found if match}
+    if sorted(by_index) != list(range(len(lines))):
+        raise InputError(
+            f"{origin}: the class indices are not 0 to {len(lines) - 1}",
+            allowed="one line a class: its index and its name",
+        )
+    return tuple(by_index[index] for index in range(len(lines)))
+
+
+def numbers(value: object, count: int, what: str, origin: str) -> tuple[float, ...]:
+    """Return a configuration's numbers: one stands for all.
+
+    Raises:
+        InputError: other than one or ``count`` finite numbers.
+    """
+    items = list(value) if isinstance(value, Sequence) and not isinstance(value, str) else [value]
+    if len(items) == 1:
+        items *= count
+    try:
+        found = tuple(number(item) for item in items)
+    except (TypeError, ValueError, ZeroDivisionError):
+        found = ()
+    if len(found) != count or not all(map(math.isfinite, found)):
+        raise InputError(f"{origin}: {what} is {value!r}", allowed=f"one number or {count}")
+    return found
+
+
+def number(value: object) -> float:
+    """Return a number, also one written as a quotient or a product, such as ``1.0/255.0``."""
+    if isinstance(value, bool) or not isinstance(value, (int, float, str)):
+        raise TypeError(f"{value!r} is no number")
+    if not isinstance(value, str):
+        return float(value)
+    first, *rest = re.split(r"([*/])", value)
+    result = float(first)
+    for sign, part in zip(rest[::2], rest[1::2], strict=True):
+        result = result / float(part) if sign == "/" else result * float(part)
+    return result
+
+
+def _labels(names: tuple[str, ...]) -> str:
+    """Return what the spec calls these names: ``imagenet`` where they are that, else a file of them."""
+    if len(names) == IMAGENET_CLASSES and not against_imagenet(names):
+        return "imagenet"
+    text = "".join(f"{' '.join(name.split())}\n" for name in names)
+    path = cache_dir() / "labels" / f"{hashlib.sha256(text.encode()).hexdigest()[:16]}.txt"
+    try:
+        if not path.is_file():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_text(path, text)
+    except OSError as error:
+        raise WorkspaceError(
+            f"can't keep the class names at {path}: {error.strerror}",
+            remedy=f"free some space, or set {CACHE_VARIABLE} to a folder that you can write to",
+        ) from error
+    return str(path)
+
+
+def _same(one: object, other: object) -> bool:
+    if isinstance(one, tuple) and isinstance(other, tuple):
+        return len(one) == len(other) and all(abs(a - b) <= 1e-3 for a, b in zip(one, other, strict=True))
+    return one == other
+
+
+def _text(value: object) -> str:
+    if isinstance(value, tuple):
+        return ",".join(f"{item:g}" for item in value)
+    return "stretch" if value is None else str(value)

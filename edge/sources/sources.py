@@ -1,0 +1,342 @@
+"""Decide which weights a build uses, and have them on this machine."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from attrs import evolve, frozen
+
+from edge.errors import DownloadError, InputError, ModelFileError, SpecError, ToolchainMissing, UsageError
+from edge.files import sha256_of
+from edge.progress import Reporter, Silent
+from edge.sources import mindcv
+from edge.sources.check import PARAMETER_TOLERANCE, inspect_onnx, sha256_with_data
+from edge.sources.convert import WORKERS
+from edge.sources.download import fetch
+from edge.sources.framework_files import mindspore_file, paddle_files, require_torchscript
+from edge.specs import ModelSpec, is_shipped
+from edge.specs.load import zoo_dir
+from edge.specs.schema import OWN_FILES
+
+if TYPE_CHECKING:
+    from edge.toolchain.found import Toolchain
+
+WeightsName = Literal["auto", "timm", "vendor", "demo", "random"]
+SourceName = Literal["timm", "vendor", "demo", "random", "onnx", "torchscript", "paddle", "mindspore"]
+Finder = Callable[[], "Toolchain | None"]
+
+# What the source adds to the name of every file: weights that are no real model say so.
+SUFFIX: dict[str, str] = {
+    "timm": "",
+    "vendor": "",
+    "demo": "_demo",
+    "random": "_random",
+    "onnx": "",
+    "torchscript": "",
+    "paddle": "",
+    "mindspore": "",
+}
+WORKER = "export_timm.py"
+_HAS_EXPORTER = (
+    "import sys, importlib.util as u; sys.exit(not all(u.find_spec(m) for m in ('torch', 'timm', 'onnx')))"
+)
+
+
+@frozen
+class Resolved:
+    """A concrete choice of weights, present on this machine.
+
+    Attributes:
+        source: where they come from.
+        name: of the exported file and of all that follows: the model's, with ``_demo`` or ``_random``.
+        tag: timm tag, URL or file name; for ``random`` the timm tag of the architecture.
+        file: absolute path of the file; None for ``random``.
+        sha256: of the file (with its external data, if any); None for ``random``.
+        seed: of ``random``; else None.
+        classes: number of scores that the spec demands; None where it leaves that to the weights.
+        network: mindcv's name of the network that a MindSpore file holds.
+        published_m: millions of parameters that are published of a model of the zoo, which a file of the
+            user's has to have to be called so; else None.
+    """
+
+    source: SourceName
+    name: str
+    tag: str
+    file: str | None
+    sha256: str | None
+    seed: int | None = None
+    classes: int | None = None
+    network: str | None = None
+    published_m: float | None = None
+
+    @property
+    def framework(self) -> str | None:
+        """The framework whose managed environment has to export them; None where none has to."""
+        return self.source if self.source in WORKERS else None
+
+    @property
+    def needs_toolchain(self) -> bool:
+        """Whether the compiler's Python has to export them."""
+        return self.source in ("timm", "random", "torchscript")
+
+    def identity(self) -> dict[str, Any]:
+        """Return what the exported file depends on, as JSON values.
+
+        A cache key needs the input size and the toolchain besides.
+        """
+        needed = WORKER if self.needs_toolchain else WORKERS.get(self.source)
+        workers = Path(__file__).resolve().parent.parent / "toolchain" / "workers"
+        promised = {} if self.published_m is None else {"published_m": self.published_m}
+        return {
+            **promised,
+            "source": self.source,
+            "name": self.name,
+            "tag": self.tag,
+            "sha256": self.sha256,
+            "seed": self.seed,
+            "classes": self.classes,
+            "network": self.network,
+            "worker": sha256_of(workers / needed) if needed else None,
+        }
+
+
+def choose_weights(
+    spec: ModelSpec,
+    weights: WeightsName = "auto",
+    *,
+    toolchain: Finder | None = None,
+    seed: int = 0,
+    reporter: Reporter | None = None,
+    connect_timeout: float = 3.0,
+    read_timeout: float = 30.0,
+) -> Resolved:
+    """Choose weights and download them where needed.
+
+    ``auto`` takes the spec's own file (ONNX, TorchScript, PaddlePaddle, MindSpore) if it names one, else the
+    first of timm, vendor, demo that can be had, with one warning for each that can't. A named source is that
+    source or an error.
+
+    Args:
+        spec: the model.
+        weights: the user's wish.
+        toolchain: finds the compiler, whose Python exports timm models; called only where that matters.
+            Without it, whether there is one is left to ``export``.
+        seed: for ``random``.
+        reporter: hears of downloads and of what was tried.
+        connect_timeout: seconds that each server gets to answer.
+        read_timeout: seconds that a server may fall silent.
+
+    Raises:
+        UsageError: the model has no such source.
+        DownloadError: the named source can't be had, or none of auto's.
+        ToolchainMissing: timm or random without a Python that exports.
+        ModelFileError: the vendor's or the user's file is no such model.
+        WorkspaceError: the download cache can't be written.
+    """
+    reporter = reporter or Silent()
+    limits = {"connect_timeout": connect_timeout, "read_timeout": read_timeout}
+    ways: dict[str, Callable[[], Resolved]] = {
+        "onnx": lambda: _users(spec),
+        "torchscript": lambda: _script(spec, toolchain),
+        "paddle": lambda: _paddle(spec),
+        "mindspore": lambda: _mindspore(spec),
+        "timm": lambda: _timm(spec, toolchain, reporter, limits),
+        "vendor": lambda: _vendor(spec, reporter, limits),
+        "demo": lambda: _demo(spec),
+        "random": lambda: _random(spec, toolchain, seed),
+    }
+    if weights != "auto":
+        if weights not in SUFFIX:
+            raise UsageError(f"--weights {weights}", allowed="auto, timm, vendor, demo, random")
+        return ways[weights]()
+    if spec.sources.onnx is not None:
+        return ways["onnx"]()
+    if spec.sources.torchscript is not None:
+        return ways["torchscript"]()
+    for name in WORKERS:
+        if getattr(spec.sources, name) is not None:
+            return ways[name]()
+    offered = [name for name in ("timm", "vendor", "demo") if getattr(spec.sources, name) is not None]
+    tried = []
+    for number, name in enumerate(offered):
+        try:
+            return ways[name]()
+        except (DownloadError, ToolchainMissing, InputError) as error:
+            following = offered[number + 1 : number + 2]
+            tried.append(f"{name} weights: {error.seen}")
+            if following:
+                reporter.warn(f"{tried[-1]}; trying {following[0]}")
+    if not offered:
+        raise SpecError(
+            f"{spec.name}: sources names nothing",
+            allowed=f"one of timm, vendor, {', '.join(OWN_FILES)}",
+            remedy="in the model's YAML: sources: {onnx: net.onnx}, a file beside it",
+        )
+    random = "add --weights random to the command (speed only, no Top-1); or " if spec.sources.timm else ""
+    raise DownloadError(
+        f"{spec.name}: no weights could be had\n  " + "\n  ".join(tried),
+        remedy=f"connect to the network and try again; or {random}build a file of yours: edge build net.onnx",
+    )
+
+
+def _users(spec: ModelSpec) -> Resolved:
+    if spec.sources.onnx is None:
+        raise UsageError(f"{spec.name} names no ONNX file", remedy="edge build net.onnx")
+    path = Path(spec.sources.onnx).expanduser().resolve()
+    return _resolved(spec, "onnx", path.name, path, sha256_with_data(path))
+
+
+def _script(spec: ModelSpec, toolchain: Finder | None) -> Resolved:
+    if spec.sources.torchscript is None:
+        raise UsageError(f"{spec.name} names no TorchScript file", remedy="edge build net.pt")
+    path = Path(spec.sources.torchscript).expanduser().resolve()
+    require_torchscript(path)
+    _require_exporter(toolchain, "a TorchScript file")
+    return _resolved(spec, "torchscript", path.name, path, sha256_of(path))
+
+
+def _paddle(spec: ModelSpec) -> Resolved:
+    if spec.sources.paddle is None:
+        raise UsageError(f"{spec.name} names no PaddlePaddle model", remedy="edge build --paddle DIR")
+    folder = Path(spec.sources.paddle).expanduser().resolve()
+    files = paddle_files(folder)
+    tag = f"{files.main.parent.name}/{files.main.name}"
+    return _resolved(spec, "paddle", tag, files.main, files.sha256)
+
+
+def _mindspore(spec: ModelSpec) -> Resolved:
+    if spec.sources.mindspore is None:
+        raise UsageError(f"{spec.name} names no MindSpore file", remedy="edge build --mindspore FILE")
+    network = spec.sources.network
+    if network is not None:
+        try:
+            mindcv.of_network(network)
+        except UsageError as error:  # before MindSpore starts
+            raise SpecError(f"{spec.name}: {error.seen}", allowed=error.allowed) from error
+    files = mindspore_file(Path(spec.sources.mindspore).expanduser().resolve(), network)
+    found = _resolved(spec, "mindspore", files.main.name, files.main, files.sha256)
+    return evolve(found, network=network)
+
+
+def _timm(
+    spec: ModelSpec, toolchain: Finder | None, reporter: Reporter, limits: dict[str, float]
+) -> Resolved:
+    tag = _source(spec, "timm")
+    _require_exporter(toolchain, "timm weights")
+    expected = spec.sources.timm_sha256
+    repository = tag if "/" in tag else f"timm/{tag}"
+    kept = _huggingface_cache(repository, expected)
+    if kept is None:
+        if os.environ.get("HF_HUB_OFFLINE", "").upper() in {"1", "TRUE", "YES", "ON"}:
+            raise DownloadError("HF_HUB_OFFLINE forbids downloads", remedy="unset HF_HUB_OFFLINE")
+        host = (os.environ.get("HF_ENDPOINT") or "https://huggingface.co").rstrip("/")
+        url = f"{host}/{repository}/resolve/main/model.safetensors"
+        got = fetch(url, sha256=expected, reporter=reporter, **limits)
+        kept = got.path, got.sha256
+    return _resolved(spec, "timm", tag, *kept)
+
+
+def _vendor(spec: ModelSpec, reporter: Reporter, limits: dict[str, float]) -> Resolved:
+    url = _source(spec, "vendor")
+    got = fetch(url, sha256=spec.sources.vendor_sha256, reporter=reporter, **limits)
+    published = spec.published.params_m if spec.published else None
+    if published is not None:
+        found = inspect_onnx(got.path).parameters / 1e6
+        if abs(found - published) > PARAMETER_TOLERANCE * published:
+            raise ModelFileError(
+                f"{url} has {found:.2f} M parameters",
+                allowed=f"{published:.2f} M within {PARAMETER_TOLERANCE:.0%}: this is another model's file",
+                remedy=f"edge build {spec.name} --weights timm",
+            )
+    return _resolved(spec, "vendor", url, got.path, got.sha256)
+
+
+def _demo(spec: ModelSpec) -> Resolved:
+    path = zoo_dir() / "demo" / _source(spec, "demo")
+    if not path.is_file():
+        raise InputError(
+            f"the demo weights {path.name} are missing from this installation", remedy="reinstall edge"
+        )
+    return _resolved(spec, "demo", path.name, path, sha256_of(path))
+
+
+def _random(spec: ModelSpec, toolchain: Finder | None, seed: int) -> Resolved:
+    tag = _source(spec, "timm", wish="random")
+    _require_exporter(toolchain, "random weights")
+    return _resolved(spec, "random", tag, None, None, seed)
+
+
+def _resolved(
+    spec: ModelSpec,
+    source: SourceName,
+    tag: str,
+    file: Path | None,
+    sha256: str | None,
+    seed: int | None = None,
+) -> Resolved:
+    # The demo network has the demo pictures' classes, whatever the real model's are.
+    classes = None if source == "demo" else spec.classes
+    path = None if file is None else str(file)
+    # Under a name of its own a file may be whatever it is.
+    named = spec.published if source in OWN_FILES and is_shipped(spec.name) else None
+    published = named.params_m if named else None
+    return Resolved(
+        source, spec.name + SUFFIX[source], tag, path, sha256, seed, classes, published_m=published
+    )
+
+
+def _source(spec: ModelSpec, name: str, wish: str | None = None) -> str:
+    value: str | None = getattr(spec.sources, name)
+    if value is None:
+        has = [source for source in ("timm", "vendor", "demo") if getattr(spec.sources, source) is not None]
+        if "timm" in has:
+            has.append("random")
+        raise UsageError(
+            f"{spec.name} has no {wish or name} weights",
+            allowed="--weights " + ", ".join(["auto", *has]),
+        )
+    return value
+
+
+def _require_exporter(finder: Finder | None, purpose: str) -> None:
+    """Fail unless the compiler's Python can export models of torch and timm."""
+    if finder is None:
+        return
+    toolchain = finder()
+    if toolchain is None:
+        why = "there is no compiler, whose Python exports them"
+    elif toolchain.kind == "managed":
+        return  # its lock file holds torch and timm
+    else:
+        why = f"the Python of the compiler at {toolchain.where} has no torch and timm to export them"
+        if toolchain.python_argv() is not None:
+            asked = toolchain.run_python(["-c", _HAS_EXPORTER], cwd=Path.cwd(), timeout=60)
+            if asked.returncode == 0:
+                return
+    raise ToolchainMissing(f"{purpose}: {why}", remedy="edge toolchain install")
+
+
+def _huggingface_cache(repository: str, expected: str | None) -> tuple[Path, str] | None:
+    """Return a file that Hugging Face's own client has downloaded before, and its checksum.
+
+    Layout: ``models--OWNER--NAME/refs/main`` names the revision, ``snapshots/<revision>/model.safetensors``
+    links to ``blobs/<sha256>``.
+    """
+    env = os.environ.get
+    user_cache = Path(env("XDG_CACHE_HOME") or Path.home() / ".cache")
+    home = Path(env("HF_HOME") or user_cache / "huggingface")
+    hub = Path(env("HF_HUB_CACHE") or env("HUGGINGFACE_HUB_CACHE") or home / "hub")
+    folder = hub / ("models--" + repository.replace("/", "--"))
+    try:
+        revision = (folder / "refs" / "main").read_text(encoding="utf-8").strip()
+        file = (folder / "snapshots" / revision / "model.safetensors").resolve(strict=True)
+        if expected is None and re.fullmatch(r"[0-9a-f]{64}", file.name):
+            expected = file.name
+        found = sha256_of(file)
+    except (OSError, RuntimeError, UnicodeDecodeError):
+        return None
+    return (file, found) if expected is None or found == expected.lower() else None

@@ -1,0 +1,270 @@
+"""Write the float ONNX of chosen weights into the stage's folder."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from attrs import frozen
+
+from edge.errors import InputError, ModelFileError, SpecError, ToolchainError, ToolchainMissing
+from edge.files import sha256_of
+from edge.graph.files import load_onnx
+from edge.progress import Reporter, Silent
+from edge.sources.check import describe, external_data, notes_on, require_fit, require_parameters
+from edge.sources.class_order import notes_on_classes
+from edge.sources.convert import convert, last_json
+from edge.sources.sources import WORKER, Resolved
+from edge.sources.timm_spec import near_names
+from edge.specs import ModelSpec
+from edge.toolchain.environments import FRAMEWORKS
+
+if TYPE_CHECKING:
+    from edge.toolchain.found import Toolchain
+
+TIMEOUT = 900.0  # seconds; the largest models of the family take under one minute
+LOG = "export.log"
+
+
+@frozen
+class Weights:
+    """Where the weights came from.
+
+    Attributes:
+        source: ``timm``, ``vendor``, ``demo``, ``random``, ``onnx``, ``torchscript``, ``paddle`` or
+            ``mindspore``.
+        tag: timm tag, URL or file name.
+        sha256: of the weights' file; of the exported ONNX for ``random``.
+        seed: of ``random``; else None.
+    """
+
+    source: str
+    tag: str
+    sha256: str
+    seed: int | None
+
+
+@frozen
+class ExportResult:
+    """A float ONNX, ready to simplify.
+
+    Attributes:
+        onnx: file name.
+        weights: where its weights came from.
+        name: the model's name, with ``_demo`` or ``_random`` where it is that; starts all file names.
+        input_name: name of the picture input.
+        input_shape: batch first.
+        classes: number of scores.
+        parameters: number of float weights.
+        exporter: versions of what exported it; empty where the file came as ONNX.
+        notes: what the user should know of it.
+        max_error: largest difference between the scores of the ONNX and of the framework on the same seeded
+            noise, as a share of the range of the scores; None where the file came as ONNX.
+    """
+
+    onnx: str
+    weights: Weights
+    name: str
+    input_name: str
+    input_shape: tuple[int, ...]
+    classes: int
+    parameters: int
+    exporter: str = ""
+    notes: tuple[str, ...] = ()
+    max_error: float | None = None
+
+
+def export(
+    *,
+    resolved: Resolved,
+    spec: ModelSpec,
+    toolchain: Toolchain | None = None,
+    framework: Toolchain | None = None,
+    out: Path,
+    reporter: Reporter | None = None,
+) -> ExportResult:
+    """Write ``<name>.onnx``; the same choice, spec and toolchain give the same bytes.
+
+    Args:
+        resolved: from ``choose``.
+        spec: the model; its crop is the input size.
+        toolchain: whose Python exports timm models; not needed for ready-made files.
+        framework: the managed environment that exports PaddlePaddle's or MindSpore's.
+        out: an empty folder.
+        reporter: hears of the progress.
+
+    Raises:
+        ToolchainMissing: timm or random weights without a Python that exports.
+        ToolchainError: the exporter failed.
+        SpecError: timm has no such model.
+        ModelFileError: the model does not fit the spec, is another network than the one whose figures are
+            published, or the ONNX computes other numbers than the framework.
+        InputError: the weights do not fit the architecture.
+        LabelError: the file of class names can't be read, or has another number of them.
+    """
+    reporter = reporter or Silent()
+    target = out / f"{resolved.name}.onnx"
+    notes: tuple[str, ...] = ()
+    exporter = ""
+    max_error: float | None = None
+    if resolved.needs_toolchain:
+        reporter.update(f"export {resolved.tag} to ONNX")
+        answer = _run_worker(resolved, spec, toolchain, target)
+        exporter = f"torch {answer['torch']}, timm {answer['timm']}"
+        max_error = float(answer["max_error"])
+        if resolved.source == "random":
+            notes = (f"random weights of seed {resolved.seed}: good for speed, Top-1 means nothing",)
+    elif resolved.framework is not None:
+        reporter.update(f"export {resolved.tag} to ONNX")
+        converted = convert(
+            source=resolved.source,
+            file=Path(resolved.file or ""),
+            network=resolved.network,
+            classes=resolved.classes,
+            preprocess=spec.preprocess,
+            environment=_framework(resolved.source, framework),
+            target=target,
+            log=out / LOG,
+            seed=0,
+            timeout=TIMEOUT,
+        )
+        exporter, max_error, notes = converted.exporter, converted.max_error, converted.notes
+    elif resolved.source == "demo":
+        reporter.update(f"unpack {resolved.tag}")
+        _unpack_demo(Path(resolved.file or ""), target)
+        notes = ("demo weights: trained on the project's own rendered pictures, not on photographs",)
+    else:
+        reporter.update(f"read {resolved.tag}")
+        _copy(Path(resolved.file or ""), target)
+        if resolved.source == "vendor" and spec.sources.vendor_sha256 is None:
+            notes = ("the vendor publishes no checksum; the one of the first download is recorded",)
+    model = load_onnx(target)
+    found = describe(model, resolved.tag)
+    require_fit(found, spec, resolved.tag, classes=resolved.classes is not None)
+    if resolved.published_m is not None:
+        require_parameters(found, resolved.published_m, resolved.tag, spec.name, _by_itself(resolved))
+    labels = "demo" if resolved.source == "demo" else spec.labels
+    notes += notes_on(found) + notes_on_classes(model, found.classes, labels)
+    return ExportResult(
+        onnx=target.name,
+        weights=Weights(resolved.source, resolved.tag, resolved.sha256 or sha256_of(target), resolved.seed),
+        name=resolved.name,
+        input_name=found.input_name,
+        input_shape=found.input_shape,
+        classes=found.classes,
+        parameters=found.parameters,
+        exporter=exporter,
+        notes=notes,
+        max_error=max_error,
+    )
+
+
+def _by_itself(resolved: Resolved) -> str:
+    option = f"--{resolved.source} " if resolved.framework else ""
+    return f"build it without the name of another model: edge build {option}{resolved.file}"
+
+
+def _framework(source: str, found: Toolchain | None) -> Toolchain:
+    if found is None:
+        environment = FRAMEWORKS[source]
+        raise ToolchainMissing(
+            f"{environment.title} models are exported by an environment that is not there",
+            remedy=environment.install,
+        )
+    return found
+
+
+def _copy(source: Path, target: Path) -> None:
+    """Copy a model; one with external data becomes a single file."""
+    if not external_data(source):
+        shutil.copyfile(source, target)
+        return
+    import onnx
+
+    model = load_onnx(source)
+    try:
+        onnx.save(model, target)
+    except ValueError as error:
+        raise ModelFileError(
+            f"{source} does not fit one file: {error}", allowed="less than 2 GB of weights"
+        ) from error
+
+
+def _unpack_demo(source: Path, target: Path) -> None:
+    from edge.sources.demo_weights import unpack
+
+    target.write_bytes(unpack(source).SerializeToString(deterministic=True))
+
+
+def _run_worker(
+    resolved: Resolved, spec: ModelSpec, toolchain: Toolchain | None, target: Path
+) -> dict[str, Any]:
+    if toolchain is None:
+        raise ToolchainMissing(
+            f"{resolved.source} models are exported by the compiler's Python, and there is no compiler",
+            remedy="edge toolchain install",
+        )
+    if spec.preprocess.layout != "NCHW":
+        raise ModelFileError(
+            f"{spec.name}: layout {spec.preprocess.layout}",
+            allowed="NCHW: torch models have their channels first",
+            remedy="set preprocess.layout: NCHW in the model's YAML",
+        )
+    pre = spec.preprocess
+    height, width = pre.crop
+    out = target.parent.resolve()
+    job = {
+        "tag": resolved.tag,
+        "weights": resolved.file,
+        "seed": resolved.seed or 0,
+        "classes": resolved.classes,
+        "height": height,
+        "width": width,
+        "range": [
+            min(-m / s for m, s in zip(pre.mean, pre.std, strict=True)),
+            max((255 - m) / s for m, s in zip(pre.mean, pre.std, strict=True)),
+        ],
+        "out": str(out / target.name),
+    }
+    if resolved.source == "torchscript":
+        job["script"] = resolved.file
+    mounts = [out] + ([Path(resolved.file).parent] if resolved.file else [])
+    done = toolchain.run_python(
+        [str(toolchain.worker_path(WORKER)), json.dumps(job)],
+        cwd=out,
+        timeout=TIMEOUT,
+        log=out / LOG,
+        mounts=mounts,
+    )
+    if done.timed_out:
+        raise ToolchainError(f"the export of {resolved.tag} did not end within {TIMEOUT:.0f} s")
+    answer = last_json(done.tail)
+    if done.returncode == 0 and "max_error" in answer and target.is_file():
+        return answer
+    reason = answer.get("error") or (done.tail.splitlines() or [f"exit status {done.returncode}"])[-1]
+    if reason.startswith("ModuleNotFoundError"):
+        raise ToolchainMissing(
+            f"the compiler's Python can't export torch models: {reason}", remedy="edge toolchain install"
+        )
+    if answer.get("about") == "numbers":
+        raise ModelFileError(
+            reason,
+            allowed="an export that computes what the framework does",
+            remedy="export the model yourself and check the file: edge build my.onnx",
+        )
+    if answer.get("about") == "weights":
+        remedy = "check the classes and the timm tag of the model's YAML"
+        if resolved.source == "torchscript":
+            remedy = "save it with an older torch, or export it with torch.onnx.export(..., opset_version=11)"
+        raise InputError(reason, remedy=remedy)
+    if answer.get("about") == "model" and resolved.source != "torchscript":
+        close = near_names(resolved.tag, toolchain)
+        if close is not None:
+            raise SpecError(
+                f"{spec.name}: timm has no model {resolved.tag!r}",
+                allowed=("such as " + ", ".join(close)) if close else "a name of timm.list_models()",
+                remedy=f"sources: {{timm: {close[0]}}} in the model's YAML" if close else None,
+            )
+    raise ToolchainError(f"the export of {resolved.tag} failed: {reason}", remedy="edge toolchain status")

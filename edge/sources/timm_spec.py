@@ -1,0 +1,164 @@
+"""A spec for any timm model, from timm's own configuration of it."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+from attrs import frozen
+
+from edge.errors import ToolchainError, ToolchainMissing, UsageError
+from edge.images.find import IMAGENET_CLASSES
+from edge.sources.convert import last_json
+from edge.specs import ModelSpec, Preprocess, Sources
+from edge.specs.schema import WIDTH_MULTIPLE, Interpolation
+
+if TYPE_CHECKING:
+    from edge.toolchain.found import Toolchain
+
+PREFIX = "timm:"
+WORKER = "timm_config.py"
+TIMEOUT = 300.0  # seconds; importing torch from a cold disk
+_INTERPOLATIONS = ("bilinear", "bicubic")
+
+
+@frozen
+class TimmModel:
+    """What timm says of a model.
+
+    Attributes:
+        tag: with the tag of its weights, such as ``resnet18.a1_in1k``; without one where timm has none.
+        timm: version of timm.
+        spec: to build it.
+        has_weights: whether timm names trained weights.
+        notes: what could not be taken over as it is, or is not known.
+    """
+
+    tag: str
+    timm: str
+    spec: ModelSpec
+    has_weights: bool
+    notes: tuple[str, ...]
+
+
+def describe_timm(name: str, toolchain: Toolchain, changes: Mapping[str, Any]) -> TimmModel:
+    """Ask timm, in the compiler's Python, how a model sees pictures.
+
+    Args:
+        name: timm's name, with or without the tag of its weights.
+        toolchain: whose Python has timm.
+        changes: what the user sets other than timm does: ``crop``, ``resize``, ``mean``, ….
+
+    Raises:
+        UsageError: timm has no such model (close names are given), it is no classifier of colour pictures, or
+            its size does not suit the board.
+        ToolchainMissing: the compiler's Python has no timm.
+        ToolchainError: it could not be asked.
+    """
+    answer = _ask(name, toolchain)
+    if not answer["known"]:
+        offered = answer["tags"] or answer["close"]
+        raise UsageError(
+            f"timm has no model {name!r}",
+            allowed=("such as " + ", ".join(offered)) if offered else "a name of timm.list_models()",
+            remedy=f"edge build {PREFIX}{offered[0]}" if offered else None,
+        )
+    tag = answer["architecture"] + (f".{answer['tag']}" if answer["tag"] else "")
+    preprocess, notes = _preprocess(tag, answer, changes)
+    classes = int(answer["classes"])
+    if classes < 2:
+        raise UsageError(
+            f"timm's {tag} is no classifier: it has {classes} classes",
+            allowed="a model with a head, such as one whose tag ends in in1k",
+        )
+    imagenet = classes == IMAGENET_CLASSES and "in1k" in answer["tag"]
+    if not imagenet:
+        reason = f"the tag {answer['tag']!r} does not say in1k" if answer["tag"] else "timm names no tag"
+        notes.append(f"{classes} classes, NOT known to be ImageNet's: {reason}; name them with --labels FILE")
+    if answer["tag"] and answer["repository"] != f"timm/{tag}":
+        notes.append(
+            f"its weights lie at {answer['repository'] or 'no hub'}, not at timm/{tag}, where edge looks; "
+            "--weights random needs none"
+        )
+    spec = ModelSpec(
+        name=re.sub(r"[^A-Za-z0-9_-]+", "_", tag),
+        sources=Sources(timm=tag),
+        preprocess=preprocess,
+        labels="imagenet" if imagenet else None,
+        classes=classes,
+    )
+    return TimmModel(tag, answer["timm"], spec, bool(answer["tag"]), tuple(notes))
+
+
+def near_names(name: str, toolchain: Toolchain) -> tuple[str, ...] | None:
+    """Return timm's names that are close to one which it has not; None if it has it, or can't be asked."""
+    try:
+        answer = _ask(name, toolchain)
+    except ToolchainError:
+        return None
+    return None if answer["known"] else tuple(answer["tags"] or answer["close"])
+
+
+def _preprocess(
+    tag: str, answer: Mapping[str, Any], changes: Mapping[str, Any]
+) -> tuple[Preprocess, list[str]]:
+    notes = []
+    channels, height, width = answer["input_size"]
+    if channels != 3:
+        raise UsageError(f"timm's {tag} takes {channels} channels", allowed="colour pictures: 3 channels")
+    crop = tuple(changes.get("crop", (height, width)))
+    if answer["fixed_size"] and crop != (height, width):
+        raise UsageError(
+            f"--crop {crop[0]}x{crop[1]}, but timm's {tag} is made for {height}x{width} only",
+            remedy="leave --crop away, or choose a model of another size",
+        )
+    if crop[1] % WIDTH_MULTIPLE:
+        near = max(1, round(crop[1] / WIDTH_MULTIPLE)) * WIDTH_MULTIPLE
+        raise UsageError(
+            f"timm's {tag} takes pictures of {crop[0]}x{crop[1]}",
+            allowed=f"a width that is a multiple of {WIDTH_MULTIPLE}: the board's runtimes take packed rows",
+            remedy="choose a model of another size"
+            if answer["fixed_size"]
+            else f"edge build {PREFIX}{tag} --crop {near}   (it takes other sizes too)",
+        )
+    resize: int | None = math.floor(max(crop) / answer["crop_pct"])
+    if answer["crop_mode"] == "squash":
+        resize = None
+        if answer["crop_pct"] != 1:
+            notes.append(f"timm crops {answer['crop_pct']} of the stretched picture; here none is cropped")
+    elif answer["crop_mode"] != "center":
+        notes.append(f"timm's crop mode {answer['crop_mode']!r} is not known here; the centre is cropped")
+    interpolation = answer["interpolation"]
+    if interpolation not in _INTERPOLATIONS:
+        notes.append(f"timm's interpolation {interpolation!r} is not known here; bicubic is used")
+        interpolation = "bicubic"
+    own: dict[str, Any] = {
+        "crop": crop,
+        "resize": resize,
+        "interpolation": cast("Interpolation", interpolation),
+        "color": "rgb",
+        "mean": tuple(round(value * 255, 6) for value in answer["mean"]),
+        "std": tuple(round(value * 255, 6) for value in answer["std"]),
+        "layout": "NCHW",
+    }
+    return Preprocess(**{**own, **changes}), notes
+
+
+def _ask(name: str, toolchain: Toolchain) -> dict[str, Any]:
+    done = toolchain.run_python([str(toolchain.worker_path(WORKER)), name], cwd=Path.cwd(), timeout=TIMEOUT)
+    answer = last_json(done.tail)
+    if done.returncode == 0 and "known" in answer:
+        return answer
+    if done.timed_out:
+        raise ToolchainError(
+            f"timm did not tell of {name} within {TIMEOUT:.0f} s", remedy="run the command again"
+        )
+    last = (done.tail.splitlines() or [f"exit status {done.returncode}"])[-1]
+    if "ModuleNotFoundError" in last:
+        raise ToolchainMissing(
+            f"the compiler's Python can't tell of timm models: {last}", remedy="edge toolchain install"
+        )
+    raise ToolchainError(f"timm could not be asked for {name}: {last}", remedy="edge toolchain status")
