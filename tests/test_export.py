@@ -28,8 +28,10 @@ from edge.errors import (
 from edge.files import sha256_of
 from edge.graph.files import facts, load_onnx
 from edge.progress import Silent
-from edge.sources import ExportResult, Resolved, choose_weights, export, inspect_onnx
+from edge.sources.check import inspect_onnx
 from edge.sources.download import cache_entry
+from edge.sources.sources import Resolved, choose_weights
+from edge.sources.stage import ExportResult, export
 from edge.sources.timm_spec import WORKER as TIMM_CONFIG
 from edge.specs import ModelSpec, Preprocess, Published, Sources, load_model
 from edge.toolchain.found import Toolchain

@@ -13,7 +13,7 @@ from edge.folder.workspace import Stage, Workspace
 from edge.images.find import class_names
 from edge.pipeline import Build
 from edge.progress import Quiet
-from edge.sources import ExportResult
+from edge.sources.stage import ExportResult
 from edge.specs import ModelSpec, Preprocess, Sources, load_precision
 from edge.specs.request import Request
 

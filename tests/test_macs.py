@@ -100,7 +100,7 @@ def test_what_is_no_network_or_fits_no_such_input_is_refused(tmp_path: Path) -> 
 
 
 def test_the_shared_reader_of_graphs_agrees(tmp_path: Path) -> None:
-    from edge.sources import inspect_onnx
+    from edge.sources.check import inspect_onnx
 
     path = save_net(tmp_path / "net.onnx")
     assert count(path).parameters == inspect_onnx(path).parameters

@@ -14,9 +14,9 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from edge.errors import DownloadError, InputError, ModelFileError
-from edge.sources import choose_weights, inspect_onnx
-from edge.sources.check import require_parameters
+from edge.sources.check import inspect_onnx, require_parameters
 from edge.sources.convert import AGAIN
+from edge.sources.sources import choose_weights
 from edge.specs import ModelSpec, Published, Sources
 from tests.conftest import Run, save_net
 from tests.test_frameworks import converted, fake, mindspore, mindspore_nets  # noqa: F401 - fixtures

@@ -13,8 +13,8 @@ from onnx import TensorProto, helper
 
 from edge.errors import LabelError, SpecError
 from edge.images.find import class_names
-from edge.sources import choose_weights
 from edge.sources.class_order import notes_on_classes
+from edge.sources.sources import choose_weights
 from edge.specs import ModelSpec, Published, Sources, beside, load_model, read_model
 from tests.conftest import Run, save_net
 

@@ -14,8 +14,11 @@ from edge.cli.options import output_options
 
 if TYPE_CHECKING:
     from edge.board import Connection, Target
+    from edge.board.compare import Answer
     from edge.board.findings import ProgramVersions
     from edge.board.probe import Facts
+    from edge.evaluate import Score
+    from edge.runtime import Info
     from edge.runtime.program import Program
 import json
 from collections.abc import Mapping, Sequence
@@ -24,10 +27,8 @@ from typing import TYPE_CHECKING
 import cattrs
 import numpy as np
 
-from edge.board.compare import Answer, BoardAccuracy
+from edge.board.compare import BoardAccuracy
 from edge.board.infer import CORE, Measured
-from edge.evaluate import Score
-from edge.runtime import Info
 from edge.runtime.net import probabilities
 
 if TYPE_CHECKING:

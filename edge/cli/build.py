@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import cattrs
 import click
@@ -13,7 +13,9 @@ import click
 from edge.cli.display import Display
 from edge.cli.options import make_request, request_options, typed_arguments
 from edge.report.wording import interval, static_line, verify_line
-from edge.specs.request import Request
+
+if TYPE_CHECKING:
+    from edge.specs.request import Request
 
 
 def summary(manifest: Mapping[str, Any], root: Path) -> str:

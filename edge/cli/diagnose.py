@@ -8,14 +8,17 @@ import textwrap
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from edge.cli.display import Display
 from edge.cli.options import typed_arguments
 from edge.cli.program import find_program, program_argument
-from edge.diagnose.findings import Diagnosis, InputCheck, Remedy, Unit
 from edge.errors import ModelFileError
+
+if TYPE_CHECKING:
+    from edge.diagnose.findings import Diagnosis, InputCheck, Remedy, Unit
 
 WORST = 12
 WIDTH = 100

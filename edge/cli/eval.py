@@ -15,18 +15,18 @@ from attrs import frozen
 from numpy.typing import NDArray
 
 from edge.board.infer import CHUNK_FRAMES, describe, run_frames
-from edge.board.parse import TensorInfo
 from edge.board.transfer import push
 from edge.cli.board import connect, make_target, read_facts, refuse_misfit
 from edge.errors import UsageError
 from edge.evaluate.hops import Hop, Subject, key_of
 from edge.images.preprocess import rgb_to_nv12
-from edge.measure.networks import Logits, Runner
 from edge.runtime.program import locate
 
 if TYPE_CHECKING:
     from edge.board import Connection
+    from edge.board.parse import TensorInfo
     from edge.cli.display import Display
+    from edge.measure.networks import Logits, Runner
 import json
 import shlex
 import textwrap

@@ -16,9 +16,7 @@ import click
 from edge.cli.display import Display
 from edge.cli.options import complete_models, output_options
 from edge.errors import EdgeError, GateError, UsageError, WorkspaceError
-from edge.progress import Listener
 from edge.specs import ModelSpec
-from edge.specs.request import Request
 from edge.survey import (
     RECORDS,
     Checked,
@@ -35,7 +33,9 @@ from edge.survey import (
 )
 
 if TYPE_CHECKING:
+    from edge.progress import Listener
     from edge.specs import ModelSpec
+    from edge.specs.request import Request
 
 
 NONE = "-"

@@ -6,7 +6,7 @@ import json
 import re
 import shlex
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -14,8 +14,10 @@ from edge.cli.display import Display
 from edge.cli.options import make_request, request_options, typed_arguments
 from edge.errors import GateError, UsageError
 from edge.measure.statistics import mcnemar
-from edge.specs import Precision
-from edge.tune.result import Measured, Point, TuneResult
+
+if TYPE_CHECKING:
+    from edge.specs import Precision
+    from edge.tune.result import Measured, Point, TuneResult
 
 SHOWN = 6  # nodes of the recipe; the file has all
 _KINDS = {

@@ -40,7 +40,8 @@ from edge.progress import Listener
 from edge.runtime.machine import machine
 from edge.simulate.hbdk import why_unusable
 from edge.simulate.portable import PortableResult, TranslateResult, quantize, translate
-from edge.sources import ExportResult, Resolved, choose_weights, export
+from edge.sources.sources import Resolved, choose_weights
+from edge.sources.stage import ExportResult, export
 from edge.toolchain import managed
 from edge.toolchain.environments import FRAMEWORKS
 from edge.toolchain.memory import available, total

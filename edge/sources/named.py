@@ -53,7 +53,7 @@ def spec_of_file(path: Path, changes: dict[str, Any]) -> ModelSpec:
         require_torchscript(path)
         crop, layout, sources = changes["crop"], "NCHW", Sources(torchscript=str(path))
     else:
-        from edge.sources import inspect_onnx
+        from edge.sources.check import inspect_onnx
 
         found = inspect_onnx(path)
         crop, layout, sources = found.crop, found.layout, Sources(onnx=str(path))

@@ -16,7 +16,7 @@ from edge.folder.workspace import RECORD, STAGES
 from edge.images import open_images, sample
 from edge.images.calibrate import load_set
 from edge.pipeline.choices import DEMO_CALIBRATION
-from edge.sources import ExportResult
+from edge.sources.stage import ExportResult
 from edge.specs import ModelSpec, Precision, available_models
 from edge.specs.request import Request
 from edge.specs.schema import OWN_FILES

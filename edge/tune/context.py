@@ -22,7 +22,7 @@ from edge.pipeline import Build
 from edge.prepare.channel_mean import channel_mean
 from edge.prepare.equalize import find_pairs
 from edge.progress import Listener, Reporter
-from edge.sources import WeightsName
+from edge.sources.sources import WeightsName
 from edge.specs import Precision, Preprocess
 from edge.specs.request import Request
 from edge.toolchain.found import Toolchain
