@@ -12,6 +12,7 @@ import pytest
 
 from edge.cli import VERBS, cli, main
 from edge.errors import EdgeError, UsageError
+from edge.toolchain import find
 from tests.conftest import FakeCompiler, Run, save_net
 
 NORM = ("--mean", "0", "--std", "255")
@@ -183,6 +184,10 @@ def test_doctor_names_what_is_missing_and_the_remedy(
     edge: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("EDGE_CACHE", str(tmp_path / "nothing"))
+    monkeypatch.setitem(find._ROUTES, "path", lambda: "no hb_mapper on PATH")  # whatever is on this machine
+    monkeypatch.setitem(find._ROUTES, "docker", lambda: "no docker or podman on PATH")
+    monkeypatch.setattr("edge.cli.doctor.available", lambda: 10**10)
+    monkeypatch.setattr("edge.cli.doctor.FREE_GB", 0.0)
     code, out, err = edge("doctor")
     assert code == 1
     assert "✗ compiler" in out
@@ -190,7 +195,11 @@ def test_doctor_names_what_is_missing_and_the_remedy(
     assert "not ready to build: compiler" in err
 
 
-def test_doctor_is_content_where_a_compiler_is(edge: Run, fake_compiler: FakeCompiler) -> None:
+def test_doctor_is_content_where_a_compiler_is(
+    edge: Run, fake_compiler: FakeCompiler, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("edge.cli.doctor.available", lambda: 10**10)  # this machine may have little left
+    monkeypatch.setattr("edge.cli.doctor.FREE_GB", 0.0)
     code, out, _ = edge("doctor")
     assert code == 0, out
     assert "ready: edge build" in out
