@@ -20,7 +20,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from edge.board.transfer import record
 from edge.compiler.run import makertbin
-from edge.folder.workspace import stage_key
+from edge.folder.workspace import content_key
 from edge.runtime import load
 from edge.toolchain.found import Toolchain
 from tests.conftest import save_pictures
@@ -215,7 +215,7 @@ def test_the_same_inputs_give_the_same_bytes_in_any_environment(
             out=tmp_path,
             prefix="small_64x64_nv12",
             working_dir=yaml_value(config, "working_dir"),
-            key=stage_key("compile", json.loads((stage / "stage.json").read_text())["inputs"]),
+            key=content_key("compile", json.loads((stage / "stage.json").read_text())["inputs"]),
         )
     finally:
         os.sched_setaffinity(0, every)

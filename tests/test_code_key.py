@@ -6,10 +6,15 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from edge.folder.code import ROOT, closure, code_digest
+from edge.pipeline.build import Build
+from edge.pipeline.stages import Stage
+from tests.conftest import Run, save_pictures
+from tests.test_build_compiler import save_small_net
 
 WORKS = (
     "edge.sources.stage",
@@ -110,3 +115,54 @@ def test_what_counts_as_an_import(tmp_path: Path) -> None:
 def test_a_module_that_is_not_there_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(LookupError, match=r"edge\.nowhere"):
         closure("edge.nowhere", root=tmp_path)
+
+
+@pytest.mark.parametrize("mapper", ["portable", "path"])
+@pytest.mark.parametrize("precision", ["int8", "int8_rounded", "int8_equalized"])
+def test_a_stage_reads_only_what_its_row_says_it_needs(
+    mapper: str,
+    precision: str,
+    edge: Run,
+    tmp_path: Path,
+    fake_compiler: object,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """What a row's inputs read has run before them, since the row needs it."""
+    row: list[Stage[Any]] = []
+    run, stage = Build._run, Build.stage
+    asked: set[str] = set()
+
+    def strict_run(self: Build, asking: Stage[Any]) -> object:
+        row.append(asking)
+        done = run(self, asking)
+        row.pop()
+        return done
+
+    def strict_stage(self: Build, read: Stage[Any]) -> object:
+        asked.add(read.name)
+        if row:
+            assert read in row[-1].needs, f"{row[-1].name} reads {read.name}"
+        return stage(self, read)
+
+    monkeypatch.setattr(Build, "_run", strict_run)
+    monkeypatch.setattr(Build, "stage", strict_stage)
+    pictures = str(save_pictures(tmp_path / "pictures", 20))
+    net = str(save_small_net(tmp_path / "net.onnx"))
+    norm = (
+        "--mean",
+        "127.5",
+        "--std",
+        "127.5",
+        "--resize",
+        "64",
+        "--mapper",
+        mapper,
+        "--precision",
+        precision,
+    )
+    data = ("--calib", pictures, "--calib-count", "20", "--images", pictures)
+    code, _, err = edge(
+        "build" if mapper == "portable" else "verify", net, *norm, *data, "--precision", precision
+    )
+    assert code == 0, err
+    assert {"export", "simplify", "calibrate"} <= asked

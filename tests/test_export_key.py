@@ -9,9 +9,10 @@ import onnx
 from attrs import evolve
 from onnx import TensorProto, helper
 
-from edge.folder.workspace import Stage, Workspace
+from edge.folder.workspace import Done, Workspace
 from edge.images.find import class_names
-from edge.pipeline import Build
+from edge.pipeline.build import Build
+from edge.pipeline.stages import EXPORT
 from edge.progress import Quiet
 from edge.sources.stage import ExportResult
 from edge.specs import ModelSpec, Preprocess, Sources, load_precision
@@ -37,10 +38,10 @@ def save_net_of_1000(path: Path) -> Path:
     return path
 
 
-def export_of(spec: ModelSpec, folder: Path) -> Stage[ExportResult]:
+def export_of(spec: ModelSpec, folder: Path) -> Done[ExportResult]:
     request = Request(spec=spec, precision=load_precision("int8"), mapper="portable")
     with Workspace(folder / spec.name, Quiet()) as workspace:
-        return Build(request, workspace, Quiet()).export
+        return Build(request, workspace, Quiet()).stage(EXPORT)
 
 
 def test_an_export_speaks_of_the_labels_of_this_run(tmp_path: Path) -> None:

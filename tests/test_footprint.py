@@ -332,7 +332,7 @@ def test_a_compile_that_would_not_fit_is_not_started(
 ) -> None:
     net = save_net(tmp_path / "net.onnx")
     compile_net = ("compile", str(net), "--mean", "0", "--std", "255", "--calib-count", "20")
-    monkeypatch.setattr("edge.pipeline.build.available", lambda: 100 * MIB)
+    monkeypatch.setattr("edge.pipeline.stages.available", lambda: 100 * MIB)
     fake_compiler.mode("hang")  # it would not come back
     code, _, err = edge(*compile_net)
     assert code == 1

@@ -188,7 +188,7 @@ def test_too_few_names_in_a_configuration_are_told_as_that(
         (folder / name).write_text(name)
     (folder / "inference.yml").write_text(json.dumps(INFERENCE))
     tool = answering(tmp_path, 0.0)
-    monkeypatch.setattr("edge.pipeline.build.choose_framework", lambda *_: tool)
+    monkeypatch.setattr("edge.pipeline.stages.choose_framework", lambda *_: tool)
     code, _, err = edge("export", "--paddle", "pd")
     assert code == 1
     assert "has 4 classes" in err

@@ -264,7 +264,7 @@ def test_a_check_without_the_memory_for_it_is_the_machines_failure(
     zoo: Path, edge: Run, tmp_path: Path, fake_compiler: FakeCompiler, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert edge("models", "--check-all", "Mine")[0] == 0
-    monkeypatch.setattr("edge.pipeline.build.available", lambda: 1000)
+    monkeypatch.setattr("edge.pipeline.stages.available", lambda: 1000)
     for stage in (tmp_path / "build/Mine/.stages").glob("check-*"):
         shutil.rmtree(stage)
     code, out, _ = edge("models", "--check-all", "Mine", "--build-dir", str(tmp_path / "build"))

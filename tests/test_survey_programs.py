@@ -437,7 +437,7 @@ def test_the_next_step_after_a_failed_check_works(
 def test_any_memory_can_be_said_where_it_is_advised(
     zoo: Path, edge: Run, fake_compiler: FakeCompiler, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("edge.pipeline.build.available", lambda: 1000)
+    monkeypatch.setattr("edge.pipeline.stages.available", lambda: 1000)
     code, _, err = edge("models", "--check-all", "Mine")
     assert code == 1
     assert "--any-memory" in err
@@ -536,7 +536,7 @@ def test_memory_error_advice_is_kept_with_the_check(
     def lacks(*_: object, **__: object) -> None:
         raise NotEnoughMemory("too little", remedy="close other programs")
 
-    monkeypatch.setattr("edge.pipeline.build.SourceStages._require_memory", lacks)
+    monkeypatch.setattr("edge.pipeline.stages.require_memory", lacks)
     _, _, err = edge("models", "--check-all", "Mine")
     assert "next: close other programs" in err
     kept = load_records(Path("build/models.json"))["Mine"].checked

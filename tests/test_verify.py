@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import shutil
 from pathlib import Path
@@ -11,12 +12,13 @@ import cattrs
 import numpy as np
 import onnx
 import pytest
+from attrs import evolve
 from onnx import numpy_helper
 
 from edge.compiler.run import CompileResult, makertbin
 from edge.errors import GateError, ModelFileError, ToolchainError
 from edge.images import ImageItem, ImageSet, open_images
-from edge.pipeline import build as pipeline
+from edge.pipeline.stages import COMPILE, STAGES
 from edge.pipeline.verify import FRAMES, VerifyResult, candidates, verify
 from edge.report.wording import verify_line
 from edge.simulate import binfile
@@ -202,6 +204,7 @@ def test_candidates_are_the_same_each_time_and_enough() -> None:
 def test_a_mismatch_fails_the_build_and_nothing_is_published(
     edge: Run, tmp_path: Path, toolchain: Toolchain, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    @functools.wraps(makertbin)
     def tampered(*arguments: Any, **named: Any) -> CompileResult:
         result = makertbin(*arguments, **named)
         path = named["out"] / f"{named['prefix']}_quantized_model.onnx"
@@ -217,7 +220,8 @@ def test_a_mismatch_fails_the_build_and_nothing_is_published(
     net = str(save_small_net(tmp_path / "small.onnx"))
     data = ("--calib", pictures, "--calib-count", "20", "--images", pictures)
     arguments = ("build", net, "--mean", "127.5", "--std", "60", "--resize", "64", "--level", "O0", *data)
-    monkeypatch.setattr(pipeline, "makertbin", tampered)
+    rows = tuple(evolve(row, work=tampered) if row is COMPILE else row for row in STAGES)
+    monkeypatch.setattr("edge.pipeline.build.STAGES", rows)
     code, _, err = edge(*arguments)
     assert code == 1
     assert "the compiled program is not what was measured" in err

@@ -121,7 +121,7 @@ def build_command(
     is reused.
     """
     from edge.folder.workspace import Workspace
-    from edge.pipeline import Build
+    from edge.pipeline.build import Build
     from edge.pipeline.publish import publish
     from edge.report import report_of_build
 
@@ -136,13 +136,15 @@ def build_command(
 
 def _run_stage(stage: str, request: Request, build_dir: Path, *, as_json: bool, verbose: bool) -> None:
     from edge.folder.workspace import Workspace
-    from edge.pipeline import Build
+    from edge.pipeline.build import Build
+    from edge.pipeline.stages import PORTABLE_STAGES, STAGES
 
     with (
         Display(verbose=verbose) as display,
         Workspace(build_dir / request.spec.name, display) as workspace,
     ):
-        done = getattr(Build(request, workspace, display), stage)
+        row = next(row for row in (*STAGES, *PORTABLE_STAGES) if row.name == stage)
+        done = Build(request, workspace, display).stage(row)
     files = [
         {"path": str(done.path(file.path)), "bytes": file.bytes, "sha256": file.sha256} for file in done.files
     ]

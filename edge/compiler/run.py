@@ -107,6 +107,7 @@ def makertbin(
     working_dir: str,
     key: str,
     timeout: float = 7200.0,
+    machine: str = "",
     reporter: Reporter | None = None,
 ) -> CompileResult:
     """Compile; the same inputs and ``key`` give the same bytes wherever ``out`` lies.
@@ -120,6 +121,7 @@ def makertbin(
         working_dir: ``working_dir`` of the YAML, relative.
         key: content key of the compile, such as a sha256; names the sandbox, so it is part of the bytes.
         timeout: seconds.
+        machine: that this runs on, for the record: its seconds and its memory are of it.
         reporter: told of stages and percentages.
 
     Raises:
@@ -158,6 +160,7 @@ def makertbin(
         command=command,
         versions=logs.versions(text) or toolchain.versions,
         peak_memory=done.peak_memory,
+        machine=machine,
     )
 
 

@@ -29,6 +29,7 @@ from edge.errors import EdgeError, ModelFileError, UsageError
 from edge.evaluate.table import HopName
 from edge.files import sha256_of
 from edge.folder.built import Built
+from edge.folder.code import code_digest
 from edge.folder.workspace import stage_key
 from edge.measure import networks as runners
 from edge.measure.networks import Runner
@@ -185,7 +186,7 @@ def key_of(name: HopName, model: str, subject: Subject, code: tuple[str, ...], *
         "opencv": cv2.__version__,
         **more,
     }
-    return stage_key(f"hop {name}", inputs, (*_PICTURES, *code))
+    return stage_key(f"hop {name}", inputs, code_digest(*_PICTURES, *code))
 
 
 def _onnx(name: HopName, role: str, *, nv12: bool) -> Callable[[Subject, int], Hop]:

@@ -16,8 +16,8 @@ A failed or killed build touches nothing that an earlier one published.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
-import importlib.util
 import json
 import shutil
 import time
@@ -38,7 +38,8 @@ MARKER = ".edge-workspace"
 MANIFEST = "manifest.json"
 STAGES = ".stages"
 RECORD = "stage.json"
-SCHEMA = 1
+SCHEMA = 2  # of the keyed stages; 1 named the modules of a stage in lists kept by hand
+_CONTENT = 1  # goes into every .bin by way of the compiler's working folder, so it must not change
 
 T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
@@ -55,7 +56,7 @@ class FileRecord:
 
 
 @frozen
-class Stage(Generic[T_co]):
+class Done(Generic[T_co]):
     """A finished stage.
 
     Attributes:
@@ -83,6 +84,28 @@ class Stage(Generic[T_co]):
     def sha256(self, name: str) -> str:
         """Return the recorded hash of one of the stage's files."""
         return next(record.sha256 for record in self.files if record.path == name)
+
+    def file(self, name: str) -> FileOf:
+        """Return one of the stage's files."""
+        return FileOf(self, name)
+
+
+@frozen
+class FileOf:
+    """A file of a finished stage."""
+
+    stage: Done[Any]
+    name: str
+
+    @property
+    def path(self) -> Path:
+        """Where it is."""
+        return self.stage.path(self.name)
+
+    @property
+    def sha256(self) -> str:
+        """Its recorded hash."""
+        return self.stage.sha256(self.name)
 
 
 @frozen
@@ -118,6 +141,8 @@ class Workspace:
         except Timeout:
             self._reporter.warn(f"another edge is building in {self.root}; waiting for it to end")
             self._lock.acquire()
+        if old := self._of_earlier_edge():
+            self._reporter.warn(f"{old} stages in {self.root} are of an earlier edge; they are made anew")
         return self
 
     def __exit__(
@@ -145,14 +170,22 @@ class Workspace:
         if not marker.exists():
             write_json(marker, {"schema_version": SCHEMA, "model": self.root.name})
 
+    def _of_earlier_edge(self) -> int:
+        """Count the stages whose keys were made another way; none of them is taken."""
+        found = 0
+        for path in (self.root / STAGES).glob(f"*/{RECORD}"):
+            with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+                found += json.loads(path.read_text(encoding="utf-8"))["schema_version"] < SCHEMA
+        return found
+
     def run(
         self,
         name: str,
         inputs: Mapping[str, object],
         action: Callable[[Path], T],
         result_type: type[T],
-        code: Iterable[str] = (),
-    ) -> Stage[T]:
+        code: str = "",
+    ) -> Done[T]:
         """Return the stage's result, from an earlier run if everything it depends on is the same.
 
         Args:
@@ -160,7 +193,7 @@ class Workspace:
             inputs: all it depends on, as JSON: parameters, hashes of input files, tool versions.
             action: does the work in the empty folder it is given.
             result_type: the class that ``action`` returns.
-            code: modules whose source the result depends on; a change of theirs re-runs the stage.
+            code: digest of the code that the result depends on, see :func:`edge.folder.code.code_digest`.
 
         Raises:
             WorkspaceError: the disk is full or the folder can't be written.
@@ -195,7 +228,7 @@ class Workspace:
             write_json(partial / RECORD, record)
             shutil.rmtree(final, ignore_errors=True)
             partial.replace(final)
-        return Stage(name, key, final, result, files, round(seconds, 3), cached=False)
+        return Done(name, key, final, result, files, round(seconds, 3), cached=False)
 
     def _keep_logs(self, name: str, partial: Path, error: BaseException) -> None:
         kept = self.root / "failed" / name
@@ -259,7 +292,7 @@ class Workspace:
             return {}
         return found if isinstance(found, dict) else {}
 
-    def discard_all_but(self, stages: Iterable[Stage[Any]]) -> None:
+    def discard_all_but(self, stages: Iterable[Done[Any]]) -> None:
         """Remove stage folders that the result just published does not rest on."""
         keep = {stage.dir.name for stage in stages}
         for folder in (self.root / STAGES).iterdir():
@@ -268,14 +301,22 @@ class Workspace:
         shutil.rmtree(self.root / "failed", ignore_errors=True)
 
 
-def stage_key(name: str, inputs: Mapping[str, object], code: Iterable[str] = ()) -> str:
+def stage_key(name: str, inputs: Mapping[str, object], code: str = "") -> str:
     """Return the sha256 of a stage's name, inputs and code, independent of the order of keys."""
-    digests = {module: _source_sha256(module) for module in code}
-    text = json.dumps([SCHEMA, name, inputs, digests], sort_keys=True, ensure_ascii=True)
+    return _sha256([SCHEMA, name, inputs, code])
+
+
+def content_key(name: str, inputs: Mapping[str, object]) -> str:
+    """Return the sha256 of a stage's name and inputs alone: the same for every version of edge."""
+    return _sha256([_CONTENT, name, inputs, {}])
+
+
+def _sha256(value: object) -> str:
+    text = json.dumps(value, sort_keys=True, ensure_ascii=True)
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def _load(folder: Path, name: str, key: str, result_type: type[T]) -> Stage[T] | None:
+def _load(folder: Path, name: str, key: str, result_type: type[T]) -> Done[T] | None:
     try:
         record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
         if record["key"] != key or record["schema_version"] != SCHEMA:
@@ -286,7 +327,7 @@ def _load(folder: Path, name: str, key: str, result_type: type[T]) -> Stage[T] |
         result = cattrs.structure(record["result"], result_type)
     except (OSError, ValueError, KeyError, TypeError, cattrs.BaseValidationError):
         return None
-    return Stage(name, key, folder, result, files, float(record["seconds"]), cached=True)
+    return Done(name, key, folder, result, files, float(record["seconds"]), cached=True)
 
 
 def _unchanged(path: Path, record: FileRecord) -> bool:
@@ -302,16 +343,3 @@ def _records(folder: Path) -> Iterator[FileRecord]:
             status = path.stat()
             name = path.relative_to(folder).as_posix()
             yield FileRecord(name, status.st_size, sha256_of(path), status.st_mtime_ns)
-
-
-def _source_sha256(module: str) -> str:
-    spec = importlib.util.find_spec(module)
-    if spec is None or spec.origin is None:
-        raise LookupError(module)
-    source = Path(spec.origin)
-    if source.name != "__init__.py":
-        return sha256_of(source)
-    digest = hashlib.sha256()
-    for path in sorted(source.parent.rglob("*.py")):
-        digest.update(path.relative_to(source.parent).as_posix().encode() + bytes.fromhex(sha256_of(path)))
-    return digest.hexdigest()

@@ -7,6 +7,7 @@ import shlex
 from collections.abc import Iterable, Mapping
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import cattrs
 
@@ -15,9 +16,24 @@ from edge.compiler.logs import cpu_inside
 from edge.evaluate import Evaluation, Score
 from edge.folder.metadata import FILE as METADATA
 from edge.folder.metadata import FileEntry, Metadata, Role
-from edge.folder.workspace import Artifact, Stage
+from edge.folder.workspace import Artifact, Done
 from edge.images import class_names
-from edge.pipeline import Build
+from edge.pipeline.build import Build
+from edge.pipeline.stages import (
+    CALIBRATE,
+    CHECK,
+    COMPILE,
+    EQUALIZE,
+    EVAL,
+    EXPORT,
+    PORTABLE,
+    QUANTIZE,
+    RENDER,
+    REWRITE,
+    ROUND,
+    SIMPLIFY,
+    VERIFY,
+)
 from edge.pipeline.verify import VerifyResult
 from edge.specs.request import Request
 
@@ -41,24 +57,28 @@ RUNTIME_ROLES: dict[str, Role] = {"bin": "bin", "portable_onnx": "portable", "qu
 
 def artifacts(build: Build) -> list[Artifact]:
     """Return the files of a finished build that belong in the build folder."""
-    export, simplify, calibrate = build.export, build.simplify, build.calibrate
+    export, simplify, calibrate = build.stage(EXPORT), build.stage(SIMPLIFY), build.stage(CALIBRATE)
     found = [
         _artifact("float_onnx", export, export.result.onnx),
         _artifact("bpu_onnx", simplify, simplify.result.onnx),
         _artifact("calibration_record", calibrate, calibrate.result.index),
     ]
     if build.toolchain is None:
-        return [_artifact("portable_onnx", build.quantize, build.quantize.result.onnx), *found]
-    check, render, compiled = build.check, build.render, build.compile
-    translated = build.portable.result.onnx
-    shipped, onnx = build.shipped
+        return [_artifact("portable_onnx", build.stage(QUANTIZE), build.stage(QUANTIZE).result.onnx), *found]
+    check, render, compiled = build.stage(CHECK), build.stage(RENDER), build.stage(COMPILE)
+    translated = build.stage(PORTABLE).result.onnx
+    shipped = build.shipped
     return [
         _artifact("bin", compiled, compiled.result.bin),
         _artifact("mapper_yaml", render, render.result.yaml),
         *found,
-        *([_artifact(_SHIPPED[shipped.name], shipped, onnx)] if shipped is not simplify else []),
+        *(
+            [_artifact(_SHIPPED[shipped.stage.name], shipped.stage, shipped.name)]
+            if shipped.stage is not simplify
+            else []
+        ),
         *(_artifact(_role(name), compiled, name) for name in compiled.result.intermediates),
-        *([_artifact("portable_onnx", build.portable, translated)] if translated else []),
+        *([_artifact("portable_onnx", build.stage(PORTABLE), translated)] if translated else []),
         _artifact("compile_log", compiled, compiled.result.log),
         _artifact("check_log", check, check.result.log),
     ]
@@ -97,13 +117,13 @@ def metadata(build: Build, files: Iterable[Artifact], labels: str) -> Metadata:
     if labels:
         found["labels"] = _text_entry(LABELS, labels)
     toolchain = build.toolchain
-    exact = toolchain is not None and build.verify.result.portable_exact is True
+    exact = toolchain is not None and build.stage(VERIFY).result.portable_exact is True
     return Metadata(
-        name=build.export.result.name,
+        name=build.stage(EXPORT).result.name,
         model=build.request.spec.name,
-        weights=build.export.result.weights.source,
+        weights=build.stage(EXPORT).result.weights.source,
         preprocess=build.request.spec.preprocess,
-        classes=build.export.result.classes,
+        classes=build.stage(EXPORT).result.classes,
         files=found,
         toolchain=toolchain.versions if toolchain else {"onnxruntime": version("onnxruntime")},
         exact=exact,
@@ -113,7 +133,7 @@ def metadata(build: Build, files: Iterable[Artifact], labels: str) -> Metadata:
 
 def labels(build: Build) -> str:
     """Return ``labels.txt``: a class name a line; empty where the names are not known or not as many."""
-    network = build.export.result
+    network = build.stage(EXPORT).result
     names = class_names("demo" if network.weights.source == "demo" else build.request.spec.labels)
     return "".join(f"{name}\n" for name in names) if names and len(names) == network.classes else ""
 
@@ -126,17 +146,17 @@ def _text_entry(name: str, text: str) -> FileEntry:
 def facts(build: Build) -> dict[str, object]:
     """Return everything of the manifest but the list of files: what the report shows."""
     request, spec = build.request, build.request.spec
-    compiled = build.compile.result if build.toolchain else None
+    compiled = build.stage(COMPILE).result if build.toolchain else None
     static = compiled.static if compiled else None
     return {
         "schema_version": SCHEMA_VERSION,
         "model": spec.name,
-        "name": build.export.result.name,
+        "name": build.stage(EXPORT).result.name,
         "edge": __version__,
         "command": command("build", request),
-        "weights": cattrs.unstructure(build.export.result.weights),
-        "exporter": build.export.result.exporter,
-        "export_max_error": build.export.result.max_error,
+        "weights": cattrs.unstructure(build.stage(EXPORT).result.weights),
+        "exporter": build.stage(EXPORT).result.exporter,
+        "export_max_error": build.stage(EXPORT).result.max_error,
         "preprocess": cattrs.unstructure(spec.preprocess),
         "mapper": build.toolchain.kind if build.toolchain else "portable",
         "precision": request.precision.name,
@@ -156,24 +176,24 @@ def facts(build: Build) -> dict[str, object]:
             "cpu_inside": [row.name for row in cpu_inside(compiled.nodes)],
         },
         "calibration": {
-            "n": build.calibrate.result.n,
-            "seed": build.calibrate.result.seed,
-            "sha256": build.calibrate.result.sha256,
-            "images": build.calibrate.result.source,
+            "n": build.stage(CALIBRATE).result.n,
+            "seed": build.stage(CALIBRATE).result.seed,
+            "sha256": build.stage(CALIBRATE).result.sha256,
+            "images": build.stage(CALIBRATE).result.source,
             "method": compiled.calibration_method if compiled else "minmax",
         },
-        "attention": cattrs.unstructure(build.simplify.result.attention),
-        "patches": build.simplify.result.patches,
+        "attention": cattrs.unstructure(build.stage(SIMPLIFY).result.attention),
+        "patches": build.stage(SIMPLIFY).result.patches,
         "rewrites": _rewrites(build),
         "equalization": _equalization(build),
         "rounding": _rounding(build),
-        "accuracy": {**_accuracy(build.eval.result), "quantized_by": build.quantized_by},
-        "verify": _verify(build.verify.result) if build.toolchain else None,
+        "accuracy": {**_accuracy(build.stage(EVAL).result), "quantized_by": build.quantized_by},
+        "verify": _verify(build.stage(VERIFY).result) if build.toolchain else None,
         "stages": [_stage(stage, request) for stage in build.done],
     }
 
 
-def _artifact(role: str, stage: Stage[object], name: str) -> Artifact:
+def _artifact(role: str, stage: Done[Any], name: str) -> Artifact:
     return Artifact(role, stage.path(name), Path(name).name)
 
 
@@ -217,7 +237,7 @@ def _accuracy(result: Evaluation) -> dict[str, object]:
 def _rewrites(build: Build) -> dict[str, object] | None:
     if build.toolchain is None or not build.request.precision.rewrites:
         return None
-    result = build.rewrite.result
+    result = build.stage(REWRITE).result
     nodes = {name: list(nodes) for name, nodes in result.nodes.items()}
     return {"nodes": nodes, "max_abs_error": result.max_abs_error}
 
@@ -225,7 +245,7 @@ def _rewrites(build: Build) -> dict[str, object] | None:
 def _equalization(build: Build) -> dict[str, object] | None:
     if build.toolchain is None or build.request.precision.equalization is None:
         return None
-    result = build.equalize.result
+    result = build.stage(EQUALIZE).result
     return {
         "pairs": [cattrs.unstructure(pair) for pair in result.pairs],
         "pictures": result.pictures,
@@ -236,7 +256,7 @@ def _equalization(build: Build) -> dict[str, object] | None:
 def _rounding(build: Build) -> dict[str, object] | None:
     if build.toolchain is None or build.request.precision.rounding is None:
         return None
-    result = build.round.result
+    result = build.stage(ROUND).result
     return {
         "layers": len(result.layers),
         "left": list(result.left),
@@ -274,7 +294,7 @@ def command(verb: str, request: Request) -> str:
     return shlex.join(["edge", verb, *request.arguments])
 
 
-def _stage(stage: Stage[object], request: Request) -> dict[str, object]:
+def _stage(stage: Done[Any], request: Request) -> dict[str, object]:
     vendor = getattr(stage.result, "command", ())
     peak = getattr(stage.result, "peak_memory", None)
     return {

@@ -14,8 +14,9 @@ from edge.files import json_text
 from edge.folder.built import Built
 from edge.folder.metadata import FILE as METADATA
 from edge.folder.workspace import Artifact, Workspace
-from edge.pipeline import Build
+from edge.pipeline.build import Build
 from edge.pipeline.manifest import EVALUATION, LABELS, artifacts, command, labels, manifest, metadata
+from edge.pipeline.stages import CALIBRATE, EVAL
 
 # What other verbs measured of a build -> what lies beside it. Each names the files that it speaks of.
 RESULTS = {"eval.json": ("answers.csv",), "diagnosis.json": ()}
@@ -29,7 +30,7 @@ def publish(build: Build, workspace: Workspace, reports: Reports) -> dict[str, o
     files = artifacts(build)
     names = labels(build)
     about = metadata(build, files, names)
-    measured = evolve(build.eval.result, command=command("build", build.request))
+    measured = evolve(build.stage(EVAL).result, command=command("build", build.request))
     texts = {
         METADATA: json_text(cattrs.unstructure(about)),
         EVALUATION: json_text(cattrs.unstructure(measured)),
@@ -42,7 +43,7 @@ def publish(build: Build, workspace: Workspace, reports: Reports) -> dict[str, o
     built = Built(workspace.root, before, about, sources, hashes)
     texts |= reports(built, names.splitlines(), measured)
     content = {**manifest(build, files, texts), **board}
-    calibration = build.calibrate
+    calibration = build.stage(CALIBRATE)
     folders = {calibration.result.directory: calibration.path(calibration.result.directory)}
     stale = stale_results(workspace.root, hashes)
     workspace.publish(files, content, texts=texts, folders=folders, stale=stale)

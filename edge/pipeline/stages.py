@@ -1,92 +1,545 @@
-"""What every stage of a build stands on: the request, the workspace, the compiler, and who listens."""
+"""The stages of a build as rows, in their order: the only place that knows it.
+
+::
+
+    export → simplify → check → calibrate → rewrite → equalize → round → render → compile → portable → verify
+    → eval
+    export → simplify → calibrate → quantize → eval                  with ``--mapper portable``
+
+``rewrite``, ``equalize`` and ``round`` are there for recipes that ask for them only.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from functools import cached_property
-from importlib.metadata import version
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
+from attrs import frozen
+
+from edge.compiler.footprint import Purpose, extent_of, require
+from edge.compiler.logs import cpu_inside
+from edge.compiler.node_names import SOFTMAX_RECIPE, left_inside
+from edge.compiler.render import RenderResult, render, template_sha256
+from edge.compiler.run import CheckResult, CompileResult, checker, makertbin
 from edge.errors import UsageError
-from edge.folder.workspace import FileRecord, Stage, Workspace
-from edge.images import open_images
-from edge.pipeline.choices import choose_calibration, choose_compiler
+from edge.evaluate import Evaluation, Pictures, choose, evaluate, find_hops
+from edge.files import sha256_of
+from edge.folder.workspace import content_key
+from edge.images import open_images, sample
+from edge.images.calibrate import CalibrationResult, calibrate
+from edge.pipeline.choices import choose_framework
+from edge.pipeline.inputs import Inputs, Keyed, given, versions
+from edge.pipeline.verify import FRAMES, VerifyResult, candidates, verify
+from edge.prepare.channel_mean import RewriteResult, rewrite
+from edge.prepare.equalize import EqualizeResult, equalize
+from edge.prepare.rounding import RoundResult, round_weights
+from edge.prepare.simplify import SimplifyResult, simplify
 from edge.progress import Listener
-from edge.specs.request import Request
-from edge.toolchain.found import Toolchain
+from edge.runtime.machine import machine
+from edge.simulate.hbdk import why_unusable
+from edge.simulate.portable.quantize import PortableResult, quantize
+from edge.simulate.portable.translate import TranslateResult, translate_or_say
+from edge.sources.stage import ExportResult, export
+from edge.toolchain import managed
+from edge.toolchain.environments import FRAMEWORKS
+from edge.toolchain.memory import available, total
+
+if TYPE_CHECKING:
+    from edge.pipeline.build import Build
 
 T = TypeVar("T")
 
 WORKING_DIR = "model_output"  # of the vendor's own choice, for a compile by hand beside the YAML
 
-# What shapes the vendor's output and how it is read, besides the compiler itself.
-COMPILER_CODE = (
-    "edge.compiler.run",
-    "edge.compiler.logs",
-    "edge.compiler.sandbox",
-    "edge.toolchain.workers.hb_mapper",
+
+@frozen(eq=False)
+class Stage(Generic[T]):
+    """A row: one step of a build.
+
+    Attributes:
+        name: such as ``compile``; also the verb that runs it.
+        work: does it. Where it takes them it is given ``out``, an empty folder, and ``reporter`` besides. What
+            its module imports is the ``code`` part of the cache key.
+        result: class that ``work`` returns.
+        needs: stages whose results ``inputs`` reads; they run before, those of them that apply.
+        inputs: what ``work`` is given in this build.
+        note: the result in a few words.
+        when: whether the build asks for it; what does not apply is not needed by others either.
+        warnings: what the user has to know of the result, of a cached one too.
+    """
+
+    name: str
+    work: Callable[..., T]
+    result: type[T]
+    needs: tuple[Stage[Any], ...]
+    inputs: Callable[[Build], Inputs]
+    note: Callable[[Build, T], str]
+    when: Callable[[Build], bool] = lambda _build: True
+    warnings: Callable[[Build, T], Iterator[str]] = lambda _build, _result: iter(())
+
+
+def with_compiler(build: Build) -> bool:
+    """Tell whether the vendor's compiler makes the program."""
+    return build.toolchain is not None
+
+
+def asks_for(key: str) -> Callable[[Build], bool]:
+    """Return whether a build's recipe has a key."""
+    return lambda build: bool(getattr(build.request.precision, key))
+
+
+def require_memory(build: Build, purpose: Purpose, onnx: Path, pictures: int = 0) -> None:
+    """Refuse to start the compiler where it is foretold to be killed for want of memory."""
+    free = available()
+    if not build.request.any_memory and free is not None:
+        name = build.stage(EXPORT).result.name
+        require(extent_of(onnx), purpose, free=free, name=name, pictures=pictures)
+
+
+def _export_inputs(build: Build) -> Inputs:
+    build.listener.begin("export")  # choosing may download
+    spec, weights, framework = build.request.spec, build.weights, build.weights.framework
+    toolchain = build.toolchain if weights.needs_toolchain else None
+    identity = toolchain.identity if toolchain else ""
+    if framework is not None:
+        # Known without the environment, so what it exported once is reused where it is not installed.
+        identity = managed.place(FRAMEWORKS[framework]).digest
+    key = {
+        "source": weights.identity(),  # the worker's own code is in it
+        "shape": spec.preprocess.input_shape,
+        # The noise on which ONNX and framework are compared covers what pixels become.
+        "values": (spec.preprocess.mean, spec.preprocess.std),
+        "labels": _identity_of(spec.labels),
+        "toolchain": identity,
+        **versions("onnx", "onnxruntime"),
+    }
+
+    def arguments() -> Mapping[str, Any]:
+        environment = choose_framework(framework, build.request, build.listener) if framework else None
+        return {"resolved": weights, "spec": spec, "toolchain": toolchain, "framework": environment}
+
+    return Inputs(key, arguments)
+
+
+def _identity_of(labels: str | None) -> str | None:
+    """Return what the notes on a network's classes depend on: a file's content, not its path alone."""
+    path = Path(labels or "")
+    return f"{labels} {sha256_of(path)}" if path.is_file() else labels
+
+
+def _export_note(_build: Build, result: ExportResult) -> str:
+    text = f"{result.onnx}, {result.parameters / 1e6:.2f} M parameters"
+    if result.max_error is None:
+        return text
+    environment = FRAMEWORKS.get(result.weights.source)
+    exporter = environment.title if environment else "torch"
+    return f"{text}, within {result.max_error:.1g} of {exporter}'s scores"
+
+
+EXPORT = Stage(
+    "export",
+    work=export,
+    result=ExportResult,
+    needs=(),
+    inputs=_export_inputs,
+    note=_export_note,
+    warnings=lambda _, result: iter(result.notes),
 )
 
 
-class Stages:
-    """The part of a build that knows how to run a stage, but no stage.
+def _simplify_inputs(build: Build) -> Inputs:
+    source = build.stage(EXPORT)
+    name = f"{source.result.name}_bpu"
+    return given("onnx", "onnxsim", model=source.file(source.result.onnx), name=name)
 
-    Args:
-        request: what to build.
-        workspace: the model's build folder, held.
-        listener: learns of progress.
-    """
 
-    def __init__(self, request: Request, workspace: Workspace, listener: Listener) -> None:
-        self.request = request
-        self.workspace = workspace
-        self.done: list[Stage[object]] = []
+def _simplify_note(_build: Build, result: SimplifyResult) -> str:
+    return (
+        f"{result.nodes_before} → {result.nodes_after} nodes, max abs error {result.max_abs_error:.2g}, "
+        + result.form
+        + (", attention laid out for the BPU" if result.attention else "")
+        + (", patches in two steps" if result.patches else "")
+    )
+
+
+SIMPLIFY = Stage(
+    "simplify",
+    work=simplify,
+    result=SimplifyResult,
+    needs=(EXPORT,),
+    inputs=_simplify_inputs,
+    note=_simplify_note,
+)
+
+
+def _check_inputs(build: Build) -> Inputs:
+    graph, toolchain = build.stage(SIMPLIFY), build.compiler()
+    onnx = graph.file(graph.result.onnx)
+
+    def arguments() -> Mapping[str, Any]:
+        require_memory(build, "check", onnx.path)
+        return {"toolchain": toolchain, "onnx": onnx.path, "timeout": build.request.timeout}
+
+    return Inputs({"onnx": onnx.sha256, "toolchain": toolchain.identity}, arguments)
+
+
+def _left_inside(build: Build, result: CheckResult) -> tuple[str, ...]:
+    """Return the CPU nodes inside the network that the recipe does not move to the BPU."""
+    rows = [(row.name, row.type) for row in cpu_inside(result.nodes)]
+    return left_inside(build.request.precision, rows)
+
+
+def _check_note(build: Build, result: CheckResult) -> str:
+    inside = _left_inside(build, result)
+    moved = len(result.cpu_inside) - len(inside)
+    text = f"{result.bpu + moved} nodes on the BPU, {result.cpu - moved} on the CPU"
+    if moved:
+        text += f", with the {moved} that the recipe moves"
+    return text + (f"; INSIDE the network: {', '.join(inside[:3])}" if inside else "")
+
+
+def _check_warnings(build: Build, result: CheckResult) -> Iterator[str]:
+    inside = _left_inside(build, result)
+    if any(row.type == "Softmax" for row in result.nodes if row.name in inside):
+        yield (
+            f"Softmax inside the network runs on the CPU and splits it; --precision {SOFTMAX_RECIPE} "
+            "moves it to the BPU"
+        )
+
+
+CHECK = Stage(
+    "check",
+    work=checker,
+    result=CheckResult,
+    needs=(SIMPLIFY, EXPORT),
+    inputs=_check_inputs,
+    note=_check_note,
+    when=with_compiler,
+    warnings=_check_warnings,
+)
+
+
+def _calibrate_inputs(build: Build) -> Inputs:
+    request, chosen = build.request, build.calibration_set
+    if request.calibration is None and build.stage(EXPORT).result.weights.source not in ("demo", "random"):
+        build.listener.warn(
+            "calibrating on the project's demo pictures, which this network was not trained for; "
+            "give --calib DIR with pictures like the camera's"
+        )
+    images = sample(open_images(chosen.images, count=chosen.n, seed=chosen.seed), chosen.n, chosen.seed)
+    preprocess = request.spec.preprocess
+    return given("numpy", "opencv", images=images, preprocess=preprocess, n=chosen.n, seed=chosen.seed)
+
+
+CALIBRATE = Stage(
+    "calibrate",
+    work=calibrate,
+    result=CalibrationResult,
+    needs=(EXPORT,),
+    inputs=_calibrate_inputs,
+    note=lambda _, r: r.source + (f", {len(r.unreadable)} left out" if r.unreadable else ""),
+)
+
+
+def _of_recipe(build: Build, key: str, lacks: str, recipe: str) -> Any:
+    """Return what the recipe says under a key; a verb may want a stage for which it says nothing."""
+    asked = getattr(build.request.precision, key)
+    if not asked:
+        raise UsageError(
+            f"recipe {build.request.precision.name} {lacks}",
+            allowed=f"a recipe with the key '{key}'",
+            remedy=f"--precision {recipe}",
+        )
+    return asked
+
+
+def _rewrite_inputs(build: Build) -> Inputs:
+    rewrites = _of_recipe(build, "rewrites", "rewrites nothing", "int8_channel_mean")
+    name = f"{build.stage(EXPORT).result.name}_bpu_rewritten"
+    return given("onnx", model=build.onnx_after(SIMPLIFY), rewrites=rewrites, name=name)
+
+
+REWRITE = Stage(
+    "rewrite",
+    work=rewrite,
+    result=RewriteResult,
+    needs=(SIMPLIFY, EXPORT),
+    inputs=_rewrite_inputs,
+    note=lambda _, r: (
+        ", ".join(f"{name} at {len(nodes)} nodes" for name, nodes in r.nodes.items())
+        + f", max abs error {r.max_abs_error:.2g}"
+    ),
+    when=asks_for("rewrites"),
+)
+
+
+def _equalize_inputs(build: Build) -> Inputs:
+    return given(
+        "numpy",
+        "onnx",
+        "onnxruntime",
+        equalization=_of_recipe(build, "equalization", "does not equalize channels", "int8_equalized"),
+        model=build.onnx_after(REWRITE),
+        calibration=Keyed(build.calibration_files(), build.stage(CALIBRATE).result.sha256),
+        preprocess=build.request.spec.preprocess,
+        name=f"{build.stage(EXPORT).result.name}_bpu_equalized",
+    )
+
+
+EQUALIZE = Stage(
+    "equalize",
+    work=equalize,
+    result=EqualizeResult,
+    needs=(CALIBRATE, REWRITE, SIMPLIFY, EXPORT),
+    inputs=_equalize_inputs,
+    note=lambda _, r: f"channels of {len(r.pairs)} pairs scaled, max abs error {r.max_abs_error:.2g}",
+    when=asks_for("equalization"),
+)
+
+
+def _round_inputs(build: Build) -> Inputs:
+    return given(
+        "numpy",
+        "onnx",
+        "onnxruntime",
+        rounding=_of_recipe(build, "rounding", "does not round weights", "int8_rounded"),
+        model=build.onnx_after(EQUALIZE),
+        calibration=Keyed(build.calibration_files(), build.stage(CALIBRATE).result.sha256),
+        preprocess=build.request.spec.preprocess,
+        seed=build.request.seed,
+        name=f"{build.stage(EXPORT).result.name}_bpu_rounded",
+    )
+
+
+ROUND = Stage(
+    "round",
+    work=round_weights,
+    result=RoundResult,
+    needs=(CALIBRATE, EQUALIZE, REWRITE, SIMPLIFY, EXPORT),
+    inputs=_round_inputs,
+    note=lambda _, r: (
+        f"weights of {len(r.layers)} layers, {100 * r.error_kept:.0f} % of the nearest steps' error"
+        + (f"; {len(r.left)} left as they are" if r.left else "")
+    ),
+    when=asks_for("rounding"),
+)
+
+# What may stand between the BPU-ready ONNX and the compiler, the last one first.
+REFINED: tuple[Stage[Any], ...] = (ROUND, EQUALIZE, REWRITE)
+
+
+def _render_inputs(build: Build) -> Inputs:
+    request, calibration = build.request, build.stage(CALIBRATE)
+    recipe, exported, onnx = request.precision, build.stage(EXPORT), build.shipped
+    known = recipe.evidence.float_sha256 if recipe.evidence else None
+    if known is not None and known != exported.sha256(exported.result.onnx):
+        build.listener.warn(
+            f"precision recipe {recipe.name} was searched for other weights than these: its figures do not "
+            f"hold here; edge tune searches anew, --precision {request.spec.precision} goes without"
+        )
+    folder = calibration.result.directory
+    sizes = [(Path(f.path).name, f.bytes) for f in calibration.files if f.path.startswith(folder)]
+    return given(
+        also={"template": template_sha256()},
+        spec=request.spec,
+        precision=recipe,
+        model=onnx,
+        calibration_files=Keyed(sizes, calibration.result.sha256),
+        prefix=build.prefix,
+        onnx_model=f"./{onnx.name}",
+        cal_data_dir=f"./{folder}",
+        working_dir=f"./{WORKING_DIR}",
+    )
+
+
+RENDER = Stage(
+    "render",
+    work=render,
+    result=RenderResult,
+    needs=(CALIBRATE, *REFINED, SIMPLIFY, EXPORT),
+    inputs=_render_inputs,
+    note=lambda build, r: f"{r.yaml}, precision {build.request.precision.name}",
+    when=with_compiler,
+)
+
+
+def _compile_inputs(build: Build) -> Inputs:
+    calibration, made, toolchain = build.stage(CALIBRATE), build.stage(RENDER), build.compiler()
+    onnx, text, folder = build.shipped, made.file(made.result.yaml), calibration.result.directory
+    key = {
+        "yaml": text.sha256,
+        "onnx": onnx.sha256,
+        "calibration": calibration.result.sha256,
+        "toolchain": toolchain.identity,
+        # The hashes above hold these too; edge models --page reads them.
+        "level": build.request.precision.compiler.optimize_level,
+        "recipe": build.request.precision.name,
+        "weights": build.stage(EXPORT).result.weights.source,
+    }
+
+    def arguments() -> Mapping[str, Any]:
+        require_memory(build, "compile", onnx.path, calibration.result.n)
+        memory = total()
+        return {
+            "toolchain": toolchain,
+            "yaml": text.path,
+            "files": {onnx.name: onnx.path, folder: calibration.path(folder)},
+            "prefix": build.prefix,
+            "working_dir": WORKING_DIR,
+            "key": content_key("compile", key),
+            "timeout": build.request.timeout,
+            "machine": machine() + (f", {memory / 2**30:.1f} GiB of memory" if memory else ""),
+        }
+
+    return Inputs(key, arguments)
+
+
+COMPILE = Stage(
+    "compile",
+    work=makertbin,
+    result=CompileResult,
+    needs=(RENDER, CALIBRATE, *REFINED, SIMPLIFY, EXPORT),
+    inputs=_compile_inputs,
+    note=lambda _, r: r.bin + (f", {r.static.latency_us:.1f} us static" if r.static else ""),
+    when=with_compiler,
+)
+
+
+def _quantize_inputs(build: Build) -> Inputs:
+    calibration = build.stage(CALIBRATE)
+    folder = calibration.path(calibration.result.directory)
+    return given(
+        "numpy",
+        "onnx",
+        "onnxruntime",
+        model=build.onnx_after(SIMPLIFY),
+        calibration=Keyed(folder, calibration.result.sha256),
+        preprocess=build.request.spec.preprocess,
+        prefix=build.prefix,
+    )
+
+
+QUANTIZE = Stage(
+    "quantize",
+    work=quantize,
+    result=PortableResult,
+    needs=(SIMPLIFY, CALIBRATE, EXPORT),
+    inputs=_quantize_inputs,
+    note=lambda _, r: f"{r.onnx}, by onnxruntime",
+    when=lambda build: not with_compiler(build),
+)
+
+
+PORTABLE = Stage(
+    "portable",
+    work=translate_or_say,
+    result=TranslateResult,
+    needs=(COMPILE, EXPORT),
+    inputs=lambda build: given("numpy", "onnx", quantized=build.quantized, prefix=build.prefix),
+    note=lambda _, r: f"{r.onnx}, {r.nodes} operators translated" if r.onnx else "none",
+    when=with_compiler,
+    warnings=lambda _, r: iter([f"no portable model: {r.why_not}"] if r.why_not else []),
+)
+
+
+def _verify_inputs(build: Build) -> Inputs:
+    compiled, portable, toolchain = build.stage(COMPILE), build.stage(PORTABLE), build.compiler()
+    translated = portable.result.onnx
+    return given(
+        "numpy",
+        "onnxruntime",
+        "opencv",
+        also={"frames": FRAMES, "simulator": why_unusable(toolchain)},
+        toolchain=toolchain,
+        program=compiled.file(compiled.result.bin),
+        quantized=build.quantized,
+        portable=portable.file(translated) if translated else None,
+        images=candidates(build.measured_on[0]),
+        preprocess=build.request.spec.preprocess,
+    )
+
+
+def _verify_note(_build: Build, result: VerifyResult) -> str:
+    if result.why_not:
+        return "not verified"
+    part = f", first of its {result.calls} BPU parts" if result.calls > 1 else ""
+    return f"program equals quantized model bit for bit on {result.frames} frames{part}"
+
+
+def _verify_warnings(_build: Build, result: VerifyResult) -> Iterator[str]:
+    if result.why_not:
+        yield f"NOT VERIFIED against the compiled program: {result.why_not}"
+
+
+VERIFY = Stage(
+    "verify",
+    work=verify,
+    result=VerifyResult,
+    needs=(COMPILE, PORTABLE, EXPORT),
+    inputs=_verify_inputs,
+    note=_verify_note,
+    when=with_compiler,
+    warnings=_verify_warnings,
+)
+
+
+def _eval_inputs(build: Build) -> Inputs:
+    images, no_top1 = build.measured_on
+    if no_top1:
+        build.listener.warn(f"{no_top1}; agreement with the float network is measured instead")
+    subject, quantized = build.subject
+    hops = choose(*find_hops(subject), ["float", "nv12", quantized])
+    seed = build.request.seed
+    return given(
+        subject=Keyed(subject, subject.name),
+        hops=Keyed(hops, {hop.name: hop.key for hop in hops}),
+        pictures=Keyed(
+            Pictures(images, no_top1, seed), [images.fingerprint, images.description, no_top1, seed]
+        ),
+        root=Keyed(build.workspace.root),
+        listener=Keyed(_Inside(build.listener)),
+    )
+
+
+def _eval_note(_build: Build, result: Evaluation) -> str:
+    first, last = result.hop("float"), result.hop(result.quantized)
+    agreement = f"agreement {last.agreement_percent:.1f} % on {result.n} pictures"
+    if first.score is None or last.score is None:
+        return agreement
+    return f"Top-1 {first.score.top1:.2f} → {last.score.top1:.2f} %, {agreement}"
+
+
+class _Inside:
+    """Shows the hops of one stage as its steps."""
+
+    def __init__(self, listener: Listener) -> None:
         self._listener = listener
-        self._calibration_set = choose_calibration(request)
-        # Wrong paths are told now, not after minutes of compiling.
-        for source in (request.images, self._calibration_set.images):
-            if source is not None:
-                open_images(source)
+        self._hop = ""
 
-    @cached_property
-    def toolchain(self) -> Toolchain | None:
-        """The compiler; None with the portable mapper."""
-        return choose_compiler(self.request, self._listener)
+    def begin(self, stage: str) -> None:
+        self._hop = stage
 
-    def record(self, path: Path) -> FileRecord:
-        """Return size and hash of a file of a finished stage."""
-        return next(file for stage in self.done for file in stage.files if stage.path(file.path) == path)
+    def end(self, stage: str, seconds: float, *, cached: bool, note: str) -> None:
+        """A step ends without a word."""
 
-    def _compiler(self) -> Toolchain:
-        if self.toolchain is None:
-            raise UsageError(
-                "this stage needs the vendor's compiler, and the mapper is portable",
-                allowed="--mapper auto, managed, path or docker",
-                remedy="edge toolchain install",
-            )
-        return self.toolchain
+    def update(self, text: str, fraction: float | None = None) -> None:
+        self._listener.update(f"{self._hop}: {text}" if self._hop else text, fraction)
 
-    def _stage(
-        self,
-        name: str,
-        inputs: Mapping[str, object],
-        action: Callable[[Path], T],
-        result_type: type[T],
-        *,
-        code: tuple[str, ...],
-        note: Callable[[T], str],
-    ) -> Stage[T]:
-        self._listener.begin(name)
-        stage = self.workspace.run(name, inputs, action, result_type, code)
-        self._listener.end(name, stage.seconds, cached=stage.cached, note=note(stage.result))
-        self.done.append(stage)
-        return stage
+    def warn(self, message: str) -> None:
+        self._listener.warn(message)
 
 
-def versions(*packages: str) -> dict[str, dict[str, str]]:
-    """Return the installed version of each package, for cache keys.
+EVAL = Stage(
+    "eval",
+    work=evaluate,
+    result=Evaluation,
+    needs=(EXPORT, SIMPLIFY, QUANTIZE, COMPILE, PORTABLE, VERIFY),
+    inputs=_eval_inputs,
+    note=_eval_note,
+)
 
-    Under a key of its own: an input may be called ``onnx``, too.
-    """
-    return {"versions": {package: version(package) for package in packages}}
+STAGES: tuple[Stage[Any], ...] = (
+    EXPORT, SIMPLIFY, CHECK, CALIBRATE, REWRITE, EQUALIZE, ROUND, RENDER, COMPILE, PORTABLE, VERIFY, EVAL,
+)  # fmt: skip
+PORTABLE_STAGES: tuple[Stage[Any], ...] = (EXPORT, SIMPLIFY, CALIBRATE, QUANTIZE, EVAL)

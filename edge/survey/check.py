@@ -14,7 +14,8 @@ from edge.compiler.node_names import left_inside
 from edge.errors import EdgeError, NotEnoughMemory, ToolchainMissing
 from edge.folder.workspace import Workspace
 from edge.graph.count import count
-from edge.pipeline import Build
+from edge.pipeline.build import Build
+from edge.pipeline.stages import CHECK, EXPORT, SIMPLIFY
 from edge.progress import Listener
 from edge.specs import ModelSpec, load_precision
 from edge.specs.request import Request
@@ -30,8 +31,8 @@ def measure_model(request: Request, build_dir: Path, listener: Listener) -> Coun
     """
     with Workspace(build_dir / request.spec.name, listener) as workspace:
         build = Build(request, workspace, listener)
-        exported = build.export
-        build.simplify  # noqa: B018 - a stage is a property that does its work when it is asked for
+        exported = build.stage(EXPORT)
+        build.stage(SIMPLIFY)
         path = exported.path(exported.result.onnx)
         listener.begin("count")
         work = count(path)
@@ -102,16 +103,16 @@ def check_model(
     try:
         with Workspace(build_dir / request.spec.name, listener) as workspace:
             build = Build(request, workspace, listener)
-            simplified = build.simplify
+            simplified = build.stage(SIMPLIFY)
             network = f"{simplified.sha256(simplified.result.onnx)} {request.precision.name}"
             twin = _twin(network, earlier or {})
             if twin is not None:
                 listener.begin("check")
                 listener.end("check", 0.0, cached=True, note=f"the same network as {twin.same_as}")
                 return evolve(twin, seconds=_seconds(build))
-            check = build.check
+            check = build.stage(CHECK)
             nodes = simplified.result.nodes_after
-            exported = build.export.result
+            exported = build.stage(EXPORT).result
     except EdgeError as error:
         machine = isinstance(error, (NotEnoughMemory, ToolchainMissing))
         return Checked(request.weights, failed=error.seen, remedy=error.remedy or "", machine=machine)

@@ -18,7 +18,8 @@ from edge.graph.files import load_onnx
 from edge.images import ImageItem, ImageSet, sample
 from edge.images.frames import Frame, load_frames, spread
 from edge.measure.networks import FloatNet
-from edge.pipeline import Build
+from edge.pipeline.build import Build
+from edge.pipeline.stages import CALIBRATE, EXPORT, SIMPLIFY
 from edge.prepare.channel_mean import channel_mean
 from edge.prepare.equalize import find_pairs
 from edge.progress import Listener, Reporter
@@ -192,27 +193,27 @@ class Context:
     @cached_property
     def equalizable(self) -> bool:
         """Whether the network has convolutions between which channels can be scaled."""
-        graph = self.build.simplify
+        graph = self.build.stage(SIMPLIFY)
         return bool(find_pairs(load_onnx(graph.path(graph.result.onnx))))
 
     @cached_property
     def rewritable(self) -> bool:
         """Whether parts of the network can be written another way."""
-        graph = self.build.simplify
+        graph = self.build.stage(SIMPLIFY)
         _, means = channel_mean(load_onnx(graph.path(graph.result.onnx)))
         return bool(means)
 
     @cached_property
     def halves(self) -> tuple[Halves, str]:
         """The pictures in two parts, and why there is no Top-1; empty if there is."""
-        source = self.build.export.result.weights.source
+        source = self.build.stage(EXPORT).result.weights.source
         if self.request.images is None and source not in ("demo", "random"):
             raise UsageError(
                 "no pictures to search on: the project's rendered ones say nothing of this network",
                 allowed="a folder of pictures, a list file or labels.csv, labelled or not",
                 remedy=f"edge tune {self.request.spec.name} --images DIR",
             )
-        images, unlabelled = self.build._pictures
+        images, unlabelled = self.build.measured_on
         return halves(images, self.request.seed), unlabelled
 
     @cached_property
@@ -224,7 +225,7 @@ class Context:
     def trials(self) -> Trials:
         """What compiles and measures recipes."""
         build = self.build
-        graph, calibration = build.simplify, build.calibrate
+        graph, calibration = build.stage(SIMPLIFY), build.stage(CALIBRATE)
         identity: Mapping[str, object] = {
             "onnx": graph.sha256(graph.result.onnx),
             "calibration": calibration.result.sha256,
@@ -233,7 +234,7 @@ class Context:
             "seed": self.request.seed,
         }
         # All trials have the weights of the first, and none of them asks the network for others.
-        source = build.export.result.weights.source
+        source = build.stage(EXPORT).result.weights.source
         named = cast(WeightsName, source) if source in get_args(WeightsName) else self.request.weights
         request = evolve(self.request, weights=named)
         return Trials(request, self.workspace, self.journal, Inside(self.listener, self.standing), identity)
@@ -274,7 +275,7 @@ class Context:
         """Return the half of the pictures that is called ``selection`` or ``report``."""
         split, unlabelled = self.halves
         preprocess = self.request.spec.preprocess
-        graph = self.build.simplify
+        graph = self.build.stage(SIMPLIFY)
         net = float_net(graph.path(graph.result.onnx), preprocess)
         return load(getattr(split, part), net, preprocess, unlabelled, self.listener)
 

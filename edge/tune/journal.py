@@ -23,6 +23,7 @@ from edge.errors import (
     ToolchainError,
 )
 from edge.files import disk_errors
+from edge.folder.code import code_digest
 from edge.folder.workspace import stage_key
 
 # What a trial may fail with and still be a result: the recipe is at fault, not the machine or the user.
@@ -86,7 +87,7 @@ class Journal:
 
     def finished(self, kind: str, inputs: Mapping[str, object]) -> bool:
         """Tell whether a trial is known already."""
-        return stage_key(f"tune {kind}", inputs, self._code) in self._known
+        return stage_key(f"tune {kind}", inputs, code_digest(*self._code)) in self._known
 
     def once(
         self,
@@ -111,7 +112,7 @@ class Journal:
         Raises:
             EdgeError: the user's data or the machine is at fault; nothing is written down.
         """
-        key = stage_key(f"tune {kind}", inputs, self._code)
+        key = stage_key(f"tune {kind}", inputs, code_digest(*self._code))
         entry = self._known.get(key)
         if entry is None or 0 < entry.limit < limit:
             entry = self._do(key, kind, name, work, limit, share)

@@ -14,6 +14,7 @@ from attrs import evolve
 from edge import __version__
 from edge.files import data_dir, write_text
 from edge.measure.statistics import mcnemar
+from edge.pipeline.stages import EXPORT
 from edge.specs import Evidence, Precision, is_searched
 from edge.tune.context import Context, Options
 from edge.tune.journal import Entry
@@ -136,7 +137,7 @@ def outcome(
 ) -> TuneResult:
     """Return the whole result; the chosen recipe carries its evidence."""
     halves, unlabelled = search.halves
-    export = search.build.export
+    export = search.build.stage(EXPORT)
     entries = tuple(search.journal.used.values())
     best = None if chosen is None else points[chosen]
     met = best is not None and best.report is not None and passes(best.report, search.options)

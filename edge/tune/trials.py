@@ -23,7 +23,8 @@ from edge.folder.workspace import STAGES, Workspace
 from edge.graph.files import facts, load_onnx
 from edge.images.frames import Frame, cores, spread
 from edge.measure import networks as runners
-from edge.pipeline import Build
+from edge.pipeline.build import Build
+from edge.pipeline.stages import COMPILE, PORTABLE, VERIFY
 from edge.progress import Listener, Reporter, Silent
 from edge.specs import Calibration, NodePrecision, Precision
 from edge.specs import Preprocess as PreprocessSpec
@@ -211,7 +212,7 @@ class Trials:
             build = self.build(precision, limit)
             return {
                 "measured": cattrs.unstructure(self._measure(build, pictures)),
-                "compile_s": build.compile.seconds,
+                "compile_s": build.stage(COMPILE).seconds,
             }
 
         inputs = {**self.identity, "precision": described(precision), "pictures": pictures.fingerprint}
@@ -222,10 +223,10 @@ class Trials:
 
         def work() -> dict[str, Any]:
             build = self.build(precision, limit, keep=True)
-            compiled = build.compile
+            compiled = build.stage(COMPILE)
             if compiled.result.static is None:
                 raise CompileError("hbdk-cc", "the compiler gave no latency")
-            verified = build.verify.result
+            verified = build.stage(VERIFY).result
             return {
                 "measured": cattrs.unstructure(self._measure(build, pictures)),
                 "latency_us": compiled.result.static.latency_us,
@@ -248,15 +249,15 @@ class Trials:
 
     def _measure(self, build: Build, pictures: Set) -> Measured:
         """Answer the pictures with the portable model, the compiler's own integers, or in its runtime."""
-        translated = build.portable.result.onnx
+        translated = build.stage(PORTABLE).result.onnx
         with ExitStack() as stack:
             if translated:
-                run = stack.enter_context(runners.portable(build.portable.path(translated)))
+                run = stack.enter_context(runners.portable(build.stage(PORTABLE).path(translated)))
             elif build.toolchain is not None:
-                model = build.compile.path(f"{build.prefix}_quantized_model.onnx")
+                model = build.stage(COMPILE).path(f"{build.prefix}_quantized_model.onnx")
                 run = stack.enter_context(runners.vendor(build.toolchain, model, cores()))
             else:
-                raise ModelFileError(build.portable.result.why_not)
+                raise ModelFileError(build.stage(PORTABLE).result.why_not)
             self.listener.update(f"{len(pictures.frames)} pictures")
             scores = np.stack(spread(lambda frame: run(frame.rgb), list(pictures.frames)))
         return compare(pictures.reference, scores, pictures.labels)

@@ -19,6 +19,7 @@ from attrs import define, evolve
 
 from edge.errors import GateError, UsageError
 from edge.folder.workspace import Workspace
+from edge.pipeline.stages import CHECK, VERIFY
 from edge.progress import Listener
 from edge.specs import Precision
 from edge.specs.request import Request
@@ -96,7 +97,8 @@ class Search(Context):
         if result.best is None:
             return frozenset()
         build = self.trials.build(result.best.precision, self.options.trial_seconds, keep=True)
-        _ = build.check, build.verify
+        build.stage(CHECK)
+        build.stage(VERIFY)
         return frozenset(stage.dir.name for stage in build.done)
 
     def _baseline(self) -> Entry:

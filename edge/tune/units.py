@@ -10,6 +10,7 @@ from edge.compiler.node_names import NodeNames
 from edge.errors import ModelFileError
 from edge.graph.files import facts, load_onnx
 from edge.measure.layers import group
+from edge.pipeline.stages import CALIBRATE, COMPILE, SIMPLIFY
 from edge.simulate.fakequant import FakeQuant
 from edge.specs import NodePrecision, Precision
 from edge.tune import spaces
@@ -81,7 +82,7 @@ def narrowed(cheap: float, shipped: float, allowed: float) -> float | None:
 
 def _ranking(search: Context, compiled: Precision) -> Ranking:
     build = search.trials.build(compiled, search.limit(), keep=True)
-    made = build.compile
+    made = build.stage(COMPILE)
     name = f"{build.prefix}_calibrated_model.onnx"
     net = FakeQuant(made.path(name))
     fixed = [row.name for row in made.result.nodes if row.on == "CPU"]
@@ -98,7 +99,7 @@ def _ranking(search: Context, compiled: Precision) -> Ranking:
 
 def _nameless(search: Context, net: FakeQuant) -> list[str]:
     """Return the compiler's nodes that no recipe can name."""
-    graph = search.build.simplify
+    graph = search.build.stage(SIMPLIFY)
     model = load_onnx(graph.path(graph.result.onnx))
     names = NodeNames.of(facts(model, origin=graph.result.onnx), model)
     return [node.name for node in net.graph.nodes if node.name not in names or node.name in names.heirs]
@@ -110,7 +111,7 @@ class _Units:
     def __init__(self, search: Context, ranking: Ranking) -> None:
         self._search = search
         self._ranking = ranking
-        graph, calibration = search.build.simplify, search.build.calibrate
+        graph, calibration = search.build.stage(SIMPLIFY), search.build.stage(CALIBRATE)
         self._costs = Costs(
             toolchain=search.toolchain,
             onnx=graph.path(graph.result.onnx),

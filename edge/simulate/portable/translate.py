@@ -51,6 +51,14 @@ def translate(*, quantized: Path, prefix: str, out: Path) -> TranslateResult:
     return TranslateResult(target.name, len(source.graph.node))
 
 
+def translate_or_say(*, quantized: Path, prefix: str, out: Path) -> TranslateResult:
+    """Write the portable model, or return why there is none; see :func:`translate`."""
+    try:
+        return translate(quantized=quantized, prefix=prefix, out=out)
+    except ModelFileError as error:
+        return TranslateResult(None, 0, error.seen)
+
+
 def translated(source: onnx.ModelProto) -> onnx.ModelProto:
     """Return the portable model of a quantized one; see :func:`translate`."""
     vendor = source.graph

@@ -1,0 +1,80 @@
+"""What a stage is given, and the part of its cache key that follows from it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from importlib.metadata import version
+from typing import Any
+
+import cattrs
+import cv2
+from attrs import frozen
+
+from edge.folder.workspace import FileOf
+from edge.images import ImageSet
+from edge.toolchain.found import Toolchain
+
+
+@frozen
+class Inputs:
+    """What a stage is given.
+
+    Attributes:
+        key: all that its result depends on, as JSON: parameters, hashes of files, versions of packages.
+        arguments: makes the keywords of its work; called only where the work has to be done.
+    """
+
+    key: Mapping[str, object]
+    arguments: Callable[[], Mapping[str, Any]]
+
+
+@frozen
+class Keyed:
+    """An argument that stands in the key as something else; not at all with None."""
+
+    value: Any
+    key: object = None
+
+
+def given(*packages: str, also: Mapping[str, object] | None = None, **arguments: Any) -> Inputs:
+    """Return arguments with the key that follows from them.
+
+    A file of a stage counts as its hash, a compiler as its identity, images as their fingerprint.
+
+    Args:
+        packages: whose version the result depends on.
+        also: further entries of the key.
+        arguments: keywords of the work.
+    """
+    key = {name: _key_of(value) for name, value in arguments.items()}
+    kept = {name: value for name, value in key.items() if value is not None}
+    values = {name: _value_of(value) for name, value in arguments.items()}
+    return Inputs({**kept, **(also or {}), **versions(*packages)}, lambda: values)
+
+
+def _key_of(value: Any) -> object:
+    if isinstance(value, Keyed):
+        return value.key
+    if isinstance(value, FileOf):
+        return value.sha256
+    if isinstance(value, Toolchain):
+        return value.identity
+    if isinstance(value, ImageSet):
+        return value.fingerprint
+    return cattrs.unstructure(value)
+
+
+def _value_of(value: Any) -> Any:
+    if isinstance(value, Keyed):
+        return value.value
+    return value.path if isinstance(value, FileOf) else value
+
+
+def versions(*packages: str) -> dict[str, dict[str, str]]:
+    """Return the installed version of each package, for cache keys.
+
+    Under a key of its own: an input may be called ``onnx``, too.
+    """
+    # OpenCV: whichever of its packages is installed.
+    found = {name: cv2.__version__ if name == "opencv" else version(name) for name in packages}
+    return {"versions": found} if found else {}
