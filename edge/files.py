@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all, and what a full disk says."""
+"""Ground: whole files or none, their hashes, and what a full disk says."""
 
 from __future__ import annotations
 

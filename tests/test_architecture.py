@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +12,7 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).resolve().parent.parent / "edge"
+MAP = PACKAGE.parent / "docs" / "architecture.md"
 
 # A room may import rooms of a lower number only (and itself); rooms of one number do not know each other.
 RANK = {
@@ -98,3 +101,36 @@ def test_only_the_command_line_prints() -> None:
         and node.func.id in ("print", "exit")
     ]
     assert printing == []
+
+
+def caption(name: str) -> str:
+    path = PACKAGE / name / "__init__.py"
+    text = ast.get_docstring(ast.parse((path if path.exists() else PACKAGE / f"{name}.py").read_text()))
+    assert text, name
+    return text.splitlines()[0]
+
+
+def test_the_map_of_the_rooms_is_the_codes_own() -> None:
+    """EDGE_REGENERATE_README=1 writes it anew."""
+    rows = [
+        f"| {RANK[name]} | `{name}` | {caption(name)} |" for name in sorted(RANK, key=lambda r: (RANK[r], r))
+    ]
+    table = "\n".join(["", "| | room | what |", "|---|---|---|", *rows, "", ""])
+    text = MAP.read_text()
+    start, rest = text.split("<!-- rooms -->\n")
+    shown, end = rest.split("<!-- end of rooms -->")
+    if os.environ.get("EDGE_REGENERATE_README") == "1":
+        MAP.write_text(f"{start}<!-- rooms -->\n{table}<!-- end of rooms -->{end}")
+    else:
+        assert shown == table
+    for name in re.findall(r"`((?:\w+/)+\w+\.py)`", text):
+        assert (PACKAGE / name).exists() or (PACKAGE.parent / name).exists(), name
+
+
+def test_a_file_is_one_thought() -> None:
+    lengths = {
+        path.relative_to(PACKAGE): len(path.read_text().splitlines()) for path in PACKAGE.rglob("*.py")
+    }
+    assert {path: lines for path, lines in lengths.items() if lines > 600} == {}
+    assert len(lengths) <= 215
+    assert sum(lengths.values()) <= 35_500

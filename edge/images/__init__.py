@@ -1,4 +1,4 @@
-"""Sets of pictures, with labels where there are any: found, checked, sampled."""
+"""An image's way into the network: find, decode, resize, NV12, calibrate; the demo's images."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""The order of the stages of a build, how a build runs them, and how its result is published."""
+"""The stages of a build in their order, the engine that runs them, and how a result is published."""

@@ -59,8 +59,8 @@ class Stage(Generic[T]):
 
     Attributes:
         name: such as ``compile``; also the verb that runs it.
-        work: does it. Where it takes them it is given ``out``, an empty folder, and ``reporter`` besides. What
-            its module imports is the ``code`` part of the cache key.
+        work: does it, also given ``out``, an empty folder, and ``reporter`` where it takes them. What its
+            module imports is the ``code`` part of the cache key.
         result: class that ``work`` returns.
         needs: stages whose results ``inputs`` reads; they run before, those of them that apply.
         inputs: what ``work`` is given in this build.

@@ -1,4 +1,4 @@
-"""Find, install and run the vendor's compiler; turn its logs and tables into data; nothing else.
+"""Find, install and start other programs: the vendor's compiler, the frameworks' Pythons.
 
 Import from the modules themselves: ``from edge.toolchain.find import find``.
 """
