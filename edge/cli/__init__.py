@@ -75,6 +75,7 @@ VERBS = {
     "portable": "edge.cli.build",
     "verify": "edge.cli.build",
     "quantize": "edge.cli.build",
+    "lint": "edge.cli.lint",
     "eval": "edge.cli.eval",
     "diagnose": "edge.cli.diagnose",
     "tune": "edge.cli.tune",

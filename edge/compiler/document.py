@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -17,14 +18,16 @@ if TYPE_CHECKING:
 
 # group / key / node or input / setting
 DEEPEST = 4
+MOST_NODES = 100_000
 
 
 class Hit(NamedTuple):
-    """What a rule found: the text seen, what would be right, and the line (from 1)."""
+    """What a rule found: the text seen, what would be right, the line from 1, and whether it can stay."""
 
     seen: str
     allowed: str
     line: int | None = None
+    harmless: bool = False
 
 
 @frozen(eq=False)
@@ -131,9 +134,12 @@ def read(text: str) -> tuple[dict[Any, Any], dict[tuple[str, ...], int], list[tu
 
     Raises:
         yaml.YAMLError: the text is no YAML.
-        TypeError: it is YAML, but no mapping.
+        TypeError: it is YAML, but no mapping, or one that unfolds to more than any configuration holds.
+        RecursionError: it nests too deep.
     """
     node = yaml.compose(text, Loader=yaml.SafeLoader)
+    if _unfolded(node, {}) > MOST_NODES:
+        raise TypeError(f"aliases that unfold to more than {MOST_NODES} values")
     data = yaml.safe_load(text)
     if not isinstance(node, yaml.MappingNode) or not isinstance(data, dict):
         raise TypeError(type(data).__name__)
@@ -141,6 +147,17 @@ def read(text: str) -> tuple[dict[Any, Any], dict[tuple[str, ...], int], list[tu
     duplicates: list[tuple[str, int]] = []
     _walk(node, (), lines, duplicates)
     return data, lines, duplicates
+
+
+def _unfolded(node: yaml.Node | None, known: dict[int, float]) -> float:
+    """Return how many values a node stands for with its aliases followed; infinite where it holds itself."""
+    if not isinstance(node, yaml.CollectionNode):
+        return 1
+    if id(node) not in known:
+        known[id(node)] = math.inf
+        parts = [part for pair in node.value for part in (pair if isinstance(pair, tuple) else (pair,))]
+        known[id(node)] = 1 + sum(_unfolded(part, known) for part in parts)
+    return known[id(node)]
 
 
 def _walk(

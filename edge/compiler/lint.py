@@ -9,33 +9,31 @@ from typing import TYPE_CHECKING
 import yaml
 from attrs import frozen
 
-from edge.compiler import rules as rules_calibration
-from edge.compiler import rules as rules_compiler
-from edge.compiler import rules as rules_structure
-from edge.compiler import rules_input, rules_model
+from edge.compiler import rules, rules_input, rules_model
 from edge.compiler.document import Document, Hit, read
-from edge.errors import SpecError
-from edge.graph.files import GraphFacts
+from edge.errors import EdgeError, SpecError
+from edge.graph.files import GraphFacts, facts, load_onnx
 
 if TYPE_CHECKING:
     import onnx
 
 Rule = Callable[[Document], Iterator[Hit]]
+LARGEST = 1 << 20  # bytes; a configuration with a line a node has some 100 KB
 
 # In this order; a rule sees only values of the right type, so each holds by itself.
 RULES: tuple[Rule, ...] = (
-    rules_structure.unknown_group,
-    rules_structure.missing_group,
-    rules_structure.group_is_mapping,
-    rules_structure.unknown_key,
-    rules_structure.duplicate_key,
-    rules_structure.missing_key,
-    rules_structure.value_type,
-    rules_structure.empty_value,
-    rules_structure.choice,
-    rules_structure.separator,
-    rules_structure.item_count,
-    rules_structure.deprecated_key,
+    rules.unknown_group,
+    rules.missing_group,
+    rules.group_is_mapping,
+    rules.unknown_key,
+    rules.duplicate_key,
+    rules.missing_key,
+    rules.value_type,
+    rules.empty_value,
+    rules.choice,
+    rules.separator,
+    rules.item_count,
+    rules.deprecated_key,
     rules_model.model_file,
     rules_model.march,
     rules_model.absolute_path,
@@ -61,22 +59,22 @@ RULES: tuple[Rule, ...] = (
     rules_input.mean_units,
     rules_input.scale_is_multiplier,
     rules_input.normalised_twice,
-    rules_calibration.data_folder,
-    rules_calibration.data_type_suffix,
-    rules_calibration.no_files,
-    rules_calibration.file_size,
-    rules_calibration.max_percentile,
-    rules_calibration.optimization,
-    rules_calibration.absent_operator,
-    rules_calibration.cpu_and_bpu,
-    rules_calibration.custom_op,
-    rules_compiler.core_num,
-    rules_compiler.balance,
-    rules_compiler.debug_off,
-    rules_compiler.jobs,
-    rules_compiler.input_source,
-    rules_compiler.max_time_per_fc,
-    rules_compiler.advice,
+    rules.data_folder,
+    rules.data_type_suffix,
+    rules.no_files,
+    rules.file_size,
+    rules.max_percentile,
+    rules.optimization,
+    rules.absent_operator,
+    rules.cpu_and_bpu,
+    rules.custom_op,
+    rules.core_num,
+    rules.balance,
+    rules.debug_off,
+    rules.jobs,
+    rules.input_source,
+    rules.max_time_per_fc,
+    rules.advice,
 )
 
 
@@ -89,12 +87,14 @@ class Finding:
         seen: what the YAML says.
         allowed: what would be right.
         line: in the YAML, from 1; None where the fault is that something is missing.
+        harmless: the compiler takes it and makes the same program.
     """
 
     rule: str
     seen: str
     allowed: str
     line: int | None = None
+    harmless: bool = False
 
     def __str__(self) -> str:
         where = f"line {self.line}: " if self.line else ""
@@ -121,6 +121,8 @@ def lint(
     """
     try:
         data, lines, duplicates = read(text)
+    except RecursionError:
+        return (Finding("yaml_syntax", "the file nests too deep", "four levels"),)
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else None
         return (Finding("yaml_syntax", f"no YAML: {error.problem or error}", "YAML 1.1", line),)
@@ -137,9 +139,7 @@ def lint(
         calibration_files=calibration_files,
         base=base,
     )
-    return tuple(
-        Finding(rule.__name__, hit.seen, hit.allowed, hit.line) for rule in RULES for hit in rule(doc)
-    )
+    return tuple(Finding(rule.__name__, *hit) for rule in RULES for hit in rule(doc))
 
 
 def require_clean(
@@ -171,3 +171,74 @@ def require_clean(
             f"{origin} breaks {len(findings)} rule(s) of the mapper:\n{listed}",
             remedy="mend the model YAML or the precision recipe that it was rendered from",
         )
+
+
+@frozen
+class Linted:
+    """What was found in one file.
+
+    Attributes:
+        file: the YAML.
+        findings: broken rules, in the order of their lines.
+        model: the ONNX that names and shapes were compared with; None without one.
+        why_not: why they were not compared; empty if they were.
+    """
+
+    file: Path
+    findings: tuple[Finding, ...]
+    model: Path | None
+    why_not: str = ""
+
+    @property
+    def errors(self) -> int:
+        """How many findings the compiler refuses, or takes and makes another program of."""
+        return sum(not finding.harmless for finding in self.findings)
+
+
+def lint_file(file: Path, model: Path | None = None) -> Linted:
+    """Return every broken rule of a mapper YAML, whoever wrote it.
+
+    Args:
+        file: the YAML; paths in it start from its folder.
+        model: the ONNX to compare names and shapes with; None takes the one that the YAML names.
+
+    Raises:
+        SpecError: the file can't be read, is no text or is too large.
+        ModelFileError: ``model`` can't be read.
+    """
+    text = _text(file)
+    named = model or _named_model(text, file.parent)
+    network, graph, why_not = None, None, "" if named else "the YAML names no ONNX that is there"
+    if named is not None:
+        try:
+            network = load_onnx(named)
+            graph = facts(network, origin=str(named))
+        except EdgeError as error:
+            if model is not None:
+                raise
+            why_not = error.seen
+    found = lint(text, graph=graph, base=file.parent, model=network)
+    ordered = sorted(found, key=lambda finding: finding.line or 0)
+    return Linted(file, tuple(ordered), named if graph else None, why_not)
+
+
+def _named_model(text: str, folder: Path) -> Path | None:
+    """Return the ONNX that a YAML names, where it is there."""
+    try:
+        group = read(text)[0].get("model_parameters")
+    except (yaml.YAMLError, TypeError, RecursionError):
+        return None
+    name = group.get("onnx_model") if isinstance(group, dict) else None
+    path = folder / name if isinstance(name, str) and name else None
+    return path if path is not None and path.is_file() else None
+
+
+def _text(file: Path) -> str:
+    try:
+        if file.stat().st_size > LARGEST:
+            raise SpecError(f"{file} has {file.stat().st_size:,} bytes", allowed=f"at most {LARGEST:,}")
+        return file.read_text(encoding="utf-8")
+    except OSError as error:
+        raise SpecError(f"can't read {file}: {error.strerror}", allowed="a mapper YAML") from error
+    except UnicodeDecodeError as error:
+        raise SpecError(f"{file} is no UTF-8 text", allowed="a mapper YAML") from error

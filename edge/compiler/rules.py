@@ -10,6 +10,7 @@ from pathlib import Path
 
 from edge.compiler.document import Document, Hit, has_type
 from edge.compiler.schema import (
+    EMPTY_IS_UNSET,
     GROUPS,
     ITEM_BYTES,
     OPTIMIZATION_FORMS,
@@ -45,7 +46,7 @@ def data_folder(doc: Document) -> Iterator[Hit]:
         if doc.text(CALIBRATION, "cal_data_dir"):
             seen = f"cal_data_dir with calibration_type {doc.text(CALIBRATION, 'calibration_type')}"
             allowed = "no cal_data_dir: it would not be read"
-            yield Hit(seen, allowed, doc.line(CALIBRATION, "cal_data_dir"))
+            yield Hit(seen, allowed, doc.line(CALIBRATION, "cal_data_dir"), harmless=True)
         return
     if doc.base is None:
         return
@@ -59,14 +60,14 @@ def data_folder(doc: Document) -> Iterator[Hit]:
 
 
 def data_type_suffix(doc: Document) -> Iterator[Hit]:
-    """A folder's suffix _f32 says float32, any other one uint8; cal_data_type must agree."""
+    """A folder's suffix _f32 says float32, any other one uint8; where they differ, cal_data_type prevails."""
     for folder, kind in zip(
         doc.items(CALIBRATION, "cal_data_dir"), doc.items(CALIBRATION, "cal_data_type"), strict=False
     ):
         if kind in ITEM_BYTES and folder.rstrip("/").endswith("_f32") != (kind == "float32"):
             allowed = "a folder that ends in _f32" if kind == "float32" else "a folder without _f32"
             line = doc.line(CALIBRATION, "cal_data_dir")
-            yield Hit(f"cal_data_type {kind!r} with cal_data_dir {folder!r}", allowed, line)
+            yield Hit(f"cal_data_type {kind!r} with cal_data_dir {folder!r}", allowed, line, harmless=True)
 
 
 def file_size(doc: Document) -> Iterator[Hit]:
@@ -202,7 +203,8 @@ def balance(doc: Document) -> Iterator[Hit]:
 def debug_off(doc: Document) -> Iterator[Hit]:
     """The default is on: the program grows and carries paths of this machine."""
     if doc.value(COMPILER, "debug") is not False:
-        yield Hit("debug is on, which is the default", "debug: False", doc.line(COMPILER, "debug"))
+        line = doc.line(COMPILER, "debug")
+        yield Hit("debug is on, which is the default", "debug: False", line, harmless=True)
 
 
 def jobs(doc: Document) -> Iterator[Hit]:
@@ -319,10 +321,11 @@ def value_type(doc: Document) -> Iterator[Hit]:
 
 
 def empty_value(doc: Document) -> Iterator[Hit]:
-    """An empty value fails, or becomes the text 'None'."""
+    """An empty value fails, or becomes the text 'None'; empty text counts as none for some keys."""
     for group, key, value, _ in _known(doc):
         if value is None or (isinstance(value, str) and not value.strip()):
-            yield Hit(f"{key}: has no value", f"a value, or no {key} at all", doc.line(group, key))
+            line, unset = doc.line(group, key), value is not None and key in EMPTY_IS_UNSET
+            yield Hit(f"{key}: has no value", f"a value, or no {key} at all", line, harmless=unset)
 
 
 def choice(doc: Document) -> Iterator[Hit]:
@@ -369,7 +372,8 @@ def deprecated_key(doc: Document) -> Iterator[Hit]:
     """Keys that the mapper ignores or is about to drop."""
     for group, key, value, rule in _known(doc):
         if rule.use_instead and value is not False:
-            yield Hit(f"{key} is deprecated", f"instead: {rule.use_instead}", doc.line(group, key))
+            line = doc.line(group, key)
+            yield Hit(f"{key} is deprecated", f"instead: {rule.use_instead}", line, harmless=True)
 
 
 def _known(doc: Document) -> Iterator[tuple[str, str, object, Key]]:

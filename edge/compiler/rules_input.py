@@ -75,7 +75,7 @@ def runtime_layout(doc: Document) -> Iterator[Hit]:
     if not layouts and any(kind != "nv12" for kind in types if kind in RT_TYPES):
         yield Hit(f"no input_layout_rt for input_type_rt {';'.join(types)!r}", "NHWC, NCHW", line)
     if layouts and all(kind == "nv12" for kind in types):
-        yield Hit("input_layout_rt has no effect on nv12", "no input_layout_rt", line)
+        yield Hit("input_layout_rt has no effect on nv12", "no input_layout_rt", line, harmless=True)
 
 
 def video_range(doc: Document) -> Iterator[Hit]:
@@ -87,7 +87,8 @@ def video_range(doc: Document) -> Iterator[Hit]:
         if item == "bt601_video" and kind != "nv12":
             yield Hit(f"bt601_video with input_type_rt {kind!r}", "input_type_rt: nv12", line)
         elif item == "bt601_video":
-            yield Hit("bt601_video: edge makes full-range NV12", "regular, which is full range", line)
+            seen = "bt601_video: edge makes full-range NV12"
+            yield Hit(seen, "regular, which is full range", line, harmless=True)
 
 
 def transform(doc: Document) -> Iterator[Hit]:
@@ -131,7 +132,7 @@ def width_multiple(doc: Document) -> Iterator[Hit]:
     """The board's runtimes take packed rows; what they do with other widths differs between them."""
     for line, _, width in _nv12_sizes(doc):
         if width % WIDTH_MULTIPLE:
-            yield Hit(f"nv12 of width {width}", f"a multiple of {WIDTH_MULTIPLE}", line)
+            yield Hit(f"nv12 of width {width}", f"a multiple of {WIDTH_MULTIPLE}", line, harmless=True)
 
 
 def norm_values_given(doc: Document) -> Iterator[Hit]:

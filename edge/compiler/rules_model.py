@@ -53,7 +53,8 @@ def absolute_path(doc: Document) -> Iterator[Hit]:
     for group, key in PATHS:
         for item in doc.items(group, key):
             if PurePosixPath(item).is_absolute() or PureWindowsPath(item).drive or item.startswith("~"):
-                yield Hit(f"{key}: {item!r}", "a path relative to the YAML's folder", doc.line(group, key))
+                allowed = "a path relative to the YAML's folder"
+                yield Hit(f"{key}: {item!r}", allowed, doc.line(group, key), harmless=True)
 
 
 def prefix(doc: Document) -> Iterator[Hit]:

@@ -163,6 +163,18 @@ GROUPS: Mapping[str, Mapping[str, Key]] = {
     },
 }
 
+# Keys whose empty text the mapper takes as if they were not there; that of others fails.
+EMPTY_IS_UNSET = (
+    "cal_data_type",
+    "input_name",
+    "input_shape",
+    "input_space_and_range",
+    "optimization",
+    "output_model_file_prefix",
+    "run_on_bpu",
+    "run_on_cpu",
+    "working_dir",
+)
 REQUIRED_GROUPS = ("model_parameters", "input_parameters")
 REQUIRED_KEYS = {
     "model_parameters": ("march",),

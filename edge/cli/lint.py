@@ -1,0 +1,55 @@
+"""``edge lint``: check a mapper YAML before hours go into it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import cattrs
+import click
+
+EXAMPLES = (
+    "edge lint convnext_config.yaml",
+    "edge lint vendor/*.yaml --model build/ConvNeXt_atto/ConvNeXt_atto_bpu.onnx",
+    "edge lint convnext_config.yaml --json",
+)
+
+
+@click.command("lint", epilog="\b\nExamples:\n" + "\n".join(f"  {line}" for line in EXAMPLES))
+@click.argument(
+    "files",
+    metavar="FILE.yaml...",
+    nargs=-1,
+    required=True,
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+)
+@click.option(
+    "--model",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="The ONNX to compare names and shapes with.  [default: the one that the YAML names]",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print the findings as JSON.")
+@click.option("--debug", is_flag=True, expose_value=False, help="Show a traceback on errors.")
+def lint_command(*, files: tuple[Path, ...], model: Path | None, as_json: bool) -> None:
+    """Check mapper YAMLs, whoever wrote them, against what hb_mapper refuses or misreads in silence.
+
+    Exits with 1 where anything is an error: the compiler would refuse the file, or make another program of it
+    than it says. A warning can stay.
+    """
+    from edge.compiler.lint import lint_file
+
+    linted = [lint_file(file, model) for file in files]
+    if as_json:
+        click.echo(json.dumps(cattrs.unstructure(linted), indent=2, default=str))
+    else:
+        for result in linted:
+            for finding in result.findings:
+                level = "warning" if finding.harmless else "error"
+                where = f"{result.file}:{finding.line}" if finding.line else f"{result.file}"
+                click.echo(f"{where}: {level}: {finding.seen}; expected: {finding.allowed} [{finding.rule}]")
+            if result.why_not:
+                click.echo(f"{result.file}: names and shapes are not compared: {result.why_not}")
+            warnings = len(result.findings) - result.errors
+            click.echo(f"{result.file}: {result.errors} errors, {warnings} warnings")
+    if any(result.errors for result in linted):
+        raise SystemExit(1)
