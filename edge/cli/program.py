@@ -18,7 +18,7 @@ import click
 
 from edge.cli.options import complete_models, output_options
 from edge.errors import LabelError, ModelFileError
-from edge.sources.named import CROP_SHARE
+from edge.sources.resolve import CROP_SHARE
 from edge.specs import Preprocess, available_models, load_model
 
 if TYPE_CHECKING:

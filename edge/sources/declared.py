@@ -89,17 +89,9 @@ def spec_of(
                     f"the zoo's {base.name}"
                 )
         stated = {key: getattr(base.preprocess, key) for key in _KEYS} | stated
-    missing = [f"--{key}" for key in NEEDED if key not in stated]
-    if missing:
-        where = (
-            f"{declared.origin} does not state it" if declared.origin else "it comes with no configuration"
-        )
-        listed = f"{', '.join(missing[:-1])}{' and ' if missing[:-1] else ''}{missing[-1]}"
-        raise UsageError(
-            f"{name}: how the network was trained to see pictures is not known ({where}): {listed} missing",
-            allowed="values in 0..255, one or one per channel; --crop: the input's size",
-            remedy=example,
-        )
+    unknown = f"{declared.origin} does not state it" if declared.origin else "it comes with no configuration"
+    where = f"{name}: how the network was trained to see pictures is not known ({unknown})"
+    require_stated(stated, NEEDED, where, example)
     stated.setdefault("resize", round(max(stated["crop"]) / crop_share))
     stated.setdefault("interpolation", "bilinear")
     labels, classes = None, declared.classes
@@ -123,6 +115,29 @@ def spec_of(
         ),
         tuple(notes),
     )
+
+
+def require_stated(stated: Mapping[str, Any], needed: Sequence[str], seen: str, example: str) -> None:
+    """Fail where keys of the preprocessing are stated nowhere.
+
+    Args:
+        stated: what is known.
+        needed: of ``NEEDED``.
+        seen: where they were looked for.
+        example: a command that states everything.
+
+    Raises:
+        UsageError: one is missing.
+    """
+    missing = [f"--{key}" for key in needed if key not in stated]
+    if missing:
+        listed = " and ".join([", ".join(missing[:-1]), missing[-1]] if missing[1:] else missing)
+        raise UsageError(
+            f"{seen}: {listed} missing",
+            allowed="values in 0..255, one or one per channel"
+            + ("; --crop: the input's size" if "crop" in needed else ""),
+            remedy=example,
+        )
 
 
 def plain(name: str) -> str:
