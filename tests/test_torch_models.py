@@ -11,7 +11,6 @@ from typing import Any
 
 import attrs
 import pytest
-from edge.sources.resolve import Options, described, resolve
 from onnx import helper
 
 from edge.errors import ModelFileError, ToolchainError, ToolchainMissing, UsageError
@@ -19,6 +18,7 @@ from edge.images import class_names
 from edge.images.find import imagenet
 from edge.sources.class_order import against_imagenet, names_in, notes_on_classes
 from edge.sources.framework_files import require_torchscript
+from edge.sources.resolve import Options, described, resolve
 from edge.sources.timm_spec import describe_timm
 from edge.specs import ModelSpec, Preprocess, Sources
 from edge.toolchain.found import Toolchain

@@ -10,7 +10,7 @@ import click
 from attrs import fields_dict
 from click.core import ParameterSource
 
-from edge.sources.resolve import Options, as_typed, flag, resolve
+from edge.sources.resolve import UNRECORDED, Options, as_typed, flag, resolve
 from edge.specs import available_models
 from edge.specs.request import Mapper, Request, Weights
 from edge.specs.schema import Color, Interpolation, Level
@@ -18,17 +18,7 @@ from edge.specs.schema import Color, Interpolation, Level
 F = TypeVar("F", bound=Callable[..., Any])
 
 # How a command spoke and where it built change nothing of the result.
-NOT_RECORDED = {
-    "as_json",
-    "verbose",
-    "build_dir",
-    "install",
-    "any_memory",
-    "workers",
-    "port",
-    "identity",
-    "ssh_options",
-}
+NOT_RECORDED = {*UNRECORDED, "as_json", "verbose", "workers", "port", "identity", "ssh_options"}
 PATH = click.Path(path_type=Path)
 # Field of Options -> type, help; the defaults are that class's own.
 REQUEST: dict[str, tuple[Any, str | None]] = {

@@ -34,10 +34,11 @@ if TYPE_CHECKING:
 # The share of the resized picture that the centre crop keeps; the usual one for ImageNet classifiers.
 CROP_SHARE = 0.875
 IMAGENET = "--mean 123.675,116.28,103.53 --std 58.395,57.12,57.375 --resize 256 --crop 224"
-TIMM = "timm:"
 STRETCH = "stretch"
 # The model's own recipe: its file in the build folder, and the word that insists on one.
 OWN_RECIPE, INSIST = "recipe.yaml", "recipe"
+# Of the fields of Options, those that change nothing of the result.
+UNRECORDED = frozenset({"build_dir", "install", "any_memory"})
 Notes = tuple[str, ...]
 
 
@@ -236,6 +237,7 @@ def as_typed(values: Iterable[tuple[str, object]]) -> tuple[str, ...]:
 def _of_model(model: str, options: Options, changes: dict[str, Any]) -> tuple[ModelSpec, Notes]:
     """Return the spec of what MODEL names, and what to show of it."""
     from edge.sources.framework_files import SUFFIXES
+    from edge.sources.timm_spec import TIMM
 
     outside = model.startswith(TIMM) or Path(model).suffix.lower() in (".onnx", *SUFFIXES)
     if outside and options.onnx is not None:
@@ -291,7 +293,7 @@ def _of_file(path: Path, changes: dict[str, Any]) -> tuple[ModelSpec, Notes]:
 
 def _of_timm(name: str, options: Options, changes: Mapping[str, Any]) -> tuple[ModelSpec, Notes]:
     """Return a spec with timm's own configuration of a model, such as ``resnet18.a1_in1k``."""
-    from edge.sources.timm_spec import describe_timm
+    from edge.sources.timm_spec import TIMM, describe_timm
 
     if options.weights not in ("auto", "timm", "random"):
         raise UsageError(f"--weights {options.weights} with {TIMM}{name}", allowed="auto, timm, random")

@@ -13,13 +13,13 @@ from attrs import frozen
 from edge.errors import ToolchainError, ToolchainMissing, UsageError
 from edge.images.find import IMAGENET_CLASSES
 from edge.sources.convert import last_json
-from edge.sources.resolve import TIMM
 from edge.specs import ModelSpec, Preprocess, Sources
 from edge.specs.schema import WIDTH_MULTIPLE, Interpolation
 
 if TYPE_CHECKING:
     from edge.toolchain.found import Toolchain
 
+TIMM = "timm:"
 WORKER = "timm_config.py"
 TIMEOUT = 300.0  # seconds; importing torch from a cold disk
 _INTERPOLATIONS = ("bilinear", "bicubic")
