@@ -81,7 +81,7 @@ def test_a_build_is_that_of_the_command_line(edge: Run, place: Path) -> None:
         None,
         None,
     )
-    assert built.portable == place / "a" / "net" / "net_portable_int8.onnx"
+    assert built.portable == place / "a" / "net" / "net_64x64_nv12_portable_int8.onnx"
     assert built.report.is_file()
     assert (built.n, built.top1, built.agreement) == (
         24, typed["accuracy"]["quantized"]["top1"], typed["accuracy"]["agreement"],

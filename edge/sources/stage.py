@@ -12,7 +12,7 @@ from attrs import frozen
 from edge.errors import InputError, ModelFileError, SpecError, ToolchainError, ToolchainMissing
 from edge.files import sha256_of
 from edge.graph.files import load_onnx
-from edge.progress import Reporter, Silent
+from edge.progress import SILENT, Reporter
 from edge.sources.check import describe, external_data, notes_on, require_fit, require_parameters
 from edge.sources.class_order import notes_on_classes
 from edge.sources.convert import convert, last_json
@@ -83,7 +83,7 @@ def export(
     toolchain: Toolchain | None = None,
     framework: Toolchain | None = None,
     out: Path,
-    reporter: Reporter | None = None,
+    reporter: Reporter = SILENT,
 ) -> ExportResult:
     """Write ``<name>.onnx``; the same choice, spec and toolchain give the same bytes.
 
@@ -104,7 +104,6 @@ def export(
         InputError: the weights do not fit the architecture.
         LabelError: the file of class names can't be read, or has another number of them.
     """
-    reporter = reporter or Silent()
     target = out / f"{resolved.name}.onnx"
     notes: tuple[str, ...] = ()
     exporter = ""

@@ -19,6 +19,7 @@ Interpolation = Literal["bilinear", "bicubic", "area", "nearest"]
 Bits = Literal["int8", "int16"]
 Level = Literal["O0", "O1", "O2", "O3"]
 Rewrite = Literal["channel_mean"]
+OwnFile = Literal["onnx", "torchscript", "paddle", "mindspore"]
 
 # The preprocess node takes NV12, whose chroma covers 2x2 pixels; the runtimes on the board take packed rows,
 # and what they do with a width that is not a multiple of 32 differs between them.
@@ -103,7 +104,7 @@ class Preprocess:
 
 
 # Sources that are files of the user's: they hold their weights, and a YAML names them relative to itself.
-OWN_FILES = ("onnx", "torchscript", "paddle", "mindspore")
+OWN_FILES: tuple[OwnFile, ...] = ("onnx", "torchscript", "paddle", "mindspore")
 
 
 @frozen
