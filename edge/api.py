@@ -1,4 +1,4 @@
-"""What Python code may call; the command line goes the same ways. ``import edge`` brings these names."""
+"""The Python API behind ``import edge``: build, load, evaluate; the command line goes the same ways."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from attrs import field, fields_dict, frozen
+from attrs import evolve, field, fields_dict, frozen
 
 from edge.errors import ModelFileError, ToolchainMissing, UsageError
 from edge.progress import SILENT, Listener
@@ -145,16 +145,14 @@ def build(model: str | Path | None = None, *, listener: Listener = SILENT, **opt
         UsageError: no such option, options that contradict each other, or no such model.
         EdgeError: another known failure, as the command line would print it. Finished stages are kept.
     """
-    names = fields_dict(Options).keys() - {"arguments"}
-    _refuse_unknown(options, names)
-    read = Options(model=model, **options)
-    given = {name for name, value in options.items() if value not in (None, False)} - UNRECORDED
+    _refuse_unknown(options, fields_dict(Options).keys() - {"arguments"})
+    read, given = Options(model=model, **options), {"model": model, **options}
     words = [
         ("" if name == "model" else flag(name), getattr(read, name))
         for name in fields_dict(Options)
-        if name in given or (name == "model" and model is not None)
+        if given.get(name) is not None and name not in UNRECORDED
     ]
-    request, notes = resolve(Options(model=model, **options, arguments=as_typed(words)))
+    request, notes = resolve(evolve(read, arguments=as_typed(words)))
     if notes:
         listener.warn("\n".join(notes))
     root = (read.build_dir or Path("build")) / request.spec.name

@@ -13,7 +13,7 @@ import attrs
 import pytest
 
 import edge as package
-from edge.cli.options import REQUEST
+from edge.cli.build import build_command
 from edge.errors import ModelFileError, UsageError
 from edge.progress import Quiet
 from edge.sources.resolve import Options
@@ -26,6 +26,7 @@ GIVEN: dict[str, Any] = {
     "resize": 64,
     "calib_count": 20,
     "mapper": "portable",
+    "count": 0,
 }
 
 
@@ -55,7 +56,13 @@ def test_the_package_tells_that_it_is_typed() -> None:
 
 
 def test_every_option_of_the_command_line_is_one_of_the_library() -> None:
-    assert ["model", *REQUEST, "arguments"] == [field.name for field in attrs.fields(Options)]
+    names = [option.name for option in build_command.params]
+    assert {*names, "arguments"} == {
+        *(field.name for field in attrs.fields(Options)),
+        "as_json",
+        "verbose",
+        "debug",
+    }
 
 
 def test_a_build_is_that_of_the_command_line(edge: Run, place: Path) -> None:
@@ -71,7 +78,7 @@ def test_a_build_is_that_of_the_command_line(edge: Run, place: Path) -> None:
     for key in ("accuracy", "calibration", "preprocess", "weights"):
         assert built.manifest[key] == typed[key]
     assert built.manifest["command"] == (
-        "edge build net.onnx --images pictures --calib pictures --calib-count 20 --mapper portable "
+        "edge build net.onnx --images pictures --count 0 --calib pictures --calib-count 20 --mapper portable "
         "--mean 127.5 --std 127.5,127.5,127.5 --resize 64"
     )
     assert built.manifest["artifacts"][0] == typed["artifacts"][0]

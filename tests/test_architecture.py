@@ -29,7 +29,7 @@ RANK = {
     "api": 10,
     "cli": 11,
 }  # fmt: skip
-BOARD = ("errors", "folder.metadata", "specs", "images.preprocess", "images", "runtime")
+BOARD = ("api", "errors", "folder.metadata", "specs", "images.preprocess", "images", "runtime")
 
 
 def modules() -> list[Path]:

@@ -11,8 +11,8 @@ import click
 
 from edge.cli.options import complete_models, output_options
 from edge.errors import LabelError, ModelFileError, UsageError
-from edge.sources.resolve import CROP_SHARE
 from edge.specs import Preprocess, available_models, load_model
+from edge.specs.schema import CROP_SHARE
 
 if TYPE_CHECKING:
     from edge.runtime import Net

@@ -15,6 +15,7 @@ from edge.files import write_text
 from edge.images.find import IMAGENET_CLASSES
 from edge.sources.class_order import against_imagenet
 from edge.specs import ModelSpec, Preprocess, Sources, load_precision
+from edge.specs.schema import CROP_SHARE
 from edge.toolchain.managed import CACHE_VARIABLE, cache_dir
 
 NEEDED = ("mean", "std", "crop")
@@ -50,7 +51,6 @@ def spec_of(
     *,
     name: str,
     base: ModelSpec | None = None,
-    crop_share: float,
     example: str,
 ) -> tuple[ModelSpec, tuple[str, ...]]:
     """Return a spec from what the source says and what the user sets, and notes on it.
@@ -62,7 +62,6 @@ def spec_of(
         name: of the model, unless ``base`` has one.
         base: the zoo's model that it is meant to be; its preprocessing fills what nobody states, and its
             recipe is taken where that names no nodes.
-        crop_share: share of the resized picture that the centre crop keeps, where nobody says.
         example: a command that states everything, for the message.
 
     Raises:
@@ -92,7 +91,7 @@ def spec_of(
     unknown = f"{declared.origin} does not state it" if declared.origin else "it comes with no configuration"
     where = f"{name}: how the network was trained to see pictures is not known ({unknown})"
     require_stated(stated, NEEDED, where, example)
-    stated.setdefault("resize", round(max(stated["crop"]) / crop_share))
+    stated.setdefault("resize", round(max(stated["crop"]) / CROP_SHARE))
     stated.setdefault("interpolation", "bilinear")
     labels, classes = None, declared.classes
     if declared.names is not None:

@@ -145,7 +145,8 @@ def cache_dir() -> Path:
 def cache_entry(url: str, sha256: str | None = None) -> Path:
     """Return where ``fetch`` keeps a file; one folder for each pair of URL and expected checksum."""
     key = hashlib.sha256(f"{url}\n{sha256 or ''}".encode()).hexdigest()[:20]
-    return cache_dir() / key / _file_name(url)
+    name = unquote(urlsplit(url).path.rsplit("/", 1)[-1])
+    return cache_dir() / key / (re.sub(r"[^A-Za-z0-9._-]", "_", name) or "file")
 
 
 def fetch(url: str, *, sha256: str | None = None, reporter: Reporter = SILENT) -> Downloaded:
@@ -256,7 +257,8 @@ def _receive(
             if response.status_code in (404, 410)
             else CHECK_NETWORK,
         )
-    length = _whole_number(response.headers.get("Content-Length"))
+    stated_length = response.headers.get("Content-Length", "")
+    length = int(stated_length) if stated_length.isdigit() else None
     if "Content-Encoding" in response.headers:
         length = None
     free = shutil.disk_usage(dest.parent).free
@@ -335,12 +337,3 @@ def _disk(error: OSError, folder: Path) -> WorkspaceError:
         f"{folder} can't be written: {error.strerror or error}",
         remedy="set EDGE_CACHE to a folder of your own",
     )
-
-
-def _whole_number(text: str | None) -> int | None:
-    return int(text) if text and text.isdigit() else None
-
-
-def _file_name(url: str) -> str:
-    name = unquote(urlsplit(url).path.rsplit("/", 1)[-1])
-    return re.sub(r"[^A-Za-z0-9._-]", "_", name) or "file"

@@ -1,5 +1,7 @@
 """What the user's words mean: MODEL and its options become a request, and notes for the user to check."""
 
+# ruff: noqa: RUF009 - _option is attrs' own field with more to it
+
 from __future__ import annotations
 
 import os
@@ -25,14 +27,12 @@ from edge.specs import (
     read_model,
 )
 from edge.specs.request import Mapper, Request, Weights
-from edge.specs.schema import OWN_FILES, Color, Interpolation, Level
+from edge.specs.schema import CROP_SHARE, OWN_FILES, Color, Interpolation, Level
 
 if TYPE_CHECKING:
     from edge.sources.declared import Declared
     from edge.toolchain.found import Toolchain
 
-# The share of the resized picture that the centre crop keeps; the usual one for ImageNet classifiers.
-CROP_SHARE = 0.875
 IMAGENET = "--mean 123.675,116.28,103.53 --std 58.395,57.12,57.375 --resize 256 --crop 224"
 STRETCH = "stretch"
 # The model's own recipe: its file in the build folder, and the word that insists on one.
@@ -42,20 +42,9 @@ UNRECORDED = frozenset({"build_dir", "install", "any_memory"})
 Notes = tuple[str, ...]
 
 
-def _one_of(kind: object) -> Any:
-    def check(_: object, attribute: Attribute[Any], value: object) -> None:
-        if value is not None and value not in get_args(kind):
-            raise UsageError(f"{flag(attribute.name)} {value}", allowed=", ".join(get_args(kind)))
-
-    return check
-
-
-def _at_least(least: float) -> Any:
-    def check(_: object, attribute: Attribute[Any], value: Any) -> None:
-        if value is not None and value < least:
-            raise UsageError(f"{flag(attribute.name)} {value}", allowed=f"{least:g} and above")
-
-    return check
+def flag(name: str) -> str:
+    """Return a field of :class:`Options` as the command line spells it."""
+    return "--" + name.replace("_", "-")
 
 
 def _text(value: object) -> str | None:
@@ -73,73 +62,94 @@ def _path(value: str | Path | None) -> Path | None:
     return None if value is None else Path(value)
 
 
-def flag(name: str) -> str:
-    """Return a field of :class:`Options` as the command line spells it."""
-    return "--" + name.replace("_", "-")
+def _option(
+    kind: Any, default: object, text: str | None, *, least: float | None = None, convert: Any = None
+) -> Any:
+    """Return a field with what the command line needs to offer it.
+
+    Args:
+        kind: ``Path``, ``str``, ``int``, ``float``, ``bool``, or a Literal of what may be chosen.
+        default: as it stands.
+        text: help.
+        least: smallest number.
+        convert: makes what one types of a value; the usual one for the kind without it.
+    """
+
+    def check(_: object, attribute: Attribute[Any], value: Any) -> None:
+        choices = get_args(kind)
+        if value is not None and choices and value not in choices:
+            raise UsageError(f"{flag(attribute.name)} {value}", allowed=", ".join(choices))
+        if value is not None and least is not None and value < least:
+            raise UsageError(f"{flag(attribute.name)} {value}", allowed=f"{least:g} and above")
+
+    return field(
+        default=default,
+        converter=convert or {Path: _path, str: _text}.get(kind),
+        validator=check,
+        metadata={"kind": kind, "help": text, "least": least},
+    )
 
 
 @frozen(kw_only=True)
 class Options:
-    """Everything that says what to build, as a user gives it; the defaults are the command line's.
+    """Everything that says what to build, as a user gives it; beside each field stands what it is.
+
+    The field names are the command line's options in snake_case, the defaults are its own. Numbers may be
+    given as numbers: ``mean=127.5``, ``crop=(256, 320)``.
 
     Attributes:
         model: a zoo name, a model .yaml, ``timm:NAME``, or the user's own .onnx or TorchScript file; None
             where ``paddle`` or ``mindspore`` is the model.
-        weights: where weights come from.
-        onnx: float ONNX of the user's for a zoo model.
-        paddle: folder of a PaddlePaddle inference model.
-        mindspore: a MindIR, or a MindSpore checkpoint with ``network``.
-        network: mindcv's name of the checkpoint's network.
-        source_config: PaddleClas's or mindcv's YAML.
-        images: pictures to measure on: a folder, list file or labels.csv; None takes the demo's.
-        count: number of them, 0 and above; 0 means all.
-        calib: pictures to calibrate on; as ``images``, or a set of ``calibration/``.
-        calib_count: number of them, 1 and above; None takes the set's own, 100 for a folder.
-        precision: name or path of a recipe; ``recipe`` insists on the model's own, None takes that if there
-            is one.
-        level: optimisation level of the compiler; None takes the recipe's.
-        mapper: which compiler.
-        mean: one or three numbers in 0..255, per channel.
-        std: likewise; the network sees (x - mean) / std.
-        color: channel order of the network.
-        resize: shorter side before the centre crop, in pixels, or ``stretch``.
-        crop: input size in pixels: one number, or (height, width).
-        interpolation: when enlarging.
-        labels: text file with a class name a line.
-        seed: random seed.
-        timeout: minutes that one run of the compiler may take, 0.01 and above.
-        install: install what is missing: the compiler, or the framework's environment.
-        any_memory: compile even if the memory estimate exceeds what is free.
-        build_dir: folder of the build folders; None looks for no recipe there.
         arguments: what is recorded as the command, from :func:`as_typed`.
     """
 
     model: str | None = field(default=None, converter=_text)
-    weights: Weights = field(default="auto", validator=_one_of(Weights))
-    onnx: Path | None = field(default=None, converter=_path)
-    paddle: Path | None = field(default=None, converter=_path)
-    mindspore: Path | None = field(default=None, converter=_path)
-    network: str | None = None
-    source_config: Path | None = field(default=None, converter=_path)
-    images: str | None = field(default=None, converter=_text)
-    count: int = field(default=500, validator=_at_least(0))
-    calib: str | None = field(default=None, converter=_text)
-    calib_count: int | None = field(default=None, validator=_at_least(1))
-    precision: str | None = field(default=None, converter=_text)
-    level: Level | None = field(default=None, validator=_one_of(Level))
-    mapper: Mapper = field(default="auto", validator=_one_of(Mapper))
-    mean: str | None = field(default=None, converter=_text)
-    std: str | None = field(default=None, converter=_text)
-    color: Color | None = field(default=None, validator=_one_of(Color))
-    resize: str | None = field(default=None, converter=_text)
-    crop: str | None = field(default=None, converter=_size)
-    interpolation: Interpolation | None = field(default=None, validator=_one_of(Interpolation))
-    labels: str | None = field(default=None, converter=_text)
-    seed: int = 0
-    timeout: float = field(default=120.0, validator=_at_least(0.01))
-    install: bool = False
-    any_memory: bool = False
-    build_dir: Path | None = field(default=Path("build"), converter=_path)
+    weights: Weights = _option(Weights, "auto", "Where weights come from.")
+    onnx: Path | None = _option(Path, None, "Your own float ONNX for a zoo model.")
+    paddle: Path | None = _option(
+        Path, None, "Folder of a PaddlePaddle inference model, instead of MODEL or as its weights."
+    )
+    mindspore: Path | None = _option(
+        Path, None, "A MindIR, or a MindSpore checkpoint with --network; likewise."
+    )
+    network: str | None = _option(
+        str, None, "mindcv's name of the checkpoint's network, such as convnext_tiny."
+    )
+    source_config: Path | None = _option(
+        Path, None, "PaddleClas's or mindcv's YAML that says how the network sees pictures."
+    )
+    images: str | None = _option(str, None, "Pictures to measure on: a folder, list file or labels.csv.")
+    count: int = _option(int, 500, "Number of images; 0 means all.", least=0)
+    calib: str | None = _option(
+        str, None, "Pictures to calibrate on; as --images, or a file in calibration/."
+    )
+    calib_count: int | None = _option(int, None, "Number of images; 100 unless the set says other.", least=1)
+    precision: str | None = _option(
+        str,
+        None,
+        "A recipe in mapper_yaml/precision, or a path; 'recipe' insists on the model's own.  "
+        "[default: the model's own recipe of edge tune, if there is one]",
+    )
+    level: Level | None = _option(Level, None, "Compiler optimisation level.")
+    mapper: Mapper = _option(Mapper, "auto", "Which compiler.")
+    mean: str | None = _option(str, None, "Per channel, 0..255, such as 127.5 or 123.675,116.28,103.53.")
+    std: str | None = _option(str, None, "Per channel, 0..255: the network sees (x - mean) / std.")
+    color: Color | None = _option(Color, None, "Channel order of the network.")
+    resize: str | None = _option(str, None, "Shorter side before the centre crop, or 'stretch'.")
+    crop: str | None = _option(
+        str, None, "Input size, such as 224 or 256x320 (height x width).", convert=_size
+    )
+    interpolation: Interpolation | None = _option(Interpolation, None, "Interpolation when enlarging.")
+    labels: str | None = _option(str, None, "Text file with a class name a line.")
+    seed: int = _option(int, 0, "Random seed.")
+    timeout: float = _option(float, 120.0, "Minutes that one run of the compiler may take.", least=0.01)
+    install: bool = _option(
+        bool,
+        False,
+        "First install what is missing: the compiler, or the framework of --paddle and --mindspore.",
+    )
+    any_memory: bool = _option(bool, False, "Compile even if the memory estimate exceeds what is free.")
+    build_dir: Path | None = _option(Path, Path("build"), None)
     arguments: tuple[str, ...] = ()
 
     def changes(self) -> dict[str, Any]:
@@ -367,7 +377,6 @@ def _of_framework(options: Options, changes: Mapping[str, Any]) -> tuple[ModelSp
         changes,
         name=name,
         base=base,
-        crop_share=CROP_SHARE,
         example=f"edge build {option} {path} {IMAGENET}   (these are ImageNet's; use those of your "
         f"training), or {otherwise}",
     )
