@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,10 +10,10 @@ from typing import TYPE_CHECKING
 from attrs import frozen
 
 from edge.errors import ModelFileError
-from edge.files import sha256_of
 from edge.graph.files import facts, load_onnx
 from edge.images.find import IMAGENET_CLASSES
 from edge.sources.class_order import names_in
+from edge.sources.framework_files import sha256_of_all
 from edge.specs import ModelSpec
 from edge.specs.schema import Layout
 
@@ -192,10 +191,7 @@ def notes_on(found: ModelFacts) -> tuple[str, ...]:
 
 def sha256_with_data(path: Path) -> str:
     """Return the checksum of an ONNX file; files of external data it points to count too."""
-    data = external_data(path)
-    if not data:
-        return sha256_of(path)
-    return hashlib.sha256("".join(sha256_of(part) for part in (path, *data)).encode()).hexdigest()
+    return sha256_of_all(path, *external_data(path))
 
 
 def external_data(path: Path) -> list[Path]:
