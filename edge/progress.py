@@ -47,3 +47,11 @@ class Quiet(Silent):
 
     def end(self, stage: str, seconds: float, *, cached: bool, note: str) -> None:
         """Ignore it."""
+
+
+class _Deaf(Quiet):
+    def warn(self, message: str) -> None:
+        """Ignore it."""
+
+
+SILENT: Listener = _Deaf()  # the default where a caller does not listen

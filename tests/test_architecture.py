@@ -26,9 +26,10 @@ RANK = {
     "diagnose": 7, "evaluate": 7,
     "pipeline": 8, "report": 8,
     "board": 9, "survey": 9, "tune": 9,
-    "cli": 10,
+    "api": 10,
+    "cli": 11,
 }  # fmt: skip
-BOARD = ("errors", "folder.metadata", "specs", "images.preprocess", "images", "runtime")
+BOARD = ("api", "errors", "folder.metadata", "specs", "images.preprocess", "images", "runtime")
 
 
 def modules() -> list[Path]:

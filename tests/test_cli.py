@@ -74,7 +74,7 @@ def test_models_lists_the_zoo(edge: Run) -> None:
 def test_a_wrong_model_name_suggests_the_near_one(edge: Run) -> None:
     code, _, err = edge("build", "ConvNext_ato")
     assert code == 2
-    assert "no model is called 'ConvNext_ato'" in err
+    assert "unknown model 'ConvNext_ato'" in err
     assert "next: edge build ConvNeXt_atto" in err
 
 

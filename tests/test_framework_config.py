@@ -213,7 +213,7 @@ STATED = Declared("inference.yml", {"crop": (224, 224), "resize": 256, "mean": (
 def a_spec(declared: Declared, changes: dict[str, Any], base: str | None = None) -> Any:
     zoo = load_model(base) if base else None
     sources = Sources(paddle="dir")
-    return spec_of(declared, sources, changes, name="my net", base=zoo, crop_share=0.875, example="edge x")
+    return spec_of(declared, sources, changes, name="my net", base=zoo, example="edge x")
 
 
 def test_the_users_options_win_and_are_named() -> None:

@@ -226,10 +226,10 @@ def test_a_frameworks_model_as_model_is_sent_to_its_option(
         (tmp_path / name).write_text("x")
     code, _, err = edge("export", given)
     assert (code, f"next: {remedy}" in err) == (2, True), err
-    assert "no model is called" not in err
+    assert "unknown model" not in err
 
 
 def test_a_folder_of_a_models_name_is_no_framework(edge: Run, tmp_path: Path) -> None:
     (tmp_path / "ConvNeXt_atto").mkdir()
     assert edge("export", "ConvNeXt_atto", "--weights", "demo")[0] == 0
-    assert "no model is called" in edge("export", "ConvNext_ato")[2]
+    assert "unknown model" in edge("export", "ConvNext_ato")[2]

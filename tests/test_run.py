@@ -160,7 +160,7 @@ def test_a_file_alone_says_what_it_assumes_and_takes_it_from_options(
     ("arguments", "code", "says"),
     [
         (("ConvNeXt_nano", "photo.png"), 1, ("not built", "next: edge build ConvNeXt_nano")),
-        (("ConvNeXt_nao", "photo.png"), 2, ("no model is called", "edge build ConvNeXt_nano")),
+        (("ConvNeXt_nao", "photo.png"), 2, ("unknown model", "edge build ConvNeXt_nano")),
         (("some/where", "photo.png"), 1, ("some/where does not exist",)),
         (("gone.bin", "photo.png"), 1, ("gone.bin does not exist",)),
         (("photo.png", "photo.png"), 1, ("photo.png is no program",)),

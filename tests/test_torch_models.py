@@ -18,7 +18,7 @@ from edge.images import class_names
 from edge.images.find import imagenet
 from edge.sources.class_order import against_imagenet, names_in, notes_on_classes
 from edge.sources.framework_files import require_torchscript
-from edge.sources.named import show, spec_of_file, spec_of_timm
+from edge.sources.resolve import Options, described, resolve
 from edge.sources.timm_spec import describe_timm
 from edge.specs import ModelSpec, Preprocess, Sources
 from edge.toolchain.found import Toolchain
@@ -152,19 +152,17 @@ def test_a_python_that_hangs_is_told() -> None:
 def test_weights_that_timm_has_not_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     python: Any = Python({"tag": "", "repository": ""})
     monkeypatch.setattr("edge.toolchain.find.find", lambda _: python)
-    options: dict[str, Any] = {"mapper": "auto", "install": False}
     with pytest.raises(UsageError, match="no trained weights") as caught:
-        spec_of_timm("resnet18", {}, weights="auto", **options)
+        resolve(Options(model="timm:resnet18"))
     assert "--weights random" in str(caught.value.remedy)
     with pytest.raises(UsageError, match="--weights demo"):
-        spec_of_timm("resnet18", {}, weights="demo", **options)
-    assert spec_of_timm("resnet18", {}, weights="random", **options).sources.timm == "resnet18"
+        resolve(Options(model="timm:resnet18", weights="demo"))
+    request, _ = resolve(Options(model="timm:resnet18", weights="random"))
+    assert request.spec.sources.timm == "resnet18"
 
 
-def test_what_was_taken_over_is_shown(capsys: pytest.CaptureFixture[str]) -> None:
-    show("timm:x", asked(crop_mode="squash", crop_pct=1.0).spec, ["a note"])
-    seen = capsys.readouterr()
-    assert seen.out == ""
+def test_what_was_taken_over_is_shown() -> None:
+    seen = "\n".join(described("timm:x", asked(crop_mode="squash", crop_pct=1.0).spec, ["a note"]))
     for word in (
         "224x224, NCHW, RGB",
         "stretched",
@@ -173,7 +171,7 @@ def test_what_was_taken_over_is_shown(capsys: pytest.CaptureFixture[str]) -> Non
         "! a note",
         "--std",
     ):
-        assert word in seen.err
+        assert word in seen
 
 
 # --- TorchScript ---
@@ -218,10 +216,10 @@ def test_other_files_are_no_torchscript(tmp_path: Path) -> None:
 
 def test_a_torchscript_needs_its_size(tmp_path: Path) -> None:
     path = archive(tmp_path / "net.pt", "net/code/__torch__.py", "net/constants.pkl")
-    given: dict[str, Any] = {"mean": (127.5,) * 3, "std": (127.5,) * 3}
+    given: dict[str, Any] = {"model": path, "mean": 127.5, "std": (127.5,) * 3}
     with pytest.raises(UsageError, match="--crop missing"):
-        spec_of_file(path, dict(given))
-    spec = spec_of_file(path, {**given, "crop": (64, 64)})
+        resolve(Options(**given))
+    spec = resolve(Options(**given, crop=64))[0].spec
     assert (spec.name, spec.sources, spec.classes) == ("net", Sources(torchscript=str(path)), None)
     assert (spec.preprocess.layout, spec.preprocess.resize) == ("NCHW", 73)
 

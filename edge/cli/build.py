@@ -120,17 +120,12 @@ def build_command(
     Runs export, simplify, check, calibrate, render, compile, portable, verify and eval. What has not changed
     is reused.
     """
-    from edge.folder.workspace import Workspace
-    from edge.pipeline.build import Build
-    from edge.pipeline.publish import publish
-    from edge.report import report_of_build
+    from edge.api import run_build
 
     request = make_request(**options, arguments=typed_arguments(context), build_dir=build_dir)
     root = build_dir / request.spec.name
-    with Display(verbose=verbose) as display, Workspace(root, display) as workspace:
-        build = Build(request, workspace, display)
-        build.run()
-        manifest = publish(build, workspace, report_of_build)
+    with Display(verbose=verbose) as display:
+        manifest = run_build(request, root, display)
     click.echo(json.dumps(manifest, indent=2) if as_json else "\n" + summary(manifest, root))
 
 

@@ -195,7 +195,7 @@ def diagnose_command(
     """
     import cattrs
 
-    from edge.cli.program import built_pictures
+    from edge.api import built_pictures
     from edge.diagnose.diagnosis import diagnose
     from edge.diagnose.findings import FILE
     from edge.files import write_json

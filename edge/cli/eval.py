@@ -30,22 +30,20 @@ if TYPE_CHECKING:
 import json
 import shlex
 import textwrap
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 import click
 
 from edge.cli.board import reach_options
 from edge.cli.display import Display
 from edge.cli.options import complete_models, typed_arguments
-from edge.cli.program import built_pictures, find_program
-from edge.errors import GateError, ModelFileError, ToolchainMissing
+from edge.cli.program import find_program
+from edge.errors import GateError
 from edge.evaluate.evaluation import ANSWERS
 from edge.evaluate.table import FILE, Change, Evaluation, HopResult
 
 if TYPE_CHECKING:
-    from edge.evaluate import Evaluation, Hop, Missing, Pictures
-    from edge.folder.built import Built
-    from edge.toolchain.found import Toolchain
+    from edge.evaluate import Pictures
 
 
 LIMIT = 600.0  # seconds that a chunk of frames may take
@@ -282,56 +280,29 @@ def eval_command(
     """
     import cattrs
 
-    from edge.evaluate import (
-        ANSWERS,
-        FILE,
-        choose,
-        discard_stale,
-        evaluate,
-        find_hops,
-        subject_of,
-        write_evaluation,
-    )
-    from edge.folder.built import open_built
-    from edge.folder.workspace import Workspace
+    from edge.api import evaluate
 
     path = find_program(model, build_dir)
-    if not path.is_dir():
-        raise ModelFileError(
-            f"{path} is a single file",
-            allowed="the folder of a finished build",
-            remedy=f"edge eval {path.parent}",
-        )
-    open_built(path)  # a wrong folder is told before anything waits
     with ExitStack() as stack:
         display = stack.enter_context(Display(verbose=verbose))
-        stack.enter_context(Workspace(path, display))
-        built = open_built(path)  # from here on no build replaces it
-        pictures = _pictures(built, images, labels, count=count, seed=seed)
-        subject = subject_of(built, *_toolchain(built))
-        found, missing = find_hops(subject, program_count)
-        if board is not None:
-            found.append(board_hop(subject, path, board, reach, display, stack))
-        if hops is None:
-            chosen = found
-            _tell_missing(missing, display)
-        else:
-            chosen = choose(found, missing, [name.strip() for name in hops.split(",") if name.strip()])
-        _check_gates(pictures, chosen, max_drop, min_agreement)
-        if pictures.unlabelled:
-            display.warn(f"{pictures.unlabelled}; agreement with the float network is measured instead")
+
+        def connected(subject: Subject) -> Hop:
+            return board_hop(subject, path, str(board), reach, display, stack)
+
         evaluation = evaluate(
-            subject,
-            chosen,
-            pictures,
-            root=path,
-            command=shlex.join(["edge", "eval", *typed_arguments(context)]),
-            answers=path / ANSWERS,
+            path,
+            images=images,
+            count=count,
+            hops=hops,
+            program_count=program_count,
+            labels=labels,
+            seed=seed,
             workers=workers,
+            command=shlex.join(["edge", "eval", *typed_arguments(context)]),
             listener=display,
+            board=None if board is None else connected,
+            check=lambda pictures, chosen: _check_gates(pictures, chosen, max_drop, min_agreement),
         )
-        write_evaluation(path / FILE, evaluation)
-        discard_stale(path, built.sha256.values())
     if as_json:
         click.echo(json.dumps(cattrs.unstructure(evaluation), indent=2, ensure_ascii=False))
     else:
@@ -339,39 +310,8 @@ def eval_command(
     _gate(evaluation, max_drop, min_agreement, model)
 
 
-def _pictures(built: Built, images: str | None, labels: str | None, *, count: int, seed: int) -> Pictures:
-    from edge.evaluate import Pictures
-
-    found, unlabelled = built_pictures(built, "eval", images, labels, count=count, seed=seed)
-    return Pictures(found, unlabelled, seed)
-
-
-def _toolchain(built: Built) -> tuple[Toolchain | None, str]:
-    """Return the compiler that made the build, or another one; or why there is none."""
-    from edge.toolchain.find import find
-
-    kind = built.manifest.get("mapper")
-    if kind == "portable":
-        return None, "built without the vendor's compiler (--mapper portable)"
-    why = "no compiler"
-    for choice in (kind, "auto"):
-        try:
-            return find(cast("Any", choice)), ""
-        except ToolchainMissing as error:
-            why = error.seen
-    return None, why
-
-
-def _tell_missing(missing: list[Missing], display: Display) -> None:
-    reasons: dict[str, list[str]] = {}
-    for entry in missing:
-        reasons.setdefault(entry.why, []).append(entry.name)
-    for why, names in reasons.items():
-        display.warn(f"left out: {', '.join(names)} ({why})")
-
-
 def _check_gates(
-    pictures: Pictures, hops: list[Hop], max_drop: float | None, min_agreement: float | None
+    pictures: Pictures, hops: Sequence[Hop], max_drop: float | None, min_agreement: float | None
 ) -> None:
     """Refuse a gate that nothing could be told by, before anything is measured."""
     if max_drop is not None and pictures.unlabelled:

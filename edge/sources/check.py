@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from attrs import frozen
 
 from edge.errors import ModelFileError
-from edge.files import sha256_of
 from edge.graph.files import facts, load_onnx
+from edge.graph.view import View, constants
 from edge.images.find import IMAGENET_CLASSES
 from edge.sources.class_order import names_in
+from edge.sources.framework_files import sha256_of_all
 from edge.specs import ModelSpec
 from edge.specs.schema import Layout
 
@@ -97,6 +97,10 @@ def describe(model: onnx.ModelProto, origin: str) -> ModelFacts:
             allowed="one row of class scores, such as 1x1000",
             remedy="export the whole classifier, with its pooling and its head",
         )
+    view, stored = View(model), constants(model.graph)
+    initializers = {tensor.name for tensor in model.graph.initializer}
+    own = [tensor for name, tensor in stored.items() if name not in initializers]
+    last = _above(view, graph.output_name)[1]
     return ModelFacts(
         input_name=graph.input_name,
         input_shape=shape,
@@ -105,10 +109,10 @@ def describe(model: onnx.ModelProto, origin: str) -> ModelFacts:
         classes=classes,
         output_shape=graph.output_shape,
         parameters=graph.parameters,
-        constants=sum(_constants(model).values()),
-        head=_head(model),
+        constants=sum(math.prod(tensor.dims) for tensor in own if tensor.data_type == tensor.FLOAT),
+        head=_head(view, stored, graph.output_name),
         names=names_in(model),
-        softmax=_ends_with_softmax(model),
+        softmax=last is not None and last.op_type == "Softmax",
         outputs=len(model.graph.output),
     )
 
@@ -192,10 +196,7 @@ def notes_on(found: ModelFacts) -> tuple[str, ...]:
 
 def sha256_with_data(path: Path) -> str:
     """Return the checksum of an ONNX file; files of external data it points to count too."""
-    data = external_data(path)
-    if not data:
-        return sha256_of(path)
-    return hashlib.sha256("".join(sha256_of(part) for part in (path, *data)).encode()).hexdigest()
+    return sha256_of_all(path, *external_data(path))
 
 
 def external_data(path: Path) -> list[Path]:
@@ -230,58 +231,34 @@ def external_data(path: Path) -> list[Path]:
     return [path.parent / name for name in sorted(names)]
 
 
-def _ends_with_softmax(model: onnx.ModelProto) -> bool:
-    made_by = {name: node for node in model.graph.node for name in node.output}
-    name = model.graph.output[0].name
-    while name in made_by:
-        node = made_by[name]
-        if node.op_type == "Softmax":
-            return True
-        if node.op_type not in SHAPE_ONLY:
-            return False
+def _above(view: View, name: str, past: Collection[str] = SHAPE_ONLY) -> tuple[str, onnx.NodeProto | None]:
+    """Return what a value comes of, and its node, past operators that leave the numbers as they are."""
+    node = view.producer(name)
+    while node is not None and node.op_type in past:
         name = node.input[0]
-    return False
+        node = view.producer(name)
+    return name, node
 
 
-def _head(model: onnx.ModelProto) -> int:
-    """Return the number of weights of the last layer, its bias included; 0 where it can't be told."""
-    sizes = {tensor.name: math.prod(tensor.dims) for tensor in model.graph.initializer} | _constants(model)
-    made_by = {name: node for node in model.graph.node for name in node.output}
-    name, found = model.graph.output[0].name, 0
-    while name in made_by:
-        node = made_by[name]
+def _head(view: View, stored: Mapping[str, onnx.TensorProto], name: str) -> int:
+    """Return the number of weights of the last layer, its bias included; 0 where it can't be told.
+
+    Args:
+        view: of the network.
+        stored: its stored tensors, by name.
+        name: of the scores.
+    """
+    found = 0
+    while (node := _above(view, name, {*SHAPE_ONLY, "Softmax"})[1]) is not None:
+        tensors = [stored.get(_above(view, operand)[0]) for operand in node.input]
+        sizes = [0 if tensor is None else math.prod(tensor.dims) for tensor in tensors]
         if node.op_type in {"Gemm", "MatMul", "Conv"}:
-            weights = sum(_stored(operand, sizes, made_by) for operand in node.input)
-            return found + weights if weights else 0
-        if node.op_type == "Add":
-            biases = [_stored(operand, sizes, made_by) for operand in node.input]
-            if (biases[0] > 0) == (biases[1] > 0):
-                return 0
-            found += sum(biases)
-            name = node.input[0 if biases[1] else 1]
-        elif node.op_type in SHAPE_ONLY or node.op_type == "Softmax":
-            name = node.input[0]
-        else:
+            return found + sum(sizes) if sum(sizes) else 0
+        if node.op_type != "Add" or (sizes[0] > 0) == (sizes[1] > 0):
             return 0
+        found += sum(sizes)
+        name = node.input[0 if sizes[1] else 1]
     return 0
-
-
-def _constants(model: onnx.ModelProto) -> dict[str, int]:
-    """Return output -> number of values of each Constant node with a float tensor."""
-    return {
-        node.output[0]: math.prod(item.t.dims)
-        for node in model.graph.node
-        if node.op_type == "Constant"
-        for item in node.attribute
-        if item.name == "value" and item.t.data_type == item.t.FLOAT
-    }
-
-
-def _stored(name: str, sizes: Mapping[str, int], made_by: Mapping[str, onnx.NodeProto]) -> int:
-    """Return the number of values of a stored tensor, also behind a change of its shape; 0 if it is none."""
-    while name in made_by and made_by[name].op_type in SHAPE_ONLY:
-        name = made_by[name].input[0]
-    return sizes.get(name, 0)
 
 
 def _times(shape: tuple[int, ...]) -> str:

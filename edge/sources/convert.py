@@ -83,10 +83,7 @@ def convert(
             "layout": preprocess.layout,
             "seed": seed,
             "pictures": PICTURES,
-            "range": [
-                min(-m / s for m, s in zip(preprocess.mean, preprocess.std, strict=True)),
-                max((255 - m) / s for m, s in zip(preprocess.mean, preprocess.std, strict=True)),
-            ],
+            "range": preprocess.value_range,
             "out": str(raw),
             "scores": str(scores),
         }

@@ -15,6 +15,7 @@ from edge.files import write_text
 from edge.images.find import IMAGENET_CLASSES
 from edge.sources.class_order import against_imagenet
 from edge.specs import ModelSpec, Preprocess, Sources, load_precision
+from edge.specs.schema import CROP_SHARE
 from edge.toolchain.managed import CACHE_VARIABLE, cache_dir
 
 NEEDED = ("mean", "std", "crop")
@@ -50,7 +51,6 @@ def spec_of(
     *,
     name: str,
     base: ModelSpec | None = None,
-    crop_share: float,
     example: str,
 ) -> tuple[ModelSpec, tuple[str, ...]]:
     """Return a spec from what the source says and what the user sets, and notes on it.
@@ -62,7 +62,6 @@ def spec_of(
         name: of the model, unless ``base`` has one.
         base: the zoo's model that it is meant to be; its preprocessing fills what nobody states, and its
             recipe is taken where that names no nodes.
-        crop_share: share of the resized picture that the centre crop keeps, where nobody says.
         example: a command that states everything, for the message.
 
     Raises:
@@ -89,18 +88,10 @@ def spec_of(
                     f"the zoo's {base.name}"
                 )
         stated = {key: getattr(base.preprocess, key) for key in _KEYS} | stated
-    missing = [f"--{key}" for key in NEEDED if key not in stated]
-    if missing:
-        where = (
-            f"{declared.origin} does not state it" if declared.origin else "it comes with no configuration"
-        )
-        listed = f"{', '.join(missing[:-1])}{' and ' if missing[:-1] else ''}{missing[-1]}"
-        raise UsageError(
-            f"{name}: how the network was trained to see pictures is not known ({where}): {listed} missing",
-            allowed="values in 0..255, one or one per channel; --crop: the input's size",
-            remedy=example,
-        )
-    stated.setdefault("resize", round(max(stated["crop"]) / crop_share))
+    unknown = f"{declared.origin} does not state it" if declared.origin else "it comes with no configuration"
+    where = f"{name}: how the network was trained to see pictures is not known ({unknown})"
+    require_stated(stated, NEEDED, where, example)
+    stated.setdefault("resize", round(max(stated["crop"]) / CROP_SHARE))
     stated.setdefault("interpolation", "bilinear")
     labels, classes = None, declared.classes
     if declared.names is not None:
@@ -123,6 +114,29 @@ def spec_of(
         ),
         tuple(notes),
     )
+
+
+def require_stated(stated: Mapping[str, Any], needed: Sequence[str], seen: str, example: str) -> None:
+    """Fail where keys of the preprocessing are stated nowhere.
+
+    Args:
+        stated: what is known.
+        needed: of ``NEEDED``.
+        seen: where they were looked for.
+        example: a command that states everything.
+
+    Raises:
+        UsageError: one is missing.
+    """
+    missing = [f"--{key}" for key in needed if key not in stated]
+    if missing:
+        listed = " and ".join([", ".join(missing[:-1]), missing[-1]] if missing[1:] else missing)
+        raise UsageError(
+            f"{seen}: {listed} missing",
+            allowed="values in 0..255, one or one per channel"
+            + ("; --crop: the input's size" if "crop" in needed else ""),
+            remedy=example,
+        )
 
 
 def plain(name: str) -> str:

@@ -1,7 +1,7 @@
 """Fetch a file over HTTP: whole, checked and remembered, or a clear error within seconds.
 
 ``requests`` does the transport: it knows proxies of the environment, redirects, and separate time limits for
-connecting and reading. ``edge.sources.download`` asks first whether the host answers at all.
+connecting and reading. ``reach`` asks first whether the host answers at all.
 """
 
 from __future__ import annotations
@@ -25,14 +25,16 @@ from attrs import frozen
 
 from edge.errors import DownloadError, WorkspaceError
 from edge.files import sha256_of
-from edge.progress import Reporter, Silent
+from edge.progress import SILENT, Reporter
 
 if TYPE_CHECKING:
     import requests
 
-
 PORTS = {"http": 80, "https": 443, "socks4": 1080, "socks5": 1080, "socks5h": 1080}
 CHECK_NETWORK = "check the network and the HTTPS_PROXY variable, then run the command again"
+BLOCK = 1 << 18
+CONNECT, READ = 3.0, 30.0  # seconds until a server must have answered, and that it may stay silent
+WAIT_FOR_ANOTHER = 600.0  # seconds
 
 
 def reach(url: str, within: float) -> str:
@@ -117,10 +119,6 @@ def reason(error: object) -> str:
     return " ".join(str(text).split())[:160] or type(inner).__name__
 
 
-BLOCK = 1 << 18
-WAIT_FOR_ANOTHER = 600.0
-
-
 @frozen
 class Downloaded:
     """A complete file on disk.
@@ -147,17 +145,11 @@ def cache_dir() -> Path:
 def cache_entry(url: str, sha256: str | None = None) -> Path:
     """Return where ``fetch`` keeps a file; one folder for each pair of URL and expected checksum."""
     key = hashlib.sha256(f"{url}\n{sha256 or ''}".encode()).hexdigest()[:20]
-    return cache_dir() / key / _file_name(url)
+    name = unquote(urlsplit(url).path.rsplit("/", 1)[-1])
+    return cache_dir() / key / (re.sub(r"[^A-Za-z0-9._-]", "_", name) or "file")
 
 
-def fetch(
-    url: str,
-    *,
-    sha256: str | None = None,
-    reporter: Reporter | None = None,
-    connect_timeout: float = 3.0,
-    read_timeout: float = 30.0,
-) -> Downloaded:
+def fetch(url: str, *, sha256: str | None = None, reporter: Reporter = SILENT) -> Downloaded:
     """Return a file from the download cache, downloading it first where it is absent or damaged.
 
     The checksum found at the first download is kept beside the file and holds for every later use.
@@ -165,7 +157,6 @@ def fetch(
     """
     from filelock import FileLock, Timeout
 
-    reporter = reporter or Silent()
     dest = cache_entry(url, sha256)
     record = dest.with_name(dest.name + ".json")
     try:
@@ -177,14 +168,7 @@ def fetch(
                 return kept
             for stale in dest.parent.glob("*.part"):  # a killed run; the lock says nobody writes it now
                 stale.unlink()
-            got = download(
-                url,
-                dest,
-                sha256=sha256,
-                reporter=reporter,
-                connect_timeout=connect_timeout,
-                read_timeout=read_timeout,
-            )
+            got = download(url, dest, sha256=sha256, reporter=reporter)
             record.write_text(
                 json.dumps({"url": url, "sha256": got.sha256, "bytes": got.bytes}) + "\n", encoding="utf-8"
             )
@@ -203,9 +187,9 @@ def download(
     dest: Path,
     *,
     sha256: str | None = None,
-    reporter: Reporter | None = None,
-    connect_timeout: float = 3.0,
-    read_timeout: float = 30.0,
+    reporter: Reporter = SILENT,
+    connect_timeout: float = CONNECT,
+    read_timeout: float = READ,
 ) -> Downloaded:
     """Download one file; ``dest`` appears only once it is complete, checked and on the disk.
 
@@ -229,7 +213,6 @@ def download(
             "downloading needs the package requests", remedy="pip install 'edge[build]'"
         ) from None
 
-    reporter = reporter or Silent()
     host = reach(url, connect_timeout)
     part = dest.with_name(f"{dest.name}.{os.getpid()}-{threading.get_ident()}.part")
     try:
@@ -274,7 +257,8 @@ def _receive(
             if response.status_code in (404, 410)
             else CHECK_NETWORK,
         )
-    length = _whole_number(response.headers.get("Content-Length"))
+    stated_length = response.headers.get("Content-Length", "")
+    length = int(stated_length) if stated_length.isdigit() else None
     if "Content-Encoding" in response.headers:
         length = None
     free = shutil.disk_usage(dest.parent).free
@@ -353,12 +337,3 @@ def _disk(error: OSError, folder: Path) -> WorkspaceError:
         f"{folder} can't be written: {error.strerror or error}",
         remedy="set EDGE_CACHE to a folder of your own",
     )
-
-
-def _whole_number(text: str | None) -> int | None:
-    return int(text) if text and text.isdigit() else None
-
-
-def _file_name(url: str) -> str:
-    name = unquote(urlsplit(url).path.rsplit("/", 1)[-1])
-    return re.sub(r"[^A-Za-z0-9._-]", "_", name) or "file"

@@ -1,4 +1,4 @@
-"""Find and hash the files of a PaddlePaddle or MindSpore model; needs neither framework."""
+"""Find, check and hash the files of a framework's model; needs no framework."""
 
 from __future__ import annotations
 
@@ -67,12 +67,10 @@ class FrameworkFiles:
 
     Attributes:
         main: the graph, or the MindSpore file.
-        params: Paddle's weights; None for MindSpore.
         sha256: of all of them together.
     """
 
     main: Path
-    params: Path | None
     sha256: str
 
 
@@ -110,7 +108,7 @@ def paddle_files(folder: Path) -> FrameworkFiles:
     for path in (graph, params):
         if path.stat().st_size == 0:
             raise InputError(f"{path} has no content", remedy="copy or export it again")
-    return FrameworkFiles(graph, params, _sha256(graph, params))
+    return FrameworkFiles(graph, sha256_of_all(graph, params))
 
 
 def mindspore_file(path: Path, network: str | None) -> FrameworkFiles:
@@ -147,7 +145,7 @@ def mindspore_file(path: Path, network: str | None) -> FrameworkFiles:
         # Beyond 1 GB MindSpore writes NAME_graph.mindir and the weights into NAME_variables/.
         beside = path.with_name(path.stem.removesuffix("_graph") + "_variables")
         parts += sorted(item for item in beside.glob("*") if item.is_file()) if beside.is_dir() else []
-    return FrameworkFiles(path, None, _sha256(*parts))
+    return FrameworkFiles(path, sha256_of_all(*parts))
 
 
 def _no_paddle_model(folder: Path) -> InputError:
@@ -182,7 +180,8 @@ def _no_paddle_model(folder: Path) -> InputError:
     )
 
 
-def _sha256(*paths: Path) -> str:
+def sha256_of_all(*paths: Path) -> str:
+    """Return the checksum of files that make one model; of a single one its own."""
     if len(paths) == 1:
         return sha256_of(paths[0])
     return hashlib.sha256("".join(sha256_of(path) for path in paths).encode()).hexdigest()

@@ -8,15 +8,15 @@ import math
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from edge.errors import InputError, UsageError
 from edge.sources.declared import Declared, numbers
 from edge.sources.paddleclas import load_yaml
+from edge.specs.schema import Interpolation
 
 # What mindcv 0.3.0 states of each of its networks, and what its evaluation does where it states nothing.
 TABLE = "mindcv.json"
-_INTERPOLATIONS = ("bilinear", "bicubic", "area", "nearest")
 
 
 @cache
@@ -81,7 +81,7 @@ def _declared(stated: Mapping[str, Any], origin: str, name: str | None, notes: l
         notes.append(f"{origin} resizes to {resize} and pads to {height}x{width}; here it is not padded")
         resize = max(height, width)
     kind = str(stated["interpolation"]).lower()
-    if kind not in _INTERPOLATIONS:
+    if kind not in get_args(Interpolation):
         notes.append(f"{origin} resizes with {kind}, which is not had here: bilinear is used, as mindcv does")
         kind = "bilinear"
     mean = numbers(stated["mean"], 3, "mean", origin)

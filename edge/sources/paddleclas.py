@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from edge.errors import InputError
 from edge.sources.declared import Declared, names_of, number, numbers
+from edge.specs.schema import Interpolation
 
 # Where PaddleClas's kinds of YAML keep the operations on a picture, and what follows the network.
 _TRANSFORMS = (
@@ -16,7 +17,6 @@ _TRANSFORMS = (
     ("DataLoader", "Eval", "dataset", "transform_ops"),
 )
 _POST = (("PostProcess",), ("Infer", "PostProcess"))
-_INTERPOLATIONS = {"bilinear": "bilinear", "bicubic": "bicubic", "area": "area", "nearest": "nearest"}
 _NEAREST = {"lanczos": "bicubic", "hamming": "bilinear", "box": "area"}
 _IGNORED = ("KeepKeys", "ToCHWImage", "ToBatch")
 NAMES = ("inference.yml", "inference.yaml", "infer_cfg.yml")
@@ -131,8 +131,9 @@ def _resize(options: Mapping[str, Any], values: dict[str, Any], notes: list[str]
         values["stretched"] = _size(options["size"], "ResizeImage: size", origin)
     wish = options.get("interpolation")
     kind = str(wish or "bilinear").lower()
-    values["interpolation"] = _INTERPOLATIONS.get(kind) or _NEAREST.get(kind, "bilinear")
-    if kind not in _INTERPOLATIONS:
+    known = kind in get_args(Interpolation)
+    values["interpolation"] = kind if known else _NEAREST.get(kind, "bilinear")
+    if not known:
         notes.append(
             f"{origin} resizes with {wish}, which is not had here: {values['interpolation']} is used"
         )

@@ -12,7 +12,7 @@ from attrs import evolve, frozen
 
 from edge.errors import DownloadError, InputError, ModelFileError, SpecError, ToolchainMissing, UsageError
 from edge.files import sha256_of
-from edge.progress import Reporter, Silent
+from edge.progress import SILENT, Reporter
 from edge.sources import mindcv
 from edge.sources.check import PARAMETER_TOLERANCE, inspect_onnx, sha256_with_data
 from edge.sources.convert import WORKERS
@@ -20,26 +20,17 @@ from edge.sources.download import fetch
 from edge.sources.framework_files import mindspore_file, paddle_files, require_torchscript
 from edge.specs import ModelSpec, is_shipped
 from edge.specs.load import zoo_dir
+from edge.specs.request import Weights
 from edge.specs.schema import OWN_FILES
 
 if TYPE_CHECKING:
     from edge.toolchain.found import Toolchain
 
-WeightsName = Literal["auto", "timm", "vendor", "demo", "random"]
 SourceName = Literal["timm", "vendor", "demo", "random", "onnx", "torchscript", "paddle", "mindspore"]
 Finder = Callable[[], "Toolchain | None"]
 
 # What the source adds to the name of every file: weights that are no real model say so.
-SUFFIX: dict[str, str] = {
-    "timm": "",
-    "vendor": "",
-    "demo": "_demo",
-    "random": "_random",
-    "onnx": "",
-    "torchscript": "",
-    "paddle": "",
-    "mindspore": "",
-}
+SUFFIX = {"demo": "_demo", "random": "_random"}
 WORKER = "export_timm.py"
 _HAS_EXPORTER = (
     "import sys, importlib.util as u; sys.exit(not all(u.find_spec(m) for m in ('torch', 'timm', 'onnx')))"
@@ -106,13 +97,11 @@ class Resolved:
 
 def choose_weights(
     spec: ModelSpec,
-    weights: WeightsName = "auto",
+    weights: Weights = "auto",
     *,
     toolchain: Finder | None = None,
     seed: int = 0,
-    reporter: Reporter | None = None,
-    connect_timeout: float = 3.0,
-    read_timeout: float = 30.0,
+    reporter: Reporter = SILENT,
 ) -> Resolved:
     """Choose weights and download them where needed.
 
@@ -127,8 +116,6 @@ def choose_weights(
             Without it, whether there is one is left to ``export``.
         seed: for ``random``.
         reporter: hears of downloads and of what was tried.
-        connect_timeout: seconds that each server gets to answer.
-        read_timeout: seconds that a server may fall silent.
 
     Raises:
         UsageError: the model has no such source.
@@ -137,29 +124,19 @@ def choose_weights(
         ModelFileError: the vendor's or the user's file is no such model.
         WorkspaceError: the download cache can't be written.
     """
-    reporter = reporter or Silent()
-    limits = {"connect_timeout": connect_timeout, "read_timeout": read_timeout}
     ways: dict[str, Callable[[], Resolved]] = {
-        "onnx": lambda: _users(spec),
-        "torchscript": lambda: _script(spec, toolchain),
-        "paddle": lambda: _paddle(spec),
-        "mindspore": lambda: _mindspore(spec),
-        "timm": lambda: _timm(spec, toolchain, reporter, limits),
-        "vendor": lambda: _vendor(spec, reporter, limits),
+        "timm": lambda: _timm(spec, toolchain, reporter),
+        "vendor": lambda: _vendor(spec, reporter),
         "demo": lambda: _demo(spec),
         "random": lambda: _random(spec, toolchain, seed),
     }
     if weights != "auto":
-        if weights not in SUFFIX:
+        if weights not in ways:
             raise UsageError(f"--weights {weights}", allowed="auto, timm, vendor, demo, random")
         return ways[weights]()
-    if spec.sources.onnx is not None:
-        return ways["onnx"]()
-    if spec.sources.torchscript is not None:
-        return ways["torchscript"]()
-    for name in WORKERS:
-        if getattr(spec.sources, name) is not None:
-            return ways[name]()
+    for kind in OWN_FILES:
+        if (named := getattr(spec.sources, kind)) is not None:
+            return _own(spec, kind, Path(named).expanduser().resolve(), toolchain)
     offered = [name for name in ("timm", "vendor", "demo") if getattr(spec.sources, name) is not None]
     tried = []
     for number, name in enumerate(offered):
@@ -183,48 +160,29 @@ def choose_weights(
     )
 
 
-def _users(spec: ModelSpec) -> Resolved:
-    if spec.sources.onnx is None:
-        raise UsageError(f"{spec.name} names no ONNX file", remedy="edge build net.onnx")
-    path = Path(spec.sources.onnx).expanduser().resolve()
-    return _resolved(spec, "onnx", path.name, path, sha256_with_data(path))
-
-
-def _script(spec: ModelSpec, toolchain: Finder | None) -> Resolved:
-    if spec.sources.torchscript is None:
-        raise UsageError(f"{spec.name} names no TorchScript file", remedy="edge build net.pt")
-    path = Path(spec.sources.torchscript).expanduser().resolve()
-    require_torchscript(path)
-    _require_exporter(toolchain, "a TorchScript file")
-    return _resolved(spec, "torchscript", path.name, path, sha256_of(path))
-
-
-def _paddle(spec: ModelSpec) -> Resolved:
-    if spec.sources.paddle is None:
-        raise UsageError(f"{spec.name} names no PaddlePaddle model", remedy="edge build --paddle DIR")
-    folder = Path(spec.sources.paddle).expanduser().resolve()
-    files = paddle_files(folder)
-    tag = f"{files.main.parent.name}/{files.main.name}"
-    return _resolved(spec, "paddle", tag, files.main, files.sha256)
-
-
-def _mindspore(spec: ModelSpec) -> Resolved:
-    if spec.sources.mindspore is None:
-        raise UsageError(f"{spec.name} names no MindSpore file", remedy="edge build --mindspore FILE")
+def _own(spec: ModelSpec, kind: SourceName, path: Path, toolchain: Finder | None) -> Resolved:
+    """Return the user's own file, which holds its weights."""
+    if kind == "onnx":
+        return _resolved(spec, kind, path.name, path, sha256_with_data(path))
+    if kind == "torchscript":
+        require_torchscript(path)
+        _require_exporter(toolchain, "a TorchScript file")
+        return _resolved(spec, kind, path.name, path, sha256_of(path))
+    if kind == "paddle":
+        files = paddle_files(path)
+        tag = f"{files.main.parent.name}/{files.main.name}"
+        return _resolved(spec, kind, tag, files.main, files.sha256)
     network = spec.sources.network
     if network is not None:
         try:
             mindcv.of_network(network)
         except UsageError as error:  # before MindSpore starts
             raise SpecError(f"{spec.name}: {error.seen}", allowed=error.allowed) from error
-    files = mindspore_file(Path(spec.sources.mindspore).expanduser().resolve(), network)
-    found = _resolved(spec, "mindspore", files.main.name, files.main, files.sha256)
-    return evolve(found, network=network)
+    files = mindspore_file(path, network)
+    return evolve(_resolved(spec, kind, files.main.name, files.main, files.sha256), network=network)
 
 
-def _timm(
-    spec: ModelSpec, toolchain: Finder | None, reporter: Reporter, limits: dict[str, float]
-) -> Resolved:
+def _timm(spec: ModelSpec, toolchain: Finder | None, reporter: Reporter) -> Resolved:
     tag = _source(spec, "timm")
     _require_exporter(toolchain, "timm weights")
     expected = spec.sources.timm_sha256
@@ -235,14 +193,14 @@ def _timm(
             raise DownloadError("HF_HUB_OFFLINE forbids downloads", remedy="unset HF_HUB_OFFLINE")
         host = (os.environ.get("HF_ENDPOINT") or "https://huggingface.co").rstrip("/")
         url = f"{host}/{repository}/resolve/main/model.safetensors"
-        got = fetch(url, sha256=expected, reporter=reporter, **limits)
+        got = fetch(url, sha256=expected, reporter=reporter)
         kept = got.path, got.sha256
     return _resolved(spec, "timm", tag, *kept)
 
 
-def _vendor(spec: ModelSpec, reporter: Reporter, limits: dict[str, float]) -> Resolved:
+def _vendor(spec: ModelSpec, reporter: Reporter) -> Resolved:
     url = _source(spec, "vendor")
-    got = fetch(url, sha256=spec.sources.vendor_sha256, reporter=reporter, **limits)
+    got = fetch(url, sha256=spec.sources.vendor_sha256, reporter=reporter)
     published = spec.published.params_m if spec.published else None
     if published is not None:
         found = inspect_onnx(got.path).parameters / 1e6
@@ -285,7 +243,7 @@ def _resolved(
     named = spec.published if source in OWN_FILES and is_shipped(spec.name) else None
     published = named.params_m if named else None
     return Resolved(
-        source, spec.name + SUFFIX[source], tag, path, sha256, seed, classes, published_m=published
+        source, spec.name + SUFFIX.get(source, ""), tag, path, sha256, seed, classes, published_m=published
     )
 
 

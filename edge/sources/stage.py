@@ -12,10 +12,11 @@ from attrs import frozen
 from edge.errors import InputError, ModelFileError, SpecError, ToolchainError, ToolchainMissing
 from edge.files import sha256_of
 from edge.graph.files import load_onnx
-from edge.progress import Reporter, Silent
+from edge.progress import SILENT, Reporter
 from edge.sources.check import describe, external_data, notes_on, require_fit, require_parameters
 from edge.sources.class_order import notes_on_classes
 from edge.sources.convert import convert, last_json
+from edge.sources.demo_weights import unpack
 from edge.sources.sources import WORKER, Resolved
 from edge.sources.timm_spec import near_names
 from edge.specs import ModelSpec
@@ -83,12 +84,12 @@ def export(
     toolchain: Toolchain | None = None,
     framework: Toolchain | None = None,
     out: Path,
-    reporter: Reporter | None = None,
+    reporter: Reporter = SILENT,
 ) -> ExportResult:
     """Write ``<name>.onnx``; the same choice, spec and toolchain give the same bytes.
 
     Args:
-        resolved: from ``choose``.
+        resolved: from ``choose_weights``.
         spec: the model; its crop is the input size.
         toolchain: whose Python exports timm models; not needed for ready-made files.
         framework: the managed environment that exports PaddlePaddle's or MindSpore's.
@@ -104,7 +105,6 @@ def export(
         InputError: the weights do not fit the architecture.
         LabelError: the file of class names can't be read, or has another number of them.
     """
-    reporter = reporter or Silent()
     target = out / f"{resolved.name}.onnx"
     notes: tuple[str, ...] = ()
     exporter = ""
@@ -117,6 +117,12 @@ def export(
         if resolved.source == "random":
             notes = (f"random weights of seed {resolved.seed}: good for speed, Top-1 means nothing",)
     elif resolved.framework is not None:
+        if framework is None:
+            environment = FRAMEWORKS[resolved.framework]
+            raise ToolchainMissing(
+                f"{environment.title} models are exported by an environment that is not there",
+                remedy=environment.install,
+            )
         reporter.update(f"export {resolved.tag} to ONNX")
         converted = convert(
             source=resolved.source,
@@ -124,7 +130,7 @@ def export(
             network=resolved.network,
             classes=resolved.classes,
             preprocess=spec.preprocess,
-            environment=_framework(resolved.source, framework),
+            environment=framework,
             target=target,
             log=out / LOG,
             seed=0,
@@ -133,7 +139,7 @@ def export(
         exporter, max_error, notes = converted.exporter, converted.max_error, converted.notes
     elif resolved.source == "demo":
         reporter.update(f"unpack {resolved.tag}")
-        _unpack_demo(Path(resolved.file or ""), target)
+        target.write_bytes(unpack(Path(resolved.file or "")).SerializeToString(deterministic=True))
         notes = ("demo weights: trained on the project's own rendered pictures, not on photographs",)
     else:
         reporter.update(f"read {resolved.tag}")
@@ -144,7 +150,9 @@ def export(
     found = describe(model, resolved.tag)
     require_fit(found, spec, resolved.tag, classes=resolved.classes is not None)
     if resolved.published_m is not None:
-        require_parameters(found, resolved.published_m, resolved.tag, spec.name, _by_itself(resolved))
+        option = f"--{resolved.source} " if resolved.framework else ""
+        remedy = f"build it without the name of another model: edge build {option}{resolved.file}"
+        require_parameters(found, resolved.published_m, resolved.tag, spec.name, remedy)
     labels = "demo" if resolved.source == "demo" else spec.labels
     notes += notes_on(found) + notes_on_classes(model, found.classes, labels)
     return ExportResult(
@@ -159,21 +167,6 @@ def export(
         notes=notes,
         max_error=max_error,
     )
-
-
-def _by_itself(resolved: Resolved) -> str:
-    option = f"--{resolved.source} " if resolved.framework else ""
-    return f"build it without the name of another model: edge build {option}{resolved.file}"
-
-
-def _framework(source: str, found: Toolchain | None) -> Toolchain:
-    if found is None:
-        environment = FRAMEWORKS[source]
-        raise ToolchainMissing(
-            f"{environment.title} models are exported by an environment that is not there",
-            remedy=environment.install,
-        )
-    return found
 
 
 def _copy(source: Path, target: Path) -> None:
@@ -192,12 +185,6 @@ def _copy(source: Path, target: Path) -> None:
         ) from error
 
 
-def _unpack_demo(source: Path, target: Path) -> None:
-    from edge.sources.demo_weights import unpack
-
-    target.write_bytes(unpack(source).SerializeToString(deterministic=True))
-
-
 def _run_worker(
     resolved: Resolved, spec: ModelSpec, toolchain: Toolchain | None, target: Path
 ) -> dict[str, Any]:
@@ -212,8 +199,7 @@ def _run_worker(
             allowed="NCHW: torch models have their channels first",
             remedy="set preprocess.layout: NCHW in the model's YAML",
         )
-    pre = spec.preprocess
-    height, width = pre.crop
+    height, width = spec.preprocess.crop
     out = target.parent.resolve()
     job = {
         "tag": resolved.tag,
@@ -222,10 +208,7 @@ def _run_worker(
         "classes": resolved.classes,
         "height": height,
         "width": width,
-        "range": [
-            min(-m / s for m, s in zip(pre.mean, pre.std, strict=True)),
-            max((255 - m) / s for m, s in zip(pre.mean, pre.std, strict=True)),
-        ],
+        "range": spec.preprocess.value_range,
         "out": str(out / target.name),
     }
     if resolved.source == "torchscript":

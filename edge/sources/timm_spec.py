@@ -19,7 +19,7 @@ from edge.specs.schema import WIDTH_MULTIPLE, Interpolation
 if TYPE_CHECKING:
     from edge.toolchain.found import Toolchain
 
-PREFIX = "timm:"
+TIMM = "timm:"
 WORKER = "timm_config.py"
 TIMEOUT = 300.0  # seconds; importing torch from a cold disk
 _INTERPOLATIONS = ("bilinear", "bicubic")
@@ -64,7 +64,7 @@ def describe_timm(name: str, toolchain: Toolchain, changes: Mapping[str, Any]) -
         raise UsageError(
             f"timm has no model {name!r}",
             allowed=("such as " + ", ".join(offered)) if offered else "a name of timm.list_models()",
-            remedy=f"edge build {PREFIX}{offered[0]}" if offered else None,
+            remedy=f"edge build {TIMM}{offered[0]}" if offered else None,
         )
     tag = answer["architecture"] + (f".{answer['tag']}" if answer["tag"] else "")
     preprocess, notes = _preprocess(tag, answer, changes)
@@ -122,7 +122,7 @@ def _preprocess(
             allowed=f"a width that is a multiple of {WIDTH_MULTIPLE}: the board's runtimes take packed rows",
             remedy="choose a model of another size"
             if answer["fixed_size"]
-            else f"edge build {PREFIX}{tag} --crop {near}   (it takes other sizes too)",
+            else f"edge build {TIMM}{tag} --crop {near}   (it takes other sizes too)",
         )
     resize: int | None = math.floor(max(crop) / answer["crop_pct"])
     if answer["crop_mode"] == "squash":

@@ -161,7 +161,7 @@ def read_model(name: str) -> ModelFile:
     names = ", ".join(known[match] for match in close)
     listed = f"the names that edge models lists{f' ({names}, …)' if close else ''}"
     raise UsageError(
-        f"no model is called {name!r}",
+        f"unknown model {name!r}",
         allowed=f"{listed}; or a path ending in .onnx or .yaml",
         remedy=hint,
     )

@@ -19,11 +19,14 @@ Interpolation = Literal["bilinear", "bicubic", "area", "nearest"]
 Bits = Literal["int8", "int16"]
 Level = Literal["O0", "O1", "O2", "O3"]
 Rewrite = Literal["channel_mean"]
+OwnFile = Literal["onnx", "torchscript", "paddle", "mindspore"]
 
 # The preprocess node takes NV12, whose chroma covers 2x2 pixels; the runtimes on the board take packed rows,
 # and what they do with a width that is not a multiple of 32 differs between them.
 WIDTH_MULTIPLE = 32
 HEIGHT_MULTIPLE = 2
+# The share of the resized picture that the centre crop keeps; the usual one for ImageNet classifiers.
+CROP_SHARE = 0.875
 
 
 def _check(condition: bool, seen: str, allowed: str) -> None:
@@ -101,9 +104,15 @@ class Preprocess:
         height, width = self.crop
         return (1, 3, height, width) if self.layout == "NCHW" else (1, height, width, 3)
 
+    @property
+    def value_range(self) -> tuple[float, float]:
+        """Smallest and largest value that the network may see: (x - mean) / std of x in 0..255."""
+        channels = list(zip(self.mean, self.std, strict=True))
+        return min(-m / s for m, s in channels), max((255 - m) / s for m, s in channels)
+
 
 # Sources that are files of the user's: they hold their weights, and a YAML names them relative to itself.
-OWN_FILES = ("onnx", "torchscript", "paddle", "mindspore")
+OWN_FILES: tuple[OwnFile, ...] = ("onnx", "torchscript", "paddle", "mindspore")
 
 
 @frozen

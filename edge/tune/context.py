@@ -23,9 +23,8 @@ from edge.pipeline.stages import CALIBRATE, EXPORT, SIMPLIFY
 from edge.prepare.channel_mean import channel_mean
 from edge.prepare.equalize import find_pairs
 from edge.progress import Listener, Reporter
-from edge.sources.sources import WeightsName
 from edge.specs import Precision, Preprocess
-from edge.specs.request import Request
+from edge.specs.request import Request, Weights
 from edge.toolchain.found import Toolchain
 from edge.tune.journal import Entry, Journal
 from edge.tune.result import Measured
@@ -235,7 +234,7 @@ class Context:
         }
         # All trials have the weights of the first, and none of them asks the network for others.
         source = build.stage(EXPORT).result.weights.source
-        named = cast(WeightsName, source) if source in get_args(WeightsName) else self.request.weights
+        named = cast(Weights, source) if source in get_args(Weights) else self.request.weights
         request = evolve(self.request, weights=named)
         return Trials(request, self.workspace, self.journal, Inside(self.listener, self.standing), identity)
 

@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 import onnxruntime
 
+import edge
 from edge.images import open_images, sample
 from edge.images.preprocess import network_input, resize_crop
-from edge.runtime import load
 
 try:
     import matplotlib.pyplot as plt
@@ -29,7 +29,7 @@ FOLDER = Path() if Path("metadata.json").exists() else Path("../build") / MODEL
 # ## 1. Load both
 
 # %%
-net = load(FOLDER, BACKEND)
+net = edge.load(FOLDER, BACKEND)
 rule = net.preprocess
 path = FOLDER / f"{net.metadata.name}.onnx"
 if not path.exists():

@@ -1,0 +1,355 @@
+"""The Python API behind ``import edge``: build, load, evaluate; the command line goes the same ways."""
+
+from __future__ import annotations
+
+import difflib
+import json
+import shlex
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+from attrs import evolve, field, fields_dict, frozen
+
+from edge.errors import ModelFileError, ToolchainMissing, UsageError
+from edge.progress import SILENT, Listener
+from edge.sources.resolve import UNRECORDED, Options, as_typed, flag, resolve
+
+if TYPE_CHECKING:
+    from edge.evaluate import Evaluation, Hop, Missing, Pictures, Subject
+    from edge.folder.built import Built
+    from edge.images import ImageSet
+    from edge.runtime import Net
+    from edge.runtime.open import BackendName
+    from edge.specs.request import Request
+    from edge.toolchain.found import Toolchain
+
+DEMO = "demo:test"
+
+
+@frozen
+class BuildResult:
+    """A finished build. It is also a path: ``edge.load(built)`` opens its program.
+
+    Attributes:
+        folder: the build folder, such as ``build/ConvNeXt_atto``.
+        manifest: the content of ``manifest.json``, as JSON values.
+    """
+
+    folder: Path
+    manifest: Mapping[str, Any] = field(repr=False)
+
+    def __fspath__(self) -> str:
+        return str(self.folder)
+
+    def file(self, role: str) -> Path | None:
+        """Return the file of a role, such as ``bin`` or ``float_onnx``; None if this build has none."""
+        found = (entry["path"] for entry in self.manifest["artifacts"] if entry["role"] == role)
+        return next((self.folder / path for path in found), None)
+
+    @property
+    def program(self) -> Path | None:
+        """The ``.bin`` for the board; None where the portable mapper built."""
+        return self.file("bin")
+
+    @property
+    def portable(self) -> Path | None:
+        """The quantized network in standard ONNX, for any PC."""
+        return self.file("portable_onnx")
+
+    @property
+    def report(self) -> Path:
+        """The report, a page for a browser."""
+        return self.folder / "report.html"
+
+    @property
+    def n(self) -> int:
+        """Number of pictures behind the figures of accuracy."""
+        return int(self.manifest["accuracy"]["n"])
+
+    @property
+    def float_top1(self) -> float | None:
+        """Top-1 of the float network in percent; None without labels."""
+        return self._top1("float")
+
+    @property
+    def top1(self) -> float | None:
+        """Top-1 of the quantized network in percent; None without labels."""
+        return self._top1("quantized")
+
+    @property
+    def agreement(self) -> float:
+        """Share of the pictures with the float network's answer, in percent."""
+        return float(self.manifest["accuracy"]["agreement"])
+
+    @property
+    def cosine(self) -> float:
+        """Mean cosine of the quantized scores with the float ones, -1..1."""
+        return float(self.manifest["accuracy"]["cosine"])
+
+    @property
+    def latency_us(self) -> float | None:
+        """The compiler's own estimate for one frame on the BPU, in microseconds; None without a compiler."""
+        return self._static("latency_us")
+
+    @property
+    def fps(self) -> float | None:
+        """Likewise in frames per second."""
+        return self._static("fps")
+
+    @property
+    def bit_exact(self) -> bool | None:
+        """Whether the ``.bin`` gives the quantized network's integers in the simulator; None if not tried."""
+        verify = self.manifest["verify"]
+        return None if verify is None else verify["bit_exact"]
+
+    def _top1(self, network: str) -> float | None:
+        score = self.manifest["accuracy"][network]
+        return None if score is None else float(score["top1"])
+
+    def _static(self, key: str) -> float | None:
+        static = self.manifest["static"]
+        return None if static is None else float(static[key])
+
+
+def load(path: str | Path | BuildResult, backend: BackendName = "auto", threads: int = 1) -> Net:
+    """Open a program: on the board, or on a PC through a simulator; see :func:`edge.runtime.load`.
+
+    Args:
+        path: a build folder, a bundle, a ``.bin``, an ONNX that a build made, or a result of :func:`build`.
+        backend: ``auto`` takes the first that works here.
+        threads: how many callers compute at once.
+
+    Returns:
+        The net; use it in a ``with``, or close it.
+
+    Raises:
+        ModelFileError: no program is there.
+        BackendError: it can't be run here.
+    """
+    from edge import runtime
+
+    return runtime.load(Path(path), backend, threads=threads)
+
+
+def build(model: str | Path | None = None, *, listener: Listener = SILENT, **options: Any) -> BuildResult:
+    """Build a checked program for the board, as ``edge build`` does; what has not changed is reused.
+
+    Args:
+        model: a zoo name, a model .yaml, ``timm:NAME``, or the path of an .onnx or TorchScript file.
+        listener: hears of the stages, of progress, and of what the user should know; it may print.
+        options: fields of :class:`edge.sources.resolve.Options`: those of ``edge build``, in snake_case.
+            Numbers may be numbers: ``mean=127.5``, ``crop=(256, 320)``.
+
+    Raises:
+        UsageError: no such option, options that contradict each other, or no such model.
+        EdgeError: another known failure, as the command line would print it. Finished stages are kept.
+    """
+    _refuse_unknown(options, fields_dict(Options).keys() - {"arguments"})
+    read, given = Options(model=model, **options), {"model": model, **options}
+    words = [
+        ("" if name == "model" else flag(name), getattr(read, name))
+        for name in fields_dict(Options)
+        if given.get(name) is not None and name not in UNRECORDED
+    ]
+    request, notes = resolve(evolve(read, arguments=as_typed(words)))
+    if notes:
+        listener.warn("\n".join(notes))
+    root = (read.build_dir or Path("build")) / request.spec.name
+    manifest = run_build(request, root, listener)
+    return BuildResult(root, json.loads(json.dumps(manifest)))
+
+
+def run_build(request: Request, root: Path, listener: Listener) -> dict[str, Any]:
+    """Run all stages, put what they made into the build folder, and return its manifest.
+
+    Raises:
+        EdgeError: a known failure; finished stages are kept.
+    """
+    from edge.folder.workspace import Workspace
+    from edge.pipeline.build import Build
+    from edge.pipeline.publish import publish
+    from edge.report import report_of_build
+
+    with Workspace(root, listener) as workspace:
+        stages = Build(request, workspace, listener)
+        stages.run()
+        return publish(stages, workspace, report_of_build)
+
+
+def evaluate(
+    built: str | Path | BuildResult,
+    *,
+    images: str | Path | None = None,
+    count: int = 500,
+    hops: str | Sequence[str] | None = None,
+    program_count: int = 10,
+    labels: str | Path | None = None,
+    seed: int = 0,
+    workers: int | None = None,
+    listener: Listener = SILENT,
+    command: str | None = None,
+    board: Callable[[Subject], Hop] | None = None,
+    check: Callable[[Pictures, Sequence[Hop]], None] | None = None,
+    **unknown: object,
+) -> Evaluation:
+    """Measure a build after each step from float to program, as ``edge eval`` does; it writes ``eval.json``.
+
+    Args:
+        built: a finished build, or its folder.
+        images: pictures to measure on: a folder, list file or labels.csv; None takes those that the build
+            was measured on, if they were the demo's.
+        count: number of them; 0 means all.
+        hops: which steps, as a sequence or with commas; None takes all that can be measured here. ``float``
+            is always measured.
+        program_count: pictures for the hop ``program``, which takes seconds each.
+        labels: ``imagenet``, ``demo``, or a text file with a class name a line; None takes the build's.
+        seed: of the choice of pictures.
+        workers: pictures at once; None takes the cores.
+        listener: hears of progress and of what is left out.
+        command: recorded as what the user typed; None records the verb that does the same.
+        board: connects to a board and returns it as a hop.
+        check: may refuse pictures and hops before anything is measured.
+        unknown: refused, with the name that was meant.
+
+    Returns:
+        One row a hop, Top-1 and agreement in percent, changes in points.
+
+    Raises:
+        UsageError: no such hop or option, or no pictures.
+        EdgeError: another known failure. Every answer so far is kept.
+    """
+    path = Path(built)
+    given = {"images": images, "count": count, "hops": hops, "program_count": program_count, "labels": labels}
+    _refuse_unknown(unknown, (*given, "seed", "workers", "listener"))
+    if hops is not None:
+        hops = hops.split(",") if isinstance(hops, str) else hops
+        hops = [name.strip() for name in hops if name.strip()]
+        given["hops"] = ",".join(hops)
+    if command is None:
+        usual = {"count": 500, "program_count": 10, "seed": 0}
+        typed = {name: value for name, value in {**given, "seed": seed}.items() if value is not None}
+        words = [(flag(name), value) for name, value in typed.items() if value != usual.get(name)]
+        command = shlex.join(["edge", "eval", *as_typed([("", path), *words])])
+    from edge.evaluate import (
+        ANSWERS,
+        FILE,
+        Pictures,
+        choose,
+        discard_stale,
+        find_hops,
+        subject_of,
+        write_evaluation,
+    )
+    from edge.evaluate import evaluate as measure
+    from edge.folder.built import open_built
+    from edge.folder.workspace import Workspace
+
+    if path.exists() and not path.is_dir():
+        raise ModelFileError(
+            f"{path} is a single file",
+            allowed="the folder of a finished build",
+            remedy=f"edge eval {path.parent}",
+        )
+    open_built(path)  # a wrong folder is told before anything waits
+    with Workspace(path, listener):
+        finished = open_built(path)  # from here on no build replaces it
+        found, unlabelled = built_pictures(finished, "eval", images, labels, count=count, seed=seed)
+        pictures = Pictures(found, unlabelled, seed)
+        subject = subject_of(finished, *_compiler_of(finished))
+        chosen, missing = find_hops(subject, program_count)
+        if board is not None:
+            chosen.append(board(subject))
+        if hops is None:
+            _tell_missing(missing, listener)
+        else:
+            chosen = choose(chosen, missing, hops)
+        if check is not None:
+            check(pictures, chosen)
+        if unlabelled:
+            listener.warn(f"{unlabelled}; agreement with the float network is measured instead")
+        evaluation = measure(
+            subject,
+            chosen,
+            pictures,
+            root=path,
+            command=command,
+            answers=path / ANSWERS,
+            workers=workers,
+            listener=listener,
+        )
+        write_evaluation(path / FILE, evaluation)
+        discard_stale(path, finished.sha256.values())
+    return evaluation
+
+
+def built_pictures(
+    built: Built, verb: str, images: str | Path | None, labels: str | Path | None, *, count: int, seed: int
+) -> tuple[ImageSet, str]:
+    """Return the pictures to measure a build on, and why there is no Top-1; empty if there is.
+
+    Args:
+        built: the build.
+        verb: for the remedy, such as ``diagnose``.
+        images: a source of pictures; None takes those of the build's own measurement, if the demo's.
+        labels: what names the classes, as for :func:`edge.images.class_names`; None takes the build's own.
+        count: at most so many pictures; 0 takes all.
+        seed: of the choice.
+
+    Raises:
+        UsageError: no pictures are named and the build was measured on others than the demo's.
+        EdgeError: as :func:`edge.images.open_images`.
+    """
+    from edge.pipeline import choices
+
+    about = built.metadata
+    if images is None:
+        measured = str(built.manifest.get("accuracy", {}).get("dataset", "other pictures"))
+        if not measured.startswith(DEMO):
+            raise UsageError(
+                f"no --images, and {about.model} was measured on {measured}, which may have moved",
+                allowed="a folder of pictures, a list file or labels.csv",
+                remedy=f"edge {verb} {built.folder.name} --images DIR",
+            )
+    names = labels
+    if names is None:
+        own = built.folder / about.files["labels"].path if "labels" in about.files else None
+        names = "demo" if about.weights == "demo" else own
+    images, names = (None if item is None else str(item) for item in (images, names))
+    return choices.pictures(images, names, about.weights, about.classes, count=count, seed=seed)
+
+
+def _compiler_of(built: Built) -> tuple[Toolchain | None, str]:
+    """Return the compiler that made the build, or another one; or why there is none."""
+    from edge.toolchain.find import find
+
+    kind = built.manifest.get("mapper")
+    if kind == "portable":
+        return None, "built without the vendor's compiler (--mapper portable)"
+    why = "no compiler"
+    for choice in (kind, "auto"):
+        try:
+            return find(cast("Any", choice)), ""
+        except ToolchainMissing as error:
+            why = error.seen
+    return None, why
+
+
+def _tell_missing(missing: Iterable[Missing], listener: Listener) -> None:
+    reasons: dict[str, list[str]] = {}
+    for entry in missing:
+        reasons.setdefault(entry.why, []).append(entry.name)
+    for why, names in reasons.items():
+        listener.warn(f"left out: {', '.join(names)} ({why})")
+
+
+def _refuse_unknown(given: Iterable[str], known: Iterable[str]) -> None:
+    names = sorted(known)
+    for name in given:
+        if name not in names:
+            near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+            raise UsageError(
+                f"no option is called {name!r}",
+                allowed=", ".join(names),
+                remedy=f"{near[0]}=… is the nearest" if near else None,
+            )

@@ -1,0 +1,559 @@
+"""What the user's words mean: MODEL and its options become a request, and notes for the user to check."""
+
+# ruff: noqa: RUF009 - _option is attrs' own field with more to it
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, get_args
+
+from attrs import Attribute, evolve, field, fields, frozen
+
+from edge.errors import LabelError, ToolchainMissing, UsageError
+from edge.files import data_dir
+from edge.specs import (
+    ModelSpec,
+    Precision,
+    Preprocess,
+    Sources,
+    available_models,
+    is_searched,
+    is_shipped,
+    load_model,
+    load_precision,
+    read_model,
+)
+from edge.specs.request import Mapper, Request, Weights
+from edge.specs.schema import CROP_SHARE, OWN_FILES, Color, Interpolation, Level
+
+if TYPE_CHECKING:
+    from edge.sources.declared import Declared
+    from edge.toolchain.found import Toolchain
+
+IMAGENET = "--mean 123.675,116.28,103.53 --std 58.395,57.12,57.375 --resize 256 --crop 224"
+STRETCH = "stretch"
+# The model's own recipe: its file in the build folder, and the word that insists on one.
+OWN_RECIPE, INSIST = "recipe.yaml", "recipe"
+# Of the fields of Options, those that change nothing of the result.
+UNRECORDED = frozenset({"build_dir", "install", "any_memory"})
+Notes = tuple[str, ...]
+
+
+def flag(name: str) -> str:
+    """Return a field of :class:`Options` as the command line spells it."""
+    return "--" + name.replace("_", "-")
+
+
+def _text(value: object) -> str | None:
+    """Return what one types; numbers may be given as such."""
+    if isinstance(value, (list, tuple)):
+        return ",".join(map(str, value))
+    return None if value is None else str(value)
+
+
+def _size(value: object) -> str | None:
+    return "x".join(map(str, value)) if isinstance(value, (list, tuple)) else _text(value)
+
+
+def _path(value: str | Path | None) -> Path | None:
+    return None if value is None else Path(value)
+
+
+def _option(
+    kind: Any, default: object, text: str | None, *, least: float | None = None, convert: Any = None
+) -> Any:
+    """Return a field with what the command line needs to offer it.
+
+    Args:
+        kind: ``Path``, ``str``, ``int``, ``float``, ``bool``, or a Literal of what may be chosen.
+        default: as it stands.
+        text: help.
+        least: smallest number.
+        convert: makes what one types of a value; the usual one for the kind without it.
+    """
+
+    def check(_: object, attribute: Attribute[Any], value: Any) -> None:
+        choices = get_args(kind)
+        if value is not None and choices and value not in choices:
+            raise UsageError(f"{flag(attribute.name)} {value}", allowed=", ".join(choices))
+        if value is not None and least is not None and value < least:
+            raise UsageError(f"{flag(attribute.name)} {value}", allowed=f"{least:g} and above")
+
+    return field(
+        default=default,
+        converter=convert or {Path: _path, str: _text}.get(kind),
+        validator=check,
+        metadata={"kind": kind, "help": text, "least": least},
+    )
+
+
+@frozen(kw_only=True)
+class Options:
+    """Everything that says what to build, as a user gives it; beside each field stands what it is.
+
+    The field names are the command line's options in snake_case, the defaults are its own. Numbers may be
+    given as numbers: ``mean=127.5``, ``crop=(256, 320)``.
+
+    Attributes:
+        model: a zoo name, a model .yaml, ``timm:NAME``, or the user's own .onnx or TorchScript file; None
+            where ``paddle`` or ``mindspore`` is the model.
+        arguments: what is recorded as the command, from :func:`as_typed`.
+    """
+
+    model: str | None = field(default=None, converter=_text)
+    weights: Weights = _option(Weights, "auto", "Where weights come from.")
+    onnx: Path | None = _option(Path, None, "Your own float ONNX for a zoo model.")
+    paddle: Path | None = _option(
+        Path, None, "Folder of a PaddlePaddle inference model, instead of MODEL or as its weights."
+    )
+    mindspore: Path | None = _option(
+        Path, None, "A MindIR, or a MindSpore checkpoint with --network; likewise."
+    )
+    network: str | None = _option(
+        str, None, "mindcv's name of the checkpoint's network, such as convnext_tiny."
+    )
+    source_config: Path | None = _option(
+        Path, None, "PaddleClas's or mindcv's YAML that says how the network sees pictures."
+    )
+    images: str | None = _option(str, None, "Pictures to measure on: a folder, list file or labels.csv.")
+    count: int = _option(int, 500, "Number of images; 0 means all.", least=0)
+    calib: str | None = _option(
+        str, None, "Pictures to calibrate on; as --images, or a file in calibration/."
+    )
+    calib_count: int | None = _option(int, None, "Number of images; 100 unless the set says other.", least=1)
+    precision: str | None = _option(
+        str,
+        None,
+        "A recipe in mapper_yaml/precision, or a path; 'recipe' insists on the model's own.  "
+        "[default: the model's own recipe of edge tune, if there is one]",
+    )
+    level: Level | None = _option(Level, None, "Compiler optimisation level.")
+    mapper: Mapper = _option(Mapper, "auto", "Which compiler.")
+    mean: str | None = _option(str, None, "Per channel, 0..255, such as 127.5 or 123.675,116.28,103.53.")
+    std: str | None = _option(str, None, "Per channel, 0..255: the network sees (x - mean) / std.")
+    color: Color | None = _option(Color, None, "Channel order of the network.")
+    resize: str | None = _option(str, None, "Shorter side before the centre crop, or 'stretch'.")
+    crop: str | None = _option(
+        str, None, "Input size, such as 224 or 256x320 (height x width).", convert=_size
+    )
+    interpolation: Interpolation | None = _option(Interpolation, None, "Interpolation when enlarging.")
+    labels: str | None = _option(str, None, "Text file with a class name a line.")
+    seed: int = _option(int, 0, "Random seed.")
+    timeout: float = _option(float, 120.0, "Minutes that one run of the compiler may take.", least=0.01)
+    install: bool = _option(
+        bool,
+        False,
+        "First install what is missing: the compiler, or the framework of --paddle and --mindspore.",
+    )
+    any_memory: bool = _option(bool, False, "Compile even if the memory estimate exceeds what is free.")
+    build_dir: Path | None = _option(Path, Path("build"), None)
+    arguments: tuple[str, ...] = ()
+
+    def changes(self) -> dict[str, Any]:
+        """Return what the user sets of the preprocessing: keys of ``Preprocess``.
+
+        Raises:
+            UsageError: a value can't be read.
+        """
+        given: dict[str, Any] = {
+            "mean": _triple("--mean", self.mean),
+            "std": _triple("--std", self.std),
+            "color": self.color,
+            "crop": _crop(self.crop),
+            "interpolation": self.interpolation,
+        }
+        found = {key: value for key, value in given.items() if value is not None}
+        if self.resize is not None:
+            found["resize"] = None if self.resize == STRETCH else _integer("--resize", self.resize)
+        return found
+
+
+def resolve(options: Options) -> tuple[Request, Notes]:
+    """Return the request that the options describe, and lines for the user to read.
+
+    Without ``precision`` a recipe of the model's own is taken, and told of. timm models are described by the
+    compiler's Python, which is started.
+
+    Raises:
+        UsageError: options that contradict each other or can't be read, or no recipe where one has to be.
+        InputError: a file of the user's is no such model, or its class names can't be read.
+        ToolchainMissing: a timm model without a compiler.
+    """
+    changes = options.changes()
+    framework = options.paddle is not None or options.mindspore is not None
+    if options.model is None and not framework:
+        raise UsageError(
+            "no MODEL", allowed="a MODEL, --paddle DIR or --mindspore FILE", remedy="edge models"
+        )
+    if (options.network or options.source_config) and not framework:
+        option = "--network" if options.network else "--source-config"
+        raise UsageError(f"{option} without a model of a framework", allowed="with --paddle or --mindspore")
+    if framework:
+        spec, notes = _of_framework(options, changes)
+    else:
+        spec, notes = _of_model(str(options.model), options, changes)
+    if options.weights != "auto" and (spec.sources.onnx or spec.sources.torchscript):
+        kind = "an ONNX" if spec.sources.onnx else "a TorchScript"
+        raise UsageError(
+            f"--weights {options.weights} with {kind} file", allowed="one of them: the file holds its weights"
+        )
+    if options.labels is not None:
+        # The network of a file has the classes that these name, whatever its configuration says of them.
+        own = any(getattr(spec.sources, kind) for kind in OWN_FILES)
+        spec = evolve(spec, labels=options.labels, classes=None if own else spec.classes)
+    _require_labels(spec)
+    precision, note = _recipe(spec, options.precision, options.build_dir)
+    if options.level is not None:
+        precision = evolve(precision, compiler=evolve(precision.compiler, optimize_level=options.level))
+    request = Request(
+        spec=spec,
+        precision=precision,
+        weights=options.weights,
+        mapper=options.mapper,
+        images=options.images,
+        images_count=options.count,
+        calibration=options.calib,
+        calibration_count=options.calib_count,
+        seed=options.seed,
+        timeout=options.timeout * 60,
+        install=options.install,
+        any_memory=options.any_memory,
+        arguments=options.arguments,
+    )
+    return request, notes + note
+
+
+def as_typed(values: Iterable[tuple[str, object]]) -> tuple[str, ...]:
+    """Return options and their values as words of a command line, absolute paths made relative.
+
+    Args:
+        values: (option, value); the argument has the option ``""`` and comes first, True is the option alone.
+    """
+    words: list[str] = []
+    for option, value in values:
+        text = str(value)
+        if Path(text).is_absolute():
+            text = os.path.relpath(text)
+        if not option:
+            words.insert(0, text)
+        else:
+            words += [option] if value is True else [option, text]
+    return tuple(words)
+
+
+def _of_model(model: str, options: Options, changes: dict[str, Any]) -> tuple[ModelSpec, Notes]:
+    """Return the spec of what MODEL names, and what to show of it."""
+    from edge.sources.framework_files import SUFFIXES
+    from edge.sources.timm_spec import TIMM
+
+    outside = model.startswith(TIMM) or Path(model).suffix.lower() in (".onnx", *SUFFIXES)
+    if outside and options.onnx is not None:
+        raise UsageError(f"both {model} and --onnx {options.onnx} are given", allowed="one of them")
+    if model.startswith(TIMM):
+        return _of_timm(model.removeprefix(TIMM), options, changes)
+    if outside:
+        return _of_file(Path(model), changes)
+    if model.lower() not in map(str.lower, available_models()):
+        _refuse_framework_path(model)
+    return _of_yaml(model, options.onnx, changes)
+
+
+def _of_file(path: Path, changes: dict[str, Any]) -> tuple[ModelSpec, Notes]:
+    """Return the spec of the user's ONNX or TorchScript; what neither file tells has to be given."""
+    from edge.sources.declared import NEEDED, plain, require_stated
+    from edge.sources.framework_files import SUFFIXES, require_torchscript
+
+    script = path.suffix.lower() in SUFFIXES
+    require_stated(
+        changes,
+        NEEDED if script else NEEDED[:2],
+        f"{path.name}: how the network was trained to see pictures is not in the file",
+        f"edge build {path} --mean 123.675,116.28,103.53 --std 58.395,57.12,57.375 --color rgb "
+        "--resize 256 --crop 224   (these are ImageNet's; use those of your training)",
+    )
+    notes = []
+    if script:
+        require_torchscript(path)
+        crop, layout, sources = changes["crop"], "NCHW", Sources(torchscript=str(path))
+    else:
+        from edge.sources.check import inspect_onnx
+
+        found = inspect_onnx(path)
+        crop, layout, sources = found.crop, found.layout, Sources(onnx=str(path))
+        if changes.get("crop", crop) != crop:
+            height, width = changes["crop"]
+            raise UsageError(
+                f"--crop {height}x{width}, but {path.name} takes {crop[0]}x{crop[1]}",
+                remedy="leave --crop away, or export the network at that size",
+            )
+        if found.names is not None:
+            notes.append(
+                f"{len(found.names)} class names are inside the file, the first {found.names[0]!r}: only "
+                "their order is checked; --labels FILE names the classes"
+            )
+    assumed = [key for key in ("color", "resize", "interpolation") if key not in changes]
+    usual = {"resize": round(max(crop) / CROP_SHARE), "interpolation": "bilinear"}
+    preprocess = Preprocess(**{**usual, **changes, "crop": crop, "layout": layout})
+    spec = ModelSpec(plain(path.stem), sources, preprocess, labels=None, classes=None)
+    return spec, described(f"{path.name}, as the file and your options say", spec, notes, assumed=assumed)
+
+
+def _of_timm(name: str, options: Options, changes: Mapping[str, Any]) -> tuple[ModelSpec, Notes]:
+    """Return a spec with timm's own configuration of a model, such as ``resnet18.a1_in1k``."""
+    from edge.sources.timm_spec import TIMM, describe_timm
+
+    if options.weights not in ("auto", "timm", "random"):
+        raise UsageError(f"--weights {options.weights} with {TIMM}{name}", allowed="auto, timm, random")
+    found = describe_timm(name, _exporter(options), changes)
+    if not found.has_weights and options.weights != "random":
+        raise UsageError(
+            f"timm has no trained weights of {found.tag}",
+            remedy=f"edge build {TIMM}{name} --weights random   (speed only, no Top-1)",
+        )
+    title = f"{TIMM}{found.tag}, as timm {found.timm} describes it"
+    return found.spec, described(title, found.spec, found.notes)
+
+
+def _exporter(options: Options) -> Toolchain:
+    from edge.toolchain.find import find
+    from edge.toolchain.install import install, require_platform
+
+    try:
+        return find("auto" if options.mapper == "portable" else options.mapper)
+    except ToolchainMissing as missing:
+        if options.install and options.mapper in ("auto", "managed"):
+            require_platform()
+            return install()
+        raise ToolchainMissing(
+            f"timm models are described and exported by the compiler's Python: {missing.seen}",
+            allowed=missing.allowed,
+            remedy=missing.remedy,
+        ) from missing
+
+
+def _of_yaml(name: str, onnx: Path | None, changes: Mapping[str, Any]) -> tuple[ModelSpec, Notes]:
+    """Return the model of the zoo, or of a YAML of the user's, which is shown.
+
+    ``onnx`` is the user's own file of this network, instead of the YAML's sources; it may have other classes.
+    """
+    found = read_model(name)
+    spec = evolve(found.spec, preprocess=evolve(found.spec.preprocess, **changes))
+    if onnx is not None:
+        spec = evolve(spec, sources=Sources(onnx=str(onnx)), labels=None, classes=None)
+    if found.shipped:
+        return spec, ()
+    assumed = [key for key in found.assumed if key not in changes]
+    return spec, described(f"{spec.name}, as {found.path} and your options say", spec, assumed=assumed)
+
+
+def _of_framework(options: Options, changes: Mapping[str, Any]) -> tuple[ModelSpec, Notes]:
+    """Return the spec of a PaddlePaddle or MindSpore model.
+
+    MODEL is the zoo's name of it, if it is one; its preprocessing is taken where the source states none.
+    """
+    from edge.sources.declared import spec_of
+
+    paddle = options.paddle is not None
+    option, path = ("--paddle", options.paddle) if paddle else ("--mindspore", options.mindspore)
+    assert path is not None  # noqa: S101 - the caller's condition
+    if paddle and options.mindspore is not None:
+        raise UsageError("both --paddle and --mindspore are given", allowed="one of them")
+    if options.onnx is not None or options.weights != "auto":
+        other = f"--onnx {options.onnx}" if options.onnx is not None else f"--weights {options.weights}"
+        raise UsageError(f"{other} with {option}", allowed="one of them: the model holds its weights")
+    base = load_model(options.model) if options.model is not None else None
+    read, otherwise = (
+        (_paddle, "--source-config with PaddleClas's YAML")
+        if paddle
+        else (_mindspore, "--network with mindcv's name of it")
+    )
+    declared, sources, name = read(path, options.network, options.source_config)
+    spec, notes = spec_of(
+        declared,
+        sources,
+        changes,
+        name=name,
+        base=base,
+        example=f"edge build {option} {path} {IMAGENET}   (these are ImageNet's; use those of your "
+        f"training), or {otherwise}",
+    )
+    by = [name for name in (declared.origin, f"the zoo's {base.name}" if base else "") if name]
+    describe = "describe" if len(by) > 1 else "describes"
+    title = f"{path}, as {' and '.join(by)} {describe} it" if by else f"{path}, as you describe it"
+    known = {**declared.values, **changes}
+    assumed = [] if base else [item.name for item in fields(Preprocess) if item.name not in known]
+    return spec, described(title, spec, notes, assumed=assumed, of_zoo=base is not None)
+
+
+def _paddle(folder: Path, network: str | None, config: Path | None) -> tuple[Declared, Sources, str]:
+    """Return what the model's configuration says, its sources, and its name."""
+    from edge.sources.declared import Declared
+    from edge.sources.framework_files import paddle_files
+    from edge.sources.paddleclas import find_config, read_config
+
+    if network is not None:
+        raise UsageError("--network with --paddle", allowed="--network names a network of mindcv's")
+    graph = paddle_files(folder).main
+    own = config or find_config(graph.parent)
+    declared = read_config(own) if own else Declared()
+    usual = graph.stem in ("inference", "model")
+    name = declared.model or (graph.parent.resolve().name if usual else graph.stem)
+    return declared, Sources(paddle=str(folder)), name
+
+
+def _mindspore(path: Path, network: str | None, config: Path | None) -> tuple[Declared, Sources, str]:
+    """Return what mindcv or its configuration says, the model's sources, and its name."""
+    from edge.sources import mindcv
+    from edge.sources.declared import Declared
+    from edge.sources.framework_files import mindspore_file
+
+    known = mindcv.of_network(network) if network is not None else None  # a misspelt name is told first
+    mindspore_file(path, network)
+    declared = known or Declared()
+    if config is not None:
+        declared = mindcv.read_config(config)
+        if network is not None and declared.model not in (None, network):
+            raise UsageError(
+                f"--network {network}, but {config.name} is of {declared.model}",
+                remedy=f"--network {declared.model}, or another --source-config",
+            )
+    return declared, Sources(mindspore=str(path), network=network), network or path.stem
+
+
+def _refuse_framework_path(text: str) -> None:
+    """Fail where MODEL is a model of PaddlePaddle's or MindSpore's, which an option names."""
+    path = Path(text)
+    suffix = path.suffix.lower()
+    if suffix in (".mindir", ".ckpt"):
+        option, kind = "--mindspore", "a file of MindSpore's"
+        network = " --network NAME" if suffix == ".ckpt" else ""
+    elif path.is_dir() or suffix in (".pdmodel", ".pdiparams") or path.with_suffix(".pdiparams").is_file():
+        option, kind, network = "--paddle", "a folder" if path.is_dir() else "a file of PaddlePaddle's", ""
+    else:
+        return
+    raise UsageError(
+        f"MODEL {text} is {kind}",
+        allowed="a name that edge models lists, a path ending in .onnx or .yaml, or a model of a framework "
+        "behind its option",
+        remedy=f"{option} {text}{network}   instead of MODEL",
+    )
+
+
+def described(
+    title: str,
+    spec: ModelSpec,
+    notes: Sequence[str] = (),
+    *,
+    assumed: Sequence[str] = (),
+    of_zoo: bool = False,
+) -> Notes:
+    """Return how a network sees pictures, in lines for the user to check.
+
+    Args:
+        title: what it is, and who says so.
+        spec: the model.
+        notes: what else the user should know.
+        assumed: keys of its preprocessing that nobody stated; they are marked.
+        of_zoo: whether it is meant to be the zoo's model of its name.
+    """
+    pre = spec.preprocess
+
+    def text(key: str, value: str) -> str:
+        return f"{value} (assumed)" if key in assumed else value
+
+    size = "x".join(map(str, pre.crop))
+    enlarged = text("interpolation", pre.interpolation)
+    how = (
+        f"{text('resize', f'stretched to {size}')}, {enlarged}"
+        if pre.resize is None
+        else f"{text('resize', f'shorter side to {pre.resize}')}, {enlarged}, centre crop {size}"
+    )
+    order = {"imagenet": "in ImageNet's order", None: "named by --labels FILE, or not at all"}.get(
+        spec.labels, f"named by {spec.labels}"
+    )
+    classes = str(spec.classes or "as the file has them")
+    mean, std = (
+        text(key, " ".join(f"{value:g}" for value in values))
+        for key, values in (("mean", pre.mean), ("std", pre.std))
+    )
+    lines = [
+        f"{title}; check it:",
+        f"  input    {text('crop', size)}, {text('layout', pre.layout)}, {text('color', pre.color.upper())}",
+        f"  picture  {how}",
+        f"  values   (x - mean) / std of 0..255, mean {mean}, std {std}",
+        f"  classes  {text('classes', classes)}, {text('labels', order)}",
+        *(f"! {note}" for note in notes),
+    ]
+    if is_shipped(spec.name) and not of_zoo:
+        lines.append(
+            f"! the zoo has a {spec.name}, too: both build into one folder, and reports compare with the "
+            "zoo's published figures; another name keeps them apart"
+        )
+    crop = "" if spec.sources.onnx else "--crop "  # an ONNX has one size
+    return *lines, f"  change   {crop}--color --resize --interpolation --mean --std --labels"
+
+
+def _require_labels(spec: ModelSpec) -> None:
+    """Fail now, not after the compile, where the class names can't be read; the export counts them."""
+    from edge.images import class_names
+
+    try:
+        class_names(spec.labels)
+    except LabelError as error:
+        raise LabelError(
+            f"the class names of {spec.name}: {error.seen}",
+            allowed=error.allowed or "a text file with a class name a line",
+            remedy=error.remedy or "--labels FILE, or labels: in the model's YAML, relative to it",
+        ) from error
+
+
+def _recipe(spec: ModelSpec, wish: str | None, build_dir: Path | None) -> tuple[Precision, Notes]:
+    if wish not in (None, INSIST):
+        return load_precision(wish), ()
+    shared = data_dir("mapper_yaml") / "precision" / f"{spec.name}.yaml"
+    own = [] if build_dir is None else [build_dir / spec.name / OWN_RECIPE]
+    # A shared recipe may happen to have the model's name: convnext, for one's own convnext.onnx.
+    path = shared if is_searched(shared) else next((place for place in own if place.is_file()), None)
+    if path is None and wish == INSIST:
+        raise UsageError(
+            f"{spec.name} has no recipe of its own",
+            allowed="a file at " + " or ".join(os.path.relpath(place) for place in (shared, *own)),
+            remedy=f"edge tune {spec.name}   searches one",
+        )
+    if path is None:
+        return load_precision(spec.precision), ()
+    shown = os.path.relpath(path)
+    note = f"precision recipe {shown}, the model's own; --precision {spec.precision} goes without"
+    return load_precision(str(path)), (note,) if wish is None else ()
+
+
+def _triple(option: str, text: str | None) -> tuple[float, float, float] | None:
+    if text is None:
+        return None
+    try:
+        values = [float(part) for part in re.split(r"[,\s]+", text.strip())]
+    except ValueError:
+        values = []
+    if len(values) == 1:
+        values *= 3
+    if len(values) != 3:
+        raise UsageError(f"{option} {text!r}", allowed="one number, or three with commas")
+    return values[0], values[1], values[2]
+
+
+def _crop(text: str | None) -> tuple[int, int] | None:
+    if text is None:
+        return None
+    numbers = [_integer("--crop", part) for part in text.lower().split("x")]
+    if len(numbers) not in (1, 2):
+        raise UsageError(f"--crop {text!r}", allowed="one number, or height x width such as 256x320")
+    return numbers[0], numbers[-1]
+
+
+def _integer(option: str, text: str) -> int:
+    if not text.strip().isdigit():
+        raise UsageError(f"{option} {text!r}", allowed="a whole number of pixels")
+    return int(text)
