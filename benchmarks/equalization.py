@@ -18,8 +18,7 @@ from attrs import evolve
 from weight_rounding import build
 
 from edge.measure.statistics import mcnemar
-from edge.specs import load_precision
-from edge.tune import outcome as recipe
+from edge.specs import load_precision, save_precision
 
 RECIPE = "int8_equalized"
 
@@ -34,7 +33,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="edge-bench-") as scratch:
         equalized = load_precision(RECIPE)
         without = Path(scratch, "without.yaml")
-        recipe.write(without, evolve(equalized, name="without", equalization=None))
+        save_precision(without, evolve(equalized, name="without", equalization=None))
         built = {
             Path(choice).stem: build(choice, [known.model, *others], Path(scratch, "build"))
             for choice in (str(without), RECIPE)

@@ -24,8 +24,9 @@ from edge.measure.statistics import mcnemar
 from edge.specs import load_precision
 from edge.tune import Options, tune
 from edge.tune.context import TRIALS
-from edge.tune.result import Measured, Point
+from edge.tune.result import Point
 from edge.tune.spaces import at_level
+from edge.tune.trials import Measured
 from edge.tune.tune import Search
 
 HALF = 0.5  # of plain int8's other answers that have to go

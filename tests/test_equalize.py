@@ -19,12 +19,11 @@ from onnx import TensorProto, helper, numpy_helper
 
 from edge.errors import ModelFileError, SpecError
 from edge.prepare.equalize import LIMIT, EqualizeResult, equalize, factors, find_pairs
-from edge.specs import Equalization, Precision, Preprocess, load_precision
+from edge.specs import Equalization, Precision, Preprocess, load_precision, save_precision
 from edge.toolchain.found import Toolchain
-from edge.tune import outcome as recipe
 from edge.tune.context import Candidate
-from edge.tune.result import Measured
 from edge.tune.spaces import ROUNDINGS
+from edge.tune.trials import Measured
 from edge.tune.tune import Search
 from tests.conftest import Run, save_pictures
 from tests.test_build_compiler import NORM, build
@@ -246,7 +245,7 @@ def test_a_network_without_pairs_is_told(tmp_path: Path) -> None:
 
 def test_a_recipe_reads_back_and_nonsense_is_refused(tmp_path: Path) -> None:
     written = Precision("mine", equalization=Equalization(pictures=3))
-    recipe.write(tmp_path / "mine.yaml", written)
+    save_precision(tmp_path / "mine.yaml", written)
     assert load_precision(str(tmp_path / "mine.yaml")) == written
     assert load_precision("int8_equalized").equalization == Equalization()
     (tmp_path / "r.yaml").write_text("equalization: {pictures: 0}\n")

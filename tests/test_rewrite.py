@@ -15,9 +15,8 @@ from onnx import helper, numpy_helper
 
 from edge.errors import ModelFileError, SpecError
 from edge.prepare.channel_mean import RewriteResult, channel_mean, rewrite
-from edge.specs import Precision, load_precision
+from edge.specs import Precision, load_precision, precision_text, save_precision
 from edge.toolchain.found import Toolchain
-from edge.tune import outcome as recipe
 from tests.conftest import Run, save_pictures
 from tests.test_build_compiler import NORM, build
 from tests.test_equalize import Net, run
@@ -149,9 +148,9 @@ def test_a_rewrite_that_changes_the_answers_is_refused(
 
 def test_a_recipe_reads_back_and_nonsense_is_refused(tmp_path: Path) -> None:
     written = Precision("mine", rewrites=("channel_mean",))
-    recipe.write(tmp_path / "mine.yaml", written)
+    save_precision(tmp_path / "mine.yaml", written)
     assert load_precision(str(tmp_path / "mine.yaml")) == written
-    assert "rewrites" not in recipe.text(Precision("plain"))
+    assert "rewrites" not in precision_text(Precision("plain"))
     assert load_precision("int8_channel_mean").rewrites == ("channel_mean",)
     (tmp_path / "r.yaml").write_text("rewrites: [faster]\n")
     with pytest.raises(SpecError, match="faster"):

@@ -18,12 +18,25 @@ from edge.cli.options import make_request
 from edge.cli.tune import parse_duration, parse_latency
 from edge.errors import InputError, UsageError
 from edge.files import write_text
+from edge.folder.store import Store
 from edge.images import ImageItem, ImageSet, open_images
-from edge.specs import Calibration, Evidence, NodePrecision, Precision, load_model, load_precision
+from edge.progress import Silent
+from edge.specs import (
+    Calibration,
+    Evidence,
+    NodePrecision,
+    Precision,
+    load,
+    load_model,
+    load_precision,
+    precision_text,
+    recipe_place,
+    save_precision,
+)
 from edge.specs.schema import Rounding
 from edge.toolchain.found import Toolchain
-from edge.tune import outcome as recipe
 from edge.tune.context import halves
+from edge.tune.journal import FILE, PART
 from edge.tune.spaces import combined
 from edge.tune.trials import adopt
 from tests.conftest import Run, save_net, save_pictures
@@ -154,22 +167,22 @@ def test_a_recipe_reads_back_as_it_was(tmp_path: Path) -> None:
         evidence=EVIDENCE,
     )
     path = tmp_path / "new" / "mine.yaml"
-    recipe.write(path, written)
+    save_precision(path, written)
     assert load_precision(str(path)) == written
     assert "top1" not in path.read_text()
 
 
 def test_where_a_recipe_goes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert recipe.place("m", tmp_path).parts[-3:] == ("mapper_yaml", "precision", "m.yaml")
+    assert recipe_place("m", tmp_path).parts[-3:] == ("mapper_yaml", "precision", "m.yaml")
     installed = tmp_path / "edge" / "_data" / "mapper_yaml"
     (installed / "precision").mkdir(parents=True)
-    monkeypatch.setattr(recipe, "data_dir", lambda _name: installed)
-    assert recipe.place("m", tmp_path / "build" / "m") == tmp_path / "build" / "m" / "recipe.yaml"
+    monkeypatch.setattr(load, "data_dir", lambda _name: installed)
+    assert recipe_place("m", tmp_path / "build" / "m") == tmp_path / "build" / "m" / "recipe.yaml"
 
 
 def test_build_takes_the_models_own_recipe(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     own = Precision("ConvNeXt_atto", calibration=Calibration("kl"), evidence=EVIDENCE)
-    recipe.write(tmp_path / "ConvNeXt_atto" / "recipe.yaml", own)
+    save_precision(tmp_path / "ConvNeXt_atto" / "recipe.yaml", own)
     assert request_of(precision=None, build_dir=tmp_path).precision == own
     assert "--precision convnext goes without" in capsys.readouterr().err
     assert request_of(precision="recipe", build_dir=tmp_path).precision == own
@@ -182,9 +195,9 @@ def test_a_shared_recipe_of_the_same_name_is_nobodys_own(tmp_path: Path) -> None
     options: dict[str, Any] = {"model": str(net), "build_dir": tmp_path}
     given = {"mean": "0", "std": "255"}
     assert request_of(precision=None, **options, **given).precision.name == "int8"
-    assert recipe.place("convnext", tmp_path / "convnext") == tmp_path / "convnext" / "recipe.yaml"
+    assert recipe_place("convnext", tmp_path / "convnext") == tmp_path / "convnext" / "recipe.yaml"
     own = Precision("convnext", calibration=Calibration("kl"), evidence=EVIDENCE)
-    recipe.write(tmp_path / "convnext" / "recipe.yaml", own)
+    save_precision(tmp_path / "convnext" / "recipe.yaml", own)
     assert request_of(precision=None, **options, **given).precision == own
 
 
@@ -251,7 +264,14 @@ def edge_in(folder: Path, arguments: list[str]) -> subprocess.CompletedProcess[s
 @pytest.mark.compiler
 def test_a_search_killed_and_resumed(small: tuple[Path, list[str]]) -> None:
     folder, arguments = small
-    journal = folder / "build" / "small" / ".trials" / "journal.jsonl"
+    trials = folder / "build" / "small" / ".trials"
+
+    def finished() -> list[dict[str, Any]]:
+        if not (trials / FILE).exists():
+            return []
+        with Store(trials, FILE, Silent().warn) as store:
+            return [json.loads(value) for _, value in store.items(PART)]
+
     child = subprocess.Popen(
         [sys.executable, "-m", "edge", *arguments],
         cwd=folder,
@@ -259,18 +279,19 @@ def test_a_search_killed_and_resumed(small: tuple[Path, list[str]]) -> None:
         stderr=subprocess.DEVNULL,
     )
     deadline = time.monotonic() + 300
-    while not (journal.exists() and journal.read_bytes().count(b"\n") >= 2) and child.poll() is None:
+    while len(finished()) < 2 and child.poll() is None:
         assert time.monotonic() < deadline
         time.sleep(0.1)
     os.kill(child.pid, signal.SIGKILL)
     child.wait()
-    before = journal.read_bytes()
+    before = finished()
 
     done = edge_in(folder, [*arguments, "--json"])
     assert done.returncode in (0, 1), done.stderr
     result = json.loads(done.stdout)
-    assert journal.read_bytes().startswith(before[: before.rfind(b"\n") + 1])
-    keys = [json.loads(line)["key"] for line in journal.read_text().splitlines()]
+    assert len(before) >= 2
+    assert finished()[: len(before)] == before
+    keys = [entry["key"] for entry in finished()]
     assert len(keys) == len(set(keys))
     assert json.loads((folder / "build" / "small" / "tune.json").read_text()) == result
 
@@ -288,11 +309,11 @@ def test_a_search_killed_and_resumed(small: tuple[Path, list[str]]) -> None:
     again = edge_in(folder, [*arguments, "--json"])
     assert again.returncode == done.returncode
     assert json.loads(again.stdout) == result
-    assert [json.loads(line)["key"] for line in journal.read_text().splitlines()] == keys
+    assert [entry["key"] for entry in finished()] == keys
 
 
 def test_a_search_says_what_its_recipe_rests_on() -> None:
-    assert "agreement_int8: 97.5" in recipe.text(evolve(Precision("m"), evidence=EVIDENCE))
+    assert "agreement_int8: 97.5" in precision_text(evolve(Precision("m"), evidence=EVIDENCE))
 
 
 def test_units_of_a_kind_are_offered_together() -> None:

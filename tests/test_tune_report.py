@@ -15,7 +15,7 @@ from edge.report.gather import gather
 from edge.report.page import markdown, page
 from edge.report.search import search_of
 from edge.specs import Precision
-from edge.tune.result import FILE, Measured, Point, TimeShare, TuneResult
+from edge.tune import FILE, Measured, Point, TimeShare, TuneResult
 from tests.report_build import make_build
 
 

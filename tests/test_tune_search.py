@@ -3,26 +3,34 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from itertools import chain, combinations
 from pathlib import Path
 from typing import Any
 
+import cattrs
 import numpy as np
 import pytest
-from attrs import define, field
+from attrs import define, evolve, field
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edge.errors import CompileError, CompileTimeout, NotEnoughMemory, WorkspaceError
+from edge.errors import CompileError, CompileTimeout, EdgeError, NotEnoughMemory, WorkspaceError
+from edge.folder.code import ROOT
+from edge.folder.store import Store
+from edge.measure.scores import divergence
+from edge.progress import Silent
 from edge.specs import Precision
 from edge.tune import Options
-from edge.tune.journal import Journal
-from edge.tune.outcome import chosen_of
-from edge.tune.rank import compare, divergence
-from edge.tune.result import Measured, Point
+from edge.tune.journal import FILE, FORMER, PART, Journal
+from edge.tune.result import Point, chosen_of
 from edge.tune.search import finalists, greedy
-from edge.tune.units import LENIENT, narrowed
+from edge.tune.trials import Measured
+from edge.tune.units import LENIENT, tightened_budget
 
 BASE = 1000.0
 
@@ -146,8 +154,17 @@ def test_finalists_are_the_best_then_the_cheaper_ones() -> None:
 # The journal.
 
 
-def trial(journal: Journal, name: str, work: Callable[[], dict[str, Any]] | None = None) -> Any:
-    return journal.once("build", name, {"name": name}, work or (lambda: {"value": len(name)}))
+def journal(folder: Path, listener: Silent | None = None, code: str = "") -> Journal:
+    return Journal(folder, (listener or Silent()).warn, code)
+
+
+def trial(kept: Journal, name: str, work: Callable[[], dict[str, Any]] | None = None) -> Any:
+    return kept.once("build", name, {"name": name}, work or (lambda: {"value": len(name)}))
+
+
+def stored(folder: Path) -> list[dict[str, Any]]:
+    with Store(folder, FILE, Silent().warn) as store:
+        return [json.loads(value) for _, value in store.items(PART)]
 
 
 def never() -> dict[str, Any]:
@@ -155,63 +172,87 @@ def never() -> dict[str, Any]:
 
 
 def test_a_finished_trial_is_not_repeated(tmp_path: Path) -> None:
-    path = tmp_path / "j.jsonl"
-    first = trial(Journal(path), "a")
-    again = Journal(path)
+    first = trial(journal(tmp_path), "a")
+    again = journal(tmp_path)
     assert trial(again, "a", never) == first
     assert (again.done, list(again.used.values())) == (0, [first])
 
 
 def test_the_time_of_earlier_trials_counts(tmp_path: Path) -> None:
-    path = tmp_path / "j.jsonl"
-    path.write_text(
-        json.dumps({"key": "k", "kind": "build", "name": "x", "seconds": 90, "values": {}}) + "\n"
-    )
-    journal = Journal(path)
-    assert journal.spent == 0  # not asked for in this search
-    journal.used["k"] = journal._known["k"]
-    assert journal.spent == 90
+    earlier = journal(tmp_path)
+    trial(earlier, "a")
+    ((key, entry),) = earlier._known.items()
+    with Store(tmp_path, FILE, Silent().warn) as store:
+        store.put(
+            PART, {bytes.fromhex(key): json.dumps(cattrs.unstructure(evolve(entry, seconds=90))).encode()}
+        )
+    again = journal(tmp_path)
+    assert again.spent == 0  # not asked for in this search
+    trial(again, "a", never)
+    assert again.spent == 90
 
 
-def test_a_torn_last_line_is_cut_off(tmp_path: Path) -> None:
-    path = tmp_path / "j.jsonl"
-    trial(Journal(path), "a")
-    whole = path.read_bytes()
-    trial(Journal(path), "b")
-    for cut in range(len(whole) + 1, path.stat().st_size, 17):
-        data = path.read_bytes()
-        path.write_bytes(data[:cut])
-        journal = Journal(path)
-        assert path.read_bytes() == whole
-        trial(journal, "a", never)
-        trial(journal, "b")
-        assert path.read_bytes().count(b"\n") == 2
+def test_a_journal_that_was_cut_off_is_begun_anew(tmp_path: Path) -> None:
+    whole = tmp_path / "whole"
+    trial(journal(whole), "a")
+    trial(journal(whole), "b")
+    data = (whole / FILE).read_bytes()
+    for cut in range(1, len(data), 1777):
+        folder = tmp_path / str(cut)
+        folder.mkdir()
+        (folder / FILE).write_bytes(data[:cut])
+        again, listener = None, Silent()
+        again = journal(folder, listener)
+        trial(again, "a")
+        trial(again, "b")
+        assert len(listener.warnings) <= 1
+        assert {entry["name"] for entry in stored(folder)} == {"a", "b"}
+        trial(journal(folder), "a", never)
 
 
-def test_a_damaged_line_is_a_trial_to_do_again(tmp_path: Path) -> None:
-    path = tmp_path / "j.jsonl"
-    trial(Journal(path), "a")
-    path.write_bytes(b"\x00\xff garbage\n" + path.read_bytes())
-    assert trial(Journal(path), "a", never).values == {"value": 1}
+def test_a_damaged_entry_is_a_trial_to_do_again(tmp_path: Path) -> None:
+    trial(journal(tmp_path), "a")
+    trial(journal(tmp_path), "b")
+    path = tmp_path / FILE
+    path.write_bytes(path.read_bytes().replace(b'"name": "a"', b'"name": "c"'))
+    again = journal(tmp_path)
+    assert trial(again, "b", never).values == {"value": 1}
+    assert trial(again, "a").name == "a"
+    assert again.done == 1
+
+
+def test_a_journal_of_an_earlier_edge_is_begun_anew(tmp_path: Path) -> None:
+    (tmp_path / FORMER).write_text('{"key": "k", "kind": "build", "name": "x", "seconds": 9, "values": {}}\n')
+    listener = Silent()
+    trial(journal(tmp_path, listener), "a")
+    (told,) = listener.warnings
+    assert FORMER in told
+    assert "computed anew" in told
+    assert not (tmp_path / FORMER).exists()
+    trial(journal(tmp_path, listener), "a", never)
+    assert listener.warnings == [told]
+
+
+def test_other_code_makes_another_trial(tmp_path: Path) -> None:
+    assert trial(journal(tmp_path, code="1"), "a").values == {"value": 1}
+    assert trial(journal(tmp_path, code="2"), "a", lambda: {"value": 2}).values == {"value": 2}
+    assert trial(journal(tmp_path, code="1"), "a", never).values == {"value": 1}
 
 
 def test_a_failed_compile_is_one_failed_trial(tmp_path: Path) -> None:
     def fail() -> dict[str, Any]:
         raise CompileError("hbdk-cc", "no")
 
-    path = tmp_path / "j.jsonl"
-    assert "hbdk-cc" in trial(Journal(path), "a", fail).failed
-    assert trial(Journal(path), "a", never).failed
+    assert "hbdk-cc" in trial(journal(tmp_path), "a", fail).failed
+    assert trial(journal(tmp_path), "a", never).failed
 
 
 def test_a_hung_compile_is_tried_again_only_with_more_time(tmp_path: Path) -> None:
     def hang() -> dict[str, Any]:
         raise CompileTimeout("hbdk-cc", "stopped at the time limit")
 
-    path = tmp_path / "j.jsonl"
-
     def once(limit: float, work: Callable[[], dict[str, Any]]) -> Any:
-        return Journal(path).once("ship", "a", {}, work, limit=limit)
+        return journal(tmp_path).once("ship", "a", {}, work, limit=limit)
 
     assert once(60, hang).failed
     assert once(60, never).failed
@@ -219,49 +260,40 @@ def test_a_hung_compile_is_tried_again_only_with_more_time(tmp_path: Path) -> No
     assert once(300, never).values == {"latency_us": 1.0}
 
 
-def test_a_full_disk_is_no_result(tmp_path: Path) -> None:
-    def full() -> dict[str, Any]:
-        raise WorkspaceError("disk full")
+@pytest.mark.parametrize("error", [WorkspaceError("disk full"), NotEnoughMemory("takes 8 GiB, 4 are free")])
+def test_what_the_machine_lacks_is_no_result(tmp_path: Path, error: EdgeError) -> None:
+    def lacks() -> dict[str, Any]:
+        raise error
 
-    path = tmp_path / "j.jsonl"
-    with pytest.raises(WorkspaceError):
-        trial(Journal(path), "a", full)
-    assert not path.exists()
-
-
-def test_too_little_free_memory_is_no_result(tmp_path: Path) -> None:
-    def refused() -> dict[str, Any]:
-        raise NotEnoughMemory("takes 8 GiB, and 4 GiB are free")
-
-    path = tmp_path / "j.jsonl"
-    with pytest.raises(NotEnoughMemory):
-        trial(Journal(path), "a", refused)
-    assert trial(Journal(path), "a", lambda: {"latency_us": 1.0}).values == {"latency_us": 1.0}
+    with pytest.raises(type(error)):
+        trial(journal(tmp_path), "a", lacks)
+    assert stored(tmp_path) == []
+    assert trial(journal(tmp_path), "a", lambda: {"latency_us": 1.0}).values == {"latency_us": 1.0}
 
 
 class Killed(BaseException):
     """Stands for a kill."""
 
 
-def searched(path: Path, kill_after: int | None) -> tuple[tuple[str, ...], int]:
+def searched(folder: Path, kill_after: int | None) -> tuple[tuple[str, ...], int]:
     """Search through a journal; the trial behind ``kill_after`` is killed."""
     net = Net(
         {"a": 0.3, "b": 0.2, "c": 0.1, "d": 0.0, "e": 0.0},
         {"a": 30, "b": 10, "c": 50, "d": 5, "e": 5},
         {frozenset("de"): 0.25},
     )
-    journal = Journal(path)
+    kept = journal(folder)
 
     def measured(kind: str, value: Callable[[frozenset[str]], float | None]) -> Any:
         def ask(chosen: frozenset[str]) -> float | None:
             def work() -> dict[str, Any]:
-                if journal.done == kill_after:
+                if kept.done == kill_after:
                     raise Killed
                 if chosen == frozenset("ab") and kind == "latency":
                     raise CompileError("hbdk-cc", "fails with these two")
                 return {"value": value(chosen)}
 
-            entry = journal.once(kind, "+".join(sorted(chosen)), {"units": sorted(chosen)}, work)
+            entry = kept.once(kind, "+".join(sorted(chosen)), {"units": sorted(chosen)}, work)
             return None if entry.failed else entry.values["value"]
 
         return ask
@@ -269,19 +301,64 @@ def searched(path: Path, kill_after: int | None) -> tuple[tuple[str, ...], int]:
     steps = greedy(
         net.prices, measured("damage", net.damage), measured("latency", net.latency), budget=BASE + 90
     )
-    return steps[-1].units, journal.done
+    return steps[-1].units, kept.done
 
 
 def test_killed_at_any_point_and_resumed_it_reaches_the_same_answer(tmp_path: Path) -> None:
-    answer, trials = searched(tmp_path / "whole.jsonl", None)
+    answer, trials = searched(tmp_path / "whole", None)
     assert trials > 10
     for point in range(trials):
-        path = tmp_path / f"{point}.jsonl"
+        folder = tmp_path / str(point)
         with pytest.raises(Killed):
-            searched(path, point)
-        assert searched(path, None) == (answer, trials - point)
-        keys = [json.loads(line)["key"] for line in path.read_text().splitlines()]
+            searched(folder, point)
+        assert searched(folder, None) == (answer, trials - point)
+        keys = [entry["key"] for entry in stored(folder)]
         assert len(keys) == len(set(keys)) == trials
+
+
+# What a trial's key depends on.
+
+KEY = """
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from edge.progress import Silent
+from edge.tune.context import Context, Options
+
+with_root = SimpleNamespace(root=Path(sys.argv[1]))
+print(Context(None, with_root, Options(), Silent()).journal.once("ship", "a", {}, dict).key)
+"""
+
+
+@pytest.mark.parametrize(
+    "module",
+    [
+        "compiler/rules_model",
+        "compiler/node_names",
+        "measure/networks",
+        "runtime/net",
+        "graph/files",
+        "tune/trials",
+    ],
+)
+def test_code_that_a_trial_runs_is_part_of_its_key(module: str, tmp_path: Path) -> None:
+    package = Path(
+        shutil.copytree(ROOT, tmp_path / "edge", ignore=shutil.ignore_patterns("__pycache__", "zoo"))
+    )
+
+    def key(name: str) -> str:
+        (tmp_path / name).mkdir()
+        command = [sys.executable, "-c", KEY, name]
+        environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
+        return subprocess.run(
+            command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True
+        ).stdout
+
+    before = key("before")
+    assert key("again") == before
+    path = package / f"{module}.py"
+    path.write_text(path.read_text() + "\n# changed\n")
+    assert key("after") != before
 
 
 # The measure of accuracy.
@@ -308,13 +385,13 @@ def test_divergence_of_probabilities_and_of_their_scores_is_the_same() -> None:
     assert divergence(softmax(a), softmax(b)) == pytest.approx(divergence(a, b), rel=1e-4)
 
 
-def test_compare_counts_pairs() -> None:
+def test_answers_are_counted_in_pairs() -> None:
     reference = np.eye(4, dtype=np.float32)[[0, 1, 2, 3]]
     scores = np.eye(4, dtype=np.float32)[[0, 1, 3, 0]]
-    found = compare(reference * 9, scores * 9, [0, 0, 2, 0])
+    found = Measured.of(reference * 9, scores * 9, [0, 0, 2, 0])
     assert (found.n, found.agreement, found.right, found.float_right) == (4, 2, 2, 2)
     assert (found.lost, found.gained, found.drop) == (1, 1, 0)
-    assert compare(reference, scores, [0, None, 2, 0]).top1 is None
+    assert Measured.of(reference, scores, [0, None, 2, 0]).top1 is None
 
 
 def recipes(*rows: tuple[float, float]) -> list[Point]:
@@ -343,7 +420,7 @@ def test_a_set_that_ships_too_slow_narrows_the_budget_to_what_ships(
     cheap: float, left: float, allowed: float
 ) -> None:
     shipped = 1 + left * (cheap - 1)  # what is left of the price at the level that ships
-    ratio = narrowed(cheap, shipped, allowed)
+    ratio = tightened_budget(cheap, shipped, allowed)
     if shipped <= allowed:
         assert ratio is None
         return
@@ -354,4 +431,4 @@ def test_a_set_that_ships_too_slow_narrows_the_budget_to_what_ships(
 
 
 def test_a_set_without_a_price_narrows_nothing() -> None:
-    assert narrowed(1.0, 1.2, 1.1) is None
+    assert tightened_budget(1.0, 1.2, 1.1) is None

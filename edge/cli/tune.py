@@ -17,7 +17,7 @@ from edge.measure.statistics import mcnemar
 
 if TYPE_CHECKING:
     from edge.specs import Precision
-    from edge.tune.result import Measured, Point, TuneResult
+    from edge.tune import Measured, Point, TuneResult
 
 SHOWN = 6  # nodes of the recipe; the file has all
 _KINDS = {
@@ -200,9 +200,8 @@ def tune_command(
 
     from edge.files import disk_errors, write_json
     from edge.folder.workspace import Workspace
-    from edge.specs import load_precision
+    from edge.specs import load_precision, recipe_place, save_precision
     from edge.tune import FILE, Options, tune
-    from edge.tune.outcome import place, write
     from edge.tune.spaces import baseline, operator_items
 
     if options["precision"] is not None:
@@ -226,12 +225,12 @@ def tune_command(
         click.echo(f"every recipe keeps {', '.join(items)}, of {request.spec.precision}", err=True)
     request = evolve(request, precision=plain)
     root = build_dir / request.spec.name
-    target = out or place(request.spec.name, root)
+    target = out or recipe_place(request.spec.name, root)
     with Display(verbose=verbose) as display, Workspace(root, display) as workspace:
         result = tune(request, workspace, wanted, display)
         with disk_errors(target.parent):
             if result.met and result.best is not None and result.chosen:
-                write(target, result.best.precision)
+                save_precision(target, result.best.precision)
                 result = cattrs.structure({**cattrs.unstructure(result), "recipe": str(target)}, type(result))
             write_json(root / FILE, cattrs.unstructure(result))
     click.echo(

@@ -8,7 +8,10 @@ from edge.specs.load import (
     is_shipped,
     load_model,
     load_precision,
+    precision_text,
     read_model,
+    recipe_place,
+    save_precision,
 )
 from edge.specs.schema import (
     Calibration,
@@ -43,5 +46,8 @@ __all__ = [
     "is_shipped",
     "load_model",
     "load_precision",
+    "precision_text",
     "read_model",
+    "recipe_place",
+    "save_precision",
 ]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -14,7 +14,7 @@ from attrs import evolve, fields, frozen
 from cattrs import transform_error
 
 from edge.errors import SpecError, UsageError
-from edge.files import data_dir
+from edge.files import data_dir, write_text
 from edge.specs.schema import OWN_FILES, ModelSpec, Precision, Preprocess
 
 if TYPE_CHECKING:
@@ -32,6 +32,7 @@ _FORMS = {
     "preprocess.std": "std: three numbers in 0..255 above 0, such as [58.395, 57.12, 57.375]",
 }
 _YAML = (".yaml", ".yml")
+SEARCHED = "recipe.yaml"  # of a model outside a checkout, in its build folder
 _NAMED_LABELS = ("imagenet", "demo")
 
 
@@ -192,6 +193,60 @@ def is_searched(path: Path) -> bool:
         SpecError: it is there and breaks the schema.
     """
     return path.is_file() and load_precision(str(path)).evidence is not None
+
+
+def recipe_place(model: str, folder: Path) -> Path:
+    """Return where a model's own recipe belongs: in a checkout with the others, else in its build folder.
+
+    A shared recipe that happens to have the model's name, such as ``convnext``, is left alone.
+
+    Raises:
+        SpecError: a file of that name breaks the schema.
+    """
+    recipes = data_dir("mapper_yaml") / "precision"
+    in_checkout = (recipes.parent.parent / "pyproject.toml").is_file()
+    shared = recipes / f"{model}.yaml"
+    if in_checkout and os.access(recipes, os.W_OK) and (not shared.exists() or is_searched(shared)):
+        return shared
+    return folder / SEARCHED
+
+
+def save_precision(path: Path, precision: Precision) -> None:
+    """Write a recipe, whole or not at all; :func:`load_precision` reads it back as it was."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_text(path, precision_text(precision))
+
+
+def precision_text(precision: Precision) -> str:
+    """Return a recipe as YAML, defaults left out: a line for each node and each figure of its evidence."""
+    data: dict[str, Any] = cattrs.unstructure(precision)
+    data["rewrites"] = list(precision.rewrites)
+    data["nodes"] = {node: _said(setting, None) for node, setting in data["nodes"].items()}
+    data["calibration"] = {
+        key: list(value) if isinstance(value, tuple) else value
+        for key, value in _said(data["calibration"], None, (), [], False).items()
+    }
+    data["evidence"] = data["evidence"] and _said(data["evidence"], None)
+    return "".join(
+        _dumped({key: value}, None)
+        if value and key in ("nodes", "evidence")
+        else f"{key}: {_dumped(value, True)}"  # quoted where YAML 1.1 needs it: ``on`` is true there
+        for key, value in _said(data, "", None, []).items()
+    )
+
+
+def _dumped(value: object, flow: bool | None) -> str:
+    """Return YAML; ``flow`` says whether all is on one line, or, if None, only what holds nothing nested."""
+    import yaml
+
+    text: str = yaml.safe_dump(
+        value, default_flow_style=flow, width=10**9, sort_keys=False, allow_unicode=True
+    )
+    return text.removesuffix("...\n")
+
+
+def _said(data: Mapping[str, Any], *defaults: object) -> dict[str, Any]:
+    return {key: value for key, value in data.items() if value not in defaults}
 
 
 def _read_model(path: Path) -> ModelFile:

@@ -1,4 +1,4 @@
-"""What every step of a search stands on: request, time, trials, and who listens."""
+"""What every step of a search stands on: request, pictures, time, trials, and who listens."""
 
 from __future__ import annotations
 
@@ -13,25 +13,27 @@ import numpy as np
 from attrs import define, evolve, field, frozen
 
 from edge.errors import InputError, UsageError
+from edge.folder.code import code_digest
 from edge.folder.workspace import STAGES, Workspace
 from edge.graph.files import load_onnx
 from edge.images import ImageItem, ImageSet, sample
-from edge.images.frames import Frame, load_frames, spread
+from edge.images.frames import load_frames, spread
 from edge.measure.networks import FloatNet
 from edge.pipeline.build import Build
 from edge.pipeline.stages import CALIBRATE, EXPORT, SIMPLIFY
 from edge.prepare.channel_mean import channel_mean
 from edge.prepare.equalize import find_pairs
-from edge.progress import Listener, Reporter
-from edge.specs import Precision, Preprocess
+from edge.progress import Listener
+from edge.specs import Precision
 from edge.specs.request import Request, Weights
 from edge.toolchain.found import Toolchain
 from edge.tune.journal import Entry, Journal
-from edge.tune.result import Measured
-from edge.tune.trials import CODE, Inside, Set, Trials, measured
+from edge.tune.trials import Inside, Measured, Set, Trials, measured
 
-FEWEST = 16  # of both parts together
-FEW = 100  # in a part; fewer say little
+TRIALS = ".trials"
+WORK = ("edge.tune.trials", "edge.tune.units")  # the modules that measure: a trial depends on all they run
+FEWEST = 16  # pictures of both parts together
+LEAST_LIMIT = 30.0  # seconds that a trial gets at least
 
 
 @frozen
@@ -58,16 +60,10 @@ def halves(images: ImageSet, seed: int) -> Halves:
             remedy="give --images a larger set, or --count 0 for all of it",
         )
     chosen = {item.name for item in sample(images, len(images) // 2, seed)}
-    contents = {
-        row.tobytes() for item, row in zip(images, images.contents, strict=True) if item.name in chosen
-    }
-    first: list[ImageItem] = []
-    second: list[ImageItem] = []
-    for item, row in zip(images, images.contents, strict=True):
-        if item.name in chosen:
-            first.append(item)
-        elif row.tobytes() not in contents:
-            second.append(item)
+    rows = [row.tobytes() for row in images.contents]
+    contents = {row for item, row in zip(images, rows, strict=True) if item.name in chosen}
+    first = [item for item in images if item.name in chosen]
+    second = [item for item, row in zip(images, rows, strict=True) if row not in contents]
     if not second:
         raise InputError(
             f"the pictures of {images.description} are copies of each other",
@@ -77,43 +73,11 @@ def halves(images: ImageSet, seed: int) -> Halves:
     return Halves(_part(images, first, f"seed {seed}"), _part(images, second, f"the other half, seed {seed}"))
 
 
-def load(images: ImageSet, net: FloatNet, preprocess: Preprocess, unlabelled: str, reporter: Reporter) -> Set:
-    """Return the pictures cropped, with the float network's answers behind NV12.
-
-    Args:
-        images: a part.
-        net: the BPU-ready float network.
-        preprocess: of the network.
-        unlabelled: why labels mean nothing; empty if they do.
-        reporter: told of broken pictures.
-
-    Raises:
-        InputError: none can be read.
-    """
-    frames, _ = load_frames(images, preprocess, reporter)
-    scores = np.stack(spread(lambda frame: net.behind_nv12(frame.nv12), list(frames)))
-    labels: Sequence[int | None] = [None if unlabelled else frame.label for frame in frames]
-    return Set(frames, scores, labels, images.fingerprint)
-
-
-def float_net(model: Path, preprocess: Preprocess) -> FloatNet:
-    """Open the float network that all are compared with."""
-    return FloatNet(model, preprocess)
-
-
 def _part(images: ImageSet, items: Sequence[ImageItem], which: str) -> ImageSet:
     name = images.source or images.description
     return ImageSet(
         tuple(items), f"{name} ({len(items)} of {len(images)} pictures, {which})", images.unlabelled, name
     )
-
-
-__all__ = ["FEW", "Frame", "Halves", "float_net", "halves", "load"]
-
-
-TRIALS = ".trials"
-JOURNAL = "journal.jsonl"
-LEAST_LIMIT = 30.0  # seconds that a trial gets at least
 
 
 @frozen
@@ -187,19 +151,23 @@ class Context:
     @cached_property
     def journal(self) -> Journal:
         """Of finished trials."""
-        return Journal(self.workspace.root / JOURNAL, CODE)
+        return Journal(self.workspace.root, self.listener.warn, code_digest(*WORK))
+
+    @property
+    def onnx(self) -> Path:
+        """The BPU-ready float ONNX of plain int8."""
+        graph = self.build.stage(SIMPLIFY)
+        return graph.path(graph.result.onnx)
 
     @cached_property
     def equalizable(self) -> bool:
         """Whether the network has convolutions between which channels can be scaled."""
-        graph = self.build.stage(SIMPLIFY)
-        return bool(find_pairs(load_onnx(graph.path(graph.result.onnx))))
+        return bool(find_pairs(load_onnx(self.onnx)))
 
     @cached_property
     def rewritable(self) -> bool:
         """Whether parts of the network can be written another way."""
-        graph = self.build.stage(SIMPLIFY)
-        _, means = channel_mean(load_onnx(graph.path(graph.result.onnx)))
+        _, means = channel_mean(load_onnx(self.onnx))
         return bool(means)
 
     @cached_property
@@ -271,12 +239,19 @@ class Context:
         return f" ({best}{max(self.left, 0) / 60:.0f} min left)"
 
     def load(self, part: str) -> Set:
-        """Return the half of the pictures that is called ``selection`` or ``report``."""
+        """Return the ``selection`` or the ``report`` half of the pictures, with the float network's answers.
+
+        Raises:
+            InputError: none of the pictures can be read.
+        """
         split, unlabelled = self.halves
+        images: ImageSet = getattr(split, part)
         preprocess = self.request.spec.preprocess
-        graph = self.build.stage(SIMPLIFY)
-        net = float_net(graph.path(graph.result.onnx), preprocess)
-        return load(getattr(split, part), net, preprocess, unlabelled, self.listener)
+        net = FloatNet(self.onnx, preprocess)
+        frames, _ = load_frames(images, preprocess, self.listener)
+        scores = np.stack(spread(lambda frame: net.behind_nv12(frame.nv12), list(frames)))
+        labels = [None if unlabelled else frame.label for frame in frames]
+        return Set(frames, scores, labels, images.fingerprint)
 
     def prune(self) -> None:
         """Remove the stages of trials that nothing asks for again: their figures are in the journal."""

@@ -1,11 +1,10 @@
-"""Finished trials, one JSON line each, keyed by all they depend on: a search that was killed repeats none."""
+"""Finished trials, keyed by all they depend on: a search that was killed repeats none."""
 
 from __future__ import annotations
 
 import json
-import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +22,12 @@ from edge.errors import (
     ToolchainError,
 )
 from edge.files import disk_errors
-from edge.folder.code import code_digest
+from edge.folder.store import Store
 from edge.folder.workspace import stage_key
 
+FILE = "journal.sqlite"
+FORMER = "journal.jsonl"  # of earlier versions
+PART = "trials"
 # What a trial may fail with and still be a result: the recipe is at fault, not the machine or the user.
 TRIAL_ERRORS = (ToolchainError, GateError, ModelFileError, BackendError, SpecError)
 
@@ -54,27 +56,33 @@ class Entry:
 
 
 class Journal:
-    """The trials of one model.
+    """The trials of one model, each in the file as soon as it is finished.
 
-    A line that a killed search left half written is cut off. Every entry that this search used counts into
-    :attr:`spent` with the seconds that it took when it was done, so that a search that goes on decides as one
-    that was never interrupted.
+    Every entry that this search used counts into :attr:`spent` with the seconds that it took when it was
+    done, so that a search that goes on decides as one that was never interrupted.
 
     Args:
-        path: the file; made with the first entry.
-        code: modules whose source the figures depend on; a change of theirs makes every trial a new one.
+        folder: of the file.
+        warn: told in one line that a journal can't be read and is begun anew.
+        code: digest of the code that the figures depend on; another one makes every trial a new one.
 
     Attributes:
         used: entries of this search, in the order in which they were asked for.
         done: how many of them were computed now.
     """
 
-    def __init__(self, path: Path, code: Sequence[str] = ()) -> None:
-        self.path = path
-        self._code = tuple(code)
+    def __init__(self, folder: Path, warn: Callable[[str], None], code: str = "") -> None:
+        self._folder = folder
+        self._warn = warn
+        self._code = code
         self.used: dict[str, Entry] = {}
         self.done = 0
-        self._known = self._read()
+        former = folder / FORMER
+        if former.exists():
+            warn(f"{former} is of an earlier version of edge; what it held is computed anew")
+            with disk_errors(folder):
+                former.unlink()
+        self._known = {entry.key: entry for entry in self._read()}
 
     @property
     def spent(self) -> float:
@@ -85,10 +93,6 @@ class Journal:
         """Return the entries of this search of one kind, in order."""
         return [entry for entry in self.used.values() if entry.kind == kind]
 
-    def finished(self, kind: str, inputs: Mapping[str, object]) -> bool:
-        """Tell whether a trial is known already."""
-        return stage_key(f"tune {kind}", inputs, code_digest(*self._code)) in self._known
-
     def once(
         self,
         kind: str,
@@ -97,7 +101,6 @@ class Journal:
         work: Callable[[], Mapping[str, Any]],
         *,
         limit: float = 0.0,
-        share: float = 1.0,
     ) -> Entry:
         """Return a trial's entry, from an earlier run or by doing the work now.
 
@@ -107,66 +110,44 @@ class Journal:
             inputs: all it depends on, as JSON.
             work: gives its figures, as JSON. A failure of the compiler, the proof or the model is a result.
             limit: seconds that it may take; one that was stopped at a shorter limit is tried again.
-            share: of the machine that it has, for work that is done side by side.
 
         Raises:
             EdgeError: the user's data or the machine is at fault; nothing is written down.
         """
-        key = stage_key(f"tune {kind}", inputs, code_digest(*self._code))
+        key = stage_key(f"tune {kind}", inputs, self._code)
         entry = self._known.get(key)
         if entry is None or 0 < entry.limit < limit:
-            entry = self._do(key, kind, name, work, limit, share)
+            entry = _tried(Entry(key, kind, name, 0.0), work, limit)
+            with self._store() as store:
+                text = json.dumps(cattrs.unstructure(entry), ensure_ascii=False, sort_keys=True)
+                store.put(PART, {bytes.fromhex(key): text.encode()})
+            self._known[key] = entry
+            self.done += 1
         self.used[key] = entry
         return entry
 
-    def _do(
-        self,
-        key: str,
-        kind: str,
-        name: str,
-        work: Callable[[], Mapping[str, Any]],
-        limit: float,
-        share: float,
-    ) -> Entry:
-        started = time.monotonic()
-        entry = Entry(key, kind, name, 0.0)
-        try:
-            entry = evolve(entry, values=dict(work()))
-        except NotEnoughMemory:
-            raise  # the machine's, and perhaps only now: no word on the recipe
-        except TRIAL_ERRORS as error:
-            stopped = limit if isinstance(error, CompileTimeout) else 0.0
-            entry = evolve(entry, failed=_why(error), limit=stopped)
-        entry = evolve(entry, seconds=round(share * (time.monotonic() - started), 2))
-        self._append(entry)
-        self._known[key] = entry
-        self.done += 1
-        return entry
+    def _read(self) -> Iterator[Entry]:
+        with self._store() as store:
+            for _, value in store.items(PART):
+                try:
+                    yield cattrs.structure(json.loads(value), Entry)
+                except (ValueError, TypeError, KeyError, cattrs.BaseValidationError):
+                    continue  # an entry that can't be read is a trial that has to be done again
 
-    def _append(self, entry: Entry) -> None:
-        with disk_errors(self.path.parent), self.path.open("ab") as stream:
-            line = json.dumps(cattrs.unstructure(entry), ensure_ascii=False, sort_keys=True)
-            stream.write(line.encode() + b"\n")
-            stream.flush()
-            os.fsync(stream.fileno())
+    def _store(self) -> Store:
+        return Store(self._folder, FILE, self._warn)
 
-    def _read(self) -> dict[str, Entry]:
-        try:
-            data = self.path.read_bytes()
-        except FileNotFoundError:
-            return {}
-        whole, _, torn = data.rpartition(b"\n")
-        if torn:
-            with disk_errors(self.path.parent), self.path.open("r+b") as stream:
-                stream.truncate(len(data) - len(torn))
-        found: dict[str, Entry] = {}
-        for line in whole.split(b"\n"):
-            try:
-                entry = cattrs.structure(json.loads(line), Entry)
-            except (ValueError, TypeError, KeyError, cattrs.BaseValidationError):
-                continue  # a damaged line is a trial that has to be done again
-            found[entry.key] = entry
-        return found
+
+def _tried(entry: Entry, work: Callable[[], Mapping[str, Any]], limit: float) -> Entry:
+    started = time.monotonic()
+    try:
+        entry = evolve(entry, values=dict(work()))
+    except NotEnoughMemory:
+        raise  # the machine's, and perhaps only now: no word on the recipe
+    except TRIAL_ERRORS as error:
+        stopped = limit if isinstance(error, CompileTimeout) else 0.0
+        entry = evolve(entry, failed=_why(error), limit=stopped)
+    return evolve(entry, seconds=round(time.monotonic() - started, 2))
 
 
 def _why(error: EdgeError) -> str:

@@ -1,63 +1,25 @@
-"""What a search found; ``tune.json`` in the build folder is this."""
+"""What a search found, and which recipe it comes to; ``tune.json`` in the build folder is this."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from importlib.metadata import version
 
-from attrs import field, frozen
+from attrs import evolve, field, frozen
 
-from edge.specs import Precision
+from edge import __version__
+from edge.measure.statistics import mcnemar
+from edge.pipeline.stages import EXPORT
+from edge.specs import Evidence, Precision
+from edge.tune.context import Context, Options
 from edge.tune.journal import Entry
+from edge.tune.search import Step
+from edge.tune.trials import LEVEL, Measured, latency, measured
 
 FILE = "tune.json"
 SCHEMA_VERSION = 1
-
-
-@frozen
-class Measured:
-    """A network's answers on a set of pictures, beside those of the float network behind NV12.
-
-    Attributes:
-        n: pictures.
-        agreement: of them, with the float network's answer.
-        divergence: mean Kullback-Leibler divergence of its softmax from the float network's, nats, 0 and up.
-        right: of the n, those answered as labelled; None without labels.
-        float_right: the same of the float network behind NV12.
-        lost: float right, this one wrong; 0 without labels.
-        gained: the other way round.
-    """
-
-    n: int
-    agreement: int
-    divergence: float
-    right: int | None = None
-    float_right: int | None = None
-    lost: int = 0
-    gained: int = 0
-
-    @property
-    def agreement_percent(self) -> float:
-        """Share of the pictures with the float network's answer, percent."""
-        return 100 * self.agreement / self.n
-
-    @property
-    def top1(self) -> float | None:
-        """Percent; None without labels."""
-        return None if self.right is None else 100 * self.right / self.n
-
-    @property
-    def float_top1(self) -> float | None:
-        """Of the float network behind NV12, percent; None without labels."""
-        return None if self.float_right is None else 100 * self.float_right / self.n
-
-    @property
-    def drop(self) -> float | None:
-        """Top-1 lost from float behind NV12, points; None without labels."""
-        return (
-            None
-            if self.right is None or self.float_right is None
-            else 100 * (self.float_right - self.right) / self.n
-        )
+SIGNIFICANT = 0.05
+TIE = 0.01  # of plain int8's divergence: recipes that are no further apart count as equally true
 
 
 @frozen
@@ -81,21 +43,6 @@ class Point:
     report: Measured | None = None
     bit_exact: bool | None = None
     failed: str = ""
-
-
-@frozen
-class Front:
-    """A point of the front before anything is compiled for real: units added one after the other.
-
-    Attributes:
-        units: at 16 bits.
-        divergence: on the calibrated model.
-        latency_us: at the cheap level.
-    """
-
-    units: tuple[str, ...]
-    divergence: float
-    latency_us: float
 
 
 @frozen
@@ -152,7 +99,7 @@ class TuneResult:
     max_latency_us: float
     min_agreement: float | None
     points: tuple[Point, ...]
-    path: tuple[Front, ...]
+    path: tuple[Step, ...]
     chosen: int | None
     met: bool
     why: str
@@ -173,6 +120,128 @@ class TuneResult:
     def best(self) -> Point | None:
         """What was chosen."""
         return None if self.chosen is None else self.points[self.chosen]
+
+
+def chosen_of(points: Sequence[Point], options: Options, budget: float) -> tuple[int | None, str]:
+    """Return the best that keeps the bars on the pictures of the search, and why.
+
+    Of those that lie within a hundredth of plain int8's divergence of the truest, the fastest is the best.
+    """
+    good = [
+        (point.latency_us, point.selection.divergence, i)
+        for i, point in enumerate(points)
+        if point.selection is not None
+        and point.latency_us is not None
+        and point.latency_us <= budget
+        and passes(point.selection, options)
+    ]
+    if not good:
+        return None, "no recipe keeps both bars on the pictures of the search"
+    least = min(divergence for _, divergence, _ in good)
+    before = points[0].selection
+    near = least + TIE * (before.divergence if before is not None else 0.0)
+    best = min(row for row in good if row[1] <= near)[2]
+    if best == 0:
+        return 0, "plain int8 is the best of what keeps the bars"
+    return best, f"{points[best].name}: the fastest of those nearest to float that keep the bars"
+
+
+def passes(found: Measured, options: Options) -> bool:
+    """Tell whether accuracy keeps the bars. A loss of Top-1 that may be chance is none."""
+    if options.min_agreement is not None and found.agreement_percent < options.min_agreement:
+        return False
+    return (
+        found.drop is None
+        or found.drop <= options.max_drop
+        or mcnemar(found.lost, found.gained) >= SIGNIFICANT
+    )
+
+
+def outcome(
+    search: Context,
+    points: Sequence[Point],
+    path: Sequence[Step],
+    chosen: int | None,
+    why: str,
+    budget: float,
+) -> TuneResult:
+    """Return the whole result; the chosen recipe carries its evidence."""
+    halves, unlabelled = search.halves
+    export = search.build.stage(EXPORT)
+    entries = tuple(search.journal.used.values())
+    best = None if chosen is None else points[chosen]
+    met = best is not None and best.report is not None and passes(best.report, search.options)
+    if best is not None and not met:
+        why += "; on the pictures kept back it misses a bar"
+    result = TuneResult(
+        model=search.request.spec.name,
+        command=search.options.command,
+        float_sha256=export.sha256(export.result.onnx),
+        seed=search.request.seed,
+        level=search.request.precision.compiler.optimize_level,
+        cost_level=LEVEL,
+        selection=halves.selection.description,
+        report=halves.report.description,
+        unlabelled=unlabelled,
+        max_drop=search.options.max_drop,
+        max_latency_us=budget,
+        min_agreement=search.options.min_agreement,
+        points=tuple(points),
+        path=tuple(path),
+        chosen=chosen,
+        met=met,
+        why=why,
+        trials=entries,
+        time=shares(entries),
+        seconds=round(search.journal.spent, 1),
+        left_out=tuple(dict.fromkeys(search.left_out)),
+        versions=_versions(search),
+    )
+    if best is None:
+        return result
+    told = evolve(best, precision=evolve(best.precision, evidence=_evidence(result, best)))
+    return evolve(result, points=tuple(told if point is best else point for point in points))
+
+
+def point_of(name: str, precision: Precision, entry: Entry) -> Point:
+    """Return a shipping trial as a point."""
+    if entry.failed:
+        return Point(name, precision, failed=entry.failed)
+    return Point(name, precision, latency(entry), measured(entry), bit_exact=entry.values["bit_exact"])
+
+
+def _versions(search: Context) -> dict[str, str]:
+    first = search.journal.of_kind("ship")[0]
+    return {
+        "edge": __version__,
+        "onnxruntime": version("onnxruntime"),
+        **{str(key): str(value) for key, value in first.values.get("versions", {}).items()},
+    }
+
+
+def _evidence(result: TuneResult, best: Point) -> Evidence | None:
+    own, int8 = best.report, result.points[0].report
+    if own is None or int8 is None:
+        return None
+    return Evidence(
+        float_sha256=result.float_sha256,
+        chosen_on=result.selection,
+        reported_on=result.report,
+        n=own.n,
+        agreement=round(own.agreement_percent, 3),
+        agreement_int8=round(int8.agreement_percent, 3),
+        top1_float=_rounded(own.float_top1),
+        top1=_rounded(own.top1),
+        top1_int8=_rounded(int8.top1),
+        latency_us=best.latency_us,
+        latency_us_int8=result.points[0].latency_us,
+        seed=result.seed,
+        versions=result.versions,
+    )
+
+
+def _rounded(value: float | None) -> float | None:
+    return None if value is None else round(value, 3)
 
 
 def shares(entries: tuple[Entry, ...]) -> tuple[TimeShare, ...]:

@@ -29,14 +29,14 @@ class Step:
     """A set of units on the way.
 
     Attributes:
-        units: names, sorted.
-        damage: mean divergence from float with these at 16 bits.
-        latency: of the cheap measure; microseconds.
+        units: names of those at 16 bits, sorted.
+        divergence: mean divergence from float, on the calibrated model.
+        latency_us: at the cheap level, microseconds.
     """
 
     units: tuple[str, ...]
-    damage: float
-    latency: float
+    divergence: float
+    latency_us: float
 
 
 def greedy(
@@ -80,12 +80,12 @@ def greedy(
             ranked = []
             for group in groups:
                 cost = sum(costs[unit] for unit in group)
-                if now.latency + cost > budget:
+                if now.latency_us + cost > budget:
                     continue
                 after = damage(chosen | group)
                 if after is None:
                     return None
-                gain = now.damage - after
+                gain = now.divergence - after
                 if gain >= least * size:
                     ranked.append((gain / max(cost, floor), gain, sorted(group), after))
             ranked.sort(key=lambda row: (-row[0], -row[1], row[2]))
@@ -119,13 +119,13 @@ def _without_needless(
     last: Step, first: float, damage: Damage, latency: Latency, budget: float
 ) -> tuple[Step, ...]:
     """Return the last set without the units that it does not need, if there are such."""
-    chosen, value = frozenset(last.units), last.damage
+    chosen, value = frozenset(last.units), last.divergence
     for unit in last.units:
         if len(chosen) == 1:
             break
         fewer = chosen - {unit}
         after = damage(fewer)
-        if after is not None and after <= last.damage + NEEDLESS * first:
+        if after is not None and after <= last.divergence + NEEDLESS * first:
             chosen, value = fewer, after
     if len(chosen) == len(last.units):
         return ()
@@ -145,8 +145,8 @@ def finalists(steps: Sequence[Step], count: int) -> tuple[Step, ...]:
     first, best = steps[0], steps[-1]
     found = [best]
     for share in (0.8, 0.5):
-        wanted = first.damage - share * (first.damage - best.damage)
-        step = next((step for step in steps[1:] if step.damage <= wanted), None)
+        wanted = first.divergence - share * (first.divergence - best.divergence)
+        step = next((step for step in steps[1:] if step.divergence <= wanted), None)
         if step is not None and step not in found:
             found.append(step)
     if first not in found:

@@ -1,4 +1,4 @@
-"""Recipes compiled for real, through the stages of a build, and measured on pictures."""
+"""Recipes compiled for real and measured: for accuracy on pictures, or for the latency alone."""
 
 from __future__ import annotations
 
@@ -16,13 +16,14 @@ import numpy as np
 from attrs import evolve, field, frozen
 
 from edge.compiler.render import render_text
-from edge.compiler.run import makertbin
+from edge.compiler.run import CompileResult, makertbin
 from edge.errors import CompileError, ModelFileError
 from edge.files import link_or_copy
 from edge.folder.workspace import STAGES, Workspace
 from edge.graph.files import facts, load_onnx
 from edge.images.frames import Frame, cores, spread
 from edge.measure import networks as runners
+from edge.measure.scores import Scores, divergence
 from edge.pipeline.build import Build
 from edge.pipeline.stages import COMPILE, PORTABLE, VERIFY
 from edge.progress import Listener, Reporter, Silent
@@ -32,13 +33,87 @@ from edge.specs.request import Request
 from edge.specs.schema import Compiler, Level
 from edge.toolchain.found import Toolchain
 from edge.tune.journal import Entry, Journal
-from edge.tune.rank import Scores, compare
-from edge.tune.result import Measured
 from edge.tune.spaces import at_level
 
-LEVEL: Level = "O1"  # compiles in seconds; O0 does not fuse and says nothing of what ships
+LEVEL: Level = "O1"  # of costs: compiles in seconds; O0 does not fuse and says nothing of what ships
+QUICK: Level = "O0"  # of accuracy: compiles in the least time; the integers are those of every level
 _WORKING_DIR = "model_output"
 _PREFIX = "latency"
+
+
+@frozen
+class Measured:
+    """A network's answers on a set of pictures, beside those of the float network behind NV12.
+
+    Attributes:
+        n: pictures.
+        agreement: of them, with the float network's answer.
+        divergence: mean Kullback-Leibler divergence of its softmax from the float network's, nats, 0 and up.
+        right: of the n, those answered as labelled; None without labels.
+        float_right: the same of the float network behind NV12.
+        lost: float right, this one wrong; 0 without labels.
+        gained: the other way round.
+    """
+
+    n: int
+    agreement: int
+    divergence: float
+    right: int | None = None
+    float_right: int | None = None
+    lost: int = 0
+    gained: int = 0
+
+    @classmethod
+    def of(cls, reference: Scores, scores: Scores, labels: Sequence[int | None]) -> Measured:
+        """Return what answers are worth beside the float network's.
+
+        Args:
+            reference: of the float network behind NV12, (n, classes).
+            scores: likewise.
+            labels: class indices; Top-1 is left out where one is missing.
+        """
+        before, after = reference.argmax(axis=1), scores.argmax(axis=1)
+        found = cls(len(scores), int((before == after).sum()), divergence(reference, scores))
+        if any(label is None for label in labels):
+            return found
+        truth = np.array(labels)
+        was, now = before == truth, after == truth
+        return evolve(
+            found,
+            right=int(now.sum()),
+            float_right=int(was.sum()),
+            lost=int((was & ~now).sum()),
+            gained=int((now & ~was).sum()),
+        )
+
+    def __str__(self) -> str:
+        """Return the accuracy in a few words."""
+        top1 = "" if self.top1 is None else f"Top-1 {self.float_top1:.1f} → {self.top1:.1f} %, "
+        return f"{top1}agreement {self.agreement_percent:.1f} %, divergence {self.divergence:.5f}"
+
+    @property
+    def agreement_percent(self) -> float:
+        """Share of the pictures with the float network's answer, percent."""
+        return 100 * self.agreement / self.n
+
+    @property
+    def top1(self) -> float | None:
+        """Percent; None without labels."""
+        return None if self.right is None else 100 * self.right / self.n
+
+    @property
+    def float_top1(self) -> float | None:
+        """Of the float network behind NV12, percent; None without labels."""
+        return None if self.float_right is None else 100 * self.float_right / self.n
+
+    @property
+    def drop(self) -> float | None:
+        """Top-1 lost from float behind NV12, points; None without labels."""
+        return (
+            None
+            if self.right is None or self.float_right is None
+            else 100 * (self.float_right - self.right) / self.n
+        )
 
 
 @frozen(eq=False)
@@ -127,29 +202,7 @@ class Costs:
             timeout=limit,
             reporter=reporter,
         )
-        if made.static is None:
-            raise CompileError("hbdk-cc", "the compiler gave no latency")
-        return made.static.latency_us
-
-
-QUICK: Level = "O0"  # compiles in the least time; the integers, and so the accuracy, are those of every level
-
-# What the figures of a trial depend on, besides the compiler.
-CODE = (
-    "edge.images.frames",
-    "edge.prepare",
-    "edge.simulate.fakequant",
-    "edge.compiler.render",
-    "edge.simulate.portable",
-    "edge.images.preprocess",
-    "edge.prepare",
-    "edge.prepare",
-    "edge.prepare",
-    "edge.compiler.run",
-    "edge.compiler.logs",
-    "edge.tune.rank",
-    "edge.pipeline.verify",
-)
+        return _latency(made)
 
 
 @frozen(eq=False)
@@ -210,13 +263,9 @@ class Trials:
 
         def work() -> dict[str, Any]:
             build = self.build(precision, limit)
-            return {
-                "measured": cattrs.unstructure(self._measure(build, pictures)),
-                "compile_s": build.stage(COMPILE).seconds,
-            }
+            return {**self._measure(build, pictures), "compile_s": build.stage(COMPILE).seconds}
 
-        inputs = {**self.identity, "precision": described(precision), "pictures": pictures.fingerprint}
-        return self.journal.once("build", name, inputs, work, limit=limit)
+        return self._once("build", name, precision, pictures, work, limit)
 
     def ship(self, name: str, precision: Precision, pictures: Set, limit: float) -> Entry:
         """Compile at the shipping level, prove the program, measure latency and accuracy."""
@@ -224,48 +273,75 @@ class Trials:
         def work() -> dict[str, Any]:
             build = self.build(precision, limit, keep=True)
             compiled = build.stage(COMPILE)
-            if compiled.result.static is None:
-                raise CompileError("hbdk-cc", "the compiler gave no latency")
+            latency_us = _latency(compiled.result)
             verified = build.stage(VERIFY).result
             return {
-                "measured": cattrs.unstructure(self._measure(build, pictures)),
-                "latency_us": compiled.result.static.latency_us,
+                **self._measure(build, pictures),
+                "latency_us": latency_us,
                 "bit_exact": verified.bit_exact,
                 "compile_s": compiled.seconds,
                 "versions": dict(compiled.result.versions),
             }
 
-        inputs = {**self.identity, "precision": described(precision), "pictures": pictures.fingerprint}
-        return self.journal.once("ship", name, inputs, work, limit=limit)
+        return self._once("ship", name, precision, pictures, work, limit)
 
     def report(self, name: str, precision: Precision, pictures: Set, limit: float) -> Entry:
         """Measure a recipe that shipped on the pictures that were kept back."""
 
         def work() -> dict[str, Any]:
-            return {"measured": cattrs.unstructure(self._measure(self.build(precision, limit), pictures))}
+            return self._measure(self.build(precision, limit), pictures)
 
+        return self._once("report", name, precision, pictures, work)
+
+    def _once(
+        self,
+        kind: str,
+        name: str,
+        precision: Precision,
+        pictures: Set,
+        work: Callable[[], Mapping[str, Any]],
+        limit: float = 0.0,
+    ) -> Entry:
         inputs = {**self.identity, "precision": described(precision), "pictures": pictures.fingerprint}
-        return self.journal.once("report", name, inputs, work)
+        return self.journal.once(kind, name, inputs, work, limit=limit)
 
-    def _measure(self, build: Build, pictures: Set) -> Measured:
+    def _measure(self, build: Build, pictures: Set) -> dict[str, Any]:
         """Answer the pictures with the portable model, the compiler's own integers, or in its runtime."""
-        translated = build.stage(PORTABLE).result.onnx
+        portable = build.stage(PORTABLE)
+        translated = portable.result.onnx
         with ExitStack() as stack:
             if translated:
-                run = stack.enter_context(runners.portable(build.stage(PORTABLE).path(translated)))
+                run = stack.enter_context(runners.portable(portable.path(translated)))
             elif build.toolchain is not None:
                 model = build.stage(COMPILE).path(f"{build.prefix}_quantized_model.onnx")
                 run = stack.enter_context(runners.vendor(build.toolchain, model, cores()))
             else:
-                raise ModelFileError(build.stage(PORTABLE).result.why_not)
+                raise ModelFileError(portable.result.why_not)
             self.listener.update(f"{len(pictures.frames)} pictures")
             scores = np.stack(spread(lambda frame: run(frame.rgb), list(pictures.frames)))
-        return compare(pictures.reference, scores, pictures.labels)
+        found = Measured.of(pictures.reference, scores, pictures.labels)
+        return {"measured": cattrs.unstructure(found)}
+
+
+def _latency(compiled: CompileResult) -> float:
+    if compiled.static is None:
+        raise CompileError("hbdk-cc", "the compiler gave no latency")
+    return compiled.static.latency_us
 
 
 def measured(entry: Entry) -> Measured | None:
     """Return the accuracy in an entry; None if the trial failed."""
-    return None if entry.failed else cattrs.structure(entry.values["measured"], Measured)
+    return None if entry.failed else figures(entry)
+
+
+def figures(entry: Entry) -> Measured:
+    """Return the accuracy in an entry that did not fail."""
+    return cattrs.structure(entry.values["measured"], Measured)
+
+
+def latency(entry: Entry) -> float:
+    """Return the latency in an entry that did not fail, microseconds."""
+    return float(entry.values["latency_us"])
 
 
 def described(precision: Precision) -> dict[str, Any]:

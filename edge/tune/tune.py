@@ -23,17 +23,16 @@ from edge.pipeline.stages import CHECK, VERIFY
 from edge.progress import Listener
 from edge.specs import Precision
 from edge.specs.request import Request
-from edge.tune import context as pictures
 from edge.tune import spaces
 from edge.tune.context import TRIALS, Candidate, Context, Options
 from edge.tune.journal import Entry
-from edge.tune.outcome import accuracy, chosen_of, figures, latency, outcome, point_of
-from edge.tune.result import Point, TuneResult
+from edge.tune.result import Point, TuneResult, chosen_of, outcome, point_of
 from edge.tune.search import Step
-from edge.tune.trials import QUICK, adopt, measured
-from edge.tune.units import FINALISTS, narrowed, wider, with_nodes
+from edge.tune.trials import QUICK, adopt, figures, latency, measured
+from edge.tune.units import FINALISTS, search_int16_units, tightened_budget, with_nodes
 
 PLAIN = "plain int8"
+FEW = 100  # pictures in a part; fewer say little
 PROGRAMS = 4  # at the level that ships, besides plain int8
 
 
@@ -78,12 +77,12 @@ class Search(Context):
         calibrations = sorted(self._calibrations(baseline), key=_order)
         ratio = budget / latency(baseline)
         points = [point_of(PLAIN, self.request.precision, baseline)]
-        finals = self._finals(calibrations, ratio)
+        finals = self._candidates_to_ship(calibrations, ratio)
         self._ship(self._rewritten(finals), budget, points, PROGRAMS)
-        if finals[0].precision.nodes and (narrower := self._narrower(points, ratio)) is not None:
-            again = [item for item in self._finals(calibrations, narrower) if item.precision.nodes][:2]
-            again = [evolve(item, name=f"{item.name}, narrower") for item in again]
-            self._ship(again, budget, points, PROGRAMS + 2)
+        if finals[0].precision.nodes and (narrower := self._tightened(points, ratio)) is not None:
+            found = self._candidates_to_ship(calibrations, narrower)
+            again = [evolve(item, name=f"{item.name}, narrower") for item in found if item.precision.nodes]
+            self._ship(again[:2], budget, points, PROGRAMS + 2)
         chosen, why = chosen_of(points, self.options, budget)
         return outcome(self, self._report(points), self.path, chosen, why, budget)
 
@@ -105,7 +104,7 @@ class Search(Context):
         _ = self.toolchain  # without one nothing is worth waiting for
         halves, unlabelled = self.halves
         for images in (halves.selection, halves.report):
-            if len(images) < pictures.FEW:
+            if len(images) < FEW:
                 self.listener.warn(
                     f"{images.description}: a difference of one picture is more than a percent"
                 )
@@ -166,15 +165,15 @@ class Search(Context):
             self.left_out.append(f"a quick build of {name}")
             return None
         work = partial(self.trials.quick, name, precision, self.selection, self.limit())
-        entry = self.attempt("quick", work, lambda entry: accuracy(measured(entry)))
+        entry = self.attempt("quick", work, _told)
         found = measured(entry)
         return None if found is None else Candidate(name, precision, found)
 
-    def _finals(self, calibrations: list[Candidate], ratio: float) -> list[Candidate]:
+    def _candidates_to_ship(self, calibrations: list[Candidate], ratio: float) -> list[Candidate]:
         """Return what to ship, the most promising first."""
         best = calibrations[0]
         compiled = self.request.precision if best.name == PLAIN else spaces.at_level(best.precision, QUICK)
-        found = wider(self, best, compiled, ratio)
+        found = search_int16_units(self, best, compiled, ratio)
         self.path = found.steps or self.path  # a second search may have had no time
         if not found.sets:
             return calibrations[:FINALISTS]
@@ -215,7 +214,7 @@ class Search(Context):
         )
         return [finals[0], first, other, *finals[1:]]
 
-    def _narrower(self, points: list[Point], ratio: float) -> float | None:
+    def _tightened(self, points: list[Point], ratio: float) -> float | None:
         """Return the budget for another search where the best set came out too slow; None where it did not.
 
         How much of a price at the cheap level is left at the one that ships, only a program tells.
@@ -223,7 +222,7 @@ class Search(Context):
         base, best = points[0].latency_us, next((p.latency_us for p in points[1:] if p.precision.nodes), None)
         if base is None or best is None or len(self.path) < 2:
             return None
-        return narrowed(self.path[-1].latency / self.path[0].latency, best / base, ratio)
+        return tightened_budget(self.path[-1].latency_us / self.path[0].latency_us, best / base, ratio)
 
     def _ship(self, finals: list[Candidate], budget: float, points: list[Point], most: int) -> None:
         """Compile the finalists as they would ship, until enough of them keep the budget, or time is over.
@@ -257,7 +256,7 @@ class Search(Context):
                 found.append(point)
                 continue
             work = partial(self.trials.report, point.name, point.precision, kept, self.options.trial_seconds)
-            entry = self.attempt("report", work, lambda entry: accuracy(measured(entry)))
+            entry = self.attempt("report", work, _told)
             found.append(evolve(point, report=measured(entry)))
         return found
 
@@ -285,5 +284,9 @@ def _base_name(name: str) -> str:
     return name.partition(" + ")[0]
 
 
+def _told(entry: Entry) -> str:
+    return str(figures(entry))
+
+
 def _shipped(entry: Entry) -> str:
-    return f"{latency(entry):.1f} us, {accuracy(measured(entry))}"
+    return f"{latency(entry):.1f} us, {figures(entry)}"

@@ -2,23 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
 
+import numpy as np
 from attrs import evolve, frozen
+from numpy.typing import NDArray
 
 from edge.compiler.node_names import NodeNames
+from edge.diagnose.observed import scored
 from edge.errors import ModelFileError
 from edge.graph.files import facts, load_onnx
+from edge.images.frames import Frame
 from edge.measure.layers import group
+from edge.measure.scores import divergence
 from edge.pipeline.stages import CALIBRATE, COMPILE, SIMPLIFY
-from edge.simulate.fakequant import FakeQuant
+from edge.simulate.fakequant import AS_BUILT, INT16, FakeQuant
 from edge.specs import NodePrecision, Precision
 from edge.tune import spaces
 from edge.tune.context import LEAST_LIMIT, Candidate, Context
-from edge.tune.rank import SINGLES_ON, Ranking
 from edge.tune.search import Step, finalists, greedy
 from edge.tune.trials import LEVEL, Costs, Inside
 
+SINGLES_ON = 32  # pictures on which every unit is tried alone
+SETS_ON = 96  # pictures on which sets are compared
 SHORTLIST = 12  # units whose cost is measured at first
 MORE, ROUNDS = 8, 2  # further ones in each round behind that, and rounds
 SETTLED = 0.05  # of the divergence at the start; where no more is left, another ranking is not worth its time
@@ -27,9 +34,11 @@ LEAST = 0.005  # of the divergence at the start; a unit that wins less alone is 
 LENIENT = 3.0
 FINALISTS = 3
 
+Chosen = frozenset[str]
+
 
 @frozen
-class Wider:
+class Int16Sets:
     """What the search over units found.
 
     Attributes:
@@ -41,7 +50,7 @@ class Wider:
     sets: tuple[tuple[str, Mapping[str, NodePrecision]], ...] = ()
 
 
-def wider(search: Context, best: Candidate, compiled: Precision, ratio: float) -> Wider:
+def search_int16_units(search: Context, best: Candidate, compiled: Precision, ratio: float) -> Int16Sets:
     """Search units for 16 bits on top of a calibration.
 
     Args:
@@ -51,23 +60,22 @@ def wider(search: Context, best: Candidate, compiled: Precision, ratio: float) -
         ratio: of plain int8's latency that a program may take.
     """
     try:
-        ranking = _ranking(search, compiled)
+        units = _Units(search, compiled)
     except ModelFileError as error:
         search.left_out.append(f"16-bit units: the calibrated model can't be simulated ({error.seen})")
-        return Wider()
-    steps = _Units(search, ranking).search(best.measured.divergence, ratio)
-    units = ranking.units
-    return Wider(
+        return Int16Sets()
+    steps = units.search(best.measured.divergence, ratio)
+    worth = [step.units for step in finalists(steps, FINALISTS) if step.units]
+    return Int16Sets(
         steps,
         tuple(
-            (_named(step), spaces.combined(units[name] for name in step.units))
-            for step in finalists(steps, FINALISTS)
-            if step.units
+            (f"{len(names)} unit{'s' if len(names) > 1 else ''} int16", units.settings(names))
+            for names in worth
         ),
     )
 
 
-def narrowed(cheap: float, shipped: float, allowed: float) -> float | None:
+def tightened_budget(cheap: float, shipped: float, allowed: float) -> float | None:
     """Return the ratio to search under where the best set came out slower than allowed, else None.
 
     Args:
@@ -80,42 +88,31 @@ def narrowed(cheap: float, shipped: float, allowed: float) -> float | None:
     return 1 + (cheap - 1) / (shipped - 1) * (allowed - 1) / LENIENT
 
 
-def _ranking(search: Context, compiled: Precision) -> Ranking:
-    build = search.trials.build(compiled, search.limit(), keep=True)
-    made = build.stage(COMPILE)
-    name = f"{build.prefix}_calibrated_model.onnx"
-    net = FakeQuant(made.path(name))
-    fixed = [row.name for row in made.result.nodes if row.on == "CPU"]
-    found = spaces.units(net.graph, group(net.graph), [*fixed, *_nameless(search, net)])
-    return Ranking(
-        net,
-        made.sha256(name),
-        {unit.name: unit for unit in found},
-        search.selection.frames,
-        search.selection.reference,
-        search.journal,
-    )
-
-
-def _nameless(search: Context, net: FakeQuant) -> list[str]:
-    """Return the compiler's nodes that no recipe can name."""
-    graph = search.build.stage(SIMPLIFY)
-    model = load_onnx(graph.path(graph.result.onnx))
-    names = NodeNames.of(facts(model, origin=graph.result.onnx), model)
-    return [node.name for node in net.graph.nodes if node.name not in names or node.name in names.heirs]
+def with_nodes(best: Candidate, name: str, nodes: Mapping[str, NodePrecision]) -> Candidate:
+    """Return a calibration with settings added; not measured yet, so its figures are the calibration's."""
+    return Candidate(f"{best.name} + {name}", evolve(best.precision, nodes=dict(nodes)), best.measured)
 
 
 class _Units:
-    """The greedy search with its two measures."""
+    """The units of a calibrated model: what they win on pictures of the search, and what they cost."""
 
-    def __init__(self, search: Context, ranking: Ranking) -> None:
+    def __init__(self, search: Context, compiled: Precision) -> None:
         self._search = search
-        self._ranking = ranking
-        graph, calibration = search.build.stage(SIMPLIFY), search.build.stage(CALIBRATE)
+        build = search.trials.build(compiled, search.limit(), keep=True)
+        made = build.stage(COMPILE)
+        name = f"{build.prefix}_calibrated_model.onnx"
+        self._net, self._model = FakeQuant(made.path(name)), made.sha256(name)
+        graph, model = self._net.graph, load_onnx(search.onnx)
+        names = NodeNames.of(facts(model, origin=search.onnx.name), model)
+        fixed = [row.name for row in made.result.nodes if row.on == "CPU"]
+        # Nodes of the compiler's that no recipe can name.
+        fixed += [node.name for node in graph.nodes if node.name not in names or node.name in names.heirs]
+        self._units = {unit.name: unit for unit in spaces.units(graph, group(graph), fixed)}
+        simplified, calibration = search.build.stage(SIMPLIFY), search.build.stage(CALIBRATE)
         self._costs = Costs(
             toolchain=search.toolchain,
-            onnx=graph.path(graph.result.onnx),
-            sha256=graph.sha256(graph.result.onnx),
+            onnx=search.onnx,
+            sha256=simplified.sha256(simplified.result.onnx),
             calibration=calibration.path(calibration.result.directory),
             preprocess=search.request.spec.preprocess,
             compiler=search.request.precision.compiler,
@@ -123,6 +120,10 @@ class _Units:
             folder=search.workspace.root,
             optimization=spaces.operator_items(search.request.precision),
         )
+
+    def settings(self, names: Iterable[str]) -> dict[str, NodePrecision]:
+        """Return what a recipe says to give units 16 bits."""
+        return spaces.combined(self._units[name] for name in names)
 
     def search(self, start: float, ratio: float) -> tuple[Step, ...]:
         """Return the sets on the way to the best; none if there was no time.
@@ -134,36 +135,27 @@ class _Units:
             start: divergence without any unit, nats.
             ratio: of plain int8's latency that a program may take.
         """
-        search, units = self._search, self._ranking.units
-        base = self._cost("all int8", {})
+        search = self._search
+        base = self._cost("all int8", ())
         if base is None:
             search.left_out.append("16-bit units: no latency without them")
             return ()
         budget = base * (1 + LENIENT * (ratio - 1))
         prices: dict[str, float] = {}
 
-        def latency(chosen: frozenset[str]) -> float | None:
-            names = sorted(chosen)
-            if not names:
-                return base
-            return self._cost(" + ".join(names), spaces.combined(units[name] for name in names))
-
-        def damage(chosen: frozenset[str]) -> float | None:
-            if search.left < search.reserve:
-                return None
-            return self._ranking.damage(chosen)
+        def latency(chosen: Chosen) -> float | None:
+            return self._cost(" + ".join(sorted(chosen)), sorted(chosen)) if chosen else base
 
         steps: tuple[Step, ...] = ()
         seen: set[str] = set()
         for count in (SHORTLIST, *[MORE] * ROUNDS):
-            if steps and steps[-1].damage <= SETTLED * steps[0].damage:
+            if steps and steps[-1].divergence <= SETTLED * steps[0].divergence:
                 break
-            chosen = frozenset(steps[-1].units) if steps else frozenset()
-            gains = self._gains(chosen, start)
+            gains = self._gains(frozenset(steps[-1].units) if steps else frozenset(), start)
             fresh = [name for name, gain in gains.items() if gain > LEAST * start and name not in seen]
             picked = self._picked(fresh, count)
             seen.update(picked)
-            found = {name: self._cost(name, units[name].nodes) for name in picked}
+            found = {name: self._cost(name, [name]) for name in picked}
             new = {
                 name: price - base for name, price in found.items() if price is not None and price <= budget
             }
@@ -174,52 +166,70 @@ class _Units:
             prices |= new
             search.listener.begin("search")
             before = search.journal.spent
-            steps = greedy(prices, damage, latency, budget=budget, within=self._ranking.within) or steps
+            steps = greedy(prices, self._damage, latency, budget=budget, within=self._within) or steps
             seconds = search.journal.spent - before
             search.listener.end("search", seconds, cached=False, note=self._note(steps))
         return steps
 
     def _picked(self, fresh: list[str], count: int) -> list[str]:
         """Return the first of the units, half of them families, which win most but cost most, too."""
-        units = self._ranking.units
-        large = [name for name in fresh if units[name].kind == spaces.FAMILY][: count // 2]
-        small = [name for name in fresh if units[name].kind != spaces.FAMILY][: count - len(large)]
+        large = [name for name in fresh if self._units[name].kind == spaces.FAMILY][: count // 2]
+        small = [name for name in fresh if self._units[name].kind != spaces.FAMILY][: count - len(large)]
         return [*small, *large]
 
-    def _gains(self, chosen: frozenset[str], start: float) -> dict[str, float]:
-        """Return what each unit wins on top of a set, and tell of it; nothing if there is no time for it."""
+    def _gains(self, chosen: Chosen, start: float) -> dict[str, float]:
+        """Return what each unit wins on top of a set, in nats, the most first, and tell of it.
+
+        Nothing if there is no time for it.
+        """
         search = self._search
         known = search.journal.of_kind("rank")
         if search.left < search.reserve + (known[0].seconds if known else 0.0):
             search.left_out.append("another ranking of the units")
             return {}
-        search.listener.begin("rank")
-        before = search.journal.done
-        total = min(len(self._ranking.frames), SINGLES_ON)
+        frames, reference = self._pictures(SINGLES_ON)
+        have = {i for name in chosen for i in self._units[name].widened}
+        names = [name for name, unit in self._units.items() if not unit.widened <= have]
 
         def done(n: int) -> None:
-            search.listener.update(f"{n} of {total} pictures{search.standing()}", n / total)
+            search.listener.update(f"{n} of {len(frames)} pictures{search.standing()}", n / len(frames))
 
-        gains = self._ranking.singles(chosen, done)
+        def work() -> dict[str, float]:
+            settings = [self._bits(chosen), *(self._bits([*chosen, name]) for name in names)]
+            before, *after = (
+                divergence(reference, result) for result in scored(self._net, settings, frames, done)
+            )
+            return {name: before - left for name, left in zip(names, after, strict=True)}
+
+        search.listener.begin("rank")
+        earlier = search.journal.done
+        inputs = {**self._identity(frames, names), "chosen": sorted(have)}
+        behind = f", behind {len(chosen)} chosen" if chosen else ", each alone"
+        entry = search.journal.once("rank", f"{len(names)} units{behind}", inputs, work)
+        gains = dict(sorted(entry.values.items(), key=lambda pair: (-pair[1], pair[0])))
         top = [(name, gain) for name, gain in gains.items() if gain > 0][:3]
         shown = ", ".join(f"{name} {100 * gain / start:.0f} %" for name, gain in top)
-        entry = search.journal.of_kind("rank")[-1]
         note = f"{entry.name}; the first remove of the divergence: {shown or 'nothing'}"
-        search.listener.end("rank", entry.seconds, cached=search.journal.done == before, note=note)
+        search.listener.end("rank", entry.seconds, cached=search.journal.done == earlier, note=note)
         return gains
 
-    def _note(self, steps: tuple[Step, ...]) -> str:
-        if not steps:
-            self._search.left_out.append("16-bit units: no time left")
-            return "no time left for it"
-        first, last = steps[0], steps[-1]
-        return (
-            f"16 bits at {len(last.units)} units ({', '.join(last.units) or 'none'}): divergence "
-            f"{first.damage:.5f} → {last.damage:.5f}, "
-            f"{last.latency / first.latency:.3f} times int8 at {LEVEL}"
-        )
+    def _damage(self, chosen: Chosen) -> float | None:
+        """Return the divergence with units at 16 bits; None if there is no time or it can't be measured."""
+        if self._search.left < self._search.reserve:
+            return None
+        frames, reference = self._pictures(SETS_ON)
+        names = sorted(chosen)
 
-    def _cost(self, name: str, nodes: Mapping[str, NodePrecision]) -> float | None:
+        def work() -> dict[str, float]:
+            (result,) = scored(self._net, [self._bits(names)], frames)
+            return {"divergence": divergence(reference, result)}
+
+        inputs = self._identity(frames, names)
+        entry = self._search.journal.once("damage", " + ".join(names) or "no unit", inputs, work)
+        return None if entry.failed else float(entry.values["divergence"])
+
+    def _cost(self, name: str, units: Iterable[str]) -> float | None:
+        """Return the latency with units at 16 bits, microseconds; None if there is no time or no program."""
         search = self._search
         known = [entry for entry in search.journal.of_kind("latency") if not entry.failed]
         # A set that takes many times longer to compile than int8 is slow, too.
@@ -231,17 +241,37 @@ class _Units:
         reporter = Inside(search.listener, search.standing)
         entry = search.attempt(
             "cost",
-            lambda: self._costs.measure(name, nodes, limit, reporter),
+            lambda: self._costs.measure(name, self.settings(units), limit, reporter),
             lambda entry: f"{entry.values['latency_us']:.1f} us at {LEVEL}",
         )
         return None if entry.failed else float(entry.values["latency_us"])
 
+    def _within(self, a: str, b: str) -> bool:
+        """Tell whether one unit is part of another, and so adds nothing to it."""
+        return self._units[a].widened <= self._units[b].widened
 
-def _named(step: Step) -> str:
-    count = len(step.units)
-    return f"{count} unit{'s' if count > 1 else ''} int16"
+    def _pictures(self, count: int) -> tuple[Sequence[Frame], NDArray[np.float32]]:
+        selection = self._search.selection
+        return selection.frames[:count], selection.reference[:count]
 
+    def _bits(self, names: Iterable[str]) -> NDArray[np.uint8]:
+        widened = {i for name in names for i in self._units[name].widened}
+        return self._net.bits(INT16, sorted(widened), rest=AS_BUILT)
 
-def with_nodes(best: Candidate, name: str, nodes: Mapping[str, NodePrecision]) -> Candidate:
-    """Return a calibration with settings added; not measured yet, so its figures are the calibration's."""
-    return Candidate(f"{best.name} + {name}", evolve(best.precision, nodes=dict(nodes)), best.measured)
+    def _identity(self, frames: Sequence[Frame], names: Iterable[str]) -> dict[str, object]:
+        digest = hashlib.sha256()
+        for frame in frames:
+            digest.update(frame.rgb.tobytes())
+        units = [sorted(self._units[name].widened) for name in names]
+        return {"model": self._model, "pictures": digest.hexdigest(), "units": units}
+
+    def _note(self, steps: tuple[Step, ...]) -> str:
+        if not steps:
+            self._search.left_out.append("16-bit units: no time left")
+            return "no time left for it"
+        first, last = steps[0], steps[-1]
+        return (
+            f"16 bits at {len(last.units)} units ({', '.join(last.units) or 'none'}): divergence "
+            f"{first.divergence:.5f} → {last.divergence:.5f}, "
+            f"{last.latency_us / first.latency_us:.3f} times int8 at {LEVEL}"
+        )
