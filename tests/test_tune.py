@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +20,7 @@ from edge.cli.options import make_request
 from edge.cli.tune import parse_duration, parse_latency
 from edge.errors import InputError, UsageError
 from edge.files import write_text
-from edge.folder.store import Store
 from edge.images import ImageItem, ImageSet, open_images
-from edge.progress import Silent
 from edge.specs import (
     Calibration,
     Evidence,
@@ -36,7 +36,7 @@ from edge.specs import (
 from edge.specs.schema import Rounding
 from edge.toolchain.found import Toolchain
 from edge.tune.context import halves
-from edge.tune.journal import FILE, PART
+from edge.tune.journal import FILE
 from edge.tune.spaces import combined
 from edge.tune.trials import adopt
 from tests.conftest import Run, save_net, save_pictures
@@ -269,8 +269,12 @@ def test_a_search_killed_and_resumed(small: tuple[Path, list[str]]) -> None:
     def finished() -> list[dict[str, Any]]:
         if not (trials / FILE).exists():
             return []
-        with Store(trials, FILE, Silent().warn) as store:
-            return [json.loads(value) for _, value in store.items(PART)]
+        with closing(sqlite3.connect(f"file:{trials / FILE}?mode=ro", uri=True)) as database:
+            try:
+                rows = database.execute("SELECT value FROM entries ORDER BY id").fetchall()
+            except sqlite3.OperationalError:  # being made
+                return []
+        return [json.loads(value) for (value,) in rows]
 
     child = subprocess.Popen(
         [sys.executable, "-m", "edge", *arguments],

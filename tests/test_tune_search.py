@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable
+from functools import partial
 from itertools import chain, combinations
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import cattrs
 import numpy as np
@@ -20,12 +19,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edge.errors import CompileError, CompileTimeout, EdgeError, NotEnoughMemory, WorkspaceError
-from edge.folder.code import ROOT
+from edge.folder.code import ROOT, code_digest
 from edge.folder.store import Store
 from edge.measure.scores import divergence
-from edge.progress import Silent
+from edge.progress import Quiet, Silent
 from edge.specs import Precision
 from edge.tune import Options
+from edge.tune.context import Context
 from edge.tune.journal import FILE, FORMER, PART, Journal
 from edge.tune.result import Point, chosen_of
 from edge.tune.search import finalists, greedy
@@ -201,7 +201,7 @@ def test_a_journal_that_was_cut_off_is_begun_anew(tmp_path: Path) -> None:
         folder = tmp_path / str(cut)
         folder.mkdir()
         (folder / FILE).write_bytes(data[:cut])
-        again, listener = None, Silent()
+        listener = Silent()
         again = journal(folder, listener)
         trial(again, "a")
         trial(again, "b")
@@ -318,47 +318,28 @@ def test_killed_at_any_point_and_resumed_it_reaches_the_same_answer(tmp_path: Pa
 
 # What a trial's key depends on.
 
-KEY = """
-import sys
-from pathlib import Path
-from types import SimpleNamespace
-from edge.progress import Silent
-from edge.tune.context import Context, Options
-
-with_root = SimpleNamespace(root=Path(sys.argv[1]))
-print(Context(None, with_root, Options(), Silent()).journal.once("ship", "a", {}, dict).key)
-"""
-
 
 @pytest.mark.parametrize(
     "module",
-    [
-        "compiler/rules_model",
-        "compiler/node_names",
-        "measure/networks",
-        "runtime/net",
-        "graph/files",
-        "tune/trials",
-    ],
+    ["compiler/rules_model", "compiler/node_names", "measure/networks", "runtime/net", "graph/files"],
 )
-def test_code_that_a_trial_runs_is_part_of_its_key(module: str, tmp_path: Path) -> None:
-    package = Path(
-        shutil.copytree(ROOT, tmp_path / "edge", ignore=shutil.ignore_patterns("__pycache__", "zoo"))
-    )
+def test_code_that_a_trial_runs_is_part_of_its_key(
+    module: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    package = tmp_path / "edge"
+    shutil.copytree(ROOT, package, ignore=shutil.ignore_patterns("__pycache__", "zoo"))
+    monkeypatch.setattr("edge.tune.context.code_digest", partial(code_digest, root=package))
 
-    def key(name: str) -> str:
-        (tmp_path / name).mkdir()
-        command = [sys.executable, "-c", KEY, name]
-        environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
-        return subprocess.run(
-            command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True
-        ).stdout
+    def key() -> str:
+        code_digest.cache_clear()
+        search: Any = Context(cast(Any, None), cast(Any, SimpleNamespace(root=tmp_path)), Options(), Quiet())
+        return str(search.journal.once("ship", "a", {}, dict).key)
 
-    before = key("before")
-    assert key("again") == before
+    before = key()
+    assert key() == before
     path = package / f"{module}.py"
     path.write_text(path.read_text() + "\n# changed\n")
-    assert key("after") != before
+    assert key() != before
 
 
 # The measure of accuracy.
