@@ -28,9 +28,8 @@ from edge.tune import Options
 from edge.tune.context import Context
 from edge.tune.journal import FILE, FORMER, PART, Journal
 from edge.tune.result import Point, chosen_of
-from edge.tune.search import finalists, greedy
 from edge.tune.trials import Measured
-from edge.tune.units import LENIENT, tightened_budget
+from edge.tune.units import LENIENT, finalists, greedy, tightened_budget
 
 BASE = 1000.0
 

@@ -6,7 +6,7 @@ import difflib
 import json
 import textwrap
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
@@ -16,7 +16,8 @@ import click
 from edge.cli.display import Display
 from edge.cli.options import complete_models, output_options
 from edge.errors import EdgeError, GateError, UsageError, WorkspaceError
-from edge.specs import ModelSpec
+from edge.specs import ModelSpec, Published, available_models, load_model
+from edge.specs.schema import OWN_FILES
 from edge.survey import (
     RECORDS,
     Checked,
@@ -34,7 +35,6 @@ from edge.survey import (
 
 if TYPE_CHECKING:
     from edge.progress import Listener
-    from edge.specs import ModelSpec
     from edge.specs.request import Request
 
 
@@ -58,10 +58,22 @@ def figure(value: float | None, form: str = "g") -> str:
 
 
 PAGE_COMMAND = "edge models --page {page}"  # wherever the builds lie
+LISTED = (
+    "model", "input", "weights", "Top-1", "Top-5", "int8", "GFLOPs", "M params", "ms", "FPS",
+)  # fmt: skip
 MEASURED = (
     "model", "input", "M params", "published", "%", "GMACs", "published", "%", "attention %", "beside %",
 )  # fmt: skip
 CHECKED = ("model", "", "ONNX nodes", "BPU", "CPU tail", "moved", "CPU inside", "seconds", "peak GB")
+WIDTH = 110
+YAMLS = (".yaml", ".yml")
+MACS = """\
+MACs: multiply-accumulates of convolutions and matrix products, biases included, as one each;
+attention: those between two activations; "beside": operations of all else, which published
+counts of these families leave out (normalisation, activation functions, softmax, additions)."""
+PUBLISHED = """\
+Published figures: Top-1, Top-5 of the float network, and int8 Top-1 in %; ms (1 thread) and FPS
+(4 threads) on the board. edge build measures its own."""
 
 T = TypeVar("T")
 
@@ -91,7 +103,7 @@ class Survey:
         self._typed = typed
         self._specs = list(typed.values())
         self._build_dir = build_dir
-        self._limits = {"timeout": timeout, "any_memory": any_memory}
+        self._timeout, self._any_memory = timeout, any_memory
         self._as_json = as_json
         self._verbose = verbose
         self._failed: dict[str, EdgeError] = {}
@@ -103,49 +115,39 @@ class Survey:
         Raises:
             EdgeError: a model could not be counted, or its figures differ from those published.
         """
-        load_records(self._build_dir / RECORDS)  # what can't be added to is told now
-        found: list[tuple[ModelSpec, Counted]] = []
-        for number, spec in enumerate(self._specs, start=1):
-            counted = self._try(
-                spec, number, lambda request, display: measure_model(request, self._build_dir, display)
-            )
+        found: dict[str, Counted] = {}
+        for spec, counted in self._each(measure_model):
             if counted is not None:
-                found.append((spec, counted))
+                found[spec.name] = counted
                 keep(self._build_dir / RECORDS, {spec.name: Record(counted=counted)})
-        compared = {spec.name: compare(counted, spec.published) for spec, counted in found}
+        specs = [spec for spec in self._specs if spec.name in found]
+        compared = {spec.name: compare(found[spec.name], spec.published) for spec in specs}
         if self._as_json:
             result: dict[str, object] = {
-                spec.name: {
-                    "counted": cattrs.unstructure(counted),
-                    "compared": cattrs.unstructure(compared[spec.name]),
-                }
-                for spec, counted in found
+                name: {"counted": cattrs.unstructure(found[name]), "compared": cattrs.unstructure(told)}
+                for name, told in compared.items()
             }
             result |= {name: {"failed": error.seen} for name, error in self._failed.items()}
             click.echo(json.dumps(result, indent=2))
         elif found:
-            _print_counts(found)
+            _print_counts([(spec, found[spec.name]) for spec in specs])
         for name, error in self._failed.items():
             click.echo(f"{name}: not measured: {error.seen}", err=self._as_json)
         self._raise_unexpected()
         if len(self._failed) == len(self._specs) == 1:
             raise next(iter(self._failed.values()))
+        remedy = "look at the model's tag and its published figures in its YAML"
+        for name, error in list(self._failed.items())[:1]:
+            remedy = error.remedy or f"edge models --measure {self._word(name)}"
         unexplained = [name for name, told in compared.items() if not told.explained]
-        seen = []
-        if self._failed:
-            seen.append(f"{', '.join(self._failed)}: not measured")
-        if unexplained:
-            names = ", ".join(unexplained)
-            seen.append(f"{names}: measured and published figures differ without a known reason")
-        if seen:
-            first = next(iter(self._failed.values()), None)
-            raise GateError(
-                "; ".join(seen),
-                allowed="a difference of 2 %, or one that a count explains" if unexplained else None,
-                remedy=(first.remedy or f"edge models --measure {self._word(next(iter(self._failed)))}")
-                if first
-                else "look at the model's tag and its published figures in its YAML",
-            )
+        _refuse(
+            {
+                "not measured": self._failed,
+                "measured and published figures differ without a known reason": unexplained,
+            },
+            allowed="a difference of 2 %, or one that a count explains" if unexplained else None,
+            remedy=remedy,
+        )
 
     def check_all(self) -> None:
         """Check every model, print where its nodes are, and fail unless all of them are on the BPU.
@@ -153,13 +155,11 @@ class Survey:
         Raises:
             GateError: a model could not be checked, or has a node on the CPU inside the network.
         """
-        load_records(self._build_dir / RECORDS)  # what can't be added to is told now
         found: dict[str, Checked] = {}
         started = time.monotonic()
-        for number, spec in enumerate(self._specs, start=1):
-            checked = self._try(
-                spec, number, lambda request, display: check_model(request, self._build_dir, display, found)
-            )
+        for spec, checked in self._each(
+            lambda request, folder, display: check_model(request, folder, display, found)
+        ):
             if checked is None:
                 error = self._failed[spec.name]
                 checked = Checked("", failed=error.seen, remedy=error.remedy or "")
@@ -168,22 +168,15 @@ class Survey:
             found[spec.name] = checked
             keep(self._build_dir / RECORDS, {spec.name: Record(checked=checked)})
         if self._as_json:
-            result = {name: cattrs.unstructure(checked) for name, checked in found.items()}
-            click.echo(json.dumps(result, indent=2))
+            click.echo(json.dumps(cattrs.unstructure(found), indent=2))
         else:
             _print_checks(found, time.monotonic() - started)
         self._raise_unexpected()
         failed = [name for name, checked in found.items() if checked.failed]
         inside = [name for name, checked in found.items() if not (checked.failed or checked.passed)]
-        seen = []
-        if failed:
-            seen.append(f"{', '.join(failed)}: not checked, for the reason above")
-        if inside:
-            seen.append(f"{', '.join(inside)}: not on the BPU from end to end")
-        if seen:
-            first = (failed or inside)[0]
-            raise GateError(
-                "; ".join(seen),
+        for first in (failed or inside)[:1]:
+            _refuse(
+                {"not checked, for the reason above": failed, "not on the BPU from end to end": inside},
                 allowed="every model exported and checked, with CPU nodes behind the last BPU node only",
                 remedy=found[first].remedy or self._check_command(first),
             )
@@ -236,23 +229,25 @@ class Survey:
                 f"{len(new.records)} found in {self._build_dir}"
             )
 
-    def _try(self, spec: ModelSpec, number: int, work: Callable[[Request, Listener], T]) -> T | None:
-        """Return what comes of one model; None, told and remembered, where it fails."""
-        click.echo(f"{spec.name} ({number} of {len(self._specs)})", err=True)
-        try:
-            request = request_of(spec, **self._limits)  # type: ignore[arg-type]
-            with Display(verbose=self._verbose) as display:
-                result = work(request, display)
-                display.finish()
-        except EdgeError as error:
-            self._failed[spec.name] = error
-        except Exception as error:
-            self._unexpected.append(error)
-            self._failed[spec.name] = EdgeError(f"unexpected {type(error).__name__}: {error}")
-        else:
-            return result
-        click.echo(f"✗ {self._failed[spec.name].seen}", err=True)
-        return None
+    def _each(self, work: Callable[[Request, Path, Listener], T]) -> Iterator[tuple[ModelSpec, T | None]]:
+        """Yield each model and what comes of it; None, told and remembered, where it fails."""
+        load_records(self._build_dir / RECORDS)  # what can't be added to is told now
+        for number, spec in enumerate(self._specs, start=1):
+            click.echo(f"{spec.name} ({number} of {len(self._specs)})", err=True)
+            result = None
+            try:
+                request = request_of(spec, timeout=self._timeout, any_memory=self._any_memory)
+                with Display(verbose=self._verbose) as display:
+                    result = work(request, self._build_dir, display)
+                    display.finish()
+            except EdgeError as error:
+                self._failed[spec.name] = error
+            except Exception as error:
+                self._unexpected.append(error)
+                self._failed[spec.name] = EdgeError(f"unexpected {type(error).__name__}: {error}")
+            if result is None:
+                click.echo(f"✗ {self._failed[spec.name].seen}", err=True)
+            yield spec, result
 
     def _raise_unexpected(self) -> None:
         """Let the first unexpected error end the run, once the others had their turn."""
@@ -270,20 +265,27 @@ class Survey:
         return f"edge check {word}{weights} --verbose"
 
 
+def _refuse(found: Mapping[str, Iterable[str]], *, allowed: str | None, remedy: str) -> None:
+    """Raise where something was found: what it is -> names of the models."""
+    seen = [f"{', '.join(names)}: {what}" for what, names in found.items() if names]
+    if seen:
+        raise GateError("; ".join(seen), allowed=allowed, remedy=remedy)
+
+
 def _print_counts(found: Sequence[tuple[ModelSpec, Counted]]) -> None:
     rows: list[Sequence[str]] = [MEASURED]
     reasons = []
     for spec, counted in found:
-        published, told = spec.published, compare(counted, spec.published)
+        published, told = spec.published or Published(source=""), compare(counted, spec.published)
         rows.append(
             (
                 spec.name,
                 f"{counted.width}x{counted.height}",
                 f"{counted.parameters / 1e6:.3f}",
-                figure(published.params_m if published else None),
+                figure(published.params_m),
                 figure(told.parameters, "+.2f"),
                 f"{counted.macs / 1e9:.3f}",
-                figure(published.gflops if published else None),
+                figure(published.gflops),
                 figure(told.macs, "+.2f"),
                 f"{100 * counted.attention / counted.macs:.2f}",
                 f"{100 * counted.other / counted.macs:.2f}",
@@ -292,31 +294,18 @@ def _print_counts(found: Sequence[tuple[ModelSpec, Counted]]) -> None:
         if told.why:
             reasons.append(f"{spec.name}: {told.why}")
     print_table(rows, left=2)
-    for reason in reasons:
-        click.echo(reason)
-    click.echo(
-        "MACs: multiply-accumulates of convolutions and matrix products, biases included, as one each;"
-    )
-    click.echo('attention: those between two activations; "beside": operations of all else, which published')
-    click.echo(
-        "counts of these families leave out (normalisation, activation functions, softmax, additions)."
-    )
+    for line in (*reasons, MACS):
+        click.echo(line)
 
 
 def _print_checks(found: Mapping[str, Checked], seconds: float) -> None:
     rows: list[Sequence[str]] = [CHECKED]
     for name, checked in found.items():
-        figures = (NONE,) * 7
-        if not checked.failed:
-            figures = (
-                str(checked.nodes),
-                str(checked.bpu),
-                str(len(checked.tail)),
-                str(len(checked.moved)),
-                str(len(checked.inside)),
-                f"{checked.seconds:.0f}",
-                NONE if checked.peak_memory is None else f"{checked.peak_memory / 1e9:.2f}",
-            )
+        peak = None if checked.peak_memory is None else checked.peak_memory / 1e9
+        counts = (checked.nodes, checked.bpu, *map(len, (checked.tail, checked.moved, checked.inside)))
+        figures = (*map(str, counts), f"{checked.seconds:.0f}", figure(peak, ".2f"))
+        if checked.failed:
+            figures = (NONE,) * len(figures)
         rows.append((name, "✓" if checked.passed else "✗", *figures))
     print_table(rows, left=2)
     if any(checked.moved for checked in found.values()):
@@ -329,14 +318,6 @@ def _print_checks(found: Mapping[str, Checked], seconds: float) -> None:
             click.echo(f"{name}: {checked.failed or where}")
     passed = sum(checked.passed for checked in found.values())
     click.echo(f"{passed} of {len(found)} passed in {seconds:.0f} s")
-
-
-COLUMNS = (
-    "model", "input", "weights", "Top-1", "Top-5", "int8", "GFLOPs", "M params", "ms", "FPS",
-)  # fmt: skip
-LEFT = 3  # columns of words, the others are figures
-WIDTH = 110
-YAMLS = (".yaml", ".yml")
 
 
 @click.command(
@@ -415,8 +396,6 @@ def named(names: Sequence[str]) -> dict[str, ModelSpec]:
         UsageError: no such model, or two of one name.
         SpecError: a YAML breaks the schema.
     """
-    from edge.specs import available_models, load_model
-
     known = available_models()
     found: dict[str, ModelSpec] = {}
     by_name: dict[str, str] = {}
@@ -461,10 +440,7 @@ def _order(spec: ModelSpec) -> tuple[str, tuple[int, int], float, str]:
 
 
 def _list(specs: Sequence[ModelSpec], *, verbose: bool) -> None:
-    from edge.specs import Published
-    from edge.specs.schema import OWN_FILES
-
-    rows: list[Sequence[str]] = [COLUMNS]
+    rows: list[Sequence[str]] = [LISTED]
     others = []
     for spec in specs:
         sources = [name for name in ("timm", "vendor", "demo", *OWN_FILES) if getattr(spec.sources, name)]
@@ -488,14 +464,11 @@ def _list(specs: Sequence[ModelSpec], *, verbose: bool) -> None:
                 figure(published.fps_4_threads, ".2f"),
             )
         )
-    print_table(rows, left=LEFT)
+    print_table(rows, left=3)
     for line in others:
         glued = line.replace(" %", "\u00a0%")  # a figure and its unit stay on one line
         click.echo(textwrap.fill(glued, WIDTH, subsequent_indent="  ").replace("\u00a0", " "))
     if verbose:
         for spec in specs:
             click.echo(f"{spec.name}: {spec.sources.timm or NONE}; {spec.sources.vendor or NONE}")
-    click.echo(
-        "Published figures: Top-1, Top-5 of the float network, and int8 Top-1 in %; ms (1 thread) and FPS"
-    )
-    click.echo("(4 threads) on the board. edge build measures its own.")
+    click.echo(PUBLISHED)

@@ -13,8 +13,8 @@ from edge.pipeline.stages import EXPORT
 from edge.specs import Evidence, Precision
 from edge.tune.context import Context, Options
 from edge.tune.journal import Entry
-from edge.tune.search import Step
 from edge.tune.trials import LEVEL, Measured, latency, measured
+from edge.tune.units import Step
 
 FILE = "tune.json"
 SCHEMA_VERSION = 1

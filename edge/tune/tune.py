@@ -27,9 +27,8 @@ from edge.tune import spaces
 from edge.tune.context import TRIALS, Candidate, Context, Options
 from edge.tune.journal import Entry
 from edge.tune.result import Point, TuneResult, chosen_of, outcome, point_of
-from edge.tune.search import Step
 from edge.tune.trials import QUICK, adopt, figures, latency, measured
-from edge.tune.units import FINALISTS, search_int16_units, tightened_budget, with_nodes
+from edge.tune.units import FINALISTS, Step, search_int16_units, tightened_budget, with_nodes
 
 PLAIN = "plain int8"
 FEW = 100  # pictures in a part; fewer say little
