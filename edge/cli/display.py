@@ -1,16 +1,42 @@
-"""Live progress on stderr: one line a stage, with the compiler's own percentage."""
+"""What verbs show: tables, and live progress on stderr, a line a stage, with the compiler's percentage."""
 
 from __future__ import annotations
 
+import io
 import time
+from collections.abc import Collection, Sequence
 from types import TracebackType
 
+import click
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
+from rich.table import Table
 from rich.text import Text
 
 NAME_WIDTH = 10
 QUIET_SECONDS = 10.0  # without a terminal progress is a line now and then, so that logs stay short
+
+UNBOUNDED = 10_000  # columns of a table's console: a line is as long as its words, whatever the terminal
+
+
+def table(rows: Sequence[Sequence[str]], *, left: Collection[int] = (0,), heading: bool = True) -> list[str]:
+    """Return the lines of a table, two spaces between its columns, none at the ends of lines.
+
+    Args:
+        rows: cells as they are shown; each row has as many as the first.
+        left: numbers of the columns of words; the others hold figures and keep to the right.
+        heading: whether the first row is a heading: bold, where the output is a terminal.
+    """
+    grid = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 0))
+    for column in range(len(rows[0])):
+        grid.add_column(justify="left" if column in left else "right", no_wrap=True)
+    for row in rows:
+        grid.add_row(*map(Text, row))
+    console = Console(file=io.StringIO(), width=UNBOUNDED, color_system=None)
+    with console.capture() as captured:
+        console.print(grid)
+    lines = [line.rstrip() for line in captured.get().splitlines()]
+    return [click.style(lines[0], bold=True), *lines[1:]] if heading else lines
 
 
 class Display:
