@@ -91,7 +91,7 @@ def test_a_program_says_what_it_was_made_of(
 
 @pytest.mark.parametrize(
     ("change", "verified"),
-    [({}, True), ({"bin": "0" * 64}, None), ({"why_not": "no simulator"}, None)],
+    [({}, True), ({"program": "0" * 64}, None), ({"why_not": "no simulator"}, None)],
 )
 def test_a_proof_counts_for_the_program_that_it_is_of(
     zoo: Path,
@@ -109,7 +109,7 @@ def test_a_proof_counts_for_the_program_that_it_is_of(
     record.write_text(
         json.dumps({
             "stage": "verify",
-            "inputs": {"bin": change.get("bin", program["sha256"])},
+            "inputs": {"program": change.get("program", program["sha256"])},
             "result": {"bit_exact": True, "why_not": change.get("why_not", "")},
         })
     )  # fmt: skip

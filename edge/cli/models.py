@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, TypeVar
 import cattrs
 import click
 
-from edge.cli.display import Display
+from edge.cli.display import Display, table
 from edge.cli.options import complete_models, output_options
 from edge.errors import EdgeError, GateError, UsageError, WorkspaceError
 from edge.specs import ModelSpec, Published, available_models, load_model
@@ -39,17 +39,6 @@ if TYPE_CHECKING:
 
 
 NONE = "-"
-
-
-def print_table(rows: Sequence[Sequence[str]], *, left: int) -> None:
-    """Print rows with aligned columns: the first ``left`` ones are words, the others figures."""
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    for row in rows:
-        cells = [
-            cell.ljust(width) if i < left else cell.rjust(width)
-            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ]
-        click.echo("  ".join(cells).rstrip())
 
 
 def figure(value: float | None, form: str = "g") -> str:
@@ -293,7 +282,7 @@ def _print_counts(found: Sequence[tuple[ModelSpec, Counted]]) -> None:
         )
         if told.why:
             reasons.append(f"{spec.name}: {told.why}")
-    print_table(rows, left=2)
+    click.echo("\n".join(table(rows, left=(0, 1))))
     for line in (*reasons, MACS):
         click.echo(line)
 
@@ -307,7 +296,7 @@ def _print_checks(found: Mapping[str, Checked], seconds: float) -> None:
         if checked.failed:
             figures = (NONE,) * len(figures)
         rows.append((name, "✓" if checked.passed else "✗", *figures))
-    print_table(rows, left=2)
+    click.echo("\n".join(table(rows, left=(0, 1))))
     if any(checked.moved for checked in found.values()):
         click.echo(
             "moved: by the model's recipe to the BPU; the checker is not told of it, a compile shows it"
@@ -464,7 +453,7 @@ def _list(specs: Sequence[ModelSpec], *, verbose: bool) -> None:
                 figure(published.fps_4_threads, ".2f"),
             )
         )
-    print_table(rows, left=3)
+    click.echo("\n".join(table(rows, left=(0, 1, 2))))
     for line in others:
         glued = line.replace(" %", "\u00a0%")  # a figure and its unit stay on one line
         click.echo(textwrap.fill(glued, WIDTH, subsequent_indent="  ").replace("\u00a0", " "))

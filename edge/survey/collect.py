@@ -107,13 +107,13 @@ class Stages:
         """
         for data in self._records.get("verify", ()):
             result = data.get("result") or {}
-            if data["inputs"].get("bin") == program and not result.get("why_not"):
+            if data["inputs"].get("program") == program and not result.get("why_not"):
                 return bool(result.get("bit_exact"))
         return None
 
     def _origins(self, inputs: Data) -> Iterator[Origin]:
         renders = [
-            data for data in self._made("render", inputs["yaml"]) if data["inputs"]["onnx"] == inputs["onnx"]
+            data for data in self._made("render", inputs["yaml"]) if data["inputs"]["model"] == inputs["onnx"]
         ]
         pictures = next(
             (
@@ -126,7 +126,7 @@ class Stages:
         if pictures is None:
             return
         for simplify, simplified in self._simplified(inputs["onnx"]):
-            for export in self._made("export", simplify["inputs"]["onnx"]):
+            for export in self._made("export", simplify["inputs"]["model"]):
                 for render in renders:
                     yield Origin(
                         spec=cattrs.structure(render["inputs"]["spec"], ModelSpec),
@@ -149,8 +149,8 @@ class Stages:
             for data in self._made(stage, onnx):
                 if stage == "simplify":
                     yield data, onnx
-                elif data["inputs"]["onnx"] != onnx:  # a change that left the file as it was
-                    yield from self._simplified(data["inputs"]["onnx"])
+                elif data["inputs"]["model"] != onnx:  # a change that left the file as it was
+                    yield from self._simplified(data["inputs"]["model"])
 
     def _made(self, stage: str, sha256: str) -> Iterator[Data]:
         for data in self._records.get(stage, ()):
