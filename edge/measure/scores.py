@@ -254,12 +254,12 @@ def divergence(reference: Scores, scores: Scores) -> float:
     """Return the mean Kullback-Leibler divergence of the answers from the reference's, in nats.
 
     A count of changed answers moves by whole pictures; this moves with every score, so that recipes that
-    differ by less than a picture in a hundred can be told apart on a few hundred. Units and recipes are ranked
-    by it: of the 294 units of a trained ConvNeXt-atto, the twelve that it put first on 32 pictures won 0.54
-    points of agreement each on 300 others, those of the mean cosine 0.53, of :func:`expected` 0.48, of a count
-    0.47 (means of 40 draws, standard errors 0.02 to 0.03). :func:`expected` stays for what is told to a
-    reader, in points of agreement; it needs no softmax. Source: S. Kullback and R. A. Leibler, "On
-    Information and Sufficiency", Annals of Mathematical Statistics 22 (1951).
+    differ by less than a picture in a hundred can be told apart on a few hundred. Units and recipes are
+    ranked by it: of the 294 units of a trained ConvNeXt-atto, the twelve that it put first on 32 pictures
+    won 0.54 points of agreement each on 300 others, those of the mean cosine 0.53, of :func:`expected`
+    0.48, of a count 0.47 (means of 40 draws, standard errors 0.02 to 0.03). :func:`expected` stays for what
+    is told to a reader, in points of agreement; it needs no softmax. Source: S. Kullback and R. A. Leibler,
+    "On Information and Sufficiency", Annals of Mathematical Statistics 22 (1951).
     """
     p, q = log_softmax(reference), log_softmax(scores)
     return float((np.exp(p) * (p - q)).sum(axis=1).mean())
