@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import multiprocessing
 import shutil
+from inspect import signature
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from attrs import evolve
 
 from edge.cli import main
 from edge.errors import InputError, NotEnoughMemory, WorkspaceError
+from edge.pipeline.stages import VERIFY
 from edge.specs import ModelSpec, Sources, load_model, load_precision
 from edge.survey import Checked, Counted, Record, keep, load_records, page, request_of, save_records
 from edge.survey.collect import Origin, Stages, recipe_sha256, unfit
@@ -101,6 +103,7 @@ def test_a_proof_counts_for_the_program_that_it_is_of(
     change: dict[str, str],
     verified: bool | None,
 ) -> None:
+    assert "program" in signature(VERIFY.work).parameters, "what its record calls the .bin"
     compiled(edge, "Mine", "--level", "O1")
     folder = tmp_path / "build/Mine"
     (program,) = (file for file in stage(folder, "compile")["files"] if file["path"].endswith(".bin"))  # type: ignore[attr-defined]

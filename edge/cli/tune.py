@@ -119,8 +119,6 @@ def _gain(int8: Measured, own: Measured) -> list[str]:
 
 def _build(command: str) -> str:
     """Return the build command with the options that say what to build."""
-    import shlex
-
     words, kept = shlex.split(command)[2:], ["edge", "build"]
     own = {"--max-drop", "--max-latency", "--min-agreement", "--time", "--trial-timeout", "--out"}
     skip = False

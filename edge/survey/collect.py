@@ -74,6 +74,9 @@ def recipe_sha256(precision: Precision) -> str:
 class Stages:
     """The stage records of one build folder.
 
+    The manifest does not do here: ``edge compile`` writes none, and it names a recipe without saying
+    what the recipe does.
+
     Args:
         folder: such as ``build/ConvNeXt_atto``; it need not exist.
     """
