@@ -21,7 +21,7 @@ from types import TracebackType
 from attrs import frozen
 
 from edge.errors import BoardError, EdgeError, UsageError
-from edge.toolchain.stream import Output, communicate, end
+from edge.toolchain.process import CommandOutput, communicate, end
 
 
 def explain_failure(target: Target, words: str) -> EdgeError:
@@ -218,7 +218,7 @@ class Connection:
         on_line: Callable[[str], None] | None = None,
         on_sent: Callable[[int], None] | None = None,
         may_fail: bool = False,
-    ) -> Output:
+    ) -> CommandOutput:
         """Run a POSIX shell script on the board.
 
         Args:
@@ -238,14 +238,13 @@ class Connection:
         # The connection is the master's; if that is gone, no second one is opened behind the user's back.
         argv = [*self._ssh(), "-o", "ProxyCommand=false", self.target.host, "exec " + shlex.join(words)]
         output = communicate(
-            argv,
-            self.target.host,
-            limit + _SLACK,
-            _environment(),
-            data=data,
-            on_line=on_line,
-            on_sent=on_sent,
+            argv, env=_environment(), timeout=limit + _SLACK, data=data, on_line=on_line, on_sent=on_sent
         )
+        if output.timed_out:
+            raise BoardError(
+                f"{self.target.host} stopped answering",
+                remedy="look at the board's power and network, then run the command again",
+            )
         if output.status == _LOST:
             reason = _last_line(output.err) or "ssh gave no reason"
             raise BoardError(
@@ -322,7 +321,8 @@ class Connection:
             except subprocess.TimeoutExpired:
                 status = None
             finally:
-                end(process)
+                if process.poll() is None:
+                    end(process)
         if status != 0:
             raise explain_failure(self.target, log.read_text(encoding="utf-8", errors="replace"))
 

@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 
 from edge.board.connection import Connection
 from edge.board.parse import (
-    CODES,
     PerfRun,
     Profile,
     TensorInfo,
@@ -28,6 +27,7 @@ from edge.board.parse import (
 from edge.board.probe import State, read_state
 from edge.errors import BoardError, EdgeError, UsageError
 from edge.progress import Reporter
+from edge.runtime.libdnn import explained
 
 THREADS = (1, 4)
 CORE = 0  # any; the X5 has one
@@ -110,9 +110,7 @@ def tool_failure(verb: str, log: str, err: str, status: int) -> EdgeError:
         -6000014: "edge board check HOST MODEL compares the versions",
         -6000006: "see whether another program holds the BPU, then run the command again",
     }.get(code)
-    return BoardError(
-        f"hrt_model_exec {verb} failed: {code}, {CODES.get(code, 'an unknown code')} ({said})", remedy=remedy
-    )
+    return BoardError(f"hrt_model_exec {verb} failed: {code}, {explained(code)} ({said})", remedy=remedy)
 
 
 def last_words(log: str) -> str:

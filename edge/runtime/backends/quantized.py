@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from edge.errors import BackendError, BackendMissing
-from edge.runtime.backends.compiler_errors import as_backend_errors
+from edge.runtime.backends import as_backend_errors
 from edge.runtime.program import Program
 from edge.runtime.protocol import Array, Info, Scores, Tensor
 
