@@ -1,13 +1,18 @@
-"""Run frames on the board with ``hrt_model_exec infer`` and bring its outputs back as float arrays."""
+"""Run ``hrt_model_exec`` on the board: ``perf`` for its speed, ``infer`` for its outputs as float arrays."""
 
 from __future__ import annotations
 
 import io
 import math
+import queue
 import re
 import tarfile
+import threading
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
+from typing import Any
 
+import cattrs
 import numpy as np
 from attrs import frozen
 from numpy.lib.stride_tricks import as_strided
@@ -27,15 +32,26 @@ from edge.board.parse import (
 from edge.board.probe import State, read_state
 from edge.errors import BoardError, EdgeError, UsageError
 from edge.progress import Reporter
-from edge.runtime.libdnn import explained
+from edge.runtime.libdnn import NUMBERS, explained
+
+Frame = NDArray[np.uint8]
+Scores = NDArray[np.float32]
 
 THREADS = (1, 4)
 CORE = 0  # any; the X5 has one
+CHUNK_FRAMES = 32  # a frame of 224x224 has 75 kB, so that a chunk stays below 3 MB on the board
+TRIES = 5
+_NV12 = "HB_DNN_IMG_TYPE_NV12"
 _MARK = "@edge profiler"
-_PERF = r"""
+_DATA = b"@edge data\n"
+
+_FIND = r"""
 PATH=$PATH:/usr/hobot/bin
 command -v hrt_model_exec >/dev/null || { echo 'hrt_model_exec: not found' >&2; exit 127; }
-mkdir -p -- "$4" || exit 3
+"""
+_PERF = (
+    _FIND
+    + r"""mkdir -p -- "$4" || exit 3
 hrt_model_exec perf --model_file="$1" --core_id=0 --thread_num="$2" --frame_count="$3" \
     --profile_path="$4" 2>&1
 status=$?
@@ -43,10 +59,41 @@ printf '\n%s\n' '@edge profiler'
 cat -- "$4/profiler.log" 2>/dev/null
 exit "$status"
 """
+)
+_INFO = (
+    _FIND
+    + r"""hrt_model_exec model_info --model_file="$1" 2>&1
+"""
+)
+_UNPACK = 'mkdir -p -- "$1/in" "$1/out" && tar -xf - -C "$1/in"'
+# The tool loads the program anew for each frame; -6000006 then comes up now and again and goes away.
+_INFER = r"""
+PATH=$PATH:/usr/hobot/bin
+cd -- "$2" || exit 3
+for frame in in/*.bin; do
+    name=${frame##*/}; name=${name%.bin}; try=1
+    while :; do
+        rm -rf "out/$name"; mkdir "out/$name" || exit 3
+        hrt_model_exec infer --model_file="$1" --input_file="$2/$frame" --core_id=0 --enable_dump=true \
+            --dump_format=bin --dump_path="$2/out/$name" >log 2>&1
+        status=$?
+        set -- "$1" "$2" "$3" out/"$name"/model_infer_output_0_*
+        [ "$status" -eq 0 ] && [ -e "$4" ] && break
+        if grep -q -e -6000006 log && [ "$try" -lt "$3" ]; then try=$((try + 1)); sleep 1; continue; fi
+        printf '@edge failed %s %s\n' "$status" "$name"
+        tail -c 4000 log
+        exit 5
+    done
+    printf '@edge done %s %s\n' "$name" "$try"
+done
+"""
+_PULL = r"""
+cd -- "$1/out" && printf '%s\n' '@edge data' && tar -cf - . && rm -rf -- "$1/in" "$1/out"
+"""
 
 
 @frozen
-class Measured:
+class PerfMeasurement:
     """One run of ``perf``: what it said, what its profiler wrote, how the board was before and after."""
 
     threads: int
@@ -58,7 +105,7 @@ class Measured:
 
 def measure(
     connection: Connection, program: str, frames: int, limit: float, reporter: Reporter
-) -> list[Measured]:
+) -> list[PerfMeasurement]:
     """Measure a program with each number of threads of ``THREADS``.
 
     Args:
@@ -89,9 +136,15 @@ def measure(
                     remedy="run it on the board by hand: hrt_model_exec perf --model_file=" + program,
                 )
             after = read_state(connection)
-            found.append(Measured(threads, run, parse_profile(profiler), before, after))
+            found.append(PerfMeasurement(threads, run, parse_profile(profiler), before, after))
             before = after
     return found
+
+
+def perf_record(runs: Sequence[PerfMeasurement]) -> dict[str, Any]:
+    """Return the runs as JSON."""
+    listed = [cattrs.unstructure(run) for run in runs]
+    return {"core_id": CORE, "runs": [{**run.pop("run"), **run} for run in listed]}
 
 
 def tool_failure(verb: str, log: str, err: str, status: int) -> EdgeError:
@@ -117,49 +170,6 @@ def last_words(log: str) -> str:
     """Return the last line of a log that says something, shortened."""
     lines = [line for line in lines_of(log) if not line.startswith("@edge")]
     return lines[-1][:200] if lines else ""
-
-
-Frame = NDArray[np.uint8]
-Scores = NDArray[np.float32]
-
-CHUNK_FRAMES = 32  # a frame of 224x224 has 75 kB, so that a chunk stays below 3 MB on the board
-TRIES = 5
-_NV12 = "HB_DNN_IMG_TYPE_NV12"
-_DTYPES = {
-    "S8": "int8", "U8": "uint8", "S16": "int16", "U16": "uint16", "S32": "int32", "U32": "uint32",
-    "S64": "int64", "U64": "uint64", "F16": "float16", "F32": "float32", "F64": "float64",
-}  # fmt: skip
-_INFO = r"""
-PATH=$PATH:/usr/hobot/bin
-command -v hrt_model_exec >/dev/null || { echo 'hrt_model_exec: not found' >&2; exit 127; }
-hrt_model_exec model_info --model_file="$1" 2>&1
-"""
-_UNPACK = 'mkdir -p -- "$1/in" "$1/out" && tar -xf - -C "$1/in"'
-# The tool loads the program anew for each frame; -6000006 then comes up now and again and goes away.
-_INFER = r"""
-PATH=$PATH:/usr/hobot/bin
-cd -- "$2" || exit 3
-for frame in in/*.bin; do
-    name=${frame##*/}; name=${name%.bin}; try=1
-    while :; do
-        rm -rf "out/$name"; mkdir "out/$name" || exit 3
-        hrt_model_exec infer --model_file="$1" --input_file="$2/$frame" --core_id=0 --enable_dump=true \
-            --dump_format=bin --dump_path="$2/out/$name" >log 2>&1
-        status=$?
-        set -- "$1" "$2" "$3" out/"$name"/model_infer_output_0_*
-        [ "$status" -eq 0 ] && [ -e "$4" ] && break
-        if grep -q -e -6000006 log && [ "$try" -lt "$3" ]; then try=$((try + 1)); sleep 1; continue; fi
-        printf '@edge failed %s %s\n' "$status" "$name"
-        tail -c 4000 log
-        exit 5
-    done
-    printf '@edge done %s %s\n' "$name" "$try"
-done
-"""
-_DATA = b"@edge data\n"
-_PULL = r"""
-cd -- "$1/out" && printf '%s\n' '@edge data' && tar -cf - . && rm -rf -- "$1/in" "$1/out"
-"""
 
 
 def describe(connection: Connection, program: str, size: tuple[int, int] | None) -> list[TensorInfo]:
@@ -192,6 +202,68 @@ def describe(connection: Connection, program: str, size: tuple[int, int] | None)
             remedy="build it again",
         )
     return outputs
+
+
+class BoardRunner:
+    """A program on the board as a function of frames.
+
+    Called with one frame by each of many threads, it sends them in chunks: whoever comes first carries the
+    frames of the others.
+
+    Args:
+        connection: to the board.
+        program: path of the ``.bin`` there.
+        outputs: from :func:`describe`.
+        folder: on the board, empty; it is emptied again after each chunk.
+        limit: seconds that a chunk may take.
+    """
+
+    def __init__(
+        self, connection: Connection, program: str, outputs: Sequence[TensorInfo], folder: str, limit: float
+    ) -> None:
+        self._connection = connection
+        self._program = program
+        self._outputs = outputs
+        self._folder = folder
+        self._limit = limit
+        self._waiting: queue.SimpleQueue[tuple[Frame, Future[Scores]]] = queue.SimpleQueue()
+        self._board = threading.Lock()
+
+    def __call__(self, frame: Frame) -> Scores:
+        """Return the class scores of a frame, float32 (classes,); packed NV12, uint8."""
+        own: Future[Scores] = Future()
+        self._waiting.put((frame, own))
+        while not own.done():
+            with self._board:
+                if not own.done():
+                    self._carry()
+        return own.result()
+
+    def run(self, frames: Sequence[Frame], on_frame: Callable[[int], None] | None = None) -> list[Scores]:
+        """Return the class scores of a chunk of frames; ``on_frame`` is called with how many are done."""
+        found = run_frames(
+            self._connection,
+            self._program,
+            self._outputs,
+            frames,
+            folder=self._folder,
+            limit=self._limit,
+            on_frame=on_frame,
+        )
+        return [outputs[0].reshape(-1) for outputs in found]
+
+    def _carry(self) -> None:
+        chunk: list[tuple[Frame, Future[Scores]]] = []
+        while len(chunk) < CHUNK_FRAMES and not self._waiting.empty():
+            chunk.append(self._waiting.get())
+        try:
+            found = self.run([frame for frame, _ in chunk])
+        except BaseException as error:
+            for _, future in chunk:
+                future.set_exception(error)
+            raise
+        for (_, future), scores in zip(chunk, found, strict=True):
+            future.set_result(scores)
 
 
 def run_frames(
@@ -262,11 +334,11 @@ def dequantise(data: bytes, tensor: TensorInfo) -> Scores:
         BoardError: the size or the scales do not fit the description.
     """
     suffix = tensor.type.rpartition("_")[2]
-    if suffix not in _DTYPES or not tensor.valid:
+    if suffix not in NUMBERS or not tensor.valid:
         raise BoardError(
-            f"output {tensor.name!r} is of type {tensor.type or 'unknown'}", allowed=", ".join(_DTYPES)
+            f"output {tensor.name!r} is of type {tensor.type or 'unknown'}", allowed=", ".join(NUMBERS)
         )
-    values = _unpadded(data, np.dtype(_DTYPES[suffix]).newbyteorder("<"), tensor)
+    values = _unpadded(data, np.dtype(NUMBERS[suffix]).newbyteorder("<"), tensor)
     if tensor.quanti == "NONE" or (not tensor.scale and suffix.startswith("F")):
         return np.ascontiguousarray(values, np.float32)
     if tensor.quanti != "SCALE" or not tensor.scale:

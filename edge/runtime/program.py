@@ -39,6 +39,11 @@ class Program:
         """For messages."""
         return self.metadata.name if self.metadata else self.path.name
 
+    @property
+    def folder(self) -> Path:
+        """What its files lie in."""
+        return self.path if self.path.is_dir() else self.path.parent
+
 
 def locate(path: str | Path) -> Program:
     """Find the program's files and check those that ``metadata.json`` lists by size.
