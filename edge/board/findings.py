@@ -14,6 +14,7 @@ from edge.board.transfer import require_bin
 from edge.errors import BoardError, ModelFileError
 from edge.progress import Reporter
 from edge.runtime.program import Program
+from edge.specs.schema import MARCH
 
 # libdnn -> HBRT as their own banners print them together on RDK X5 systems.
 HBRT_OF_DNN = {"1.23.8": "3.15.49", "1.23.9": "3.15.52", "1.23.10": "3.15.54", "1.24.5": "3.15.55"}
@@ -21,7 +22,7 @@ _IN_PROGRAM = re.compile(rb"version: (\d+\.\d+\.\d+); runtime version: (\d+(?:\.
 # Header of each compiled part: march, magic, runtime version.
 _HEADER = re.compile(rb"#([A-Z0-9]{2,4})hbm#")
 _BUILDER = re.compile(rb"BUILDER_VERSION\x12.(\d+\.\d+\.\d+)")
-MARCHES = {"B2E": "bayes-e"}
+MARCHES = {"B2E": MARCH}
 HOT = 85.0  # degrees Celsius, our own choice: a board that has to slow down gives uneven figures
 LITTLE_DISK = 64 << 20
 Mark = Literal["ok", "warn", "bad"]
@@ -97,7 +98,7 @@ def compare(program: ProgramVersions, dnn: str | None, hbrt: str | None) -> Verd
         dnn: version of the board's libdnn; None if unknown.
         hbrt: version of the board's BPU runtime; None if unknown.
     """
-    if program.march != "bayes-e":
+    if program.march != MARCH:
         return Verdict(
             "no", f"the program is for {program.march}, the RDK X5 is bayes-e", "compile it for bayes-e"
         )

@@ -1,4 +1,4 @@
-"""Copy a program to the board, each file whole or not at all; keep in the manifest what was measured there."""
+"""Copy a program to the board, each file whole or not at all; keep what was measured in the manifest."""
 
 from __future__ import annotations
 

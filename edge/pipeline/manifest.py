@@ -37,9 +37,9 @@ from edge.pipeline.stages import (
 )
 from edge.pipeline.verify import VerifyResult
 from edge.specs.request import Request
+from edge.specs.schema import MARCH
 
 SCHEMA_VERSION = 1
-MARCH = "bayes-e"
 LABELS = "labels.txt"
 EVALUATION = "build_eval.json"  # what the build measured itself; eval.json is of the verb
 TEXT_ROLES = {

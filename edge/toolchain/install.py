@@ -19,7 +19,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from edge.errors import InstallError, ToolchainError, ToolchainMissing
-from edge.progress import Reporter, Silent
+from edge.progress import SILENT, Reporter
 from edge.toolchain import managed
 from edge.toolchain.found import Toolchain
 from edge.toolchain.managed import COMPILER, MARKER, Environment, Place
@@ -36,7 +36,7 @@ _NETWORK = {"UV_HTTP_CONNECT_TIMEOUT": "5", "UV_HTTP_TIMEOUT": "60", "UV_HTTP_RE
 def install(
     environment: Environment | None = None,
     *,
-    reporter: Reporter | None = None,
+    reporter: Reporter = SILENT,
     python: Path | None = None,
     timeout: float = 3600.0,
 ) -> Toolchain:
@@ -52,7 +52,6 @@ def install(
         ToolchainMissing: this platform can't have it.
         InstallError: no Python 3.10, no network, no disk space, a wrong hash, or it does not start.
     """
-    reporter = reporter or Silent()
     environment = environment or COMPILER
     where = managed.place(environment)
     if not managed.why_unusable(where):

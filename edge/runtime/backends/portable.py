@@ -5,11 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from edge.errors import BackendError, BackendMissing
+from edge.folder.metadata import EXACT_KEY, SIZE_KEY
 from edge.runtime.program import Program
 from edge.runtime.protocol import Array, Info, Scores, Tensor
-
-EXACT_KEY = "edge.exact"  # metadata of the ONNX file: "1" where it computes the board's integers
-SIZE_KEY = "edge.size"  # "HxW" of the NV12 picture that the file takes
 
 
 class PortableBackend:
