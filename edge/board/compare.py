@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from edge.board.connection import Connection, Target
 from edge.board.findings import require
-from edge.board.infer import CHUNK_FRAMES, BoardRunner, Frame, Scores, describe
+from edge.board.infer import CHUNK_FRAMES, BoardRunner, Frame, Scores
 from edge.board.probe import probe
 from edge.board.transfer import push
 from edge.errors import BackendError, BoardError, ImageError, InputError, LabelError, UsageError
@@ -126,36 +126,8 @@ def open_simulator(path: Path, choice: Choice, reporter: Reporter) -> Net | None
     return estimate
 
 
-@contextmanager
-def open_runner(
-    connection: Connection, program: str, size: tuple[int, int], limit: float
-) -> Iterator[BoardRunner]:
-    """Make a program on the board ready to run.
-
-    Args:
-        connection: to the board.
-        program: path of the ``.bin`` there.
-        size: (height, width) of the frames.
-        limit: seconds that a chunk of frames may take.
-
-    Raises:
-        BoardError: the tool failed there.
-        UsageError: the program takes frames of another size.
-    """
-    outputs = describe(connection, program, size)
-    with connection.scratch() as folder:
-        yield BoardRunner(connection, program, outputs, f"{folder}/frames", limit)
-
-
 def board_hop(subject: Subject, folder: Path, target: Target, reporter: Reporter, stack: ExitStack) -> Hop:
-    """Connect to a board and return it as a hop of ``edge eval``.
-
-    Args:
-        subject: what is measured.
-        folder: the build folder.
-        target: the board.
-        reporter: told what goes on.
-        stack: closes the connection.
+    """Connect to a board and return it as a hop of ``edge eval``; ``stack`` closes the connection.
 
     Raises:
         UsageError: the build holds no program for a board.
@@ -177,7 +149,7 @@ def board_hop(subject: Subject, folder: Path, target: Target, reporter: Reporter
     @contextmanager
     def opened(_workers: int) -> Iterator[Runner]:
         pushed = push(connection, program, None, reporter)
-        with open_runner(connection, pushed.bin, subject.preprocess.crop, HOP_LIMIT) as runner:
+        with BoardRunner(connection, pushed.bin, subject.preprocess.crop, HOP_LIMIT) as runner:
             yield lambda rgb: runner(rgb_to_nv12(rgb))
 
     return Hop(
@@ -201,14 +173,9 @@ def answers(
     count: int,
     reporter: Reporter,
 ) -> Iterator[Answer]:
-    """Run frames on the board in chunks, and in the simulator meanwhile.
+    """Run frames (packed NV12, uint8) on the board in chunks, and in the simulator meanwhile.
 
-    Args:
-        board: from :func:`open_runner`.
-        frames: packed NV12, uint8.
-        simulator: None to compare with nothing.
-        count: how many frames there are, for the progress.
-        reporter: told the count as it grows.
+    ``count`` is how many frames there are, for the progress.
 
     Raises:
         BoardError: the board failed, or gives another number of scores than the simulator.
@@ -245,13 +212,7 @@ def measure_accuracy(
 ) -> BoardAccuracy:
     """Run a set of pictures on the board and in a simulator.
 
-    Args:
-        board: from :func:`open_runner`.
-        preprocess: of the program.
-        classes: number of scores.
-        images: labels, if there are any, are class indices below ``classes``.
-        simulator: None to compare with nothing.
-        reporter: told the count as it grows.
+    Labels, if there are any, are class indices below ``classes``, which is the number of scores.
 
     Raises:
         InputError: no picture can be read.

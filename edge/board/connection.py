@@ -16,12 +16,11 @@ import subprocess
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from types import TracebackType
 
 from attrs import frozen
 
 from edge.errors import BoardError, EdgeError, UsageError
-from edge.toolchain.process import CommandOutput, communicate, end, last_line
+from edge.toolchain.process import CommandOutput, communicate, end, last_line, quick
 
 CONNECT_SECONDS = 10
 ALIVE_SECONDS = 5  # a peer that is silent for three times as long is gone
@@ -135,17 +134,8 @@ class Connection:
             raise
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        with contextlib.suppress(OSError, subprocess.TimeoutExpired):
-            subprocess.run(
-                [*self._ssh(), "-O", "exit", self.target.host],
-                capture_output=True,
-                timeout=10,
-                check=False,
-                env=_environment(),
-            )
+    def __exit__(self, *_: object) -> None:
+        quick([*self._ssh(), "-O", "exit", self.target.host], env=_environment(), timeout=10)
         self._discard()
 
     def run(
@@ -196,9 +186,9 @@ class Connection:
                 remedy="see whether another program holds the BPU, or give more time with --timeout",
             )
         if output.status and not may_fail:
-            words_of_it = last_line(output.err) or last_line(output.text) or "it said nothing"
+            said = last_line(output.err) or last_line(output.text) or "it said nothing"
             raise BoardError(
-                f"a command on {self.target.host} failed with exit status {output.status}: {words_of_it}"
+                f"a command on {self.target.host} failed with exit status {output.status}: {said}"
             )
         return output
 
@@ -285,22 +275,21 @@ def explain_failure(target: Target, words: str) -> EdgeError:
     host, login = target.host, target.command
     address = host.rpartition("@")[2]
     entry = f"[{address}]:{target.port}" if target.port not in (None, 22) else address
-    if "REMOTE HOST IDENTIFICATION HAS CHANGED" in words or (
-        "host key for" in words and "has changed" in words
-    ):
+    quoted = f"'{entry}'" if "[" in entry else entry
+    port = f"-p {target.port} " if target.port else ""
+    said = " ".join(line.strip() for line in words.splitlines() if line.strip())[-300:]
+    if re.search("REMOTE HOST IDENTIFICATION HAS CHANGED|host key for.*has changed", words, re.DOTALL):
         return BoardError(
             f"{address} shows another host key than before: it was set up anew, or is another machine",
-            remedy=f"make sure that it is your board, then ssh-keygen -R {_quoted(entry)} and {login} once",
+            remedy=f"make sure that it is your board, then ssh-keygen -R {quoted} and {login} once",
         )
     if "Host key verification failed" in words or "host key is known" in words:
-        scan = "ssh-keyscan " + (f"-p {target.port} " if target.port else "") + address
         return BoardError(
             f"the host key of {address} is not known yet",
             remedy=f"{login}   once, and compare the fingerprint; "
-            f"or, on a network you trust, {scan} >> ~/.ssh/known_hosts",
+            f"or, on a network you trust, ssh-keyscan {port}{address} >> ~/.ssh/known_hosts",
         )
     if "Permission denied" in words or "Too many authentication failures" in words:
-        port = f"-p {target.port} " if target.port else ""
         return BoardError(
             f"{host} accepts none of the keys offered",
             allowed="a key in your agent, in ~/.ssh, or given with --identity; passwords are not used",
@@ -320,16 +309,5 @@ def explain_failure(target: Target, words: str) -> EdgeError:
             f"{entry} does not answer", remedy="look at the board's power, cable and address, then try ping"
         )
     if re.search(r"Bad configuration option|command-line.*line 0|[Uu]nsupported option|keyword", words):
-        return UsageError(
-            f"ssh does not take an option: {_one_line(words)}", allowed="KEY=VALUE as in man ssh_config"
-        )
-    return BoardError(f"ssh can't reach {host}: {_one_line(words)}", remedy=f"{login}   shows more with -v")
-
-
-def _one_line(words: str) -> str:
-    lines = [line.strip() for line in words.splitlines() if line.strip()]
-    return " ".join(lines)[-300:]
-
-
-def _quoted(entry: str) -> str:
-    return f"'{entry}'" if "[" in entry else entry
+        return UsageError(f"ssh does not take an option: {said}", allowed="KEY=VALUE as in man ssh_config")
+    return BoardError(f"ssh can't reach {host}: {said}", remedy=f"{login}   shows more with -v")

@@ -91,13 +91,7 @@ def program_versions(path: Path) -> ProgramVersions:
 
 
 def compare(program: ProgramVersions, dnn: str | None, hbrt: str | None) -> Verdict:
-    """Say whether a program fits a board's runtime.
-
-    Args:
-        program: from :func:`program_versions`.
-        dnn: version of the board's libdnn; None if unknown.
-        hbrt: version of the board's BPU runtime; None if unknown.
-    """
+    """Say whether a program fits a board's runtime; versions of libdnn and HBRT are None if unknown."""
     if program.march != MARCH:
         return Verdict(
             "no", f"the program is for {program.march}, the RDK X5 is bayes-e", "compile it for bayes-e"

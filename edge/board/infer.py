@@ -8,8 +8,9 @@ import queue
 import re
 import tarfile
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
+from contextlib import ExitStack
 from typing import Any
 
 import cattrs
@@ -106,14 +107,9 @@ class PerfMeasurement:
 def measure(
     connection: Connection, program: str, frames: int, limit: float, reporter: Reporter
 ) -> list[PerfMeasurement]:
-    """Measure a program with each number of threads of ``THREADS``.
+    """Measure the ``.bin`` at ``program`` with each number of threads of ``THREADS``.
 
-    Args:
-        connection: to the board.
-        program: path of the ``.bin`` there.
-        frames: of each run.
-        limit: seconds that one run may take.
-        reporter: told what goes on.
+    Each run has so many ``frames`` and may take ``limit`` seconds.
 
     Raises:
         BoardError: the tool is missing, failed, took too long, or its output holds no result.
@@ -173,12 +169,9 @@ def last_words(log: str) -> str:
 
 
 def describe(connection: Connection, program: str, size: tuple[int, int] | None) -> list[TensorInfo]:
-    """Return the outputs of a program on the board, as its runtime describes them.
+    """Return the outputs of the ``.bin`` at ``program``, as the board's runtime describes them.
 
-    Args:
-        connection: to the board.
-        program: path of the ``.bin`` there.
-        size: (height, width) that we are going to feed; None if unknown.
+    ``size`` is (height, width) of the frames that it is going to be fed; None if unknown.
 
     Raises:
         BoardError: the tool failed, or the program does not take one NV12 picture.
@@ -205,32 +198,41 @@ def describe(connection: Connection, program: str, size: tuple[int, int] | None)
 
 
 class BoardRunner:
-    """A program on the board as a function of frames.
+    """A program on the board as a function of frames, for the length of a ``with``.
 
     Called with one frame by each of many threads, it sends them in chunks: whoever comes first carries the
-    frames of the others.
+    frames of the others. A frame is packed NV12, uint8; it gives class scores, float32 (classes,).
 
     Args:
         connection: to the board.
         program: path of the ``.bin`` there.
-        outputs: from :func:`describe`.
-        folder: on the board, empty; it is emptied again after each chunk.
+        size: (height, width) of the frames.
         limit: seconds that a chunk may take.
+
+    Raises:
+        BoardError: the tool failed, or what it wrote is not what ``model_info`` describes.
+        UsageError: the program takes frames of another size.
     """
 
-    def __init__(
-        self, connection: Connection, program: str, outputs: Sequence[TensorInfo], folder: str, limit: float
-    ) -> None:
+    def __init__(self, connection: Connection, program: str, size: tuple[int, int], limit: float) -> None:
         self._connection = connection
         self._program = program
-        self._outputs = outputs
-        self._folder = folder
+        self._size = size
         self._limit = limit
         self._waiting: queue.SimpleQueue[tuple[Frame, Future[Scores]]] = queue.SimpleQueue()
         self._board = threading.Lock()
+        self._stack = ExitStack()
+
+    def __enter__(self) -> BoardRunner:
+        self._outputs = describe(self._connection, self._program, self._size)
+        self._folder = self._stack.enter_context(self._connection.scratch()) + "/frames"
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
 
     def __call__(self, frame: Frame) -> Scores:
-        """Return the class scores of a frame, float32 (classes,); packed NV12, uint8."""
+        """Return the scores of a frame."""
         own: Future[Scores] = Future()
         self._waiting.put((frame, own))
         while not own.done():
@@ -238,19 +240,6 @@ class BoardRunner:
                 if not own.done():
                     self._carry()
         return own.result()
-
-    def run(self, frames: Sequence[Frame], on_frame: Callable[[int], None] | None = None) -> list[Scores]:
-        """Return the class scores of a chunk of frames; ``on_frame`` is called with how many are done."""
-        found = run_frames(
-            self._connection,
-            self._program,
-            self._outputs,
-            frames,
-            folder=self._folder,
-            limit=self._limit,
-            on_frame=on_frame,
-        )
-        return [outputs[0].reshape(-1) for outputs in found]
 
     def _carry(self) -> None:
         chunk: list[tuple[Frame, Future[Scores]]] = []
@@ -265,56 +254,48 @@ class BoardRunner:
         for (_, future), scores in zip(chunk, found, strict=True):
             future.set_result(scores)
 
+    def run(self, frames: Sequence[Frame], on_frame: Callable[[int], None] | None = None) -> list[Scores]:
+        """Run a chunk of frames: one transfer there, one loop on the board, one transfer back.
 
-def run_frames(
-    connection: Connection,
-    program: str,
-    outputs: Sequence[TensorInfo],
-    frames: Sequence[Frame],
-    *,
-    folder: str,
-    limit: float,
-    on_frame: Callable[[int], None] | None = None,
-) -> list[list[Scores]]:
-    """Run a chunk of frames: one transfer there, one loop on the board, one transfer back.
+        Args:
+            frames: as many as :data:`CHUNK_FRAMES`, or fewer.
+            on_frame: called with the number of frames done.
+        """
+        packed, folder, done = _pack(frames), self._folder, 0
+        self._connection.run(_UNPACK, folder, limit=60 + len(packed) / 50_000, data=lambda: iter([packed]))
 
-    Args:
-        connection: to the board.
-        program: path of the ``.bin`` there.
-        outputs: from :func:`describe`.
-        frames: packed NV12, uint8.
-        folder: on the board, empty; it is emptied again.
-        limit: seconds that the loop may take.
-        on_frame: called with the number of frames done.
+        def heard(line: str) -> None:
+            nonlocal done
+            if line.startswith("@edge done") and on_frame is not None:
+                done += 1
+                on_frame(done)
 
-    Returns:
-        For each frame the dequantised outputs, float32, of their valid shapes.
+        output = self._connection.run(
+            _INFER, self._program, folder, str(TRIES), limit=self._limit, on_line=heard, may_fail=True
+        )
+        if output.status:
+            found = re.search(r"@edge failed (\d+) \w+\n", output.text)
+            log = output.text[found.end() :] if found else output.text
+            if found and found[1] == "0":
+                raise BoardError(f"hrt_model_exec infer wrote no output; its last words: {last_words(log)}")
+            if "No space left" in log + output.err:
+                raise BoardError("the board's disk is full", remedy="free some space in its /tmp")
+            raise tool_failure("infer", log, output.err, int(found[1]) if found else output.status)
+        files = _unpack(self._connection.run(_PULL, folder, limit=300).out.partition(_DATA)[2])
+        return [self._scores(files, f"{number:06d}") for number in range(len(frames))]
 
-    Raises:
-        BoardError: the tool failed, or what it wrote is not what ``model_info`` describes.
-    """
-    packed = _pack(frames)
-    connection.run(_UNPACK, folder, limit=60 + len(packed) / 50_000, data=lambda: iter([packed]))
-    done = 0
-
-    def heard(line: str) -> None:
-        nonlocal done
-        if line.startswith("@edge done") and on_frame is not None:
-            done += 1
-            on_frame(done)
-
-    output = connection.run(_INFER, program, folder, str(TRIES), limit=limit, on_line=heard, may_fail=True)
-    if output.status:
-        found = re.search(r"@edge failed (\d+) \w+\n", output.text)
-        log = output.text[found.end() :] if found else output.text
-        if found and found[1] == "0":
-            raise BoardError(f"hrt_model_exec infer wrote no output; its last words: {last_words(log)}")
-        if "No space left" in log + output.err:
-            raise BoardError("the board's disk is full", remedy="free some space in its /tmp")
-        raise tool_failure("infer", log, output.err, int(found[1]) if found else output.status)
-    pulled = connection.run(_PULL, folder, limit=300).out.partition(_DATA)[2]
-    files = _unpack(pulled)
-    return [_outputs(files, f"{number:06d}", outputs) for number in range(len(frames))]
+    def _scores(self, files: dict[str, bytes], frame: str) -> Scores:
+        """Return the first output of a frame; every output has to be there and as described."""
+        found = []
+        for number, tensor in enumerate(self._outputs):
+            start = f"{frame}/model_infer_output_{number}_"
+            names = [name for name in files if name.startswith(start)]
+            if len(names) != 1:
+                raise BoardError(
+                    f"{len(names)} files for output {number} of {frame}", allowed="one, as the tool dumps it"
+                )
+            found.append(dequantise(files[names[0]], tensor))
+        return found[0].reshape(-1)
 
 
 def dequantise(data: bytes, tensor: TensorInfo) -> Scores:
@@ -394,28 +375,13 @@ def _pack(frames: Sequence[Frame]) -> bytes:
 
 def _unpack(data: bytes) -> dict[str, bytes]:
     """Return the files of a tar stream by name; nothing is written anywhere."""
-
-    def entries() -> Iterator[tuple[str, bytes]]:
+    files = {}
+    try:
         with tarfile.open(fileobj=io.BytesIO(data)) as archive:
             for entry in archive:
                 content = archive.extractfile(entry) if entry.isfile() else None
                 if content is not None:
-                    yield entry.name.removeprefix("./"), content.read()
-
-    try:
-        return dict(entries())
+                    files[entry.name.removeprefix("./")] = content.read()
     except tarfile.TarError as error:
         raise BoardError(f"the outputs arrived damaged: {error}", remedy="run the command again") from error
-
-
-def _outputs(files: dict[str, bytes], frame: str, outputs: Sequence[TensorInfo]) -> list[Scores]:
-    found = []
-    for number, tensor in enumerate(outputs):
-        start = f"{frame}/model_infer_output_{number}_"
-        names = [name for name in files if name.startswith(start)]
-        if len(names) != 1:
-            raise BoardError(
-                f"{len(names)} files for output {number} of {frame}", allowed="one, as the tool dumps it"
-            )
-        found.append(dequantise(files[names[0]], tensor))
-    return found
+    return files

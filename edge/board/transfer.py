@@ -73,11 +73,7 @@ class Pushed:
 def push(connection: Connection, program: Program, directory: str | None, reporter: Reporter) -> Pushed:
     """Copy what ``metadata.json`` lists, and itself last; files that lie there already are not sent again.
 
-    Args:
-        connection: to the board.
-        program: with a ``.bin``.
-        directory: on the board, relative to the user's home or absolute; None for ``edge/<name>``.
-        reporter: told the share that has been sent.
+    ``directory`` is relative to the user's home on the board, or absolute; None means ``edge/<name>``.
 
     Raises:
         ModelFileError: the program has no ``.bin``.
@@ -192,17 +188,9 @@ def read_manifest(root: Path) -> dict[str, Any] | None:
 
 
 def record(root: Path, sha256: str, entries: Mapping[str, object]) -> bool:
-    """Put entries under ``board``, and leave everything else as it is.
+    """Put entries such as ``perf`` under ``board`` in a build's manifest; return whether there is one.
 
-    Figures of another ``.bin`` under ``board`` are dropped: they say nothing about this one.
-
-    Args:
-        root: the build folder.
-        sha256: of the ``.bin`` that was measured.
-        entries: such as ``perf`` or ``accuracy``.
-
-    Returns:
-        Whether there is a manifest to write into.
+    Figures of another ``.bin`` than that of ``sha256`` are dropped there: they say nothing about this one.
 
     Raises:
         WorkspaceError: the manifest can't be read or written.

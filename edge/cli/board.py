@@ -272,7 +272,8 @@ def run_command(
 
     Exits with 1 if a simulator that computes the board's integers answers otherwise.
     """
-    from edge.board.compare import answers, open_runner, read_frames, require_preprocess
+    from edge.board.compare import answers, read_frames, require_preprocess
+    from edge.board.infer import BoardRunner
     from edge.errors import GateError
 
     program = asked.program(model)
@@ -280,7 +281,7 @@ def run_command(
     frames, labels = read_frames(images, preprocess), _labels(program)
     with (
         _at_work("run", asked, program, to, compare) as work,
-        open_runner(work.connection, work.pushed.bin, preprocess.crop, timeout * 60) as board,
+        BoardRunner(work.connection, work.pushed.bin, preprocess.crop, timeout * 60) as board,
     ):
         found = list(
             answers(board, frames, simulator=work.simulator, count=len(frames), reporter=work.display)
@@ -330,7 +331,8 @@ def eval_command(
     timeout: float,
 ) -> None:
     """Measure Top-1 on the board, and in the simulator on the same pictures."""
-    from edge.board.compare import measure_accuracy, open_runner, require_preprocess
+    from edge.board.compare import measure_accuracy, require_preprocess
+    from edge.board.infer import BoardRunner
     from edge.images import open_images, sample
 
     program = asked.program(model)
@@ -342,7 +344,7 @@ def eval_command(
         pictures = sample(pictures, count, seed)
     with (
         _at_work("eval", asked, program, to, compare) as work,
-        open_runner(work.connection, work.pushed.bin, preprocess.crop, timeout * 60) as board,
+        BoardRunner(work.connection, work.pushed.bin, preprocess.crop, timeout * 60) as board,
     ):
         result = measure_accuracy(
             board, preprocess, classes, pictures, simulator=work.simulator, reporter=work.display

@@ -184,8 +184,7 @@ def end(process: subprocess.Popen[bytes], cleanup: Sequence[str] = ()) -> None:
     _signal_group(process.pid, signal.SIGKILL)
     process.wait()
     if cleanup:
-        with contextlib.suppress(OSError, subprocess.TimeoutExpired):
-            subprocess.run(list(cleanup), capture_output=True, timeout=20, check=False)
+        quick(cleanup, timeout=20)
 
 
 @contextlib.contextmanager

@@ -1,4 +1,4 @@
-"""One module a backend; each has ``open_backend(program) -> Backend``."""
+"""One module a backend; each has ``open_backend``, which takes a program and gives a :class:`Backend`."""
 
 from __future__ import annotations
 

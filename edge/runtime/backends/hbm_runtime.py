@@ -27,10 +27,16 @@ SOURCE = "RDK OS 3.5 and above brings it (Debian package hobot-spdev)"
 
 
 class HbmBackend:
-    """One ``HB_HBMRuntime``; it refuses a second caller while it runs."""
+    """One ``HB_HBMRuntime``; it refuses a second caller while it runs.
+
+    Raises:
+        BackendMissing: this machine has no hbm_runtime, or the program no ``.bin``.
+        BackendError: the runtime refuses it.
+    """
 
     concurrent = False
 
+    @known_interface("hbm_runtime")
     def __init__(self, program: Program) -> None:
         path = bin_of(program)
         kind = vendor_module(("hbm_runtime",), "HB_HBMRuntime", SOURCE).HB_HBMRuntime
@@ -98,12 +104,4 @@ class HbmBackend:
         )
 
 
-def open_backend(program: Program) -> HbmBackend:
-    """Open the program's ``.bin`` with the board's hbm_runtime.
-
-    Raises:
-        BackendMissing: this machine has no hbm_runtime, or the program no ``.bin``.
-        BackendError: the runtime refuses it.
-    """
-    with known_interface("hbm_runtime"):
-        return HbmBackend(program)
+open_backend = HbmBackend

@@ -11,7 +11,12 @@ from edge.runtime.protocol import Array, Info, Scores, Tensor
 
 
 class PortableBackend:
-    """A portable model; onnxruntime sessions may be shared by threads, each run uses one."""
+    """A portable model; onnxruntime sessions may be shared by threads, each run uses one.
+
+    Raises:
+        BackendMissing: no portable model, or no onnxruntime.
+        BackendError: onnxruntime refuses it.
+    """
 
     concurrent = True
 
@@ -64,11 +69,4 @@ class PortableBackend:
         """Nothing is held but memory."""
 
 
-def open_backend(program: Program) -> PortableBackend:
-    """Open the program's portable model.
-
-    Raises:
-        BackendMissing: no portable model, or no onnxruntime.
-        BackendError: onnxruntime refuses it.
-    """
-    return PortableBackend(program)
+open_backend = PortableBackend

@@ -15,7 +15,12 @@ ENDING = "_quantized_model.onnx"
 
 
 class QuantizedBackend:
-    """One resident worker process, for one caller at a time."""
+    """One resident worker process, for one caller at a time.
+
+    Raises:
+        BackendMissing: no such file, or no compiler.
+        BackendError: the compiler's runtime refuses it.
+    """
 
     concurrent = False
 
@@ -69,11 +74,4 @@ class QuantizedBackend:
             )
 
 
-def open_backend(program: Program) -> QuantizedBackend:
-    """Open the program's quantized ONNX.
-
-    Raises:
-        BackendMissing: no such file, or no compiler.
-        BackendError: the compiler's runtime refuses it.
-    """
-    return QuantizedBackend(program)
+open_backend = QuantizedBackend
