@@ -119,7 +119,7 @@ def _asked(function: Callable[..., None]) -> Callable[..., None]:
 
 
 @frozen
-class Work:
+class Session:
     """A board that a program was copied to, and the simulator to compare it with, if any."""
 
     display: Display
@@ -132,7 +132,7 @@ class Work:
 @contextmanager
 def _at_work(
     verb: str, asked: Asked, program: Program, to: str | None, compare: Choice = "none"
-) -> Iterator[Work]:
+) -> Iterator[Session]:
     """Connect, refuse a board that the program can't work on, and copy the program there."""
     from edge.board import Connection
     from edge.board.compare import open_simulator
@@ -149,7 +149,7 @@ def _at_work(
             connection = stack.enter_context(Connection(asked.target))
             facts = probe(connection)
             require(facts, program, display)
-            yield Work(display, connection, facts, push(connection, program, to, display), simulator)
+            yield Session(display, connection, facts, push(connection, program, to, display), simulator)
         display.finish()
 
 
@@ -278,7 +278,7 @@ def run_command(
 
     program = asked.program(model)
     preprocess = require_preprocess(program)
-    frames, labels = read_frames(images, preprocess), _labels(program)
+    frames, labels = read_frames(images, preprocess), program.class_names()
     with (
         _at_work("run", asked, program, to, compare) as work,
         BoardRunner(work.connection, work.pushed.bin, preprocess.crop, timeout * 60) as board,
@@ -339,7 +339,7 @@ def eval_command(
     preprocess = require_preprocess(program)
     assert program.metadata is not None  # noqa: S101 - require_preprocess looked
     classes = program.metadata.classes
-    pictures = open_images(images, classes=_labels(program) or classes, count=count or None, seed=seed)
+    pictures = open_images(images, classes=program.class_names() or classes, count=count or None, seed=seed)
     if count:
         pictures = sample(pictures, count, seed)
     with (
@@ -356,12 +356,6 @@ def eval_command(
         return
     click.echo(accuracy_table(entry))
     click.echo(_where_kept(program, kept))
-
-
-def _labels(program: Program) -> tuple[str, ...] | None:
-    from edge.images import class_names
-
-    return class_names(str(program.files["labels"])) if "labels" in program.files else None
 
 
 def _keep(program: Program, facts: Facts, entries: dict[str, object]) -> bool:

@@ -13,7 +13,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from attrs import frozen
 
@@ -256,22 +256,27 @@ def _pump(
     with selectors.DefaultSelector() as selector:
         pipes = (process.stdout, process.stderr)
         reading = {pipe: sink for pipe, sink in zip(pipes, sinks, strict=False) if pipe}
-        for stream, sink in reading.items():
-            selector.register(stream, selectors.EVENT_READ, (stream, _reader(stream, sink)))
+        for pipe in reading:
+            selector.register(pipe, selectors.EVENT_READ, pipe)
         if feed is not None and process.stdin is not None:
-            selector.register(process.stdin, selectors.EVENT_WRITE, (process.stdin, feed))
+            selector.register(process.stdin, selectors.EVENT_WRITE, process.stdin)
         while reading:
             now = time.monotonic()
             look()
             if now >= deadline:
                 return False
             events = selector.select(min(0.25, deadline - now))
-            for key, _ in events:
-                stream, go_on = key.data
-                if not go_on():
-                    selector.unregister(stream)
-                    reading.pop(stream, None)
-                    stream.close()
+            for key, event in events:
+                if event == selectors.EVENT_READ:
+                    piece = os.read(key.fd, 1 << 16)
+                    reading[key.data](piece)
+                    if piece:
+                        continue
+                    del reading[key.data]
+                elif feed is not None and feed():
+                    continue
+                selector.unregister(key.data)
+                key.data.close()
             # A grandchild may hold a pipe open after the program itself is gone.
             if not events and process.poll() is not None:
                 ended = ended or now
@@ -285,15 +290,6 @@ def _pump(
         look()
         time.sleep(0.05)
     return True
-
-
-def _reader(stream: IO[bytes], sink: Callable[[bytes], None]) -> Callable[[], bool]:
-    def go_on() -> bool:
-        piece = os.read(stream.fileno(), 1 << 16)
-        sink(piece)
-        return bool(piece)
-
-    return go_on
 
 
 def _feeder(

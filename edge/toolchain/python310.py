@@ -54,7 +54,8 @@ def find_python310(
         InstallError: none fits; lists every place and what was wrong with it.
     """
     tried: list[str] = []
-    chosen = given or _from_variable()
+    named = os.environ.get(VARIABLE, "")
+    chosen = given or (Path(named).expanduser() if named else None)
     if chosen is not None:
         source = "given" if given else VARIABLE
         found = _probe(chosen, source)
@@ -92,11 +93,6 @@ def uv_program() -> str | None:
         return shutil.which("uv")
 
 
-def _from_variable() -> Path | None:
-    value = os.environ.get(VARIABLE, "")
-    return Path(value).expanduser() if value else None
-
-
 def _candidates() -> Iterator[tuple[str, Path]]:
     """Yield (source, program), best first, each program once."""
     seen: set[Path] = set()
@@ -114,15 +110,18 @@ def _places() -> Iterator[tuple[str, Path]]:
             for name in ("python3.10", "python3", "python"):
                 yield "PATH", Path(folder) / name
     home = Path.home()
-    for root in _folders("PYENV_ROOT", home / ".pyenv"):
+    for root in [*_folders("PYENV_ROOT"), home / ".pyenv"]:
         # Newest patch first; 3.10.9 sorts below 3.10.13.
         versions = sorted((root / "versions").glob("3.10*"), key=_patch, reverse=True)
         for version in versions:
             yield "pyenv", version / "bin" / "python3.10"
-    for name in ("CONDA_PREFIX", "CONDA_ROOT", "MAMBA_ROOT_PREFIX"):
-        yield from (("conda", path) for root in _folders(name) for path in _conda(root))
-    for name in ("miniconda3", "anaconda3", "miniforge3", "mambaforge", "micromamba", ".conda"):
-        yield from (("conda", path) for path in _conda(home / name))
+    usual = ("miniconda3", "anaconda3", "miniforge3", "mambaforge", "micromamba", ".conda")
+    for root in [
+        *_folders("CONDA_PREFIX", "CONDA_ROOT", "MAMBA_ROOT_PREFIX"),
+        *(home / name for name in usual),
+    ]:
+        for path in (root / "bin" / "python3.10", *sorted(root.glob("envs/*/bin/python3.10"))):
+            yield "conda", path
     uv = uv_program()
     if uv:
         line = _said([uv, "python", "find", "--no-project", "--offline", "3.10"])
@@ -130,13 +129,8 @@ def _places() -> Iterator[tuple[str, Path]]:
             yield "uv", Path(line)
 
 
-def _folders(variable: str, *more: Path) -> list[Path]:
-    value = os.environ.get(variable)
-    return [*([Path(value)] if value else []), *more]
-
-
-def _conda(root: Path) -> list[Path]:
-    return [root / "bin" / "python3.10", *sorted(root.glob("envs/*/bin/python3.10"))]
+def _folders(*variables: str) -> list[Path]:
+    return [Path(value) for name in variables if (value := os.environ.get(name))]
 
 
 def _patch(version: Path) -> int:
