@@ -15,11 +15,13 @@ from edge.cli.board import make_target, reach_options
 from edge.cli.display import Display
 from edge.cli.options import complete_models, typed_arguments
 from edge.cli.program import find_program
-from edge.errors import GateError
+from edge.errors import GateError, UsageError
 from edge.evaluate.evaluation import ANSWERS
 from edge.evaluate.table import FILE, Change, Evaluation, HopResult
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from edge.evaluate import Hop, Pictures, Subject
 
 
