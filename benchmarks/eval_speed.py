@@ -40,10 +40,10 @@ import sys, time
 sys.path.insert(0, sys.argv[1])
 import numpy as np
 from horizon_tc_ui import HB_ONNXRuntime
-from quantized import Picture, open_session
+from quantized import ImageInput, open_session
 threads = int(sys.argv[4])
 session = open_session(sys.argv[2], threads) if threads else HB_ONNXRuntime(sys.argv[2], input_batch=1)
-picture = Picture(session)
+picture = ImageInput(session)
 frames = np.load(sys.argv[3])
 session.run(session.output_names, {picture.name: picture.from_nv12(frames[0].tobytes())})
 started = time.perf_counter()

@@ -378,7 +378,7 @@ def test_perf_of_a_bundle_is_printed_only(edge: Run, board: Board, build: Path) 
     ("mode", "says"),
     [
         ({"exec": "fail"}, "Segmentation fault"),
-        ({"exec": "incompatible"}, "-6000014, the program does not fit this runtime"),
+        ({"exec": "incompatible"}, "-6000014, the model does not fit this runtime"),
         ({"exec": "silent"}, "gave no result"),
         ({"exec": "drop", "at": "perf"}, "was lost"),
         ({"exec": "hang", "at": "perf"}, "time limit"),

@@ -21,9 +21,9 @@ from edge.sources import mindcv
 from edge.sources.convert import Converted, compare, convert, normal_form
 from edge.specs import Preprocess
 from edge.toolchain import managed
-from edge.toolchain.environments import FRAMEWORKS
 from edge.toolchain.found import Toolchain
 from edge.toolchain.install import install, require_platform
+from edge.toolchain.managed import FRAMEWORKS
 from tests.conftest import save_net
 
 Run = Callable[..., tuple[int, str, str]]

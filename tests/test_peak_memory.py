@@ -5,9 +5,10 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+import psutil
 import pytest
 
-from edge.toolchain import peak, process
+from edge.toolchain import process
 from edge.toolchain.found import Toolchain
 
 MIB = 1 << 20
@@ -46,7 +47,7 @@ def test_memory_given_back_still_counts() -> None:
 
 
 def test_without_proc_there_is_no_figure(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(peak, "_PROC", tmp_path / "no")
+    monkeypatch.setattr(psutil, "PROCFS_PATH", str(tmp_path / "no"))
     assert process.run([sys.executable, "-c", "pass"], timeout=60).peak_memory is None
 
 

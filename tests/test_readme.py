@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 
 from edge.toolchain import managed
-from edge.toolchain.environments import COMPILER
 from edge.toolchain.found import Toolchain
+from edge.toolchain.managed import COMPILER
 from tests.shown_output import PROGRESS, blocks, missing
 
 ROOT = Path(__file__).resolve().parent.parent

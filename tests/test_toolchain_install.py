@@ -21,10 +21,10 @@ from attrs import evolve
 from edge.errors import InstallError, ToolchainMissing
 from edge.toolchain import install as module
 from edge.toolchain import managed
-from edge.toolchain.environments import COMPILER
 from edge.toolchain.find import find
 from edge.toolchain.found import Toolchain
 from edge.toolchain.install import install
+from edge.toolchain.managed import COMPILER
 from edge.toolchain.python310 import Python310
 
 Program = Callable[[str, str], Path]
@@ -170,7 +170,7 @@ def test_a_killed_install_is_never_taken_for_good(fake_uv: FakeUv, tmp_path: Pat
 from pathlib import Path
 from edge.toolchain import install as module
 from attrs import evolve
-from edge.toolchain.environments import COMPILER
+from edge.toolchain.managed import COMPILER
 from edge.toolchain.python310 import Python310
 module.uv_program = lambda: {module.uv_program()!r}
 module.find_python310 = lambda given, say: Python310(Path("python"), "3.10.0", "test")

@@ -291,7 +291,7 @@ weight.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(weight) * np.float
 try:
     worker.compare(net, graph, job)
     refused, about = "", ""
-except worker.WorkerError as error:
+except worker.TimmError as error:
     refused, about = str(error), error.about
 torch.jit.trace(net, torch.zeros(1, 3, 32, 32)).save("net.pt")
 torch.save(net.state_dict(), "state.pt")

@@ -1,6 +1,6 @@
 """The board over SSH: look at it, copy programs to it, measure and run them there."""
 
 from edge.board.connection import Connection, Target
-from edge.toolchain.stream import Output
+from edge.toolchain.process import CommandOutput
 
-__all__ = ["Connection", "Output", "Target"]
+__all__ = ["CommandOutput", "Connection", "Target"]

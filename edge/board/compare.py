@@ -1,31 +1,37 @@
-"""The board's answers beside a simulator's, on the same bytes."""
+"""The board's answers: beside a simulator's on the same bytes, and as a hop of an evaluation."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
+from itertools import islice, repeat
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from attrs import frozen
 from numpy.typing import NDArray
 
-from edge.board.connection import Connection
-from edge.board.infer import CHUNK_FRAMES, describe, run_frames
+from edge.board.connection import Connection, Target
+from edge.board.findings import require
+from edge.board.infer import CHUNK_FRAMES, BoardRunner, Frame, Scores
+from edge.board.probe import probe
+from edge.board.transfer import push
 from edge.errors import BackendError, BoardError, ImageError, InputError, LabelError, UsageError
-from edge.evaluate import Score, cosine, score, usable_cores
-from edge.images import ImageItem, ImageSet
+from edge.evaluate.hops import Hop, Subject, key_of
+from edge.images import ImageSet
+from edge.images.frames import cores
 from edge.images.preprocess import decode, resize_crop, rgb_to_nv12
+from edge.measure.networks import Runner
+from edge.measure.scores import Score, cosines, score, score_record
 from edge.progress import Reporter
-from edge.runtime import Net, load
-from edge.runtime.program import Program
+from edge.runtime import Info, Net, load
+from edge.runtime.program import Program, locate
 from edge.specs import Preprocess
 
 Choice = Literal["auto", "portable", "quantized", "none"]
-Frame = NDArray[np.uint8]
-Scores = NDArray[np.float32]
+HOP_LIMIT = 600.0  # seconds that a chunk of frames may take in ``edge eval``
 
 
 @frozen
@@ -72,6 +78,22 @@ class BoardAccuracy:
     cosine: float | None
     unreadable: tuple[str, ...]
 
+    def record(self, info: Info | None) -> dict[str, Any]:
+        """Return it as JSON, shares in percent; ``info`` is of the simulator."""
+        return {
+            "dataset": self.dataset,
+            "dataset_sha256": self.dataset_sha256,
+            "n": self.n,
+            "board": score_record(self.board),
+            "simulator": score_record(self.simulator),
+            "backend": info.backend if info else None,
+            "exact": info.exact if info else None,
+            "agreement": None if self.agreement is None else round(100 * self.agreement / self.n, 4),
+            "max_abs_diff": self.max_abs_diff,
+            "cosine": None if self.cosine is None else round(self.cosine, 6),
+            "unreadable": list(self.unreadable),
+        }
+
 
 def open_simulator(path: Path, choice: Choice, reporter: Reporter) -> Net | None:
     """Open what to compare the board with.
@@ -85,12 +107,12 @@ def open_simulator(path: Path, choice: Choice, reporter: Reporter) -> Net | None
     if choice == "none":
         return None
     if choice != "auto":
-        return load(path, backend=choice, threads=usable_cores())
+        return load(path, backend=choice, threads=cores())
     estimate: Net | None = None
     reasons = []
     for name in ("portable", "quantized"):
         try:
-            net = load(path, backend=name, threads=usable_cores())
+            net = load(path, backend=name, threads=cores())
         except BackendError as error:
             reasons.append(f"{name}: {error.seen}")
             continue
@@ -104,85 +126,93 @@ def open_simulator(path: Path, choice: Choice, reporter: Reporter) -> Net | None
     return estimate
 
 
+def board_hop(subject: Subject, folder: Path, target: Target, reporter: Reporter, stack: ExitStack) -> Hop:
+    """Connect to a board and return it as a hop of ``edge eval``; ``stack`` closes the connection.
+
+    Raises:
+        UsageError: the build holds no program for a board.
+        BoardError: it can't be reached, or the program does not fit its runtime.
+    """
+    if "bin" not in subject.files:
+        raise UsageError(
+            f"--board, but {folder} holds no .bin",
+            allowed="a build by the vendor's compiler",
+            remedy="edge build MODEL",
+        )
+    program = locate(folder)
+    connection = stack.enter_context(Connection(target))
+    facts = probe(connection)
+    require(facts, program, reporter)
+    versions = {"os": facts.os or "", "dnn": facts.versions.dnn or "", "hbrt": facts.versions.hbrt or ""}
+    known = ", ".join(f"{name} {value}" for name, value in versions.items() if value and name != "os")
+
+    @contextmanager
+    def opened(_workers: int) -> Iterator[Runner]:
+        pushed = push(connection, program, None, reporter)
+        with BoardRunner(connection, pushed.bin, subject.preprocess.crop, HOP_LIMIT) as runner:
+            yield lambda rgb: runner(rgb_to_nv12(rgb))
+
+    return Hop(
+        name="board",
+        by=f"the board ({known})" if known else "the board",
+        role="bin",
+        model=subject.sha256["bin"],
+        key=key_of(
+            "board", subject.sha256["bin"], subject, ("edge.board.infer", "edge.board.parse"), **versions
+        ),
+        open=opened,
+        in_flight=2 * CHUNK_FRAMES,  # one chunk on the board, the next one being made
+    )
+
+
 def answers(
-    connection: Connection,
-    program: str,
-    size: tuple[int, int],
-    frames: Iterator[Frame] | Sequence[Frame],
+    board: BoardRunner,
+    frames: Iterable[Frame],
     *,
     simulator: Net | None,
     count: int,
-    limit: float,
     reporter: Reporter,
 ) -> Iterator[Answer]:
-    """Run frames on the board in chunks, and in the simulator meanwhile.
+    """Run frames (packed NV12, uint8) on the board in chunks, and in the simulator meanwhile.
 
-    Args:
-        connection: to the board.
-        program: path of the ``.bin`` there.
-        size: (height, width) of the frames.
-        frames: packed NV12, uint8.
-        simulator: None to compare with nothing.
-        count: how many frames there are, for the progress.
-        limit: seconds that a chunk may take.
-        reporter: told the count as it grows.
+    ``count`` is how many frames there are, for the progress.
 
     Raises:
         BoardError: the board failed, or gives another number of scores than the simulator.
     """
-    outputs = describe(connection, program, size)
+    left, done = iter(frames), 0
     with ExitStack() as stack:
-        folder = stack.enter_context(connection.scratch())
-        pool = stack.enter_context(ThreadPoolExecutor(usable_cores()))
-        done = 0
-        for chunk in _chunks(frames):
-            futures = [pool.submit(simulator.run, frame) for frame in chunk] if simulator else []
+        pool = ThreadPoolExecutor(cores())
+        stack.callback(pool.shutdown, cancel_futures=True)
+        while chunk := list(islice(left, CHUNK_FRAMES)):
+            references = pool.map(simulator.run, chunk) if simulator else repeat(None)
 
             def tell(number: int, before: int = done) -> None:
                 reporter.update(f"{before + number}/{count} frames on the board", (before + number) / count)
 
-            try:
-                results = run_frames(
-                    connection, program, outputs, chunk, folder=f"{folder}/frames", limit=limit, on_frame=tell
-                )
-            except BaseException:
-                for future in futures:
-                    future.cancel()
-                raise
-            for number, result in enumerate(results):
-                board = result[0].reshape(-1)
-                reference = futures[number].result()[0].reshape(-1) if futures else None
-                if reference is not None and reference.shape != board.shape:
+            for scores, outputs in zip(board.run(chunk, tell), references, strict=False):
+                reference = outputs[0].reshape(-1) if outputs else None
+                if reference is not None and reference.shape != scores.shape:
                     raise BoardError(
-                        f"the board gives {board.size} scores, the simulator {reference.size}",
+                        f"the board gives {scores.size} scores, the simulator {reference.size}",
                         remedy="push the program that the simulator belongs to: edge board push HOST MODEL",
                     )
-                yield Answer(board, reference)
+                yield Answer(scores, reference)
             done += len(chunk)
 
 
 def measure_accuracy(
-    connection: Connection,
-    program: str,
+    board: BoardRunner,
     preprocess: Preprocess,
     classes: int,
     images: ImageSet,
     *,
     simulator: Net | None,
-    limit: float,
     reporter: Reporter,
 ) -> BoardAccuracy:
     """Run a set of pictures on the board and in a simulator.
 
-    Args:
-        connection: to the board.
-        program: path of the ``.bin`` there.
-        preprocess: of the program.
-        classes: number of scores.
-        images: labels, if there are any, are class indices below ``classes``.
-        simulator: None to compare with nothing.
-        limit: seconds that a chunk of frames may take.
-        reporter: told the count as it grows.
+    Labels, if there are any, are class indices below ``classes``, which is the number of scores.
 
     Raises:
         InputError: no picture can be read.
@@ -197,42 +227,32 @@ def measure_accuracy(
 
     def frames() -> Iterator[Frame]:
         for item in images:
-            frame = _frame(item, preprocess)
-            if frame is None:
+            try:
+                frame = _frame(item.load(), preprocess)
+            except ImageError:
                 unreadable.append(item.name)
                 reporter.warn(f"{item.name} can't be read; it is left out of every figure")
             else:
                 labels.append(-1 if item.label is None else item.label)
                 yield frame
 
-    found = list(
-        answers(
-            connection,
-            program,
-            preprocess.crop,
-            frames(),
-            simulator=simulator,
-            count=len(images),
-            limit=limit,
-            reporter=reporter,
-        )
-    )
+    found = list(answers(board, frames(), simulator=simulator, count=len(images), reporter=reporter))
     if not found:
         raise InputError(f"none of the {len(images)} pictures of {images.description} could be read")
-    board = np.stack([answer.board for answer in found])
+    ours = np.stack([answer.board for answer in found])
     truth = np.array(labels) if images.labelled else None
-    if board.shape[1] != classes:
-        raise BoardError(f"the board gives {board.shape[1]} scores", allowed=f"{classes} for this program")
+    if ours.shape[1] != classes:
+        raise BoardError(f"the board gives {ours.shape[1]} scores", allowed=f"{classes} for this program")
     other = None if simulator is None else np.stack([a.simulator for a in found if a.simulator is not None])
     return BoardAccuracy(
         dataset=images.description,
         dataset_sha256=images.fingerprint,
         n=len(found),
-        board=None if truth is None else score(board, truth),
+        board=None if truth is None else score(ours, truth),
         simulator=None if truth is None or other is None else score(other, truth),
-        agreement=None if other is None else int(np.sum(board.argmax(1) == other.argmax(1))),
-        max_abs_diff=None if other is None else float(np.abs(board - other).max()),
-        cosine=None if other is None else float(np.mean(cosine(board, other))),
+        agreement=None if other is None else int(np.sum(ours.argmax(1) == other.argmax(1))),
+        max_abs_diff=None if other is None else float(np.abs(ours - other).max()),
+        cosine=None if other is None else float(np.mean(cosines(ours, other))),
         unreadable=tuple(unreadable),
     )
 
@@ -243,10 +263,7 @@ def read_frames(pictures: Sequence[str], preprocess: Preprocess) -> list[Frame]:
     Raises:
         ImageError: one is missing or can't be read.
     """
-    return [
-        rgb_to_nv12(np.ascontiguousarray(resize_crop(decode(Path(name).expanduser(), name), preprocess)))
-        for name in pictures
-    ]
+    return [_frame(decode(Path(name).expanduser(), name), preprocess) for name in pictures]
 
 
 def require_preprocess(program: Program) -> Preprocess:
@@ -263,19 +280,5 @@ def require_preprocess(program: Program) -> Preprocess:
     return program.metadata.preprocess
 
 
-def _frame(item: ImageItem, preprocess: Preprocess) -> Frame | None:
-    try:
-        return rgb_to_nv12(np.ascontiguousarray(resize_crop(item.load(), preprocess)))
-    except ImageError:
-        return None
-
-
-def _chunks(frames: Iterator[Frame] | Sequence[Frame]) -> Iterator[list[Frame]]:
-    chunk: list[Frame] = []
-    for frame in frames:
-        chunk.append(frame)
-        if len(chunk) == CHUNK_FRAMES:
-            yield chunk
-            chunk = []
-    if chunk:
-        yield chunk
+def _frame(rgb: NDArray[np.uint8], preprocess: Preprocess) -> Frame:
+    return rgb_to_nv12(np.ascontiguousarray(resize_crop(rgb, preprocess)))

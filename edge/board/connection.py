@@ -16,73 +16,11 @@ import subprocess
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from types import TracebackType
 
 from attrs import frozen
 
 from edge.errors import BoardError, EdgeError, UsageError
-from edge.toolchain.stream import Output, communicate, end
-
-
-def explain_failure(target: Target, words: str) -> EdgeError:
-    """Return the error to raise.
-
-    Args:
-        target: which ssh was asked to reach.
-        words: what ssh wrote to standard error; empty where it was stopped at the time limit.
-    """
-    host, login = target.host, target.command
-    address = host.rpartition("@")[2]
-    entry = f"[{address}]:{target.port}" if target.port not in (None, 22) else address
-    if "REMOTE HOST IDENTIFICATION HAS CHANGED" in words or (
-        "host key for" in words and "has changed" in words
-    ):
-        return BoardError(
-            f"{address} shows another host key than before: it was set up anew, or is another machine",
-            remedy=f"make sure that it is your board, then ssh-keygen -R {_quoted(entry)} and {login} once",
-        )
-    if "Host key verification failed" in words or "host key is known" in words:
-        scan = "ssh-keyscan " + (f"-p {target.port} " if target.port else "") + address
-        return BoardError(
-            f"the host key of {address} is not known yet",
-            remedy=f"{login}   once, and compare the fingerprint; "
-            f"or, on a network you trust, {scan} >> ~/.ssh/known_hosts",
-        )
-    if "Permission denied" in words or "Too many authentication failures" in words:
-        port = f"-p {target.port} " if target.port else ""
-        return BoardError(
-            f"{host} accepts none of the keys offered",
-            allowed="a key in your agent, in ~/.ssh, or given with --identity; passwords are not used",
-            remedy=f"ssh-copy-id {port}{host}",
-        )
-    if "Could not resolve hostname" in words or "Name or service not known" in words:
-        return BoardError(
-            f"no host is called {address}", allowed="a name, an address or an alias of ~/.ssh/config"
-        )
-    if "Connection refused" in words:
-        return BoardError(
-            f"nothing listens for ssh at {entry}",
-            remedy="see whether the board's ssh server runs, and on which port (--port)",
-        )
-    if re.search(r"timed out|No route to host|unreachable", words) or not words.strip():
-        return BoardError(
-            f"{entry} does not answer", remedy="look at the board's power, cable and address, then try ping"
-        )
-    if re.search(r"Bad configuration option|command-line.*line 0|[Uu]nsupported option|keyword", words):
-        return UsageError(
-            f"ssh does not take an option: {_one_line(words)}", allowed="KEY=VALUE as in man ssh_config"
-        )
-    return BoardError(f"ssh can't reach {host}: {_one_line(words)}", remedy=f"{login}   shows more with -v")
-
-
-def _one_line(words: str) -> str:
-    lines = [line.strip() for line in words.splitlines() if line.strip()]
-    return " ".join(lines)[-300:]
-
-
-def _quoted(entry: str) -> str:
-    return f"'{entry}'" if "[" in entry else entry
-
+from edge.toolchain.process import CommandOutput, communicate, end, last_line, quick
 
 CONNECT_SECONDS = 10
 ALIVE_SECONDS = 5  # a peer that is silent for three times as long is gone
@@ -196,17 +134,8 @@ class Connection:
             raise
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        with contextlib.suppress(OSError, subprocess.TimeoutExpired):
-            subprocess.run(
-                [*self._ssh(), "-O", "exit", self.target.host],
-                capture_output=True,
-                timeout=10,
-                check=False,
-                env=_environment(),
-            )
+    def __exit__(self, *_: object) -> None:
+        quick([*self._ssh(), "-O", "exit", self.target.host], env=_environment(), timeout=10)
         self._discard()
 
     def run(
@@ -218,7 +147,7 @@ class Connection:
         on_line: Callable[[str], None] | None = None,
         on_sent: Callable[[int], None] | None = None,
         may_fail: bool = False,
-    ) -> Output:
+    ) -> CommandOutput:
         """Run a POSIX shell script on the board.
 
         Args:
@@ -238,16 +167,15 @@ class Connection:
         # The connection is the master's; if that is gone, no second one is opened behind the user's back.
         argv = [*self._ssh(), "-o", "ProxyCommand=false", self.target.host, "exec " + shlex.join(words)]
         output = communicate(
-            argv,
-            self.target.host,
-            limit + _SLACK,
-            _environment(),
-            data=data,
-            on_line=on_line,
-            on_sent=on_sent,
+            argv, env=_environment(), timeout=limit + _SLACK, data=data, on_line=on_line, on_sent=on_sent
         )
+        if output.timed_out:
+            raise BoardError(
+                f"{self.target.host} stopped answering",
+                remedy="look at the board's power and network, then run the command again",
+            )
         if output.status == _LOST:
-            reason = _last_line(output.err) or "ssh gave no reason"
+            reason = last_line(output.err) or "ssh gave no reason"
             raise BoardError(
                 f"the connection to {self.target.host} was lost: {reason}",
                 remedy="look at the board's power and network, then run the command again",
@@ -258,16 +186,16 @@ class Connection:
                 remedy="see whether another program holds the BPU, or give more time with --timeout",
             )
         if output.status and not may_fail:
-            words_of_it = _last_line(output.err) or _last_line(output.text) or "it said nothing"
+            said = last_line(output.err) or last_line(output.text) or "it said nothing"
             raise BoardError(
-                f"a command on {self.target.host} failed with exit status {output.status}: {words_of_it}"
+                f"a command on {self.target.host} failed with exit status {output.status}: {said}"
             )
         return output
 
     @contextlib.contextmanager
     def scratch(self) -> Iterator[str]:
         """Make a folder on the board and remove it at the end, whatever happens."""
-        folder = _last_line(self.run('mktemp -d "${TMPDIR:-/tmp}/edge.XXXXXX"', limit=20).text)
+        folder = last_line(self.run('mktemp -d "${TMPDIR:-/tmp}/edge.XXXXXX"', limit=20).text)
         if not re.fullmatch(r"/\S*/edge\.\w+", folder):
             raise BoardError(f"the board could not make a temporary folder: {folder!r}")
         try:
@@ -322,7 +250,8 @@ class Connection:
             except subprocess.TimeoutExpired:
                 status = None
             finally:
-                end(process)
+                if process.poll() is None:
+                    end(process)
         if status != 0:
             raise explain_failure(self.target, log.read_text(encoding="utf-8", errors="replace"))
 
@@ -336,6 +265,49 @@ def _environment() -> dict[str, str]:
     return {**os.environ, "LC_ALL": "C"}
 
 
-def _last_line(text: str) -> str:
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    return lines[-1] if lines else ""
+def explain_failure(target: Target, words: str) -> EdgeError:
+    """Return the error to raise.
+
+    Args:
+        target: which ssh was asked to reach.
+        words: what ssh wrote to standard error; empty where it was stopped at the time limit.
+    """
+    host, login = target.host, target.command
+    address = host.rpartition("@")[2]
+    entry = f"[{address}]:{target.port}" if target.port not in (None, 22) else address
+    quoted = f"'{entry}'" if "[" in entry else entry
+    port = f"-p {target.port} " if target.port else ""
+    said = " ".join(line.strip() for line in words.splitlines() if line.strip())[-300:]
+    if re.search("REMOTE HOST IDENTIFICATION HAS CHANGED|host key for.*has changed", words, re.DOTALL):
+        return BoardError(
+            f"{address} shows another host key than before: it was set up anew, or is another machine",
+            remedy=f"make sure that it is your board, then ssh-keygen -R {quoted} and {login} once",
+        )
+    if "Host key verification failed" in words or "host key is known" in words:
+        return BoardError(
+            f"the host key of {address} is not known yet",
+            remedy=f"{login}   once, and compare the fingerprint; "
+            f"or, on a network you trust, ssh-keyscan {port}{address} >> ~/.ssh/known_hosts",
+        )
+    if "Permission denied" in words or "Too many authentication failures" in words:
+        return BoardError(
+            f"{host} accepts none of the keys offered",
+            allowed="a key in your agent, in ~/.ssh, or given with --identity; passwords are not used",
+            remedy=f"ssh-copy-id {port}{host}",
+        )
+    if "Could not resolve hostname" in words or "Name or service not known" in words:
+        return BoardError(
+            f"no host is called {address}", allowed="a name, an address or an alias of ~/.ssh/config"
+        )
+    if "Connection refused" in words:
+        return BoardError(
+            f"nothing listens for ssh at {entry}",
+            remedy="see whether the board's ssh server runs, and on which port (--port)",
+        )
+    if re.search(r"timed out|No route to host|unreachable", words) or not words.strip():
+        return BoardError(
+            f"{entry} does not answer", remedy="look at the board's power, cable and address, then try ping"
+        )
+    if re.search(r"Bad configuration option|command-line.*line 0|[Uu]nsupported option|keyword", words):
+        return UsageError(f"ssh does not take an option: {said}", allowed="KEY=VALUE as in man ssh_config")
+    return BoardError(f"ssh can't reach {host}: {said}", remedy=f"{login}   shows more with -v")

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
 
 from attrs import frozen
 
 from edge.board.probe import Facts, State
+from edge.board.transfer import require_bin
 from edge.errors import BoardError, ModelFileError
 from edge.progress import Reporter
+from edge.runtime.program import Program
+from edge.specs.schema import MARCH
 
 # libdnn -> HBRT as their own banners print them together on RDK X5 systems.
 HBRT_OF_DNN = {"1.23.8": "3.15.49", "1.23.9": "3.15.52", "1.23.10": "3.15.54", "1.24.5": "3.15.55"}
@@ -18,7 +22,10 @@ _IN_PROGRAM = re.compile(rb"version: (\d+\.\d+\.\d+); runtime version: (\d+(?:\.
 # Header of each compiled part: march, magic, runtime version.
 _HEADER = re.compile(rb"#([A-Z0-9]{2,4})hbm#")
 _BUILDER = re.compile(rb"BUILDER_VERSION\x12.(\d+\.\d+\.\d+)")
-MARCHES = {"B2E": "bayes-e"}
+MARCHES = {"B2E": MARCH}
+HOT = 85.0  # degrees Celsius, our own choice: a board that has to slow down gives uneven figures
+LITTLE_DISK = 64 << 20
+Mark = Literal["ok", "warn", "bad"]
 
 
 @frozen
@@ -44,6 +51,16 @@ class Verdict:
 
     fits: Literal["yes", "warn", "no", "unknown"]
     why: str
+    remedy: str = ""
+
+
+@frozen
+class Check:
+    """One thing looked at: how it is, what was seen, and what to do."""
+
+    name: str
+    mark: Mark
+    seen: str
     remedy: str = ""
 
 
@@ -74,14 +91,8 @@ def program_versions(path: Path) -> ProgramVersions:
 
 
 def compare(program: ProgramVersions, dnn: str | None, hbrt: str | None) -> Verdict:
-    """Say whether a program fits a board's runtime.
-
-    Args:
-        program: from :func:`program_versions`.
-        dnn: version of the board's libdnn; None if unknown.
-        hbrt: version of the board's BPU runtime; None if unknown.
-    """
-    if program.march != "bayes-e":
+    """Say whether a program fits a board's runtime; versions of libdnn and HBRT are None if unknown."""
+    if program.march != MARCH:
         return Verdict(
             "no", f"the program is for {program.march}, the RDK X5 is bayes-e", "compile it for bayes-e"
         )
@@ -114,147 +125,102 @@ def _numbers(version: str) -> tuple[int, ...]:
     return tuple(int(part) for part in re.findall(r"\d+", version))
 
 
-HOT = 85.0  # degrees Celsius, our own choice: a board that has to slow down gives uneven figures
-LITTLE_DISK = 64 << 20
-Mark = Literal["ok", "warn", "bad"]
-
-
-@frozen
-class Finding:
-    """One thing looked at: how it is, what was seen, and what to do."""
-
-    name: str
-    mark: Mark
-    seen: str
-    remedy: str = ""
-
-
-def findings(facts: Facts, program: ProgramVersions | None = None) -> list[Finding]:
+def findings(facts: Facts, program: ProgramVersions | None = None) -> list[Check]:
     """Judge a board, and a program on it if one is given."""
-    found = [
-        _architecture(facts),
-        _system(facts),
-        _soc(facts),
-        _tool(facts),
-        _runtime(facts),
-        _python(facts),
-        _disk(facts),
-        *_state(facts.state),
-    ]
+    found = [*_system(facts), *_software(facts), *_state(facts.state)]
     if program is not None:
-        found.append(_program(facts, program))
+        verdict = compare(program, facts.versions.dnn, facts.versions.hbrt)
+        marks: dict[str, Mark] = {"yes": "ok", "warn": "warn", "unknown": "warn", "no": "bad"}
+        found.append(Check("program", marks[verdict.fits], verdict.why, verdict.remedy))
     return found
 
 
-def require(facts: Facts, program: ProgramVersions, reporter: Reporter) -> None:
+def require(facts: Facts, program: Program, reporter: Reporter) -> None:
     """Refuse a board that a program can't work on; tell what is doubtful about the program there.
 
     Raises:
+        ModelFileError: the program has no ``.bin``.
         BoardError: another architecture, another soc, no tools, or a runtime of another line.
     """
-    for finding in findings(facts, program):
+    for finding in findings(facts, program_versions(require_bin(program))):
         if finding.mark == "bad" and finding.name != "disk":  # copying measures the disk itself
             raise BoardError(f"{finding.name}: {finding.seen}", remedy=finding.remedy)
         if finding.mark == "warn" and finding.name == "program":
             reporter.warn(f"{finding.name}: {finding.seen}")
 
 
-def _architecture(facts: Facts) -> Finding:
-    mark: Mark = "ok" if facts.arch == "aarch64" else "bad"
-    return Finding("architecture", mark, facts.arch, "an RDK board is aarch64; is HOST the board?")
-
-
-def _system(facts: Facts) -> Finding:
-    if facts.os is None:
-        return Finding("RDK OS", "warn", "no /etc/version", "use an RDK OS image of the vendor's")
-    return Finding("RDK OS", "ok", facts.os)
-
-
-def _soc(facts: Facts) -> Finding:
-    if facts.soc is None:
-        return Finding("soc", "warn", "the board does not name it", "programs of edge are for the RDK X5")
-    mark: Mark = "ok" if facts.soc.strip("()").lower() == "x5" else "bad"
-    return Finding("soc", mark, facts.soc, "programs of edge are for the RDK X5 (bayes-e)")
-
-
-def _tool(facts: Facts) -> Finding:
-    if facts.tool is None:
-        return Finding("tool", "bad", "no hrt_model_exec", "apt-get install hobot-dnn on the board")
-    return Finding("tool", "ok", facts.tool)
-
-
-def _runtime(facts: Facts) -> Finding:
-    dnn, hbrt = facts.versions.dnn, facts.versions.hbrt
-    if dnn is None and hbrt is None:
-        return Finding("runtime", "warn", "it does not tell its version", "hrt_model_exec -v on the board")
-    bpu = (
-        f"HBRT {hbrt}"
-        if hbrt
-        else f"HBRT {HBRT_OF_DNN[dnn]} (known of this libdnn)"
-        if dnn in HBRT_OF_DNN
-        else ""
+def _system(facts: Facts) -> Iterator[Check]:
+    yield Check(
+        "architecture",
+        "ok" if facts.arch == "aarch64" else "bad",
+        facts.arch,
+        "an RDK board is aarch64; is HOST the board?",
     )
-    return Finding("runtime", "ok", ", ".join(part for part in (f"libdnn {dnn}" if dnn else "", bpu) if part))
+    if facts.os is None:
+        yield Check("RDK OS", "warn", "no /etc/version", "use an RDK OS image of the vendor's")
+    else:
+        yield Check("RDK OS", "ok", facts.os)
+    if facts.soc is None:
+        yield Check("soc", "warn", "the board does not name it", "programs of edge are for the RDK X5")
+    else:
+        mark: Mark = "ok" if facts.soc.strip("()").lower() == "x5" else "bad"
+        yield Check("soc", mark, facts.soc, "programs of edge are for the RDK X5 (bayes-e)")
 
 
-def _python(facts: Facts) -> Finding:
+def _software(facts: Facts) -> Iterator[Check]:
+    if facts.tool is None:
+        yield Check("tool", "bad", "no hrt_model_exec", "apt-get install hobot-dnn on the board")
+    else:
+        yield Check("tool", "ok", facts.tool)
+    dnn, hbrt = facts.versions.dnn, facts.versions.hbrt
+    known = [f"libdnn {dnn}"] if dnn else []
+    if hbrt:
+        known.append(f"HBRT {hbrt}")
+    elif dnn in HBRT_OF_DNN:
+        known.append(f"HBRT {HBRT_OF_DNN[dnn]} (known of this libdnn)")
+    if known:
+        yield Check("runtime", "ok", ", ".join(known))
+    else:
+        yield Check("runtime", "warn", "it does not tell its version", "hrt_model_exec -v on the board")
+    yield _python(facts)
+    if facts.disk_free is None:
+        yield Check("disk", "warn", "df does not tell")
+    else:
+        mark: Mark = "ok" if facts.disk_free >= LITTLE_DISK else "bad"
+        yield Check("disk", mark, f"{facts.disk_free / 1e6:,.0f} MB free", "free some space on the board")
+
+
+def _python(facts: Facts) -> Check:
     if facts.python is None:
-        return Finding("Python", "warn", "no python3 answers", "only hrt_model_exec can be used there")
+        return Check("Python", "warn", "no python3 answers", "only hrt_model_exec can be used there")
     seen = f"{facts.python}; {', '.join(facts.modules) or 'no vendor module'}"
     seen += "".join(f"; fails: {reason}" for reason in facts.broken)
+    remedy = ""
     if not facts.modules:
-        return Finding(
-            "Python", "warn", seen, "apt-get install hobot-spdev on the board; needed for notebooks there"
-        )
-    if not facts.python.startswith("3.10."):
-        return Finding(
-            "Python", "warn", seen, "RDK OS brings Python 3.10; outside it the vendor's modules are not seen"
-        )
-    return Finding("Python", "ok", seen)
+        remedy = "apt-get install hobot-spdev on the board; needed for notebooks there"
+    elif not facts.python.startswith("3.10."):
+        remedy = "RDK OS brings Python 3.10; outside it the vendor's modules are not seen"
+    return Check("Python", "warn" if remedy else "ok", seen, remedy)
 
 
-def _disk(facts: Facts) -> Finding:
-    if facts.disk_free is None:
-        return Finding("disk", "warn", "df does not tell")
-    mark: Mark = "ok" if facts.disk_free >= LITTLE_DISK else "bad"
-    return Finding("disk", mark, f"{facts.disk_free / 1e6:,.0f} MB free", "free some space on the board")
-
-
-def _state(state: State) -> list[Finding]:
-    found = []
+def _state(state: State) -> Iterator[Check]:
     if state.hottest is None:
-        found.append(Finding("temperature", "warn", "no sensor can be read"))
+        yield Check("temperature", "warn", "no sensor can be read")
     else:
-        hot = state.hottest >= HOT
         text = ", ".join(f"{name} {value:.1f}" for name, value in state.temperatures.items()) + " °C"
-        found.append(Finding("temperature", "warn" if hot else "ok", text, "let it cool before you measure"))
-    clock = ", ".join(
-        part
-        for part in (
-            f"governor {state.governor}" if state.governor else "",
-            f"{state.cpu_mhz:.0f} MHz" if state.cpu_mhz else "",
-            {None: "", True: "boost on", False: "boost off"}[state.boost],
-        )
-        if part
-    )
-    steady = state.governor == "performance"
-    found.append(
-        Finding(
-            "CPU clock",
-            "ok" if steady else "warn",
-            clock or "not told",
-            "for steady figures, on the board as root: echo performance > "
-            "/sys/devices/system/cpu/cpufreq/policy0/scaling_governor",
-        )
+        mark: Mark = "warn" if state.hottest >= HOT else "ok"
+        yield Check("temperature", mark, text, "let it cool before you measure")
+    clock = [f"governor {state.governor}"] if state.governor else []
+    clock += [f"{state.cpu_mhz:.0f} MHz"] if state.cpu_mhz else []
+    clock += [] if state.boost is None else ["boost on" if state.boost else "boost off"]
+    yield Check(
+        "CPU clock",
+        "ok" if state.governor == "performance" else "warn",
+        ", ".join(clock) or "not told",
+        "for steady figures, on the board as root: echo performance > "
+        "/sys/devices/system/cpu/cpufreq/policy0/scaling_governor",
     )
     bpu = f"{state.bpu_mhz:.0f} MHz" if state.bpu_mhz else "clock not told"
     bpu += f", {state.bpu_load} % busy" if state.bpu_load is not None else ""
     busy = (state.bpu_load or 0) > 5
-    found.append(Finding("BPU", "warn" if busy else "ok", bpu, "stop what uses the BPU before you measure"))
-    return found
-
-
-def _program(facts: Facts, program: ProgramVersions) -> Finding:
-    verdict = compare(program, facts.versions.dnn, facts.versions.hbrt)
-    marks: dict[str, Mark] = {"yes": "ok", "warn": "warn", "unknown": "warn", "no": "bad"}
-    return Finding("program", marks[verdict.fits], verdict.why, verdict.remedy)
+    yield Check("BPU", "warn" if busy else "ok", bpu, "stop what uses the BPU before you measure")

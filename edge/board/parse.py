@@ -18,28 +18,6 @@ _GLOG = re.compile(r"^[IWEF]\d{4} \d\d:\d\d:\d\d\.\d+\s+\d+ \S+:\d+\]")
 _BANNER = re.compile(r"^\[(?:BPU_PLAT|HBRT|DNN|[AWEID]\]\[DNN)\]|^\[[AWEID]\]\[DNN\]")
 _NUMBER = r"([\d.]+(?:[eE][-+]?\d+)?)"
 _CODE = re.compile(r"-60000\d\d\b|-60001\d\d\b")
-# libdnn's error codes, from its documentation.
-CODES = {
-    -6000001: "invalid argument",
-    -6000002: "invalid model",
-    -6000003: "too many models are loaded",
-    -6000004: "invalid packed model handle",
-    -6000005: "invalid model handle",
-    -6000006: "the file can't be opened",
-    -6000007: "out of memory",
-    -6000008: "time-out",
-    -6000009: "too many tasks",
-    -6000010: "too large a batch",
-    -6000011: "invalid task handle",
-    -6000012: "the task could not be run",
-    -6000013: "the model is running",
-    -6000014: "the program does not fit this runtime",
-    -6000015: "misuse of the interface",
-    -6000016: "misuse by several processes",
-    -6000129: "invalid system argument",
-    -6000130: "the BPU's memory is exhausted",
-    -6000131: "memory could not be registered",
-}
 
 
 @frozen

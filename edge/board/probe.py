@@ -143,18 +143,14 @@ def probe(connection: Connection) -> Facts:
             remedy="log in and look",
         )
     disk = _number(said, "disk_kb")
-    versions = parse_versions("\n".join(said.get("banner", [])))
-    if versions.dnn is None:
-        versions = evolve(versions, dnn=parse_versions("\n".join(said.get("v", []))).dnn)
-    if versions.hbrt is None:
-        versions = evolve(versions, hbrt=parse_versions("\n".join(said.get("v", []))).hbrt)
+    loaded, asked = (parse_versions("\n".join(said.get(key, []))) for key in ("banner", "v"))
     return Facts(
         arch=said["arch"][0],
         os=_word(said, "os"),
         soc=_word(said, "soc"),
         disk_free=None if disk is None else int(disk) * 1024,
         tool=_word(said, "tool"),
-        versions=versions,
+        versions=evolve(loaded, dnn=loaded.dnn or asked.dnn, hbrt=loaded.hbrt or asked.hbrt),
         python=_word(said, "python"),
         modules=tuple(said.get("module", [])),
         broken=tuple(said.get("broken", [])),

@@ -1,4 +1,4 @@
-"""Copy a program to the board: each file whole and with the right checksum, or not at all."""
+"""Copy a program to the board, each file whole or not at all; keep what was measured in the manifest."""
 
 from __future__ import annotations
 
@@ -18,60 +18,7 @@ from edge.folder.metadata import FILE
 from edge.folder.workspace import MANIFEST, MARKER
 from edge.progress import Reporter
 from edge.runtime.program import Program
-
-
-def read_manifest(root: Path) -> dict[str, Any] | None:
-    """Return the manifest of a build folder; None where there is none, as in a bundle.
-
-    Raises:
-        WorkspaceError: it is there and can't be read.
-    """
-    path = root / MANIFEST
-    if not path.is_file():
-        return None
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise WorkspaceError(f"{path} can't be read: {error}", remedy="edge build writes it anew") from error
-    if not isinstance(content, dict):
-        raise WorkspaceError(f"{path} holds no manifest", remedy="edge build writes it anew")
-    return content
-
-
-def record(root: Path, sha256: str, entries: Mapping[str, object]) -> bool:
-    """Put entries under ``board``, and leave everything else as it is.
-
-    Figures of another ``.bin`` under ``board`` are dropped: they say nothing about this one.
-
-    Args:
-        root: the build folder.
-        sha256: of the ``.bin`` that was measured.
-        entries: such as ``perf`` or ``accuracy``.
-
-    Returns:
-        Whether there is a manifest to write into.
-
-    Raises:
-        WorkspaceError: the manifest can't be read or written.
-    """
-    if not (root / MANIFEST).is_file():
-        return False
-    if not (root / MARKER).exists():
-        return _write(root, sha256, entries)
-    with disk_errors(root), FileLock(root / ".lock"):  # an edge build may be publishing
-        return _write(root, sha256, entries)
-
-
-def _write(root: Path, sha256: str, entries: Mapping[str, object]) -> bool:
-    manifest = read_manifest(root)
-    if manifest is None:
-        return False
-    old = manifest.get("board")
-    kept = old if isinstance(old, dict) and old.get("bin_sha256") == sha256 else {}
-    with disk_errors(root):
-        write_json(root / MANIFEST, {**manifest, "board": {**kept, "bin_sha256": sha256, **entries}})
-    return True
-
+from edge.toolchain.process import last_line
 
 _CHUNK = 1 << 16
 _SLOWEST = 50_000  # bytes a second that a connection must manage; slower is as good as lost
@@ -126,11 +73,7 @@ class Pushed:
 def push(connection: Connection, program: Program, directory: str | None, reporter: Reporter) -> Pushed:
     """Copy what ``metadata.json`` lists, and itself last; files that lie there already are not sent again.
 
-    Args:
-        connection: to the board.
-        program: with a ``.bin``.
-        directory: on the board, relative to the user's home or absolute; None for ``edge/<name>``.
-        reporter: told the share that has been sent.
+    ``directory`` is relative to the user's home on the board, or absolute; None means ``edge/<name>``.
 
     Raises:
         ModelFileError: the program has no ``.bin``.
@@ -139,7 +82,7 @@ def push(connection: Connection, program: Program, directory: str | None, report
     require_bin(program)
     files = sorted({path.name: path for path in program.files.values()}.values())
     if program.metadata is not None:
-        files.append((program.path if program.path.is_dir() else program.path.parent) / FILE)
+        files.append(program.folder / FILE)
     sums = {path.name: sha256_of(path) for path in files}
     folder, free, there = _look(connection, _directory(program, directory), list(sums))
     missing = [path for path in files if there.get(path.name) != sums[path.name]]
@@ -152,13 +95,12 @@ def push(connection: Connection, program: Program, directory: str | None, report
     before = 0
     for path in missing:
         size = path.stat().st_size
-        _send(
-            connection,
-            path,
-            f"{folder}/{path.name}",
-            sums[path.name],
-            _progress(reporter, path, before, total),
-        )
+
+        def tell(sent: int, name: str = path.name, before: int = before) -> None:
+            share = (before + sent) / total
+            reporter.update(f"{name} {(before + sent) / 1e6:.1f} of {total / 1e6:.1f} MB", share)
+
+        _send(connection, path, f"{folder}/{path.name}", sums[path.name], tell)
         before += size
     sent = tuple(
         Sent(path.name, path.stat().st_size, "sent" if path in missing else "unchanged") for path in files
@@ -194,18 +136,16 @@ def _look(connection: Connection, directory: str, names: list[str]) -> tuple[str
     output = connection.run(_LOOK, directory, *names, limit=limit, may_fail=True)
     found = re.search(r"@edge dir (/.*)", output.text)
     if output.status or found is None:
-        cause = output.err.strip().splitlines()[-1:] or ["no answer"]
         raise BoardError(
-            f"{directory} on the board can't be used: {cause[0]}", remedy="choose another folder with --to"
+            f"{directory} on the board can't be used: {last_line(output.err) or 'no answer'}",
+            remedy="choose another folder with --to",
         )
     free = re.search(r"@edge free_kb (\d+)", output.text)
     sums = {name: digest for digest, name in re.findall(r"@edge sum ([0-9a-f]{64}) (.+)", output.text)}
     return found[1].rstrip("\r"), int(free[1]) * 1024 if free else None, sums
 
 
-def _send(
-    connection: Connection, path: Path, final: str, want: str, on_sent: Callable[[int], None] | None
-) -> None:
+def _send(connection: Connection, path: Path, final: str, want: str, on_sent: Callable[[int], None]) -> None:
     def chunks() -> Iterator[bytes]:
         with path.open("rb") as stream:
             while chunk := stream.read(_CHUNK):
@@ -215,7 +155,7 @@ def _send(
     output = connection.run(_STORE, final, want, limit=limit, data=chunks, on_sent=on_sent, may_fail=True)
     if output.status == 0:
         return
-    cause = (output.err.strip().splitlines() or ["no reason given"])[-1]
+    cause = last_line(output.err) or "no reason given"
     if "No space left" in output.err or "quota" in output.err:
         raise BoardError(
             f"the board's disk is full: {path.name} was not stored",
@@ -229,10 +169,46 @@ def _send(
     raise BoardError(f"{final} can't be written: {cause}", remedy="choose another folder with --to")
 
 
-def _progress(reporter: Reporter, path: Path, before: int, total: int) -> Callable[[int], None]:
-    def tell(sent: int) -> None:
-        reporter.update(
-            f"{path.name} {(before + sent) / 1e6:.1f} of {total / 1e6:.1f} MB", (before + sent) / total
-        )
+def read_manifest(root: Path) -> dict[str, Any] | None:
+    """Return the manifest of a build folder; None where there is none, as in a bundle.
 
-    return tell
+    Raises:
+        WorkspaceError: it is there and can't be read.
+    """
+    path = root / MANIFEST
+    if not path.is_file():
+        return None
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise WorkspaceError(f"{path} can't be read: {error}", remedy="edge build writes it anew") from error
+    if not isinstance(content, dict):
+        raise WorkspaceError(f"{path} holds no manifest", remedy="edge build writes it anew")
+    return content
+
+
+def record(root: Path, sha256: str, entries: Mapping[str, object]) -> bool:
+    """Put entries such as ``perf`` under ``board`` in a build's manifest; return whether there is one.
+
+    Figures of another ``.bin`` than that of ``sha256`` are dropped there: they say nothing about this one.
+
+    Raises:
+        WorkspaceError: the manifest can't be read or written.
+    """
+    if not (root / MANIFEST).is_file():
+        return False
+    if not (root / MARKER).exists():
+        return _write(root, sha256, entries)
+    with disk_errors(root), FileLock(root / ".lock"):  # an edge build may be publishing
+        return _write(root, sha256, entries)
+
+
+def _write(root: Path, sha256: str, entries: Mapping[str, object]) -> bool:
+    manifest = read_manifest(root)
+    if manifest is None:
+        return False
+    old = manifest.get("board")
+    kept = old if isinstance(old, dict) and old.get("bin_sha256") == sha256 else {}
+    with disk_errors(root):
+        write_json(root / MANIFEST, {**manifest, "board": {**kept, "bin_sha256": sha256, **entries}})
+    return True

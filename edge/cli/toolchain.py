@@ -10,7 +10,7 @@ import click
 
 from edge.cli.display import Display
 from edge.cli.options import output_options
-from edge.toolchain.environments import COMPILER, ENVIRONMENTS
+from edge.toolchain.managed import COMPILER, ENVIRONMENTS
 
 VERSIONS = "\b\nExamples:\n  edge toolchain status\n  edge toolchain status --json"
 INSTALL = """\b

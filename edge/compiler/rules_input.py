@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from edge.compiler.document import Document, Hit, parse_shape
-from edge.compiler.schema import CHANNELS, RT_TYPES, TRAIN_TYPES, TRANSFORMS, X5_MARCH
-from edge.specs.schema import WIDTH_MULTIPLE
+from edge.compiler.schema import CHANNELS, RT_TYPES, TRAIN_TYPES, TRANSFORMS
+from edge.specs.schema import MARCH, WIDTH_MULTIPLE
 
 if TYPE_CHECKING:
     import onnx
@@ -59,7 +59,7 @@ def input_batch(doc: Document) -> Iterator[Hit]:
     if not text:
         return
     line = doc.line(GROUP, "input_batch")
-    largest = 4096 if doc.text("model_parameters", "march") in {X5_MARCH, "bayes", ""} else 128
+    largest = 4096 if doc.text("model_parameters", "march") in {MARCH, "bayes", ""} else 128
     if not text.isdecimal() or not 1 <= int(text) <= largest:
         yield Hit(f"input_batch: {text!r}", f"one number in 1..{largest}", line)
     for index in range(doc.inputs):

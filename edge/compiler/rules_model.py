@@ -9,7 +9,8 @@ from pathlib import PurePosixPath, PureWindowsPath
 from edge.compiler.document import Document, Hit
 from edge.compiler.node_names import NodeNames
 from edge.compiler.rules import did_you_mean
-from edge.compiler.schema import BITS, NODE_KEYS, X5_MARCH
+from edge.compiler.schema import BITS, NODE_KEYS
+from edge.specs.schema import MARCH
 
 GROUP = "model_parameters"
 PATHS = (
@@ -44,8 +45,8 @@ def model_file(doc: Document) -> Iterator[Hit]:
 def march(doc: Document) -> Iterator[Hit]:
     """Only one architecture is the X5's."""
     value = doc.text(GROUP, "march")
-    if value and value != X5_MARCH:
-        yield Hit(f"march: {value!r}", f"'{X5_MARCH}', the RDK X5", doc.line(GROUP, "march"))
+    if value and value != MARCH:
+        yield Hit(f"march: {value!r}", f"'{MARCH}', the RDK X5", doc.line(GROUP, "march"))
 
 
 def absolute_path(doc: Document) -> Iterator[Hit]:

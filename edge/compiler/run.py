@@ -19,10 +19,10 @@ from edge.compiler.logs import NodeRow, Progress, StaticPerf
 from edge.compiler.sandbox import Sandbox, open_sandbox
 from edge.errors import CompileTimeout, ModelFileError, WorkspaceError
 from edge.progress import Reporter, Silent
+from edge.specs.schema import MARCH
 from edge.toolchain.found import Toolchain
 from edge.toolchain.process import Completed
 
-MARCH = "bayes-e"  # the X5's BPU
 COMPILE_LOG = "hb_mapper_makertbin.log"
 CHECK_LOG = "hb_mapper_checker.log"
 LAUNCHER = "hb_mapper.py"

@@ -31,7 +31,6 @@ class Key:
 # The mapper turns these into text or a number itself.
 COERCED = (str, int, float)
 
-X5_MARCH = "bayes-e"
 BITS = ("int8", "int16")
 LAYOUTS = ("NHWC", "NCHW")
 RT_TYPES = (

@@ -13,9 +13,13 @@ from attrs import field, frozen
 from edge.errors import ModelFileError, SpecError
 from edge.files import write_json
 from edge.specs import Preprocess
+from edge.specs.schema import MARCH
 
 FILE = "metadata.json"
 SCHEMA_VERSION = 1
+# What a portable model says of itself, in the metadata of the ONNX file.
+EXACT_KEY = "edge.exact"  # "1" where it computes the program's integers
+SIZE_KEY = "edge.size"  # "HxW" of the NV12 picture that it takes
 
 Role = Literal["bin", "portable", "quantized", "labels"]
 
@@ -53,7 +57,7 @@ class Metadata:
     files: Mapping[Role, FileEntry]
     toolchain: Mapping[str, str] = field(factory=dict)
     exact: bool = False
-    march: str = "bayes-e"
+    march: str = MARCH
     schema_version: int = SCHEMA_VERSION
 
 

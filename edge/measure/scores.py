@@ -201,6 +201,18 @@ class Score:
         return 100 * low, 100 * high
 
 
+def score_record(score: Score | None) -> dict[str, object] | None:
+    """Return a score as manifests keep it, in percent; None without labels."""
+    if score is None:
+        return None
+    return {
+        "top1": round(score.top1, 4),
+        "top5": round(score.top5, 4),
+        "top1_interval": [round(bound, 2) for bound in score.top1_interval],
+        "top5_interval": [round(bound, 2) for bound in score.top5_interval],
+    }
+
+
 Scores = NDArray[np.float32]
 
 

@@ -13,10 +13,10 @@ from edge.images.calibrate import CalibrationSet, load_set
 from edge.progress import Listener
 from edge.specs.request import Request
 from edge.toolchain import managed
-from edge.toolchain.environments import COMPILER, FRAMEWORKS, Environment
 from edge.toolchain.find import find
 from edge.toolchain.found import Toolchain
 from edge.toolchain.install import install, require_platform
+from edge.toolchain.managed import COMPILER, FRAMEWORKS, Environment
 
 DEMO_CALIBRATION = "demo"  # calibration/demo.yaml
 DEMO_TEST = "demo:test"

@@ -13,11 +13,12 @@ import cattrs
 
 from edge import __version__
 from edge.compiler.logs import cpu_inside
-from edge.evaluate import Evaluation, Score
+from edge.evaluate import Evaluation
 from edge.folder.metadata import FILE as METADATA
 from edge.folder.metadata import FileEntry, Metadata, Role
 from edge.folder.workspace import Artifact, Done
 from edge.images import class_names
+from edge.measure.scores import score_record
 from edge.pipeline.build import Build
 from edge.pipeline.stages import (
     CALIBRATE,
@@ -36,9 +37,9 @@ from edge.pipeline.stages import (
 )
 from edge.pipeline.verify import VerifyResult
 from edge.specs.request import Request
+from edge.specs.schema import MARCH
 
 SCHEMA_VERSION = 1
-MARCH = "bayes-e"
 LABELS = "labels.txt"
 EVALUATION = "build_eval.json"  # what the build measured itself; eval.json is of the verb
 TEXT_ROLES = {
@@ -224,9 +225,9 @@ def _accuracy(result: Evaluation) -> dict[str, object]:
         "dataset": result.dataset,
         "dataset_sha256": result.dataset_sha256,
         "n": result.n,
-        "float": _score(first.score),
-        "nv12": _score(result.hop("nv12").score),
-        "quantized": _score(last.score),
+        "float": score_record(first.score),
+        "nv12": score_record(result.hop("nv12").score),
+        "quantized": score_record(last.score),
         "drop": None if result.drop is None else round(result.drop, 4),
         "agreement": round(last.agreement_percent, 4),
         "cosine": round(last.cosine, 6),
@@ -275,17 +276,6 @@ def _verify(result: VerifyResult) -> dict[str, object]:
         "integers": result.integers,
         "calls": result.calls,
         "pictures": list(result.pictures),
-    }
-
-
-def _score(score: Score | None) -> dict[str, object] | None:
-    if score is None:
-        return None
-    return {
-        "top1": round(score.top1, 4),
-        "top5": round(score.top5, 4),
-        "top1_interval": [round(bound, 2) for bound in score.top1_interval],
-        "top5_interval": [round(bound, 2) for bound in score.top5_interval],
     }
 
 

@@ -42,7 +42,7 @@ from edge.simulate.portable.quantize import PortableResult, quantize
 from edge.simulate.portable.translate import TranslateResult, translate_or_say
 from edge.sources.stage import ExportResult, export
 from edge.toolchain import managed
-from edge.toolchain.environments import FRAMEWORKS
+from edge.toolchain.managed import FRAMEWORKS
 from edge.toolchain.memory import available, total
 
 if TYPE_CHECKING:

@@ -41,6 +41,11 @@ CODES = {
     -6000130: "out of BPU memory",
     -6000131: "the memory can't be registered",
 }
+# Names of hbDNNDataType that are numbers -> numpy's.
+NUMBERS = {
+    "S8": "int8", "U8": "uint8", "F16": "float16", "S16": "int16", "U16": "uint16", "F32": "float32",
+    "S32": "int32", "U32": "uint32", "F64": "float64", "S64": "int64", "U64": "uint64",
+}  # fmt: skip
 _CODE = re.compile(r"-60000\d\d\b|-6000129\b|-600013[01]\b")
 _VERSION = re.compile(r"(\d+)\.(\d+)")
 _log = logging.getLogger("edge.runtime")

@@ -63,10 +63,8 @@ def load(
         raise UsageError(f"threads = {threads}", allowed="1 and above")
     program = locate(path)
     metadata = program.metadata
-    if labels is None and "labels" in program.files:
-        from edge.images import class_names
-
-        labels = class_names(str(program.files["labels"]))
+    if labels is None:
+        labels = program.class_names()
     passed_over: list[PassedOver] = []
     if backend == "auto":
         backends = _first_that_works(program, threads, passed_over)

@@ -39,6 +39,17 @@ class Program:
         """For messages."""
         return self.metadata.name if self.metadata else self.path.name
 
+    @property
+    def folder(self) -> Path:
+        """What its files lie in."""
+        return self.path if self.path.is_dir() else self.path.parent
+
+    def class_names(self) -> tuple[str, ...] | None:
+        """Return the class names in index order; None where it brings none."""
+        from edge.images import class_names
+
+        return class_names(str(self.files["labels"])) if "labels" in self.files else None
+
 
 def locate(path: str | Path) -> Program:
     """Find the program's files and check those that ``metadata.json`` lists by size.

@@ -20,7 +20,7 @@ from edge.sources.demo_weights import unpack
 from edge.sources.sources import WORKER, Resolved
 from edge.sources.timm_spec import near_names
 from edge.specs import ModelSpec
-from edge.toolchain.environments import FRAMEWORKS
+from edge.toolchain.managed import FRAMEWORKS
 
 if TYPE_CHECKING:
     from edge.toolchain.found import Toolchain

@@ -13,6 +13,8 @@ from attrs import Attribute, field, frozen
 
 from edge.errors import SpecError
 
+MARCH = "bayes-e"  # the RDK X5's BPU, as the compiler names it
+
 Color = Literal["rgb", "bgr"]
 Layout = Literal["NCHW", "NHWC"]
 Interpolation = Literal["bilinear", "bicubic", "area", "nearest"]

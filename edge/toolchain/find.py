@@ -6,7 +6,6 @@ import json
 import os
 import re
 import shutil
-import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
@@ -15,9 +14,10 @@ from attrs import frozen
 
 from edge.errors import InstallError, ToolchainMissing, UsageError
 from edge.toolchain import managed
-from edge.toolchain.environments import COMPILER, FRAMEWORKS, Environment
 from edge.toolchain.found import Toolchain
 from edge.toolchain.install import require_platform
+from edge.toolchain.managed import COMPILER, FRAMEWORKS, Environment
+from edge.toolchain.process import last_line, quick
 from edge.toolchain.python310 import find_python310
 
 Which = Literal["auto", "managed", "path", "docker"]
@@ -155,10 +155,10 @@ def _path() -> Toolchain | str:
     if python:
         versions = _ask([python], tool.environ())
     if not versions:
-        done = _quiet([program, "--version"], tool.environ(), _START_TIMEOUT)
+        done = quick([program, "--version"], env=tool.environ(), timeout=_START_TIMEOUT)
         if done is None or done.returncode != 0:
-            said = (done.stderr or done.stdout).strip().splitlines() if done else []
-            return f"{program} does not run" + (f": {said[-1][:200]}" if said else "")
+            said = last_line(done.stderr or done.stdout) if done else ""
+            return f"{program} does not run" + (f": {said[:200]}" if said else "")
         if match := re.search(r"version\s+(\d[\w.]*)", done.stdout):
             versions = {"hb_mapper": match[1]}
         python = None  # the packages are not where that interpreter looks: run the program as it is
@@ -169,16 +169,15 @@ def _docker() -> Toolchain | str:
     engine = shutil.which("docker") or shutil.which("podman")
     if engine is None:
         return "no docker or podman on PATH"
-    done = _quiet([engine, "info"], None, _ENGINE_TIMEOUT)
+    done = quick([engine, "info"], timeout=_ENGINE_TIMEOUT)
     if done is None:
         return f"{engine} does not answer within {_ENGINE_TIMEOUT:g} s"
     if done.returncode != 0:
-        said = (done.stderr or done.stdout).strip().splitlines()
-        return f"its engine does not run: {said[-1][:200] if said else 'no message'}"
+        return f"its engine does not run: {last_line(done.stderr or done.stdout)[:200] or 'no message'}"
     image = os.environ.get(IMAGE_VARIABLE) or IMAGE
-    inspect = _quiet([engine, "image", "inspect", "--format", "{{.Id}}", image], None, _ENGINE_TIMEOUT)
+    inspect = quick([engine, "image", "inspect", "--format", "{{.Id}}", image], timeout=_ENGINE_TIMEOUT)
     if inspect is None or inspect.returncode != 0:
-        remote = _quiet([engine, "manifest", "inspect", image], None, _PULL_TIMEOUT)
+        remote = quick([engine, "manifest", "inspect", image], timeout=_PULL_TIMEOUT)
         if remote is None or remote.returncode != 0:
             return f"the image {image} is not here and its registry does not offer it"
         return Toolchain("docker", image, {}, f"image {image}", engine=engine)
@@ -215,27 +214,7 @@ def _shebang(script: Path) -> str | None:
 
 
 def _ask(python: list[str], env: dict[str, str] | None) -> dict[str, str]:
-    done = _quiet(
-        [*python, "-c", _ASK_VERSIONS, json.dumps(dict(COMPILER.version_files))], env, _START_TIMEOUT
-    )
+    argv = [*python, "-c", _ASK_VERSIONS, json.dumps(dict(COMPILER.version_files))]
+    done = quick(argv, env=env, timeout=_START_TIMEOUT)
     line = re.search(r"^edge-versions (\{.*\})$", done.stdout, re.MULTILINE) if done else None
     return {str(name): str(value) for name, value in json.loads(line[1]).items()} if line else {}
-
-
-def _quiet(
-    argv: list[str], env: dict[str, str] | None, timeout: float
-) -> subprocess.CompletedProcess[str] | None:
-    """Run a short command; None when it does not start or does not end in time."""
-    try:
-        return subprocess.run(
-            argv,
-            capture_output=True,
-            text=True,
-            errors="replace",
-            timeout=timeout,
-            check=False,
-            env=env,
-            stdin=subprocess.DEVNULL,
-        )
-    except (OSError, subprocess.TimeoutExpired):
-        return None

@@ -6,6 +6,7 @@ import errno
 import os
 import uuid
 from collections.abc import Callable, Mapping, Sequence
+from functools import partialmethod
 from pathlib import Path
 from typing import Literal
 
@@ -17,9 +18,9 @@ from edge.toolchain.process import Completed
 
 Kind = Literal["managed", "path", "docker"]
 
-WORKERS = "workers"
 # Runs a script with the interpreter that hb_mapper's own first line names, inside an image.
-_IMAGE_PYTHON = 'p=$(sed -n "1s/^#! *//p" "$(command -v hb_mapper)"); exec ${p:-python3} "$@"'
+_SCRIPT = 'p=$(sed -n "1s/^#! *//p" "$(command -v hb_mapper)"); exec ${p:-python3} "$@"'
+_IN_IMAGE = ("sh", "-c", _SCRIPT, "python")
 # What leaks from the caller's shell into the compiler's Python and changes what it imports or writes.
 _DROPPED = ("PYTHONPATH", "PYTHONHOME", "PYTHONSTARTUP", "VIRTUAL_ENV", "CONDA_PREFIX", "LD_PRELOAD")
 
@@ -54,63 +55,54 @@ class Toolchain:
         log: Path | None = None,
         env: Mapping[str, str] | None = None,
         mounts: Sequence[Path] = (),
+        python: bool = False,
     ) -> Completed:
         """Run one of the vendor's tools, such as ``["hb_mapper", "checker", ...]``.
 
         Args:
-            args: tool and arguments.
+            args: tool and arguments; with ``python`` a script, most often from :meth:`worker_path`, and its.
             cwd: folder to start in.
             timeout: seconds; then everything it started is stopped and ``Completed.timed_out`` is set.
             on_line: called with each line of output and each step of a progress bar.
             log: file that receives the output without progress bars.
             env: variables to set on top of the clean environment.
-            mounts: folders and files that the tool reads or writes, at the same paths (docker only).
-
-        Raises:
-            ToolchainError: the tool can't be started.
-        """
-        if self.kind == "docker":
-            argv, name = self._docker(cwd, env or {}, mounts)
-            return self._start([*argv, *args], None, timeout, on_line, log, cwd, [self.engine, "kill", name])
-        tool = Path(self.where) / args[0]
-        return self._start([str(tool), *args[1:]], self.environ(env), timeout, on_line, log, cwd, ())
-
-    def run_python(
-        self,
-        args: Sequence[str],
-        *,
-        cwd: Path,
-        timeout: float,
-        on_line: Callable[[str], None] | None = None,
-        log: Path | None = None,
-        env: Mapping[str, str] | None = None,
-        mounts: Sequence[Path] = (),
-    ) -> Completed:
-        """Run a script in the compiler's own Python; arguments as for :meth:`run`.
-
-        Args:
-            args: the script's path, most often from :meth:`worker_path`, and its arguments.
-            cwd: folder to start in.
-            timeout: seconds.
-            on_line: called with each line of output.
-            log: file that receives the output.
-            env: variables to set on top of the clean environment.
-            mounts: paths that the script needs (docker only; the workers' folder is always there).
+            mounts: folders and files that it reads or writes, at the same paths (docker only; the workers'
+                folder is always there).
+            python: run a script in the compiler's own Python.
 
         Raises:
             ToolchainError: this compiler's Python is not known, or it can't be started.
         """
+        argv = [*args] if python or self.kind == "docker" else [str(Path(self.where) / args[0]), *args[1:]]
+        environment: Mapping[str, str] | None = self.environ(env)
+        cleanup: Sequence[str] = ()
         if self.kind == "docker":
-            argv, name = self._docker(cwd, env or {}, mounts)
-            argv = [*argv, "sh", "-c", _IMAGE_PYTHON, "python", *args]
-            return self._start(argv, None, timeout, on_line, log, cwd, [self.engine, "kill", name])
-        prefix = self.python_argv()
-        if prefix is None:
-            raise ToolchainError(
-                f"the Python behind {self.where}/hb_mapper is not known",
-                remedy="edge toolchain install",
+            container, name = self._docker(cwd, env or {}, mounts)
+            argv = [*container, *(_IN_IMAGE if python else ()), *argv]
+            environment, cleanup = None, [self.engine, "kill", name]
+        elif python:
+            if self.python is None:
+                raise ToolchainError(
+                    f"the Python behind {self.where}/hb_mapper is not known", remedy="edge toolchain install"
+                )
+            argv = [self.python, *argv]
+        try:
+            done = process.run(
+                argv, cwd=cwd, env=environment, timeout=timeout, on_line=on_line, log=log, cleanup=cleanup
             )
-        return self._start([*prefix, *args], self.environ(env), timeout, on_line, log, cwd, ())
+        except OSError as error:
+            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                raise WorkspaceError(
+                    f"the disk is full while {argv[0]} runs",
+                    remedy="free some space and run the same command again",
+                ) from error
+            raise ToolchainError(
+                f"can't start {argv[0]}: {error.strerror or error}", remedy="edge toolchain status"
+            ) from error
+        # What was measured of a container is its client.
+        return evolve(done, peak_memory=None) if self.kind == "docker" else done
+
+    run_python = partialmethod(run, python=True)
 
     def python_argv(self, *, cwd: Path | None = None, mounts: Sequence[Path] = ()) -> list[str] | None:
         """Return what to put before a script to run it in the compiler's Python, for pipes held open.
@@ -122,7 +114,7 @@ class Toolchain:
             mounts: paths that the script needs (docker only).
         """
         if self.kind == "docker":
-            return [*self._docker(cwd, {}, mounts)[0], "sh", "-c", _IMAGE_PYTHON, "python"]
+            return [*self._docker(cwd, {}, mounts)[0], *_IN_IMAGE]
         return [self.python] if self.python else None
 
     def environ(self, extra: Mapping[str, str] | None = None) -> dict[str, str]:
@@ -135,7 +127,7 @@ class Toolchain:
 
     def worker_path(self, name: str) -> Path:
         """Return the path of ``edge/toolchain/workers/<name>``."""
-        path = Path(__file__).resolve().parent / WORKERS / name
+        path = _workers() / name
         if not path.is_file():
             raise ToolchainError(f"this installation lacks its worker {name}", remedy="reinstall edge")
         return path
@@ -148,35 +140,12 @@ class Toolchain:
         argv += ["--user", f"{os.getuid()}:{os.getgid()}", "-e", "HOME=/tmp"]
         for key, value in {"PYTHONHASHSEED": "0", "PYTHONUNBUFFERED": "1", **env}.items():
             argv += ["-e", f"{key}={value}"]
-        workers = Path(__file__).resolve().parent / WORKERS
-        for path in dict.fromkeys([workers, *([cwd] if cwd else []), *mounts]):
+        for path in dict.fromkeys([_workers(), *([cwd] if cwd else []), *mounts]):
             argv += ["--mount", f"type=bind,source={path},target={path}"]
         if cwd:
             argv += ["--workdir", str(cwd)]
         return [*argv, self.where], name
 
-    def _start(
-        self,
-        argv: Sequence[str],
-        env: Mapping[str, str] | None,
-        timeout: float,
-        on_line: Callable[[str], None] | None,
-        log: Path | None,
-        cwd: Path,
-        cleanup: Sequence[str],
-    ) -> Completed:
-        try:
-            done = process.run(
-                argv, cwd=cwd, env=env, timeout=timeout, on_line=on_line, log=log, cleanup=cleanup
-            )
-            # What was measured of a container is its client.
-            return evolve(done, peak_memory=None) if self.kind == "docker" else done
-        except OSError as error:
-            if error.errno in (errno.ENOSPC, errno.EDQUOT):
-                raise WorkspaceError(
-                    f"the disk is full while {argv[0]} runs",
-                    remedy="free some space and run the same command again",
-                ) from error
-            raise ToolchainError(
-                f"can't start {argv[0]}: {error.strerror or error}", remedy="edge toolchain status"
-            ) from error
+
+def _workers() -> Path:
+    return Path(__file__).resolve().parent / "workers"

@@ -11,7 +11,6 @@ import os
 import platform
 import re
 import shutil
-import subprocess
 import sys
 import time
 from collections.abc import Mapping
@@ -20,12 +19,11 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from edge.errors import InstallError, ToolchainError, ToolchainMissing
-from edge.progress import Reporter, Silent
+from edge.progress import SILENT, Reporter
 from edge.toolchain import managed
-from edge.toolchain.environments import COMPILER, Environment
 from edge.toolchain.found import Toolchain
-from edge.toolchain.managed import MARKER, Place
-from edge.toolchain.process import Completed, run
+from edge.toolchain.managed import COMPILER, MARKER, Environment, Place
+from edge.toolchain.process import Completed, quick, run
 from edge.toolchain.python310 import find_python310, uv_program
 
 _PROGRESS = re.compile(
@@ -38,7 +36,7 @@ _NETWORK = {"UV_HTTP_CONNECT_TIMEOUT": "5", "UV_HTTP_TIMEOUT": "60", "UV_HTTP_RE
 def install(
     environment: Environment | None = None,
     *,
-    reporter: Reporter | None = None,
+    reporter: Reporter = SILENT,
     python: Path | None = None,
     timeout: float = 3600.0,
 ) -> Toolchain:
@@ -54,7 +52,6 @@ def install(
         ToolchainMissing: this platform can't have it.
         InstallError: no Python 3.10, no network, no disk space, a wrong hash, or it does not start.
     """
-    reporter = reporter or Silent()
     environment = environment or COMPILER
     where = managed.place(environment)
     if not managed.why_unusable(where):
@@ -263,13 +260,8 @@ def _pip_config() -> dict[str, str]:
     """Return pip's settings, files and PIP_* variables together; empty where there is no pip."""
     found: dict[str, str] = {}
     for argv in ([sys.executable, "-m", "pip"], ["pip"], ["pip3"]):
-        try:
-            done = subprocess.run(
-                [*argv, "config", "list"], capture_output=True, text=True, timeout=20, check=False
-            )
-        except (OSError, subprocess.TimeoutExpired):
-            continue
-        if done.returncode == 0:
+        done = quick([*argv, "config", "list"], timeout=20)
+        if done is not None and done.returncode == 0:
             # Lines such as  global.index-url='https://...'  ; ":env:." comes first but wins in pip.
             rows = [line.partition("=") for line in done.stdout.splitlines()]
             for name, _, value in sorted(rows, key=lambda row: row[0].startswith(":env:")):

@@ -1,12 +1,20 @@
-"""How much memory a program may still take on this machine, its container's limit included."""
+"""How much memory a program may still take on this machine, and how much one took at most."""
 
 from __future__ import annotations
 
+import contextlib
+import os
+import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import psutil
 
 KIB = 1024
 _UNLIMITED = 1 << 60  # version 1 of control groups writes a huge number for "no limit"
+_EVERY = 0.25  # seconds between two looks at running programs; a look takes 2 to 5 ms
 
 
 def available(root: Path = Path("/")) -> int | None:
@@ -85,3 +93,66 @@ def _fields(path: Path) -> Iterator[tuple[str, int]]:
         name, *rest = line.split()
         if rest and rest[0].isdigit():
             yield name, int(rest[0])
+
+
+class PeakMemory:
+    """The largest memory that all processes of a session held together.
+
+    Pages that several processes share count once where the kernel tells their shares: a process that has
+    just forked would count twice else. A peak shorter than a quarter of a second may be missed but for the
+    largest single process, whose own high-water mark the kernel keeps.
+
+    Args:
+        session: id of the session, that of the process which leads it.
+    """
+
+    def __init__(self, session: int) -> None:
+        self._session = session
+        self._next = 0.0
+        self._most = 0
+
+    @property
+    def bytes(self) -> int | None:
+        """The peak so far; None on a system without ``/proc``, or without psutil, which the board lacks."""
+        return self._most or None
+
+    def look(self) -> None:
+        """Measure, unless the last measurement is fresh."""
+        now = time.monotonic()
+        if now < self._next:
+            return
+        self._next = now + _EVERY
+        with contextlib.suppress(ImportError, OSError):
+            resident = dict(_members(self._session))
+            self._most = max([self._most, *map(_high_water, resident)])
+            # Shares take the kernel some time to add up: asked for only where they can make a new peak.
+            if len(resident) > 1 and sum(resident.values()) > self._most:
+                self._most = max(self._most, sum(_share(*member) for member in resident.items()))
+
+
+def _members(session: int) -> Iterator[tuple[psutil.Process, int]]:
+    """Yield the processes of a session with the bytes that each holds."""
+    import psutil
+
+    for number in psutil.pids():
+        with contextlib.suppress(OSError, psutil.Error):  # it has ended
+            if os.getsid(number) == session:
+                process = psutil.Process(number)
+                yield process, process.memory_info().rss
+
+
+def _high_water(process: psutil.Process) -> int:
+    """Read the most that a process ever held, which psutil does not tell, from proc_pid_status(5)."""
+    return dict(_fields(Path(f"/proc/{process.pid}/status"))).get("VmHWM:", 0) * KIB
+
+
+def _share(process: psutil.Process, resident: int) -> int:
+    """Return resident memory with each page divided by its users; as it is where the kernel can't tell."""
+    import psutil
+
+    try:
+        return int(process.memory_full_info().pss)
+    except psutil.NoSuchProcess:
+        return 0
+    except (psutil.Error, OSError):
+        return resident

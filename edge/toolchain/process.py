@@ -1,4 +1,4 @@
-"""Run a program so that nothing of it outlives us: own process group, time limit, merged live output."""
+"""Run a program so that nothing of it outlives us: own process group, time limit, live output."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import IO
+from typing import Any
 
 from attrs import frozen
 
-from edge.toolchain.peak import PeakMemory
+from edge.toolchain.memory import PeakMemory
 
 # CSI sequences (colours, cursor moves) and OSC titles: ECMA-48, sections 5.4 and 8.3.89.
 _ANSI = re.compile(r"\x1b\[[0-9;?]*[ -/]*[@-~]|\x1b\][^\x07\x1b]*(?:\x07|\x1b\\)|\x1b[@-Z\\-_]")
@@ -49,9 +49,48 @@ class Completed:
     peak_memory: int | None = None
 
 
+@frozen
+class CommandOutput:
+    """How a program ended whose two outputs were kept apart; ``timed_out``: stopped at its time limit."""
+
+    status: int
+    out: bytes
+    err: str
+    timed_out: bool = False
+
+    @property
+    def text(self) -> str:
+        """The standard output as text."""
+        return self.out.decode("utf-8", "replace")
+
+
 def clean(text: str) -> str:
     """Strip terminal escape codes and NUL bytes."""
     return _ANSI.sub("", text).replace("\x00", "")
+
+
+def last_line(text: str) -> str:
+    """Return the last line that says something; empty where none does."""
+    return next((line.strip() for line in reversed(text.splitlines()) if line.strip()), "")
+
+
+def quick(
+    argv: Sequence[str], *, env: Mapping[str, str] | None = None, timeout: float
+) -> subprocess.CompletedProcess[str] | None:
+    """Run a short command; None when it does not start or does not end in time (seconds)."""
+    try:
+        return subprocess.run(
+            list(argv),
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=timeout,
+            check=False,
+            env=env,
+            stdin=subprocess.DEVNULL,
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
 
 
 def run(
@@ -80,100 +119,95 @@ def run(
     """
     started = time.monotonic()
     tail: deque[str] = deque(maxlen=_TAIL_LINES)
-    timed_out = False
     with (
         log.open("w", encoding="utf-8") if log else contextlib.nullcontext() as sink,
-        subprocess.Popen(
-            list(argv),
-            cwd=cwd,
-            env=None if env is None else dict(env),
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
+        _started(
+            argv, cleanup, cwd=cwd, env=env, stdin=subprocess.DEVNULL, stderr=subprocess.STDOUT
         ) as process,
-        _guarded(process.pid, cleanup),
     ):
+
+        def emit(text: str, end: str) -> None:
+            line = clean(text).rstrip()
+            if end == "\n":
+                if line:
+                    tail.append(line)
+                if sink is not None:
+                    sink.write(line + "\n")
+            if line and on_line is not None:
+                on_line(line)
+
         peak = PeakMemory(process.pid)
-        try:
-
-            def emit(text: str, end: str) -> None:
-                _emit(text, end, on_line, sink, tail)
-
-            timed_out = not _pump(process, started + timeout, emit, peak)
-        except BaseException:
-            _kill(process, cleanup)
-            raise
-        if timed_out:
-            _kill(process, cleanup)
-        else:
-            process.wait()
-            _signal_group(process.pid, signal.SIGKILL)  # children that it left behind
+        in_time = _pump(process, _Lines(emit).feed, deadline=started + timeout, look=peak.look)
     return Completed(
-        process.returncode, time.monotonic() - started, "\n".join(tail), timed_out, peak_memory=peak.bytes
+        process.returncode, time.monotonic() - started, "\n".join(tail), not in_time, peak_memory=peak.bytes
     )
 
 
-def _emit(
-    text: str, end: str, on_line: Callable[[str], None] | None, sink: IO[str] | None, tail: deque[str]
-) -> None:
-    line = clean(text).rstrip()
-    if end == "\n":
-        if line:
-            tail.append(line)
-        if sink is not None:
-            sink.write(line + "\n")
-    if line and on_line is not None:
-        on_line(line)
+def communicate(
+    argv: Sequence[str],
+    *,
+    env: Mapping[str, str],
+    timeout: float,
+    data: Callable[[], Iterator[bytes]] | None = None,
+    on_line: Callable[[str], None] | None = None,
+    on_sent: Callable[[int], None] | None = None,
+) -> CommandOutput:
+    r"""Run ``argv`` as :func:`run` does, feed its standard input, and return both outputs whole.
+
+    Args:
+        argv: program and arguments; no shell.
+        env: the whole environment.
+        timeout: seconds until the whole group is stopped.
+        data: gives what it reads; without it the standard input stays open, and silent, to its end.
+        on_line: called with each piece of its standard output, split at ``\n`` and ``\r``, as it comes.
+        on_sent: called with the number of bytes sent so far.
+    """
+    deadline = time.monotonic() + timeout
+    out, err = bytearray(), bytearray()
+    lines = _Lines(lambda text, _: None if on_line is None else on_line(text))
+
+    def hear(piece: bytes) -> None:
+        out.extend(piece)
+        lines.feed(piece)
+
+    with _started(argv, env=env, stdin=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        feed = None if data is None else _feeder(process, data(), on_sent)
+        in_time = _pump(process, hear, err.extend, deadline=deadline, feed=feed)
+    return CommandOutput(process.returncode, bytes(out), err.decode("utf-8", "replace"), not in_time)
 
 
-def _pump(
-    process: subprocess.Popen[bytes], deadline: float, emit: Callable[[str, str], None], peak: PeakMemory
-) -> bool:
-    """Read until the output ends; return False when the deadline came first."""
-    assert process.stdout is not None  # noqa: S101 - we asked for a pipe
-    fd = process.stdout.fileno()
-    rest = b""
-    ended: float | None = None
-    with selectors.DefaultSelector() as selector:
-        selector.register(fd, selectors.EVENT_READ)
-        while True:
-            now = time.monotonic()
-            peak.look()
-            if now >= deadline:
-                return False
-            if selector.select(min(0.25, deadline - now)):
-                data = os.read(fd, 65536)
-                if not data:
-                    break
-                rest = _split(rest + data, emit)
-            # A grandchild may hold the pipe open after the program itself is gone.
-            elif process.poll() is not None:
-                ended = ended or now
-                if now - ended > _DRAIN:
-                    break
-    if rest:
-        emit(rest.decode("utf-8", "replace"), "\n")
-    while process.poll() is None:  # it closed its output and goes on
-        if time.monotonic() >= deadline:
-            return False
-        peak.look()
-        time.sleep(0.05)
-    return True
+def end(process: subprocess.Popen[bytes], cleanup: Sequence[str] = ()) -> None:
+    """Stop a program and its group: SIGTERM, then SIGKILL; then run ``cleanup``."""
+    _signal_group(process.pid, signal.SIGTERM)
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        process.wait(_GRACE)
+    _signal_group(process.pid, signal.SIGKILL)
+    process.wait()
+    if cleanup:
+        quick(cleanup, timeout=20)
 
 
-def _split(data: bytes, emit: Callable[[str, str], None]) -> bytes:
-    pieces = re.split(rb"(\r\n|\n|\r)", data)
-    # A lone \r at the very end may be half of \r\n.
-    rest = pieces.pop()
-    if pieces and pieces[-1] == b"\r" and not rest:
-        rest = pieces.pop(-2) + pieces.pop()
-    for text, end in zip(pieces[::2], pieces[1::2], strict=True):
-        emit(text.decode("utf-8", "replace")[:_LONGEST_LINE], "\r" if end == b"\r" else "\n")
-    if len(rest) > 4 * _LONGEST_LINE:
-        emit(rest.decode("utf-8", "replace")[:_LONGEST_LINE], "\n")
-        return b""
-    return rest
+@contextlib.contextmanager
+def _started(
+    argv: Sequence[str], cleanup: Sequence[str] = (), *, env: Mapping[str, str] | None, **options: Any
+) -> Iterator[subprocess.Popen[bytes]]:
+    """Start a program in a process group of its own; at the end nothing of that group is left."""
+    environment = None if env is None else dict(env)
+    with (
+        subprocess.Popen(
+            list(argv), env=environment, stdout=subprocess.PIPE, start_new_session=True, **options
+        ) as process,
+        _guarded(process.pid, cleanup),
+    ):
+        try:
+            yield process
+        except BaseException:
+            end(process, cleanup)
+            raise
+        if process.poll() is None:
+            end(process, cleanup)
+        else:
+            _signal_group(process.pid, signal.SIGKILL)  # children that it left behind
 
 
 @contextlib.contextmanager
@@ -202,15 +236,112 @@ def _guarded(group: int, cleanup: Sequence[str]) -> Iterator[None]:
         guard.wait()
 
 
-def _kill(process: subprocess.Popen[bytes], cleanup: Sequence[str]) -> None:
-    _signal_group(process.pid, signal.SIGTERM)
-    with contextlib.suppress(subprocess.TimeoutExpired):
-        process.wait(_GRACE)
-    _signal_group(process.pid, signal.SIGKILL)
-    process.wait()
-    if cleanup:
-        with contextlib.suppress(OSError, subprocess.TimeoutExpired):
-            subprocess.run(list(cleanup), capture_output=True, timeout=20, check=False)
+def _pump(
+    process: subprocess.Popen[bytes],
+    *sinks: Callable[[bytes], None],
+    deadline: float,
+    feed: Callable[[], bool] | None = None,
+    look: Callable[[], None] = lambda: None,
+) -> bool:
+    """Pass the output on until it ends; return False when the deadline came first.
+
+    Args:
+        process: started with pipes.
+        sinks: take the standard output, and the standard error if it has a pipe; empty at its end.
+        deadline: of ``time.monotonic``.
+        feed: writes to the standard input, and returns whether there is more.
+        look: called again and again.
+    """
+    ended: float | None = None
+    with selectors.DefaultSelector() as selector:
+        pipes = (process.stdout, process.stderr)
+        reading = {pipe: sink for pipe, sink in zip(pipes, sinks, strict=False) if pipe}
+        for pipe in reading:
+            selector.register(pipe, selectors.EVENT_READ, pipe)
+        if feed is not None and process.stdin is not None:
+            selector.register(process.stdin, selectors.EVENT_WRITE, process.stdin)
+        while reading:
+            now = time.monotonic()
+            look()
+            if now >= deadline:
+                return False
+            events = selector.select(min(0.25, deadline - now))
+            for key, event in events:
+                if event == selectors.EVENT_READ:
+                    piece = os.read(key.fd, 1 << 16)
+                    reading[key.data](piece)
+                    if piece:
+                        continue
+                    del reading[key.data]
+                elif feed is not None and feed():
+                    continue
+                selector.unregister(key.data)
+                key.data.close()
+            # A grandchild may hold a pipe open after the program itself is gone.
+            if not events and process.poll() is not None:
+                ended = ended or now
+                if now - ended > _DRAIN:
+                    break
+    for sink in reading.values():
+        sink(b"")
+    while process.poll() is None:  # it closed its output and goes on
+        if time.monotonic() >= deadline:
+            return False
+        look()
+        time.sleep(0.05)
+    return True
+
+
+def _feeder(
+    process: subprocess.Popen[bytes], chunks: Iterator[bytes], on_sent: Callable[[int], None] | None
+) -> Callable[[], bool]:
+    assert process.stdin is not None  # noqa: S101 - we asked for a pipe
+    descriptor = process.stdin.fileno()
+    os.set_blocking(descriptor, False)
+    left, sent = memoryview(b""), 0
+
+    def go_on() -> bool:
+        nonlocal left, sent
+        # The program may end before it has read all; what it says then tells more than our broken pipe.
+        try:
+            left = left or memoryview(next(chunks, b""))
+            written = os.write(descriptor, left) if left else 0
+        except BlockingIOError:
+            return True
+        except OSError:
+            return False
+        left, sent = left[written:], sent + written
+        if written and on_sent is not None:
+            on_sent(sent)
+        return bool(written)
+
+    return go_on
+
+
+class _Lines:
+    r"""Splits output at ``\n``, ``\r`` and ``\r\n``, and gives each piece and which of the two ended it."""
+
+    def __init__(self, emit: Callable[[str, str], None]) -> None:
+        self._emit = emit
+        self._rest = b""
+
+    def feed(self, data: bytes) -> None:
+        """Take more; empty is the end."""
+        if not data:
+            if self._rest:
+                self._emit(self._rest.decode("utf-8", "replace"), "\n")
+            self._rest = b""
+            return
+        pieces = re.split(rb"(\r\n|\n|\r)", self._rest + data)
+        self._rest = pieces.pop()
+        # A lone \r at the very end may be half of \r\n.
+        if pieces and pieces[-1] == b"\r" and not self._rest:
+            self._rest = pieces.pop(-2) + pieces.pop()
+        for text, end in zip(pieces[::2], pieces[1::2], strict=True):
+            self._emit(text.decode("utf-8", "replace")[:_LONGEST_LINE], "\r" if end == b"\r" else "\n")
+        if len(self._rest) > 4 * _LONGEST_LINE:
+            self._emit(self._rest.decode("utf-8", "replace")[:_LONGEST_LINE], "\n")
+            self._rest = b""
 
 
 def _signal_group(group: int, number: int) -> None:

@@ -14,6 +14,7 @@ from pathlib import Path
 from attrs import frozen
 
 from edge.errors import InstallError
+from edge.toolchain.process import last_line, quick
 
 WANTED = (3, 10)
 VARIABLE = "EDGE_PYTHON310"
@@ -53,7 +54,8 @@ def find_python310(
         InstallError: none fits; lists every place and what was wrong with it.
     """
     tried: list[str] = []
-    chosen = given or _from_variable()
+    named = os.environ.get(VARIABLE, "")
+    chosen = given or (Path(named).expanduser() if named else None)
     if chosen is not None:
         source = "given" if given else VARIABLE
         found = _probe(chosen, source)
@@ -91,11 +93,6 @@ def uv_program() -> str | None:
         return shutil.which("uv")
 
 
-def _from_variable() -> Path | None:
-    value = os.environ.get(VARIABLE, "")
-    return Path(value).expanduser() if value else None
-
-
 def _candidates() -> Iterator[tuple[str, Path]]:
     """Yield (source, program), best first, each program once."""
     seen: set[Path] = set()
@@ -113,29 +110,27 @@ def _places() -> Iterator[tuple[str, Path]]:
             for name in ("python3.10", "python3", "python"):
                 yield "PATH", Path(folder) / name
     home = Path.home()
-    for root in _folders("PYENV_ROOT", home / ".pyenv"):
+    for root in [*_folders("PYENV_ROOT"), home / ".pyenv"]:
         # Newest patch first; 3.10.9 sorts below 3.10.13.
         versions = sorted((root / "versions").glob("3.10*"), key=_patch, reverse=True)
         for version in versions:
             yield "pyenv", version / "bin" / "python3.10"
-    for name in ("CONDA_PREFIX", "CONDA_ROOT", "MAMBA_ROOT_PREFIX"):
-        yield from (("conda", path) for root in _folders(name) for path in _conda(root))
-    for name in ("miniconda3", "anaconda3", "miniforge3", "mambaforge", "micromamba", ".conda"):
-        yield from (("conda", path) for path in _conda(home / name))
+    usual = ("miniconda3", "anaconda3", "miniforge3", "mambaforge", "micromamba", ".conda")
+    for root in [
+        *_folders("CONDA_PREFIX", "CONDA_ROOT", "MAMBA_ROOT_PREFIX"),
+        *(home / name for name in usual),
+    ]:
+        for path in (root / "bin" / "python3.10", *sorted(root.glob("envs/*/bin/python3.10"))):
+            yield "conda", path
     uv = uv_program()
     if uv:
-        line = _output([uv, "python", "find", "--no-project", "--offline", "3.10"])
+        line = _said([uv, "python", "find", "--no-project", "--offline", "3.10"])
         if line:
             yield "uv", Path(line)
 
 
-def _folders(variable: str, *more: Path) -> list[Path]:
-    value = os.environ.get(variable)
-    return [*([Path(value)] if value else []), *more]
-
-
-def _conda(root: Path) -> list[Path]:
-    return [root / "bin" / "python3.10", *sorted(root.glob("envs/*/bin/python3.10"))]
+def _folders(*variables: str) -> list[Path]:
+    return [Path(value) for name in variables if (value := os.environ.get(name))]
 
 
 def _patch(version: Path) -> int:
@@ -161,8 +156,8 @@ def _probe(path: Path, source: str) -> Python310 | str:
     except OSError as error:
         return f"does not start ({error.strerror})"
     except ValueError:
-        said = (done.stderr or done.stdout).strip().splitlines()
-        return f"does not run ({said[-1][:100] if said else f'exit status {done.returncode}'})"
+        said = last_line(done.stderr or done.stdout)[:100]
+        return f"does not run ({said or f'exit status {done.returncode}'})"
     text = ".".join(map(str, version))
     if kind != "CPython" or tuple(version[:2]) != WANTED:
         return f"is {kind} {text}"
@@ -177,8 +172,9 @@ def _download(say: Callable[[str], None], tried: list[str]) -> Python310 | None:
         return None
     say("uv fetches Python 3.10")
     env = {"UV_HTTP_CONNECT_TIMEOUT": "5", "UV_HTTP_RETRIES": "1", "UV_HTTP_TIMEOUT": "30", **os.environ}
-    error = _output([uv, "python", "install", "--no-bin", "3.10"], env=env, timeout=600, want_error=True)
-    line = _output([uv, "python", "find", "--no-project", "--managed-python", "--offline", "3.10"])
+    done = quick([uv, "python", "install", "--no-bin", "3.10"], env=env, timeout=600)
+    error = "uv did not end in time" if done is None else last_line(done.stderr) if done.returncode else ""
+    line = _said([uv, "python", "find", "--no-project", "--managed-python", "--offline", "3.10"])
     found = _probe(Path(line), "uv") if line else f"could not fetch one ({error or 'no message'})"
     if isinstance(found, Python310):
         return found
@@ -186,18 +182,7 @@ def _download(say: Callable[[str], None], tried: list[str]) -> Python310 | None:
     return None
 
 
-def _output(
-    argv: list[str], *, env: dict[str, str] | None = None, timeout: float = _TIMEOUT, want_error: bool = False
-) -> str:
-    """Return the last line that a command says, empty when it fails (with ``want_error``, the reverse)."""
-    try:
-        done = subprocess.run(
-            argv, capture_output=True, text=True, errors="replace", timeout=timeout, check=False, env=env
-        )
-    except (OSError, subprocess.TimeoutExpired) as error:
-        return str(error) if want_error else ""
-    text = done.stderr if want_error else done.stdout
-    if (done.returncode != 0) is not want_error:
-        return ""
-    said = text.strip().splitlines()
-    return said[-1].strip() if said else ""
+def _said(argv: list[str]) -> str:
+    """Return the last line that a command says; empty when it fails."""
+    done = quick(argv, timeout=_TIMEOUT)
+    return last_line(done.stdout) if done is not None and done.returncode == 0 else ""

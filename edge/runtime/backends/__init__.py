@@ -1,1 +1,23 @@
-"""One module a backend; each has ``open_backend(program) -> Backend``."""
+"""One module a backend; each has ``open_backend``, which takes a program and gives a :class:`Backend`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from edge.errors import BackendError, BackendMissing, ModelFileError, ToolchainError, ToolchainMissing
+
+
+@contextmanager
+def as_backend_errors() -> Iterator[None]:
+    """Raise ``BackendMissing`` where the compiler is missing, ``BackendError`` where it fails."""
+    try:
+        yield
+    except ToolchainMissing as error:
+        raise BackendMissing(error.seen, allowed=error.allowed, remedy=error.remedy) from error
+    except (ToolchainError, ModelFileError) as error:
+        raise BackendError(error.seen, allowed=error.allowed, remedy=error.remedy) from error
+    except ImportError as error:  # a package of the build extra, such as protobuf
+        raise BackendMissing(
+            f"{error.name or error} is not installed", remedy="pip install 'edge[build]'"
+        ) from error

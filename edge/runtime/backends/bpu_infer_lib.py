@@ -28,10 +28,16 @@ FLOAT = "HB_DNN_TENSOR_TYPE_F32"
 
 
 class BpuInferLibBackend:
-    """One ``Infer``. It tells types but no shapes; those come from the program's metadata."""
+    """One ``Infer``. It tells types but no shapes; those come from the program's metadata.
+
+    Raises:
+        BackendMissing: this machine has no bpu_infer_lib, or the program no ``.bin``.
+        BackendError: the runtime refuses it, or does not tell enough to read it safely.
+    """
 
     concurrent = False
 
+    @known_interface("bpu_infer_lib")
     def __init__(self, program: Program) -> None:
         path = bin_of(program)
         module = vendor_module(("bpu_infer_lib",), "Infer", SOURCE)
@@ -107,12 +113,4 @@ def _version() -> str:
         return "unknown"
 
 
-def open_backend(program: Program) -> BpuInferLibBackend:
-    """Open the program's ``.bin`` with the board's bpu_infer_lib.
-
-    Raises:
-        BackendMissing: this machine has no bpu_infer_lib, or the program no ``.bin``.
-        BackendError: the runtime refuses it, or does not tell enough to read it safely.
-    """
-    with known_interface("bpu_infer_lib"):
-        return BpuInferLibBackend(program)
+open_backend = BpuInferLibBackend

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from edge.errors import BackendError, BackendMissing
-from edge.runtime.backends.compiler_errors import as_backend_errors
+from edge.runtime.backends import as_backend_errors
 from edge.runtime.program import Program
 from edge.runtime.protocol import Array, Info, Scores, Tensor
 
@@ -15,7 +15,12 @@ VIDEO_RANGE = "bt601_video"  # of INPUT_SPACE_AND_RANGE
 
 
 class HbdkSimBackend:
-    """A ``.bin`` in the vendor's simulator; each run is a process of its own."""
+    """A ``.bin`` in the vendor's simulator; each run is a process of its own.
+
+    Raises:
+        BackendMissing: no ``.bin``, no compiler, or one without its simulator.
+        BackendError: the simulator can't run this program.
+    """
 
     concurrent = True
 
@@ -63,11 +68,4 @@ class HbdkSimBackend:
             )
 
 
-def open_backend(program: Program) -> HbdkSimBackend:
-    """Open the program's ``.bin``.
-
-    Raises:
-        BackendMissing: no ``.bin``, no compiler, or one without its simulator.
-        BackendError: the simulator can't run this program.
-    """
-    return HbdkSimBackend(program)
+open_backend = HbdkSimBackend

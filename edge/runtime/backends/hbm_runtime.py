@@ -8,6 +8,7 @@ from typing import Any
 from edge.errors import BackendError
 from edge.runtime.libdnn import (
     FAILURES,
+    NUMBERS,
     bin_of,
     check_version,
     flat,
@@ -21,32 +22,21 @@ from edge.runtime.protocol import Array, Info, Scores, Tensor
 from edge.runtime.quantization import Dequantizer, dequantizer
 
 # Names of hbDNNDataType; their numbers differ between boards.
-DTYPES = {
-    "Y": "uint8",
-    "NV12": "uint8",
-    "YUV444": "uint8",
-    "RGB": "uint8",
-    "BGR": "uint8",
-    "S8": "int8",
-    "U8": "uint8",
-    "F16": "float16",
-    "S16": "int16",
-    "U16": "uint16",
-    "F32": "float32",
-    "S32": "int32",
-    "U32": "uint32",
-    "F64": "float64",
-    "S64": "int64",
-    "U64": "uint64",
-}
+DTYPES = dict.fromkeys(("Y", "NV12", "YUV444", "RGB", "BGR"), "uint8") | NUMBERS
 SOURCE = "RDK OS 3.5 and above brings it (Debian package hobot-spdev)"
 
 
 class HbmBackend:
-    """One ``HB_HBMRuntime``; it refuses a second caller while it runs."""
+    """One ``HB_HBMRuntime``; it refuses a second caller while it runs.
+
+    Raises:
+        BackendMissing: this machine has no hbm_runtime, or the program no ``.bin``.
+        BackendError: the runtime refuses it.
+    """
 
     concurrent = False
 
+    @known_interface("hbm_runtime")
     def __init__(self, program: Program) -> None:
         path = bin_of(program)
         kind = vendor_module(("hbm_runtime",), "HB_HBMRuntime", SOURCE).HB_HBMRuntime
@@ -114,12 +104,4 @@ class HbmBackend:
         )
 
 
-def open_backend(program: Program) -> HbmBackend:
-    """Open the program's ``.bin`` with the board's hbm_runtime.
-
-    Raises:
-        BackendMissing: this machine has no hbm_runtime, or the program no ``.bin``.
-        BackendError: the runtime refuses it.
-    """
-    with known_interface("hbm_runtime"):
-        return HbmBackend(program)
+open_backend = HbmBackend

@@ -23,10 +23,16 @@ UNPADDED = (0, 16, 32, 64, 128)
 
 
 class HobotDnnBackend:
-    """One pyeasy_dnn model; its buffers serve one caller. Zero points it does not tell; they are zero."""
+    """One pyeasy_dnn model; its buffers serve one caller. Zero points it does not tell; they are zero.
+
+    Raises:
+        BackendMissing: this machine has no pyeasy_dnn, or the program no ``.bin``.
+        BackendError: the runtime refuses it, or would misread its inputs or outputs.
+    """
 
     concurrent = False
 
+    @known_interface("hobot_dnn")
     def __init__(self, program: Program) -> None:
         path = bin_of(program)
         module = vendor_module(MODULES, "load", SOURCE)
@@ -97,12 +103,4 @@ def _rule(tensor: Any) -> Dequantizer:
     return dequantizer(tensor.name, shape, kind, scale=scale, axis=axis)
 
 
-def open_backend(program: Program) -> HobotDnnBackend:
-    """Open the program's ``.bin`` with the board's pyeasy_dnn.
-
-    Raises:
-        BackendMissing: this machine has no pyeasy_dnn, or the program no ``.bin``.
-        BackendError: the runtime refuses it, or would misread its inputs or outputs.
-    """
-    with known_interface("hobot_dnn"):
-        return HobotDnnBackend(program)
+open_backend = HobotDnnBackend

@@ -5,15 +5,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from edge.errors import BackendError, BackendMissing
+from edge.folder.metadata import EXACT_KEY, SIZE_KEY
 from edge.runtime.program import Program
 from edge.runtime.protocol import Array, Info, Scores, Tensor
 
-EXACT_KEY = "edge.exact"  # metadata of the ONNX file: "1" where it computes the board's integers
-SIZE_KEY = "edge.size"  # "HxW" of the NV12 picture that the file takes
-
 
 class PortableBackend:
-    """A portable model; onnxruntime sessions may be shared by threads, each run uses one."""
+    """A portable model; onnxruntime sessions may be shared by threads, each run uses one.
+
+    Raises:
+        BackendMissing: no portable model, or no onnxruntime.
+        BackendError: onnxruntime refuses it.
+    """
 
     concurrent = True
 
@@ -66,11 +69,4 @@ class PortableBackend:
         """Nothing is held but memory."""
 
 
-def open_backend(program: Program) -> PortableBackend:
-    """Open the program's portable model.
-
-    Raises:
-        BackendMissing: no portable model, or no onnxruntime.
-        BackendError: onnxruntime refuses it.
-    """
-    return PortableBackend(program)
+open_backend = PortableBackend

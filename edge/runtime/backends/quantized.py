@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from edge.errors import BackendError, BackendMissing
-from edge.runtime.backends.compiler_errors import as_backend_errors
+from edge.runtime.backends import as_backend_errors
 from edge.runtime.program import Program
 from edge.runtime.protocol import Array, Info, Scores, Tensor
 
@@ -15,7 +15,12 @@ ENDING = "_quantized_model.onnx"
 
 
 class QuantizedBackend:
-    """One resident worker process, for one caller at a time."""
+    """One resident worker process, for one caller at a time.
+
+    Raises:
+        BackendMissing: no such file, or no compiler.
+        BackendError: the compiler's runtime refuses it.
+    """
 
     concurrent = False
 
@@ -69,11 +74,4 @@ class QuantizedBackend:
             )
 
 
-def open_backend(program: Program) -> QuantizedBackend:
-    """Open the program's quantized ONNX.
-
-    Raises:
-        BackendMissing: no such file, or no compiler.
-        BackendError: the compiler's runtime refuses it.
-    """
-    return QuantizedBackend(program)
+open_backend = QuantizedBackend

@@ -6,13 +6,12 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
+from edge.folder.metadata import EXACT_KEY, SIZE_KEY
 from edge.images.preprocess import YUV_TO_RGB
 from edge.simulate.portable.graph import NHWC, Graph, Value
 from edge.specs import Preprocess
 
 INPUT = "nv12"
-EXACT_KEY = "edge.exact"  # "1" where a portable model computes the program's integers
-SIZE_KEY = "edge.size"  # "HxW" of the picture
 _PREFIX = "nv12_"
 
 

@@ -34,7 +34,7 @@ SHOWN = 5  # names in a message
 TOLERANCE = 0.02  # of the number of parameters; the sisters of one family differ by 40 % and more
 
 
-class WorkerError(Exception):
+class MindSporeError(Exception):
     """Something that one line explains; ``about`` is ``model``, ``weights`` or ``input``."""
 
     def __init__(self, message: str, about: str = "model", remedy: str | None = None) -> None:
@@ -56,13 +56,13 @@ def load_mindir(job: dict[str, Any], shape: tuple[int, ...]) -> nn.Cell:
     except Exception:
         inputs = []
     if not inputs:
-        raise WorkerError(
+        raise MindSporeError(
             "it is no MindIR, or an encrypted one",
             remedy="export it without enc_key: ms.export(net, x, file_name='model', file_format='MINDIR')",
         )
     if len(inputs) != 1:
         names = ", ".join(value.name for value in inputs)
-        raise WorkerError(f"it has {len(inputs)} inputs ({names}), not one picture", "input")
+        raise MindSporeError(f"it has {len(inputs)} inputs ({names}), not one picture", "input")
     found = tuple(inputs[0].tensor[0].dims)
     # MindIR has a fixed graph: a dimension that was left open at export is -1 or 0 here.
     if found != shape:
@@ -72,7 +72,7 @@ def load_mindir(job: dict[str, Any], shape: tuple[int, ...]) -> nn.Cell:
         if not open_ and len(found) == 4 and found[0] == 1 and layout == job["layout"]:
             height, width = found[2:] if layout == "NCHW" else found[1:3]
             remedy = f"--crop {height}x{width}"
-        raise WorkerError(
+        raise MindSporeError(
             f"its input is {times(found)}{' (open sizes)' if open_ else ''}, asked for was {times(shape)}",
             "input",
             remedy,
@@ -80,7 +80,7 @@ def load_mindir(job: dict[str, Any], shape: tuple[int, ...]) -> nn.Cell:
     try:
         net = nn.GraphCell(ms.load(job["file"]))
     except Exception as error:
-        raise WorkerError(
+        raise MindSporeError(
             f"MindSpore {ms.__version__} can't load it: {reason(error)}",
             remedy="export it again with that version or an older one, without enc_key",
         ) from error
@@ -113,7 +113,7 @@ def to_onnx(net: nn.Cell, shape: tuple[int, ...], name: str) -> bytes:
         try:
             ms.export(net, ms.Tensor(np.zeros(shape, np.float32)), file_name=str(path), file_format="ONNX")
         except Exception as error:
-            raise WorkerError(
+            raise MindSporeError(
                 f"MindSpore {ms.__version__} can't write {name} as ONNX: {reason(error)}"
             ) from error
         return path.read_bytes()
@@ -126,11 +126,11 @@ def load_checkpoint(job: dict[str, Any], notes: list[str]) -> nn.Cell:
 
     name = job["network"]
     if not mindcv.is_model(name):
-        raise WorkerError(f"mindcv {mindcv.__version__} has no network {name!r}")
+        raise MindSporeError(f"mindcv {mindcv.__version__} has no network {name!r}")
     try:
         weights = ms.load_checkpoint(job["file"])
     except Exception as error:
-        raise WorkerError(
+        raise MindSporeError(
             f"MindSpore can't read it as a checkpoint: {reason(error)}",
             "weights",
             "save it with ms.save_checkpoint(net, 'model.ckpt'), without enc_key",
@@ -139,7 +139,7 @@ def load_checkpoint(job: dict[str, Any], notes: list[str]) -> nn.Cell:
     try:
         net = mindcv.create_model(name, num_classes=classes)
     except Exception as error:
-        raise WorkerError(f"mindcv can't make {name} with {classes} classes: {reason(error)}") from error
+        raise MindSporeError(f"mindcv can't make {name} with {classes} classes: {reason(error)}") from error
     require_fit(name, net, weights, classes, notes)
     ms.load_param_into_net(net, weights)
     return net
@@ -184,7 +184,7 @@ def require_fit(
     if extra and problems:
         problems.append(f"it has {len(extra)} that the network does not know: {some(extra)}")
     if problems:
-        raise WorkerError(
+        raise MindSporeError(
             f"it does not fit {name} with {classes} classes: " + "; ".join(problems),
             "weights",
             "name the network that it was trained as with --network",
@@ -209,14 +209,14 @@ def require_claimed(name: str, net: nn.Cell, classes: int) -> None:
     import mindcv
 
     if not mindcv.is_model(name):
-        raise WorkerError(f"mindcv {mindcv.__version__} has no network {name!r}")
+        raise MindSporeError(f"mindcv {mindcv.__version__} has no network {name!r}")
     try:
         named = mindcv.create_model(name, num_classes=classes)
     except Exception as error:
-        raise WorkerError(f"mindcv can't make {name} with {classes} classes: {reason(error)}") from error
+        raise MindSporeError(f"mindcv can't make {name} with {classes} classes: {reason(error)}") from error
     own, wanted = (sum(parameter.size for parameter in cell.get_parameters()) for cell in (net, named))
     if abs(own - wanted) > TOLERANCE * wanted:
-        raise WorkerError(
+        raise MindSporeError(
             f"it is no {name}: it has {own / 1e6:.2f} M parameters, {name} with {classes} classes "
             f"{wanted / 1e6:.2f} M",
             remedy="name the network that it is with --network, or leave that away: a MindIR needs none",
@@ -282,7 +282,7 @@ if __name__ == "__main__":
     os.environ.setdefault("GLOG_v", "3")  # MindSpore's own log: errors only
     try:
         answer, status = main(sys.argv[1]), 0
-    except WorkerError as failure:
+    except MindSporeError as failure:
         answer = {"error": str(failure), "about": failure.about, "remedy": failure.remedy}
         status = 1
     except Exception as error:

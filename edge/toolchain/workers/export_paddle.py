@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 OPSET = 11  # the newest that the compiler takes without converting
 
 
-class WorkerError(Exception):
+class PaddleError(Exception):
     """Something that one line explains; ``about`` is ``model`` or ``input``."""
 
     def __init__(self, message: str, about: str = "model", remedy: str | None = None) -> None:
@@ -47,7 +47,7 @@ def open_predictor(job: dict[str, Any]) -> inference.Predictor:
     try:
         return inference.create_predictor(config)
     except Exception as error:  # Paddle's C++ raises RuntimeError, ValueError, OSError and its own
-        raise WorkerError(f"Paddle can't load it: {reason(error)}") from error
+        raise PaddleError(f"Paddle can't load it: {reason(error)}") from error
 
 
 def picture_input(job: dict[str, Any]) -> tuple[str, tuple[int, ...]]:
@@ -63,7 +63,7 @@ def picture_input(job: dict[str, Any]) -> tuple[str, tuple[int, ...]]:
     }
     if len(shapes) != 1:
         listed = ", ".join(f"{name} {times(shape)}" for name, shape in shapes.items())
-        raise WorkerError(
+        raise PaddleError(
             f"it has {len(shapes)} inputs ({listed}), not one picture",
             "input",
             "export the classifier alone: one InputSpec in paddle.jit.save",
@@ -73,7 +73,7 @@ def picture_input(job: dict[str, Any]) -> tuple[str, tuple[int, ...]]:
     wanted = (1, 3, height, width) if job["layout"] == "NCHW" else (1, height, width, 3)
     kind = inputs[name].elem_type
     if kind != onnx.TensorProto.FLOAT:
-        raise WorkerError(
+        raise PaddleError(
             f"its input {name!r} is {onnx.TensorProto.DataType.Name(kind).lower()}, not float32", "input"
         )
     if len(shape) != 4 or any(size not in (-1, want) for size, want in zip(shape, wanted, strict=True)):
@@ -83,7 +83,7 @@ def picture_input(job: dict[str, Any]) -> tuple[str, tuple[int, ...]]:
         elif len(shape) == 4 and shape[wanted.index(3, 1)] == 3:
             sizes = shape[2:] if job["layout"] == "NCHW" else shape[1:3]
             remedy = f"--crop {sizes[0]}x{sizes[1]}"
-        raise WorkerError(
+        raise PaddleError(
             f"its input {name!r} is {times(shape)}, asked for was {times(wanted)} ({job['layout']})",
             "input",
             remedy,
@@ -108,7 +108,7 @@ def run(predictor: inference.Predictor, name: str, shape: tuple[int, ...], job: 
         try:
             predictor.run()
         except Exception as error:
-            raise WorkerError(
+            raise PaddleError(
                 f"Paddle can't run it at {times(shape)}: {reason(error)}",
                 "input",
                 "name the size that it was saved for with --crop",
@@ -134,11 +134,11 @@ def convert(job: dict[str, Any]) -> None:
             verbose=False,
         )
     except Exception as error:
-        raise WorkerError(
+        raise PaddleError(
             f"paddle2onnx {paddle2onnx.__version__} can't convert it: {reason(error)}"
         ) from error
     if not Path(job["out"]).is_file():
-        raise WorkerError(
+        raise PaddleError(
             f"paddle2onnx {paddle2onnx.__version__} wrote nothing at opset {OPSET}: an operator of the "
             "network is missing there"
         )
@@ -182,7 +182,7 @@ if __name__ == "__main__":
     os.environ["CUDA_VISIBLE_DEVICES"] = ""
     try:
         answer, status = main(sys.argv[1]), 0
-    except WorkerError as failure:
+    except PaddleError as failure:
         answer = {"error": str(failure), "about": failure.about, "remedy": failure.remedy}
         status = 1
     except Exception as error:

@@ -30,7 +30,7 @@ TOLERANCE = 1e-3  # of the range of the scores; float32 in another order stays b
 SEEDS = (0, 1)  # one picture of noise each
 
 
-class WorkerError(Exception):
+class TimmError(Exception):
     """Something that one line explains; ``about`` is ``weights``, ``model`` or ``numbers``."""
 
     def __init__(self, message: str, about: str = "model") -> None:
@@ -47,7 +47,7 @@ def build(job: dict[str, Any]) -> torch.nn.Module:
         return load_script(job)
     architecture = job["tag"].split(".")[0]
     if not timm.is_model(architecture):
-        raise WorkerError(f"timm {timm.__version__} has no model {architecture!r}")
+        raise TimmError(f"timm {timm.__version__} has no model {architecture!r}")
     # The fused attention operator has no form in opset 11.
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch 1.13 has no such operator at all, and timm says so
@@ -61,11 +61,11 @@ def build(job: dict[str, Any]) -> torch.nn.Module:
             job["tag"], pretrained=True, pretrained_cfg_overlay={"file": job["weights"], "hf_hub_id": None}
         )
     except (RuntimeError, ValueError, KeyError, OSError) as error:
-        raise WorkerError(f"the weights do not fit {job['tag']}: {first_line(error)}", "weights") from error
+        raise TimmError(f"the weights do not fit {job['tag']}: {first_line(error)}", "weights") from error
     except Exception as error:  # safetensors has its own class, which is no subclass of the above
-        raise WorkerError(f"the weights can't be read: {first_line(error)}", "weights") from error
+        raise TimmError(f"the weights can't be read: {first_line(error)}", "weights") from error
     if job["classes"] is not None and model.num_classes != job["classes"]:
-        raise WorkerError(
+        raise TimmError(
             f"the weights of {job['tag']} have {model.num_classes} classes, not {job['classes']}", "weights"
         )
     return model.eval()
@@ -78,7 +78,7 @@ def load_script(job: dict[str, Any]) -> torch.nn.Module:
     try:
         return torch.jit.load(job["script"], map_location="cpu").eval()
     except (RuntimeError, ValueError, OSError) as error:
-        raise WorkerError(
+        raise TimmError(
             f"torch {torch.__version__} can't read {job['tag']} as TorchScript: {first_line(error)}",
             "weights",
         ) from error
@@ -122,14 +122,14 @@ def to_onnx(model: torch.nn.Module, job: dict[str, Any]) -> onnx.ModelProto:
             )
     except (RuntimeError, AssertionError, torch.onnx.errors.OnnxExporterError) as error:
         size = f"{job['height']}x{job['width']}"
-        raise WorkerError(f"{job['tag']} can't be exported at {size}: {first_line(error)}") from error
+        raise TimmError(f"{job['tag']} can't be exported at {size}: {first_line(error)}") from error
     graph = onnx.load_from_string(stream.getvalue())
     unshare_initializers(graph.graph)
     for node in graph.graph.node:
         node.ClearField("doc_string")  # source lines of this machine's files
     nameless = [node.name for node in graph.graph.node if not node.name.startswith("/")]
     if nameless and not job.get("script"):
-        raise WorkerError(
+        raise TimmError(
             f"torch {torch.__version__} names nodes {nameless[0]!r} and not by module path; "
             "precision recipes need 1.13 or newer"
         )
@@ -157,7 +157,7 @@ def compare(model: torch.nn.Module, graph: onnx.ModelProto, job: dict[str, Any])
     Both see the same seeded noise over ``job["range"]``.
 
     Raises:
-        WorkerError: the scores are no finite numbers, or differ by more than ``TOLERANCE``.
+        TimmError: the scores are no finite numbers, or differ by more than ``TOLERANCE``.
     """
     import numpy as np
     import onnxruntime
@@ -180,14 +180,14 @@ def compare(model: torch.nn.Module, graph: onnx.ModelProto, job: dict[str, Any])
         exact = wanted.numpy().astype(np.float64).ravel()
         seen = session.run(None, {INPUT: picture})[0].astype(np.float64).ravel()
         if not np.isfinite(exact).all():
-            raise WorkerError(f"{job['tag']} answers noise with nan or infinity", "numbers")
+            raise TimmError(f"{job['tag']} answers noise with nan or infinity", "numbers")
         if seen.shape != exact.shape:
-            raise WorkerError(f"the ONNX gives {seen.size} scores, torch {exact.size}", "numbers")
+            raise TimmError(f"the ONNX gives {seen.size} scores, torch {exact.size}", "numbers")
         span = float(np.ptp(exact)) or float(np.abs(exact).max()) or 1.0
         share = float(np.abs(exact - seen).max()) / span
         worst = max(worst, share if np.isfinite(share) else float("inf"))
     if worst > TOLERANCE:
-        raise WorkerError(
+        raise TimmError(
             f"the ONNX of {job['tag']} differs from torch by {worst:.2g} of the range of its scores; "
             f"{TOLERANCE:g} is allowed",
             "numbers",
@@ -223,7 +223,7 @@ def main(text: str) -> dict[str, Any]:
 if __name__ == "__main__":
     try:
         answer, status = main(sys.argv[1]), 0
-    except WorkerError as failure:
+    except TimmError as failure:
         answer, status = {"error": str(failure), "about": failure.about}, 1
     except Exception as error:
         answer, status = {"error": f"{type(error).__name__}: {first_line(error)}", "about": "model"}, 1

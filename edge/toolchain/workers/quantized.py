@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 FLOAT = 1  # onnx.TensorProto.FLOAT
 
 
-class Picture:
+class ImageInput:
     """How the model takes its picture: size, order of the axes, type.
 
     Args:
@@ -87,7 +87,7 @@ def open_session(path: str, threads: int, inner: list[str] | None = None) -> HB_
     return HB_ONNXRuntime(onnx_model=model, input_batch=1)
 
 
-def describe(session: HB_ONNXRuntime, picture: Picture) -> list[dict[str, object]]:
+def describe(session: HB_ONNXRuntime, picture: ImageInput) -> list[dict[str, object]]:
     """Run once on a grey picture: inner values do not state their shapes."""
     grey = np.full(picture.height * picture.width * 3 // 2, 128, np.uint8).tobytes()
     results = session.run(session.output_names, {picture.name: picture.from_nv12(grey)})
@@ -104,7 +104,7 @@ def main() -> int:
     os.dup2(2, 1)
     try:
         session = open_session(sys.argv[1], int(sys.argv[2]), sys.argv[3:])
-        picture = Picture(session)
+        picture = ImageInput(session)
         outputs = describe(session, picture)
     except Exception as error:
         channel.write(json.dumps({"error": f"{type(error).__name__}: {error}"}).encode() + b"\n")
