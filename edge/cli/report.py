@@ -54,7 +54,8 @@ def report_command(
         _compare(built, _open(other, build_dir), out or Path("comparison.html"), as_json=as_json)
         return
     from edge.report.gather import gather
-    from edge.report.page import documents, write_beside, write_into
+    from edge.report.page import documents
+    from edge.report.write import write_beside, write_into
 
     found = gather(built)
     texts = documents(found)
@@ -71,7 +72,7 @@ def report_command(
 
 def _compare(one: Built, two: Built, out: Path, *, as_json: bool) -> None:
     from edge.report.compare import compare, documents
-    from edge.report.page import write_beside
+    from edge.report.write import write_beside
 
     found = compare(one, two)
     texts = documents(found)

@@ -8,8 +8,8 @@ from html import escape
 
 from attrs import frozen
 
-from edge.report.contents import Hop, Interval
-from edge.report.search import Tried
+from edge.report.contents import HopFigures, Interval, LayerRow
+from edge.report.search import TriedRecipe
 from edge.report.wording import signed
 
 Point = tuple[float, float]
@@ -18,7 +18,7 @@ NARROW = 460  # drawings below this width are for phones
 
 
 @frozen
-class Frame:
+class Canvas:
     """What a chart is, for those who see it and those who hear it.
 
     Attributes:
@@ -63,11 +63,11 @@ def points_of(places: Iterable[Point]) -> str:
     return " ".join(f"{x:.1f},{y:.1f}" for x, y in places)
 
 
-def drawing(frame: Frame, height: float, content: str) -> str:
+def drawing(canvas: Canvas, height: float, content: str) -> str:
     """Return the whole ``<svg>``, an image with a name and a description."""
-    title, description = f"{frame.ident}-title", f"{frame.ident}-desc"
-    head = element("title", escape(frame.title), id=title)
-    head += element("desc", escape(frame.description), id=description)
+    title, description = f"{canvas.ident}-title", f"{canvas.ident}-desc"
+    head = element("title", escape(canvas.title), id=title)
+    head += element("desc", escape(canvas.description), id=description)
     return element(
         "svg",
         head + content,
@@ -75,8 +75,8 @@ def drawing(frame: Frame, height: float, content: str) -> str:
         aria_labelledby=title,
         aria_describedby=description,
         class_="chart",
-        viewBox=f"0 0 {frame.width} {_value(height)}",
-        width=frame.width,
+        viewBox=f"0 0 {canvas.width} {_value(height)}",
+        width=canvas.width,
         height=height,
     )
 
@@ -120,21 +120,21 @@ class Bar:
     mark: str = "plain"
 
 
-def waterfall(hops: Sequence[Hop], frame: Frame) -> str:
+def waterfall(hops: Sequence[HopFigures], canvas: Canvas) -> str:
     """Draw each hop's Top-1 with its interval and the step from the hop before; agreement without labels."""
-    return dots([_hop_row(hop) for hop in hops], frame)
+    return dots([_hop_row(hop) for hop in hops], canvas)
 
 
-def dots(rows: Sequence[Row], frame: Frame) -> str:
+def dots(rows: Sequence[Row], canvas: Canvas) -> str:
     """Draw rows of dots with whiskers on one percent axis that covers what there is."""
-    narrow = frame.width < NARROW
+    narrow = canvas.width < NARROW
     left, right = (0, 0) if narrow else (150, 168)
     top, step = 8, 58 if narrow else 42
     # Figures of a few pictures run out of the drawing rather than squeeze the others.
     ruling = [row for row in rows if not row.hollow] or rows
     bounds = [bound for row in ruling for bound in (row.value, row.start, *(row.interval or ()))]
     low, high, ticks = percent_axis([bound for bound in bounds if bound is not None], 3 if narrow else 5)
-    inner = frame.width - left - right - 16
+    inner = canvas.width - left - right - 16
     bottom = top + step * len(rows) + 4
 
     def x(value: float) -> float:
@@ -150,17 +150,17 @@ def dots(rows: Sequence[Row], frame: Frame) -> str:
     before: tuple[float, float] | None = None
     for index, row in enumerate(rows):
         y = top + step * index + (38 if narrow else 21)
-        parts.append(_row(row, x, y, (low, high), before, frame, right))
+        parts.append(_row(row, x, y, (low, high), before, canvas, right))
         before = (row.value, y)
-    return drawing(frame, bottom + 26, "".join(parts))
+    return drawing(canvas, bottom + 26, "".join(parts))
 
 
-def bars(rows: Sequence[Bar], frame: Frame) -> str:
+def bars(rows: Sequence[Bar], canvas: Canvas) -> str:
     """Draw bars from zero, a row each."""
-    narrow = frame.width < NARROW
+    narrow = canvas.width < NARROW
     left, right, step = (0, 78, 46) if narrow else (190, 96, 32)
     most = max((row.value for row in rows), default=0.0) or 1.0
-    inner = frame.width - left - right
+    inner = canvas.width - left - right
     parts = []
     for index, row in enumerate(rows):
         y = step * index + (24 if narrow else 8)
@@ -168,13 +168,13 @@ def bars(rows: Sequence[Bar], frame: Frame) -> str:
         length = max(1.0, inner * row.value / most)
         parts.append(element("rect", x=left, y=y, width=length, height=16, rx=2, class_=f"fill {row.mark}"))
         parts.append(text(left + length + 8, y + 12.5, row.shown, class_="value"))
-    return drawing(frame, step * len(rows) + 6, "".join(parts))
+    return drawing(canvas, step * len(rows) + 6, "".join(parts))
 
 
-def split(first: int, second: int, frame: Frame) -> str:
+def split(first: int, second: int, canvas: Canvas) -> str:
     """Draw two counts as the parts of one bar; a part that is not empty stays visible."""
     total = max(1, first + second)
-    width = frame.width - 2
+    width = canvas.width - 2
     least = 6.0
     share = width * first / total
     if second:
@@ -187,7 +187,7 @@ def split(first: int, second: int, frame: Frame) -> str:
         content += element(
             "rect", x=1 + share + gap, y=1, width=width - share - gap, height=18, class_="fill loss"
         )
-    return drawing(frame, 20, content)
+    return drawing(canvas, 20, content)
 
 
 def percent_axis(values: Sequence[float], most: int) -> tuple[float, float, tuple[float, ...]]:
@@ -205,7 +205,7 @@ def percent_axis(values: Sequence[float], most: int) -> tuple[float, float, tupl
     return start, end, tuple(start + step * index for index in range(count + 1))
 
 
-def _hop_row(hop: Hop) -> Row:
+def _hop_row(hop: HopFigures) -> Row:
     value = hop.agreement if hop.top1 is None else hop.top1
     interval = hop.agreement_interval if hop.top1 is None else hop.top1_interval
     change = hop.change
@@ -230,10 +230,10 @@ def _row(
     y: float,
     axis: Interval,
     before: tuple[float, float] | None,
-    frame: Frame,
+    canvas: Canvas,
     right: int,
 ) -> str:
-    parts, narrow = [], frame.width < NARROW
+    parts, narrow = [], canvas.width < NARROW
     if before is not None and row.start is not None and abs(row.start - before[0]) < 1e-6:
         parts.append(line(x(row.start), before[1] + 6, x(row.start), y, "link"))
     if row.interval is not None:
@@ -260,31 +260,31 @@ def _row(
                 "text",
                 element("tspan", row.shown, class_="value")
                 + (element("tspan", row.aside, class_=tone, dx=8) if row.aside else ""),
-                x=frame.width,
+                x=canvas.width,
                 y=y - 17,
                 text_anchor="end",
             )
         )
     else:
         parts.append(text(0, y + 4.5, row.name, class_="name"))
-        start = frame.width - right + 8
+        start = canvas.width - right + 8
         parts.append(text(start, y + 4.5, row.shown, class_="value"))
         if row.aside:
             parts.append(text(start + 70, y + 4.5, row.aside.removeprefix(" · "), class_=tone))
     return group("".join(parts), title=words)
 
 
-def front(tried: Sequence[Tried], bar_us: float, frame: Frame) -> str:
+def front(tried: Sequence[TriedRecipe], bar_us: float, canvas: Canvas) -> str:
     """Draw every recipe as a dot, numbered as in the table; those that none beats are joined.
 
     Args:
         tried: the recipes.
         bar_us: latency that a recipe may take, microseconds; a dotted line.
-        frame: of the drawing.
+        canvas: of the drawing.
     """
-    narrow = frame.width < NARROW
+    narrow = canvas.width < NARROW
     left, top, height = 52, 14, 220
-    right = frame.width - 24
+    right = canvas.width - 24
     low, high, ticks = percent_axis([one.agreement for one in tried], 3 if narrow else 5)
     times = [one.latency_us for one in tried] + [bar_us]
     first, last = min(times), max(times)
@@ -325,4 +325,148 @@ def front(tried: Sequence[Tried], bar_us: float, frame: Frame) -> str:
         dot = element("circle", cx=x(one.latency_us), cy=y(one.agreement), r=6, class_=f"dot {mark}")
         tag = text(x(one.latency_us) + 9, y(one.agreement) - 7, str(number), class_="value")
         parts.append(group(dot + tag, title=words))
-    return drawing(frame, bottom + 26, "".join(parts))
+    return drawing(canvas, bottom + 26, "".join(parts))
+
+
+# --- similarity over the depth of the network
+
+# Cosines that are lines of the chart; its scale is logarithmic in 1 - cosine and ends here above.
+GRADES = (0.0, 0.7, 0.9, 0.99, 0.999, 0.9999)
+PERFECT = 1e-5
+LEFT, RIGHT, TOP = 50, 10, 14
+
+
+def depth(layers: Sequence[LayerRow], marked: Sequence[int], canvas: Canvas) -> str:
+    """Draw each layer's cosine over the network's depth, the marked ones numbered in their order.
+
+    Where there is a figure for the layer alone, it is drawn too, as an open diamond, and carries the number.
+    """
+    plot = _Plot(len(layers), max(1 - layer.cosine for layer in layers), canvas)
+    places = [plot.point(index, layer.cosine) for index, layer in enumerate(layers)]
+    parts = [_bands(layers, plot), plot.grid(), element("polyline", points=points_of(places), class_="trace")]
+    for index, layer in enumerate(layers):
+        if layer.alone_cosine is not None:
+            parts.append(_diamond(plot.point(index, layer.alone_cosine), plot.radius))
+    parts += [_mark(place, plot.radius, layer) for place, layer in zip(places, layers, strict=True)]
+    taken: list[Point] = []
+    for number, index in enumerate(marked, start=1):
+        alone = layers[index].alone_cosine
+        mark = places[index] if alone is None else plot.point(index, alone)
+        taken.append(_free(mark, taken, plot.bottom))
+        parts.append(_number(taken[-1], number))
+    return drawing(canvas, plot.bottom + 34, "".join(parts))
+
+
+def depths(first: Sequence[LayerRow], second: Sequence[LayerRow], canvas: Canvas) -> str:
+    """Draw the same layers of two builds: A filled, B open."""
+    plot = _Plot(len(first), max(1 - layer.cosine for layer in (*first, *second)), canvas)
+    parts = [_bands(first, plot), plot.grid()]
+    for layers, kind in ((first, "first"), (second, "second")):
+        places = [plot.point(index, layer.cosine) for index, layer in enumerate(layers)]
+        parts.append(element("polyline", points=points_of(places), class_=f"trace {kind}"))
+        for (x, y), layer in zip(places, layers, strict=True):
+            dot = element("circle", cx=x, cy=y, r=plot.radius, class_=f"node {kind}")
+            parts.append(group(dot, title=f"{layer.name}: {layer.dtype}, cosine {layer.cosine:.4f}"))
+    return drawing(canvas, plot.bottom + 34, "".join(parts))
+
+
+class _Plot:
+    """Where a layer's mark goes."""
+
+    def __init__(self, count: int, furthest: float, canvas: Canvas) -> None:
+        self.canvas = canvas
+        self.bottom = TOP + (236 if canvas.width < NARROW else 268)
+        self.step = (canvas.width - LEFT - RIGHT - 12) / count
+        self.radius = 2.2 if count > 120 or canvas.width < NARROW else 3.2
+        self._worst = next((limit for limit in (0.01, 0.1, 0.3) if furthest <= limit), 1.0)
+
+    def point(self, index: int, cosine: float) -> Point:
+        return LEFT + 6 + self.step * (index + 0.5), self.y(cosine)
+
+    def y(self, cosine: float) -> float:
+        error = min(self._worst, max(PERFECT, 1 - cosine))
+        return TOP + (self.bottom - TOP) * math.log(error / PERFECT) / math.log(self._worst / PERFECT)
+
+    def grid(self) -> str:
+        parts = [text(LEFT - 7, self.y(1.0) + 4, "1", class_="tick", text_anchor="end")]
+        for grade in GRADES:
+            if 1 - grade <= self._worst * 1.001:
+                y = self.y(grade)
+                parts.append(line(LEFT, y, self.canvas.width - RIGHT, y, "bar" if grade == 0.99 else "grid"))
+                parts.append(text(LEFT - 7, y + 4, f"{grade:g}", class_="tick", text_anchor="end"))
+        return "".join(parts)
+
+
+def module_of(name: str) -> str:
+    """Return the part of a network that a layer belongs to: ``stages.2`` of ``/stages/stages.2/blocks/…``."""
+    parts = [part for part in name.split("/") if part]
+    if len(parts) == 1:
+        words = parts[0].split(".")
+        numbered = len(words) > 1 and words[1].isdecimal() and words[0] != "stem"
+        return ".".join(words[:2]) if numbered else words[0]
+    if len(parts) > 1 and parts[1].startswith(f"{parts[0]}."):
+        return (
+            parts[1] if parts[1].removeprefix(f"{parts[0]}.").isdecimal() and parts[0] != "stem" else parts[0]
+        )
+    return parts[0] if parts else ""
+
+
+def _bands(layers: Sequence[LayerRow], plot: _Plot) -> str:
+    """Shade every second part of the network and name those that are wide enough."""
+    runs: list[tuple[str, int, int]] = []
+    for index, layer in enumerate(layers):
+        name = module_of(layer.name)
+        if runs and runs[-1][0] == name:
+            runs[-1] = (name, runs[-1][1], index)
+        else:
+            runs.append((name, index, index))
+    below = plot.bottom + 24
+    if len(runs) > max(12, len(layers) // 3):
+        return text(plot.canvas.width / 2, below, "layers, in order", class_="tick", text_anchor="middle")
+    parts = []
+    for number, (name, first, last) in enumerate(runs):
+        left, width = LEFT + 6 + plot.step * first, plot.step * (last - first + 1)
+        if number % 2:
+            height = plot.bottom - TOP
+            parts.append(element("rect", x=left, y=TOP, width=width, height=height, class_="band"))
+        shown = next((word for word in (name, name.rpartition(".")[2]) if width > 6.6 * len(word)), "")
+        if shown:
+            parts.append(text(left + width / 2, below, shown, class_="tick", text_anchor="middle"))
+    return "".join(parts)
+
+
+def _mark(place: Point, r: float, layer: LayerRow) -> str:
+    x, y = place
+    words = f"{layer.name}: {layer.kind}, {layer.dtype} on the {layer.on}, cosine {layer.cosine:.4f}"
+    if layer.alone_cosine is not None:
+        words += f", alone {layer.alone_cosine:.4f}"
+    if layer.on == "CPU":
+        corners = ((x, y - 1.5 * r), (x + 1.4 * r, y + r), (x - 1.4 * r, y + r))
+        shape = element("polygon", points=points_of(corners), class_="node cpu")
+    elif layer.dtype == "int16":
+        shape = element("rect", x=x - r, y=y - r, width=2 * r, height=2 * r, class_="node wide")
+    else:
+        shape = element("circle", cx=x, cy=y, r=r, class_="node")
+    return group(shape, title=words)
+
+
+def _diamond(place: Point, r: float) -> str:
+    x, y = place
+    corners = ((x, y - 1.3 * r), (x + 1.3 * r, y), (x, y + 1.3 * r), (x - 1.3 * r, y))
+    return element("polygon", points=points_of(corners), class_="alone")
+
+
+def _free(mark: Point, taken: Sequence[Point], bottom: float) -> Point:
+    """Return a place for a number near a mark, off the numbers that are there already."""
+    x, y = mark
+    places = [(x, y + 15), (x, y - 15), (x, y + 32), (x, y - 32), (x - 17, y + 15), (x + 17, y + 15)]
+    places = [place for place in places if 10 <= place[1] <= bottom - 8] or places
+    for place in places:
+        if all(math.dist(place, other) >= 16 for other in taken):
+            return place
+    return places[0]
+
+
+def _number(place: Point, number: int) -> str:
+    disc = element("circle", cx=place[0], cy=place[1], r=7.5, class_="badge")
+    return disc + text(place[0], place[1] + 3.6, str(number), class_="badge", text_anchor="middle")

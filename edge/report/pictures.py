@@ -23,7 +23,7 @@ from edge.images.preprocess import (
     rgb_to_nv12,
     yuv444_to_rgb_float,
 )
-from edge.report.contents import MistakeShown, Picture
+from edge.report.contents import MistakeShown, Thumbnail
 from edge.specs import Preprocess
 
 SIDE = 224  # pixels of the longer side: sharp at the size of a thumbnail on a phone
@@ -53,7 +53,7 @@ def data_uri(rgb: NDArray[np.uint8]) -> tuple[str, int, int]:
 
 def calibration_pictures(
     files: Sequence[tuple[str, Path]], preprocess: Preprocess, count: int
-) -> tuple[Picture, ...]:
+) -> tuple[Thumbnail, ...]:
     """Return pictures of a calibration set, evenly spread over it.
 
     Args:
@@ -112,20 +112,20 @@ def _item(mistake: Mistake, dataset: str) -> ImageItem:
     return ImageItem(mistake.picture, mistake.label, path=Path(mistake.path or mistake.picture))
 
 
-def _picture(item: ImageItem, alt: str, preprocess: Preprocess) -> Picture:
+def _picture(item: ImageItem, alt: str, preprocess: Preprocess) -> Thumbnail:
     try:
         crop = resize_crop(item.load(), preprocess)
-        return Picture(item.name, alt, *_encoded(crop))
+        return Thumbnail(item.name, alt, *_encoded(crop))
     except ImageError as error:
-        return Picture(item.name, alt, why_not=error.seen)
+        return Thumbnail(item.name, alt, why_not=error.seen)
 
 
-def _calibration_picture(name: str, path: Path, preprocess: Preprocess) -> Picture:
+def _calibration_picture(name: str, path: Path, preprocess: Preprocess) -> Thumbnail:
     alt = f"calibration picture {name}, as the network sees it behind NV12"
     try:
-        return Picture(name, alt, *_encoded(calibration_picture(path, preprocess)))
+        return Thumbnail(name, alt, *_encoded(calibration_picture(path, preprocess)))
     except CalibrationError as error:
-        return Picture(name, alt, why_not=error.seen)
+        return Thumbnail(name, alt, why_not=error.seen)
 
 
 def _encoded(crop: NDArray[np.uint8]) -> tuple[str, str, int, int]:
