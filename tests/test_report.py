@@ -42,7 +42,7 @@ from edge.report.charts import (
 from edge.report.contents import LayerRow, Report
 from edge.report.gather import gather, judged_change
 from edge.report.page import documents
-from edge.report.pictures import behind_nv12
+from edge.report.thumbnails import behind_nv12
 from edge.report.wording import MINUS, p_value, signed, size
 from edge.report.write import write_into
 from edge.specs import Preprocess

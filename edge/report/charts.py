@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Sequence
 from html import escape
+from itertools import groupby
+from typing import Any
 
 from attrs import frozen
 
@@ -13,8 +15,6 @@ from edge.report.search import TriedRecipe
 from edge.report.wording import signed
 
 Point = tuple[float, float]
-
-NARROW = 460  # drawings below this width are for phones
 
 
 @frozen
@@ -33,6 +33,11 @@ class Canvas:
     title: str
     description: str
 
+    @property
+    def narrow(self) -> bool:
+        """Whether the drawing is for phones."""
+        return self.width < 460
+
 
 def element(name: str, content: str = "", **attributes: object) -> str:
     """Return an element; ``content`` is SVG already, ``class_`` becomes ``class``, ``_`` becomes ``-``."""
@@ -47,15 +52,29 @@ def text(x: float, y: float, words: str, **attributes: object) -> str:
     return element("text", escape(words), x=x, y=y, **attributes)
 
 
+def tick(x: float, y: float, words: str, anchor: str = "middle") -> str:
+    """Return what is written at an axis."""
+    return text(x, y, words, class_="tick", text_anchor=anchor)
+
+
 def line(x1: float, y1: float, x2: float, y2: float, class_: str) -> str:
     """Return a straight line."""
     return element("line", x1=x1, y1=y1, x2=x2, y2=y2, class_=class_)
 
 
-def group(content: str, *, title: str = "", class_: str = "") -> str:
-    """Return a group; its title is the tooltip of what is in it."""
-    inner = element("title", escape(title)) + content if title else content
-    return element("g", inner, **({"class_": class_} if class_ else {}))
+def rect(x: float, y: float, width: float, height: float, class_: str, **attributes: Any) -> str:
+    """Return a rectangle from its upper left corner."""
+    return element("rect", x=x, y=y, width=width, height=height, **attributes, class_=class_)
+
+
+def circle(x: float, y: float, r: float, class_: str) -> str:
+    """Return a disc around a point."""
+    return element("circle", cx=x, cy=y, r=r, class_=class_)
+
+
+def group(content: str, title: str) -> str:
+    """Return a group with the tooltip of what is in it."""
+    return element("g", element("title", escape(title)) + content)
 
 
 def points_of(places: Iterable[Point]) -> str:
@@ -127,7 +146,7 @@ def waterfall(hops: Sequence[HopFigures], canvas: Canvas) -> str:
 
 def dots(rows: Sequence[Row], canvas: Canvas) -> str:
     """Draw rows of dots with whiskers on one percent axis that covers what there is."""
-    narrow = canvas.width < NARROW
+    narrow = canvas.narrow
     left, right = (0, 0) if narrow else (150, 168)
     top, step = 8, 58 if narrow else 42
     # Figures of a few pictures run out of the drawing rather than squeeze the others.
@@ -141,12 +160,12 @@ def dots(rows: Sequence[Row], canvas: Canvas) -> str:
         return left + 8 + (value - low) / (high - low) * inner
 
     parts = []
-    for index, tick in enumerate(ticks):
-        parts.append(line(x(tick), top, x(tick), bottom, "grid"))
+    for index, value in enumerate(ticks):
+        parts.append(line(x(value), top, x(value), bottom, "grid"))
         anchor = "middle"
         if narrow and index in (0, len(ticks) - 1):
             anchor = "start" if index == 0 else "end"
-        parts.append(text(x(tick), bottom + 17, f"{tick:g} %", class_="tick", text_anchor=anchor))
+        parts.append(tick(x(value), bottom + 17, f"{value:g} %", anchor))
     before: tuple[float, float] | None = None
     for index, row in enumerate(rows):
         y = top + step * index + (38 if narrow else 21)
@@ -157,7 +176,7 @@ def dots(rows: Sequence[Row], canvas: Canvas) -> str:
 
 def bars(rows: Sequence[Bar], canvas: Canvas) -> str:
     """Draw bars from zero, a row each."""
-    narrow = canvas.width < NARROW
+    narrow = canvas.narrow
     left, right, step = (0, 78, 46) if narrow else (190, 96, 32)
     most = max((row.value for row in rows), default=0.0) or 1.0
     inner = canvas.width - left - right
@@ -166,7 +185,7 @@ def bars(rows: Sequence[Bar], canvas: Canvas) -> str:
         y = step * index + (24 if narrow else 8)
         parts.append(text(0, y - 7 if narrow else y + 12.5, row.name, class_="name"))
         length = max(1.0, inner * row.value / most)
-        parts.append(element("rect", x=left, y=y, width=length, height=16, rx=2, class_=f"fill {row.mark}"))
+        parts.append(rect(left, y, length, 16, f"fill {row.mark}", rx=2))
         parts.append(text(left + length + 8, y + 12.5, row.shown, class_="value"))
     return drawing(canvas, step * len(rows) + 6, "".join(parts))
 
@@ -181,12 +200,10 @@ def split(first: int, second: int, canvas: Canvas) -> str:
         share = min(share, width - least)
     if first:
         share = max(share, least)
-    content = element("rect", x=1, y=1, width=share, height=18, class_="fill plain") if first else ""
+    content = rect(1, 1, share, 18, "fill plain") if first else ""
     if second:
         gap = 2 if first else 0
-        content += element(
-            "rect", x=1 + share + gap, y=1, width=width - share - gap, height=18, class_="fill loss"
-        )
+        content += rect(1 + share + gap, 1, width - share - gap, 18, "fill loss")
     return drawing(canvas, 20, content)
 
 
@@ -206,17 +223,14 @@ def percent_axis(values: Sequence[float], most: int) -> tuple[float, float, tupl
 
 
 def _hop_row(hop: HopFigures) -> Row:
-    value = hop.agreement if hop.top1 is None else hop.top1
-    interval = hop.agreement_interval if hop.top1 is None else hop.top1_interval
-    change = hop.change
-    marks = {"loss": "loss", "gain": "gain", "noise": "noise", "untested": "noise", "none": "plain"}
-    first = hop.name == "float"
+    (value, interval), change = hop.figure, hop.change
+    marks = {"untested": "noise", "none": "plain"}
     return Row(
         name=hop.title,
         value=value,
-        interval=None if hop.top1 is None and first else interval,
+        interval=None if hop.top1 is None and hop.name == "float" else interval,
         start=None if change is None else value - change.points,
-        mark="plain" if change is None else marks[change.judgement],
+        mark="plain" if change is None else marks.get(change.judgement, change.judgement),
         shown=f"{value:.1f} %",
         aside=("" if change is None else signed(change.points, 1))
         + (f" · {hop.n} pictures" if hop.sampled else ""),
@@ -233,7 +247,7 @@ def _row(
     canvas: Canvas,
     right: int,
 ) -> str:
-    parts, narrow = [], canvas.width < NARROW
+    parts, narrow = [], canvas.narrow
     if before is not None and row.start is not None and abs(row.start - before[0]) < 1e-6:
         parts.append(line(x(row.start), before[1] + 6, x(row.start), y, "link"))
     if row.interval is not None:
@@ -246,32 +260,23 @@ def _row(
         ]
     if row.start is not None and abs(row.start - row.value) > 1e-9 and not row.hollow:
         left, far = sorted((x(row.start), x(row.value)))
-        width = max(1.0, far - left)
-        parts.append(element("rect", x=left, y=y - 4.5, width=width, height=9, class_=f"step {row.mark}"))
-    kind = f"dot {row.mark}" + (" hollow" if row.hollow else "")
+        parts.append(rect(left, y - 4.5, max(1.0, far - left), 9, f"step {row.mark}"))
     if axis[0] <= row.value <= axis[1]:
-        parts.append(element("circle", cx=x(row.value), cy=y, r=5, class_=kind))
+        parts.append(circle(x(row.value), y, 5, f"dot {row.mark}" + (" hollow" if row.hollow else "")))
     tone = f"aside {row.mark}" if row.start is not None else "aside"
     words = f"{row.name}: {row.shown}" + (f", {row.aside.strip(' ·')}" if row.aside else "")
     if narrow:
         parts.append(text(0, y - 17, row.name, class_="name"))
-        parts.append(
-            element(
-                "text",
-                element("tspan", row.shown, class_="value")
-                + (element("tspan", row.aside, class_=tone, dx=8) if row.aside else ""),
-                x=canvas.width,
-                y=y - 17,
-                text_anchor="end",
-            )
-        )
+        spans = element("tspan", row.shown, class_="value")
+        spans += element("tspan", row.aside, class_=tone, dx=8) if row.aside else ""
+        parts.append(element("text", spans, x=canvas.width, y=y - 17, text_anchor="end"))
     else:
         parts.append(text(0, y + 4.5, row.name, class_="name"))
         start = canvas.width - right + 8
         parts.append(text(start, y + 4.5, row.shown, class_="value"))
         if row.aside:
             parts.append(text(start + 70, y + 4.5, row.aside.removeprefix(" · "), class_=tone))
-    return group("".join(parts), title=words)
+    return group("".join(parts), words)
 
 
 def front(tried: Sequence[TriedRecipe], bar_us: float, canvas: Canvas) -> str:
@@ -282,7 +287,7 @@ def front(tried: Sequence[TriedRecipe], bar_us: float, canvas: Canvas) -> str:
         bar_us: latency that a recipe may take, microseconds; a dotted line.
         canvas: of the drawing.
     """
-    narrow = canvas.width < NARROW
+    narrow = canvas.narrow
     left, top, height = 52, 14, 220
     right = canvas.width - 24
     low, high, ticks = percent_axis([one.agreement for one in tried], 3 if narrow else 5)
@@ -299,22 +304,14 @@ def front(tried: Sequence[TriedRecipe], bar_us: float, canvas: Canvas) -> str:
 
     bottom = top + height
     parts = []
-    for tick in ticks:
-        parts.append(line(left, y(tick), right, y(tick), "grid"))
-        parts.append(text(left - 8, y(tick) + 4, f"{tick:g} %", class_="tick", text_anchor="end"))
+    for value in ticks:
+        parts.append(line(left, y(value), right, y(value), "grid"))
+        parts.append(tick(left - 8, y(value) + 4, f"{value:g} %", "end"))
     parts.append(line(x(bar_us), top, x(bar_us), bottom, "link"))
-    parts.append(text(x(bar_us), bottom + 17, f"{bar_us:.0f} us", class_="tick", text_anchor="middle"))
-    fastest = min(tried, key=lambda one: one.latency_us)
-    if abs(x(fastest.latency_us) - x(bar_us)) > 60:
-        parts.append(
-            text(
-                x(fastest.latency_us),
-                bottom + 17,
-                f"{fastest.latency_us:.0f} us",
-                class_="tick",
-                text_anchor="middle",
-            )
-        )
+    parts.append(tick(x(bar_us), bottom + 17, f"{bar_us:.0f} us"))
+    fastest = min(one.latency_us for one in tried)
+    if abs(x(fastest) - x(bar_us)) > 60:
+        parts.append(tick(x(fastest), bottom + 17, f"{fastest:.0f} us"))
     joined = sorted((one for one in tried if one.on_front), key=lambda one: one.latency_us)
     if len(joined) > 1:
         places = points_of((x(one.latency_us), y(one.agreement)) for one in joined)
@@ -322,13 +319,11 @@ def front(tried: Sequence[TriedRecipe], bar_us: float, canvas: Canvas) -> str:
     for number, one in enumerate(tried, start=1):
         mark = "gain" if one.chosen else "plain" if one.on_front else "noise"
         words = f"{one.name}: {one.latency_us:.1f} us, {one.agreement:.2f} %"
-        dot = element("circle", cx=x(one.latency_us), cy=y(one.agreement), r=6, class_=f"dot {mark}")
+        dot = circle(x(one.latency_us), y(one.agreement), 6, f"dot {mark}")
         tag = text(x(one.latency_us) + 9, y(one.agreement) - 7, str(number), class_="value")
-        parts.append(group(dot + tag, title=words))
+        parts.append(group(dot + tag, words))
     return drawing(canvas, bottom + 26, "".join(parts))
 
-
-# --- similarity over the depth of the network
 
 # Cosines that are lines of the chart; its scale is logarithmic in 1 - cosine and ends here above.
 GRADES = (0.0, 0.7, 0.9, 0.99, 0.999, 0.9999)
@@ -365,8 +360,8 @@ def depths(first: Sequence[LayerRow], second: Sequence[LayerRow], canvas: Canvas
         places = [plot.point(index, layer.cosine) for index, layer in enumerate(layers)]
         parts.append(element("polyline", points=points_of(places), class_=f"trace {kind}"))
         for (x, y), layer in zip(places, layers, strict=True):
-            dot = element("circle", cx=x, cy=y, r=plot.radius, class_=f"node {kind}")
-            parts.append(group(dot, title=f"{layer.name}: {layer.dtype}, cosine {layer.cosine:.4f}"))
+            words = f"{layer.name}: {layer.dtype}, cosine {layer.cosine:.4f}"
+            parts.append(group(circle(x, y, plot.radius, f"node {kind}"), words))
     return drawing(canvas, plot.bottom + 34, "".join(parts))
 
 
@@ -375,9 +370,9 @@ class _Plot:
 
     def __init__(self, count: int, furthest: float, canvas: Canvas) -> None:
         self.canvas = canvas
-        self.bottom = TOP + (236 if canvas.width < NARROW else 268)
+        self.bottom = TOP + (236 if canvas.narrow else 268)
         self.step = (canvas.width - LEFT - RIGHT - 12) / count
-        self.radius = 2.2 if count > 120 or canvas.width < NARROW else 3.2
+        self.radius = 2.2 if count > 120 or canvas.narrow else 3.2
         self._worst = next((limit for limit in (0.01, 0.1, 0.3) if furthest <= limit), 1.0)
 
     def point(self, index: int, cosine: float) -> Point:
@@ -388,50 +383,41 @@ class _Plot:
         return TOP + (self.bottom - TOP) * math.log(error / PERFECT) / math.log(self._worst / PERFECT)
 
     def grid(self) -> str:
-        parts = [text(LEFT - 7, self.y(1.0) + 4, "1", class_="tick", text_anchor="end")]
+        parts = [tick(LEFT - 7, self.y(1.0) + 4, "1", "end")]
         for grade in GRADES:
             if 1 - grade <= self._worst * 1.001:
                 y = self.y(grade)
                 parts.append(line(LEFT, y, self.canvas.width - RIGHT, y, "bar" if grade == 0.99 else "grid"))
-                parts.append(text(LEFT - 7, y + 4, f"{grade:g}", class_="tick", text_anchor="end"))
+                parts.append(tick(LEFT - 7, y + 4, f"{grade:g}", "end"))
         return "".join(parts)
 
 
 def module_of(name: str) -> str:
     """Return the part of a network that a layer belongs to: ``stages.2`` of ``/stages/stages.2/blocks/…``."""
-    parts = [part for part in name.split("/") if part]
+    parts = [part for part in name.split("/") if part] or [""]
     if len(parts) == 1:
         words = parts[0].split(".")
-        numbered = len(words) > 1 and words[1].isdecimal() and words[0] != "stem"
-        return ".".join(words[:2]) if numbered else words[0]
-    if len(parts) > 1 and parts[1].startswith(f"{parts[0]}."):
-        return (
-            parts[1] if parts[1].removeprefix(f"{parts[0]}.").isdecimal() and parts[0] != "stem" else parts[0]
-        )
-    return parts[0] if parts else ""
+        parts = [words[0], ".".join(words[:2])]
+    whole, numbered = parts[:2]
+    head, _, number = numbered.rpartition(".")
+    return numbered if head == whole != "stem" and number.isdecimal() else whole
 
 
 def _bands(layers: Sequence[LayerRow], plot: _Plot) -> str:
     """Shade every second part of the network and name those that are wide enough."""
-    runs: list[tuple[str, int, int]] = []
-    for index, layer in enumerate(layers):
-        name = module_of(layer.name)
-        if runs and runs[-1][0] == name:
-            runs[-1] = (name, runs[-1][1], index)
-        else:
-            runs.append((name, index, index))
+    runs = [(name, len(list(run))) for name, run in groupby(module_of(layer.name) for layer in layers)]
     below = plot.bottom + 24
     if len(runs) > max(12, len(layers) // 3):
-        return text(plot.canvas.width / 2, below, "layers, in order", class_="tick", text_anchor="middle")
-    parts = []
-    for number, (name, first, last) in enumerate(runs):
-        left, width = LEFT + 6 + plot.step * first, plot.step * (last - first + 1)
+        return tick(plot.canvas.width / 2, below, "layers, in order")
+    parts, first = [], 0
+    for number, (name, count) in enumerate(runs):
+        left, width = LEFT + 6 + plot.step * first, plot.step * count
+        first += count
         if number % 2:
-            height = plot.bottom - TOP
-            parts.append(element("rect", x=left, y=TOP, width=width, height=height, class_="band"))
+            parts.append(rect(left, TOP, width, plot.bottom - TOP, "band"))
         shown = next((word for word in (name, name.rpartition(".")[2]) if width > 6.6 * len(word)), "")
         if shown:
-            parts.append(text(left + width / 2, below, shown, class_="tick", text_anchor="middle"))
+            parts.append(tick(left + width / 2, below, shown))
     return "".join(parts)
 
 
@@ -444,10 +430,10 @@ def _mark(place: Point, r: float, layer: LayerRow) -> str:
         corners = ((x, y - 1.5 * r), (x + 1.4 * r, y + r), (x - 1.4 * r, y + r))
         shape = element("polygon", points=points_of(corners), class_="node cpu")
     elif layer.dtype == "int16":
-        shape = element("rect", x=x - r, y=y - r, width=2 * r, height=2 * r, class_="node wide")
+        shape = rect(x - r, y - r, 2 * r, 2 * r, "node wide")
     else:
-        shape = element("circle", cx=x, cy=y, r=r, class_="node")
-    return group(shape, title=words)
+        shape = circle(x, y, r, "node")
+    return group(shape, words)
 
 
 def _diamond(place: Point, r: float) -> str:
@@ -468,5 +454,5 @@ def _free(mark: Point, taken: Sequence[Point], bottom: float) -> Point:
 
 
 def _number(place: Point, number: int) -> str:
-    disc = element("circle", cx=place[0], cy=place[1], r=7.5, class_="badge")
+    disc = circle(*place, 7.5, "badge")
     return disc + text(place[0], place[1] + 3.6, str(number), class_="badge", text_anchor="middle")

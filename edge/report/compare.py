@@ -157,9 +157,6 @@ def _side(letter: str, report: Report, built: Built) -> Fact:
     }
 
 
-# --- answers to single pictures
-
-
 def read_answers(built: Built, evaluation: Evaluation) -> Answers:
     """Read the answers that belong to an evaluation.
 
@@ -240,9 +237,6 @@ def _paired(one: Built, two: Built) -> tuple[tuple[Paired, ...], str]:
         if name in a.hops and name in b.hops and (name, name) != programs
     ]
     return tuple(paired(title, a.hops[one], b.hops[two], labels) for title, one, two in hops), ""
-
-
-# --- facts, layers, verdict
 
 
 def facts_of(a: Report, b: Report) -> tuple[FactRow, ...]:
@@ -350,9 +344,6 @@ def _speed_verdict(a: Report, b: Report) -> str:
         f"B is {word} by the compiler's figure: {two:.2f} ms a frame against {one:.2f} ms "
         f"({signed(100 * (two - one) / one, 1)} %)."
     )
-
-
-# --- documents
 
 
 def documents(comparison: Comparison) -> dict[str, str]:

@@ -34,8 +34,8 @@ from edge.report.contents import (
     SpeedRow,
     Thumbnail,
 )
-from edge.report.pictures import calibration_pictures, mistakes_shown
 from edge.report.search import search_of
+from edge.report.thumbnails import calibration_pictures, mistakes_shown
 from edge.report.wording import bounds, prepared, published_line, verdict, verify_line
 from edge.specs import Preprocess, Published, load_model
 
@@ -230,9 +230,6 @@ def _calibration(built: Built) -> CalibrationShown:
     )
 
 
-# --- accuracy
-
-
 def evaluation_of(built: Built) -> tuple[Evaluation | None, Flag | None]:
     """Return ``eval.json`` where it speaks of this build, and why not where it is there and does not."""
     command = f"edge eval {built.folder.name}"
@@ -357,9 +354,6 @@ def judged_change(change: Change, before: str) -> JudgedChange:
     )
 
 
-# --- results beside the build
-
-
 T = TypeVar("T")
 
 
@@ -403,9 +397,6 @@ def _changed(models: Mapping[str, Any], built: Built) -> list[str]:
 
 def _stale(name: str, why: str, command: str) -> Flag:
     return Flag("stale", f"{name} is left out", f"{name} {why}.", command)
-
-
-# --- layers
 
 
 NO_LAYERS = Layers(
@@ -478,9 +469,6 @@ def cpu_nodes(diagnosis: Diagnosis | None, rows: tuple[NodeRow, ...]) -> tuple[F
         inside = {id(row) for row in cpu_inside(rows)}
         found = [(row.name, row.type, id(row) in inside) for row in rows if row.on == "CPU"]
     return tuple({"name": name, "op": op, "inside": inner} for name, op, inner in found)
-
-
-# --- speed
 
 
 def speed_of(

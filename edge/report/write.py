@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -30,18 +30,15 @@ def write_beside(page_path: Path, texts: Mapping[str, str]) -> list[Path]:
     """
     if not page_path.parent.is_dir():
         raise ModelFileError(f"{page_path.parent} is no folder", remedy=f"mkdir -p {page_path.parent}")
-    paths = []
+    paths = {name: page_path.with_suffix(Path(name).suffix) for name in _page_first(texts)}
     with disk_errors(page_path.parent):
-        for name, text in sorted(texts.items(), key=lambda item: not item[0].endswith(".html")):
-            ending = Path(name).suffix
-            path = page_path if ending == ".html" else page_path.with_suffix(ending)
-            write_text(path, text)
-            paths.append(path)
-    return paths
+        for name, path in paths.items():
+            write_text(path, texts[name])
+    return list(paths.values())
 
 
-def write_into(built: Built, texts: Mapping[str, str]) -> None:
-    """Write the texts into the build folder, and their sizes and hashes into its manifest.
+def write_into(built: Built, texts: Mapping[str, str]) -> list[Path]:
+    """Write the texts into the build folder, and their sizes and hashes into its manifest; return the paths.
 
     A kill in between leaves a manifest that lists none of them, never one that lists other bytes.
 
@@ -58,6 +55,11 @@ def write_into(built: Built, texts: Mapping[str, str]) -> None:
                 _write(built, texts)
         else:
             _write(built, texts)
+    return [built.folder / name for name in _page_first(texts)]
+
+
+def _page_first(names: Iterable[str]) -> list[str]:
+    return sorted(names, key=lambda name: not name.endswith(".html"))
 
 
 def _write(built: Built, texts: Mapping[str, str]) -> None:
