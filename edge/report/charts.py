@@ -166,11 +166,15 @@ def dots(rows: Sequence[Row], canvas: Canvas) -> str:
         if narrow and index in (0, len(ticks) - 1):
             anchor = "start" if index == 0 else "end"
         parts.append(tick(x(value), bottom + 17, f"{value:g} %", anchor))
-    before: tuple[float, float] | None = None
-    for index, row in enumerate(rows):
-        y = top + step * index + (38 if narrow else 21)
-        parts.append(_row(row, x, y, (low, high), before, canvas, right))
-        before = (row.value, y)
+    y, before = top + (38 if narrow else 21), math.nan
+    for row in rows:
+        link = ""
+        if row.start is not None and abs(row.start - before) < 1e-6:
+            link = line(x(row.start), y - step + 6, x(row.start), y, "link")
+        tip = f"{row.name}: {row.shown}" + (f", {row.aside.strip(' ·')}" if row.aside else "")
+        marks = link + _dot(row, x, y, (low, high)) + _words(row, y, canvas, right)
+        parts.append(group(marks, tip))
+        y, before = y + step, row.value
     return drawing(canvas, bottom + 26, "".join(parts))
 
 
@@ -238,18 +242,9 @@ def _hop_row(hop: HopFigures) -> Row:
     )
 
 
-def _row(
-    row: Row,
-    x: Callable[[float], float],
-    y: float,
-    axis: Interval,
-    before: tuple[float, float] | None,
-    canvas: Canvas,
-    right: int,
-) -> str:
-    parts, narrow = [], canvas.narrow
-    if before is not None and row.start is not None and abs(row.start - before[0]) < 1e-6:
-        parts.append(line(x(row.start), before[1] + 6, x(row.start), y, "link"))
+def _dot(row: Row, x: Callable[[float], float], y: float, axis: Interval) -> str:
+    """Draw whiskers, the step that ends at the dot, and the dot; what is off the axis is cut or left out."""
+    parts = []
     if row.interval is not None:
         ends = [min(max(bound, axis[0]), axis[1]) for bound in row.interval]
         parts.append(line(x(ends[0]), y, x(ends[1]), y, "whisker"))
@@ -263,20 +258,22 @@ def _row(
         parts.append(rect(left, y - 4.5, max(1.0, far - left), 9, f"step {row.mark}"))
     if axis[0] <= row.value <= axis[1]:
         parts.append(circle(x(row.value), y, 5, f"dot {row.mark}" + (" hollow" if row.hollow else "")))
+    return "".join(parts)
+
+
+def _words(row: Row, y: float, canvas: Canvas, right: int) -> str:
+    """Write a row's name and figures: above it on a phone, else on its left and right."""
     tone = f"aside {row.mark}" if row.start is not None else "aside"
-    words = f"{row.name}: {row.shown}" + (f", {row.aside.strip(' ·')}" if row.aside else "")
-    if narrow:
-        parts.append(text(0, y - 17, row.name, class_="name"))
+    if canvas.narrow:
         spans = element("tspan", row.shown, class_="value")
         spans += element("tspan", row.aside, class_=tone, dx=8) if row.aside else ""
-        parts.append(element("text", spans, x=canvas.width, y=y - 17, text_anchor="end"))
-    else:
-        parts.append(text(0, y + 4.5, row.name, class_="name"))
-        start = canvas.width - right + 8
-        parts.append(text(start, y + 4.5, row.shown, class_="value"))
-        if row.aside:
-            parts.append(text(start + 70, y + 4.5, row.aside.removeprefix(" · "), class_=tone))
-    return group("".join(parts), words)
+        shown = element("text", spans, x=canvas.width, y=y - 17, text_anchor="end")
+        return text(0, y - 17, row.name, class_="name") + shown
+    start = canvas.width - right + 8
+    shown = text(start, y + 4.5, row.shown, class_="value")
+    if row.aside:
+        shown += text(start + 70, y + 4.5, row.aside.removeprefix(" · "), class_=tone)
+    return text(0, y + 4.5, row.name, class_="name") + shown
 
 
 def front(tried: Sequence[TriedRecipe], bar_us: float, canvas: Canvas) -> str:

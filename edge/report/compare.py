@@ -126,6 +126,10 @@ def compare(one: Built, two: Built) -> Comparison:
         fact(key, a.recipe.get(key, MISSING), b.recipe.get(key, MISSING))
         for key in dict.fromkeys((*a.recipe, *b.recipe))
     ]
+    hops = [
+        {"title": title, "a": a.accuracy.hop(name), "b": b.accuracy.hop(name)}
+        for name, title in TITLES.items()
+    ]
     return Comparison(
         verdict=" ".join(filter(None, (_accuracy_verdict(a, b, tests), _speed_verdict(a, b)))),
         a=_side("A", a, one),
@@ -133,13 +137,7 @@ def compare(one: Built, two: Built) -> Comparison:
         facts=facts_of(a, b),
         recipe=tuple(row for row in settings if row.differs),
         recipe_same=sum(not row.differs for row in settings),
-        hops=tuple(
-            {"title": title, "a": hop_a, "b": hop_b}
-            for title, hop_a, hop_b in (
-                (title, a.accuracy.hop(name), b.accuracy.hop(name)) for name, title in TITLES.items()
-            )
-            if hop_a or hop_b
-        ),
+        hops=tuple(row for row in hops if row["a"] or row["b"]),
         paired=tests,
         why_unpaired=why_unpaired,
         layers=layers,
@@ -210,15 +208,11 @@ def _unusable(path: Path, why: str, built: Built) -> LabelError:
 
 
 def _paired(one: Built, two: Built) -> tuple[tuple[Paired, ...], str]:
-    found = [evaluation_of(built)[0] for built in (one, two)]
-    missing = [
-        built.folder for built, evaluation in zip((one, two), found, strict=True) if evaluation is None
-    ]
-    if missing:
+    first, second = (evaluation_of(built)[0] for built in (one, two))
+    if first is None or second is None:
+        missing = [built.folder for built, found in ((one, first), (two, second)) if found is None]
         commands = " and ".join(f"edge eval {folder}" for folder in missing)
         return (), f"the answers to single pictures are not known; measure both on the same ones: {commands}"
-    first, second = found
-    assert first is not None and second is not None  # noqa: S101, PT018 - see missing
     if first.dataset_sha256 != second.dataset_sha256:
         return (), (
             f"they were measured on different pictures ({first.dataset}; {second.dataset}), so the figures "
@@ -236,7 +230,7 @@ def _paired(one: Built, two: Built) -> tuple[tuple[Paired, ...], str]:
         for name, title in TITLES.items()
         if name in a.hops and name in b.hops and (name, name) != programs
     ]
-    return tuple(paired(title, a.hops[one], b.hops[two], labels) for title, one, two in hops), ""
+    return tuple(paired(title, a.hops[of_a], b.hops[of_b], labels) for title, of_a, of_b in hops), ""
 
 
 def facts_of(a: Report, b: Report) -> tuple[FactRow, ...]:

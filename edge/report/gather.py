@@ -95,10 +95,13 @@ def _gather(built: Built, names: Sequence[str], measured: Evaluation | None) -> 
     stale = [flag for flag in (stale_evaluation, stale_diagnosis) if flag and measured is None]
     published, rows = published_of(manifest), node_rows(files)
     preprocess = built.metadata.preprocess
+    own = files.get("evaluation")  # what the build measured itself; None if it kept no record of it
+    if evaluation is None and measured is None and own is not None:
+        measured, _ = read_sidecar(own, built, Evaluation, EVALUATION_SCHEMA, "")
     if evaluation is not None:
         accuracy = from_evaluation(evaluation, EVALUATION, names, preprocess)
-    elif (own := measured or _own_evaluation(built)) is not None:
-        accuracy = from_evaluation(own, OWN_EVALUATION, names, preprocess)
+    elif measured is not None:
+        accuracy = from_evaluation(measured, OWN_EVALUATION, names, preprocess)
     else:
         accuracy = from_manifest(manifest["accuracy"], manifest["command"])
     verify, placement, board = manifest["verify"], manifest["placement"], manifest.get("board")
@@ -236,12 +239,6 @@ def evaluation_of(built: Built) -> tuple[Evaluation | None, Flag | None]:
     return read_sidecar(built.folder / EVALUATION, built, Evaluation, EVALUATION_SCHEMA, command)
 
 
-def _own_evaluation(built: Built) -> Evaluation | None:
-    """Return what the build measured itself; None of a build that kept no record of it."""
-    path = built.files.get("evaluation")
-    return None if path is None else read_sidecar(path, built, Evaluation, EVALUATION_SCHEMA, "")[0]
-
-
 def from_evaluation(
     evaluation: Evaluation, source: str, names: Sequence[str], preprocess: Preprocess
 ) -> Accuracy:
@@ -295,7 +292,8 @@ def from_evaluation(
 
 def from_manifest(accuracy: Mapping[str, Any], command: str) -> Accuracy:
     """Return what the build measured: float and quantized, not compared in pairs."""
-    n, reference, quantized = accuracy["n"], accuracy["float"], accuracy["quantized"]
+    n, by = accuracy["n"], accuracy["quantized_by"]
+    reference, quantized = accuracy["float"], accuracy["quantized"]
     same = round(accuracy["agreement"] * n / 100)
     change = None
     if reference and quantized:
@@ -310,9 +308,7 @@ def from_manifest(accuracy: Mapping[str, Any], command: str) -> Accuracy:
         unlabelled="" if quantized else "the pictures carry no usable labels",
         hops=(
             _hop("float", "onnxruntime", n, reference, n, 1.0),
-            _hop(
-                "quantized", accuracy["quantized_by"], n, quantized, same, accuracy["cosine"], change=change
-            ),
+            _hop("quantized", by, n, quantized, same, accuracy["cosine"], change=change),
         ),
         quantized="quantized",
         unreadable=tuple(accuracy["unreadable"]),
@@ -372,31 +368,21 @@ def read_sidecar(
     Returns:
         What it holds, None if it is not there or not to be used; and why not, None if nothing is to be said.
     """
-    name = path.name
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
         if data["schema_version"] != version:
-            return None, _stale(name, f"is of schema {data['schema_version']}, not {version}", command)
-        found = cattrs.structure(data, kind)
-        changed = _changed(data["models"], built)
+            why = f"is of schema {data['schema_version']}, not {version}"
+        else:
+            found, models = cattrs.structure(data, kind), data["models"]
+            changed = sorted(role for role, digest in models.items() if built.sha256.get(role) != digest)
+            if models and not changed:
+                return found, None
+            why = f"speaks of another {', '.join(changed) or 'program'} than this build holds"
     except FileNotFoundError:
         return None, None
     except (OSError, ValueError, KeyError, TypeError, AttributeError, cattrs.BaseValidationError) as error:
-        return None, _stale(name, f"can't be read ({type(error).__name__})", command)
-    if changed:
-        return None, _stale(name, f"speaks of another {', '.join(changed)} than this build holds", command)
-    return found, None
-
-
-def _changed(models: Mapping[str, Any], built: Built) -> list[str]:
-    """Return the roles whose file is not the one that was measured."""
-    if not models:
-        return ["program"]
-    return sorted(role for role, digest in models.items() if built.sha256.get(role) != digest)
-
-
-def _stale(name: str, why: str, command: str) -> Flag:
-    return Flag("stale", f"{name} is left out", f"{name} {why}.", command)
+        why = f"can't be read ({type(error).__name__})"
+    return None, Flag("stale", f"{path.name} is left out", f"{path.name} {why}.", command)
 
 
 NO_LAYERS = Layers(

@@ -11,22 +11,10 @@ import cattrs
 from edge import __version__
 from edge.files import json_text
 from edge.measure.statistics import wilson
+from edge.report import wording
 from edge.report.charts import Bar, Canvas, Row, bars, depth, dots, front, split, waterfall
 from edge.report.contents import Report, SpeedRow, Thumbnail
-from edge.report.wording import (
-    MINUS,
-    MISSING,
-    bounds,
-    cell,
-    code,
-    fixed,
-    judged,
-    p_value,
-    plain,
-    signed,
-    size,
-    versions,
-)
+from edge.report.wording import MINUS, MISSING, fixed, p_value, signed, size, versions
 
 if TYPE_CHECKING:
     import jinja2
@@ -113,8 +101,9 @@ def _environment() -> jinja2.Environment:
     )
     for digits, name in enumerate(("whole", "one", "two", "three", "four", "five")):
         environment.filters[name] = partial(fixed, digits=digits)
-    filters = (bounds, cell, code, judged, plain, signed, size, versions)
-    environment.filters |= {filter_.__name__: filter_ for filter_ in filters} | {"short": _short}
+    for name in ("bounds", "cell", "code", "judged", "plain", "signed", "size", "versions"):
+        environment.filters[name] = getattr(wording, name)
+    environment.filters["short"] = _short
     environment.globals |= {"version": __version__, "missing": MISSING}
     return environment
 

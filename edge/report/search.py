@@ -77,14 +77,14 @@ def search_of(built: Built) -> PrecisionSearch | None:
 
 
 def _search(data: Mapping[str, Any]) -> PrecisionSearch:
-    points = list(enumerate(data["points"]))
-    good = [(i, p) for i, p in points if not p["failed"] and p["report"] is not None]
-    base = float(data["points"][0]["latency_us"])
-    figures = [(float(p["latency_us"]), int(p["report"]["agreement"])) for _, p in good]
+    points = data["points"]
+    base = float(points[0]["latency_us"])
+    done = [(i, point) for i, point in enumerate(points) if not point["failed"]]
+    good = [(i, point) for i, point in done if point["report"] is not None]
+    figures = [(float(point["latency_us"]), int(point["report"]["agreement"])) for _, point in good]
     tried = []
     for (i, point), (latency, agreement) in zip(good, figures, strict=True):
-        own = point["report"]
-        n = int(own["n"])
+        own, n = point["report"], int(point["report"]["n"])
         beaten = any(
             other[0] <= latency and other[1] >= agreement and other != (latency, agreement)
             for other in figures
@@ -103,7 +103,7 @@ def _search(data: Mapping[str, Any]) -> PrecisionSearch:
         )
     return PrecisionSearch(
         tried=tuple(tried),
-        failed=tuple((str(p["name"]), str(p["failed"])) for _, p in points if p["failed"]),
+        failed=tuple((str(point["name"]), str(point["failed"])) for point in points if point["failed"]),
         why=str(data["why"]),
         report=str(data["report"]),
         selection=str(data["selection"]),
