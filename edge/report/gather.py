@@ -105,6 +105,7 @@ def _gather(built: Built, names: Sequence[str], measured: Evaluation | None) -> 
     else:
         accuracy = from_manifest(manifest["accuracy"], manifest["command"])
     verify, placement, board = manifest["verify"], manifest["placement"], manifest.get("board")
+    built_files = [file for file in manifest["artifacts"] if file["role"] not in OWN_FILES]
     return Report(
         name=manifest["name"],
         model=manifest["model"],
@@ -133,10 +134,7 @@ def _gather(built: Built, names: Sequence[str], measured: Evaluation | None) -> 
         verify="" if verify is None else verify_line(verify),
         verified=None if verify is None else bool(verify["bit_exact"]),
         stages=_rows(manifest["stages"], "name", "seconds", "cached", "command"),
-        files=_rows(
-            [file for file in manifest["artifacts"] if file["role"] not in OWN_FILES],
-            *("role", "path", "bytes", "sha256"),
-        ),
+        files=_rows(built_files, "role", "path", "bytes", "sha256"),
         search=search_of(built),
     )
 
