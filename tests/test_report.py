@@ -20,18 +20,31 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edge.errors import ModelFileError, WorkspaceError
+from edge.evaluate.table import Change
 from edge.folder.built import Built, open_built
 from edge.images import ImageItem
 from edge.images.demo import picture
 from edge.images.preprocess import nv12_to_yuv444, resize_crop, rgb_to_nv12, yuv444_to_rgb_float
-from edge.report import page as writing
-from edge.report.charts import Bar, Frame, Row, bars, dots, percent_axis, split, waterfall
-from edge.report.contents import Layer, Report
-from edge.report.depth import depth, depths, module_of
-from edge.report.gather import gather, judge
-from edge.report.page import documents, write_into
-from edge.report.pictures import behind_nv12
+from edge.report import write as writing
+from edge.report.charts import (
+    Bar,
+    Canvas,
+    Row,
+    bars,
+    depth,
+    depths,
+    dots,
+    module_of,
+    percent_axis,
+    split,
+    waterfall,
+)
+from edge.report.contents import LayerRow, Report
+from edge.report.gather import gather, judged_change
+from edge.report.page import documents
+from edge.report.thumbnails import behind_nv12
 from edge.report.wording import MINUS, p_value, signed, size
+from edge.report.write import write_into
 from edge.specs import Preprocess
 from tests.conftest import Run
 from tests.report_build import HASH, NAMES, diagnosis, evaluation, make_build, with_sidecars
@@ -122,7 +135,7 @@ def test_everything_that_is_known_is_on_the_page_in_markdown_and_in_data(tmp_pat
     assert data["accuracy"]["total"]["points"] == -3.8
     assert data["verdict"] == found.verdict
     for file in found.files:
-        assert file.sha256[:32] in text.replace(" ", "")
+        assert file["sha256"][:32] in text.replace(" ", "")
 
 
 def test_the_page_is_one_file_with_a_name_for_every_picture_and_chart(build: Path) -> None:
@@ -214,6 +227,9 @@ def test_a_build_alone_says_what_would_tell_more(build: Path) -> None:
 
 
 def test_a_changed_answer_without_a_net_change_is_no_silence() -> None:
+    def judge(points: float, interval: tuple[float, float], p: float) -> str:
+        return judged_change(Change(points, interval, 9, 7, p), "float").judgement
+
     assert judge(-2.0, (-3.4, -0.6), 0.01) == "loss"
     assert judge(2.0, (0.6, 3.4), 0.01) == "gain"
     assert judge(-2.0, (-4.1, 0.1), 0.04) == "noise"
@@ -288,7 +304,7 @@ def test_layers_come_from_the_compile_log_until_there_is_a_diagnosis(build: Path
     assert [layer.dtype for layer in found.layers.rows] == ["int8", "int8", "int16", "float", "int8", "float"]
     assert [layer.cosine for _, layer in found.layers.worst(2)] == [0.970563, 0.970563]
     assert found.placement is not None
-    assert [(node.op, node.inside) for node in found.placement.nodes] == [
+    assert [(node["op"], node["inside"]) for node in found.placement["nodes"]] == [
         ("Softmax", True),
         ("Reshape", False),
     ]
@@ -384,31 +400,31 @@ def parsed(svg: str) -> ElementTree.Element:
     return root
 
 
-FRAME = Frame("c", 760, "a title", "a <description>")
-PHONE = Frame("c", 340, "a title", "a <description>")
+DESK = Canvas("c", 760, "a title", "a <description>")
+PHONE = Canvas("c", 340, "a title", "a <description>")
 
 
-@pytest.mark.parametrize("frame", [FRAME, PHONE], ids=["desk", "phone"])
-def test_charts_are_well_formed_at_their_ends(frame: Frame, build: Path) -> None:
+@pytest.mark.parametrize("canvas", [DESK, PHONE], ids=["desk", "phone"])
+def test_charts_are_well_formed_at_their_ends(canvas: Canvas, build: Path) -> None:
     hops = gather(with_sidecars(build)).accuracy.hops
-    assert len(parsed(waterfall(hops, frame)).findall("g")) == len(hops)
-    parsed(waterfall(hops[:1], frame))
-    parsed(dots([Row("<a>", 100.0, (100.0, 100.0), None, "plain", "100 %")], frame))
-    parsed(bars([Bar("zero", 0.0, "0 ms"), Bar("one", 1.0, "1 ms")], frame))
+    assert len(parsed(waterfall(hops, canvas)).findall("g")) == len(hops)
+    parsed(waterfall(hops[:1], canvas))
+    parsed(dots([Row("<a>", 100.0, (100.0, 100.0), None, "plain", "100 %")], canvas))
+    parsed(bars([Bar("zero", 0.0, "0 ms"), Bar("one", 1.0, "1 ms")], canvas))
     for counts in ((0, 0), (1, 0), (0, 1), (158, 1)):
-        parsed(split(*counts, frame))
+        parsed(split(*counts, canvas))
     layers = [
-        Layer(f"stages.{i}.x", "conv", "CPU" if i == 1 else "BPU", "int16" if i == 2 else "int8", cosine)
+        LayerRow(f"stages.{i}.x", "conv", "CPU" if i == 1 else "BPU", "int16" if i == 2 else "int8", cosine)
         for i, cosine in enumerate((1.0, -1.0, 0.5, 0.999999, 1.0000001))
     ]
-    parsed(depth(layers, [1, 2], frame))
-    parsed(depth(layers[:1], [0], frame))
-    parsed(depths(layers, layers[::-1], frame))
+    parsed(depth(layers, [1, 2], canvas))
+    parsed(depth(layers[:1], [0], canvas))
+    parsed(depths(layers, layers[::-1], canvas))
 
 
 def test_a_loss_is_drawn_from_the_hop_before_to_the_hop(build: Path) -> None:
     hops = gather(with_sidecars(build)).accuracy.hops
-    root = parsed(waterfall(hops, FRAME))
+    root = parsed(waterfall(hops, DESK))
     calibrated = root.findall("g")[3]
     bar, dot = calibrated.find("rect"), calibrated.find("circle")
     before = root.findall("g")[2].find("circle")
@@ -424,7 +440,7 @@ def test_a_loss_is_drawn_from_the_hop_before_to_the_hop(build: Path) -> None:
 def test_a_figure_of_few_pictures_does_not_squeeze_the_others() -> None:
     many = [Row(str(value), value, (value - 2, value + 2), None, "plain", "") for value in (90.0, 91.0)]
     few = Row("few", 60.0, (31.0, 83.0), 61.0, "noise", "60 %", "10 pictures", hollow=True)
-    root = parsed(dots([*many, few], FRAME))
+    root = parsed(dots([*many, few], DESK))
     assert root.findtext("text") == "88 %"
     drawn = root.findall("g")[2]
     assert drawn.find("circle") is None

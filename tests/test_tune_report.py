@@ -10,7 +10,7 @@ import pytest
 
 from edge.files import write_json
 from edge.folder.built import open_built
-from edge.report.charts import Frame, front
+from edge.report.charts import Canvas, front
 from edge.report.gather import gather
 from edge.report.page import markdown, page
 from edge.report.search import search_of
@@ -92,6 +92,6 @@ def test_the_chart_is_well_formed(tmp_path: Path, width: int) -> None:
     report = gather(open_built(written(tmp_path)))
     assert report.search is not None
     for tried in (report.search.tried, report.search.tried[:1]):
-        drawn = front(tried, 789.8, Frame("f", width, "t", "d"))
+        drawn = front(tried, 789.8, Canvas("f", width, "t", "d"))
         root = ElementTree.fromstring(drawn)
         assert len([one for one in root.iter() if one.tag.endswith("circle")]) == len(tried)

@@ -49,36 +49,31 @@ def report_command(
     del verbose  # there is nothing more to tell
     if out is not None and out.suffix != ".html":
         raise UsageError(f"--out {out}", allowed="a name ending in .html")
-    built = _open(model, build_dir)
+    built, warnings = _open(model, build_dir), []
     if other is not None:
-        _compare(built, _open(other, build_dir), out or Path("comparison.html"), as_json=as_json)
-        return
-    from edge.report.gather import gather
-    from edge.report.page import documents, write_beside, write_into
+        from edge.report import compare
+        from edge.report.write import write_beside
 
-    found = gather(built)
-    texts = documents(found)
-    if out is None:
-        write_into(built, texts)
-        paths = [built.folder / name for name in ("report.html", "report.md", "report.json")]
+        comparison = compare.compare(built, _open(other, build_dir))
+        verdict, texts = comparison.verdict, compare.documents(comparison)
+        paths = write_beside(out or Path("comparison.html"), texts)
     else:
-        paths = write_beside(out, texts)
-    stale = [f"{flag.text} {flag.command}" for flag in found.flags if flag.kind == "stale"]
-    _tell(paths, f"{found.name}: {found.verdict}", stale, quiet=as_json)
+        from edge.report.gather import gather
+        from edge.report.page import documents
+        from edge.report.write import write_beside, write_into
+
+        report = gather(built)
+        verdict, texts = f"{report.name}: {report.verdict}", documents(report)
+        warnings = [f"{flag.text} {flag.command}" for flag in report.flags if flag.kind == "stale"]
+        paths = write_into(built, texts) if out is None else write_beside(out, texts)
+    for warning in warnings:
+        click.echo(f"! {warning}", err=True)
     if as_json:
-        click.echo(texts["report.json"], nl=False)
-
-
-def _compare(one: Built, two: Built, out: Path, *, as_json: bool) -> None:
-    from edge.report.compare import compare, documents
-    from edge.report.page import write_beside
-
-    found = compare(one, two)
-    texts = documents(found)
-    paths = write_beside(out, texts)
-    _tell(paths, found.verdict, [], quiet=as_json)
-    if as_json:
-        click.echo(texts["comparison.json"], nl=False)
+        click.echo(next(text for name, text in texts.items() if name.endswith(".json")), nl=False)
+    else:
+        click.echo(verdict)
+        for name, path in zip(("report", "", ""), paths, strict=True):
+            click.echo(f"{name:<7} {path}")
 
 
 def _open(model: str, build_dir: Path) -> Built:
@@ -92,13 +87,3 @@ def _open(model: str, build_dir: Path) -> Built:
             remedy=f"edge report {path.parent}",
         )
     return open_built(path)
-
-
-def _tell(paths: list[Path], verdict: str, warnings: list[str], *, quiet: bool) -> None:
-    """Show where the files are; not among JSON."""
-    for warning in warnings:
-        click.echo(f"! {warning}", err=True)
-    if not quiet:
-        click.echo(verdict)
-        for name, path in zip(("report", "", ""), paths, strict=True):
-            click.echo(f"{name:<7} {path}")

@@ -8,15 +8,19 @@ from typing import Any, Literal
 from attrs import field, frozen
 
 from edge.diagnose.findings import Diagnosis
-from edge.report.search import Search
+from edge.report.search import PrecisionSearch
 
-Interval = tuple[float, float]
+SCHEMA_VERSION = 1
+
+Interval = tuple[float, float]  # in percent or points
 # What a change is: beyond noise a loss or a gain; within noise; nothing changed; not tested.
 Judgement = Literal["loss", "gain", "noise", "none", "untested"]
+FlagKind = Literal["weights", "approximate", "unverified", "stale"]
+Fact = Mapping[str, Any]  # a row that is only shown
 
 
 @frozen
-class Change:
+class JudgedChange:
     """A hop against the hop before it.
 
     Attributes:
@@ -39,18 +43,16 @@ class Change:
 
 
 @frozen
-class Hop:
-    """One step from the float network to the program. All shares are percentages.
+class HopFigures:
+    """One step from the float network to the program. All shares are percentages, their intervals Wilson's.
 
     Attributes:
         name: such as ``quantized``.
         title: for people.
         by: what executed it.
         n: pictures.
-        top1: None without labels; ``top5`` likewise.
-        top1_interval: 95 % Wilson interval; ``top5_interval`` likewise.
+        top1: None without labels; ``top5`` and the intervals likewise.
         agreement: same Top-1 answer as float.
-        agreement_interval: 95 % Wilson interval.
         cosine: mean cosine of the scores with float's.
         agreement_before: same answer as the hop before; None for the first or if unknown.
         cosine_before: likewise.
@@ -70,15 +72,22 @@ class Hop:
     agreement: float
     agreement_interval: Interval
     cosine: float
-    agreement_before: float | None
-    cosine_before: float | None
-    change: Change | None
-    seconds: float | None
-    sampled: bool
+    agreement_before: float | None = None
+    cosine_before: float | None = None
+    change: JudgedChange | None = None
+    seconds: float | None = None
+    sampled: bool = False
+
+    @property
+    def figure(self) -> tuple[float, Interval | None]:
+        """Top-1 and its interval; agreement with float without labels."""
+        if self.top1 is None:
+            return self.agreement, self.agreement_interval
+        return self.top1, self.top1_interval
 
 
 @frozen
-class Picture:
+class Thumbnail:
     """A picture as the network sees it: cropped, then through NV12.
 
     Attributes:
@@ -102,7 +111,7 @@ class Picture:
 class MistakeShown:
     """A picture that float got right and the program wrong, with both answers; probabilities are 0..1."""
 
-    picture: Picture
+    picture: Thumbnail
     label: str
     float_answer: str
     float_probability: float
@@ -117,15 +126,11 @@ class Accuracy:
     Attributes:
         source: the file that it is from: ``eval.json`` or ``manifest.json``.
         command: that measured it.
-        dataset: the pictures.
-        dataset_sha256: of them.
-        n: how many.
         unlabelled: why there is no Top-1; empty if there is.
         hops: in order; the first is float.
         quantized: the hop that stands for the program.
         verdict: one line; empty if there is none.
-        explanation: sentences.
-        mistakes: shown pictures.
+        mistakes: those that are shown.
         mistakes_total: how many there are; None if unknown.
         unreadable: names of pictures in no figure.
         seconds: wall time; None if unknown.
@@ -139,7 +144,7 @@ class Accuracy:
     dataset_sha256: str
     n: int
     unlabelled: str
-    hops: tuple[Hop, ...]
+    hops: tuple[HopFigures, ...]
     quantized: str
     verdict: str = ""
     explanation: tuple[str, ...] = ()
@@ -148,28 +153,21 @@ class Accuracy:
     unreadable: tuple[str, ...] = ()
     seconds: float | None = None
     versions: Mapping[str, str] = field(factory=dict)
-    total: Change | None = None
+    total: JudgedChange | None = None
 
-    def hop(self, name: str) -> Hop | None:
+    def hop(self, name: str) -> HopFigures | None:
         """Return the hop of that name; None if it was not measured."""
         return next((hop for hop in self.hops if hop.name == name), None)
 
-
-SCHEMA_VERSION = 1
-
-FlagKind = Literal["weights", "approximate", "unverified", "stale"]
+    @property
+    def last(self) -> HopFigures:
+        """The hop that stands for the program, or the last that was measured."""
+        return self.hop(self.quantized) or self.hops[-1]
 
 
 @frozen
 class Flag:
-    """Something that a reader must know before believing a figure.
-
-    Attributes:
-        kind: what it is about.
-        title: a few words.
-        text: a sentence.
-        command: what to type; empty where nothing helps.
-    """
+    """Something that a reader must know before believing a figure; a command to type where that helps."""
 
     kind: FlagKind
     title: str
@@ -178,7 +176,7 @@ class Flag:
 
 
 @frozen
-class Layer:
+class LayerRow:
     """How far one layer's output is from float.
 
     Attributes:
@@ -222,55 +220,28 @@ class Layers:
 
     source: str
     note: str
-    rows: tuple[Layer, ...] = ()
+    rows: tuple[LayerRow, ...] = ()
 
     @property
     def alone(self) -> bool:
         """Whether each layer was measured alone, too."""
         return any(layer.alone_cosine is not None for layer in self.rows)
 
-    def worst(self, count: int = 10) -> tuple[tuple[int, Layer], ...]:
+    def worst(self, count: int = 10) -> tuple[tuple[int, LayerRow], ...]:
         """Return (index in ``rows``, layer) of the worst: most harmful alone, else furthest from float."""
 
         def badness(index: int) -> tuple[float, float, int]:
             layer = self.rows[index]
             alone = layer.cosine if layer.alone_cosine is None else layer.alone_cosine
-            return (alone if self.alone else layer.cosine, layer.cosine, index)
+            return alone, layer.cosine, index
 
         order = sorted(range(len(self.rows)), key=badness)
         return tuple((index, self.rows[index]) for index in order[:count])
 
 
 @frozen
-class CpuNodeRow:
-    """A node left to the CPU; whether it lies inside the network, else at an end of it."""
-
-    name: str
-    op: str
-    inside: bool
-
-
-@frozen
-class Placement:
-    """Where the nodes run."""
-
-    bpu: int
-    cpu: int
-    nodes: tuple[CpuNodeRow, ...]
-
-
-@frozen
 class SpeedRow:
-    """A speed figure and who says so.
-
-    Attributes:
-        source: ``static``, ``published`` or ``board``.
-        title: for people.
-        threads: None for the static figure.
-        latency_ms: None if unknown.
-        fps: None if unknown.
-        note: what it covers.
-    """
+    """A speed figure, who says so, and what it covers; None where a number is unknown or has no meaning."""
 
     source: Literal["static", "published", "board"]
     title: str
@@ -288,9 +259,13 @@ class Speed:
     notes: tuple[str, ...]
     ddr_bytes: int | None = None
 
+    def first(self, source: Literal["static", "published", "board"]) -> SpeedRow | None:
+        """Return the first figure of a source; None if it has none."""
+        return next((row for row in self.rows if row.source == source), None)
+
 
 @frozen
-class Calibration:
+class CalibrationShown:
     """The calibration set, and some of its pictures."""
 
     n: int
@@ -298,28 +273,8 @@ class Calibration:
     method: str
     seed: int
     sha256: str
-    pictures: tuple[Picture, ...] = ()
+    pictures: tuple[Thumbnail, ...] = ()
     why_no_pictures: str = ""
-
-
-@frozen
-class StageRow:
-    """A stage of the build: seconds of its work, and whether an earlier run had done it."""
-
-    name: str
-    seconds: float
-    cached: bool
-    command: str
-
-
-@frozen
-class FileRow:
-    """A file of the build folder."""
-
-    role: str
-    path: str
-    bytes: int
-    sha256: str
 
 
 @frozen
@@ -333,28 +288,21 @@ class Report:
         flags: what a reader must know first.
         command: that built it.
         edge: version of edge that built it.
-        weights: where they came from.
-        precision: name of the recipe.
         recipe: the mapper's settings: flat key -> value.
-        prepared: what was changed of the float network before the compiler read it, as sentences.
-        mapper: which compiler.
-        versions: of its tools.
+        versions: of the compiler's tools.
         exporter: of the float network; empty if unknown.
-        preprocess: from a picture to the input.
-        accuracy: what was measured.
-        diagnosis: ``diagnosis.json``; None if there is none of these files.
-        layers: similarity over depth.
-        placement: None without the vendor's compiler.
-        speed: figures of the compiler, of others, of the board.
+        diagnosis: None if there is no ``diagnosis.json`` of these files.
+        placement: ``bpu`` and ``cpu``, numbers of nodes, and ``nodes``, those on the CPU: ``name``, ``op``,
+            ``inside`` (the network, else at an end of it). None without the vendor's compiler.
         board: what ``edge board`` recorded; None if nothing.
         board_facts: of it, what is no speed, as names and values.
         published_accuracy: what others published, as a sentence; empty if nothing.
-        calibration: what it was calibrated on.
         verify: whether the program computes what was measured; empty if that was not looked at.
         verified: None if that was not looked at.
-        stages: of the build.
-        files: of the build.
-        search: what ``edge tune`` tried for this float network; None if it was not run.
+        stages: ``name``, ``seconds`` of its work, ``cached`` if an earlier run had done it, ``command``.
+        files: ``role``, ``path``, ``bytes``, ``sha256``.
+        search: None if ``edge tune`` was not run for this float network.
+        prepared: what was changed of the float network before the compiler read it, as sentences.
     """
 
     name: str
@@ -373,16 +321,16 @@ class Report:
     accuracy: Accuracy
     diagnosis: Diagnosis | None
     layers: Layers
-    placement: Placement | None
+    placement: Fact | None
     speed: Speed
     board: Mapping[str, Any] | None
     board_facts: tuple[tuple[str, str], ...]
     published_accuracy: str
-    calibration: Calibration
+    calibration: CalibrationShown
     verify: str
     verified: bool | None
-    stages: tuple[StageRow, ...]
-    files: tuple[FileRow, ...]
+    stages: tuple[Fact, ...]
+    files: tuple[Fact, ...]
     schema_version: int = SCHEMA_VERSION
-    search: Search | None = None
+    search: PrecisionSearch | None = None
     prepared: tuple[str, ...] = ()

@@ -16,35 +16,29 @@ from edge.diagnose.findings import Diagnosis
 from edge.errors import ModelFileError, UsageError
 from edge.evaluate.table import FILE as EVALUATION
 from edge.evaluate.table import SCHEMA_VERSION as EVALUATION_SCHEMA
-from edge.evaluate.table import Change as MeasuredChange
-from edge.evaluate.table import Evaluation, HopResult
+from edge.evaluate.table import Change, Evaluation, within_noise
 from edge.folder.built import Built
 from edge.measure.statistics import wilson
 from edge.report.contents import (
     Accuracy,
-    Calibration,
-    Change,
-    CpuNodeRow,
-    FileRow,
+    CalibrationShown,
+    Fact,
     Flag,
-    Hop,
-    Interval,
+    HopFigures,
+    JudgedChange,
     Judgement,
-    Layer,
+    LayerRow,
     Layers,
-    Picture,
-    Placement,
     Report,
     Speed,
     SpeedRow,
-    StageRow,
+    Thumbnail,
 )
-from edge.report.pictures import calibration_pictures, mistakes_shown
 from edge.report.search import search_of
-from edge.report.wording import prepared, published_line, verdict, verify_line
+from edge.report.thumbnails import calibration_pictures, mistakes_shown
+from edge.report.wording import bounds, prepared, published_line, verdict, verify_line
 from edge.specs import Preprocess, Published, load_model
 
-SIGNIFICANT = 0.05
 TITLES = {
     "float": "float",
     "simplified": "simplified ONNX",
@@ -55,260 +49,10 @@ TITLES = {
     "portable": "portable model",
     "board": "on the board",
 }
-
-
-def from_evaluation(
-    evaluation: Evaluation, source: str, names: Sequence[str], preprocess: Preprocess
-) -> Accuracy:
-    """Return what an evaluation says, with pictures.
-
-    Args:
-        evaluation: of this build.
-        source: name of the file that it is from.
-        names: of the classes; empty if unknown.
-        preprocess: of the network, for the pictures.
-    """
-    most = max((hop.n for hop in evaluation.hops), default=0)
-    return Accuracy(
-        source=source,
-        command=evaluation.command,
-        dataset=evaluation.dataset,
-        dataset_sha256=evaluation.dataset_sha256,
-        n=evaluation.n,
-        unlabelled=evaluation.unlabelled,
-        hops=tuple(_hop(result, most) for result in evaluation.hops),
-        quantized=evaluation.quantized,
-        verdict=evaluation.verdict,
-        explanation=evaluation.explanation,
-        mistakes=mistakes_shown(evaluation.mistakes, evaluation.dataset, names, preprocess),
-        mistakes_total=evaluation.mistakes_total,
-        unreadable=evaluation.unreadable,
-        seconds=evaluation.seconds,
-        versions=evaluation.versions,
-        total=None if evaluation.total is None else _change(evaluation.total, "float"),
-    )
-
-
-def from_manifest(accuracy: Mapping[str, Any], command: str) -> Accuracy:
-    """Return what the build measured: float and quantized, not compared in pairs."""
-    n, quantized = accuracy["n"], accuracy["quantized"]
-    same = round(accuracy["agreement"] * n / 100)
-    change = None
-    if accuracy["float"] and quantized:
-        points = quantized["top1"] - accuracy["float"]["top1"]
-        change = Change("float", points, None, None, None, None, "untested")
-    hops = (
-        _short("float", "onnxruntime", accuracy["float"], n, n, 1.0, None),
-        _short("quantized", accuracy["quantized_by"], quantized, n, same, accuracy["cosine"], change),
-    )
-    return Accuracy(
-        source="manifest.json",
-        command=command,
-        dataset=accuracy["dataset"],
-        dataset_sha256=accuracy["dataset_sha256"],
-        n=n,
-        unlabelled="" if quantized else "the pictures carry no usable labels",
-        hops=hops,
-        quantized="quantized",
-        unreadable=tuple(accuracy["unreadable"]),
-    )
-
-
-def judge(points: float, interval: Interval, p: float) -> Judgement:
-    """Say what a change of Top-1 is: noise unless exact McNemar test and interval both say otherwise."""
-    if p >= SIGNIFICANT or interval[0] <= 0 <= interval[1]:
-        return "noise"
-    return "loss" if points < 0 else "gain"
-
-
-def _hop(result: HopResult, most: int) -> Hop:
-    n, score = result.n, result.score
-    before = result.before
-    return Hop(
-        name=result.hop,
-        title=TITLES[result.hop],
-        by=result.by,
-        n=n,
-        top1=score.top1 if score else None,
-        top1_interval=score.top1_interval if score else None,
-        top5=score.top5 if score else None,
-        top5_interval=score.top5_interval if score else None,
-        agreement=100 * result.agreement / n,
-        agreement_interval=_wilson(result.agreement, n),
-        cosine=result.cosine,
-        agreement_before=None if result.agreement_before is None else 100 * result.agreement_before / n,
-        cosine_before=result.cosine_before,
-        change=_change(result.change, before) if result.change is not None and before else None,
-        seconds=result.seconds,
-        sampled=n < most,
-    )
-
-
-def _change(change: MeasuredChange, before: str) -> Change:
-    judgement = judge(change.points, change.interval, change.p) if change.lost or change.gained else "none"
-    return Change(
-        before=TITLES[before],
-        points=change.points,
-        interval=change.interval,
-        lost=change.lost,
-        gained=change.gained,
-        p=change.p,
-        judgement=judgement,
-    )
-
-
-def _short(
-    name: str,
-    by: str,
-    score: Mapping[str, Any] | None,
-    n: int,
-    same: int,
-    cosine: float,
-    change: Change | None,
-) -> Hop:
-    return Hop(
-        name=name,
-        title=TITLES[name],
-        by=by,
-        n=n,
-        top1=score["top1"] if score else None,
-        top1_interval=_pair(score["top1_interval"]) if score else None,
-        top5=score["top5"] if score else None,
-        top5_interval=_pair(score["top5_interval"]) if score else None,
-        agreement=100 * same / n,
-        agreement_interval=_wilson(same, n),
-        cosine=cosine,
-        agreement_before=None,
-        cosine_before=None,
-        change=change,
-        seconds=None,
-        sampled=False,
-    )
-
-
-def _wilson(count: int, n: int) -> Interval:
-    low, high = wilson(count, n)
-    return 100 * low, 100 * high
-
-
-def _pair(values: Sequence[float]) -> Interval:
-    low, high = values
-    return low, high
-
-
-NONE = Layers("", "Nothing here says how similar the layers are: only the vendor's compiler measures it.")
-
-
-def layers_of(diagnosis: Diagnosis | None, rows: tuple[NodeRow, ...]) -> Layers:
-    """Return the similarity of each layer.
-
-    Args:
-        diagnosis: of this build; None if there is none.
-        rows: the compile log's node table; empty without the vendor's compiler.
-    """
-    if diagnosis is not None and diagnosis.units:
-        return Layers(
-            "diagnosis",
-            f"Cosine of each layer's output, everything quantized, with the float network's: mean over "
-            f"n = {diagnosis.n} pictures, {diagnosis.dataset}.",
-            tuple(
-                Layer(
-                    name=unit.name,
-                    kind=unit.kind,
-                    on=unit.on,
-                    dtype=f"int{unit.bits}" if unit.on == "BPU" else "float",
-                    cosine=unit.cosine,
-                    alone_cosine=unit.alone_cosine,
-                    alone_agreement=100 * unit.alone_agreement,
-                    low=unit.range.low,
-                    high=unit.range.high,
-                    threshold=unit.range.threshold,
-                    saturated=unit.range.saturated,
-                    outlier_ratio=unit.range.outlier_ratio,
-                )
-                for unit in diagnosis.units
-            ),
-        )
-    known = tuple(
-        Layer(row.name, row.type, row.on, row.dtype, row.cosine, threshold=row.threshold)
-        for row in rows
-        if row.cosine is not None
-    )
-    if not known:
-        return NONE
-    return Layers(
-        "compile log",
-        "Cosine of each node's output, calibrated, with the float network's, as the compiler found it on the "
-        "calibration pictures.",
-        known,
-    )
-
-
-def node_rows(files: Mapping[str, Path]) -> tuple[NodeRow, ...]:
-    """Return the compile log's node table; empty where there is no log or it can't be read."""
-    log, info = files.get("compile_log"), files.get("quant_info")
-    if log is None:
-        return ()
-    try:
-        names = json.loads(info.read_text(encoding="utf-8")) if info is not None else None
-        return nodes(log.read_text(encoding="utf-8", errors="replace"), names)
-    except (OSError, ValueError):
-        return ()
-
-
-def cpu_nodes(diagnosis: Diagnosis | None, rows: tuple[NodeRow, ...]) -> tuple[CpuNodeRow, ...]:
-    """Return the nodes that are left to the CPU."""
-    if diagnosis is not None:
-        return tuple(CpuNodeRow(node.name, node.op, node.inside) for node in diagnosis.cpu_nodes)
-    inside = {id(row) for row in cpu_inside(rows)}
-    return tuple(CpuNodeRow(row.name, row.type, id(row) in inside) for row in rows if row.on == "CPU")
-
-
-T = TypeVar("T")
-
-
-def read_sidecar(
-    path: Path, built: Built, kind: type[T], version: int, command: str
-) -> tuple[T | None, Flag | None]:
-    """Read one of the files.
-
-    Args:
-        path: of the file.
-        built: the build folder that it has to speak of.
-        kind: the class that it holds; it has ``models``, role -> sha256 of what was measured.
-        version: its schema.
-        command: that makes the file anew.
-
-    Returns:
-        What it holds, None if it is not there or not to be used; and why not, None if nothing is to be said.
-    """
-    name = path.name
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-        if data["schema_version"] != version:
-            return None, _stale(name, f"is of schema {data['schema_version']}, not {version}", command)
-        found = cattrs.structure(data, kind)
-        changed = _changed(data["models"], built)
-    except FileNotFoundError:
-        return None, None
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, cattrs.BaseValidationError) as error:
-        return None, _stale(name, f"can't be read ({type(error).__name__})", command)
-    if changed:
-        return None, _stale(name, f"speaks of another {', '.join(changed)} than this build holds", command)
-    return found, None
-
-
-def _changed(models: Mapping[str, Any], built: Built) -> list[str]:
-    """Return the roles whose file is not the one that was measured."""
-    if not models:
-        return ["program"]
-    return sorted(role for role, digest in models.items() if built.sha256.get(role) != digest)
-
-
-def _stale(name: str, why: str, command: str) -> Flag:
-    return Flag("stale", f"{name} is left out", f"{name} {why}.", command)
-
-
+CALIBRATION_SHOWN = 24
+OWN_EVALUATION = "build_eval.json"
+# Files that a report writes itself, role -> name: they say nothing about the build.
+OWN_FILES = {"report": "report.md", "report_html": "report.html", "report_json": "report.json"}
 STATIC_NOTE = (
     "The static figure is the compiler's own, for the BPU part of one frame. It counts neither the nodes "
     "left to the CPU nor the driver."
@@ -317,79 +61,6 @@ PUBLISHED_NOTE = (
     "Published figures are measured on the board: latency with 1 thread and frames a second with 4, the "
     "whole program, compiled by others with a precision recipe of their own."
 )
-
-
-def speed_of(
-    static: Mapping[str, Any] | None, published: Published | None, board: Mapping[str, Any] | None
-) -> Speed:
-    """Return the figures.
-
-    Args:
-        static: of the manifest; None where nothing was compiled.
-        published: of the same model; None where nobody did.
-        board: of the manifest: what ``edge board`` recorded of this program.
-    """
-    rows, notes = [], []
-    if static is not None:
-        level = f"{static['march']}, {static['optimize_level']}"
-        rows.append(
-            SpeedRow(
-                "static",
-                "compiler's static figure",
-                None,
-                static["latency_us"] / 1000,
-                static["fps"],
-                f"BPU part only; {level}",
-            )
-        )
-        notes.append(STATIC_NOTE)
-        if static["optimize_level"] != "O3":
-            notes.append(
-                f"This program is compiled at {static['optimize_level']}: quickly made, slow to run; "
-                "O3 is what ships."
-            )
-    if published is not None and (published.latency_ms or published.fps_4_threads):
-        if published.latency_ms:
-            rows.append(SpeedRow("published", "published", 1, published.latency_ms, None, published.source))
-        if published.fps_4_threads:
-            rows.append(
-                SpeedRow("published", "published", 4, None, published.fps_4_threads, published.source)
-            )
-        notes.append(PUBLISHED_NOTE)
-    about = (board or {}).get("about") or {}
-    for run in ((board or {}).get("perf") or {}).get("runs", ()):
-        where = ", ".join(str(about[key]) for key in ("soc", "os") if about.get(key))
-        rows.append(
-            SpeedRow(
-                "board", "your board", run["threads"], run["latency_ms"], run["fps"], where or "measured"
-            )
-        )
-    return Speed(tuple(rows), tuple(notes), static["ddr_bytes"] if static else None)
-
-
-def board_facts(board: Mapping[str, Any] | None) -> tuple[tuple[str, str], ...]:
-    """Return what ``edge board`` recorded besides speed, as names and values."""
-    if not board:
-        return ()
-    rows = [(name, str(value)) for name, value in (board.get("about") or {}).items() if value]
-    accuracy = board.get("accuracy")
-    if accuracy:
-        for key, title in (("top1", "Top-1"), ("top5", "Top-5")):
-            if accuracy["board"]:
-                low, high = accuracy["board"][f"{key}_interval"]
-                rows.append(
-                    (f"{title} on the board", f"{accuracy['board'][key]:.2f} % [{low:.1f}, {high:.1f}]")
-                )
-        if accuracy["agreement"] is not None:
-            rows.append((f"same answer as {accuracy['backend']}", f"{accuracy['agreement']:.2f} %"))
-        rows.append(("measured on", f"n = {accuracy['n']}: {accuracy['dataset']}"))
-    return tuple(rows)
-
-
-CALIBRATION_SHOWN = 24
-OWN_EVALUATION = "build_eval.json"
-# Files that a report writes itself say nothing about the build.
-OWN_ROLES = ("report", "report_html", "report_json")
 
 
 def gather(built: Built, *, names: Sequence[str] | None = None, measured: Evaluation | None = None) -> Report:
@@ -412,6 +83,64 @@ def gather(built: Built, *, names: Sequence[str] | None = None, measured: Evalua
             allowed="the manifest of a build by this edge",
             remedy=f"edge build {built.folder.name}",
         ) from error
+
+
+def _gather(built: Built, names: Sequence[str], measured: Evaluation | None) -> Report:
+    manifest, files, folder = built.manifest, built.files, built.folder
+    evaluation, stale_evaluation = evaluation_of(built)
+    diagnosis, stale_diagnosis = read_sidecar(
+        folder / DIAGNOSIS, built, Diagnosis, DIAGNOSIS_SCHEMA, f"edge diagnose {folder.name}"
+    )
+    # Stale files of a build that is about to be published are about to be removed.
+    stale = [flag for flag in (stale_evaluation, stale_diagnosis) if flag and measured is None]
+    published, rows = published_of(manifest), node_rows(files)
+    preprocess = built.metadata.preprocess
+    own = files.get("evaluation")  # what the build measured itself; None if it kept no record of it
+    if evaluation is None and measured is None and own is not None:
+        measured, _ = read_sidecar(own, built, Evaluation, EVALUATION_SCHEMA, "")
+    if evaluation is not None:
+        accuracy = from_evaluation(evaluation, EVALUATION, names, preprocess)
+    elif measured is not None:
+        accuracy = from_evaluation(measured, OWN_EVALUATION, names, preprocess)
+    else:
+        accuracy = from_manifest(manifest["accuracy"], manifest["command"])
+    verify, placement, board = manifest["verify"], manifest["placement"], manifest.get("board")
+    built_files = [file for file in manifest["artifacts"] if file["role"] not in OWN_FILES]
+    return Report(
+        name=manifest["name"],
+        model=manifest["model"],
+        verdict=verdict(manifest, accuracy),
+        flags=(*_flags(manifest, folder.name), *stale),
+        command=manifest["command"],
+        edge=manifest["edge"],
+        weights=manifest["weights"],
+        precision=manifest["precision"],
+        recipe=recipe(files),
+        prepared=prepared(manifest),
+        mapper=manifest["mapper"],
+        versions=manifest["toolchain"]["versions"],
+        exporter=manifest["exporter"],
+        preprocess=cattrs.unstructure(preprocess),
+        accuracy=accuracy,
+        diagnosis=diagnosis,
+        layers=layers_of(diagnosis, rows),
+        placement=placement
+        and {"bpu": placement["bpu"], "cpu": placement["cpu"], "nodes": cpu_nodes(diagnosis, rows)},
+        speed=speed_of(manifest["static"], published, board),
+        board=board,
+        board_facts=board_facts(board),
+        published_accuracy=published_line(manifest["model"], published, manifest["weights"]["source"]),
+        calibration=_calibration(built),
+        verify="" if verify is None else verify_line(verify),
+        verified=None if verify is None else bool(verify["bit_exact"]),
+        stages=_rows(manifest["stages"], "name", "seconds", "cached", "command"),
+        files=_rows(built_files, "role", "path", "bytes", "sha256"),
+        search=search_of(built),
+    )
+
+
+def _rows(found: Sequence[Fact], *keys: str) -> tuple[Fact, ...]:
+    return tuple({key: one[key] for key in keys} for one in found)
 
 
 def published_of(manifest: Mapping[str, Any]) -> Published | None:
@@ -445,121 +174,43 @@ def recipe(files: Mapping[str, Path]) -> dict[str, str]:
         return {}
 
 
-def _gather(built: Built, names: Sequence[str], measured: Evaluation | None) -> Report:
-    manifest, model = built.manifest, built.folder.name
-    evaluation, stale_evaluation = evaluation_of(built)
-    diagnosis, stale_diagnosis = _diagnosis(built)
-    published, rows = published_of(manifest), node_rows(built.files)
-    # Stale files of a build that is about to be published are about to be removed.
-    stale = [flag for flag in (stale_evaluation, stale_diagnosis) if flag and measured is None]
-    preprocess = built.metadata.preprocess
-    if evaluation is not None:
-        accuracy = from_evaluation(evaluation, EVALUATION, names, preprocess)
-    elif (own := measured or _own_evaluation(built)) is not None:
-        accuracy = from_evaluation(own, OWN_EVALUATION, names, preprocess)
-    else:
-        accuracy = from_manifest(manifest["accuracy"], manifest["command"])
-    verify, placement = manifest["verify"], manifest["placement"]
-    speed = speed_of(manifest["static"], published, manifest.get("board"))
-    return Report(
-        name=manifest["name"],
-        model=manifest["model"],
-        verdict=verdict(manifest, accuracy),
-        flags=(*_flags(manifest, model), *stale),
-        command=manifest["command"],
-        edge=manifest["edge"],
-        weights=manifest["weights"],
-        precision=manifest["precision"],
-        recipe=recipe(built.files),
-        prepared=prepared(manifest),
-        mapper=manifest["mapper"],
-        versions=manifest["toolchain"]["versions"],
-        exporter=manifest["exporter"],
-        preprocess=cattrs.unstructure(preprocess),
-        accuracy=accuracy,
-        diagnosis=diagnosis,
-        layers=layers_of(diagnosis, rows),
-        placement=placement and Placement(placement["bpu"], placement["cpu"], cpu_nodes(diagnosis, rows)),
-        speed=speed,
-        board=manifest.get("board"),
-        board_facts=board_facts(manifest.get("board")),
-        published_accuracy=published_line(manifest["model"], published, manifest["weights"]["source"]),
-        calibration=_calibration(built),
-        verify="" if verify is None else verify_line(verify),
-        verified=None if verify is None else bool(verify["bit_exact"]),
-        stages=tuple(
-            StageRow(stage["name"], stage["seconds"], stage["cached"], stage["command"])
-            for stage in manifest["stages"]
-        ),
-        files=tuple(
-            FileRow(file["role"], file["path"], file["bytes"], file["sha256"])
-            for file in manifest["artifacts"]
-            if file["role"] not in OWN_ROLES
-        ),
-        search=search_of(built),
-    )
-
-
-def evaluation_of(built: Built) -> tuple[Evaluation | None, Flag | None]:
-    """Return ``eval.json`` where it speaks of this build, and why not where it is there and does not."""
-    command = f"edge eval {built.folder.name}"
-    return read_sidecar(built.folder / EVALUATION, built, Evaluation, EVALUATION_SCHEMA, command)
-
-
-def _own_evaluation(built: Built) -> Evaluation | None:
-    """Return what the build measured itself; None of a build that kept no record of it."""
-    path = built.files.get("evaluation")
-    return None if path is None else read_sidecar(path, built, Evaluation, EVALUATION_SCHEMA, "")[0]
-
-
-def _diagnosis(built: Built) -> tuple[Diagnosis | None, Flag | None]:
-    command = f"edge diagnose {built.folder.name}"
-    return read_sidecar(built.folder / DIAGNOSIS, built, Diagnosis, DIAGNOSIS_SCHEMA, command)
+def _flat(prefix: str, value: object) -> list[tuple[str, str]]:
+    if isinstance(value, dict):
+        return [pair for key, inner in value.items() for pair in _flat(f"{prefix}.{key}".lstrip("."), inner)]
+    return [(prefix, str(value))]
 
 
 def _flags(manifest: Mapping[str, Any], model: str) -> list[Flag]:
     flags = []
-    source = manifest["weights"]["source"]
+    source, verify = manifest["weights"]["source"], manifest["verify"]
     if source == "demo":
-        flags.append(
-            Flag(
-                "weights",
-                "demo weights",
-                "Trained on pictures that the project renders. They prove the pipeline and say nothing of "
-                "ImageNet.",
-            )
+        text = (
+            "Trained on pictures that the project renders. They prove the pipeline and say nothing of "
+            "ImageNet."
         )
+        flags.append(Flag("weights", "demo weights", text))
     if source == "random":
-        flags.append(
-            Flag("weights", "random weights", "For speed only: every accuracy figure here is meaningless.")
-        )
+        text = "For speed only: every accuracy figure here is meaningless."
+        flags.append(Flag("weights", "random weights", text))
     if manifest["mapper"] == "portable":
-        flags.append(
-            Flag(
-                "approximate",
-                "portable",
-                "Quantized by onnxruntime; an estimate of what the vendor's compiler gives. There is no "
-                "program for the board.",
-                f"edge toolchain install, then edge build {model}",
-            )
+        text = (
+            "Quantized by onnxruntime; an estimate of what the vendor's compiler gives. There is no program "
+            "for the board."
         )
-    verify = manifest["verify"]
+        remedy = f"edge toolchain install, then edge build {model}"
+        flags.append(Flag("approximate", "portable", text, remedy))
     if verify is not None and not verify["bit_exact"]:
-        flags.append(
-            Flag(
-                "unverified",
-                "not verified",
-                "Nothing proves that the program computes what was measured: "
-                f"{verify.get('why_not', 'it differs')}.",
-                f"edge verify {model}",
-            )
+        text = (
+            "Nothing proves that the program computes what was measured: "
+            f"{verify.get('why_not', 'it differs')}."
         )
+        flags.append(Flag("unverified", "not verified", text, f"edge verify {model}"))
     return flags
 
 
-def _calibration(built: Built) -> Calibration:
+def _calibration(built: Built) -> CalibrationShown:
     facts = built.manifest["calibration"]
-    pictures: tuple[Picture, ...] = ()
+    pictures: tuple[Thumbnail, ...] = ()
     why_not = ""
     try:
         record = built.files["calibration_record"]
@@ -569,7 +220,7 @@ def _calibration(built: Built) -> Calibration:
         pictures = calibration_pictures(files, built.metadata.preprocess, CALIBRATION_SHOWN)
     except (OSError, ValueError, KeyError, TypeError) as error:
         why_not = f"calibration.json can't be read ({type(error).__name__})"
-    return Calibration(
+    return CalibrationShown(
         n=facts["n"],
         images=facts["images"],
         method=facts["method"] or "not stated by the compiler",
@@ -580,7 +231,280 @@ def _calibration(built: Built) -> Calibration:
     )
 
 
-def _flat(prefix: str, value: object) -> list[tuple[str, str]]:
-    if isinstance(value, dict):
-        return [pair for key, inner in value.items() for pair in _flat(f"{prefix}.{key}".lstrip("."), inner)]
-    return [(prefix, str(value))]
+def evaluation_of(built: Built) -> tuple[Evaluation | None, Flag | None]:
+    """Return ``eval.json`` where it speaks of this build, and why not where it is there and does not."""
+    command = f"edge eval {built.folder.name}"
+    return read_sidecar(built.folder / EVALUATION, built, Evaluation, EVALUATION_SCHEMA, command)
+
+
+def from_evaluation(
+    evaluation: Evaluation, source: str, names: Sequence[str], preprocess: Preprocess
+) -> Accuracy:
+    """Return what an evaluation says, with pictures.
+
+    Args:
+        evaluation: of this build.
+        source: name of the file that it is from.
+        names: of the classes; empty if unknown.
+        preprocess: of the network, for the pictures.
+    """
+    most = max((hop.n for hop in evaluation.hops), default=0)
+    hops = []
+    for hop in evaluation.hops:
+        n, score, before = hop.n, hop.score, hop.before
+        shares = {key: getattr(score, key) for key in SHARES} if score else None
+        hops.append(
+            _hop(
+                hop.hop,
+                hop.by,
+                n,
+                shares,
+                hop.agreement,
+                hop.cosine,
+                agreement_before=None if hop.agreement_before is None else 100 * hop.agreement_before / n,
+                cosine_before=hop.cosine_before,
+                change=judged_change(hop.change, TITLES[before]) if hop.change and before else None,
+                seconds=hop.seconds,
+                sampled=n < most,
+            )
+        )
+    return Accuracy(
+        source=source,
+        command=evaluation.command,
+        dataset=evaluation.dataset,
+        dataset_sha256=evaluation.dataset_sha256,
+        n=evaluation.n,
+        unlabelled=evaluation.unlabelled,
+        hops=tuple(hops),
+        quantized=evaluation.quantized,
+        verdict=evaluation.verdict,
+        explanation=evaluation.explanation,
+        mistakes=mistakes_shown(evaluation.mistakes, evaluation.dataset, names, preprocess),
+        mistakes_total=evaluation.mistakes_total,
+        unreadable=evaluation.unreadable,
+        seconds=evaluation.seconds,
+        versions=evaluation.versions,
+        total=judged_change(evaluation.total, TITLES["float"]) if evaluation.total else None,
+    )
+
+
+def from_manifest(accuracy: Mapping[str, Any], command: str) -> Accuracy:
+    """Return what the build measured: float and quantized, not compared in pairs."""
+    n, by = accuracy["n"], accuracy["quantized_by"]
+    reference, quantized = accuracy["float"], accuracy["quantized"]
+    same = round(accuracy["agreement"] * n / 100)
+    change = None
+    if reference and quantized:
+        points = quantized["top1"] - reference["top1"]
+        change = JudgedChange(TITLES["float"], points, None, None, None, None, "untested")
+    return Accuracy(
+        source="manifest.json",
+        command=command,
+        dataset=accuracy["dataset"],
+        dataset_sha256=accuracy["dataset_sha256"],
+        n=n,
+        unlabelled="" if quantized else "the pictures carry no usable labels",
+        hops=(
+            _hop("float", "onnxruntime", n, reference, n, 1.0),
+            _hop("quantized", by, n, quantized, same, accuracy["cosine"], change=change),
+        ),
+        quantized="quantized",
+        unreadable=tuple(accuracy["unreadable"]),
+    )
+
+
+SHARES = ("top1", "top1_interval", "top5", "top5_interval")
+
+
+def _hop(
+    name: str, by: str, n: int, score: Mapping[str, Any] | None, same: int, cosine: float, **more: Any
+) -> HopFigures:
+    """Return a hop's figures from counts and ``SHARES``; ``more`` are further fields."""
+    low, high = wilson(same, n)
+    shares: dict[str, Any] = {key: score[key] if score else None for key in SHARES}
+    return HopFigures(
+        name=name,
+        title=TITLES[name],
+        by=by,
+        n=n,
+        **shares,
+        agreement=100 * same / n,
+        agreement_interval=(100 * low, 100 * high),
+        cosine=cosine,
+        **more,
+    )
+
+
+def judged_change(change: Change, before: str) -> JudgedChange:
+    """Return a measured change and what it means, against the hop of that title."""
+    if not change.lost and not change.gained:
+        judgement: Judgement = "none"
+    elif within_noise(change):
+        judgement = "noise"
+    else:
+        judgement = "loss" if change.points < 0 else "gain"
+    return JudgedChange(
+        before, change.points, change.interval, change.lost, change.gained, change.p, judgement
+    )
+
+
+T = TypeVar("T")
+
+
+def read_sidecar(
+    path: Path, built: Built, kind: type[T], version: int, command: str
+) -> tuple[T | None, Flag | None]:
+    """Read one of the files.
+
+    Args:
+        path: of the file.
+        built: the build folder that it has to speak of.
+        kind: the class that it holds; it has ``models``, role -> sha256 of what was measured.
+        version: its schema.
+        command: that makes the file anew.
+
+    Returns:
+        What it holds, None if it is not there or not to be used; and why not, None if nothing is to be said.
+    """
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+        if data["schema_version"] != version:
+            why = f"is of schema {data['schema_version']}, not {version}"
+        else:
+            found, models = cattrs.structure(data, kind), data["models"]
+            changed = sorted(role for role, digest in models.items() if built.sha256.get(role) != digest)
+            if models and not changed:
+                return found, None
+            why = f"speaks of another {', '.join(changed) or 'program'} than this build holds"
+    except FileNotFoundError:
+        return None, None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, cattrs.BaseValidationError) as error:
+        why = f"can't be read ({type(error).__name__})"
+    return None, Flag("stale", f"{path.name} is left out", f"{path.name} {why}.", command)
+
+
+NO_LAYERS = Layers(
+    "", "Nothing here says how similar the layers are: only the vendor's compiler measures it."
+)
+
+
+def layers_of(diagnosis: Diagnosis | None, rows: tuple[NodeRow, ...]) -> Layers:
+    """Return the similarity of each layer.
+
+    Args:
+        diagnosis: of this build; None if there is none.
+        rows: the compile log's node table; empty without the vendor's compiler.
+    """
+    if diagnosis is not None and diagnosis.units:
+        return Layers(
+            "diagnosis",
+            f"Cosine of each layer's output, everything quantized, with the float network's: mean over "
+            f"n = {diagnosis.n} pictures, {diagnosis.dataset}.",
+            tuple(
+                LayerRow(
+                    name=unit.name,
+                    kind=unit.kind,
+                    on=unit.on,
+                    dtype=f"int{unit.bits}" if unit.on == "BPU" else "float",
+                    cosine=unit.cosine,
+                    alone_cosine=unit.alone_cosine,
+                    alone_agreement=100 * unit.alone_agreement,
+                    low=unit.range.low,
+                    high=unit.range.high,
+                    threshold=unit.range.threshold,
+                    saturated=unit.range.saturated,
+                    outlier_ratio=unit.range.outlier_ratio,
+                )
+                for unit in diagnosis.units
+            ),
+        )
+    known = tuple(
+        LayerRow(row.name, row.type, row.on, row.dtype, row.cosine, threshold=row.threshold)
+        for row in rows
+        if row.cosine is not None
+    )
+    if not known:
+        return NO_LAYERS
+    return Layers(
+        "compile log",
+        "Cosine of each node's output, calibrated, with the float network's, as the compiler found it on the "
+        "calibration pictures.",
+        known,
+    )
+
+
+def node_rows(files: Mapping[str, Path]) -> tuple[NodeRow, ...]:
+    """Return the compile log's node table; empty where there is no log or it can't be read."""
+    log, info = files.get("compile_log"), files.get("quant_info")
+    if log is None:
+        return ()
+    try:
+        names = json.loads(info.read_text(encoding="utf-8")) if info is not None else None
+        return nodes(log.read_text(encoding="utf-8", errors="replace"), names)
+    except (OSError, ValueError):
+        return ()
+
+
+def cpu_nodes(diagnosis: Diagnosis | None, rows: tuple[NodeRow, ...]) -> tuple[Fact, ...]:
+    """Return the nodes that are left to the CPU."""
+    if diagnosis is not None:
+        found = [(node.name, node.op, node.inside) for node in diagnosis.cpu_nodes]
+    else:
+        inside = {id(row) for row in cpu_inside(rows)}
+        found = [(row.name, row.type, id(row) in inside) for row in rows if row.on == "CPU"]
+    return tuple({"name": name, "op": op, "inside": inner} for name, op, inner in found)
+
+
+def speed_of(
+    static: Mapping[str, Any] | None, published: Published | None, board: Mapping[str, Any] | None
+) -> Speed:
+    """Return the figures.
+
+    Args:
+        static: of the manifest; None where nothing was compiled.
+        published: of the same model; None where nobody did.
+        board: of the manifest: what ``edge board`` recorded of this program.
+    """
+    rows, notes = [], []
+    if static is not None:
+        level = static["optimize_level"]
+        note = f"BPU part only; {static['march']}, {level}"
+        latency = static["latency_us"] / 1000
+        rows.append(SpeedRow("static", "compiler's static figure", None, latency, static["fps"], note))
+        notes.append(STATIC_NOTE)
+        if level != "O3":
+            notes.append(f"This program is compiled at {level}: quickly made, slow to run; O3 is what ships.")
+    if published is not None:
+        if published.latency_ms:
+            rows.append(SpeedRow("published", "published", 1, published.latency_ms, None, published.source))
+        if published.fps_4_threads:
+            fps = published.fps_4_threads
+            rows.append(SpeedRow("published", "published", 4, None, fps, published.source))
+        if published.latency_ms or published.fps_4_threads:
+            notes.append(PUBLISHED_NOTE)
+    about = (board or {}).get("about") or {}
+    where = ", ".join(str(about[key]) for key in ("soc", "os") if about.get(key)) or "measured"
+    rows += [
+        SpeedRow("board", "your board", run["threads"], run["latency_ms"], run["fps"], where)
+        for run in ((board or {}).get("perf") or {}).get("runs", ())
+    ]
+    return Speed(tuple(rows), tuple(notes), static["ddr_bytes"] if static else None)
+
+
+def board_facts(board: Mapping[str, Any] | None) -> tuple[tuple[str, str], ...]:
+    """Return what ``edge board`` recorded besides speed, as names and values."""
+    if not board:
+        return ()
+    rows = [(name, str(value)) for name, value in (board.get("about") or {}).items() if value]
+    accuracy = board.get("accuracy")
+    if accuracy:
+        found = accuracy["board"]
+        if found:
+            rows += [
+                (f"{title} on the board", f"{found[key]:.2f} % {bounds(found[f'{key}_interval'])}")
+                for key, title in (("top1", "Top-1"), ("top5", "Top-5"))
+            ]
+        if accuracy["agreement"] is not None:
+            rows.append((f"same answer as {accuracy['backend']}", f"{accuracy['agreement']:.2f} %"))
+        rows.append(("measured on", f"n = {accuracy['n']}: {accuracy['dataset']}"))
+    return tuple(rows)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from attrs import frozen
@@ -16,11 +15,10 @@ SCHEMA_VERSION = 1
 
 
 @frozen
-class Tried:
+class TriedRecipe:
     """A recipe that was compiled at the shipping level.
 
     Attributes:
-        name: of it.
         latency_us: static, microseconds.
         ratio: of plain int8's latency.
         agreement: with float behind NV12 on the pictures kept back, percent.
@@ -41,7 +39,7 @@ class Tried:
 
 
 @frozen
-class Search:
+class PrecisionSearch:
     """A precision search.
 
     Attributes:
@@ -56,7 +54,7 @@ class Search:
         seconds: of all of it.
     """
 
-    tried: tuple[Tried, ...]
+    tried: tuple[TriedRecipe, ...]
     failed: tuple[tuple[str, str], ...]
     why: str
     report: str
@@ -67,34 +65,32 @@ class Search:
     seconds: float
 
 
-def search_of(built: Built) -> Search | None:
+def search_of(built: Built) -> PrecisionSearch | None:
     """Return the search for this very float network; None if there was none or it can't be read."""
     try:
-        data = json.loads((Path(built.folder) / FILE).read_text(encoding="utf-8"))
-        if data["schema_version"] != SCHEMA_VERSION:
-            return None
-        if data["float_sha256"] != built.sha256.get("float_onnx"):
+        data = json.loads((built.folder / FILE).read_text(encoding="utf-8"))
+        if data["schema_version"] != SCHEMA_VERSION or data["float_sha256"] != built.sha256.get("float_onnx"):
             return None
         return _search(data)
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
 
 
-def _search(data: Mapping[str, Any]) -> Search:
-    points = list(enumerate(data["points"]))
-    good = [(i, p) for i, p in points if not p["failed"] and p["report"] is not None]
-    base = float(data["points"][0]["latency_us"])
-    figures = [(float(p["latency_us"]), int(p["report"]["agreement"])) for _, p in good]
+def _search(data: Mapping[str, Any]) -> PrecisionSearch:
+    points = data["points"]
+    base = float(points[0]["latency_us"])
+    done = [(i, point) for i, point in enumerate(points) if not point["failed"]]
+    good = [(i, point) for i, point in done if point["report"] is not None]
+    figures = [(float(point["latency_us"]), int(point["report"]["agreement"])) for _, point in good]
     tried = []
     for (i, point), (latency, agreement) in zip(good, figures, strict=True):
-        own = point["report"]
-        n = int(own["n"])
+        own, n = point["report"], int(point["report"]["n"])
         beaten = any(
             other[0] <= latency and other[1] >= agreement and other != (latency, agreement)
             for other in figures
         )
         tried.append(
-            Tried(
+            TriedRecipe(
                 name=str(point["name"]),
                 latency_us=latency,
                 ratio=latency / base,
@@ -105,9 +101,9 @@ def _search(data: Mapping[str, Any]) -> Search:
                 on_front=not beaten,
             )
         )
-    return Search(
+    return PrecisionSearch(
         tried=tuple(tried),
-        failed=tuple((str(p["name"]), str(p["failed"])) for _, p in points if p["failed"]),
+        failed=tuple((str(point["name"]), str(point["failed"])) for point in points if point["failed"]),
         why=str(data["why"]),
         report=str(data["report"]),
         selection=str(data["selection"]),

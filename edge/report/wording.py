@@ -1,11 +1,11 @@
-"""Facts as short lines of text, shared by the terminal, the Markdown and the page."""
+"""Facts as short pieces of text, shared by the terminal, the Markdown and the page."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
 
-from edge.report.contents import Accuracy, Change, Interval
+from edge.report.contents import Accuracy, Interval, JudgedChange
 from edge.specs import Published
 
 MINUS = "\N{MINUS SIGN}"
@@ -14,13 +14,17 @@ MISSING = "\N{EN DASH}"
 
 def interval(score: Mapping[str, Any], key: str) -> str:
     """Return the 95 % interval of ``top1`` or ``top5`` of a manifest's score as text."""
-    low, high = score[f"{key}_interval"]
-    return f"[{low:.1f}, {high:.1f}]"
+    return bounds(score[f"{key}_interval"])
 
 
 def bounds(values: Interval) -> str:
     """Return an interval in percent as text."""
     return f"[{values[0]:.1f}, {values[1]:.1f}]"
+
+
+def fixed(value: float | None, unit: str = "", *, digits: int) -> str:
+    """Return a number with so many decimals, and its unit; a dash for None."""
+    return MISSING if value is None else f"{value:.{digits}f}{unit}"
 
 
 def signed(value: float, digits: int = 2) -> str:
@@ -38,7 +42,7 @@ def p_value(p: float) -> str:
     return f"p = {p:.3f}" if p < 0.1 else f"p = {p:.2f}"
 
 
-def judged(change: Change) -> str:
+def judged(change: JudgedChange) -> str:
     """Say in a few words what a change is."""
     if change.judgement == "none":
         return "no answer changed"
@@ -46,6 +50,29 @@ def judged(change: Change) -> str:
         return "not tested in pairs"
     words = {"loss": "a loss", "gain": "a gain", "noise": "within noise"}
     return f"{words[change.judgement]}, {p_value(change.p)}"
+
+
+def versions(tools: Mapping[str, str]) -> str:
+    """Return tools with their versions on one line."""
+    return ", ".join(f"{name} {version}" for name, version in sorted(tools.items()))
+
+
+def code(text: str) -> str:
+    """Return text as it is typed, for Markdown."""
+    fence = "``" if "`" in text else "`"
+    return f"{fence}{text}{fence}"
+
+
+def plain(text: str) -> str:
+    """Return text of others with what Markdown or HTML would take for markup made harmless."""
+    for mark in ("\\", "<", "*", "[", "`"):
+        text = text.replace(mark, f"\\{mark}")
+    return text
+
+
+def cell(value: object) -> str:
+    """Return a value for a cell of a Markdown table."""
+    return str(value).replace("|", "\\|").replace("\n", " ")
 
 
 def prepared(manifest: Mapping[str, Any]) -> tuple[str, ...]:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import base64
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import cast
 
@@ -23,7 +24,7 @@ from edge.images.preprocess import (
     rgb_to_nv12,
     yuv444_to_rgb_float,
 )
-from edge.report.contents import MistakeShown, Picture
+from edge.report.contents import MistakeShown, Thumbnail
 from edge.specs import Preprocess
 
 SIDE = 224  # pixels of the longer side: sharp at the size of a thumbnail on a phone
@@ -53,7 +54,7 @@ def data_uri(rgb: NDArray[np.uint8]) -> tuple[str, int, int]:
 
 def calibration_pictures(
     files: Sequence[tuple[str, Path]], preprocess: Preprocess, count: int
-) -> tuple[Picture, ...]:
+) -> tuple[Thumbnail, ...]:
     """Return pictures of a calibration set, evenly spread over it.
 
     Args:
@@ -63,7 +64,14 @@ def calibration_pictures(
     """
     step = max(1.0, len(files) / count)
     chosen = [files[int(index * step)] for index in range(min(count, len(files)))]
-    return tuple(_calibration_picture(name, path, preprocess) for name, path in chosen)
+    return tuple(
+        _thumbnail(
+            name,
+            f"calibration picture {name}, as the network sees it behind NV12",
+            partial(calibration_picture, path, preprocess),
+        )
+        for name, path in chosen
+    )
 
 
 def mistakes_shown(
@@ -88,46 +96,28 @@ def mistakes_shown(
         label, right, wrong = named(mistake.label), named(mistake.float_answer), named(mistake.answer)
         truth = "" if mistake.label is None else f", a picture of {label}"
         alt = f"{mistake.picture}{truth}: float says {right}, quantized says {wrong}"
+        picture = _thumbnail(mistake.picture, alt, partial(_crop, mistake, dataset, preprocess))
         shown.append(
-            MistakeShown(
-                picture=_picture(_item(mistake, dataset), alt, preprocess),
-                label=label,
-                float_answer=right,
-                float_probability=mistake.float_probability,
-                answer=wrong,
-                probability=mistake.probability,
-            )
+            MistakeShown(picture, label, right, mistake.float_probability, wrong, mistake.probability)
         )
     return tuple(shown)
 
 
-def _item(mistake: Mistake, dataset: str) -> ImageItem:
-    """Return where the picture comes from: its file, or the renderer with the seed that the set names."""
+def _crop(mistake: Mistake, dataset: str, preprocess: Preprocess) -> NDArray[np.uint8]:
+    """Return the picture, cropped: from its file, or rendered with the seed that the set names."""
     demo = _DEMO.fullmatch(mistake.picture)
     if mistake.path is None and demo is not None and dataset.startswith("demo:"):
         seed = _SEED.findall(dataset)
-        split = cast("Split", demo[1])
-        drawn = (split, int(demo[2]), int(seed[-1]) if seed else 0)
-        return ImageItem(mistake.picture, mistake.label, demo=drawn)
-    return ImageItem(mistake.picture, mistake.label, path=Path(mistake.path or mistake.picture))
+        drawn = (cast("Split", demo[1]), int(demo[2]), int(seed[-1]) if seed else 0)
+        item = ImageItem(mistake.picture, mistake.label, demo=drawn)
+    else:
+        item = ImageItem(mistake.picture, mistake.label, path=Path(mistake.path or mistake.picture))
+    return resize_crop(item.load(), preprocess)
 
 
-def _picture(item: ImageItem, alt: str, preprocess: Preprocess) -> Picture:
+def _thumbnail(name: str, alt: str, crop: Callable[[], NDArray[np.uint8]]) -> Thumbnail:
     try:
-        crop = resize_crop(item.load(), preprocess)
-        return Picture(item.name, alt, *_encoded(crop))
-    except ImageError as error:
-        return Picture(item.name, alt, why_not=error.seen)
-
-
-def _calibration_picture(name: str, path: Path, preprocess: Preprocess) -> Picture:
-    alt = f"calibration picture {name}, as the network sees it behind NV12"
-    try:
-        return Picture(name, alt, *_encoded(calibration_picture(path, preprocess)))
-    except CalibrationError as error:
-        return Picture(name, alt, why_not=error.seen)
-
-
-def _encoded(crop: NDArray[np.uint8]) -> tuple[str, str, int, int]:
-    image, width, height = data_uri(behind_nv12(crop))
-    return image, "", width, height
+        image, width, height = data_uri(behind_nv12(crop()))
+    except (CalibrationError, ImageError) as error:
+        return Thumbnail(name, alt, why_not=error.seen)
+    return Thumbnail(name, alt, image, width=width, height=height)
