@@ -8,7 +8,7 @@ onnxruntime's own order.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -249,11 +249,18 @@ _HARMLESS = {
 
 
 class Attributes(dict[str, Any]):
-    """A node's attributes, which note what was read."""
+    """A node's attributes as Python values, bytes decoded; they note what was read."""
 
-    def __init__(self, values: Mapping[str, Any]) -> None:
-        super().__init__(values)
+    def __init__(self, node: onnx.NodeProto) -> None:
+        for attribute in node.attribute:
+            value = helper.get_attribute_value(attribute)
+            self[attribute.name] = value.decode() if isinstance(value, bytes) else value
         self.read: set[str] = set()
+
+    @property
+    def unread(self) -> set[str]:
+        """Names of those that nobody asked for."""
+        return set(self) - self.read
 
     def __getitem__(self, name: str) -> Any:
         self.read.add(name)
@@ -276,24 +283,21 @@ class Source:
     Attributes:
         node: the node.
         constants: every constant of the vendor's graph by name.
-        attributes: of the node, as Python values; bytes are decoded.
+        attributes: of the node.
     """
 
     node: onnx.NodeProto
     constants: dict[str, NDArray[Any]]
-    attributes: dict[str, Any]
+    attributes: Attributes
 
     @classmethod
     def of(cls, node: onnx.NodeProto, constants: dict[str, NDArray[Any]]) -> Source:
         """Read the node's attributes."""
-        found = {a.name: helper.get_attribute_value(a) for a in node.attribute}
-        decoded = {k: v.decode() if isinstance(v, bytes) else v for k, v in found.items()}
-        return cls(node, constants, Attributes(decoded))
+        return cls(node, constants, Attributes(node))
 
     def unread(self) -> list[str]:
         """Return the attributes that the rule did not look at, and that may change the result."""
-        seen = self.attributes.read if isinstance(self.attributes, Attributes) else set(self.attributes)
-        return sorted(set(self.attributes) - seen - _HARMLESS)
+        return sorted(self.attributes.unread - _HARMLESS)
 
     @property
     def what(self) -> str:
