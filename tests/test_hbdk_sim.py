@@ -19,7 +19,7 @@ from edge.runtime import load
 from edge.runtime.backends import hbdk_sim, quantized
 from edge.runtime.program import Program
 from edge.simulate import binfile
-from edge.simulate.binfile import BinNode, BinProgram, Value, read_bin
+from edge.simulate.binfile import BinNode, BinProgram, BinValue, read_bin
 from edge.simulate.hbdk import Simulator
 from edge.simulate.tail import check_tail, run_tail
 from edge.toolchain.found import Toolchain
@@ -91,9 +91,9 @@ def tool(tmp_path: Path) -> Any:
 def test_what_a_bin_holds(tiny: Path) -> None:
     program = read_bin(tiny)
     assert (program.name, program.hbm) == ("tiny", b"what the BPU runs")
-    assert program.inputs == (Value("x", (1, 4, 32, 3), "int8"),)
+    assert program.inputs == (BinValue("x", (1, 4, 32, 3), "int8"),)
     assert program.input_kinds == ("NV12",)
-    assert program.outputs == (Value("y", (1, 2), "float32"),)
+    assert program.outputs == (BinValue("y", (1, 2), "float32"),)
     assert [node.op for node in program.nodes] == ["BPU", "Dequantize", "Reshape"]
     assert program.constants["scale"].tolist() == [0.5, 0.25]
     assert program.values["fc/int"].dtype == "int32"
@@ -157,7 +157,7 @@ def program_of(*nodes: BinNode, dtype: str = "float32", **constants: Any) -> Bin
         name="p",
         inputs=(),
         input_kinds=(),
-        outputs=(Value("y", (1, 2, 2), dtype),),
+        outputs=(BinValue("y", (1, 2, 2), dtype),),
         nodes=nodes,
         constants={name: np.array(value) for name, value in constants.items()},
         values={},

@@ -12,7 +12,7 @@ from attrs import evolve
 from onnx import TensorProto
 
 from edge.errors import ModelFileError
-from edge.simulate.portable.rules import rules
+from edge.simulate.portable.rules import RULES
 from tests.one_operator import Case, Random, anything, many, out_type, portable, same
 from tests.one_operator import vendor as vendor
 from tests.test_portable_rules import convolution, elementwise, lut2
@@ -326,4 +326,4 @@ def test_every_rule_has_a_test() -> None:
     """A rule that nothing here runs is not proved."""
     here = Path(__file__)
     text = here.read_text() + here.with_name("test_portable_rules.py").read_text()
-    assert sorted(name for _, name in rules() if f'"{name}"' not in text) == []
+    assert sorted(name for _, name in RULES if f'"{name}"' not in text) == []

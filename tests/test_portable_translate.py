@@ -12,9 +12,8 @@ from onnx import TensorProto, helper, numpy_helper
 
 from edge.errors import ModelFileError
 from edge.images.preprocess import network_input_from_nv12, nv12_to_yuv444
-from edge.simulate.portable import nv12, packing
-from edge.simulate.portable.graph import NHWC, Graph, Value
-from edge.simulate.portable.packing import WORTH
+from edge.simulate.portable import nv12
+from edge.simulate.portable.graph import NHWC, WORTH, Graph, Value, packed
 from edge.simulate.portable.requantize import requantize, search, staircase
 from edge.simulate.portable.translate import translated
 from edge.specs import Preprocess
@@ -114,7 +113,7 @@ def test_weights_are_stored_small_and_come_back_the_same(seed: int, exponents: l
     size = (len(exponents), -(-WORTH // len(exponents)))
     rows = np.random.default_rng(seed).integers(-limit, limit + 1, size)
     data = (rows * np.exp2(np.array(exponents, np.float64))[:, None]).astype(np.float32)
-    nodes, tensors = packing.stored("w", data)
+    nodes, tensors = packed("w", data)
     assert any(tensor.data_type == TensorProto.INT8 for tensor in tensors) == (limit < 300)
     out = helper.make_tensor_value_info("y", TensorProto.FLOAT, data.shape)
     graph = helper.make_graph([*nodes, helper.make_node("Identity", ["w"], ["y"])], "g", [], [out], tensors)

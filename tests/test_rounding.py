@@ -21,7 +21,7 @@ from edge.images.preprocess import arrange
 from edge.prepare import rounding as compensate
 from edge.prepare.rounding import (
     TOP,
-    Layer,
+    LinearLayer,
     RoundResult,
     compensated,
     find_layers,
@@ -113,7 +113,7 @@ def one_layer(op: str, shape: tuple[int, ...], inputs: tuple[int, ...], **attrib
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=7)
 
 
-def as_columns(model: onnx.ModelProto, x: NDArray[np.float32]) -> tuple[Layer, NDArray[np.float64]]:
+def as_columns(model: onnx.ModelProto, x: NDArray[np.float32]) -> tuple[LinearLayer, NDArray[np.float64]]:
     """Compute the one layer from its columns."""
     (layer,), left = find_layers(model)
     assert not left

@@ -17,9 +17,9 @@ from onnx import TensorProto, helper, numpy_helper
 
 from edge.compiler.run import checker
 from edge.errors import ModelFileError
-from edge.graph.compare import SEEDS, Rejected, max_error, reference
 from edge.prepare import guard
 from edge.prepare import simplify as stage
+from edge.prepare.guard import SEEDS, Rejected, max_error, reference
 from edge.prepare.normal_form import normal_form, tidy
 from edge.prepare.patterns import count_patterns
 from edge.prepare.simplify import SimplifyResult, simplify

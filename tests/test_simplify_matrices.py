@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper
 
 from edge.graph.view import View
-from edge.prepare.attention import lay_out, layout
+from edge.prepare import attention as layout
+from edge.prepare.attention import lay_out
 from edge.prepare.normal_form import tidy
 from edge.toolchain.found import Toolchain
 from tests.attention_graphs import answers, attention_net, kinds, transformer_net

@@ -8,13 +8,12 @@ from collections.abc import Sequence
 
 import numpy as np
 import onnx
-import onnxruntime
 from onnx import helper
 
 from edge.compiler import logs
 from edge.diagnose.findings import CpuNode
 from edge.folder.built import Built
-from edge.graph.files import load_onnx
+from edge.graph.files import load_onnx, session
 
 _REPEATS = 20
 
@@ -83,19 +82,14 @@ def _milliseconds(
     )
     opsets = [entry for entry in model.opset_import if entry.domain in ("", "ai.onnx")]
     single = helper.make_model(graph, opset_imports=opsets, ir_version=7)
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = 1
-    options.log_severity_level = 4
     rng = np.random.Generator(np.random.PCG64(0))
     try:
-        session = onnxruntime.InferenceSession(
-            single.SerializeToString(), options, providers=["CPUExecutionProvider"]
-        )
+        opened = session(single.SerializeToString())
         feeds = {name: rng.standard_normal(shapes[name]).astype(np.float32) for name in inputs}
         times = []
         for _ in range(_REPEATS):
             started = time.perf_counter()
-            session.run(None, feeds)
+            opened.run(None, feeds)
             times.append(time.perf_counter() - started)
     except Exception:  # onnxruntime's own exceptions share no public base; a time is then not known
         return None
@@ -109,13 +103,11 @@ def _shapes(model: onnx.ModelProto) -> dict[str, tuple[int, ...]]:
     translated = translate(model)
     names = [name for node in translated.nodes for name in node.output]
     graph = translate(model, names)
-    session = onnxruntime.InferenceSession(
-        graph.model.SerializeToString(), providers=["CPUExecutionProvider"]
-    )
+    opened = session(graph.model.SerializeToString())
     feeds: dict[str, np.ndarray[tuple[int, ...], np.dtype[np.generic]]] = {}
-    for entry in session.get_inputs():
+    for entry in opened.get_inputs():
         kind = np.bool_ if "bool" in entry.type else np.float32
         feeds[entry.name] = np.ones(entry.shape, kind) if kind is np.float32 else np.zeros(entry.shape, kind)
-    shapes = {name: tuple(value.shape) for name, value in zip(names, session.run(names, feeds), strict=True)}
+    shapes = {name: tuple(value.shape) for name, value in zip(names, opened.run(names, feeds), strict=True)}
     shapes |= {q.output: shapes[q.tensor] for q in translated.quantizers if q.tensor in shapes}
     return shapes

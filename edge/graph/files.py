@@ -1,8 +1,8 @@
-"""Facts of an ONNX file, and the checks that every stage wants before it starts."""
+"""Read an ONNX file, tell its facts, copy it, and open it in onnxruntime."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -85,8 +85,7 @@ def open_exposed(model: onnx.ModelProto, names: Iterable[str]) -> onnxruntime.In
     """
     import onnx
 
-    exposed = onnx.ModelProto()
-    exposed.CopyFrom(model)
+    exposed = copied(model)
     known = {value.name for value in exposed.graph.output}
     for name in dict.fromkeys(names):
         if name not in known:
@@ -97,16 +96,48 @@ def open_exposed(model: onnx.ModelProto, names: Iterable[str]) -> onnxruntime.In
 
 
 def _opened(source: str | bytes, name: str) -> onnxruntime.InferenceSession:
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = 1  # sums in one order on every machine
-    options.log_severity_level = 3
     try:
-        return onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
+        return session(source)
     except Exception as error:  # onnxruntime's own exceptions share no public base
         cause = " ".join(str(error).split())[:200]
         raise ModelFileError(f"onnxruntime can't load {name}: {cause}") from error
+
+
+def session(
+    source: str | bytes, *, threads: int = 1, config: Mapping[str, str] | None = None
+) -> onnxruntime.InferenceSession:
+    """Open a model in stock onnxruntime on the CPU; nothing reaches the console.
+
+    Args:
+        source: path of a file, or its bytes.
+        threads: of a run; with one, sums are added in one order on every machine.
+        config: further entries of the session's configuration.
+
+    Raises:
+        Exception: onnxruntime refuses it; its exceptions share no public base.
+    """
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.log_severity_level = 4  # what it has to say comes back as an exception
+    for key, value in (config or {}).items():
+        options.add_session_config_entry(key, value)
+    return onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
+
+
+def copied(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Return a model of its own with the same content."""
+    import onnx
+
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    return copy
+
+
+def opset_of(model: onnx.ModelProto) -> int:
+    """Return the opset of the default domain; 0 when none is given."""
+    return next((int(o.version) for o in model.opset_import if o.domain in ("", "ai.onnx")), 0)
 
 
 def facts(model: onnx.ModelProto, origin: str = "the model") -> GraphFacts:
@@ -132,7 +163,7 @@ def facts(model: onnx.ModelProto, origin: str = "the model") -> GraphFacts:
         input_shape=input_shape,
         output_name=graph.output[0].name,
         output_shape=_output_shape(model, origin),
-        opset=next((o.version for o in model.opset_import if o.domain in ("", "ai.onnx")), 0),
+        opset=opset_of(model),
         ir=model.ir_version,
         node_names=tuple(node.name for node in graph.node),
         parameters=sum(
@@ -172,16 +203,11 @@ def _output_shape(model: onnx.ModelProto, origin: str) -> tuple[int, ...]:
     output = model.graph.output[0]
     if any(dim.dim_value <= 0 for dim in output.type.tensor_type.shape.dim):
         import numpy as np
-        import onnxruntime
 
         name, shape = image_input(model, origin)
-        options = onnxruntime.SessionOptions()
-        options.log_severity_level = 4  # what it has to say comes back as an error
         try:
-            session = onnxruntime.InferenceSession(
-                model.SerializeToString(), options, providers=["CPUExecutionProvider"]
-            )
-            scores = session.run([output.name], {name: np.zeros(shape, np.float32)})[0]
+            opened = session(model.SerializeToString())
+            scores = opened.run([output.name], {name: np.zeros(shape, np.float32)})[0]
         except Exception as error:  # onnxruntime's exceptions share no base; over 2 GB protobuf's comes first
             cause = " ".join(str(error).split())[:200]
             raise ModelFileError(

@@ -25,13 +25,20 @@ def constants(graph: onnx.GraphProto) -> dict[str, onnx.TensorProto]:
     }
 
 
-def add_constant(graph: onnx.GraphProto, name: str, values: NDArray[Any]) -> str:
-    """Add a constant under a name that is not taken, and return the name."""
+def add_constant(graph: onnx.GraphProto, name: str, values: NDArray[Any] | Sequence[int]) -> str:
+    """Add a constant under a name that is not taken, and return the name; whole numbers become int64."""
     from onnx import numpy_helper
 
     name = unused(graph, name)
     graph.initializer.append(numpy_helper.from_array(np.asarray(values, order="C"), name))
     return name
+
+
+def insert(graph: onnx.GraphProto, before: onnx.NodeProto, *nodes: onnx.NodeProto) -> None:
+    """Put nodes in front of one."""
+    place = list(graph.node).index(before)
+    for offset, node in enumerate(nodes):
+        graph.node.insert(place + offset, node)
 
 
 def unused(graph: onnx.GraphProto, name: str) -> str:
@@ -50,10 +57,12 @@ class View:
 
     Attributes:
         nodes: all nodes, in graph order.
+        initializers: by name.
     """
 
     def __init__(self, model: onnx.ModelProto) -> None:
         self.nodes = list(model.graph.node)
+        self.initializers = {tensor.name: tensor for tensor in model.graph.initializer}
         self._made = {output: node for node in self.nodes for output in node.output if output}
         self._constants = constants(model.graph)
         self._readers: dict[str, list[onnx.NodeProto]] = defaultdict(list)
@@ -134,7 +143,8 @@ class View:
             return self.constant(low), self.constant(high)
         return self.attribute(node, "min", None), self.attribute(node, "max", None)
 
-    def attribute(self, node: onnx.NodeProto, name: str, default: Any) -> Any:
+    @staticmethod
+    def attribute(node: onnx.NodeProto, name: str, default: Any) -> Any:
         """Return a node's attribute, or the default."""
         import onnx
 

@@ -283,6 +283,11 @@ def calibration_picture(file: Path, pre: Preprocess) -> Image:
     return np.ascontiguousarray(np.rint(rgb), np.uint8)
 
 
+def calibration_input(file: Path, pre: Preprocess) -> Tensor:
+    """Return what the float network sees of a calibration file behind NV12; errors as above."""
+    return network_input_from_nv12(rgb_to_nv12(calibration_picture(file, pre)), pre)
+
+
 def _normalize(rgb: Tensor, pre: Preprocess) -> Tensor:
     shape = (3, 1, 1) if pre.layout == "NCHW" else (3,)
     mean = np.array(pre.mean, np.float32).reshape(shape)

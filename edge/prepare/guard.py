@@ -1,23 +1,185 @@
-"""What must hold of a simplified graph; each check says in a sentence why it does not."""
+"""The proof that every change of a graph goes through: contract, patterns, operators and outputs stay.
+
+A :class:`Guard` holds what a candidate is held against; a check that fails raises :class:`Rejected`, which
+says in a sentence why.
+"""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from attrs import frozen
+from numpy.typing import NDArray
 
 from edge.errors import ModelFileError
-from edge.graph.files import facts
-from edge.prepare.normal_form import OPSETS, opset_of
+from edge.graph.files import facts, image_input, opset_of, session
+from edge.prepare.normal_form import OPSETS
 from edge.prepare.patterns import count_patterns
 
 if TYPE_CHECKING:
     import onnx
-from edge.graph.compare import Rejected
 
+SEEDS = (0, 1, 2, 3)  # one random input each
+# What a picture becomes with ImageNet's mean and std at most: (1 - 0.406) / 0.225 = 2.64.
+VALUE_RANGE = (-2.64, 2.64)
+TOLERANCE = 1e-4  # of the range that an output spans: float32 sums in another order stay far below
 # Operators that may stand in for each other; within a group only the sum may not grow.
 _GROUPS = (("Reshape", "Flatten", "Squeeze", "Unsqueeze"), ("MatMul", "Gemm"), ("Constant", "Identity"))
 _FREE = "Constant"
+
+
+@frozen
+class Reference:
+    """What the original model answers to the random inputs.
+
+    Attributes:
+        inputs: float32, one per seed and then the further ones, of the model's input shape.
+        outputs: one list of arrays per input.
+    """
+
+    inputs: tuple[NDArray[np.float32], ...]
+    outputs: tuple[list[Any], ...]
+
+    @property
+    def shapes(self) -> list[tuple[int, ...]]:
+        """Shapes of the outputs."""
+        return [array.shape for array in self.outputs[0]]
+
+
+class Rejected(Exception):  # noqa: N818 - a verdict, caught by the stage
+    """A candidate breaks a rule; the message says which."""
+
+
+@frozen
+class Guard:
+    """What a candidate is held against.
+
+    Attributes:
+        original: whose inputs, outputs and contract stay.
+        expected: what it answers.
+        baseline: whose patterns stay, and whose operators do not become more.
+    """
+
+    original: onnx.ModelProto
+    expected: Reference
+    baseline: onnx.ModelProto
+
+    @property
+    def patterns(self) -> dict[str, int]:
+        """What the compiler fuses of the baseline; see :func:`edge.prepare.patterns.count_patterns`."""
+        return count_patterns(self.baseline)
+
+    def prove(self, candidate: onnx.ModelProto, *, operators: bool = False) -> float:
+        """Return the largest absolute difference of the candidate's outputs.
+
+        Args:
+            candidate: to check.
+            operators: check too that no kind of operator became more frequent.
+
+        Raises:
+            Rejected: it is not the same network, or not as good for the compiler.
+        """
+        check_contract(candidate, self.original)
+        check_patterns(candidate, self.patterns)
+        if operators:
+            check_operators(candidate, self.baseline)
+        return max_error(candidate, self.expected)
+
+
+@contextmanager
+def refused(what: str, *, allowed: str, remedy: str) -> Iterator[None]:
+    """Raise a verdict as the ModelFileError of a stage, behind ``what``."""
+    try:
+        yield
+    except Rejected as verdict:
+        raise ModelFileError(f"{what}: {verdict}", allowed=allowed, remedy=remedy) from verdict
+
+
+def reference(
+    model: onnx.ModelProto,
+    origin: Path,
+    value_range: tuple[float, float] = VALUE_RANGE,
+    further: Sequence[NDArray[np.float32]] = (),
+) -> Reference:
+    """Run the original on seeded random inputs.
+
+    Args:
+        model: from ``read_model``.
+        origin: how to call it in messages.
+        value_range: lowest and highest input value that the network sees.
+        further: inputs of its shape to run it on besides.
+
+    Raises:
+        ModelFileError: onnxruntime can't run it, or it answers with no finite number.
+    """
+    _, shape = image_input(model, str(origin))
+    low, high = value_range
+    noise = (np.random.default_rng(seed).uniform(low, high, shape).astype(np.float32) for seed in SEEDS)
+    inputs = (*noise, *further)
+    try:
+        outputs = _run(model, inputs)
+    except Exception as error:  # onnxruntime's exceptions have no common base
+        raise ModelFileError(
+            f"onnxruntime can't run {origin}: {' '.join(str(error).split())[:200]}",
+            allowed="a model of standard operators",
+            remedy="export it again, from torch with opset_version=11",
+        ) from error
+    shapes = {tuple(array.shape for array in arrays) for arrays in outputs}
+    if len(shapes) > 1:
+        seen = " or ".join(sorted(map(str, shapes)))
+        raise ModelFileError(
+            f"{origin}: the shape of its outputs depends on the picture: {seen}",
+            allowed="outputs of a static shape",
+            remedy="cut off what selects results, such as NonMaxSuppression, and do it on the CPU afterwards",
+        )
+    if not any(np.isfinite(array).any() for arrays in outputs for array in arrays):
+        raise ModelFileError(
+            f"{origin} answers with nan or infinity only",
+            allowed="finite outputs for finite inputs",
+            remedy="check its weights",
+        )
+    return Reference(inputs, outputs)
+
+
+def max_error(candidate: onnx.ModelProto, expected: Reference) -> float:
+    """Return the largest absolute difference from the original, over all random inputs and outputs.
+
+    Raises:
+        Rejected: it can't run, or differs by more than TOLERANCE times the range of an output.
+    """
+    try:
+        outputs = _run(candidate, expected.inputs)
+    except Exception as error:  # onnxruntime's exceptions have no common base
+        raise Rejected(f"onnxruntime can't run it: {' '.join(str(error).split())[:160]}") from error
+    worst = 0.0
+    for wanted, found in zip(expected.outputs, outputs, strict=True):
+        for place, (a, b) in enumerate(zip(wanted, found, strict=True)):
+            if a.shape != b.shape:
+                raise Rejected(f"output {place} has the shape {b.shape}, not {a.shape}")
+            finite = np.isfinite(a)
+            if (finite != np.isfinite(b)).any():
+                raise Rejected(f"output {place} is nan or infinite where the original is not")
+            if not finite.any():
+                continue
+            exact, near = a[finite].astype(np.float64), b[finite].astype(np.float64)
+            apart = float(np.abs(exact - near).max())
+            # A constant output has no range; then its size says what is small.
+            span = float(np.ptp(exact)) or float(np.abs(exact).max())
+            if apart > TOLERANCE * span:
+                raise Rejected(f"output {place} differs by {apart:.2g}, of a range of {span:.2g}")
+            worst = max(worst, apart)
+    return worst
+
+
+def _run(model: onnx.ModelProto, inputs: Sequence[NDArray[np.float32]]) -> tuple[list[Any], ...]:
+    opened = session(model.SerializeToString())
+    name = opened.get_inputs()[0].name
+    return tuple(opened.run(None, {name: value}) for value in inputs)
 
 
 def check_contract(candidate: onnx.ModelProto, original: onnx.ModelProto) -> None:

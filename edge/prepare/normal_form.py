@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+from edge.errors import ModelFileError
+from edge.graph.files import copied, image_input, load_onnx, opset_of
 from edge.graph.view import constants
 
 if TYPE_CHECKING:
     import onnx
-from collections import Counter
-from collections.abc import Sequence
-from pathlib import Path
 
-from edge.errors import ModelFileError
-from edge.graph.files import image_input, load_onnx
+OPSETS = (10, 11)  # hb_mapper 1.24.3 refuses others by name
+OPSET = 11
+IR = 6  # the IR of opset 11; the compiler takes up to 9
+_LIMIT = 2**31 - 1  # bytes; of any protobuf message, so of any single-file ONNX
 
 
 class CannotExpress(Exception):  # noqa: N818 - reads as what it says
@@ -30,10 +34,7 @@ def downgrade(model: onnx.ModelProto, target: int) -> onnx.ModelProto:
     Raises:
         CannotExpress: an operator, an attribute or an input that the old opset does not have.
     """
-    import onnx
-
-    result = onnx.ModelProto()
-    result.CopyFrom(model)
+    result = copied(model)
     entry = next(item for item in result.opset_import if item.domain in ("", "ai.onnx"))
     stored = constants(result.graph)
     for node in result.graph.node:
@@ -70,12 +71,6 @@ def _rewrite(node: onnx.NodeProto, opset: int, target: int, stored: dict[str, on
             numbers = onnx.numpy_helper.to_array(stored[value]).tolist()
             node.attribute.append(onnx.helper.make_attribute(name, numbers))
         del node.input[-1]
-
-
-OPSETS = (10, 11)  # hb_mapper 1.24.3 refuses others by name
-OPSET = 11
-IR = 6  # the IR of opset 11; the compiler takes up to 9
-_LIMIT = 2**31 - 1  # bytes; of any protobuf message, so of any single-file ONNX
 
 
 def read_model(path: Path) -> onnx.ModelProto:
@@ -145,10 +140,7 @@ def normal_form(model: onnx.ModelProto, origin: str) -> onnx.ModelProto:
     Raises:
         ModelFileError: it can't be brought to opset 10 or 11.
     """
-    import onnx
-
-    result = onnx.ModelProto()
-    result.CopyFrom(model)
+    result = copied(model)
     opset = opset_of(result)
     if opset not in OPSETS:
         result = _converted(result, opset, origin)
@@ -190,11 +182,6 @@ def has_branches(graph: onnx.GraphProto) -> bool:
 def computes_shapes(model: onnx.ModelProto) -> bool:
     """Tell whether shapes are computed while it runs, so that patterns only show once they are folded."""
     return any(node.op_type in ("Shape", "Size", "Range", "ConstantOfShape") for node in model.graph.node)
-
-
-def opset_of(model: onnx.ModelProto) -> int:
-    """Return the opset of the default domain; 0 when none is given."""
-    return next((int(o.version) for o in model.opset_import if o.domain in ("", "ai.onnx")), 0)
 
 
 def _require_weights(path: Path) -> None:

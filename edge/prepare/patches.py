@@ -21,7 +21,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from edge.graph.view import View, add_constant, unused
+from edge.graph.files import copied
+from edge.graph.view import View, add_constant, insert, unused
 from edge.prepare.normal_form import has_branches, tidy
 
 if TYPE_CHECKING:
@@ -38,12 +39,9 @@ def in_two_steps(model: onnx.ModelProto) -> tuple[onnx.ModelProto, tuple[str, ..
     Args:
         model: a checked model of opset 10 or 11 whose shapes are inferred.
     """
-    import onnx
-
     if has_branches(model.graph):
         return model, ()
-    changed = onnx.ModelProto()
-    changed.CopyFrom(model)
+    changed = copied(model)
     view, graph = View(changed), changed.graph
     names = []
     for node in view.nodes:
@@ -98,7 +96,7 @@ def _cut(view: View, graph: onnx.GraphProto, node: onnx.NodeProto, step: int, re
         kernel_shape=[step, step],
         strides=[step, step],
     )
-    graph.node.insert(list(graph.node).index(node), new)
+    insert(graph, node, new)
     node.input[0] = pixels
     node.input[1] = add_constant(
         graph, f"{node.input[1]}/apart", apart.reshape(outputs, channels * step * step, rest, rest)

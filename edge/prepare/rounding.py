@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -9,22 +11,26 @@ from attrs import frozen
 from numpy.lib.stride_tricks import as_strided
 from numpy.typing import NDArray
 
-if TYPE_CHECKING:
-    import onnx
-from collections.abc import Iterator, Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING
-
 from edge.errors import ModelFileError
-from edge.graph.files import image_input, load_onnx, open_exposed
-from edge.images.preprocess import calibration_picture, network_input_from_nv12, rgb_to_nv12
+from edge.graph.files import copied, image_input, load_onnx, open_exposed
+from edge.graph.view import View
+from edge.images.preprocess import calibration_input
 from edge.progress import Reporter, Silent
 from edge.specs import Preprocess, Rounding
 
+if TYPE_CHECKING:
+    import onnx
+
 TOP = 127  # the compiler's int8 weights lie in -127..127, its step is the largest magnitude of a row / 127
 BLOCK = 128  # columns whose effect on the others is added up before it is applied; no result depends on it
+POSITIONS = 512  # taken of a layer's output on each picture; neighbours are much alike
+MEMORY = 400e6  # bytes of moments that are gathered in one pass over the pictures
+# Between a factor and a layer, these change nothing of where the factor ends up.
+_PASSING = ("Add", "Sub", "Transpose", "Reshape", "Flatten", "Squeeze", "Unsqueeze")
+_FACTORS = ("Mul", "Div", "BatchNormalization")
 
 Matrix = NDArray[np.float64]
+Moments = dict[str, NDArray[np.float64]]
 
 
 def compensated(weights: Matrix, moments: Matrix, damping: float) -> Matrix:
@@ -83,13 +89,8 @@ def output_error(difference: Matrix, moments: Matrix) -> float:
     return float(np.einsum("ri,ij,rj->", difference, moments, difference, optimize=True))
 
 
-# Between a factor and a layer, these change nothing of where the factor ends up.
-_PASSING = ("Identity", "Add", "Sub", "Transpose", "Reshape", "Flatten", "Squeeze", "Unsqueeze")
-_FACTORS = ("Mul", "Div", "BatchNormalization")
-
-
 @frozen
-class Layer:
+class LinearLayer:
     """A convolution or a fully connected layer.
 
     Attributes:
@@ -172,45 +173,38 @@ def _drawn(count: int, most: int, random: np.random.Generator) -> NDArray[np.int
     return random.choice(count, most, replace=False) if count > most else np.arange(count)
 
 
-def find_layers(model: onnx.ModelProto) -> tuple[list[Layer], list[str]]:
+def find_layers(model: onnx.ModelProto) -> tuple[list[LinearLayer], list[str]]:
     """Return the layers that can be rounded, in graph order, and the names of those that can't.
 
     A layer whose input was multiplied channel by channel just before (a LayerNorm's gain) is left out: the
     compiler moves such factors into the weights, and then rounds other numbers than stand here. A factor
     behind a layer is harmless, since it scales whole rows and their steps alike.
     """
-    from onnx import numpy_helper
-
-    constants = {tensor.name: tensor for tensor in model.graph.initializer}
-    made = {name: node for node in model.graph.node for name in node.output}
-    uses: dict[str, int] = {}
-    for node in model.graph.node:
-        for name in node.input:
-            uses[name] = uses.get(name, 0) + 1
-    found: list[Layer] = []
+    view = View(model)
+    found: list[LinearLayer] = []
     left: list[str] = []
-    for node in model.graph.node:
+    for node in view.nodes:
         if node.op_type not in ("Conv", "Gemm", "MatMul") or len(node.input) < 2:
             continue
-        tensor = constants.get(node.input[1])
+        tensor = view.initializers.get(node.input[1])
         if tensor is None:
             continue  # a product of two computed tensors has no weights
-        layer = _layer(node, tuple(numpy_helper.to_array(tensor).shape))
-        if layer is None or uses[node.input[1]] != 1 or _scaled(node.input[0], made, constants):
+        layer = _layer(node, tuple(tensor.dims))
+        if layer is None or len(view.readers(tensor.name)) != 1 or _scaled(view, node.input[0]):
             left.append(node.name)
         else:
             found.append(layer)
     return found, left
 
 
-def _layer(node: onnx.NodeProto, shape: tuple[int, ...]) -> Layer | None:
+def _layer(node: onnx.NodeProto, shape: tuple[int, ...]) -> LinearLayer | None:
     import onnx
 
     given = {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
     if node.op_type == "Conv":
         if len(shape) != 4 or given.get("auto_pad", b"NOTSET") not in (b"NOTSET", b"VALID"):
             return None
-        return Layer(
+        return LinearLayer(
             node.name,
             node.input[0],
             node.input[1],
@@ -225,18 +219,20 @@ def _layer(node: onnx.NodeProto, shape: tuple[int, ...]) -> Layer | None:
         return None
     transposed = node.op_type == "MatMul" or not given.get("transB", 0)
     outputs, inputs = shape[::-1] if transposed else shape
-    return Layer(node.name, node.input[0], node.input[1], (outputs, inputs, 1, 1), transposed=transposed)
+    return LinearLayer(
+        node.name, node.input[0], node.input[1], (outputs, inputs, 1, 1), transposed=transposed
+    )
 
 
-def _scaled(name: str, made: dict[str, onnx.NodeProto], constants: dict[str, onnx.TensorProto]) -> bool:
+def _scaled(view: View, name: str) -> bool:
     """Say whether a tensor comes out of a product with one constant a channel."""
-    while (node := made.get(name)) is not None:
-        fixed = [entry for entry in node.input if entry in constants]
+    while (node := view.producer(name)) is not None:
+        fixed = [entry for entry in node.input if entry in view.initializers]
         if node.op_type in _FACTORS:
-            return any(int(np.prod(constants[entry].dims)) > 1 for entry in fixed)
+            return any(int(np.prod(view.initializers[entry].dims)) > 1 for entry in fixed)
         if node.op_type not in _PASSING or (len(node.input) > 1 and not fixed):
             return False
-        name = next((entry for entry in node.input if entry not in constants), "")
+        name = next((entry for entry in node.input if entry not in fixed), "")
     return False
 
 
@@ -248,12 +244,6 @@ def _pair(values: Any) -> tuple[int, int]:
 def _four(values: Any) -> tuple[int, int, int, int]:
     top, left, bottom, right = (int(value) for value in values)
     return top, left, bottom, right
-
-
-POSITIONS = 512  # taken of a layer's output on each picture; neighbours are much alike
-MEMORY = 400e6  # bytes of moments that are gathered in one pass over the pictures
-
-Moments = dict[str, NDArray[np.float64]]
 
 
 @frozen
@@ -309,8 +299,7 @@ def round_weights(
     Args:
         model: the simplified ONNX.
         calibration: raw float32 files of :func:`edge.images.calibrate.calibrate`; the first
-            ``rounding.pictures``
-            of them are looked at, behind NV12.
+            ``rounding.pictures`` of them are looked at, behind NV12.
         preprocess: of the network.
         rounding: how.
         seed: of the positions that are looked at.
@@ -335,8 +324,7 @@ def round_weights(
             remedy="take a recipe without 'rounding'",
         )
     files = list(calibration)[: rounding.pictures]
-    graph = onnx.ModelProto()
-    graph.CopyFrom(source)
+    graph = copied(source)
     constants = {tensor.name: tensor for tensor in graph.graph.initializer}
     rounded: list[RoundedLayer] = []
     for part in _parts(layers):
@@ -360,7 +348,7 @@ def round_weights(
 
 
 def _round(
-    layer: Layer, data: NDArray[np.float32], moments: NDArray[np.float64], damping: float
+    layer: LinearLayer, data: NDArray[np.float32], moments: NDArray[np.float64], damping: float
 ) -> tuple[NDArray[np.float32], RoundedLayer]:
     """Return the rounded constant; nearest steps where compensation does no better on these inputs."""
     matrices = layer.matrices(data)
@@ -378,9 +366,9 @@ def _round(
     return layer.constant(result, data), RoundedLayer(layer.name, before / scale, after / scale, moved)
 
 
-def _parts(layers: Sequence[Layer]) -> Iterator[list[Layer]]:
+def _parts(layers: Sequence[LinearLayer]) -> Iterator[list[LinearLayer]]:
     """Yield layers, so many at once that their moments fit in memory."""
-    part: list[Layer] = []
+    part: list[LinearLayer] = []
     held = 0.0
     for layer in layers:
         size = 8.0 * layer.groups * layer.columns**2
@@ -394,7 +382,7 @@ def _parts(layers: Sequence[Layer]) -> Iterator[list[Layer]]:
 
 def _moments(
     graph: onnx.ModelProto,
-    layers: Sequence[Layer],
+    layers: Sequence[LinearLayer],
     files: Sequence[Path],
     preprocess: Preprocess,
     seed: int,
@@ -408,8 +396,7 @@ def _moments(
     sums: Moments = {layer.name: np.zeros((layer.groups, layer.columns, layer.columns)) for layer in layers}
     counts = dict.fromkeys(sums, 0)
     for done, file in enumerate(files, start=1):
-        rgb = calibration_picture(file, preprocess)
-        data = network_input_from_nv12(rgb_to_nv12(rgb), preprocess)
+        data = calibration_input(file, preprocess)
         tensors = dict(zip(names, session.run(names, {picture: data}), strict=True)) if names else {}
         tensors[picture] = data
         for layer in layers:

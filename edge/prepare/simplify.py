@@ -13,12 +13,11 @@ from typing import TYPE_CHECKING, Literal, TypeVar
 from attrs import evolve, field, frozen
 
 from edge.errors import ModelFileError, WorkspaceError
-from edge.graph.compare import VALUE_RANGE, Reference, Rejected, max_error, reference
-from edge.graph.files import load_onnx
-from edge.prepare import guard
+from edge.graph.files import load_onnx, opset_of
 from edge.prepare import onnxsim_child as child
 from edge.prepare.attention import Attention, lay_out
-from edge.prepare.normal_form import computes_shapes, normal_form, opset_of, pin_outputs, read_model, tidy
+from edge.prepare.guard import VALUE_RANGE, Guard, Rejected, reference, refused
+from edge.prepare.normal_form import computes_shapes, normal_form, pin_outputs, read_model, tidy
 from edge.prepare.patches import in_two_steps
 from edge.prepare.patterns import count_patterns
 from edge.progress import Reporter, Silent
@@ -110,17 +109,22 @@ def simplify(
     normal = normal_form(original, str(model))
 
     reporter.update("simplify", 0.2)
-    rules = _Rules(original, normal, expected)
+    rules = Guard(original, expected, baseline=normal)
     rejected: list[str] = []
     folded = _attempt(rules, "partly simplified", rejected) if computes_shapes(normal) else None
     if folded:
-        rules = _Rules(original, folded.model, expected)
+        rules = Guard(original, expected, baseline=folded.model)
     shipped = _attempt(rules, "simplified", rejected)
     if not shipped:
         reporter.update("fold constants only", 0.6)
         shipped = folded or _attempt(rules, "partly simplified", rejected)
     if not shipped:
-        shipped = _unsimplified(rules, normal, model)
+        with refused(
+            f"{model} can't be made ready for the compiler",
+            allowed="a model that opset 10 or 11 can express",
+            remedy="export with opset_version=11 and a fixed input size",
+        ):
+            shipped = _Shipped("unsimplified", normal, rules.prove(normal))
     reason = "; ".join(rejected) or f"onnxsim without {', '.join(HARMFUL)}"
     if shipped.form != "simplified":
         reporter.warn(f"the {shipped.form} graph is used ({reason})")
@@ -149,19 +153,6 @@ def simplify(
 
 
 @frozen
-class _Rules:
-    """What a candidate is held against: the original's contract and outputs, the baseline's operators."""
-
-    original: onnx.ModelProto
-    baseline: onnx.ModelProto
-    expected: Reference
-
-    @property
-    def patterns(self) -> dict[str, int]:
-        return count_patterns(self.baseline)
-
-
-@frozen
 class _Shipped:
     form: Form
     model: onnx.ModelProto
@@ -169,35 +160,19 @@ class _Shipped:
 
 
 def _attempt(
-    rules: _Rules, form: Literal["simplified", "partly simplified"], rejected: list[str]
+    rules: Guard, form: Literal["simplified", "partly simplified"], rejected: list[str]
 ) -> _Shipped | None:
     """Return the form when the guard lets it pass; else add the reason to ``rejected``."""
     try:
         candidate = _onnxsim(rules.baseline, OPTIONS[form])
-        guard.check_contract(candidate, rules.original)
-        guard.check_patterns(candidate, rules.patterns)
-        guard.check_operators(candidate, rules.baseline)
-        return _Shipped(form, candidate, max_error(candidate, rules.expected))
+        return _Shipped(form, candidate, rules.prove(candidate, operators=True))
     except Rejected as verdict:
         rejected.append(f"{form}: {verdict}")
         return None
 
 
-def _unsimplified(rules: _Rules, normal: onnx.ModelProto, path: Path) -> _Shipped:
-    """Return the model as it came, at the compiler's opset and IR."""
-    try:
-        guard.check_contract(normal, rules.original)
-        return _Shipped("unsimplified", normal, max_error(normal, rules.expected))
-    except Rejected as verdict:
-        raise ModelFileError(
-            f"{path} can't be made ready for the compiler: {verdict}",
-            allowed="a model that opset 10 or 11 can express",
-            remedy="export with opset_version=11 and a fixed input size",
-        ) from verdict
-
-
 def _rewritten(
-    rules: _Rules,
+    rules: Guard,
     shipped: _Shipped,
     change: Callable[[onnx.ModelProto], tuple[onnx.ModelProto, T]],
     what: str,
@@ -208,9 +183,7 @@ def _rewritten(
         model, done = change(shipped.model)
         if not done:
             return shipped, None
-        guard.check_contract(model, rules.original)
-        guard.check_patterns(model, rules.patterns)
-        return evolve(shipped, model=model, error=max_error(model, rules.expected)), done
+        return evolve(shipped, model=model, error=rules.prove(model)), done
     except (Rejected, ModelFileError) as verdict:
         reporter.warn(f"{what} stays as it was exported, which is slow on the BPU ({verdict})")
         return shipped, None

@@ -79,7 +79,7 @@ _ATTRIBUTES = {1: "f", 2: "i", 3: "s", 6: "floats", 7: "ints"}
 
 
 @frozen
-class Value:
+class BinValue:
     """A tensor of a program: its name, logical shape and numpy dtype."""
 
     name: str
@@ -115,12 +115,12 @@ class BinProgram:
     """
 
     name: str
-    inputs: tuple[Value, ...]
+    inputs: tuple[BinValue, ...]
     input_kinds: tuple[str, ...]
-    outputs: tuple[Value, ...]
+    outputs: tuple[BinValue, ...]
     nodes: tuple[BinNode, ...]
     constants: Mapping[str, Constant]
-    values: Mapping[str, Value]
+    values: Mapping[str, BinValue]
     hbm: bytes = field(repr=False)
     origin: Mapping[str, str] = field(factory=dict)
 
@@ -185,8 +185,8 @@ def _no_program(path: Path, why: str) -> ModelFileError:
     )
 
 
-def _value(info: Any) -> Value:
-    return Value(info.name, tuple(info.type.dim), _DTYPES.get(info.type.elem_type, "unknown"))
+def _value(info: Any) -> BinValue:
+    return BinValue(info.name, tuple(info.type.dim), _DTYPES.get(info.type.elem_type, "unknown"))
 
 
 def _node(node: Any) -> BinNode:

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge.errors import ToolchainError, ToolchainMissing
-from edge.simulate.binfile import BinNode, BinProgram, Value, read_bin
+from edge.simulate.binfile import BinNode, BinProgram, BinValue, read_bin
 from edge.simulate.tail import check_tail, run_tail
 from edge.toolchain.found import Toolchain
 
@@ -72,7 +72,7 @@ class Simulator:
         return len(self.program.bpu) == 1
 
     @property
-    def exposed(self) -> tuple[Value, ...]:
+    def exposed(self) -> tuple[BinValue, ...]:
         """What :meth:`integers` returns: the outputs of the program's first call of the BPU."""
         return tuple(self.program.values[name] for name in self._first.outputs)
 
@@ -169,7 +169,7 @@ class Simulator:
                 else "build the program again: edge build MODEL",
             )
 
-    def _read(self, run: Path, index: int, value: Value) -> Integers:
+    def _read(self, run: Path, index: int, value: BinValue) -> Integers:
         """Parse one output: comment lines, among them its dimensions, then the integers without padding."""
         found = sorted(run.glob(f"hbdk_output{index}_*_elem_int.txt"))
         if len(found) != 1:

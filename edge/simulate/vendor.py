@@ -28,7 +28,7 @@ ANSWER_SECONDS = 120.0  # a picture takes well under 1 s for the zoo's networks
 
 
 @frozen
-class Output:
+class ModelOutput:
     """An output of the model: its name, shape and numpy dtype."""
 
     name: str
@@ -114,7 +114,7 @@ class QuantizedModel:
             argv += [name, dtype]
         self.input = ""
         self.size = (0, 0)
-        self.outputs: tuple[Output, ...] = ()
+        self.outputs: tuple[ModelOutput, ...] = ()
         # A file, not a pipe: nobody reads it while the worker runs, and a full pipe would stop it.
         self._errors: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 - closed with the worker
         try:
@@ -149,7 +149,9 @@ class QuantizedModel:
             self.input = str(hello["input"])
             self.size = (int(hello["height"]), int(hello["width"]))
             self.outputs = tuple(
-                Output(str(entry["name"]), tuple(map(int, entry["shape"])), np.dtype(entry["dtype"]).name)
+                ModelOutput(
+                    str(entry["name"]), tuple(map(int, entry["shape"])), np.dtype(entry["dtype"]).name
+                )
                 for entry in hello["outputs"]
             )
         except (ValueError, KeyError, IndexError, TypeError) as error:
@@ -198,7 +200,7 @@ class QuantizedModel:
             self._process.stdout.close()
         self._errors.close()
 
-    def _read_all(self, output: Output, deadline: float) -> bytearray:
+    def _read_all(self, output: ModelOutput, deadline: float) -> bytearray:
         size = np.dtype(output.dtype).itemsize * int(np.prod(output.shape, dtype=np.int64))
         data = bytearray()
         while len(data) < size:
@@ -228,7 +230,7 @@ class QuantizedModel:
         )
 
 
-def _require_scores(model: Path, output: Output) -> None:
+def _require_scores(model: Path, output: ModelOutput) -> None:
     if output.dtype != "float32":
         raise ToolchainError(
             f"{model.name} gives {output.name} as {output.dtype}: its scales were removed",

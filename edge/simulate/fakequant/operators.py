@@ -10,6 +10,7 @@ import onnx
 from onnx import helper, numpy_helper
 
 from edge.errors import ModelFileError
+from edge.simulate.portable.graph import Attributes
 
 DOMAIN = "horizon"
 CONTRIB = "com.microsoft"  # operators that onnxruntime itself brings
@@ -26,15 +27,10 @@ class Emit:
         self.node = node
         self.nodes: list[onnx.NodeProto] = []
         self.constants: list[onnx.TensorProto] = []
-        self.attributes: dict[str, Any] = {}
-        for attribute in node.attribute:
-            value = helper.get_attribute_value(attribute)
-            self.attributes[attribute.name] = value.decode() if isinstance(value, bytes) else value
-        self._unread = set(self.attributes)
+        self.attributes = Attributes(node)
 
     def get(self, name: str, default: Any) -> Any:
         """Return an attribute, or the default."""
-        self._unread.discard(name)
         return self.attributes.get(name, default)
 
     def constant(self, value: float) -> str:
@@ -58,8 +54,8 @@ class Emit:
         Raises:
             ModelFileError: there is one.
         """
-        if self._unread:
-            raise unknown(self.node, f"attribute {sorted(self._unread)[0]} is not known")
+        if unread := self.attributes.unread:
+            raise unknown(self.node, f"attribute {min(unread)} is not known")
 
 
 def unknown(node: onnx.NodeProto, why: str) -> ModelFileError:

@@ -10,10 +10,9 @@ import onnxruntime
 from numpy.typing import NDArray
 
 from edge.errors import ModelFileError
-from edge.graph.files import load_onnx
-from edge.simulate.fakequant.building import ON8, ON16, STEPS
+from edge.graph.files import load_onnx, session
 from edge.simulate.fakequant.quantizer import AS_BUILT, FLOAT, INT8, INT16, Quantizer
-from edge.simulate.fakequant.translate import Translated, translate
+from edge.simulate.fakequant.translate import ON8, ON16, STEPS, Translated, translate
 
 Tensor = NDArray[np.float32]
 Bits = NDArray[np.uint8]
@@ -42,14 +41,12 @@ class FakeQuant:
         if channels != 3:
             raise ModelFileError(f"{model.name} takes {self.graph.shape}", allowed="a picture, 1x3xHxW")
         self.size = (height, width)
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads
-        options.log_severity_level = 3
-        # Fusing into integer operators would change the rounding.
-        options.add_session_config_entry("session.disable_quant_qdq", "1")
         try:
-            self._session = onnxruntime.InferenceSession(
-                self.graph.model.SerializeToString(), options, providers=["CPUExecutionProvider"]
+            self._session = session(
+                self.graph.model.SerializeToString(),
+                threads=threads,
+                # Fusing into integer operators would change the rounding.
+                config={"session.disable_quant_qdq": "1"},
             )
         except Exception as error:  # onnxruntime's own exceptions share no public base
             cause = " ".join(str(error).split())[:200]

@@ -14,18 +14,24 @@ vendor's runtime does.
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
 
+import numpy as np
 import onnx
-from attrs import frozen
-from onnx import helper
+from attrs import define, field, frozen
+from numpy.typing import NDArray
+from onnx import TensorProto, helper, numpy_helper
 
 from edge.errors import ModelFileError
-from edge.simulate.fakequant.building import Building
-from edge.simulate.fakequant.quantizer import Quantizer, quantizer
+from edge.graph.files import opset_of
+from edge.graph.view import View
+from edge.simulate.fakequant.operators import CONTRIB, DOMAIN, standard
+from edge.simulate.fakequant.quantizer import INT8, INT16, Quantizer, quantizer
 
 CALIBRATION = "HzCalibration"
+ON8, ON16, STEPS = "edge_int8", "edge_int16", "edge_steps"
+_TYPES = {"int8": TensorProto.INT8, "uint8": TensorProto.UINT8, "int16": TensorProto.INT16}
 _LAST_OPSET = 12  # Split, ReduceMax and others take as attributes what later opsets take as inputs
 
 
@@ -65,15 +71,16 @@ def translate(source: onnx.ModelProto, inner: Iterable[str] = ()) -> Translated:
     Raises:
         ModelFileError: an operator, an attribute or a structure that no rule covers; it is named.
     """
-    opset = next((o.version for o in source.opset_import if o.domain in ("", "ai.onnx")), 0)
+    opset = opset_of(source)
     if opset > _LAST_OPSET:
         raise ModelFileError(f"the calibrated model is of opset {opset}", allowed=f"up to {_LAST_OPSET}")
     graph = source.graph
-    constants = {tensor.name: tensor for tensor in graph.initializer}
+    view = View(source)
+    constants = view.initializers
     inputs = [value for value in graph.input if value.name not in constants]
     if len(inputs) != 1:
         raise ModelFileError(f"the calibrated model has {len(inputs)} inputs", allowed="one picture")
-    found, aliases = _quantizers(graph, constants)
+    found, aliases = _quantizers(view)
     building = Building(found, constants, aliases)
     for node in graph.node:
         if node.op_type != CALIBRATION:
@@ -94,25 +101,18 @@ def translate(source: onnx.ModelProto, inner: Iterable[str] = ()) -> Translated:
     )
 
 
-def _quantizers(
-    graph: onnx.GraphProto, constants: dict[str, onnx.TensorProto]
-) -> tuple[tuple[Quantizer, ...], dict[str, str]]:
+def _quantizers(view: View) -> tuple[tuple[Quantizer, ...], dict[str, str]]:
     """Return the quantizers, and output -> input of those that are switched off."""
-    readers: dict[str, list[onnx.NodeProto]] = defaultdict(list)
-    writers = {name: node for node in graph.node for name in node.output}
-    for node in graph.node:
-        for name in node.input:
-            readers[name].append(node)
 
     def producer(name: str) -> str:
         # A tensor may be rounded twice, to 8 and to 16 bits.
-        writer = writers.get(name)
+        writer = view.producer(name)
         if writer is not None and writer.op_type == CALIBRATION:
             return producer(writer.input[0])
         return writer.name if writer is not None else ""
 
     def consumers(name: str) -> Iterator[str]:
-        for reader in readers[name]:
+        for reader in view.readers(name):
             if reader.op_type == CALIBRATION:
                 yield from consumers(reader.output[0])
             else:
@@ -120,7 +120,7 @@ def _quantizers(
 
     found: list[Quantizer] = []
     aliases: dict[str, str] = {}
-    for node in graph.node:
+    for node in view.nodes:
         if node.op_type != CALIBRATION:
             continue
         item = quantizer(
@@ -130,10 +130,204 @@ def _quantizers(
             {a.name: helper.get_attribute_value(a) for a in node.attribute},
             producer=producer(node.input[0]),
             consumers=tuple(dict.fromkeys(consumers(node.output[0]))),
-            weight=node.input[0] in constants,
+            weight=node.input[0] in view.initializers,
         )
         if item is None:
             aliases[node.output[0]] = node.input[0]
         else:
             found.append(item)
     return tuple(found), aliases
+
+
+@define
+class Building:
+    """The new graph while it grows."""
+
+    quantizers: tuple[Quantizer, ...]
+    constants: dict[str, onnx.TensorProto]
+    aliases: dict[str, str]
+    nodes: list[onnx.NodeProto] = field(factory=list)
+    added: list[onnx.TensorProto] = field(factory=list)
+    by_output: dict[str, Quantizer] = field(init=False)
+    index: dict[str, int] = field(init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self.by_output = {item.output: item for item in self.quantizers}
+        self.index = {item.output: i for i, item in enumerate(self.quantizers)}
+
+    def activation(self, item: Quantizer) -> None:
+        """Add the switch of an activation."""
+        tag = f"edge_q{self.index[item.output]}"
+        x = self._resolved(item.tensor)
+        if item.gain is None:
+            unrounded = helper.make_node("Identity", [x], [f"{tag}_0"], f"{tag}/float")
+        else:
+            wide = self._constant(f"{tag}_wide", item.spread(item.gain, (1, item.gain.size, 1, 1)))
+            unrounded = helper.make_node("Mul", [x, wide], [f"{tag}_0"], f"{tag}/float")
+        other = _switch(
+            f"{tag}_on16", f"{tag}_other", self._rounding(item, tag, x, INT16), _body([unrounded])
+        )
+        self.nodes.append(
+            _switch(f"{tag}_on8", item.output, self._rounding(item, tag, x, INT8), _body([other]))
+        )
+
+    def _rounding(self, item: Quantizer, tag: str, x: str, bits: int) -> onnx.GraphProto:
+        """Return the branch that rounds a tensor to that many bits."""
+        step = back = f"{tag}_step"
+        name = f"{tag}_{bits}"
+        axis: dict[str, Any] = {} if item.axis is None else {"axis": item.axis}
+        zero = self._zero(_TYPES[item.type_at(bits)], item.thresholds.size if axis else 0)
+        nodes = [helper.make_node("QuantizeLinear", [x, step, zero], [f"{name}_q"], domain=CONTRIB, **axis)]
+        if item.gain is not None:
+            back = f"{name}_back"
+            gain = self._constant(f"{tag}_gain", item.gain)
+            nodes.append(helper.make_node("Mul", [step, gain], [back]))
+        nodes.append(
+            helper.make_node("DequantizeLinear", [f"{name}_q", back, zero], [name], domain=CONTRIB, **axis)
+        )
+        return _body(nodes)
+
+    def node(self, node: onnx.NodeProto) -> None:
+        """Add an operator, inside a switch where it reads a rounded weight."""
+        weights = [name for name in node.input if name in self.by_output and self.by_output[name].weight]
+        if not weights:
+            self._plain(node, {}, self.nodes)
+            return
+        if len(node.output) != 1 or len(set(weights)) != 1:
+            raise ModelFileError(
+                f"{node.op_type} {node.name!r} reads {len(set(weights))} rounded constants",
+                allowed="one, and one output",
+            )
+        item = self.by_output[weights[0]]
+        on = f"edge_q{self.index[item.output]}_on8"
+        data = np.asarray(numpy_helper.to_array(self.constants[item.tensor]), np.float32)
+        choices = []
+        for label, values in (("rounded", item.rounded(data)), ("float", _unrounded(item, data))):
+            inside: list[onnx.NodeProto] = []
+            tag = f"{node.output[0]}/{label}"
+            self._plain(node, {item.output: f"{tag}/w"}, inside, suffix=f"/{label}")
+            inside[-1].output[0] = tag
+            choices.append(_body(inside, [numpy_helper.from_array(values, f"{tag}/w")]))
+        self.nodes.append(_switch(on, node.output[0], *choices))
+
+    def slots(self) -> tuple[slice | None, ...]:
+        """Return where each activation's steps lie."""
+        found: list[slice | None] = []
+        at = 0
+        for item in self.quantizers:
+            found.append(None if item.weight else slice(at, at + item.thresholds.size))
+            at += 0 if item.weight else item.thresholds.size
+        return tuple(found)
+
+    def model(self, picture: onnx.ValueInfoProto, outputs: Sequence[str], opset: int) -> onnx.ModelProto:
+        """Return the finished model."""
+        inputs, splits = self._inputs()
+        known = {name for node in [*splits, *self.nodes] for name in node.output} | set(self.aliases)
+        for name in outputs:
+            if name not in known and name != picture.name:
+                raise ModelFileError(f"the calibrated model computes no tensor {name!r}")
+        for name in outputs:
+            if name in self.aliases:
+                self.nodes.append(
+                    helper.make_node("Identity", [self._resolved(name)], [name], f"{name}/alias")
+                )
+        read = {name for node in self.nodes for name in _names_read(node)}
+        graph = helper.make_graph(
+            [*splits, *self.nodes],
+            "edge_fakequant",
+            [picture, *inputs],
+            [helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in outputs],
+            [t for t in [*self.constants.values(), *self.added] if t.name in read],
+        )
+        imports = [helper.make_opsetid("", opset), helper.make_opsetid(CONTRIB, 1)]
+        return helper.make_model(graph, opset_imports=imports, ir_version=7, producer_name="edge")
+
+    def _inputs(self) -> tuple[list[onnx.ValueInfoProto], list[onnx.NodeProto]]:
+        """Return the inputs that set the switches, and the nodes that take them apart."""
+        count = len(self.quantizers)
+        if not count:
+            return [], []
+        inputs = [helper.make_tensor_value_info(name, TensorProto.BOOL, [count]) for name in (ON8, ON16)]
+        nodes = [
+            _split(ON8, [f"edge_q{i}_on8" for i in range(count)], [1] * count),
+            _split(ON16, [f"edge_q{i}_on16" for i in range(count)], [1] * count),
+        ]
+        steps: list[str] = []
+        sizes: list[int] = []
+        scalars: list[onnx.NodeProto] = []
+        for i, item in enumerate(self.quantizers):
+            if item.weight:
+                continue
+            name = f"edge_q{i}_step"
+            sizes.append(item.thresholds.size)
+            steps.append(name if item.axis is not None else f"{name}_1")
+            if item.axis is None:
+                scalars.append(helper.make_node("Squeeze", [steps[-1]], [name], f"{name}/scalar", axes=[0]))
+        if steps:
+            inputs.append(helper.make_tensor_value_info(STEPS, TensorProto.FLOAT, [sum(sizes)]))
+            nodes.append(_split(STEPS, steps, sizes))
+        return inputs, nodes + scalars
+
+    def _plain(
+        self, node: onnx.NodeProto, names: dict[str, str], target: list[onnx.NodeProto], suffix: str = ""
+    ) -> None:
+        """Copy a standard node, or write down what stands for one of the compiler's own."""
+        copy = onnx.NodeProto()
+        copy.CopyFrom(node)
+        copy.input[:] = [names.get(name, self._resolved(name)) for name in node.input]
+        if node.domain in ("", "ai.onnx"):
+            made = [copy]
+        elif node.domain == DOMAIN:
+            emit = standard(copy)
+            known = {tensor.name for tensor in self.added}
+            self.added += [tensor for tensor in emit.constants if tensor.name not in known]
+            made = emit.nodes
+        else:
+            raise ModelFileError(f"{node.op_type} {node.name!r} is of the domain {node.domain!r}")
+        for one in made:
+            one.name += suffix
+        target += made
+
+    def _resolved(self, name: str) -> str:
+        while name in self.aliases:
+            name = self.aliases[name]
+        return name
+
+    def _constant(self, name: str, data: NDArray[np.generic]) -> str:
+        if name in {tensor.name for tensor in self.added}:
+            return name
+        self.added.append(numpy_helper.from_array(np.ascontiguousarray(data), name))
+        return name
+
+    def _zero(self, kind: int, channels: int) -> str:
+        name = f"edge_zero_{kind}_{channels}"
+        shape = (channels,) if channels else ()
+        return self._constant(name, np.zeros(shape, helper.tensor_dtype_to_np_dtype(kind)))
+
+
+def _unrounded(item: Quantizer, data: NDArray[np.float32]) -> NDArray[np.float32]:
+    if item.gain is not None:
+        raise ModelFileError(f"{item.name}: a constant with channel_scales")
+    return data
+
+
+def _body(nodes: list[onnx.NodeProto], constants: Sequence[onnx.TensorProto] = ()) -> onnx.GraphProto:
+    """Return a branch; its result is the last node's."""
+    name = nodes[-1].output[0]
+    result = helper.make_tensor_value_info(name, TensorProto.FLOAT, None)
+    return helper.make_graph(nodes, name, [], [result], list(constants))
+
+
+def _switch(condition: str, output: str, then: onnx.GraphProto, other: onnx.GraphProto) -> onnx.NodeProto:
+    return helper.make_node("If", [condition], [output], f"{output}/if", then_branch=then, else_branch=other)
+
+
+def _split(name: str, outputs: Sequence[str], sizes: Sequence[int]) -> onnx.NodeProto:
+    return helper.make_node("Split", [name], list(outputs), f"{name}/split", axis=0, split=list(sizes))
+
+
+def _names_read(node: onnx.NodeProto) -> Iterable[str]:
+    yield from node.input
+    for attribute in node.attribute:
+        for inside in attribute.g.node:
+            yield from _names_read(inside)

@@ -8,19 +8,19 @@ onnxruntime's own order.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import onnx
 from attrs import define, evolve, frozen
 from numpy.typing import NDArray
-from onnx import TensorProto, helper
+from onnx import TensorProto, helper, numpy_helper
 
 from edge.errors import ModelFileError
-from edge.simulate.portable.packing import stored
 
 EXACT = 1 << 24  # float32 holds every integer up to here
+WORTH = 4096  # elements of a constant that is stored as int8; smaller ones stay as they are
 NHWC = (0, 2, 3, 1)  # logical axis -> stored axis of a vendor picture tensor
 
 
@@ -119,6 +119,33 @@ class Graph:
         """Reshape a stored tensor."""
         return self.add("Reshape", name, self.constant(np.array(shape), np.int64))
 
+    def reshaped(self, value: Value, shape: tuple[int, ...]) -> Value:
+        """Return the value with another logical shape, stored in that order."""
+        name = self.reshape(self.plain(value).name, shape)
+        return evolve(value, name=name, shape=shape, axes=tuple(range(len(shape))))
+
+    def slice(self, name: str, *limits: int) -> str:
+        """Cut a run out of one axis of a stored tensor: start, end, then the axis and a step if need be."""
+        return self.add("Slice", name, *(self.constant(np.array([n]), np.int64) for n in limits))
+
+    def operand(self, source: Source, index: int, *, picture: bool = False) -> Value:
+        """Return what a node reads, computed or constant.
+
+        Args:
+            source: the node.
+            index: of the input.
+            picture: store a constant of four axes as NCHW.
+        """
+        name = source.node.input[index]
+        if name in self.values:
+            return self.values[name]
+        data = source.constant(index)
+        axes = NHWC if picture and data.ndim == 4 else tuple(range(data.ndim))
+        real = data.dtype == np.float32
+        low, high = (0, 0) if real else (int(data.min()), int(data.max()))
+        stored = data.transpose(np.argsort(axes)) if data.ndim else data
+        return Value(self.constant(stored), data.shape, axes, low, high, real)
+
     def cast_integer(self, int8: str) -> str:
         """Cast an int8 tensor to float32, and remember where it came from."""
         name = self.add("Cast", int8, to=TensorProto.FLOAT)
@@ -142,7 +169,7 @@ class Graph:
         constants: list[onnx.TensorProto] = []
         for name, data in self.constants.items():
             if name in needed:
-                steps, tensors = stored(name, data)
+                steps, tensors = packed(name, data)
                 unpacking += steps
                 constants += tensors
         graph = helper.make_graph(
@@ -158,6 +185,57 @@ class Graph:
         )
 
 
+def channels(axes: tuple[int, ...], count: int) -> tuple[int, ...]:
+    """Return the shape that broadcasts ``count`` numbers along the logical last axis of a stored tensor."""
+    shape = [1] * len(axes)
+    shape[axes[-1]] = count
+    return tuple(shape)
+
+
+def spread(values: NDArray[Any], axes: tuple[int, ...] = NHWC) -> NDArray[Any]:
+    """Shape constants per logical last axis against a stored tensor; one value stays one."""
+    if (values == values[0]).all():
+        return np.array(values[0])
+    return values.reshape(channels(axes, len(values)))
+
+
+def packed(name: str, data: NDArray[Any]) -> tuple[list[onnx.NodeProto], list[onnx.TensorProto]]:
+    """Return the tensors that hold a constant, and the nodes that make it of them.
+
+    A float32 constant whose values are int8 integers, times a power of two for each index of its first
+    axis, is kept as these, in a quarter of the bytes. onnxruntime unfolds them once, when it loads the model;
+    the float32 numbers that come out are the same.
+    """
+    split = _split(data) if data.dtype == np.float32 and data.size >= WORTH and data.ndim > 1 else None
+    if split is None:
+        return [], [numpy_helper.from_array(data, name)]
+    integers, units = split
+    whole, factor = f"{name}_int8", f"{name}_unit"
+    tensors = [numpy_helper.from_array(integers, whole)]
+    if (units == 1).all():
+        return [helper.make_node("Cast", [whole], [name], name=f"{name}_cast", to=TensorProto.FLOAT)], tensors
+    tensors.append(numpy_helper.from_array(units, factor))
+    return [
+        helper.make_node("Cast", [whole], [f"{name}_float"], name=f"{name}_cast", to=TensorProto.FLOAT),
+        helper.make_node("Mul", [f"{name}_float", factor], [name], name=f"{name}_scale"),
+    ], tensors
+
+
+def _split(data: NDArray[np.float32]) -> tuple[NDArray[np.int8], NDArray[np.float32]] | None:
+    flat = data.reshape(len(data), -1).astype(np.float64)
+    digits, exponents = np.frexp(flat)
+    # Every float32 is an odd integer times a power of two; the smallest power of a row is its unit.
+    odd = np.abs(digits * (1 << 24)).astype(np.int64)
+    zeros = np.log2(np.where(odd > 0, odd & -odd, 1)).astype(np.int64)
+    lowest = np.where(odd > 0, exponents - 24 + zeros, np.iinfo(np.int64).max).min(axis=1)
+    units = np.exp2(np.where(odd.any(axis=1), lowest, 0).astype(np.float64))
+    integers = flat / units[:, None]
+    if integers.min() < -128 or integers.max() > 127:
+        return None
+    shape = (len(data),) + (1,) * (data.ndim - 1)
+    return integers.reshape(data.shape).astype(np.int8), units.astype(np.float32).reshape(shape)
+
+
 # What says how a node came about, or repeats what its inputs or outputs say.
 _HARMLESS = {
     "cubic_coeff_a",
@@ -171,11 +249,18 @@ _HARMLESS = {
 
 
 class Attributes(dict[str, Any]):
-    """A node's attributes, which note what was read."""
+    """A node's attributes as Python values, bytes decoded; they note what was read."""
 
-    def __init__(self, values: Mapping[str, Any]) -> None:
-        super().__init__(values)
+    def __init__(self, node: onnx.NodeProto) -> None:
+        for attribute in node.attribute:
+            value = helper.get_attribute_value(attribute)
+            self[attribute.name] = value.decode() if isinstance(value, bytes) else value
         self.read: set[str] = set()
+
+    @property
+    def unread(self) -> set[str]:
+        """Names of those that nobody asked for."""
+        return set(self) - self.read
 
     def __getitem__(self, name: str) -> Any:
         self.read.add(name)
@@ -198,24 +283,21 @@ class Source:
     Attributes:
         node: the node.
         constants: every constant of the vendor's graph by name.
-        attributes: of the node, as Python values; bytes are decoded.
+        attributes: of the node.
     """
 
     node: onnx.NodeProto
     constants: dict[str, NDArray[Any]]
-    attributes: dict[str, Any]
+    attributes: Attributes
 
     @classmethod
     def of(cls, node: onnx.NodeProto, constants: dict[str, NDArray[Any]]) -> Source:
         """Read the node's attributes."""
-        found = {a.name: helper.get_attribute_value(a) for a in node.attribute}
-        decoded = {k: v.decode() if isinstance(v, bytes) else v for k, v in found.items()}
-        return cls(node, constants, Attributes(decoded))
+        return cls(node, constants, Attributes(node))
 
     def unread(self) -> list[str]:
         """Return the attributes that the rule did not look at, and that may change the result."""
-        seen = self.attributes.read if isinstance(self.attributes, Attributes) else set(self.attributes)
-        return sorted(set(self.attributes) - seen - _HARMLESS)
+        return sorted(self.attributes.unread - _HARMLESS)
 
     @property
     def what(self) -> str:

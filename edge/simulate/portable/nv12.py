@@ -29,11 +29,8 @@ def decode(graph: Graph, size: tuple[int, int]) -> Value:
     luma = height * width
     parts = []
     whole = graph.add("Cast", INPUT, to=1)
-    y = graph.add("Slice", whole, *(graph.constant(np.array([n]), np.int64) for n in (0, luma)))
-    parts.append(graph.reshape(y, (1, 1, height, width)))
-    chroma = graph.add(
-        "Slice", whole, *(graph.constant(np.array([n]), np.int64) for n in (luma, luma * 3 // 2))
-    )
+    parts.append(graph.reshape(graph.slice(whole, 0, luma), (1, 1, height, width)))
+    chroma = graph.slice(whole, luma, luma * 3 // 2)
     # (H/2, W/2, 2) interleaved -> (2, H/2, 1, W/2, 1) -> repeated over the blocks
     planes = graph.add("Transpose", graph.reshape(chroma, (height // 2, width // 2, 2)), perm=[2, 0, 1])
     blocks = graph.reshape(planes, (2, height // 2, 1, width // 2, 1))

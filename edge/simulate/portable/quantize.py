@@ -22,8 +22,8 @@ from attrs import frozen
 
 from edge.errors import CalibrationError, CompileError
 from edge.files import sha256_of
-from edge.graph.files import facts, load_onnx
-from edge.images.preprocess import Tensor, calibration_picture, network_input_from_nv12, rgb_to_nv12
+from edge.graph.files import facts, load_onnx, opset_of, session
+from edge.images.preprocess import Tensor, calibration_input, calibration_picture, rgb_to_nv12
 from edge.progress import Reporter, Silent
 from edge.simulate.portable import nv12
 from edge.specs import Preprocess
@@ -144,9 +144,7 @@ class _Pictures:
         file = self._files[self._next]
         self._next += 1
         self._reporter.update(f"calibrate {self._next} of {len(self._files)}", self._next / len(self._files))
-        rgb = calibration_picture(file, self._preprocess)
-        seen = network_input_from_nv12(rgb_to_nv12(rgb), self._preprocess)
-        return {self._name: seen}
+        return {self._name: calibration_input(file, self._preprocess)}
 
 
 def _quantize(source: onnx.ModelProto, pictures: _Pictures, target: Path, scratch: Path) -> None:
@@ -155,7 +153,7 @@ def _quantize(source: onnx.ModelProto, pictures: _Pictures, target: Path, scratc
     from onnxruntime.quantization import CalibrationMethod, QuantFormat, QuantType, quantize_static
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
-    if next((entry.version for entry in source.opset_import if entry.domain in ("", "ai.onnx")), 0) < OPSET:
+    if opset_of(source) < OPSET:
         source = version_converter.convert_version(source, OPSET)
     plain, prepared = scratch / "plain.onnx", scratch / "prepared.onnx"
     onnx.save(source, plain)
@@ -177,12 +175,7 @@ def _quantize(source: onnx.ModelProto, pictures: _Pictures, target: Path, scratc
 
 def _prove(target: Path, feed: dict[str, Any]) -> None:
     """Fail unless stock onnxruntime loads the file and gives finite scores."""
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 4  # what it has to say comes back as an error
-    session = onnxruntime.InferenceSession(str(target), options, providers=["CPUExecutionProvider"])
-    if not np.isfinite(session.run(None, feed)[0]).all():
+    if not np.isfinite(session(str(target)).run(None, feed)[0]).all():
         raise ValueError("the quantized network gives scores that are not finite")
 
 

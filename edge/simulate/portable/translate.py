@@ -13,7 +13,7 @@ from edge.errors import ModelFileError
 from edge.graph.files import load_onnx
 from edge.simulate.portable import nv12
 from edge.simulate.portable.graph import Graph, Source
-from edge.simulate.portable.rules import rules
+from edge.simulate.portable.rules import RULES
 
 SUFFIX = "_portable_int8.onnx"
 
@@ -80,10 +80,9 @@ def add_nodes(graph: Graph, vendor: onnx.GraphProto) -> None:
         ModelFileError: an operator, or a form of one, that no rule is proved for.
     """
     constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in vendor.initializer}
-    known = rules()
     for node in vendor.node:
         source = Source.of(node, constants)
-        rule = known.get((node.domain, node.op_type))
+        rule = RULES.get((node.domain, node.op_type))
         if rule is None:
             raise source.unknown("an operator that edge does not know")
         try:

@@ -7,61 +7,71 @@ Each rule was found by experiment and is compared with the vendor's runtime in
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from edge.simulate.portable.graph import Graph, Source, Value
+from edge.simulate.portable.rules import (
+    arrange,
+    elementwise,
+    floating,
+    products,
+    quantize,
+    reduce,
+    resize,
+    tables,
+)
 
 Rule = Callable[[Graph, Source], Sequence[Value]]
 
-_RULES: dict[tuple[str, str], Rule] = {}
-
-
-def rule(*operators: str, domain: str = "horizon") -> Callable[[Rule], Rule]:
-    """Register a function as the rule of one or more operators."""
-
-    def register(function: Rule) -> Rule:
-        for operator in operators:
-            _RULES[domain, operator] = function
-        return function
-
-    return register
-
-
-def rules() -> dict[tuple[str, str], Rule]:
-    """Return every rule by (domain, operator)."""
-    from edge.simulate.portable.rules import (
-        activation,
-        arrange,
-        convolution,
-        elementwise,
-        floating,
-        lut,
-        lut2,
-        matmul,
-        pool,
-        preprocess,
-        quantize,
-        reduce,
-        resize,
-        shape,
-        transposed,
-    )
-
-    del (
-        activation,
-        arrange,
-        convolution,
-        elementwise,
-        floating,
-        lut,
-        lut2,
-        matmul,
-        pool,
-        preprocess,
-        quantize,
-        reduce,
-        resize,
-        shape,
-        transposed,
-    )
-    return dict(_RULES)
+_STANDARD: Mapping[str, Rule] = {
+    "Abs": floating.one,
+    "Add": floating.two,
+    "Concat": arrange.concat,
+    "Div": floating.two,
+    "Gather": arrange.gather,
+    "Max": floating.extreme,
+    "Min": floating.extreme,
+    "Mul": floating.two,
+    "Neg": floating.one,
+    "ReduceMax": reduce.plain_reduce_max,
+    "Relu": floating.one,
+    "Reshape": arrange.reshape,
+    "Resize": resize.nearest,
+    "Slice": arrange.slices,
+    "Softmax": floating.softmax,
+    "Split": arrange.split,
+    "Sub": floating.two,
+    "Transpose": arrange.transpose,
+}
+_VENDOR: Mapping[str, Rule] = {
+    "HzChannelShuffle": arrange.channel_shuffle,
+    "HzDepthToSpace": arrange.depth_to_space,
+    "HzDequantize": quantize.dequantize,
+    "HzLut": tables.lut,
+    "HzLut2Layer": tables.lut2,
+    "HzPad": arrange.pad,
+    "HzQuantize": quantize.quantize,
+    "HzQuantizedGlobalMaxPool": reduce.global_max_pool,
+    "HzQuantizedMaxPool": reduce.max_pool,
+    "HzQuantizedReduceMax": reduce.reduce_max,
+    "HzQuantizedResizeUpsample": resize.repeat,
+    "HzQuantizedRoiResize": resize.bilinear,
+    "HzRequantize": quantize.rescale,
+    "HzSElementwiseAdd": elementwise.add,
+    "HzSElementwiseMul": elementwise.multiply,
+    "HzSElementwiseSub": elementwise.add,
+    "HzSPRelu": tables.prelu,
+    "HzSQuantizedConv": products.convolution,
+    "HzSQuantizedConvTranspose": products.transposed_convolution,
+    "HzSQuantizedGlobalAveragePool": reduce.global_average_pool,
+    "HzSQuantizedMatmul": products.matmul,
+    "HzSQuantizedPreprocess": products.preprocess,
+    "HzSQuantizedReduceMean": reduce.reduce_mean,
+    "HzSQuantizedReduceSum": reduce.reduce_mean,
+}
+RULES: Mapping[tuple[str, str], Rule] = {
+    (domain, operator): rule
+    for domain, known in (("", _STANDARD), ("horizon", _VENDOR))
+    for operator, rule in known.items()
+}
+"""(domain, operator) -> its rule."""

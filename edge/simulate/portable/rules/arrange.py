@@ -1,4 +1,4 @@
-"""Operators that join, cut and reorder tensors; no number changes."""
+"""Operators that join, cut, reorder and reshape tensors; no number changes."""
 
 from __future__ import annotations
 
@@ -8,13 +8,30 @@ import numpy as np
 from attrs import evolve
 
 from edge.simulate.portable.graph import Graph, Source, Value
-from edge.simulate.portable.rules import rule
 
 
-@rule("Concat", domain="")
+def transpose(graph: Graph, source: Source) -> Sequence[Value]:
+    """Rename the axes; data move only where a later operator needs them to."""
+    x = graph.values[source.node.input[0]]
+    perm = source.attributes.get("perm") or list(range(len(x.shape)))[::-1]
+    shape, axes = tuple(x.shape[axis] for axis in perm), tuple(x.axes[axis] for axis in perm)
+    return [evolve(x, shape=shape, axes=axes)]
+
+
+def reshape(graph: Graph, source: Source) -> Sequence[Value]:
+    """Reshape in the logical order."""
+    x = graph.values[source.node.input[0]]
+    wanted = [int(n) for n in source.constant(1)]
+    shape = [x.shape[i] if n == 0 else n for i, n in enumerate(wanted)]
+    if -1 in shape:
+        known = -int(np.prod(shape))
+        shape[shape.index(-1)] = int(np.prod(x.shape)) // known
+    return [graph.reshaped(x, tuple(shape))]
+
+
 def concat(graph: Graph, source: Source) -> Sequence[Value]:
     """Join along one axis, in the storage order of the largest part."""
-    parts = [_operand(graph, source, index) for index in range(len(source.node.input))]
+    parts = [graph.operand(source, index) for index in range(len(source.node.input))]
     axes = max(parts, key=lambda part: int(np.prod(part.shape))).axes
     axis = source.attributes["axis"] % len(axes)
     parts = [graph.transposed(part, axes) for part in parts]
@@ -27,7 +44,6 @@ def concat(graph: Graph, source: Source) -> Sequence[Value]:
     return [evolve(parts[0], name=name, shape=tuple(shape), low=low, high=high)]
 
 
-@rule("Split", domain="")
 def split(graph: Graph, source: Source) -> Sequence[Value]:
     """Cut along one axis, into the given lengths or equal ones."""
     x = graph.values[source.node.input[0]]
@@ -45,7 +61,6 @@ def split(graph: Graph, source: Source) -> Sequence[Value]:
     ]
 
 
-@rule("Slice", domain="")
 def slices(graph: Graph, source: Source) -> Sequence[Value]:
     """Cut ranges out, with constant ends and steps."""
     x = graph.values[source.node.input[0]]
@@ -62,7 +77,6 @@ def slices(graph: Graph, source: Source) -> Sequence[Value]:
     return [x]
 
 
-@rule("Gather", domain="")
 def gather(graph: Graph, source: Source) -> Sequence[Value]:
     """Take constant places along one axis; a single number takes the axis away."""
     x = graph.values[source.node.input[0]]
@@ -76,12 +90,9 @@ def gather(graph: Graph, source: Source) -> Sequence[Value]:
     y = evolve(x, name=name, shape=shape)
     if places.ndim:
         return [y]
-    y = graph.plain(y)
-    shape = (*x.shape[:axis], *x.shape[axis + 1 :])
-    return [evolve(y, name=graph.reshape(y.name, shape), shape=shape, axes=tuple(range(len(shape))))]
+    return [graph.reshaped(y, (*x.shape[:axis], *x.shape[axis + 1 :]))]
 
 
-@rule("HzChannelShuffle")
 def channel_shuffle(graph: Graph, source: Source) -> Sequence[Value]:
     """Take the first channel of every group, then the second of every group, and so on."""
     source.expect(data_format="NHWC")
@@ -95,7 +106,6 @@ def channel_shuffle(graph: Graph, source: Source) -> Sequence[Value]:
     return [evolve(x, name=graph.reshape(name, x.stored))]
 
 
-@rule("HzDepthToSpace")
 def depth_to_space(graph: Graph, source: Source) -> Sequence[Value]:
     """Spread channels over blocks of pixels; the modes are those of ONNX."""
     source.expect(data_format="NHWC", mode=("CRD", "DCR"))
@@ -106,7 +116,6 @@ def depth_to_space(graph: Graph, source: Source) -> Sequence[Value]:
     return [evolve(x, name=name, shape=(count, height * size, width * size, channels // size**2))]
 
 
-@rule("HzPad")
 def pad(graph: Graph, source: Source) -> Sequence[Value]:
     """Add a border of one number, of the border's own numbers, or mirrored."""
     source.expect(data_format="NHWC", mode=("constant", "edge", "reflect"))
@@ -125,18 +134,7 @@ def pad(graph: Graph, source: Source) -> Sequence[Value]:
     return [evolve(x, name=name, shape=shape, low=min(x.low, fill), high=max(x.high, fill))]
 
 
-def _operand(graph: Graph, source: Source, index: int) -> Value:
-    name = source.node.input[index]
-    if name in graph.values:
-        return graph.values[name]
-    data = source.constant(index)
-    real = data.dtype == np.float32
-    low, high = (0, 0) if real else (int(data.min()), int(data.max()))
-    return Value(graph.constant(data), data.shape, tuple(range(data.ndim)), low, high, real)
-
-
 def _cut(graph: Graph, x: Value, axis: int, start: int, end: int, step: int = 1) -> Value:
-    limits = (graph.constant(np.array([n]), np.int64) for n in (start, end, x.axes[axis], step))
     shape = list(x.shape)
     shape[axis] = -(-(end - start) // step)
-    return evolve(x, name=graph.add("Slice", x.name, *limits), shape=tuple(shape))
+    return evolve(x, name=graph.slice(x.name, start, end, x.axes[axis], step), shape=tuple(shape))

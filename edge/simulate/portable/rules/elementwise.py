@@ -15,13 +15,11 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import TensorProto
 
-from edge.simulate.portable.graph import EXACT, NHWC, Graph, Source, Value
+from edge.simulate.portable.graph import EXACT, Graph, Source, Value, channels, spread
 from edge.simulate.portable.requantize import Integers, bounds, requantize
-from edge.simulate.portable.rules import rule
 from edge.simulate.portable.rules.sums import INT32, wrapped
 
 
-@rule("HzSElementwiseMul")
 def multiply(graph: Graph, source: Source) -> Sequence[Value]:
     """Multiply, with broadcasting."""
     a, b, shape, axes = operands(graph, source)
@@ -32,12 +30,11 @@ def multiply(graph: Graph, source: Source) -> Sequence[Value]:
     right = source.integers("accu_right_shift")
     if right.any():
         dtype = np.float64 if wide else np.float32
-        unit = graph.constant(spread(np.exp2(-right.astype(np.float64)), shape, axes), dtype)
+        unit = graph.constant(spread(np.exp2(-right.astype(np.float64)), axes), dtype)
         name = graph.add("Floor", graph.add("Mul", name, unit))
     return [_tail(graph, source, name, low, high, shape, axes, wide=wide)]
 
 
-@rule("HzSElementwiseAdd", "HzSElementwiseSub")
 def add(graph: Graph, source: Source) -> Sequence[Value]:
     """Add or subtract, with broadcasting.
 
@@ -58,8 +55,8 @@ def add(graph: Graph, source: Source) -> Sequence[Value]:
         raise source.unknown("e_shift is negative")
     if (up < 0).any() or digits >= EXACT or _beyond_int32(low, high, right):
         return [_wide_sum(graph, source, (a, b), (a_factor, e_factor), (low, high), shape, axes)]
-    x = graph.add("Mul", a.name, graph.constant(spread(a_factor, shape, axes))) if up.any() else a.name
-    y = graph.add("Floor", graph.add("Mul", b.name, graph.constant(spread(e_factor, shape, axes))))
+    x = graph.add("Mul", a.name, graph.constant(spread(a_factor, axes))) if up.any() else a.name
+    y = graph.add("Floor", graph.add("Mul", b.name, graph.constant(spread(e_factor, axes))))
     name = graph.add("Add", x, y)
     return [_tail(graph, source, name, low << int(right.min()), high << int(right.max()), shape, axes)]
 
@@ -80,12 +77,12 @@ def _wide_sum(
     """Add in float64, and wrap as int32 does."""
     terms = []
     for value, factor in zip(operands, factors, strict=True):
-        constant = graph.constant(spread(factor, shape, axes), np.float64)
+        constant = graph.constant(spread(factor, axes), np.float64)
         terms.append(graph.add("Mul", _cast(graph, value, wide=True), constant))
     name = graph.add("Add", *terms)
     right = source.integers("accu_right_shift")
     low, high = (end << int(right.max()) for end in ends)
-    unit = spread(np.exp2(-right.astype(np.float64)), shape, axes)
+    unit = spread(np.exp2(-right.astype(np.float64)), axes)
     name = wrapped(graph, name, max(-low, high), unit)
     if max(-low, high) >= INT32:
         low, high = -INT32, INT32 - 1
@@ -99,7 +96,7 @@ def _cast(graph: Graph, value: Value, *, wide: bool) -> str:
 def operands(graph: Graph, source: Source) -> tuple[Value, Value, tuple[int, ...], tuple[int, ...]]:
     """Return both operands in the same storage order, the result's logical shape and its axes."""
     source.expect(rounding_method="ROUND", data_format=("NHWC", "NONE"), output_bit=(8, 16))
-    values = [_operand(graph, source, index) for index in range(2)]
+    values = [graph.operand(source, index, picture=True) for index in range(2)]
     shape = tuple(int(n) for n in np.broadcast_shapes(*(value.shape for value in values)))
     axes = max(values, key=lambda value: int(np.prod(value.shape))).axes
     if any(len(value.shape) != len(shape) for value in values):
@@ -107,25 +104,6 @@ def operands(graph: Graph, source: Source) -> tuple[Value, Value, tuple[int, ...
         values = [graph.plain(value) for value in values]
     a, b = (graph.transposed(value, axes) for value in values)
     return a, b, shape, axes
-
-
-def _operand(graph: Graph, source: Source, index: int) -> Value:
-    name = source.node.input[index]
-    if name in graph.values:
-        return graph.values[name]
-    data = source.constant(index)
-    axes = NHWC if data.ndim == 4 else tuple(range(data.ndim))
-    stored = data.transpose(np.argsort(axes)) if data.ndim else data
-    return Value(graph.constant(stored), data.shape, axes, int(data.min()), int(data.max()))
-
-
-def spread(values: NDArray[Any], shape: tuple[int, ...], axes: tuple[int, ...]) -> NDArray[Any]:
-    """Shape constants per logical last axis against a stored tensor; one value stays one."""
-    if (values == values[0]).all():
-        return np.array(values[0])
-    stored = [1] * len(shape)
-    stored[axes[-1]] = len(values)
-    return values.reshape(stored)
 
 
 def _tail(
@@ -143,8 +121,6 @@ def _tail(
     right = source.integers("accu_right_shift")
     bits = source.attributes["output_bit"]
     scale = source.integers("output_scale")
-    channels = [1] * len(shape)
-    channels[axes[-1]] = max(right.size, scale.size)
     name = requantize(
         graph,
         t,
@@ -154,7 +130,7 @@ def _tail(
         shift=source.integers("output_right_shift"),
         bits=bits,
         nearest=True,
-        channels=tuple(channels),
+        channels=channels(axes, max(right.size, scale.size)),
         wide=wide,
     )
     smallest, largest = bounds(bits)

@@ -15,12 +15,10 @@ from attrs import evolve
 from onnx import TensorProto
 
 from edge.simulate.portable.graph import Graph, Source, Value
-from edge.simulate.portable.rules import rule
 
 LANES = 4  # of the vendor's build, whatever the CPU
 
 
-@rule("Softmax", domain="")
 def softmax(graph: Graph, source: Source) -> Sequence[Value]:
     """Normalize over the axes from ``axis`` on: ``e * (1 / sum(e))``, e = exp(x - max(x))."""
     x = graph.plain(_real(source, graph.values[source.node.input[0]]))
@@ -63,33 +61,28 @@ def _sum(graph: Graph, x: str, shape: tuple[int, int]) -> str:
     """Add rows as 4 lanes do: each lane in order, then (0 + 2) + (1 + 3), then the sum of what is left."""
     rows, count = shape
 
-    def cut(name: str, axis: int, start: int, end: int) -> str:
-        limits = (graph.constant(np.array([n]), np.int64) for n in (start, end, axis))
-        return graph.add("Slice", name, *limits)
-
     parts = []
     whole = count // LANES
     if whole:
-        lanes = graph.reshape(cut(x, 1, 0, whole * LANES), (rows, whole, LANES))
+        lanes = graph.reshape(graph.slice(x, 0, whole * LANES, 1), (rows, whole, LANES))
         # ReduceSum is free to add in any order; CumSum is not.
         running = graph.add("CumSum", lanes, graph.constant(np.array(1), np.int64))
-        lanes = graph.reshape(cut(running, 1, whole - 1, whole), (rows, LANES))
-        pairs = graph.add("Add", cut(lanes, 1, 0, 2), cut(lanes, 1, 2, 4))
-        parts.append(graph.add("Add", cut(pairs, 1, 0, 1), cut(pairs, 1, 1, 2)))
+        lanes = graph.reshape(graph.slice(running, whole - 1, whole, 1), (rows, LANES))
+        pairs = graph.add("Add", graph.slice(lanes, 0, 2, 1), graph.slice(lanes, 2, 4, 1))
+        parts.append(graph.add("Add", graph.slice(pairs, 0, 1, 1), graph.slice(pairs, 1, 2, 1)))
     if count % LANES:
-        running = graph.add("CumSum", cut(x, 1, whole * LANES, count), graph.constant(np.array(1), np.int64))
-        parts.append(cut(running, 1, count % LANES - 1, count % LANES))
+        rest = graph.slice(x, whole * LANES, count, 1)
+        running = graph.add("CumSum", rest, graph.constant(np.array(1), np.int64))
+        parts.append(graph.slice(running, count % LANES - 1, count % LANES, 1))
     return graph.add("Add", *parts) if len(parts) > 1 else parts[0]
 
 
-@rule("Neg", "Abs", "Relu", domain="")
 def one(graph: Graph, source: Source) -> Sequence[Value]:
     """Apply a function to each real number."""
     x = _real(source, graph.values[source.node.input[0]])
     return [evolve(x, name=graph.add(source.node.op_type, x.name))]
 
 
-@rule("Add", "Sub", "Mul", "Div", domain="")
 def two(graph: Graph, source: Source) -> Sequence[Value]:
     """Combine two real tensors, with broadcasting."""
     a, b, result = _pair(graph, source)
@@ -97,7 +90,6 @@ def two(graph: Graph, source: Source) -> Sequence[Value]:
     return [evolve(result, name=graph.add(source.node.op_type, a.name, b.name))]
 
 
-@rule("Max", "Min", domain="")
 def extreme(graph: Graph, source: Source) -> Sequence[Value]:
     """Take the larger or smaller of two tensors, integers or real numbers, with broadcasting."""
     if len(source.node.input) != 2:
@@ -114,29 +106,23 @@ def _pair(graph: Graph, source: Source) -> tuple[Value, Value, Value]:
     """Return both operands in one storage order, and the form of the result."""
     values = [_operand(graph, source, index) for index in range(2)]
     rank = max(len(value.shape) for value in values)
-    values = [_raised(graph, value, rank) for value in values]
+    values = [
+        value
+        if len(value.shape) == rank
+        else graph.reshaped(value, (1,) * (rank - len(value.shape)) + value.shape)
+        for value in values
+    ]
     axes = max(values, key=lambda value: int(np.prod(value.shape))).axes
     a, b = (graph.transposed(value, axes) for value in values)
     shape = tuple(int(n) for n in np.broadcast_shapes(a.shape, b.shape))
     return a, b, evolve(a, shape=shape)
 
 
-def _raised(graph: Graph, value: Value, rank: int) -> Value:
-    if len(value.shape) == rank:
-        return value
-    value = graph.plain(value)
-    shape = (1,) * (rank - len(value.shape)) + value.shape
-    return evolve(value, name=graph.reshape(value.name, shape), shape=shape, axes=tuple(range(rank)))
-
-
 def _operand(graph: Graph, source: Source, index: int) -> Value:
-    name = source.node.input[index]
-    if name in graph.values:
-        return graph.values[name]
-    data = source.constant(index)
-    if data.dtype != np.float32:
-        raise source.unknown(f"a constant of {data.dtype}")
-    return Value(graph.constant(data), data.shape, tuple(range(data.ndim)), real=True)
+    value = graph.operand(source, index)
+    if not value.real and source.node.input[index] not in graph.values:
+        raise source.unknown(f"a constant of {source.constant(index).dtype}")
+    return value
 
 
 def _real(source: Source, value: Value) -> Value:

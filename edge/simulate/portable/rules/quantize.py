@@ -1,4 +1,4 @@
-"""Into integers, and from one integer scale to another."""
+"""Into integers, from one integer scale to another, and back to real numbers."""
 
 from __future__ import annotations
 
@@ -7,12 +7,10 @@ from collections.abc import Sequence
 import numpy as np
 from attrs import evolve
 
-from edge.simulate.portable.graph import Graph, Source, Value
+from edge.simulate.portable.graph import Graph, Source, Value, channels, spread
 from edge.simulate.portable.requantize import bounds, requantize
-from edge.simulate.portable.rules import rule
 
 
-@rule("HzQuantize")
 def quantize(graph: Graph, source: Source) -> Sequence[Value]:
     """Divide by a float32 scale in float32, round halves to even, saturate.
 
@@ -36,7 +34,6 @@ def quantize(graph: Graph, source: Source) -> Sequence[Value]:
     return [evolve(x, name=name, low=low, high=high, real=False)]
 
 
-@rule("HzRequantize")
 def rescale(graph: Graph, source: Source) -> Sequence[Value]:
     """``sat(nearest((x * output_scale) >> output_right_shift))``, per channel of the last axis."""
     source.expect(method="Rescale", bits=(8, 16))
@@ -48,8 +45,6 @@ def rescale(graph: Graph, source: Source) -> Sequence[Value]:
         scale, shift = scale[:1], shift[:1]
     elif scale.size != x.shape[-1] or shift.size != x.shape[-1]:
         raise source.unknown(f"{scale.size} scales for {x.shape[-1]} channels")
-    stored = [1] * len(x.shape)
-    stored[x.axes[-1]] = scale.size
     bits = source.attributes["bits"]
     name = requantize(
         graph,
@@ -60,7 +55,19 @@ def rescale(graph: Graph, source: Source) -> Sequence[Value]:
         shift=shift,
         bits=bits,
         nearest=True,
-        channels=tuple(stored),
+        channels=channels(x.axes, scale.size),
     )
     low, high = bounds(bits)
     return [evolve(x, name=name, low=low, high=high)]
+
+
+def dequantize(graph: Graph, source: Source) -> Sequence[Value]:
+    """Multiply with a float32 scale, one or one a channel (axis 1), in float32."""
+    x = graph.values[source.node.input[0]]
+    scale = source.constant(1).astype(np.float32).reshape(-1)
+    axis = source.attributes.get("axis", 1) % len(x.shape)
+    if scale.size not in (1, x.shape[axis]):
+        raise source.unknown(f"{scale.size} scales for {x.shape[axis]} channels")
+    order = (*(a for i, a in enumerate(x.axes) if i != axis), x.axes[axis])  # spread speaks of the last axis
+    factor = spread(scale.astype(np.float64), order) if scale.size > 1 else scale.reshape(())
+    return [evolve(x, name=graph.add("Mul", x.name, graph.constant(factor)), real=True)]

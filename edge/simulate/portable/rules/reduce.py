@@ -1,4 +1,4 @@
-"""Sums over axes, scaled: means and the global average pool.
+"""Largest values, of windows and along axes; and sums over axes, scaled: means, the global average pool.
 
 Mean and sum: ``sat(nearest((sat16(sum >> accu_right_shift) * scale) >> out_shift))``, the first shift down.
 Global average pool: the same, and its first shift follows ``rounding_method`` too.
@@ -11,12 +11,59 @@ from collections.abc import Sequence
 import numpy as np
 from attrs import evolve
 
-from edge.simulate.portable.graph import EXACT, NHWC, Graph, Source, Value
+from edge.simulate.portable.graph import EXACT, NHWC, Graph, Source, Value, channels
 from edge.simulate.portable.requantize import Integers, bounds, requantize
-from edge.simulate.portable.rules import rule
 
 
-@rule("HzSQuantizedReduceMean", "HzSQuantizedReduceSum")
+def max_pool(graph: Graph, source: Source) -> Sequence[Value]:
+    """Take the largest of each window; padding counts for nothing."""
+    source.expect(data_format="NHWC", ceil_mode=(0, 1), auto_pad="NOTSET", storage_order=0, dilations=[1, 1])
+    x = graph.picture(graph.values[source.node.input[0]])
+    kernel = source.attributes["kernel_shape"]
+    strides, pads = source.attributes.get("strides", [1, 1]), source.attributes.get("pads", [0] * 4)
+    sides = []
+    ends = list(pads)
+    for i in range(2):
+        free = x.shape[1 + i] + pads[i] + pads[2 + i] - kernel[i]
+        steps = -(-free // strides[i]) if source.attributes.get("ceil_mode") else free // strides[i]
+        if steps * strides[i] >= x.shape[1 + i] + pads[i]:
+            raise source.unknown("a window that lies in the padding alone")
+        # onnxruntime's versions differ in ceil_mode; padding at the end says the same to all of them.
+        ends[2 + i] += max(steps * strides[i] - free, 0)
+        sides.append(steps + 1)
+    name = graph.add("MaxPool", x.name, kernel_shape=kernel, strides=strides, pads=ends)
+    return [evolve(x, name=name, shape=(x.shape[0], *sides, x.shape[3]))]
+
+
+def global_max_pool(graph: Graph, source: Source) -> Sequence[Value]:
+    """Take the largest of each channel."""
+    source.expect(data_format="NHWC")
+    x = graph.values[source.node.input[0]]
+    return [_largest(graph, x, (1, 2))]
+
+
+def reduce_max(graph: Graph, source: Source) -> Sequence[Value]:
+    """Take the largest along one axis, which stays with length 1."""
+    x = graph.values[source.node.input[0]]
+    return [_largest(graph, x, (int(np.atleast_1d(source.attributes["axis"])[0]) % len(x.shape),))]
+
+
+def plain_reduce_max(graph: Graph, source: Source) -> Sequence[Value]:
+    """Take the largest along axes, which stay or go."""
+    x = graph.values[source.node.input[0]]
+    axes = tuple(axis % len(x.shape) for axis in source.attributes.get("axes", range(len(x.shape))))
+    y = _largest(graph, x, axes)
+    if source.attributes.get("keepdims", 1):
+        return [y]
+    return [graph.reshaped(y, tuple(size for axis, size in enumerate(y.shape) if axis not in axes))]
+
+
+def _largest(graph: Graph, x: Value, axes: tuple[int, ...]) -> Value:
+    stored = sorted(x.axes[axis] for axis in axes)
+    name = graph.add("ReduceMax", x.name, axes=stored, keepdims=1)
+    return evolve(x, name=name, shape=tuple(1 if axis in axes else n for axis, n in enumerate(x.shape)))
+
+
 def reduce_mean(graph: Graph, source: Source) -> Sequence[Value]:
     """Sum over one axis, which stays with length 1."""
     x = graph.values[source.node.input[0]]
@@ -25,7 +72,6 @@ def reduce_mean(graph: Graph, source: Source) -> Sequence[Value]:
     return [_tail(graph, source, total, "scale", "out_shift", nearest=True, nearest_first=False)]
 
 
-@rule("HzSQuantizedGlobalAveragePool")
 def global_average_pool(graph: Graph, source: Source) -> Sequence[Value]:
     """Sum over height and width."""
     source.expect(rounding_method=("ROUND", "FLOOR"), data_format="NHWC")
@@ -67,8 +113,7 @@ def _tail(
     count = max(right.size, scales.size, shifts.size)
     if count not in (1, total.shape[-1]):
         raise source.unknown(f"{count} different scales for {total.shape[-1]} channels")
-    stored = [1] * len(total.shape)
-    stored[total.axes[-1]] = count
+    stored = channels(total.axes, count)
     half = np.where(right > 0, 0.5, 0.0) if nearest_first else np.zeros(right.size)
     name = total.name
     if right.any():
@@ -87,7 +132,7 @@ def _tail(
         shift=shifts,
         bits=bits,
         nearest=nearest,
-        channels=tuple(stored),
+        channels=stored,
     )
     low, high = bounds(bits)
     return evolve(total, name=name, low=low, high=high)

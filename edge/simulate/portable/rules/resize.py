@@ -9,12 +9,10 @@ from attrs import evolve
 from numpy.typing import NDArray
 
 from edge.simulate.portable.graph import Graph, Source, Value
-from edge.simulate.portable.rules import rule
 
 FRACTION = 8  # bits of a bilinear weight
 
 
-@rule("HzQuantizedResizeUpsample")
 def repeat(graph: Graph, source: Source) -> Sequence[Value]:
     """Repeat each pixel in a block."""
     source.expect(mode="nearest", data_format="NHWC")
@@ -34,7 +32,6 @@ def repeat(graph: Graph, source: Source) -> Sequence[Value]:
     return [evolve(x, name=name, shape=(x.shape[0], *sides, x.shape[3]))]
 
 
-@rule("Resize", domain="")
 def nearest(graph: Graph, source: Source) -> Sequence[Value]:
     """Take for place i of an axis the one at i / (wanted / size), in float32, rounded down."""
     source.expect(mode="nearest", coordinate_transformation_mode="asymmetric", nearest_mode="floor")
@@ -51,7 +48,6 @@ def nearest(graph: Graph, source: Source) -> Sequence[Value]:
     return [evolve(x, name=name, shape=sizes)]
 
 
-@rule("HzQuantizedRoiResize")
 def bilinear(graph: Graph, source: Source) -> Sequence[Value]:
     """``nearest(sum of 4 pixels * weights >> 16)``, as two matrix products of whole numbers.
 

@@ -55,13 +55,6 @@ def convolve(
     return graph.add("Conv", *inputs, kernel_shape=list(kernel.shape[2:]), **attributes)
 
 
-def spread(per_channel: NDArray[Any]) -> NDArray[Any]:
-    """Shape constants per channel against NCHW; one value stays one."""
-    if (per_channel == per_channel[0]).all():
-        return np.array(per_channel[0])
-    return per_channel.reshape(1, -1, 1, 1)
-
-
 def wide_convolve(
     graph: Graph,
     source: Source,
@@ -137,8 +130,4 @@ def _runs(
         return [(x, weight)]
     if geometry.get("group", 1) != 1:
         raise source.unknown("sums in groups that do not fit float32")
-    runs = []
-    for part in parts:
-        limits = (graph.constant(np.array([n]), np.int64) for n in (part[0], part[-1] + 1, 1))
-        runs.append((graph.add("Slice", x, *limits), weight[..., part]))
-    return runs
+    return [(graph.slice(x, part[0], part[-1] + 1, 1), weight[..., part]) for part in parts]

@@ -1,7 +1,11 @@
-"""Convolutions: ``sat((sat16(acc >> right_shift) * scale) >> out_shift)``, rounding down twice.
+"""Sums of products: convolutions, plain, transposed and of the preprocess node, and matrix products.
 
-acc is the int32 sum of products and bias. A residual that is added inside (``use_sumin``) enters acc as
-``e * e_scale``, shifted by ``e_shift`` to the left, or to the right rounding down.
+A convolution is ``sat((sat16(acc >> right_shift) * scale) >> out_shift)``, rounding down twice. acc is the
+int32 sum of products and bias. A residual that is added inside (``use_sumin``) enters acc as ``e * e_scale``,
+shifted by ``e_shift`` to the left, or to the right rounding down. A transposed convolution is the same with
+other names: ``sat((sat16(acc >> accu_right_shift) * y_quant_scale) >> y_right_shift)``, its bias shifted up
+by ``b_left_shift``. A product of two computed matrices has no bias, and rounds its second shift as
+``rounding_method`` says.
 """
 
 from __future__ import annotations
@@ -14,10 +18,9 @@ from attrs import frozen
 from numpy.typing import NDArray
 from onnx import TensorProto
 
-from edge.simulate.portable.graph import EXACT, NHWC, Graph, Source, Value
-from edge.simulate.portable.requantize import Integers, bounds, requantize
-from edge.simulate.portable.rules import rule
-from edge.simulate.portable.rules.sums import INT32, convolve, reach, spread, wide_convolve, wrapped
+from edge.simulate.portable.graph import EXACT, NHWC, Graph, Source, Value, spread
+from edge.simulate.portable.requantize import INT16, Integers, bounds, requantize
+from edge.simulate.portable.rules.sums import INT32, convolve, reach, wide_convolve, wrapped
 
 
 @frozen
@@ -46,7 +49,6 @@ class Accumulated:
         return self.shape[-1]
 
 
-@rule("HzSQuantizedConv")
 def convolution(graph: Graph, source: Source) -> Sequence[Value]:
     """Convolve pictures of integers, grouped or not, with or without a residual."""
     source.expect(data_format="NHWC", use_bias=1, activation=("relu", ""), auto_pad="NOTSET")
@@ -235,3 +237,153 @@ def _shape(x: Value, weight: NDArray[Any], geometry: Mapping[str, Any]) -> tuple
         for i in range(2)
     ]
     return (x.shape[0], *sides, weight.shape[0])
+
+
+def preprocess(graph: Graph, source: Source) -> Sequence[Value]:
+    """Round down twice: ``sat8((sat16(acc >> right_shift) * scale) >> out_shift)``, acc a 1x1 convolution."""
+    source.expect(
+        input_type="YUV_BT601_FULL_RANGE_128",
+        channel_group=1,
+        output_bit=(8, 16),
+        high_precision_output=0,
+        data_format="NHWC",
+    )
+    if np.any(source.constant(3)):
+        raise source.unknown("bias_b_scale is not 0")
+    bits = source.attributes["output_bit"]
+    x = graph.picture(graph.values[source.node.input[0]])
+    t = accumulate(graph, source, x, source.constant(1), source.constant(2), {})
+    name = requantize(
+        graph,
+        t.name,
+        low=t.low,
+        high=t.high,
+        scale=source.integers("scale", t.channels),
+        shift=source.integers("out_shift", t.channels),
+        bits=bits,
+        nearest=False,
+        channels=(1, t.channels, 1, 1),
+        offset=t.offset,
+        wide=t.wide,
+    )
+    low, high = bounds(bits)
+    return [Value(name, t.shape, x.axes, low, high)]
+
+
+def transposed_convolution(graph: Graph, source: Source) -> Sequence[Value]:
+    """Spread int8 pictures of numbers; the result is int8."""
+    source.expect(data_format="NHWC", use_bias=1, activation=("relu", ""), auto_pad="NOTSET")
+    x = graph.picture(graph.values[source.node.input[0]])
+    weight = source.constant(1)
+    groups = source.attributes.get("group", 1)
+    channels = weight.shape[3] * groups
+    up = source.integers("b_left_shift", channels)
+    bias = source.constant(2).astype(np.int64) << np.maximum(up, 0)
+    if (up < 0).any():
+        raise source.unknown("b_left_shift is negative")
+    right = source.integers("accu_right_shift", channels)
+    strides = source.attributes.get("strides", [1, 1])
+    # (I, kH, kW, O / group) -> output channels first
+    inputs = weight.shape[0] // groups
+    first = weight.reshape(groups, inputs, *weight.shape[1:]).transpose(0, 4, 2, 3, 1)
+    first = first.reshape(channels, *weight.shape[1:3], inputs)
+    low, high = _reach(x, first, source.attributes.get("dilations", [1, 1]), strides)
+    steps, rest = bias >> right, bias & ((np.int64(1) << right) - 1)
+    largest = np.maximum(np.abs(low), np.abs(high)) + rest
+    if (largest >= EXACT).any():
+        raise source.unknown(f"a sum of {int(largest.max())} does not fit float32")
+    unit = np.exp2(-right.astype(np.float64))
+    per_input = unit.reshape(groups, 1, 1, 1, -1).repeat(inputs, 1).reshape(weight.shape[0], 1, 1, -1)
+    kernel = (weight.astype(np.float64) * per_input).transpose(0, 3, 1, 2)
+    geometry = {
+        key: source.attributes[key]
+        for key in ("strides", "pads", "dilations", "group", "output_padding")
+        if key in source.attributes
+    }
+    shape = list(source.attributes.get("kernel_shape", weight.shape[1:3]))
+    inputs_of_node = [x.name, graph.constant(kernel), graph.constant(rest * unit)]
+    name = graph.add("ConvTranspose", *inputs_of_node, kernel_shape=shape, **geometry)
+    name = graph.add("Floor", name)
+    name = requantize(
+        graph,
+        name,
+        low=((low + rest) >> right) + steps,
+        high=((high + rest) >> right) + steps,
+        scale=source.integers("y_quant_scale", channels),
+        shift=source.integers("y_right_shift", channels),
+        bits=8,
+        nearest=False,
+        channels=(1, channels, 1, 1),
+        offset=steps,
+    )
+    least, most = bounds(8)
+    if source.attributes.get("activation") == "relu":
+        name, least = graph.add("Relu", name), 0
+    pads, extra = source.attributes.get("pads", [0] * 4), source.attributes.get("output_padding", [0, 0])
+    dilations = source.attributes.get("dilations", [1, 1])
+    sides = [
+        (x.shape[1 + i] - 1) * strides[i]
+        + dilations[i] * (shape[i] - 1)
+        + 1
+        + extra[i]
+        - pads[i]
+        - pads[2 + i]
+        for i in range(2)
+    ]
+    return [Value(name, (x.shape[0], *sides, channels), NHWC, least, most)]
+
+
+def _reach(
+    x: Value, weight: NDArray[Any], dilations: Sequence[int], strides: Sequence[int]
+) -> tuple[Integers, Integers]:
+    """Return the smallest and largest sum; with a stride, only every stride-th tap meets the same pixel."""
+    if list(dilations) != [1, 1]:
+        return reach(x.low, x.high, weight)
+    ends = [
+        reach(x.low, x.high, weight[:, row :: strides[0], column :: strides[1]])
+        for row in range(strides[0])
+        for column in range(strides[1])
+    ]
+    return np.min([low for low, _ in ends], axis=0), np.max([high for _, high in ends], axis=0)
+
+
+def matmul(graph: Graph, source: Source) -> Sequence[Value]:
+    """Multiply the last two axes; the ones before are batches."""
+    source.expect(rounding_method=("ROUND", "FLOOR"), output_bit=(8, 16, 32))
+    a, b = (graph.plain(graph.values[name]) for name in source.node.input)
+    inner = a.shape[-1]
+    shape = (*np.broadcast_shapes(a.shape[:-2], b.shape[:-2]), a.shape[-2], b.shape[-1])
+    axes = tuple(range(len(shape)))
+    products = [x * y for x in (a.low, a.high) for y in (b.low, b.high)]
+    low, high = min(0, *products) * inner, max(0, *products) * inner
+    bits = source.attributes["output_bit"]
+    fits = max(-low, high) < EXACT
+    if bits == 32:
+        if not fits:
+            raise source.unknown(f"a sum of {max(-low, high)} does not fit float32")
+        # The Floor changes nothing: it keeps onnxruntime from folding the next scale into the product.
+        return [Value(graph.add("Floor", graph.add("MatMul", a.name, b.name)), shape, axes, low, high)]
+    right = int(source.integers("right_shift", 1)[0])
+    if fits:
+        name = graph.add("MatMul", a.name, b.name)
+        if right:
+            name = graph.add("Floor", graph.add("Mul", name, graph.constant(2.0**-right)))
+        low, high = low >> right, high >> right
+    else:
+        wide = (graph.add("Cast", value.name, to=TensorProto.DOUBLE) for value in (a, b))
+        name = graph.add("Mul", graph.add("MatMul", *wide), graph.constant(2.0**-right, np.float64))
+        ends = (graph.constant(end, np.float64) for end in INT16)
+        name = graph.add("Cast", graph.add("Clip", graph.add("Floor", name), *ends), to=TensorProto.FLOAT)
+        low, high = INT16
+    name = requantize(
+        graph,
+        name,
+        low=np.array([low]),
+        high=np.array([high]),
+        scale=source.integers("scale", 1),
+        shift=source.integers("out_shift", 1),
+        bits=bits,
+        nearest=source.attributes["rounding_method"] == "ROUND",
+        channels=(),
+    )
+    return [Value(name, shape, axes, *bounds(bits))]
