@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from contextlib import ExitStack
 from importlib.metadata import version
 
 import numpy as np
@@ -20,12 +21,13 @@ from edge.diagnose.observed import summarize
 from edge.diagnose.precision import measure_steps
 from edge.diagnose.remedies import remedies
 from edge.diagnose.weights import changed_floats
+from edge.errors import EdgeError
 from edge.folder.built import Built
 from edge.graph.files import load_onnx
 from edge.images import ImageSet
 from edge.images.frames import cores, load_frames
-from edge.measure.networks import open_program
 from edge.progress import Reporter, Silent
+from edge.runtime import load
 from edge.simulate.fakequant import Quantizer
 
 _ROLES = ("float_onnx", "bpu_onnx", "calibrated_onnx", "quantized_onnx", "portable_onnx", "bin")
@@ -58,13 +60,13 @@ def diagnose(
     frames, unreadable = load_frames(images, built.metadata.preprocess, reporter)
     labels = None if unlabelled else np.array([frame.label for frame in frames], np.int64)
     notes = [unlabelled[0].upper() + unlabelled[1:]] if unlabelled else []
-    program = open_program(built, cores())
-    try:
+    with ExitStack() as stack:
+        program = None
+        try:
+            program = stack.enter_context(load(built.folder, "portable", threads=cores()))
+        except EdgeError as error:
+            notes.append(f"The program's integers were not run: {error.seen}")
         whole = measure_steps(built, frames, labels, program, reporter)
-    finally:
-        program.close()
-    if program.why_not:
-        notes.append(f"The program's integers were not run: {program.why_not}")
     if unreadable:
         notes.append(f"{len(unreadable)} pictures can't be read and are in no figure: {unreadable[0]} …")
     taken: precision.Precision | None = None

@@ -13,7 +13,8 @@ from onnx import numpy_helper
 from edge.diagnose.findings import InputCheck
 from edge.images.frames import Frame, spread
 from edge.images.preprocess import Image, rgb_to_nv12
-from edge.measure.networks import FloatNet, Scores
+from edge.measure.networks import FloatNet
+from edge.measure.scores import Scores
 from edge.measure.statistics import mcnemar
 from edge.specs import Preprocess
 from edge.specs.schema import Color

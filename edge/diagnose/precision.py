@@ -26,11 +26,12 @@ from edge.diagnose.weights import (
 from edge.folder.built import Built
 from edge.graph.files import load_onnx
 from edge.images.frames import Frame, spread
-from edge.images.preprocess import nv12_to_yuv444, yuv444_to_rgb_float
+from edge.images.preprocess import Image, nv12_to_yuv444, yuv444_to_rgb_float
 from edge.measure.layers import Group, group
-from edge.measure.networks import FloatNet, Program
+from edge.measure.networks import FloatNet
 from edge.measure.scores import Gain, Step, compare, cosines, gain
 from edge.progress import Reporter
+from edge.runtime import Net
 from edge.simulate.fakequant import AS_BUILT, FLOAT, INT16, FakeQuant, Quantizer, translate
 
 CONVOLUTIONS = ("conv", "depthwise conv", "linear")
@@ -181,10 +182,18 @@ def measure_steps(
     built: Built,
     frames: Sequence[Frame],
     labels: NDArray[np.int64] | None,
-    program: Program,
+    program: Net | None,
     reporter: Reporter,
 ) -> Steps:
-    """Run the whole networks."""
+    """Run the whole networks.
+
+    Args:
+        built: the build.
+        frames: the pictures.
+        labels: (n,) class indices; None without.
+        program: its integers in the portable model; None where they can't be run here.
+        reporter: told what goes on.
+    """
     rule = built.metadata.preprocess
     net = FloatNet(built.file("float_onnx"), rule)
     reporter.update("float network", 0.02)
@@ -200,12 +209,16 @@ def measure_steps(
     ]
     integers: Scores | None = None
     program_checks: tuple[InputCheck, ...] = ()
-    if program.net is not None:
+    if program is not None:
         reporter.update("program", 0.12)
-        integers = np.stack(spread(lambda frame: program(frame.nv12), frames))
+
+        def run(nv12: Image) -> Scores:
+            return program.run(nv12)[0].ravel()
+
+        integers = np.stack(spread(lambda frame: run(frame.nv12), frames))
         steps.append(compare("end to end", "the program against the float network", rgb, integers))
         answers = labels if labels is not None else rgb.argmax(1)
-        program_checks = check_program(program, frames, answers, integers, labelled=labels is not None)
+        program_checks = check_program(run, frames, answers, integers, labelled=labels is not None)
     return Steps(rgb, behind, simplified, integers, tuple(steps), checks, program_checks)
 
 

@@ -15,8 +15,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
-from functools import partial
+from contextlib import AbstractContextManager, nullcontext
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import get_args
@@ -31,9 +30,11 @@ from edge.files import sha256_of
 from edge.folder.built import Built
 from edge.folder.code import code_digest
 from edge.folder.workspace import stage_key
-from edge.measure import networks as runners
-from edge.measure.networks import Runner
+from edge.images.preprocess import rgb_to_nv12
+from edge.measure import networks
+from edge.measure.networks import FloatNet, Runner
 from edge.simulate.hbdk import Simulator
+from edge.simulate.vendor import QuantizedPool
 from edge.specs import Preprocess
 from edge.toolchain.found import Toolchain
 
@@ -192,9 +193,13 @@ def key_of(name: HopName, model: str, subject: Subject, code: tuple[str, ...], *
 def _onnx(name: HopName, role: str, *, nv12: bool) -> Callable[[Subject, int], Hop]:
     def make(subject: Subject, _count: int) -> Hop:
         path, runs = _file(subject, role), _onnxruntime()
-        opener = partial(runners.onnx, path, subject.preprocess, nv12=nv12)
+
+        def opened(_workers: int) -> AbstractContextManager[Runner]:
+            net = FloatNet(path, subject.preprocess)
+            return nullcontext((lambda rgb: net.behind_nv12(rgb_to_nv12(rgb))) if nv12 else net)
+
         key = key_of(name, subject.sha256[role], subject, (), onnxruntime=runs)
-        return Hop(name, f"onnxruntime {runs}", role, subject.sha256[role], key, lambda _workers: opener())
+        return Hop(name, f"onnxruntime {runs}", role, subject.sha256[role], key, opened)
 
     return make
 
@@ -206,7 +211,9 @@ def _vendor(name: HopName, role: str) -> Callable[[Subject, int], Hop]:
             raise UsageError(f"the Python behind {toolchain.where}/hb_mapper is not known")
         key = key_of(name, subject.sha256[role], subject, _VENDOR, toolchain=toolchain.identity)
         by = f"the compiler's runtime (hb_mapper {toolchain.versions.get('hb_mapper', 'unknown')})"
-        return Hop(name, by, role, subject.sha256[role], key, partial(runners.vendor, toolchain, path))
+        return Hop(
+            name, by, role, subject.sha256[role], key, lambda workers: QuantizedPool(toolchain, path, workers)
+        )
 
     return make
 
@@ -217,8 +224,15 @@ def _program(subject: Subject, count: int) -> Hop:
         simulator.require_whole()
         by = f"hbdk-sim {simulator.version}"
     key = key_of("program", subject.sha256["bin"], subject, _PROGRAM, toolchain=toolchain.identity)
-    opener = partial(runners.program, toolchain, path)
-    return Hop("program", by, "bin", subject.sha256["bin"], key, lambda _workers: opener(), count)
+    return Hop(
+        "program",
+        by,
+        "bin",
+        subject.sha256["bin"],
+        key,
+        lambda _workers: networks.program(toolchain, path),
+        count,
+    )
 
 
 def _portable(subject: Subject, _count: int) -> Hop:
@@ -226,7 +240,7 @@ def _portable(subject: Subject, _count: int) -> Hop:
     path, runs = _file(subject, role), _onnxruntime()
     key = key_of("portable", subject.sha256[role], subject, _PORTABLE, onnxruntime=runs)
     by = f"onnxruntime {runs}"
-    return Hop("portable", by, role, subject.sha256[role], key, lambda _workers: runners.portable(path))
+    return Hop("portable", by, role, subject.sha256[role], key, lambda _workers: networks.portable(path))
 
 
 _MAKERS: dict[HopName, Callable[[Subject, int], Hop]] = {
