@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import get_args
@@ -34,7 +35,6 @@ from edge.images.preprocess import rgb_to_nv12
 from edge.measure import networks
 from edge.measure.networks import FloatNet, Runner
 from edge.simulate.hbdk import Simulator
-from edge.simulate.vendor import QuantizedPool
 from edge.specs import Preprocess
 from edge.toolchain.found import Toolchain
 
@@ -44,7 +44,7 @@ PROGRAM_COUNT = 10
 ROLES = ("float_onnx", "bpu_onnx", "calibrated_onnx", "quantized_onnx", "bin", "portable_onnx")
 
 # What computes a hop's answers; the rest of the code in its key follows from their imports.
-_CODE = ("edge.measure.networks", "edge.simulate.vendor")
+_CODE = "edge.measure.networks"
 
 
 @frozen
@@ -149,7 +149,7 @@ def find_hops(subject: Subject, program_count: int = PROGRAM_COUNT) -> tuple[lis
             missing.append(Missing(name, error.seen))
             continue
         model, count = subject.sha256[role], program_count if name == "program" else None
-        key = key_of(name, model, subject, **versions)
+        key = key_of(name, model, subject, (), **versions)
         found.append(Hop(name, by, role, model, key, opened, count))
     return found, missing
 
@@ -175,7 +175,7 @@ def choose(hops: Sequence[Hop], missing: Sequence[Missing], names: Sequence[str]
     return [hop for hop in hops if hop.name == "float" or hop.name in names]
 
 
-def key_of(name: HopName, model: str, subject: Subject, *code: str, **versions: str) -> str:
+def key_of(name: HopName, model: str, subject: Subject, code: tuple[str, ...], **versions: str) -> str:
     """Return the key of a hop: the same key means the same answers.
 
     Args:
@@ -193,7 +193,7 @@ def key_of(name: HopName, model: str, subject: Subject, *code: str, **versions: 
         "opencv": cv2.__version__,
         **versions,
     }
-    return stage_key(f"hop {name}", inputs, code_digest(*_CODE, *code))
+    return stage_key(f"hop {name}", inputs, code_digest(_CODE, *code))
 
 
 _Way = tuple[str, dict[str, str], Opened]  # what executes it in words, versions for the key, how to open it
@@ -219,7 +219,7 @@ def _vendor(subject: Subject, path: Path) -> _Way:
     if toolchain.python_argv() is None:
         raise UsageError(f"the Python behind {toolchain.where}/hb_mapper is not known")
     by = f"the compiler's runtime (hb_mapper {toolchain.versions.get('hb_mapper', 'unknown')})"
-    return by, {"toolchain": toolchain.identity}, lambda workers: QuantizedPool(toolchain, path, workers)
+    return by, {"toolchain": toolchain.identity}, partial(networks.vendor, toolchain, path)
 
 
 def _program(subject: Subject, path: Path) -> _Way:

@@ -16,6 +16,7 @@ from edge.images.preprocess import Image, network_input, network_input_from_nv12
 from edge.measure.scores import Scores
 from edge.runtime import load
 from edge.simulate.hbdk import Simulator
+from edge.simulate.vendor import QuantizedPool
 from edge.specs import Preprocess
 from edge.toolchain.found import Toolchain
 
@@ -59,6 +60,13 @@ class FloatNet:
             cause = " ".join(str(error).split())[:200]
             raise ModelFileError(f"onnxruntime can't run {self._name}: {cause}") from error
         return np.asarray(found, np.float32).ravel()
+
+
+@contextmanager
+def vendor(toolchain: Toolchain, model: Path, workers: int) -> Iterator[Runner]:
+    """Open one of the compiler's models in worker processes."""
+    with QuantizedPool(toolchain, model, workers) as pool:
+        yield pool
 
 
 @contextmanager

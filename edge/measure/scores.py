@@ -64,7 +64,7 @@ class Gain:
 
 
 @frozen(eq=False)
-class Step:
+class StepEffect:
     """The network after one step of the build against the step before, on the same pictures.
 
     Attributes:
@@ -146,9 +146,9 @@ def _sign_flip(differences: NDArray[np.float64]) -> float:
     return float((1 + np.count_nonzero(means >= differences.sum() - 1e-12)) / (1 + DRAWS))
 
 
-def compare(name: str, what: str, before: Scores, after: Scores) -> Step:
+def compare(name: str, what: str, before: Scores, after: Scores) -> StepEffect:
     """Return how far a step moved the scores."""
-    return Step(
+    return StepEffect(
         name=name,
         what=what,
         agreement=float((before.argmax(1) == after.argmax(1)).mean()),
