@@ -153,7 +153,7 @@ def _thresholds(net: FakeQuant, seen: Seen, chosen: NDArray[np.bool_]) -> dict[i
 
 @frozen(eq=False)
 class LayerStudy:
-    """What the calibrated network shows; the fields are those of :class:`edge.diagnose.evidence.Evidence`."""
+    """What the calibrated network shows, layer by layer."""
 
     quantizers: tuple[Quantizer, ...]
     groups: tuple[Group, ...]
