@@ -26,7 +26,7 @@ import numpy as np
 from attrs import evolve
 
 from edge.evaluate import Hop, Pictures, Subject, evaluate, find_hops, subject_of
-from edge.evaluate.answers import Answers, measure
+from edge.evaluate.answers import KeptAnswers, measure
 from edge.folder.built import open_built
 from edge.images import ImageSet, open_images, sample
 from edge.images.preprocess import resize_crop, rgb_to_nv12
@@ -72,7 +72,7 @@ def pool(subject: Subject, hop: Hop, images: ImageSet, workers: int) -> float:
 
         runner(np.ascontiguousarray(resize_crop(images[0].load(), subject.preprocess)))
         opened = evolve(hop, open=ready)
-        with Answers(Path(scratch), subject.classes, print) as kept:
+        with KeptAnswers(Path(scratch), subject.classes, print) as kept:
             found = measure(
                 opened,
                 kept,

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from edge.errors import InputError, WorkspaceError
 from edge.evaluate import Hop, Pictures, Subject, answers, discard_stale, evaluate
-from edge.evaluate.answers import FOLDER, NAME, Answers
+from edge.evaluate.answers import FOLDER, NAME, KeptAnswers
 from edge.folder.store import Store
 from edge.images import ImageSet, open_images, sample
 from edge.progress import Quiet
@@ -266,11 +266,11 @@ def test_what_is_put_in_comes_out(
 ) -> None:
     root = tmp_path_factory.mktemp("outputs")
     hop = Counting().hop
-    with Answers(root, CLASSES, pytest.fail) as kept:
+    with KeptAnswers(root, CLASSES, pytest.fail) as kept:
         for digest, value in put.items():
             kept.add(hop, digest, np.full(CLASSES, value, np.float32))
     asked = [*others, *put, *put]  # twice, as two equal pictures ask
-    with Answers(root, CLASSES, pytest.fail) as kept:
+    with KeptAnswers(root, CLASSES, pytest.fail) as kept:
         contents = np.frombuffer(b"".join(asked), np.uint8).reshape(-1, 32)
         known = kept.known(hop, contents)
         assert known.tolist() == [digest in put for digest in asked]
@@ -282,9 +282,9 @@ def test_what_is_put_in_comes_out(
 
 def test_answers_of_another_width_are_not_known(tmp_path: Path) -> None:
     hop = Counting().hop
-    with Answers(tmp_path, CLASSES, pytest.fail) as kept:
+    with KeptAnswers(tmp_path, CLASSES, pytest.fail) as kept:
         kept.add(hop, bytes(32), np.zeros(CLASSES, np.float32))
-    with Answers(tmp_path, CLASSES + 1, pytest.fail) as kept:
+    with KeptAnswers(tmp_path, CLASSES + 1, pytest.fail) as kept:
         assert kept.known(hop, np.zeros((1, 32), np.uint8)).tolist() == [False]
 
 

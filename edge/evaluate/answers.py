@@ -36,7 +36,7 @@ _SECONDS = 1.0  # after which answers are written: what a kill may cost
 _CHUNK = 256  # answers that are read at once
 
 
-class Answers:
+class KeptAnswers:
     """The answers of all hops of a build, each under the hop's key and the sha256 of the picture's content.
 
     Args:
@@ -59,7 +59,7 @@ class Answers:
         self._new: dict[str, dict[bytes, bytes]] = {}
         self._written = time.monotonic()
 
-    def __enter__(self) -> Answers:
+    def __enter__(self) -> KeptAnswers:
         return self
 
     def __exit__(
@@ -147,7 +147,7 @@ class Answered:
 
 def measure(
     hop: Hop,
-    answers: Answers,
+    answers: KeptAnswers,
     *,
     images: ImageSet,
     wanted: Indices,

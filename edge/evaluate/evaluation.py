@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from edge import __version__
 from edge.errors import InputError, LabelError
-from edge.evaluate.answers import Answered, Answers, Indices, measure
+from edge.evaluate.answers import Answered, Indices, KeptAnswers, measure
 from edge.evaluate.hops import Hop, Subject
 from edge.evaluate.table import Change, Evaluation, HopName, HopResult, Mistake, explain
 from edge.files import disk_errors, write_json
@@ -87,7 +87,7 @@ def evaluate(
         _check_labels(images, subject.classes)
     listener.update(f"reading {len(images)} pictures")
     readable = np.flatnonzero(images.contents.any(axis=1)).astype(np.int32)
-    with Answers(root, subject.classes, listener.warn) as kept:
+    with KeptAnswers(root, subject.classes, listener.warn) as kept:
         columns: list[Column] = []
         for hop in hops:
             listener.begin(hop.name)
@@ -205,7 +205,7 @@ class Column:
 
     hop: Hop
     answered: Answered
-    answers: Answers
+    answers: KeptAnswers
 
 
 Sink = Callable[[Sequence[object]], object]
