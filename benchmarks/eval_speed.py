@@ -26,7 +26,7 @@ import numpy as np
 from attrs import evolve
 
 from edge.evaluate import Hop, Pictures, Subject, evaluate, find_hops, subject_of
-from edge.evaluate.answers import Outputs, measure
+from edge.evaluate.answers import KeptAnswers, measure
 from edge.folder.built import open_built
 from edge.images import ImageSet, open_images, sample
 from edge.images.preprocess import resize_crop, rgb_to_nv12
@@ -72,10 +72,10 @@ def pool(subject: Subject, hop: Hop, images: ImageSet, workers: int) -> float:
 
         runner(np.ascontiguousarray(resize_crop(images[0].load(), subject.preprocess)))
         opened = evolve(hop, open=ready)
-        with Outputs(Path(scratch), opened, subject.classes) as outputs:
+        with KeptAnswers(Path(scratch), subject.classes, print) as kept:
             found = measure(
                 opened,
-                outputs,
+                kept,
                 images=images,
                 wanted=np.arange(len(images), dtype=np.int32),
                 preprocess=subject.preprocess,

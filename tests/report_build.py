@@ -11,7 +11,7 @@ import cattrs
 import cv2
 import numpy as np
 
-from edge.diagnose.findings import CpuNode, Diagnosis, InputCheck, Range, Remedy, Share, Unit
+from edge.diagnose.findings import CpuNode, Diagnosis, InputCheck, LayerResult, Range, Remedy, Share
 from edge.evaluate.table import Change, Evaluation, HopName, HopResult, Mistake
 from edge.folder.built import Built, open_built
 from edge.folder.metadata import Metadata, write_metadata
@@ -332,10 +332,10 @@ def diagnosis(built: Built, seed: int = 5) -> Diagnosis:
     )
 
 
-def _unit(name: str, kind: Any, error: float, rng: np.random.Generator) -> Unit:
+def _unit(name: str, kind: Any, error: float, rng: np.random.Generator) -> LayerResult:
     high = float(rng.uniform(2, 9))
     wide = name.endswith("blocks.1.norm")
-    return Unit(
+    return LayerResult(
         name=name,
         kind=kind,
         nodes=(f"/{name.replace('.', '/')}/Conv",),

@@ -393,6 +393,7 @@ def test_cosine_of_nothing() -> None:
     zero, one = np.zeros((1, 3), np.float32), np.ones((1, 3), np.float32)
     assert cosines(zero, zero)[0] == 1
     assert cosines(zero, one)[0] == 0
+    assert cosines(one, one)[0] == 1
 
 
 @pytest.mark.parametrize("shift", [-0.5, 0.0, 0.15, 0.3, 0.6])

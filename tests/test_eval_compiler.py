@@ -95,7 +95,7 @@ def test_the_compilers_float_models_answer_like_onnxruntime(toolchain: Toolchain
     """The worker feeds them YUV444 as the vendor's runtime wants it."""
     from edge.folder.built import open_built
     from edge.images.preprocess import decode, resize_crop, rgb_to_nv12
-    from edge.measure.networks import OnnxRunner
+    from edge.measure.networks import FloatNet
 
     net = save_small_net(tmp_path / "small.onnx")
     pictures = save_pictures(tmp_path / "pictures", 24)
@@ -105,7 +105,7 @@ def test_the_compilers_float_models_answer_like_onnxruntime(toolchain: Toolchain
     assert done.returncode == 0, done.stderr
     built = open_built(tmp_path / "build" / "small")
     rule = built.metadata.preprocess
-    runner = OnnxRunner(built.file("bpu_onnx"), rule, nv12=True)
+    runner = FloatNet(built.file("bpu_onnx"), rule)
     models = {
         role: QuantizedModel(toolchain, built.file(role))
         for role in ("original_float_onnx", "calibrated_onnx")
@@ -116,7 +116,7 @@ def test_the_compilers_float_models_answer_like_onnxruntime(toolchain: Toolchain
         for path in sorted(pictures.rglob("*.png"))[:5]:
             rgb = np.ascontiguousarray(resize_crop(decode(path), rule))
             scores = {role: model.run(rgb_to_nv12(rgb))[0].ravel() for role, model in models.items()}
-            expected = runner(rgb)
+            expected = runner.behind_nv12(rgb_to_nv12(rgb))
             assert scores["original_float_onnx"] == pytest.approx(expected, rel=1e-4, abs=1e-4)
             near = float(scores["calibrated_onnx"] @ expected)
             near /= float(np.linalg.norm(scores["calibrated_onnx"]) * np.linalg.norm(expected))

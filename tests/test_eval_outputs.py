@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import errno
 import hashlib
+import sqlite3
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import cv2
@@ -16,14 +16,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edge.errors import InputError, WorkspaceError
-from edge.evaluate import Hop, Pictures, Subject, discard_stale, evaluate
-from edge.evaluate.answers import FOLDER, SCORES, Outputs
+from edge.evaluate import Hop, Pictures, Subject, answers, discard_stale, evaluate
+from edge.evaluate.answers import FOLDER, NAME, KeptAnswers
+from edge.folder.store import Store
 from edge.images import ImageSet, open_images, sample
+from edge.progress import Quiet
 from edge.specs import Preprocess
 
 CLASSES = 7
 PRE = Preprocess(crop=(32, 32), resize=32, mean=(0, 0, 0), std=(255, 255, 255))
-RECORD = 32 + 4 * CLASSES + 4
 
 
 def key(text: str) -> str:
@@ -63,13 +64,10 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path / "pictures"
 
 
-def measure(tmp_path: Path, images: ImageSet, *hops: Counting):
+def measure(tmp_path: Path, images: ImageSet, *hops: Counting, listener: Quiet | None = None):
     what = Subject("net", PRE, CLASSES, {}, {})
-    return evaluate(what, [hop.hop for hop in hops], Pictures(images, "a test"), root=tmp_path / "build")
-
-
-def scores_of(tmp_path: Path, hop: Counting) -> Path:
-    return tmp_path / "build" / FOLDER / f"{hop.hop.name}-{hop.hop.key[:12]}" / SCORES
+    pictures = Pictures(images, "a test")
+    return evaluate(what, [hop.hop for hop in hops], pictures, root=tmp_path / "build", listener=listener)
 
 
 def table(result) -> list[tuple]:
@@ -156,36 +154,37 @@ def test_answers_of_another_key_are_never_read(tmp_path: Path, folder: Path) -> 
 # --- what a kill or a bad disk leaves
 
 
-@given(st.integers(0, 12 * RECORD + 88))
-@settings(max_examples=30, deadline=None)
-def test_cut_anywhere_only_the_lost_is_computed_again(
-    tmp_path_factory: pytest.TempPathFactory, cut: int
-) -> None:
+def rows(tmp_path: Path) -> list[tuple[int, bytes]]:
+    with closing(sqlite3.connect(tmp_path / "build" / NAME)) as database:
+        return database.execute("SELECT id, value FROM entries ORDER BY id").fetchall()
+
+
+@given(st.sets(st.integers(0, 11)))
+@settings(max_examples=20, deadline=None)
+def test_only_the_lost_is_computed_again(tmp_path_factory: pytest.TempPathFactory, lost: set[int]) -> None:
     base = tmp_path_factory.mktemp("cut")
     (base / "pictures").mkdir()
     for index in range(12):
         cv2.imwrite(str(base / "pictures" / f"{index}.png"), np.full((32, 32, 3), index * 20, np.uint8))
     hop = Counting(shift=1)
     first = measure(base, open_images(base / "pictures"), hop)
-    path = scores_of(base, hop)
-    whole = path.read_bytes()
-    path.write_bytes(whole[:cut])
-    kept = max(0, (cut - 88) // RECORD)
+    ids = [row[0] for row in rows(base)]
+    with closing(sqlite3.connect(base / "build" / NAME)) as database, database:
+        database.executemany("DELETE FROM entries WHERE id = ?", [(ids[place],) for place in lost])
     again = measure(base, open_images(base / "pictures"), hop)
-    assert hop.answered == 12 + 12 - kept
+    assert hop.answered == 12 + len(lost)
     assert table(first) == table(again)
-    assert path.stat().st_size == len(whole)
+    assert len(rows(base)) == 12
 
 
-@pytest.mark.parametrize("place", [88 + 3 * RECORD + 5, 88 + 3 * RECORD + 40, 88 + 4 * RECORD - 2])
-def test_a_corrupt_record_is_computed_again(tmp_path: Path, folder: Path, place: int) -> None:
+@pytest.mark.parametrize("column", ["key", "value", "crc"])
+def test_a_corrupt_answer_is_computed_again(tmp_path: Path, folder: Path, column: str) -> None:
     """In the picture's hash, in the scores, in the checksum."""
     hop = Counting()
     first = measure(tmp_path, open_images(folder), hop)
-    path = scores_of(tmp_path, hop)
-    data = bytearray(path.read_bytes())
-    data[place] ^= 0x10
-    path.write_bytes(data)
+    wrong = "crc + 1" if column == "crc" else f"CAST(x'01' || substr({column}, 2) AS BLOB)"
+    with closing(sqlite3.connect(tmp_path / "build" / NAME)) as database, database:
+        database.execute(f"UPDATE entries SET {column} = {wrong} WHERE id = 4")
     again = measure(tmp_path, open_images(folder), hop)
     assert hop.answered == 13
     assert table(first) == table(again)
@@ -193,54 +192,65 @@ def test_a_corrupt_record_is_computed_again(tmp_path: Path, folder: Path, place:
     assert hop.answered == 13
 
 
-@pytest.mark.parametrize("place", [0, 20, 50, 81, 86])
-def test_a_corrupt_header_starts_anew(tmp_path: Path, folder: Path, place: int) -> None:
+def test_a_file_that_is_no_database_starts_anew(tmp_path: Path, folder: Path) -> None:
     hop = Counting()
-    measure(tmp_path, open_images(folder), hop)
-    path = scores_of(tmp_path, hop)
-    data = bytearray(path.read_bytes())
-    data[place] ^= 0x10
-    path.write_bytes(data)
-    measure(tmp_path, open_images(folder), hop)
+    first = measure(tmp_path, open_images(folder), hop)
+    (tmp_path / "build" / NAME).write_bytes(b"edge outputs 1\n" + bytes(1000))
+    listener = Quiet()
+    again = measure(tmp_path, open_images(folder), hop, listener=listener)
     assert hop.answered == 24
+    assert table(first) == table(again)
+    assert [NAME in text and "computed anew" in text for text in listener.warnings] == [True]
 
 
-class Full:
-    """A file on a disk that takes some bytes more."""
-
-    def __init__(self, file, room: int) -> None:
-        self._file, self._room = file, room
-
-    def write(self, data: memoryview) -> int:
-        if not self._room:
-            raise OSError(errno.ENOSPC, "No space left on device")
-        part = bytes(data[: self._room])
-        self._room -= len(part)
-        return self._file.write(part)
-
-    def __getattr__(self, name: str) -> object:
-        return getattr(self._file, name)
+def test_answers_of_the_earlier_format_are_told_and_replaced(tmp_path: Path, folder: Path) -> None:
+    hop = Counting()
+    earlier = tmp_path / "build" / FOLDER / f"float-{hop.hop.key[:12]}"
+    earlier.mkdir(parents=True)
+    (earlier / "scores").write_bytes(b"edge outputs 1\n" + bytes(1000))
+    listener = Quiet()
+    measure(tmp_path, open_images(folder), hop, listener=listener)
+    assert ["another version of edge" in text for text in listener.warnings] == [True]
+    assert [path.name for path in (tmp_path / "build" / FOLDER).iterdir()] == [Path(NAME).name]
+    measure(tmp_path, open_images(folder), hop, listener=listener)
+    assert (hop.answered, len(listener.warnings)) == (12, 1)
 
 
 def test_a_full_disk_is_told_and_loses_nothing(
     tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     hop = Counting()
-    ready = Outputs._mend
+    put, room = Store.put, [4]
 
-    def mend(self: Outputs, header: bytes) -> int:
-        records = ready(self, header)
-        self._file = Full(self._file, 4 * RECORD + 10)
-        return records
+    def full(store: Store, part: str, entries: dict[bytes, bytes]) -> None:
+        if not room[0]:
+            pages = store._database.execute("PRAGMA page_count").fetchone()[0]
+            store._database.execute(f"PRAGMA max_page_count = {pages}")
+            entries = {key: value * 1000 for key, value in entries.items()}
+        else:
+            room[0] -= 1
+        put(store, part, entries)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Outputs, "_mend", mend)
+        patch.setattr(answers, "_SECONDS", 0.0)  # each answer is written at once
+        patch.setattr(Store, "put", full)
         with pytest.raises(WorkspaceError, match="full"):
             measure(tmp_path, open_images(folder), hop)
-    assert scores_of(tmp_path, hop).stat().st_size == 88 + 4 * RECORD
+    assert len(rows(tmp_path)) == 4
     before = hop.answered
     measure(tmp_path, open_images(folder), hop)
     assert hop.answered - before == 8
+
+
+def test_a_failing_hop_keeps_its_answers(tmp_path: Path, folder: Path) -> None:
+    images = open_images(folder)
+    assert images.contents.any()
+    (folder / "11.png").write_bytes((folder / "00.png").read_bytes())
+    hop = Counting()
+    with pytest.raises(InputError, match=r"11\.png was changed"):
+        measure(tmp_path, images, hop)
+    measure(tmp_path, open_images(folder), hop)
+    assert hop.answered == 11
 
 
 # --- the file itself
@@ -256,35 +266,36 @@ def test_what_is_put_in_comes_out(
 ) -> None:
     root = tmp_path_factory.mktemp("outputs")
     hop = Counting().hop
-    with Outputs(root, hop, CLASSES) as outputs:
+    with KeptAnswers(root, CLASSES, pytest.fail) as kept:
         for digest, value in put.items():
-            outputs.append(digest, np.full(CLASSES, value, np.float32))
+            kept.add(hop, digest, np.full(CLASSES, value, np.float32))
     asked = [*others, *put, *put]  # twice, as two equal pictures ask
-    with Outputs(root, hop, CLASSES) as outputs:
-        rows = np.frombuffer(b"".join(asked), np.uint8).reshape(-1, 32)
-        records = outputs.find(rows)
-        for digest, record in zip(asked, records, strict=True):
-            assert (record >= 0) == (digest in put)
-        there = records >= 0
-        found = outputs.read(records[there])
+    with KeptAnswers(root, CLASSES, pytest.fail) as kept:
+        contents = np.frombuffer(b"".join(asked), np.uint8).reshape(-1, 32)
+        known = kept.known(hop, contents)
+        assert known.tolist() == [digest in put for digest in asked]
+        found = kept.read(hop, contents[known])
     wanted = [put[digest] for digest in asked if digest in put]
     assert found[:, 0].tolist() == wanted
     assert (found == found[:, :1]).all()
 
 
-def test_pictures_that_begin_alike_are_told_apart(tmp_path: Path) -> None:
-    """Searching goes by the first 8 bytes."""
-    one, other = b"12345678" + bytes(24), b"12345678" + bytes(23) + b"x"
-    with Outputs(tmp_path, Counting().hop, CLASSES) as outputs:
-        outputs.append(one, np.zeros(CLASSES, np.float32))
-        outputs.append(other, np.ones(CLASSES, np.float32))
-        records = outputs.find(np.frombuffer(other + one, np.uint8).reshape(2, 32))
-        assert outputs.read(records)[:, 0].tolist() == [1, 0]
+def test_answers_of_another_width_are_not_known(tmp_path: Path) -> None:
+    hop = Counting().hop
+    with KeptAnswers(tmp_path, CLASSES, pytest.fail) as kept:
+        kept.add(hop, bytes(32), np.zeros(CLASSES, np.float32))
+    with KeptAnswers(tmp_path, CLASSES + 1, pytest.fail) as kept:
+        assert kept.known(hop, np.zeros((1, 32), np.uint8)).tolist() == [False]
 
 
 def test_answers_of_models_that_are_gone_are_removed(tmp_path: Path, folder: Path) -> None:
     kept, gone = Counting(), Counting("nv12", model="old")
     measure(tmp_path, open_images(folder), kept, gone)
-    (tmp_path / "build" / FOLDER / "nv12-broken").mkdir()
     discard_stale(tmp_path / "build", {key("m")})
-    assert [path.name for path in (tmp_path / "build" / FOLDER).iterdir()] == [f"float-{kept.hop.key[:12]}"]
+    measure(tmp_path, open_images(folder), kept, gone)
+    assert (kept.answered, gone.answered) == (12, 24)
+
+
+def test_nothing_is_made_where_there_are_no_answers(tmp_path: Path) -> None:
+    discard_stale(tmp_path, {key("m")})
+    assert list(tmp_path.iterdir()) == []

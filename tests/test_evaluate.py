@@ -16,9 +16,10 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper
 
 from edge.errors import InputError, LabelError, ModelFileError
-from edge.evaluate import Evaluation, Hop, Pictures, Subject, choose, cosine, evaluate, find_hops, score
+from edge.evaluate import Evaluation, Hop, Pictures, Subject, choose, evaluate, find_hops
 from edge.images import open_images
-from edge.measure.networks import OnnxRunner
+from edge.measure.networks import FloatNet
+from edge.measure.scores import score
 from edge.progress import Quiet
 from edge.specs import Preprocess
 
@@ -167,7 +168,7 @@ def test_scores_that_are_no_numbers_are_refused(tmp_path: Path, pictures: Path) 
 def test_a_model_that_onnxruntime_refuses_is_told(tmp_path: Path) -> None:
     (tmp_path / "bad.onnx").write_bytes(b"bad")
     with pytest.raises(ModelFileError, match=r"bad\.onnx"):
-        OnnxRunner(tmp_path / "bad.onnx", PRE)
+        FloatNet(tmp_path / "bad.onnx", PRE)
 
 
 @given(st.integers(0, 2**32 - 1))
@@ -182,9 +183,3 @@ def test_counts_equal_a_plain_loop(seed: int) -> None:
     )
     result = score(scores, labels)
     assert (result.top1_right, result.top5_right, result.n) == (top1, top5, 20)
-
-
-def test_cosine_of_zero_rows_is_zero() -> None:
-    a = np.array([[0, 0], [1, 0], [1, 1]], np.float32)
-    b = np.array([[1, 2], [2, 0], [-1, -1]], np.float32)
-    assert cosine(a, b) == pytest.approx([0, 1, -1])

@@ -18,7 +18,7 @@ from edge.cli.program import find_program, program_argument
 from edge.errors import ModelFileError
 
 if TYPE_CHECKING:
-    from edge.diagnose.findings import Diagnosis, InputCheck, Remedy, Unit
+    from edge.diagnose.findings import Diagnosis, InputCheck, LayerResult, Remedy
 
 WORST = 12
 WIDTH = 100
@@ -54,7 +54,7 @@ def diagnosis_table(diagnosis: Diagnosis, file: Path) -> str:
     return "\n".join(lines)
 
 
-def _units(units: Sequence[Unit]) -> list[str]:
+def _units(units: Sequence[LayerResult]) -> list[str]:
     worst = sorted(units, key=lambda unit: unit.alone_cosine)[:WORST]
     head = ("layer", "kind", "bits", "cosine", "alone", "answers", "range", "threshold", "clipped", "outlier")
     rows = [head]

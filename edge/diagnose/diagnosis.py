@@ -4,28 +4,26 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from contextlib import ExitStack
 from importlib.metadata import version
 
 import numpy as np
 
 from edge.compiler.logs import NodeRow
-from edge.diagnose import precision
-from edge.diagnose import precision as steps
 from edge.diagnose.cpu import cpu_nodes, placements
-from edge.diagnose.evidence import Evidence
-from edge.diagnose.faults import Fault, faults
-from edge.diagnose.findings import Diagnosis, Unit, share
-from edge.diagnose.inputs import own_normalisation
+from edge.diagnose.faults import Measurements, faults, remedies, verdict
+from edge.diagnose.findings import Diagnosis, LayerResult, share
+from edge.diagnose.inputs import clipped, measure_steps, own_normalisation, pixel_range
 from edge.diagnose.observed import summarize
-from edge.diagnose.precision import measure_steps
-from edge.diagnose.remedies import remedies
+from edge.diagnose.precision import LayerStudy, study
 from edge.diagnose.weights import changed_floats
+from edge.errors import EdgeError
 from edge.folder.built import Built
 from edge.graph.files import load_onnx
 from edge.images import ImageSet
 from edge.images.frames import cores, load_frames
-from edge.measure.networks import open_program
 from edge.progress import Reporter, Silent
+from edge.runtime import load
 from edge.simulate.fakequant import Quantizer
 
 _ROLES = ("float_onnx", "bpu_onnx", "calibrated_onnx", "quantized_onnx", "portable_onnx", "bin")
@@ -58,32 +56,32 @@ def diagnose(
     frames, unreadable = load_frames(images, built.metadata.preprocess, reporter)
     labels = None if unlabelled else np.array([frame.label for frame in frames], np.int64)
     notes = [unlabelled[0].upper() + unlabelled[1:]] if unlabelled else []
-    program = open_program(built, cores())
-    try:
+    with ExitStack() as stack:
+        program = None
+        try:
+            program = stack.enter_context(load(built.folder, "portable", threads=cores()))
+        except EdgeError as error:
+            notes.append(f"The program's integers were not run: {error.seen}")
         whole = measure_steps(built, frames, labels, program, reporter)
-    finally:
-        program.close()
-    if program.why_not:
-        notes.append(f"The program's integers were not run: {program.why_not}")
     if unreadable:
         notes.append(f"{len(unreadable)} pictures can't be read and are in no figure: {unreadable[0]} …")
-    taken: precision.Precision | None = None
+    taken: LayerStudy | None = None
     if "calibrated_onnx" in built.files:
-        taken = precision.measure(built, frames, labels, whole, reporter)
+        taken = study(built, frames, labels, whole, reporter)
     else:
         notes.append(
             "No calibrated model, since no vendor compiler built this: layers, ranges, weights, calibration "
             "and 16 bits could not be looked at"
         )
     rows = placements(built)
-    evidence = Evidence(
+    evidence = Measurements(
         built=built,
         n=len(frames),
         labelled=labels is not None,
         checks=whole.checks,
         program_checks=(*whole.program_checks, *(taken.program_checks if taken else ())),
         own_normalisation=own_normalisation(load_onnx(built.file("float_onnx"))),
-        pixel_range=steps.pixel_range(frames),
+        pixel_range=pixel_range(frames),
         steps=(*whole.steps, *(taken.steps if taken else ())),
         shares=(*(taken.shares if taken else ()), share("NV12", whole.float_rgb, whole.float_nv12, labels)),
         changed=(
@@ -104,7 +102,7 @@ def diagnose(
         verdict=verdict(evidence, found),
         units=_units(taken, rows) if taken else (),
         shares=evidence.shares,
-        nv12_clipped=steps.clipped(frames),
+        nv12_clipped=clipped(frames),
         cpu_nodes=evidence.cpu,
         input_checks=(*(tried.check for tried in evidence.checks), *evidence.program_checks),
         remedies=remedies(evidence, found),
@@ -114,31 +112,7 @@ def diagnose(
     )
 
 
-def verdict(evidence: Evidence, found: tuple[Fault, ...]) -> str:
-    """Return the diagnosis in one line."""
-    if found:
-        sentence = found[0].sentence
-        return sentence[0].upper() + sentence[1:]
-    parts = ["No fault found"]
-    program = evidence.step("end to end")
-    if program is not None:
-        parts.append(
-            f"the program gives float's answer on {100 * program.agreement:.1f} % of {evidence.n} pictures"
-        )
-    weights, activations = evidence.share("weights"), evidence.share("activations")
-    if weights is not None and activations is not None:
-        order = sorted((weights, activations), key=lambda item: item.cosine)
-        parts.append(
-            f"rounded {order[0].part} cost most (cosine {order[0].cosine:.4f} alone, "
-            f"{order[1].part} {order[1].cosine:.4f})"
-        )
-    if evidence.precision is not None and evidence.precision.alone:
-        alone = evidence.precision.alone
-        parts.append(f"of all layers {min(alone, key=lambda name: alone[name][0])} most")
-    return "; ".join(parts)
-
-
-def _units(taken: precision.Precision, rows: tuple[NodeRow, ...]) -> tuple[Unit, ...]:
+def _units(taken: LayerStudy, rows: tuple[NodeRow, ...]) -> tuple[LayerResult, ...]:
     on_cpu = {row.name for row in rows if row.on == "CPU"}
     cosine = taken.observed.cosine.mean(axis=0)
     first: dict[str, tuple[int, Quantizer]] = {}
@@ -149,7 +123,7 @@ def _units(taken: precision.Precision, rows: tuple[NodeRow, ...]) -> tuple[Unit,
     for i, group in enumerate(taken.groups):
         known = first.get(group.output)
         units.append(
-            Unit(
+            LayerResult(
                 name=group.name,
                 kind=group.kind,
                 nodes=group.nodes,
@@ -164,7 +138,7 @@ def _units(taken: precision.Precision, rows: tuple[NodeRow, ...]) -> tuple[Unit,
     return tuple(units)
 
 
-def _notes(evidence: Evidence) -> list[str]:
+def _notes(evidence: Measurements) -> list[str]:
     notes = []
     if evidence.own_normalisation:
         notes.append(f"The ONNX begins with a normalisation of its own: {evidence.own_normalisation}")

@@ -1,4 +1,4 @@
-"""Judge the evidence: which step or layer is at fault, if any, and what mends it."""
+"""Judge what was measured: which step or layer is at fault, if any, and what would mend it."""
 
 from __future__ import annotations
 
@@ -7,45 +7,63 @@ from collections.abc import Callable, Sequence
 
 from attrs import frozen
 
-from edge.diagnose.evidence import Evidence
-from edge.diagnose.findings import Remedy, names
-from edge.diagnose.inputs import ONE_ANSWER, VIDEO_NV12, VIDEO_PICTURES
-from edge.diagnose.weights import OUTLIER, WeightTensor
+from edge.diagnose.findings import CpuNode, InputCheck, Remedy, Share, names
+from edge.diagnose.inputs import ONE_ANSWER, VIDEO_NV12, VIDEO_PICTURES, TriedInput
+from edge.diagnose.precision import LayerStudy
+from edge.diagnose.weights import OUTLIER, ChangedTensor, WeightTensor
 from edge.folder.built import Built
 from edge.measure.layers import Group
-from edge.measure.scores import Gain
+from edge.measure.scores import Gain, StepEffect
 from edge.measure.statistics import mcnemar
-
-
-def rebuild(built: Built, *options: tuple[str, str]) -> str:
-    """Return the command that made the build, with options put in or replaced."""
-    words = shlex.split(str(built.manifest.get("command", ""))) or ["edge", "build", built.metadata.model]
-    for option, value in options:
-        if option in words[:-1]:
-            words[words.index(option) + 1] = value
-        else:
-            words += [option, value]
-    # Placeholders such as DIR are for the user to fill in; shlex.join quotes none of these.
-    return shlex.join(words)
-
-
-def recipe_lines(groups: Sequence[Group], on_cpu: frozenset[str]) -> str:
-    """Return the lines under ``nodes:`` of a precision recipe that give layers 16 bits.
-
-    What the network's last layer computes leaves the BPU unrounded, so that only its inputs are set.
-    """
-    return "\n".join(
-        f"  {name}: {{'on': BPU, inputs: int16{'' if group.last else ', outputs: int16'}}}"
-        for group in groups
-        for name in group.nodes
-        if name not in on_cpu
-    )
-
 
 POINTS = 3.0  # a change of fewer is no fault, however sure
 SAME_FUNCTION = 0.999  # cosine of the scores before and after a step that must not change the network
 NV12_AGREEMENT = 0.9
 COARSE = 0.3  # mean rounding error of a channel's small weights against their mean
+SINGLE_LAYERS = 3
+LEAST_POINTS, LEAST = 0.2, 0.0005  # of agreement and of the cosine; less is not worth a recipe line
+Ranked = tuple[tuple[float, float], Remedy]
+
+
+@frozen(eq=False)
+class Measurements:
+    """What was measured.
+
+    Attributes:
+        built: the build.
+        n: pictures.
+        labelled: whether they carry labels.
+        checks: changes of the float network's input.
+        program_checks: of the program's NV12.
+        own_normalisation: how the float ONNX normalises its input itself; '' if it does not.
+        pixel_range: 0.1 % and 99.9 % quantiles of the pictures' pixels, 0..255.
+        steps: the network after one step of the build against the step before.
+        shares: weights, activations, both, NV12.
+        changed: weights that a step changed.
+        cpu: nodes on the CPU.
+        precision: the calibrated network taken apart; None without one.
+    """
+
+    built: Built
+    n: int
+    labelled: bool
+    checks: tuple[TriedInput, ...]
+    program_checks: tuple[InputCheck, ...]
+    own_normalisation: str
+    pixel_range: tuple[float, float]
+    steps: tuple[StepEffect, ...]
+    shares: tuple[Share, ...]
+    changed: tuple[ChangedTensor, ...]
+    cpu: tuple[CpuNode, ...]
+    precision: LayerStudy | None
+
+    def step(self, name: str) -> StepEffect | None:
+        """Return a step; None if it was not measured."""
+        return next((step for step in self.steps if step.name == name), None)
+
+    def share(self, part: str) -> Share | None:
+        """Return a share; None if it was not measured."""
+        return next((share for share in self.shares if share.part == part), None)
 
 
 @frozen
@@ -63,9 +81,9 @@ class Fault:
     remedy: Remedy
 
 
-def faults(evidence: Evidence) -> tuple[Fault, ...]:
+def faults(evidence: Measurements) -> tuple[Fault, ...]:
     """Return what is at fault, the earliest step first: what comes later can't be judged behind it."""
-    judges: tuple[Callable[[Evidence], Fault | None], ...] = (
+    judges: tuple[Callable[[Measurements], Fault | None], ...] = (
         _input,
         _program_range,
         _changed_function,
@@ -77,7 +95,7 @@ def faults(evidence: Evidence) -> tuple[Fault, ...]:
     return tuple(fault for judge in judges if (fault := judge(evidence)) is not None)
 
 
-def _input(evidence: Evidence) -> Fault | None:
+def _input(evidence: Measurements) -> Fault | None:
     better = [
         tried
         for tried in evidence.checks
@@ -134,7 +152,7 @@ def _input_sentence(change: str, own: str) -> str:
     return f"Build with the mean and std that the network was trained with: {change}"
 
 
-def _program_range(evidence: Evidence) -> Fault | None:
+def _program_range(evidence: Measurements) -> Fault | None:
     check = next((c for c in evidence.program_checks if c.change == VIDEO_NV12), None)
     better = check is not None and check.better and check.value - check.as_built >= POINTS
     compiled = evidence.precision is not None and evidence.precision.video_node
@@ -160,7 +178,7 @@ def _program_range(evidence: Evidence) -> Fault | None:
     )
 
 
-def _changed_function(evidence: Evidence) -> Fault | None:
+def _changed_function(evidence: Measurements) -> Fault | None:
     for name in ("simplify", "compiler"):
         step = evidence.step(name)
         video = evidence.precision is not None and evidence.precision.video_node
@@ -182,7 +200,7 @@ def _changed_function(evidence: Evidence) -> Fault | None:
     return None
 
 
-def _nv12(evidence: Evidence) -> Fault | None:
+def _nv12(evidence: Measurements) -> Fault | None:
     step = evidence.step("NV12")
     if step is None or step.agreement >= NV12_AGREEMENT:
         return None
@@ -199,7 +217,7 @@ def _nv12(evidence: Evidence) -> Fault | None:
     )
 
 
-def ruined(evidence: Evidence) -> tuple[tuple[WeightTensor, Gain], ...]:
+def ruined(evidence: Measurements) -> tuple[tuple[WeightTensor, Gain], ...]:
     """Return the weights that rounding ruins, the worst first."""
     taken = evidence.precision
     if taken is None:
@@ -215,7 +233,7 @@ def ruined(evidence: Evidence) -> tuple[tuple[WeightTensor, Gain], ...]:
     return tuple(sorted(found, key=lambda pair: -pair[1].cosine_after))
 
 
-def _weights(evidence: Evidence) -> Fault | None:
+def _weights(evidence: Measurements) -> Fault | None:
     found = ruined(evidence)
     if not found or evidence.precision is None:
         return None
@@ -237,7 +255,7 @@ def _weights(evidence: Evidence) -> Fault | None:
     )
 
 
-def _calibration(evidence: Evidence) -> Fault | None:
+def _calibration(evidence: Measurements) -> Fault | None:
     taken = evidence.precision
     if taken is None or not taken.differences or not taken.refit_gain.sure:
         return None
@@ -260,7 +278,7 @@ def _calibration(evidence: Evidence) -> Fault | None:
     )
 
 
-def _integers(evidence: Evidence) -> Fault | None:
+def _integers(evidence: Measurements) -> Fault | None:
     changed = [item for item in evidence.changed if item.step == "quantize"]
     step = evidence.step("program")
     both = evidence.share("both")
@@ -290,3 +308,149 @@ def _integers(evidence: Evidence) -> Fault | None:
             gain=100 * (1 - step.agreement) if step is not None else 100 * changed[0].share,
         ),
     )
+
+
+def remedies(evidence: Measurements, found: tuple[Fault, ...]) -> tuple[Remedy, ...]:
+    """Return the remedies, best first; those of faults before all others, since later steps hang on them."""
+    first = sorted((fault.remedy for fault in found), key=lambda remedy: -remedy.gain)
+    others = [*_wider(evidence), *_method(evidence), *_coarse_weights(evidence, found), *_cpu(evidence)]
+    return (*first, *(remedy for _, remedy in sorted(others, key=lambda pair: pair[0], reverse=True)))
+
+
+def _wider(evidence: Measurements) -> list[Ranked]:
+    on_cpu = frozenset(node.name for node in evidence.cpu)
+    taken = evidence.precision
+    if taken is None:
+        return []
+    found = [
+        _ranked(
+            gain,
+            f"Give layer {group.name} ({group.kind}) 16-bit activations",
+            recipe_lines([group], on_cpu),
+            gain.figure,
+        )
+        for group, gain in taken.layer_gains[:SINGLE_LAYERS]
+        if _helps(gain)
+    ]
+    sets = [(groups, gain) for groups, gain in taken.set_gains if _helps(gain)]
+    if sets:
+        # The fewest layers that win nearly as much as the most: each costs speed.
+        most = max(_nearer(gain) for _, gain in sets)
+        groups, gain = next(pair for pair in sets if _nearer(pair[1]) >= 0.8 * most)
+        names = ", ".join(group.name for group in groups)
+        if gain.cosine_after - taken.layer_gains[0][1].cosine_after > LEAST:
+            found.append(
+                _ranked(
+                    gain,
+                    f"Give {len(groups)} layers 16-bit activations: {names}",
+                    recipe_lines(groups, on_cpu),
+                    gain.figure + _bound(taken.all_gain),
+                )
+            )
+    return found
+
+
+def _bound(gain: Gain) -> str:
+    return f"; all activations at 16 bits: {100 * gain.after / gain.n:.1f} %, cosine {gain.cosine_after:.4f}"
+
+
+def _method(evidence: Measurements) -> list[Ranked]:
+    gain = evidence.precision.max_gain if evidence.precision is not None else None
+    if gain is None or not _helps(gain) or gain.points < 1:
+        return []
+    return [
+        _ranked(
+            gain,
+            "Set the thresholds at the largest values seen: the compiler's choice clips too much",
+            "calibration: {method: max}",
+            gain.figure,
+        )
+    ]
+
+
+def _coarse_weights(evidence: Measurements, found: tuple[Fault, ...]) -> list[Ranked]:
+    if any(fault.step == "weights" for fault in found):
+        return []
+    return [
+        _ranked(
+            gain,
+            f"Fine-tune with rounded weights: {weight.tensor} rounds coarsely (channel {weight.channel})",
+            rebuild(evidence.built),
+            gain.figure,
+        )
+        for weight, gain in ruined(evidence)[:1]
+    ]
+
+
+def _cpu(evidence: Measurements) -> list[Ranked]:
+    found = []
+    for node in evidence.cpu:
+        if not node.inside:
+            continue
+        time = f", {node.milliseconds:.2f} ms on this CPU" if node.milliseconds is not None else ""
+        figure = f"{node.transfer_bytes:,} bytes between BPU and CPU a frame{time}"
+        what = f"Keep {node.op} {node.name} on the BPU; it cuts the network into parts"
+        found.append(((0.0, 0.0), Remedy(what, f"  {node.name}: {{'on': BPU}}", figure, 0.0)))
+    return found
+
+
+def _helps(gain: Gain) -> bool:
+    return gain.before < gain.n and gain.expected >= LEAST_POINTS and gain.sure and _nearer(gain) > LEAST
+
+
+def _nearer(gain: Gain) -> float:
+    return gain.cosine_after - gain.cosine_before
+
+
+def _ranked(gain: Gain, what: str, how: str, figure: str) -> Ranked:
+    """Return a remedy with its rank: what it is expected to win, then how near the scores come."""
+    return (gain.expected, _nearer(gain)), Remedy(what, how, figure, gain.expected)
+
+
+def rebuild(built: Built, *options: tuple[str, str]) -> str:
+    """Return the command that made the build, with options put in or replaced."""
+    words = shlex.split(str(built.manifest.get("command", ""))) or ["edge", "build", built.metadata.model]
+    for option, value in options:
+        if option in words[:-1]:
+            words[words.index(option) + 1] = value
+        else:
+            words += [option, value]
+    # Placeholders such as DIR are for the user to fill in; shlex.join quotes none of these.
+    return shlex.join(words)
+
+
+def recipe_lines(groups: Sequence[Group], on_cpu: frozenset[str]) -> str:
+    """Return the lines under ``nodes:`` of a precision recipe that give layers 16 bits.
+
+    What the network's last layer computes leaves the BPU unrounded, so that only its inputs are set.
+    """
+    return "\n".join(
+        f"  {name}: {{'on': BPU, inputs: int16{'' if group.last else ', outputs: int16'}}}"
+        for group in groups
+        for name in group.nodes
+        if name not in on_cpu
+    )
+
+
+def verdict(evidence: Measurements, found: tuple[Fault, ...]) -> str:
+    """Return the diagnosis in one line."""
+    if found:
+        sentence = found[0].sentence
+        return sentence[0].upper() + sentence[1:]
+    parts = ["No fault found"]
+    program = evidence.step("end to end")
+    if program is not None:
+        parts.append(
+            f"the program gives float's answer on {100 * program.agreement:.1f} % of {evidence.n} pictures"
+        )
+    weights, activations = evidence.share("weights"), evidence.share("activations")
+    if weights is not None and activations is not None:
+        order = sorted((weights, activations), key=lambda item: item.cosine)
+        parts.append(
+            f"rounded {order[0].part} cost most (cosine {order[0].cosine:.4f} alone, "
+            f"{order[1].part} {order[1].cosine:.4f})"
+        )
+    if evidence.precision is not None and evidence.precision.alone:
+        alone = evidence.precision.alone
+        parts.append(f"of all layers {min(alone, key=lambda name: alone[name][0])} most")
+    return "; ".join(parts)

@@ -53,7 +53,7 @@ class Range:
 
 
 @frozen
-class Unit:
+class LayerResult:
     """A layer as a person sees it: a convolution, or all the nodes of one LayerNorm or GELU.
 
     Attributes:
@@ -181,7 +181,7 @@ class Diagnosis:
     n: int
     labelled: bool
     verdict: str
-    units: tuple[Unit, ...]
+    units: tuple[LayerResult, ...]
     shares: tuple[Share, ...]
     nv12_clipped: float
     cpu_nodes: tuple[CpuNode, ...]

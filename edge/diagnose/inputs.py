@@ -1,4 +1,4 @@
-"""Hypotheses on the input: the same pictures, made into the network's input in another way."""
+"""The whole networks: step by step of the build, and with their input made in other ways."""
 
 from __future__ import annotations
 
@@ -11,10 +11,14 @@ from numpy.typing import NDArray
 from onnx import numpy_helper
 
 from edge.diagnose.findings import InputCheck
+from edge.folder.built import Built
 from edge.images.frames import Frame, spread
-from edge.images.preprocess import Image, rgb_to_nv12
-from edge.measure.networks import FloatNet, Scores
+from edge.images.preprocess import Image, rgb_to_nv12, yuv444_to_rgb_float
+from edge.measure.networks import FloatNet
+from edge.measure.scores import Scores, StepEffect, compare
 from edge.measure.statistics import mcnemar
+from edge.progress import Reporter
+from edge.runtime import Net
 from edge.specs import Preprocess
 from edge.specs.schema import Color
 
@@ -33,7 +37,7 @@ _ONES, _ZEROS = (1.0, 1.0, 1.0), (0.0, 0.0, 0.0)
 
 
 @frozen(eq=False)
-class Change:
+class InputVariant:
     """Another way to make the input.
 
     Attributes:
@@ -50,7 +54,7 @@ class Change:
 
 
 @frozen(eq=False)
-class Tried:
+class TriedInput:
     """A change of the float network's input, and what came of it.
 
     Attributes:
@@ -61,29 +65,30 @@ class Tried:
     """
 
     check: InputCheck
-    change: Change
+    change: InputVariant
     usual_before: float
     usual: float
 
 
-def changes(rule: Preprocess) -> tuple[Change, ...]:
+def changes(rule: Preprocess) -> tuple[InputVariant, ...]:
     """Return what is tried on the float network; what equals the build's own way is left out."""
     other: Color = "rgb" if rule.color == "bgr" else "bgr"
-    imagenet = ((123.675, 116.28, 103.53), (58.395, 57.12, 57.375))
-    imagenet_here = imagenet if other == "bgr" else (imagenet[0][::-1], imagenet[1][::-1])
-    half = (127.5, 127.5, 127.5)
+    mean, std = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
+    if rule.color == "bgr":
+        mean, std = mean[::-1], std[::-1]
+    normalised = {
+        RAW: (_ZEROS, _ONES, "0", "1"),
+        UNIT: (_ZEROS, (255.0,) * 3, "0", "255"),
+        IMAGENET: (mean, std, _joined(mean), _joined(std)),
+        SYMMETRIC: ((127.5,) * 3, (127.5,) * 3, "127.5", "127.5"),
+    }
     found = [
-        Change(SWAPPED, evolve(rule, color=other), None, (("--color", other),)),
-        Change(RAW, evolve(rule, mean=_ZEROS, std=_ONES), None, (("--mean", "0"), ("--std", "1"))),
-        Change(UNIT, evolve(rule, mean=_ZEROS, std=(255.0,) * 3), None, (("--mean", "0"), ("--std", "255"))),
-        Change(
-            IMAGENET,
-            evolve(rule, mean=imagenet_here[0], std=imagenet_here[1]),
-            None,
-            (("--mean", _joined(imagenet_here[0])), ("--std", _joined(imagenet_here[1]))),
+        InputVariant(SWAPPED, evolve(rule, color=other), None, (("--color", other),)),
+        *(
+            InputVariant(name, evolve(rule, mean=less, std=over), None, (("--mean", minus), ("--std", by)))
+            for name, (less, over, minus, by) in normalised.items()
         ),
-        Change(SYMMETRIC, evolve(rule, mean=half, std=half), None, (("--mean", "127.5"), ("--std", "127.5"))),
-        Change(VIDEO_PICTURES, rule, expanded),
+        InputVariant(VIDEO_PICTURES, rule, expanded),
     ]
     return tuple(change for change in found if change.preprocess != rule or change.picture is not None)
 
@@ -118,7 +123,7 @@ def video_nv12(rgb: Image) -> Image:
 
 def check_float(
     net: FloatNet, frames: Sequence[Frame], as_built: Scores, labels: NDArray[np.int64] | None
-) -> tuple[Tried, ...]:
+) -> tuple[TriedInput, ...]:
     """Feed the float network in every other way.
 
     Args:
@@ -137,7 +142,7 @@ def check_float(
     for i, change in enumerate(tried):
         scores = np.stack([row[i] for row in rows])
         check = _judged(change.name, "float", scores, as_built, labels)
-        found.append(Tried(check, change, usual_answer(as_built), usual_answer(scores)))
+        found.append(TriedInput(check, change, usual_answer(as_built), usual_answer(scores)))
     return tuple(found)
 
 
@@ -222,6 +227,10 @@ def usual_answer(scores: Scores) -> float:
     return float(np.bincount(scores.argmax(1)).max() / len(scores))
 
 
+def _joined(values: Sequence[float]) -> str:
+    return ",".join(f"{value:g}" for value in values)
+
+
 def own_normalisation(model: onnx.ModelProto) -> str:
     """Return how a network begins by normalising its input itself, in a few words; '' if it does not.
 
@@ -257,5 +266,87 @@ def own_normalisation(model: onnx.ModelProto) -> str:
     return ", then ".join(found)
 
 
-def _joined(values: Sequence[float]) -> str:
-    return ",".join(f"{value:g}" for value in values)
+@frozen(eq=False)
+class Steps:
+    """Scores of the whole networks, (n, classes) each.
+
+    Attributes:
+        float_rgb: the float network as the user feeds it.
+        float_nv12: the same behind NV12.
+        simplified: the simplified network behind NV12.
+        program: the program's integers; None where they can't be run here.
+        steps: each against the one before.
+        checks: of the float network's input.
+        program_checks: of the program's.
+    """
+
+    float_rgb: Scores
+    float_nv12: Scores
+    simplified: Scores
+    program: Scores | None
+    steps: tuple[StepEffect, ...]
+    checks: tuple[TriedInput, ...]
+    program_checks: tuple[InputCheck, ...]
+
+
+def measure_steps(
+    built: Built,
+    frames: Sequence[Frame],
+    labels: NDArray[np.int64] | None,
+    program: Net | None,
+    reporter: Reporter,
+) -> Steps:
+    """Run the whole networks.
+
+    Args:
+        built: the build.
+        frames: the pictures.
+        labels: (n,) class indices; None without.
+        program: its integers in the portable model; None where they can't be run here.
+        reporter: told what goes on.
+    """
+    rule = built.metadata.preprocess
+    net = FloatNet(built.file("float_onnx"), rule)
+    reporter.update("float network", 0.02)
+    rgb = np.stack(spread(lambda frame: net(frame.rgb), frames))
+    behind = np.stack(spread(lambda frame: net.behind_nv12(frame.nv12), frames))
+    other = FloatNet(built.file("bpu_onnx"), rule)
+    simplified = np.stack(spread(lambda frame: other.behind_nv12(frame.nv12), frames))
+    reporter.update("input made in other ways", 0.05)
+    checks = check_float(net, frames, rgb, labels)
+    steps = [
+        compare("NV12", "the float network behind NV12, against RGB", rgb, behind),
+        compare("simplify", "the simplified ONNX against the float one", behind, simplified),
+    ]
+    integers: Scores | None = None
+    program_checks: tuple[InputCheck, ...] = ()
+    if program is not None:
+        reporter.update("program", 0.12)
+
+        def run(nv12: Image) -> Scores:
+            return program.run(nv12)[0].ravel()
+
+        integers = np.stack(spread(lambda frame: run(frame.nv12), frames))
+        steps.append(compare("end to end", "the program against the float network", rgb, integers))
+        answers = labels if labels is not None else rgb.argmax(1)
+        program_checks = check_program(run, frames, answers, integers, labelled=labels is not None)
+    return Steps(rgb, behind, simplified, integers, tuple(steps), checks, program_checks)
+
+
+def clipped(frames: Sequence[Frame]) -> float:
+    """Return the share of pixels' channels that leave 0..255 behind NV12, by more than a rounding."""
+    out = total = 0
+    for frame in frames:
+        rgb = yuv444_to_rgb_float(frame.yuv444)
+        out += int(np.count_nonzero((rgb < -0.5) | (rgb > 255.5)))
+        total += rgb.size
+    return out / total
+
+
+def pixel_range(frames: Sequence[Frame]) -> tuple[float, float]:
+    """Return the 0.1 % and 99.9 % quantiles of all pixels, 0..255."""
+    counts = np.zeros(256, np.int64)
+    for frame in frames:
+        counts += np.bincount(frame.rgb.ravel(), minlength=256)
+    below = np.cumsum(counts) / counts.sum()
+    return float(np.searchsorted(below, 0.001)), float(np.searchsorted(below, 0.999))

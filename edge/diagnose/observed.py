@@ -1,8 +1,9 @@
-"""How far each layer's output is from float: with everything rounded, and with this layer alone."""
+"""Runs of the calibrated network: its values in float, and how far rounding moves layers and scores."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from attrs import frozen
@@ -11,8 +12,10 @@ from numpy.typing import NDArray
 from edge.diagnose.findings import Range
 from edge.images.frames import Frame, spread
 from edge.measure.layers import Group
-from edge.measure.scores import cosines
+from edge.measure.scores import Scores, cosines
 from edge.simulate.fakequant import AS_BUILT, FLOAT, FakeQuant, Quantizer
+
+Done = Callable[[int], None]  # told how many pictures are done
 
 
 @frozen(eq=False)
@@ -102,10 +105,6 @@ def summarize(known: tuple[int, Quantizer] | None, seen: Seen, bounds: tuple[flo
     )
 
 
-Scores = NDArray[np.float32]
-Done = Callable[[int], None]
-
-
 @frozen(eq=False)
 class Observed:
     """One pass over the pictures, float and as built.
@@ -116,7 +115,7 @@ class Observed:
         cosine: (n, layers): of each layer's output as built with float's.
         low: (n, layers) smallest value of each layer's output in the float network.
         high: (n, layers) largest.
-        seen: (n, quantizers) of each activation's values in the float network; see :mod:`.ranges`.
+        seen: of each activation's values in the float network.
     """
 
     float_scores: Scores
@@ -131,25 +130,10 @@ class Observed:
         return float(self.low[:, layer].min()), float(self.high[:, layer].max())
 
 
-def observed_tensors(net_groups: Sequence[Group], quantized: dict[str, str]) -> list[str]:
-    """Return the tensor of each layer to look at: after rounding where it is rounded."""
-    return [quantized.get(item.output, item.output) for item in net_groups]
-
-
 def inner_tensors(net: FakeQuant, groups: Sequence[Group]) -> list[str]:
     """Return every tensor that :func:`observe` wants as an output."""
-    wanted = [q.tensor for q in net.quantizers if not q.weight and q.tensor != net.graph.picture]
-    wanted += observed_tensors(groups, rounded_names(net)) + [item.output for item in groups]
+    wanted = [*_activations(net), *_rounded(net, groups), *(item.output for item in groups)]
     return [name for name in dict.fromkeys(wanted) if name not in net.graph.outputs]
-
-
-def rounded_names(net: FakeQuant) -> dict[str, str]:
-    """Return tensor -> its rounded form; none for channels that come out multiplied."""
-    found: dict[str, str] = {}
-    for item in net.quantizers:
-        if not item.weight and item.gain is None:
-            found.setdefault(item.tensor, item.output)
-    return found
 
 
 def observe(
@@ -163,52 +147,26 @@ def observe(
         frames: the pictures.
         done: told how many are done.
     """
-    after = observed_tensors(groups, rounded_names(net))
-    before = [item.output for item in groups]
-    activations = [i for i, q in enumerate(net.quantizers) if not q.weight]
-    tensors = [net.quantizers[i].tensor for i in activations]
-    wanted = list(
-        dict.fromkeys([*net.graph.outputs[:1], *before, *(t for t in tensors if t != net.graph.picture)])
-    )
+    output, before, after = net.graph.outputs[0], [item.output for item in groups], _rounded(net, groups)
+    wanted = list(dict.fromkeys([output, *before, *_activations(net)]))
 
-    def one(frame: Frame) -> tuple[Scores, Scores, NDArray[np.float64], list[tuple[float, float]], Seen]:
-        yuv = frame.yuv444
-        float_run = dict(zip(wanted, net.run(yuv, net.bits(FLOAT), wanted), strict=True))
-        names = [net.graph.outputs[0], *after]
-        built = net.run(yuv, net.bits(AS_BUILT), names)
-        each = np.array(
-            [
-                cosines(float_run[x].reshape(1, -1), y.reshape(1, -1))[0]
-                for x, y in zip(before, built[1:], strict=True)
-            ]
-        )
-        float_run[net.graph.picture] = yuv.transpose(2, 0, 1)[None].astype(np.float32) - 128
-        ends = [(float(float_run[x].min()), float(float_run[x].max())) for x in before]
-        return float_run[net.graph.outputs[0]].ravel(), built[0].ravel(), each, ends, look(net, float_run)
+    def one(frame: Frame) -> tuple[Any, ...]:
+        values = _float_values(net, frame, wanted)
+        scores, *built = net.run(frame.yuv444, net.bits(AS_BUILT), [output, *after])
+        inner = [values[name] for name in before]
+        cosine = [cosines(x.reshape(1, -1), y.reshape(1, -1))[0] for x, y in zip(inner, built, strict=True)]
+        low, high = [float(x.min()) for x in inner], [float(x.max()) for x in inner]
+        return values[output].ravel(), scores.ravel(), cosine, low, high, look(net, values)
 
-    results = spread(one, frames, done)
-    return Observed(
-        float_scores=np.stack([r[0] for r in results]),
-        scores=np.stack([r[1] for r in results]),
-        cosine=np.stack([r[2] for r in results]),
-        low=np.array([[low for low, _ in r[3]] for r in results]),
-        high=np.array([[high for _, high in r[3]] for r in results]),
-        seen=Seen.stacked([r[4] for r in results]),
-    )
+    *columns, seen = zip(*spread(one, frames, done), strict=True)
+    float_scores, scores, cosine, low, high = map(np.array, columns)
+    return Observed(float_scores, scores, cosine, low, high, Seen.stacked(seen))
 
 
-def alone(
-    net: FakeQuant, settings: Sequence[Sequence[int]], frames: Sequence[Frame], done: Done | None = None
-) -> NDArray[np.float32]:
-    """Return the scores with only some quantizers on, float32 (settings, n, classes).
-
-    Args:
-        net: the network.
-        settings: for each, the quantizers that are as built; all others are off.
-        frames: the pictures.
-        done: told how many are done.
-    """
-    return scored(net, [net.bits(AS_BUILT, chosen) for chosen in settings], frames, done)
+def look_only(net: FakeQuant, frames: Sequence[Frame]) -> Seen:
+    """Return the float network's activations on pictures."""
+    wanted = _activations(net)
+    return Seen.stacked(spread(lambda frame: look(net, _float_values(net, frame, wanted)), frames))
 
 
 def scored(
@@ -223,15 +181,24 @@ def scored(
     return np.stack([np.stack(row) for row in spread(one, frames, done)], axis=1)
 
 
-def look_only(net: FakeQuant, frames: Sequence[Frame]) -> Seen:
-    """Return the float network's activations on pictures; see :mod:`.ranges`."""
+def _float_values(net: FakeQuant, frame: Frame, wanted: Sequence[str]) -> dict[str, NDArray[np.float32]]:
+    """Return tensors of the float network, and its picture as the first quantizer sees it."""
+    yuv = frame.yuv444
+    values = dict(zip(wanted, net.run(yuv, net.bits(FLOAT), wanted), strict=True))
+    values[net.graph.picture] = yuv.transpose(2, 0, 1)[None].astype(np.float32) - 128
+    return values
+
+
+def _activations(net: FakeQuant) -> list[str]:
+    """Return the tensors that are rounded as activations, without the picture."""
     tensors = [q.tensor for q in net.quantizers if not q.weight and q.tensor != net.graph.picture]
-    wanted = list(dict.fromkeys(tensors))
+    return list(dict.fromkeys(tensors))
 
-    def one(frame: Frame) -> Seen:
-        yuv = frame.yuv444
-        values = dict(zip(wanted, net.run(yuv, net.bits(FLOAT), wanted), strict=True))
-        values[net.graph.picture] = yuv.transpose(2, 0, 1)[None].astype(np.float32) - 128
-        return look(net, values)
 
-    return Seen.stacked(spread(one, frames))
+def _rounded(net: FakeQuant, groups: Sequence[Group]) -> list[str]:
+    """Return the tensor of each layer to look at: after rounding where it is rounded."""
+    found: dict[str, str] = {}
+    for item in net.quantizers:
+        if not item.weight and item.gain is None:  # channels that come out multiplied are no rounded form
+            found.setdefault(item.tensor, item.output)
+    return [found.get(item.output, item.output) for item in groups]

@@ -10,11 +10,10 @@ from attrs import frozen
 from numpy.typing import NDArray
 from onnx import helper
 
-from edge.diagnose import observed as layers
 from edge.diagnose.calibration import Difference, calibration_frames, differences, statistics
 from edge.diagnose.findings import InputCheck, Share, share
-from edge.diagnose.inputs import Tried, check_float, check_program
-from edge.diagnose.observed import Done, Observed, Seen, scored
+from edge.diagnose.inputs import Steps, check_program
+from edge.diagnose.observed import Done, Observed, Seen, inner_tensors, look_only, observe, scored
 from edge.diagnose.weights import (
     OUTLIER,
     ChangedTensor,
@@ -26,10 +25,9 @@ from edge.diagnose.weights import (
 from edge.folder.built import Built
 from edge.graph.files import load_onnx
 from edge.images.frames import Frame, spread
-from edge.images.preprocess import nv12_to_yuv444, yuv444_to_rgb_float
+from edge.images.preprocess import nv12_to_yuv444
 from edge.measure.layers import Group, group
-from edge.measure.networks import FloatNet, Program
-from edge.measure.scores import Gain, Step, compare, cosines, gain
+from edge.measure.scores import Gain, StepEffect, compare, cosines, gain
 from edge.progress import Reporter
 from edge.simulate.fakequant import AS_BUILT, FLOAT, INT16, FakeQuant, Quantizer, translate
 
@@ -37,6 +35,8 @@ CONVOLUTIONS = ("conv", "depthwise conv", "linear")
 CANDIDATES = 12  # layers that are tried at 16 bits
 SETS = (2, 4, 8, 12)
 SUSPECTS = 6  # weights that are tried unrounded
+ALONE = 16  # pictures for each layer alone
+CALIBRATION = 64  # calibration pictures that are looked at
 
 
 def wider_layers(
@@ -151,98 +151,17 @@ def _thresholds(net: FakeQuant, seen: Seen, chosen: NDArray[np.bool_]) -> dict[i
     return table
 
 
-Scores = NDArray[np.float32]
-
-
 @frozen(eq=False)
-class Steps:
-    """Scores of the whole networks, (n, classes) each.
-
-    Attributes:
-        float_rgb: the float network as the user feeds it.
-        float_nv12: the same behind NV12.
-        simplified: the simplified network behind NV12.
-        program: the program's integers; None where they can't be run here.
-        steps: each against the one before.
-        checks: of the float network's input.
-        program_checks: of the program's.
-    """
-
-    float_rgb: Scores
-    float_nv12: Scores
-    simplified: Scores
-    program: Scores | None
-    steps: tuple[Step, ...]
-    checks: tuple[Tried, ...]
-    program_checks: tuple[InputCheck, ...]
-
-
-def measure_steps(
-    built: Built,
-    frames: Sequence[Frame],
-    labels: NDArray[np.int64] | None,
-    program: Program,
-    reporter: Reporter,
-) -> Steps:
-    """Run the whole networks."""
-    rule = built.metadata.preprocess
-    net = FloatNet(built.file("float_onnx"), rule)
-    reporter.update("float network", 0.02)
-    rgb = np.stack(spread(lambda frame: net(frame.rgb), frames))
-    behind = np.stack(spread(lambda frame: net.behind_nv12(frame.nv12), frames))
-    other = FloatNet(built.file("bpu_onnx"), rule)
-    simplified = np.stack(spread(lambda frame: other.behind_nv12(frame.nv12), frames))
-    reporter.update("input made in other ways", 0.05)
-    checks = check_float(net, frames, rgb, labels)
-    steps = [
-        compare("NV12", "the float network behind NV12, against RGB", rgb, behind),
-        compare("simplify", "the simplified ONNX against the float one", behind, simplified),
-    ]
-    integers: Scores | None = None
-    program_checks: tuple[InputCheck, ...] = ()
-    if program.net is not None:
-        reporter.update("program", 0.12)
-        integers = np.stack(spread(lambda frame: program(frame.nv12), frames))
-        steps.append(compare("end to end", "the program against the float network", rgb, integers))
-        answers = labels if labels is not None else rgb.argmax(1)
-        program_checks = check_program(program, frames, answers, integers, labelled=labels is not None)
-    return Steps(rgb, behind, simplified, integers, tuple(steps), checks, program_checks)
-
-
-def clipped(frames: Sequence[Frame]) -> float:
-    """Return the share of pixels' channels that leave 0..255 behind NV12, by more than a rounding."""
-    out = total = 0
-    for frame in frames:
-        rgb = yuv444_to_rgb_float(frame.yuv444)
-        out += int(np.count_nonzero((rgb < -0.5) | (rgb > 255.5)))
-        total += rgb.size
-    return out / total
-
-
-def pixel_range(frames: Sequence[Frame]) -> tuple[float, float]:
-    """Return the 0.1 % and 99.9 % quantiles of all pixels, 0..255."""
-    counts = np.zeros(256, np.int64)
-    for frame in frames:
-        counts += np.bincount(frame.rgb.ravel(), minlength=256)
-    below = np.cumsum(counts) / counts.sum()
-    return float(np.searchsorted(below, 0.001)), float(np.searchsorted(below, 0.999))
-
-
-ALONE = 16  # pictures for each layer alone
-CALIBRATION = 64  # calibration pictures that are looked at
-
-
-@frozen(eq=False)
-class Precision:
-    """What the calibrated network shows; the fields are those of :class:`edge.diagnose.evidence.Evidence`."""
+class LayerStudy:
+    """What the calibrated network shows, layer by layer."""
 
     quantizers: tuple[Quantizer, ...]
     groups: tuple[Group, ...]
-    observed: layers.Observed
+    observed: Observed
     alone: dict[str, tuple[float, float]]
     alone_n: int
     shares: tuple[Share, ...]
-    steps: tuple[Step, ...]
+    steps: tuple[StepEffect, ...]
     weights: tuple[WeightTensor, ...]
     weight_gains: dict[int, Gain]
     changed: tuple[ChangedTensor, ...]
@@ -257,13 +176,13 @@ class Precision:
     program_checks: tuple[InputCheck, ...]
 
 
-def measure(
+def study(
     built: Built,
     frames: Sequence[Frame],
     labels: NDArray[np.int64] | None,
     whole: Steps,
     reporter: Reporter,
-) -> Precision:
+) -> LayerStudy:
     """Take the calibrated network apart.
 
     Raises:
@@ -274,7 +193,7 @@ def measure(
     groups = group(translate(model))
     net = FakeQuant(path)
     # Tensors that may be asked for keep their memory: a network of its own, so that all other runs are lean.
-    open_net = FakeQuant(path, layers.inner_tensors(net, groups))
+    open_net = FakeQuant(path, inner_tensors(net, groups))
 
     def stage(text: str, start: float, end: float, total: int) -> Callable[[int], None]:
         reporter.update(text, start)
@@ -283,17 +202,15 @@ def measure(
         )
 
     n = len(frames)
-    observed = layers.observe(open_net, groups, frames, stage("layers, float and as built", 0.2, 0.3, n))
+    observed = observe(open_net, groups, frames, stage("layers, float and as built", 0.2, 0.3, n))
     reference = observed.float_scores
     of_weights = [i for i, q in enumerate(net.quantizers) if q.weight]
     of_activations = [i for i, q in enumerate(net.quantizers) if not q.weight]
-    parts = layers.alone(
-        net, (of_weights, of_activations), frames, stage("weights, activations", 0.3, 0.4, n)
-    )
-    few = list(frames[:ALONE])
-    single = layers.alone(
-        net, [item.own for item in groups], few, stage("each layer alone", 0.4, 0.65, len(few))
-    )
+    settings = [net.bits(AS_BUILT, chosen) for chosen in (of_weights, of_activations)]
+    weights, activations = scored(net, settings, frames, stage("weights, activations", 0.3, 0.4, n))
+    few = frames[:ALONE]
+    settings = [net.bits(AS_BUILT, item.own) for item in groups]
+    single = scored(net, settings, few, stage("each layer alone", 0.4, 0.65, len(few)))
     alone = {
         item.name: (
             float(cosines(reference[: len(few)], scores).mean()),
@@ -315,17 +232,17 @@ def measure(
     at_most: Gain | None = None
     if calibrated_on:
         different = differences(statistics(calibrated_on), statistics(frames))
-        seen = layers.look_only(open_net, calibrated_on)
+        seen = look_only(open_net, calibrated_on)
         at_most = at_maximum(net, seen, frames, observed)
-    return Precision(
+    return LayerStudy(
         quantizers=net.quantizers,
         groups=groups,
         observed=observed,
         alone=alone,
         alone_n=len(few),
         shares=(
-            share("weights", reference, parts[0], labels),
-            share("activations", reference, parts[1], labels),
+            share("weights", reference, weights, labels),
+            share("activations", reference, activations, labels),
             share("both", reference, observed.scores, labels),
         ),
         steps=_steps(whole, observed),
@@ -349,7 +266,7 @@ def _in_its_place(
     frames: Sequence[Frame],
     labels: NDArray[np.int64] | None,
     whole: Steps,
-    observed: layers.Observed,
+    observed: Observed,
 ) -> tuple[InputCheck, ...]:
     """Feed the calibrated network in other ways, where the program itself can't be run here."""
     if whole.program is not None:
@@ -364,7 +281,7 @@ def _in_its_place(
     )
 
 
-def _steps(whole: Steps, observed: layers.Observed) -> tuple[Step, ...]:
+def _steps(whole: Steps, observed: Observed) -> tuple[StepEffect, ...]:
     found = [
         compare(
             "compiler",

@@ -1,10 +1,10 @@
 """Accuracy after each step from the float network to the program, on the same pictures."""
 
-from edge.evaluate.answers import discard_stale, usable_cores
+from edge.evaluate.answers import discard_stale
 from edge.evaluate.evaluation import ANSWERS, Pictures, evaluate, write_evaluation
 from edge.evaluate.hops import NAMES, Hop, Missing, Subject, choose, find_hops, subject_of
 from edge.evaluate.table import FILE, Change, Evaluation, HopName, HopResult, Mistake
-from edge.measure.scores import Score, cosine, score
+from edge.measure.scores import Score
 
 __all__ = [
     "ANSWERS",
@@ -21,12 +21,9 @@ __all__ = [
     "Score",
     "Subject",
     "choose",
-    "cosine",
     "discard_stale",
     "evaluate",
     "find_hops",
-    "score",
     "subject_of",
-    "usable_cores",
     "write_evaluation",
 ]

@@ -1,30 +1,38 @@
-"""A whole evaluation: the same pictures through every hop, then the table."""
+"""A whole evaluation: the same pictures through every hop, then counted in one pass, a few at a time."""
 
 from __future__ import annotations
 
+import csv
+import heapq
 import time
-from collections.abc import Mapping, Sequence
-from contextlib import ExitStack, nullcontext
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import cattrs
 import cv2
 import numpy as np
-from attrs import frozen
+from attrs import define, field, frozen
+from numpy.typing import NDArray
 
 from edge import __version__
 from edge.errors import InputError, LabelError
-from edge.evaluate.answers import Indices, Measured, Outputs, measure, usable_cores
+from edge.evaluate.answers import Answered, Indices, KeptAnswers, measure
 from edge.evaluate.hops import Hop, Subject
-from edge.evaluate.table import Evaluation, HopName, explain
-from edge.evaluate.tally import Column, answers_csv, tally
+from edge.evaluate.table import Change, Evaluation, HopName, HopResult, Mistake, explain
 from edge.files import disk_errors, write_json
-from edge.images import ImageSet
+from edge.images import ImageItem, ImageSet
+from edge.images.frames import cores
+from edge.measure.scores import Score, Scores, cosines, ranks
+from edge.measure.statistics import mcnemar, paired_bootstrap
 from edge.progress import Listener, Quiet
+from edge.runtime.net import probabilities
 
 ANSWERS = "answers.csv"
+MISTAKES = 48  # that are listed
 
+_ROWS = 64  # pictures that are counted together
 _TOLD = 10  # names of broken pictures that are shown one by one; eval.json has all
 _STAND_FOR_THE_PROGRAM: tuple[HopName, ...] = ("quantized", "portable")
 
@@ -73,45 +81,35 @@ def evaluate(
         WorkspaceError: the disk is full.
         EdgeError: a hop failed.
     """
-    listener, workers = listener or Quiet(), workers or usable_cores()
+    listener, workers = listener or Quiet(), workers or cores()
     images, started = pictures.images, time.monotonic()
     if not pictures.unlabelled:
         _check_labels(images, subject.classes)
     listener.update(f"reading {len(images)} pictures")
     readable = np.flatnonzero(images.contents.any(axis=1)).astype(np.int32)
-    with ExitStack() as stack:
+    with KeptAnswers(root, subject.classes, listener.warn) as kept:
         columns: list[Column] = []
         for hop in hops:
-            outputs = stack.enter_context(Outputs(root, hop, subject.classes))
-            wanted = _sample(readable, hop.count, pictures.seed)
             listener.begin(hop.name)
-            measured = measure(
+            answered = measure(
                 hop,
-                outputs,
+                kept,
                 images=images,
-                wanted=wanted,
+                wanted=_sample(readable, hop.count, pictures.seed),
                 preprocess=subject.preprocess,
                 classes=subject.classes,
                 workers=workers,
                 reporter=listener,
             )
-            columns.append(Column(hop, outputs, measured))
-            listener.end(hop.name, measured.seconds, cached=not measured.computed, note=_note(measured))
+            columns.append(Column(hop, answered, kept))
+            listener.end(hop.name, answered.seconds, cached=not answered.computed, note=_note(answered))
             if len(columns) == 1:
-                readable = np.flatnonzero(measured.records >= 0).astype(np.int32)
-                unreadable = _unreadable(images, measured, listener)
+                readable = np.flatnonzero(answered.known).astype(np.int32)
+                unreadable = _unreadable(images, answered, listener)
         quantized = _quantized(hops)
-        names = [hop.name for hop in hops]
-        with disk_errors(root), answers_csv(answers, names) if answers else nullcontext() as sink:
-            found = tally(
-                columns,
-                images=images,
-                labelled=not pictures.unlabelled,
-                quantized=quantized,
-                sink=sink,
-                seed=pictures.seed,
-            )
-    verdict, explanation = explain(found.hops, quantized, found.total, pictures.unlabelled)
+        with disk_errors(root), answers_csv(answers, hops) if answers else nullcontext() as sink:
+            results, total, mistakes = tally(columns, pictures, quantized, sink)
+    verdict, explanation = explain(results, quantized, total, pictures.unlabelled)
     return Evaluation(
         name=subject.name,
         command=command,
@@ -120,16 +118,16 @@ def evaluate(
         dataset_sha256=images.fingerprint,
         n=len(readable),
         unlabelled=pictures.unlabelled,
-        hops=found.hops,
+        hops=results,
         quantized=quantized,
         verdict=verdict,
         explanation=explanation,
-        mistakes=found.mistakes,
-        mistakes_total=found.mistakes_total,
+        mistakes=mistakes.listed(),
+        mistakes_total=mistakes.total,
         unreadable=unreadable,
         versions=_versions(subject),
         seconds=round(time.monotonic() - started, 3),
-        total=found.total,
+        total=total,
     )
 
 
@@ -163,9 +161,9 @@ def _sample(readable: Indices, count: int | None, seed: int) -> Indices:
     return np.sort(readable[order[:count]])
 
 
-def _unreadable(images: ImageSet, measured: Measured, listener: Listener) -> tuple[str, ...]:
+def _unreadable(images: ImageSet, answered: Answered, listener: Listener) -> tuple[str, ...]:
     """Return the names of the pictures without an answer of the first hop, and tell of each."""
-    names = tuple(images[index].name for index in np.flatnonzero(measured.records < 0).tolist())
+    names = tuple(images[index].name for index in np.flatnonzero(~answered.known).tolist())
     for name in names[:_TOLD]:
         listener.warn(f"{name} can't be read; it is left out of every figure")
     if len(names) > _TOLD:
@@ -184,11 +182,11 @@ def _quantized(hops: Sequence[Hop]) -> HopName:
     return everywhere[-1] if len(everywhere) > 1 else names[-1]
 
 
-def _note(measured: Measured) -> str:
-    answered = int((measured.records >= 0).sum())
-    if measured.computed in (0, answered):
-        return f"{answered} pictures"
-    return f"{answered} pictures, {measured.computed} of them new"
+def _note(answered: Answered) -> str:
+    count = int(answered.known.sum())
+    if answered.computed in (0, count):
+        return f"{count} pictures"
+    return f"{count} pictures, {answered.computed} of them new"
 
 
 def _versions(subject: Subject) -> Mapping[str, str]:
@@ -199,3 +197,212 @@ def _versions(subject: Subject) -> Mapping[str, str]:
         except PackageNotFoundError:
             continue
     return found | (dict(subject.toolchain.versions) if subject.toolchain else {})
+
+
+@frozen
+class Column:
+    """A hop and its answers."""
+
+    hop: Hop
+    answered: Answered
+    answers: KeptAnswers
+
+
+Sink = Callable[[Sequence[object]], object]
+
+
+def tally(
+    columns: Sequence[Column], pictures: Pictures, quantized: HopName, sink: Sink | None
+) -> tuple[tuple[HopResult, ...], Change | None, _Mistakes]:
+    """Go through all pictures once.
+
+    Args:
+        columns: the hops in order, ``float`` first.
+        pictures: what they were measured on.
+        quantized: the hop whose mistakes are listed.
+        sink: takes a row a picture: its name, its label, and the class that each hop answered; None where
+            there is none.
+
+    Returns:
+        One result a column, the change from the first hop to the quantized one (None without labels or if
+        they are the same), and the mistakes.
+    """
+    images, labelled = pictures.images, not pictures.unlabelled
+    names = [column.hop.name for column in columns]
+    last = names.index(quantized)
+    before = [_before(columns, place) for place in range(len(columns))]
+    counts = [_Counts() for _ in columns]
+    mistakes = _Mistakes()
+    for start in range(0, len(images), _ROWS):
+        items = images[start : start + _ROWS]
+        labels = np.array([-1 if item.label is None else item.label for item in items], np.int64)
+        contents = images.contents[start : start + _ROWS]
+        parts = [_part(column, start, contents, labels if labelled else None) for column in columns]
+        for part, count, place in zip(parts, counts, before, strict=True):
+            count.add(part, parts[0], None if place is None else parts[place])
+        if last:
+            mistakes.add(items, parts[0], parts[last], labelled=labelled)
+        if sink is not None:
+            for row, item in enumerate(items):
+                sink(
+                    [
+                        item.name,
+                        item.label,
+                        *(part.classes[row] if part.there[row] else None for part in parts),
+                    ]
+                )
+    results = tuple(
+        count.result(column, None if place is None else names[place], labelled=labelled, seed=pictures.seed)
+        for column, count, place in zip(columns, counts, before, strict=True)
+    )
+    total = counts[last].from_float.change(pictures.seed) if labelled and last else None
+    return results, total, mistakes
+
+
+@contextmanager
+def answers_csv(path: Path, hops: Sequence[Hop]) -> Iterator[Sink]:
+    """Write ``picture,label`` and a column a hop; the file appears when all is written."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    try:
+        with temporary.open("w", encoding="utf-8", newline="") as stream:
+            writer = csv.writer(stream, lineterminator="\n")
+            writer.writerow(("picture", "label", *(hop.name for hop in hops)))
+            yield writer.writerow
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+@frozen
+class _Part:
+    """A hop's answers to some pictures: which are there, scores (zero where not), and the best class.
+
+    ``top1`` and ``top5`` say whether the label is the best, and among the best five; False without labels.
+    """
+
+    there: NDArray[np.bool_]
+    scores: Scores
+    classes: NDArray[np.int64]
+    top1: NDArray[np.bool_]
+    top5: NDArray[np.bool_]
+
+
+def _part(column: Column, start: int, contents: NDArray[np.uint8], labels: NDArray[np.int64] | None) -> _Part:
+    there = column.answered.known[start : start + len(contents)]
+    read = column.answers.read(column.hop, contents[there])
+    scores = np.zeros((len(contents), read.shape[1]), np.float32)
+    scores[there] = read
+    right = [np.zeros(len(contents), bool)] * 2
+    if labels is not None:
+        places = ranks(scores, np.maximum(labels, 0))
+        right = [(places < best) & there & (labels >= 0) for best in (1, 5)]
+    return _Part(there, scores, scores.argmax(axis=1), *right)
+
+
+@define
+class _Pair:
+    """Two hops on the same pictures: Top-1 lost and gained, and how like the answers are."""
+
+    n: int = 0
+    lost: int = 0
+    gained: int = 0
+    same: int = 0
+    identical: int = 0
+    cosines: float = 0.0
+
+    def add(self, before: _Part, after: _Part) -> None:
+        both = before.there & after.there
+        self.n += int(both.sum())
+        self.lost += int((before.top1 & ~after.top1 & both).sum())
+        self.gained += int((~before.top1 & after.top1 & both).sum())
+        self.same += int((before.classes == after.classes)[both].sum())
+        self.identical += int((before.scores == after.scores).all(axis=1)[both].sum())
+        self.cosines += float(cosines(before.scores, after.scores)[both].sum())
+
+    @property
+    def cosine(self) -> float:
+        # Rounding may leave the mean of equal vectors a last digit above 1.
+        return min(1.0, self.cosines / self.n) if self.n else 0.0
+
+    def change(self, seed: int) -> Change | None:
+        if not self.n:
+            return None
+        low, high = paired_bootstrap(self.lost, self.gained, self.n, seed=seed)
+        return Change(
+            points=100 * (self.gained - self.lost) / self.n,
+            interval=(100 * low, 100 * high),
+            lost=self.lost,
+            gained=self.gained,
+            p=mcnemar(self.lost, self.gained),
+        )
+
+
+@define
+class _Counts:
+    """Of one hop."""
+
+    n: int = 0
+    top1: int = 0
+    top5: int = 0
+    from_float: _Pair = field(factory=_Pair)
+    from_before: _Pair = field(factory=_Pair)
+
+    def add(self, own: _Part, first: _Part, before: _Part | None) -> None:
+        self.n += int(own.there.sum())
+        self.top1 += int(own.top1.sum())
+        self.top5 += int(own.top5.sum())
+        self.from_float.add(first, own)
+        if before is not None:
+            self.from_before.add(before, own)
+
+    def result(self, column: Column, before: HopName | None, *, labelled: bool, seed: int) -> HopResult:
+        return HopResult(
+            hop=column.hop.name,
+            by=column.hop.by,
+            n=self.n,
+            score=Score(self.n, self.top1, self.top5) if labelled else None,
+            before=before,
+            change=self.from_before.change(seed) if labelled and before else None,
+            agreement=self.from_float.same,
+            cosine=self.from_float.cosine,
+            agreement_before=self.from_before.same if before else None,
+            cosine_before=self.from_before.cosine if before else None,
+            seconds=round(column.answered.seconds, 3),
+            computed=column.answered.computed,
+            identical_before=self.from_before.identical if before else None,
+        )
+
+
+@define
+class _Mistakes:
+    """Keeps those on which the float network was most sure."""
+
+    total: int = 0
+    heap: list[tuple[float, int, Mistake]] = field(factory=list)
+
+    def add(self, items: Sequence[ImageItem], before: _Part, after: _Part, *, labelled: bool) -> None:
+        both = before.there & after.there & (before.classes != after.classes)
+        for row in np.flatnonzero(both & before.top1 if labelled else both).tolist():
+            self.total += 1
+            item = items[row]
+            mistake = Mistake(
+                picture=item.name,
+                path=None if item.path is None else str(item.path.resolve()),
+                label=item.label if labelled else None,
+                float_answer=int(before.classes[row]),
+                answer=int(after.classes[row]),
+                float_probability=float(probabilities(before.scores[row]).max()),
+                probability=float(probabilities(after.scores[row]).max()),
+            )
+            # The count makes ties fall to the earlier picture, and mistakes never compared.
+            heapq.heappush(self.heap, (mistake.float_probability, -self.total, mistake))
+            if len(self.heap) > MISTAKES:
+                heapq.heappop(self.heap)
+
+    def listed(self) -> tuple[Mistake, ...]:
+        return tuple(mistake for *_, mistake in sorted(self.heap, key=lambda e: (-e[0], -e[1])))
+
+
+def _before(columns: Sequence[Column], place: int) -> int | None:
+    """Return the nearest hop before that answered all pictures; a sample is nothing to compare with."""
+    return next((i for i in reversed(range(place)) if columns[i].hop.count is None), None)

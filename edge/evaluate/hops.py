@@ -15,7 +15,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -31,8 +31,9 @@ from edge.files import sha256_of
 from edge.folder.built import Built
 from edge.folder.code import code_digest
 from edge.folder.workspace import stage_key
-from edge.measure import networks as runners
-from edge.measure.networks import Runner
+from edge.images.preprocess import rgb_to_nv12
+from edge.measure import networks
+from edge.measure.networks import FloatNet, Runner
 from edge.simulate.hbdk import Simulator
 from edge.specs import Preprocess
 from edge.toolchain.found import Toolchain
@@ -42,11 +43,8 @@ PROGRAM_COUNT = 10
 # The files that hops execute.
 ROLES = ("float_onnx", "bpu_onnx", "calibrated_onnx", "quantized_onnx", "bin", "portable_onnx")
 
-# Modules whose source decides what a hop answers.
-_PICTURES = ("edge.images.preprocess", "edge.images.resample", "edge.measure.networks")
-_VENDOR = ("edge.simulate.vendor", "edge.toolchain.workers.quantized")
-_PROGRAM = ("edge.simulate.binfile", "edge.simulate.hbdk", "edge.simulate.tail")
-_PORTABLE = ("edge.runtime.net", "edge.runtime.backends.portable")
+# What computes a hop's answers; the rest of the code in its key follows from their imports.
+_CODE = "edge.measure.networks"
 
 
 @frozen
@@ -72,6 +70,9 @@ class Subject:
     no_toolchain: str = "no compiler"
 
 
+Opened = Callable[[int], AbstractContextManager[Runner]]
+
+
 @frozen
 class Hop:
     """One hop, closed.
@@ -92,7 +93,7 @@ class Hop:
     role: str
     model: str
     key: str
-    open: Callable[[int], AbstractContextManager[Runner]] = field(eq=False)
+    open: Opened = field(eq=False)
     count: int | None = None
     in_flight: int | None = None
 
@@ -139,11 +140,17 @@ def find_hops(subject: Subject, program_count: int = PROGRAM_COUNT) -> tuple[lis
     """
     found: list[Hop] = []
     missing: list[Missing] = []
-    for name, make in _MAKERS.items():
+    for name, (role, way) in _WAYS.items():
         try:
-            found.append(make(subject, program_count))
+            if role not in subject.files:
+                raise UsageError(f"the build has no {role}")
+            by, versions, opened = way(subject, subject.files[role])
         except EdgeError as error:
             missing.append(Missing(name, error.seen))
+            continue
+        model, count = subject.sha256[role], program_count if name == "program" else None
+        key = key_of(name, model, subject, (), **versions)
+        found.append(Hop(name, by, role, model, key, opened, count))
     return found, missing
 
 
@@ -168,15 +175,15 @@ def choose(hops: Sequence[Hop], missing: Sequence[Missing], names: Sequence[str]
     return [hop for hop in hops if hop.name == "float" or hop.name in names]
 
 
-def key_of(name: HopName, model: str, subject: Subject, code: tuple[str, ...], **more: str) -> str:
+def key_of(name: HopName, model: str, subject: Subject, code: tuple[str, ...], **versions: str) -> str:
     """Return the key of a hop: the same key means the same answers.
 
     Args:
         name: of the hop.
         model: sha256 of the file that it executes.
         subject: what is measured.
-        code: modules of edge that take part, beyond those that make the picture.
-        more: versions of what executes it.
+        code: further modules of edge that take part.
+        versions: of what executes it.
     """
     inputs = {
         "model": model,
@@ -184,66 +191,59 @@ def key_of(name: HopName, model: str, subject: Subject, code: tuple[str, ...], *
         "classes": subject.classes,
         "numpy": version("numpy"),
         "opencv": cv2.__version__,
-        **more,
+        **versions,
     }
-    return stage_key(f"hop {name}", inputs, code_digest(*_PICTURES, *code))
+    return stage_key(f"hop {name}", inputs, code_digest(_CODE, *code))
 
 
-def _onnx(name: HopName, role: str, *, nv12: bool) -> Callable[[Subject, int], Hop]:
-    def make(subject: Subject, _count: int) -> Hop:
-        path, runs = _file(subject, role), _onnxruntime()
-        opener = partial(runners.onnx, path, subject.preprocess, nv12=nv12)
-        key = key_of(name, subject.sha256[role], subject, (), onnxruntime=runs)
-        return Hop(name, f"onnxruntime {runs}", role, subject.sha256[role], key, lambda _workers: opener())
-
-    return make
+_Way = tuple[str, dict[str, str], Opened]  # what executes it in words, versions for the key, how to open it
 
 
-def _vendor(name: HopName, role: str) -> Callable[[Subject, int], Hop]:
-    def make(subject: Subject, _count: int) -> Hop:
-        path, toolchain = _file(subject, role), _toolchain(subject)
-        if toolchain.python_argv() is None:
-            raise UsageError(f"the Python behind {toolchain.where}/hb_mapper is not known")
-        key = key_of(name, subject.sha256[role], subject, _VENDOR, toolchain=toolchain.identity)
-        by = f"the compiler's runtime (hb_mapper {toolchain.versions.get('hb_mapper', 'unknown')})"
-        return Hop(name, by, role, subject.sha256[role], key, partial(runners.vendor, toolchain, path))
-
-    return make
+def _float(subject: Subject, path: Path) -> _Way:
+    by, versions = _onnxruntime()
+    return by, versions, lambda _workers: nullcontext(FloatNet(path, subject.preprocess))
 
 
-def _program(subject: Subject, count: int) -> Hop:
-    path, toolchain = _file(subject, "bin"), _toolchain(subject)
+def _nv12(subject: Subject, path: Path) -> _Way:
+    by, versions = _onnxruntime()
+
+    def opened(_workers: int) -> AbstractContextManager[Runner]:
+        net = FloatNet(path, subject.preprocess)
+        return nullcontext(lambda rgb: net.behind_nv12(rgb_to_nv12(rgb)))
+
+    return by, versions, opened
+
+
+def _vendor(subject: Subject, path: Path) -> _Way:
+    toolchain = _toolchain(subject)
+    if toolchain.python_argv() is None:
+        raise UsageError(f"the Python behind {toolchain.where}/hb_mapper is not known")
+    by = f"the compiler's runtime (hb_mapper {toolchain.versions.get('hb_mapper', 'unknown')})"
+    return by, {"toolchain": toolchain.identity}, partial(networks.vendor, toolchain, path)
+
+
+def _program(subject: Subject, path: Path) -> _Way:
+    toolchain = _toolchain(subject)
     with Simulator(toolchain, path) as simulator:
         simulator.require_whole()
         by = f"hbdk-sim {simulator.version}"
-    key = key_of("program", subject.sha256["bin"], subject, _PROGRAM, toolchain=toolchain.identity)
-    opener = partial(runners.program, toolchain, path)
-    return Hop("program", by, "bin", subject.sha256["bin"], key, lambda _workers: opener(), count)
+    return by, {"toolchain": toolchain.identity}, lambda _workers: networks.program(toolchain, path)
 
 
-def _portable(subject: Subject, _count: int) -> Hop:
-    role = "portable_onnx"
-    path, runs = _file(subject, role), _onnxruntime()
-    key = key_of("portable", subject.sha256[role], subject, _PORTABLE, onnxruntime=runs)
-    by = f"onnxruntime {runs}"
-    return Hop("portable", by, role, subject.sha256[role], key, lambda _workers: runners.portable(path))
+def _portable(_subject: Subject, path: Path) -> _Way:
+    by, versions = _onnxruntime()
+    return by, versions, lambda _workers: networks.portable(path)
 
 
-_MAKERS: dict[HopName, Callable[[Subject, int], Hop]] = {
-    "float": _onnx("float", "float_onnx", nv12=False),
-    "simplified": _onnx("simplified", "bpu_onnx", nv12=False),
-    "nv12": _onnx("nv12", "bpu_onnx", nv12=True),
-    "calibrated": _vendor("calibrated", "calibrated_onnx"),
-    "quantized": _vendor("quantized", "quantized_onnx"),
-    "program": _program,
-    "portable": _portable,
+_WAYS: dict[HopName, tuple[str, Callable[[Subject, Path], _Way]]] = {
+    "float": ("float_onnx", _float),
+    "simplified": ("bpu_onnx", _float),
+    "nv12": ("bpu_onnx", _nv12),
+    "calibrated": ("calibrated_onnx", _vendor),
+    "quantized": ("quantized_onnx", _vendor),
+    "program": ("bin", _program),
+    "portable": ("portable_onnx", _portable),
 }
-
-
-def _file(subject: Subject, role: str) -> Path:
-    if role not in subject.files:
-        raise UsageError(f"the build has no {role}")
-    return subject.files[role]
 
 
 def _toolchain(subject: Subject) -> Toolchain:
@@ -252,8 +252,9 @@ def _toolchain(subject: Subject) -> Toolchain:
     return subject.toolchain
 
 
-def _onnxruntime() -> str:
+def _onnxruntime() -> tuple[str, dict[str, str]]:
     try:
-        return version("onnxruntime")
+        found = version("onnxruntime")
     except PackageNotFoundError:
         raise UsageError("onnxruntime is not installed") from None
+    return f"onnxruntime {found}", {"onnxruntime": found}

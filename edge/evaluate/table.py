@@ -8,7 +8,7 @@ from typing import Literal
 from attrs import field, frozen
 
 from edge.measure.scores import Score
-from edge.measure.statistics import wilson
+from edge.measure.statistics import may_be_chance, wilson
 
 FILE = "eval.json"
 SCHEMA_VERSION = 1
@@ -160,9 +160,6 @@ class Evaluation:
         return None if self.total is None else -self.total.points
 
 
-NOISE = 0.05  # p at and above which a change counts as chance
-
-
 def explain(
     hops: Sequence[HopResult], quantized: HopName, total: Change | None, unlabelled: str
 ) -> tuple[str, tuple[str, ...]]:
@@ -187,9 +184,8 @@ def explain(
 
 
 def within_noise(change: Change) -> bool:
-    """Say whether a change may well be chance: p of 0.05 and above, or an interval that holds 0."""
-    low, high = change.interval
-    return change.p >= NOISE or low <= 0 <= high
+    """Say whether a change may well be chance, by its p and its interval."""
+    return may_be_chance(change.p, change.interval)
 
 
 def _verdict(first: HopResult, last: HopResult, total: Change | None) -> str:

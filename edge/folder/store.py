@@ -68,8 +68,13 @@ class Store:
 
     def get(self, part: str, key: bytes) -> bytes | None:
         """Return the value of a key; None if there is none."""
-        rows = self._do(f"{_GET} AND key = ?", [(part, key)])
-        return next((value for found, value in _sound(part, rows) if found == key), None)
+        return self.find(part, [key]).get(key)
+
+    def find(self, part: str, keys: Sequence[bytes]) -> dict[bytes, bytes]:
+        """Return the values of those keys that have one."""
+        rows = self._do(f"{_GET} AND key = ?", [(part, key) for key in keys])
+        wanted = set(keys)
+        return {key: value for key, value in _sound(part, rows) if key in wanted}
 
     def items(self, part: str) -> Iterator[tuple[bytes, bytes]]:
         """Yield keys and values of a part in the order in which they were put."""
@@ -92,7 +97,7 @@ class Store:
         self._do("DELETE FROM entries WHERE part = ?", [(part,) for part in parts])
 
     def _do(self, statement: str, rows: Sequence[tuple[Any, ...]]) -> list[tuple[Any, ...]]:
-        """Execute a statement for each row in one transaction; return what the last one found."""
+        """Execute a statement for each row in one transaction; return what they found."""
         with self._disk_errors():
             try:
                 return self._transaction(statement, rows)
@@ -107,7 +112,7 @@ class Store:
         found: list[tuple[Any, ...]] = []
         with self._database:
             for row in rows:
-                found = self._database.execute(statement, row).fetchall()
+                found += self._database.execute(statement, row)
         return found
 
     def _open(self) -> sqlite3.Connection:

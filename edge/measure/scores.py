@@ -10,14 +10,12 @@ from numpy.typing import NDArray
 
 from edge.measure.statistics import mcnemar, wilson
 
-ALPHA = 0.01
-
-
-DRAWS = 4000
-
-
+ALPHA = 0.01  # of the test that scores come closer to float's
+DRAWS = 4000  # of that test
 RIVALS, NODES = 10, 24  # of the expected agreement
 _SOFTMAX_SUM = 1e-3  # how far a row of probabilities may be from 1
+
+Scores = NDArray[np.float32]  # (n, classes), or (classes,) of one picture
 
 
 @frozen
@@ -66,7 +64,7 @@ class Gain:
 
 
 @frozen(eq=False)
-class Step:
+class StepEffect:
     """The network after one step of the build against the step before, on the same pictures.
 
     Attributes:
@@ -148,9 +146,9 @@ def _sign_flip(differences: NDArray[np.float64]) -> float:
     return float((1 + np.count_nonzero(means >= differences.sum() - 1e-12)) / (1 + DRAWS))
 
 
-def compare(name: str, what: str, before: Scores, after: Scores) -> Step:
+def compare(name: str, what: str, before: Scores, after: Scores) -> StepEffect:
     """Return how far a step moved the scores."""
-    return Step(
+    return StepEffect(
         name=name,
         what=what,
         agreement=float((before.argmax(1) == after.argmax(1)).mean()),
@@ -158,8 +156,11 @@ def compare(name: str, what: str, before: Scores, after: Scores) -> Step:
     )
 
 
-def cosines(a: NDArray[np.float32], b: NDArray[np.float32]) -> NDArray[np.float64]:
-    """Return the cosine of each row of ``a`` with the same row of ``b``; 1 where both are zero."""
+def cosines(a: Scores, b: Scores) -> NDArray[np.float64]:
+    """Return the cosine of each row of ``a`` with the same row of ``b``, -1..1, (n,).
+
+    Equal rows give exactly 1, two rows of zeros too: equal outputs are no damage. One row of zeros gives 0.
+    """
     x, y = a.astype(np.float64), b.astype(np.float64)
     dots = np.einsum("ij,ij->i", x, y)
     norms = np.sqrt(np.einsum("ij,ij->i", x, x) * np.einsum("ij,ij->i", y, y))
@@ -213,9 +214,6 @@ def score_record(score: Score | None) -> dict[str, object] | None:
     }
 
 
-Scores = NDArray[np.float32]
-
-
 def ranks(scores: Scores, labels: NDArray[np.int64]) -> NDArray[np.int64]:
     """Return the place of each row's label among its scores; 0 is Top-1.
 
@@ -240,14 +238,6 @@ def score(scores: Scores, labels: NDArray[np.int64]) -> Score:
     """
     places = ranks(scores, labels)
     return Score(len(labels), top1_right=int((places == 0).sum()), top5_right=int((places < 5).sum()))
-
-
-def cosine(a: Scores, b: Scores) -> NDArray[np.float64]:
-    """Return the cosine of each row of ``a`` with the same row of ``b``; 0 where a row is all zero."""
-    x, y = a.astype(np.float64), b.astype(np.float64)
-    norm = np.linalg.norm(x, axis=1) * np.linalg.norm(y, axis=1)
-    result: NDArray[np.float64] = np.divide((x * y).sum(axis=1), norm, out=np.zeros(len(x)), where=norm > 0)
-    return result
 
 
 def log_softmax(scores: Scores) -> NDArray[np.float64]:

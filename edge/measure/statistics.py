@@ -8,6 +8,7 @@ import numpy as np
 
 # Two-sided 95 % quantile of the standard normal distribution.
 Z95 = 1.959963984540054
+NOISE = 0.05  # p at and above which a change counts as chance
 
 
 def wilson(successes: int, n: int, z: float = Z95) -> tuple[float, float]:
@@ -64,6 +65,16 @@ def mcnemar(lost: int, gained: int) -> float:
     logs = [_log_choose(total, k) for k in range(smaller + 1)]
     scaled = math.fsum(math.exp(value - logs[-1]) for value in logs)
     return min(1.0, 2 * math.exp(logs[-1] - total * math.log(2) + math.log(scaled)))
+
+
+def may_be_chance(p: float, interval: tuple[float, float] | None = None) -> bool:
+    """Tell whether a paired change may well be chance.
+
+    Args:
+        p: of :func:`mcnemar`; 0.05 and above is chance.
+        interval: 95 % of :func:`paired_bootstrap`, where it is known; one that holds 0 is chance too.
+    """
+    return p >= NOISE or (interval is not None and interval[0] <= 0 <= interval[1])
 
 
 def paired_bootstrap(

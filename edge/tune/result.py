@@ -8,7 +8,7 @@ from importlib.metadata import version
 from attrs import evolve, field, frozen
 
 from edge import __version__
-from edge.measure.statistics import mcnemar
+from edge.measure.statistics import may_be_chance, mcnemar
 from edge.pipeline.stages import EXPORT
 from edge.specs import Evidence, Precision
 from edge.tune.context import Context, Options
@@ -18,7 +18,6 @@ from edge.tune.units import Step
 
 FILE = "tune.json"
 SCHEMA_VERSION = 1
-SIGNIFICANT = 0.05
 TIE = 0.01  # of plain int8's divergence: recipes that are no further apart count as equally true
 
 
@@ -153,7 +152,7 @@ def passes(found: Measured, options: Options) -> bool:
     return (
         found.drop is None
         or found.drop <= options.max_drop
-        or mcnemar(found.lost, found.gained) >= SIGNIFICANT
+        or may_be_chance(mcnemar(found.lost, found.gained))
     )
 
 
