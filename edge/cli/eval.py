@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from edge.cli.board import make_target, reach_options
-from edge.cli.display import Display
+from edge.cli.display import Display, examples, table
 from edge.cli.options import complete_models, typed_arguments
 from edge.cli.program import find_program
 from edge.errors import GateError, UsageError
@@ -40,12 +40,8 @@ def eval_table(evaluation: Evaluation, root: Path) -> str:
     rows = [HEAD, *(_row(hop) for hop in evaluation.hops)]
     # Without labels the columns of Top-1 would be empty.
     kept = [i for i in range(len(HEAD)) if any(row[i] for row in rows[1:])]
-    widths = {i: max(len(row[i]) for row in rows) for i in kept}
-    lines = []
-    for row in rows:
-        cells = (row[i].ljust(widths[i]) if i in LEFT else row[i].rjust(widths[i]) for i in kept)
-        lines.append("  ".join(cells).rstrip())
-    lines[0] = click.style(lines[0], bold=True)
+    left = [place for place, i in enumerate(kept) if i in LEFT]
+    lines = table([[row[i] for i in kept] for row in rows], left=left)
     lines += ["", click.style(evaluation.verdict, bold=True)]
     for sentence in evaluation.explanation:
         lines += textwrap.wrap(sentence, TEXT, initial_indent="- ", subsequent_indent="  ")
@@ -93,7 +89,7 @@ EXAMPLES = (
 )
 
 
-@click.command("eval", epilog="\b\nExamples:\n" + "\n".join(f"  {line}" for line in EXAMPLES))
+@click.command("eval", epilog=examples(EXAMPLES))
 @click.argument("model", shell_complete=complete_models)
 @click.option(
     "--images",
