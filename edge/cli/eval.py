@@ -16,13 +16,12 @@ from edge.cli.display import Display, examples, table
 from edge.cli.options import complete_models, typed_arguments
 from edge.cli.program import find_program
 from edge.errors import GateError, UsageError
-from edge.evaluate.evaluation import ANSWERS
-from edge.evaluate.table import FILE, Change, Evaluation, HopResult
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from edge.evaluate import Hop, Pictures, Subject
+    from edge.evaluate import Change, Evaluation, Hop, Pictures, Subject
+    from edge.evaluate.table import HopResult
 
 
 HEAD = ("hop", "Top-1 %", "Top-5 %", "change in points", "p", "agreement %", "cosine", "n", "by")
@@ -37,6 +36,8 @@ def eval_table(evaluation: Evaluation, root: Path) -> str:
         evaluation: what was measured.
         root: the build folder.
     """
+    from edge.evaluate import ANSWERS, FILE
+
     rows = [HEAD, *(_row(hop) for hop in evaluation.hops)]
     # Without labels the columns of Top-1 would be empty.
     kept = [i for i in range(len(HEAD)) if any(row[i] for row in rows[1:])]
