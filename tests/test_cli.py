@@ -162,7 +162,7 @@ def test_unexpected_errors_say_so_and_exit_3(edge: Run, monkeypatch: pytest.Monk
     def broken() -> None:
         raise ZeroDivisionError("boom")
 
-    monkeypatch.setattr("edge.specs.available_models", broken)
+    monkeypatch.setattr("edge.cli.models.available_models", broken)
     code, _, err = edge("models")
     assert code == 3
     assert "ZeroDivisionError: boom" in err

@@ -60,21 +60,13 @@ class LazyGroup(click.Group):
 UNEXPECTED = 3
 INTERRUPTED = 130
 
+STAGES = (
+    "export", "simplify", "check", "calibrate", "rewrite", "equalize", "round", "render", "compile",
+    "portable", "verify", "quantize",
+)  # fmt: skip
 # verb -> module that holds it; imported when the verb is used, so that --help answers at once.
 VERBS = {
-    "build": "edge.cli.build",
-    "export": "edge.cli.build",
-    "simplify": "edge.cli.build",
-    "check": "edge.cli.build",
-    "calibrate": "edge.cli.build",
-    "rewrite": "edge.cli.build",
-    "equalize": "edge.cli.build",
-    "round": "edge.cli.build",
-    "render": "edge.cli.build",
-    "compile": "edge.cli.build",
-    "portable": "edge.cli.build",
-    "verify": "edge.cli.build",
-    "quantize": "edge.cli.build",
+    **dict.fromkeys(("build", *STAGES), "edge.cli.build"),
     "lint": "edge.cli.lint",
     "eval": "edge.cli.eval",
     "diagnose": "edge.cli.diagnose",

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import cattrs
 import click
 
+from edge.cli.display import examples, table
 from edge.cli.program import backend_line, find_program, open_program, program_argument, running_options
 from edge.errors import ImageError, UsageError
 
@@ -26,7 +27,7 @@ RENDERED = (640, 480)  # width, height of the picture that is measured with if n
 COLUMNS = ("threads", "frames", "FPS", "p50", "p90", "p99", "min", "max")
 
 
-@click.command("bench", epilog="\b\nExamples:\n" + "\n".join(f"  {line}" for line in EXAMPLES))
+@click.command("bench", epilog=examples(EXAMPLES))
 @program_argument
 @click.option("--threads", default="1,4", show_default=True, help="Thread counts, with commas.")
 @click.option("--frames", type=click.IntRange(min=1), default=200, show_default=True, help="A thread count.")
@@ -119,10 +120,8 @@ def _table(document: dict[str, Any], frames: int, seconds: float) -> None:
         times = (latency[key] for key in ("p50", "p90", "p99", "minimum", "maximum"))
         cells = (f"{run['fps']:.2f}", *(f"{value:.3f}" for value in times))
         rows.append((str(run["threads"]), str(latency["frames"]), *cells))
-    widths = [max(len(row[i]) for row in rows) for i in range(len(COLUMNS))]
-    for index, row in enumerate(rows):
-        line = "  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True))
-        click.echo(line + ("  ms a frame, forward pass" if index == 0 else ""))
+    heading, *lines = table(rows, left=(), heading=False)
+    click.echo("\n".join([f"{heading}  ms a frame, forward pass", *lines]))
     if any(run["latency"]["frames"] < frames for run in document["forward"]):
         click.echo(f"Stopped after {seconds:g} s a thread count (--seconds), before {frames} frames.")
 

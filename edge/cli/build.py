@@ -10,9 +10,8 @@ from typing import TYPE_CHECKING, Any
 import cattrs
 import click
 
-from edge.cli.display import Display
+from edge.cli.display import Display, examples, table
 from edge.cli.options import make_request, request_options, typed_arguments
-from edge.report.wording import interval, static_line, verify_line
 
 if TYPE_CHECKING:
     from edge.specs.request import Request
@@ -20,6 +19,8 @@ if TYPE_CHECKING:
 
 def summary(manifest: Mapping[str, Any], root: Path) -> str:
     """Return the table, from the manifest alone."""
+    from edge.report.wording import interval, static_line, verify_line
+
     rows = [("model", _title(manifest))]
     accuracy = manifest["accuracy"]
     n, dataset = accuracy["n"], accuracy["dataset"]
@@ -49,8 +50,12 @@ def summary(manifest: Mapping[str, Any], root: Path) -> str:
     rows.append(("size", f"{product['bytes']:,} bytes"))
     rows.append(("sha256", product["sha256"]))
     rows.append(("report", str(root / "report.html")))
-    width = max(len(name) for name, _ in rows)
-    return "\n".join(f"{click.style(name.ljust(width), bold=True)}  {text}" for name, text in rows)
+    lines = table(rows, left=(0, 1), heading=False)
+    names = (name for name, _ in rows)
+    return "\n".join(
+        click.style(name, bold=True) + line.removeprefix(name)
+        for name, line in zip(names, lines, strict=True)
+    )
 
 
 def _title(manifest: Mapping[str, Any]) -> str:
@@ -102,11 +107,7 @@ HELP = {
 }
 
 
-def _epilog(verb: str) -> str:
-    return "\b\nExamples:\n" + "\n".join(f"  {line}" for line in EXAMPLES[verb])
-
-
-@click.command("build", epilog=_epilog("build"))
+@click.command("build", epilog=examples(EXAMPLES["build"]))
 @request_options
 @click.pass_context
 def build_command(
@@ -155,7 +156,9 @@ def _run_stage(stage: str, request: Request, build_dir: Path, *, as_json: bool, 
 
 
 def _stage_command(stage: str) -> click.Command:
-    @click.command(stage, help=f"{HELP[stage]} Runs the stages before it as needed.", epilog=_epilog(stage))
+    @click.command(
+        stage, help=f"{HELP[stage]} Runs the stages before it as needed.", epilog=examples(EXAMPLES[stage])
+    )
     @request_options
     @click.pass_context
     def command(

@@ -8,6 +8,7 @@ from pathlib import Path
 import cattrs
 import click
 
+from edge.cli.display import examples, table
 from edge.cli.options import output_options
 from edge.cli.program import find_program, program_argument
 
@@ -17,7 +18,7 @@ EXAMPLES = (
 )
 
 
-@click.command("bundle", epilog="\b\nExamples:\n" + "\n".join(f"  {line}" for line in EXAMPLES))
+@click.command("bundle", epilog=examples(EXAMPLES))
 @program_argument
 @click.option(
     "--out",
@@ -36,10 +37,8 @@ def bundle_command(*, model: str, build_dir: Path, out: Path | None, as_json: bo
     if as_json:
         click.echo(json.dumps({**cattrs.unstructure(made), "path": str(made.path)}, indent=2))
         return
-    width = max(len(file.path) for file in made.files)
-    for file in made.files:
-        checksum = f"  {file.sha256}" if verbose else ""
-        click.echo(f"{file.path:<{width}}  {file.bytes:>12,} bytes{checksum}")
+    rows = [(file.path, f"{file.bytes:>12,} bytes", file.sha256 if verbose else "") for file in made.files]
+    click.echo("\n".join(table(rows, left=(0, 2), heading=False)))
     click.echo(f"bundle: {made.path}")
     if not made.has_bin:
         click.echo("no .bin: this build was made without the vendor's compiler", err=True)

@@ -12,10 +12,9 @@ from typing import TYPE_CHECKING
 
 import click
 
-from edge.cli.display import Display
+from edge.cli.display import Display, examples, table
 from edge.cli.options import typed_arguments
-from edge.cli.program import find_program, program_argument
-from edge.errors import ModelFileError
+from edge.cli.program import built_folder, program_argument
 
 if TYPE_CHECKING:
     from edge.diagnose.findings import Diagnosis, InputCheck, LayerResult, Remedy
@@ -77,7 +76,7 @@ def _units(units: Sequence[LayerResult]) -> list[str]:
     title = f"{len(worst)} of {len(units)} layers, the most harmful alone first"
     return [
         click.style(title, bold=True),
-        *_aligned(rows, left={0, 1}),
+        *table(rows, left={0, 1}),
         "cosine: of its output, everything rounded; alone, answers: the network's, only this layer rounded;",
         "outlier: its largest channel over the median one",
     ]
@@ -90,7 +89,7 @@ def _shares(diagnosis: Diagnosis) -> list[str]:
         top1 = (f"{share.top1:.1f} %",) if share.top1 is not None else ()
         rows.append((part, f"{100 * share.agreement:.1f} %", f"{share.cosine:.4f}", *top1))
     return [
-        *_aligned(rows, left={0}),
+        *table(rows, left={0}),
         "against the float network behind NV12; the last row against the same on RGB",
         f"NV12 puts {100 * diagnosis.nv12_clipped:.2g} % of the pixels' channels outside 0..255",
     ]
@@ -102,7 +101,7 @@ def _cpu(diagnosis: Diagnosis) -> list[str]:
         time = "-" if node.milliseconds is None else f"{node.milliseconds:.3f} ms"
         where = "INSIDE" if node.inside else "at an end"
         rows.append((node.name, node.op, where, f"{node.transfer_bytes:,} bytes", time))
-    return _aligned(rows, left={0, 1, 2})
+    return table(rows, left={0, 1, 2})
 
 
 def _checks(checks: Sequence[InputCheck]) -> list[str]:
@@ -118,7 +117,7 @@ def _checks(checks: Sequence[InputCheck]) -> list[str]:
                 f"{check.value:.1f} %{mark}",
             )
         )
-    return _aligned(rows, left={0, 1, 2})
+    return table(rows, left={0, 1, 2})
 
 
 def _matters(check: InputCheck) -> bool:
@@ -141,18 +140,6 @@ def _item(text: str, bullet: str) -> list[str]:
     return textwrap.wrap(text, WIDTH, initial_indent=bullet, subsequent_indent=" " * len(bullet))
 
 
-def _aligned(rows: Sequence[Sequence[str]], left: set[int]) -> list[str]:
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    lines = [
-        "  ".join(
-            cell.ljust(width) if i in left else cell.rjust(width)
-            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
-        for row in rows
-    ]
-    return [click.style(lines[0], bold=True), *lines[1:]]
-
-
 EXAMPLES = (
     "edge diagnose ConvNeXt_atto",
     "edge diagnose my_model --images val/ --count 200",
@@ -160,7 +147,7 @@ EXAMPLES = (
 )
 
 
-@click.command("diagnose", epilog="\b\nExamples:\n" + "\n".join(f"  {line}" for line in EXAMPLES))
+@click.command("diagnose", epilog=examples(EXAMPLES))
 @program_argument
 @click.option(
     "--images",
@@ -202,13 +189,7 @@ def diagnose_command(
     from edge.folder.built import open_built
     from edge.folder.workspace import Workspace
 
-    path = find_program(model, build_dir)
-    if not path.is_dir():
-        raise ModelFileError(
-            f"{path} is a single file",
-            allowed="the folder of a finished build",
-            remedy=f"edge diagnose {path.parent}",
-        )
+    path = built_folder(model, build_dir, "diagnose")
     built = open_built(path)
     pictures, unlabelled = built_pictures(built, "diagnose", images, labels, count=count, seed=seed)
     started = time.monotonic()

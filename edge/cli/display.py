@@ -15,7 +15,6 @@ from rich.text import Text
 
 NAME_WIDTH = 10
 QUIET_SECONDS = 10.0  # without a terminal progress is a line now and then, so that logs stay short
-
 UNBOUNDED = 10_000  # columns of a table's console: a line is as long as its words, whatever the terminal
 
 
@@ -37,6 +36,11 @@ def table(rows: Sequence[Sequence[str]], *, left: Collection[int] = (0,), headin
         console.print(grid)
     lines = [line.rstrip() for line in captured.get().splitlines()]
     return [click.style(lines[0], bold=True), *lines[1:]] if heading else lines
+
+
+def examples(lines: Sequence[str]) -> str:
+    """Return the end of a verb's help, as click leaves it: a command a line."""
+    return "\b\nExamples:\n" + "\n".join(f"  {line}" for line in lines)
 
 
 class Display:

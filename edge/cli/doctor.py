@@ -7,7 +7,6 @@ import json
 import platform
 import shutil
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import cattrs
@@ -15,6 +14,7 @@ import click
 from attrs import frozen
 
 from edge.cli.options import output_options
+from edge.cli.toolchain import versions_line
 from edge.errors import EdgeError, GateError
 from edge.toolchain.memory import available
 
@@ -24,7 +24,7 @@ MEMORY_GB = 4.0  # the compiler takes 2 to 3 GB for the small ConvNeXts
 
 
 @frozen
-class Finding:
+class Requirement:
     """One thing looked at: whether it is well, what was seen, and what to do."""
 
     name: str
@@ -38,35 +38,28 @@ class Finding:
 @output_options
 def doctor_command(*, build_dir: Path, as_json: bool, verbose: bool) -> None:
     """Look at Python, packages, the compiler, memory and disk; exit with 1 if a build can't work here."""
-    checks: tuple[Callable[[], Finding], ...] = (
-        _python,
-        _packages,
-        _compiler,
-        _memory,
-        lambda: _disk(build_dir),
-    )
-    findings = [check() for check in checks]
+    found = (_python(), _packages(), _compiler(), _memory(), _disk(build_dir))
     if as_json:
-        click.echo(json.dumps([cattrs.unstructure(finding) for finding in findings], indent=2))
+        click.echo(json.dumps([cattrs.unstructure(requirement) for requirement in found], indent=2))
     else:
-        for finding in findings:
-            click.echo(f"{'✓' if finding.ok else '✗'} {finding.name:<10} {finding.seen}")
-            if not finding.ok or (verbose and finding.remedy):
-                click.echo(f"  {'':<10} next: {finding.remedy}")
-    bad = [finding.name for finding in findings if not finding.ok]
+        for requirement in found:
+            click.echo(f"{'✓' if requirement.ok else '✗'} {requirement.name:<10} {requirement.seen}")
+            if not requirement.ok or (verbose and requirement.remedy):
+                click.echo(f"  {'':<10} next: {requirement.remedy}")
+    bad = [requirement.name for requirement in found if not requirement.ok]
     if bad:
         raise GateError(f"not ready to build: {', '.join(bad)}")
     if not as_json:
         click.echo("ready: edge build ConvNeXt_atto")
 
 
-def _python() -> Finding:
+def _python() -> Requirement:
     ok = (3, 10) <= sys.version_info[:2] <= (3, 13)
     seen = f"{platform.python_version()} on {platform.system()} {platform.machine()}"
-    return Finding("python", ok, seen, "use Python 3.10 to 3.13")
+    return Requirement("python", ok, seen, "use Python 3.10 to 3.13")
 
 
-def _packages() -> Finding:
+def _packages() -> Requirement:
     versions, broken = [], []
     for name in BUILD_PACKAGES:
         try:
@@ -77,35 +70,36 @@ def _packages() -> Finding:
     if broken:
         libgl = any("libGL" in line for line in broken)
         remedy = "apt-get install libgl1 libglib2.0-0" if libgl else "pip install 'edge[build]'"
-        return Finding("packages", ok=False, seen="; ".join(broken), remedy=remedy)
-    return Finding("packages", ok=True, seen=", ".join(versions))
+        return Requirement("packages", ok=False, seen="; ".join(broken), remedy=remedy)
+    return Requirement("packages", ok=True, seen=", ".join(versions))
 
 
-def _compiler() -> Finding:
+def _compiler() -> Requirement:
     from edge.toolchain.find import find
 
     try:
         toolchain = find()
     except EdgeError as error:
         remedy = "edge toolchain install, or build with --mapper portable (no .bin)"
-        return Finding("compiler", ok=False, seen=error.seen, remedy=remedy)
-    versions = ", ".join(f"{name} {version}" for name, version in sorted(toolchain.versions.items()))
-    return Finding("compiler", ok=True, seen=f"{toolchain.kind}: {versions}")
+        return Requirement("compiler", ok=False, seen=error.seen, remedy=remedy)
+    return Requirement("compiler", ok=True, seen=f"{toolchain.kind}: {versions_line(toolchain.versions)}")
 
 
-def _memory() -> Finding:
+def _memory() -> Requirement:
     found = available()
     if found is None:
-        return Finding("memory", ok=True, seen="not known on this system")
+        return Requirement("memory", ok=True, seen="not known on this system")
     gigabytes = found / 1e9
-    return Finding("memory", gigabytes >= MEMORY_GB, f"{gigabytes:.1f} GB available", "close other programs")
+    return Requirement(
+        "memory", gigabytes >= MEMORY_GB, f"{gigabytes:.1f} GB available", "close other programs"
+    )
 
 
-def _disk(folder: Path) -> Finding:
+def _disk(folder: Path) -> Requirement:
     while not folder.exists():
         folder = folder.absolute().parent
     gigabytes = shutil.disk_usage(folder).free / 1e9
-    return Finding(
+    return Requirement(
         "disk",
         gigabytes >= FREE_GB,
         f"{gigabytes:.1f} GB free for builds",

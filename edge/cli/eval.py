@@ -12,17 +12,16 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from edge.cli.board import make_target, reach_options
-from edge.cli.display import Display
+from edge.cli.display import Display, examples, table
 from edge.cli.options import complete_models, typed_arguments
 from edge.cli.program import find_program
 from edge.errors import GateError, UsageError
-from edge.evaluate.evaluation import ANSWERS
-from edge.evaluate.table import FILE, Change, Evaluation, HopResult
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from edge.evaluate import Hop, Pictures, Subject
+    from edge.evaluate import Change, Evaluation, Hop, Pictures, Subject
+    from edge.evaluate.table import HopResult
 
 
 HEAD = ("hop", "Top-1 %", "Top-5 %", "change in points", "p", "agreement %", "cosine", "n", "by")
@@ -37,15 +36,13 @@ def eval_table(evaluation: Evaluation, root: Path) -> str:
         evaluation: what was measured.
         root: the build folder.
     """
+    from edge.evaluate import ANSWERS, FILE
+
     rows = [HEAD, *(_row(hop) for hop in evaluation.hops)]
     # Without labels the columns of Top-1 would be empty.
     kept = [i for i in range(len(HEAD)) if any(row[i] for row in rows[1:])]
-    widths = {i: max(len(row[i]) for row in rows) for i in kept}
-    lines = []
-    for row in rows:
-        cells = (row[i].ljust(widths[i]) if i in LEFT else row[i].rjust(widths[i]) for i in kept)
-        lines.append("  ".join(cells).rstrip())
-    lines[0] = click.style(lines[0], bold=True)
+    left = [place for place, i in enumerate(kept) if i in LEFT]
+    lines = table([[row[i] for i in kept] for row in rows], left=left)
     lines += ["", click.style(evaluation.verdict, bold=True)]
     for sentence in evaluation.explanation:
         lines += textwrap.wrap(sentence, TEXT, initial_indent="- ", subsequent_indent="  ")
@@ -93,7 +90,7 @@ EXAMPLES = (
 )
 
 
-@click.command("eval", epilog="\b\nExamples:\n" + "\n".join(f"  {line}" for line in EXAMPLES))
+@click.command("eval", epilog=examples(EXAMPLES))
 @click.argument("model", shell_complete=complete_models)
 @click.option(
     "--images",

@@ -92,6 +92,23 @@ def find_program(model: str, build_dir: Path) -> Path:
     raise ModelFileError(f"{path} is not built: {built} does not exist", remedy=f"edge build {path}")
 
 
+def built_folder(model: str, build_dir: Path, verb: str) -> Path:
+    """Return the build folder that MODEL names, as :func:`find_program`.
+
+    Raises:
+        ModelFileError: it is a single file, was not built yet, or does not exist.
+        UsageError: no model of that name.
+    """
+    path = find_program(model, build_dir)
+    if not path.is_dir():
+        raise ModelFileError(
+            f"{path} is a single file",
+            allowed="the folder of a finished build",
+            remedy=f"edge {verb} {path.parent}",
+        )
+    return path
+
+
 def open_program(
     path: Path,
     backend: str,

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from edge.cli.display import examples
 from edge.cli.program import (
     backend_line,
     describe_preprocess,
@@ -29,7 +30,7 @@ EXAMPLES = (
 )
 
 
-@click.command("run", epilog="\b\nExamples:\n" + "\n".join(f"  {line}" for line in EXAMPLES))
+@click.command("run", epilog=examples(EXAMPLES))
 @program_argument
 @click.argument("images", nargs=-1, required=True, metavar="IMAGE...")
 @click.option("--k", type=click.IntRange(min=1), default=5, show_default=True, help="Labels a picture.")

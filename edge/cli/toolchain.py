@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import cattrs
 import click
@@ -11,6 +13,9 @@ import click
 from edge.cli.display import Display
 from edge.cli.options import output_options
 from edge.toolchain.managed import COMPILER, ENVIRONMENTS
+
+if TYPE_CHECKING:
+    from edge.toolchain.find import Route
 
 VERSIONS = "\b\nExamples:\n  edge toolchain status\n  edge toolchain status --json"
 INSTALL = """\b
@@ -46,8 +51,7 @@ def install_command(*, what: str, python: Path | None, as_json: bool, verbose: b
     if as_json:
         click.echo(json.dumps(cattrs.unstructure(toolchain), indent=2))
         return
-    versions = ", ".join(f"{name} {version}" for name, version in sorted(toolchain.versions.items()))
-    click.echo(f"{what} ready: {versions}\nin {toolchain.where}")
+    click.echo(f"{what} ready: {versions_line(toolchain.versions)}\nin {toolchain.where}")
 
 
 @toolchain_command.command("status", epilog=VERSIONS)
@@ -62,17 +66,22 @@ def status_command(*, as_json: bool, verbose: bool) -> None:
         return
     used = next((route.kind for route in found.routes if route.available), None)
     for route in found.routes:
-        mark = "✓" if route.available else "-"
-        versions = ", ".join(f"{name} {version}" for name, version in sorted(route.versions.items()))
-        click.echo(f"{mark} {route.kind:<9} {versions if route.available else route.why_not}")
-        if route.available or verbose:
-            click.echo(f"  {'':<9} {route.where}")
+        _show(route, route.why_not, where=route.available or verbose)
     for framework in found.frameworks:
-        mark = "✓" if framework.available else "-"
-        versions = ", ".join(f"{name} {version}" for name, version in sorted(framework.versions.items()))
-        next_ = f"{framework.why_not}; if needed: {ENVIRONMENTS[framework.kind].install}"
-        click.echo(f"{mark} {framework.kind:<9} {versions if framework.available else next_}")
-        if framework.available and verbose:
-            click.echo(f"  {'':<9} {framework.where}")
+        install = ENVIRONMENTS[framework.kind].install
+        why_not = f"{framework.why_not}; if needed: {install}"
+        _show(framework, why_not, where=framework.available and verbose)
     click.echo(f"Python 3.10: {found.python310}")
     click.echo(f"in use: {used}" if used else "in use: none; next: edge toolchain install")
+
+
+def versions_line(versions: Mapping[str, str]) -> str:
+    """Return packages and their versions on one line, by name."""
+    return ", ".join(f"{name} {version}" for name, version in sorted(versions.items()))
+
+
+def _show(route: Route, why_not: str | None, *, where: bool) -> None:
+    mark = "✓" if route.available else "-"
+    click.echo(f"{mark} {route.kind:<9} {versions_line(route.versions) if route.available else why_not}")
+    if where:
+        click.echo(f"  {'':<9} {route.where}")

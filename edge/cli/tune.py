@@ -13,7 +13,6 @@ import click
 from edge.cli.display import Display
 from edge.cli.options import make_request, request_options, typed_arguments
 from edge.errors import GateError, UsageError
-from edge.measure.statistics import mcnemar
 
 if TYPE_CHECKING:
     from edge.specs import Precision
@@ -108,6 +107,8 @@ def _recipe(precision: Precision) -> list[str]:
 
 
 def _gain(int8: Measured, own: Measured) -> list[str]:
+    from edge.measure.statistics import mcnemar
+
     before, after = int8.n - int8.agreement, own.n - own.agreement
     removed = f", {100 * (before - after) / before:.0f} % of them removed" if before else ""
     lines = [f"  other answers than float's: {before} → {after} of {own.n}{removed}"]

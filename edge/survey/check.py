@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from attrs import evolve
 
@@ -13,14 +14,14 @@ from edge.compiler.logs import NodeRow
 from edge.compiler.node_names import left_inside
 from edge.errors import EdgeError, NotEnoughMemory, ToolchainMissing
 from edge.folder.workspace import Workspace
-from edge.graph.count import count
-from edge.pipeline.build import Build
-from edge.pipeline.stages import CHECK, EXPORT, SIMPLIFY
 from edge.progress import Listener
 from edge.specs import ModelSpec, load_precision
 from edge.specs.request import Request
 from edge.specs.schema import OWN_FILES
 from edge.survey.record import Checked, Counted
+
+if TYPE_CHECKING:
+    from edge.pipeline.build import Build
 
 
 def measure_model(request: Request, build_dir: Path, listener: Listener) -> Counted:
@@ -29,6 +30,10 @@ def measure_model(request: Request, build_dir: Path, listener: Listener) -> Coun
     Raises:
         EdgeError: whatever stopped the export, the simplification or the count.
     """
+    from edge.graph.count import count
+    from edge.pipeline.build import Build
+    from edge.pipeline.stages import EXPORT, SIMPLIFY
+
     with Workspace(build_dir / request.spec.name, listener) as workspace:
         build = Build(request, workspace, listener)
         exported = build.stage(EXPORT)
@@ -100,6 +105,9 @@ def check_model(
         listener: hears of the stages.
         earlier: what this run found of other models, by name.
     """
+    from edge.pipeline.build import Build
+    from edge.pipeline.stages import CHECK, EXPORT, SIMPLIFY
+
     try:
         with Workspace(build_dir / request.spec.name, listener) as workspace:
             build = Build(request, workspace, listener)

@@ -6,22 +6,21 @@ import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import cattrs
 from attrs import field, frozen
 
 from edge.compiler.run import CompileResult
 from edge.folder.workspace import RECORD, STAGES
-from edge.images import open_images, sample
-from edge.images.calibrate import load_set
-from edge.pipeline.choices import DEMO_CALIBRATION
-from edge.sources.stage import ExportResult
 from edge.specs import ModelSpec, Precision, available_models
 from edge.specs.request import Request
 from edge.specs.schema import OWN_FILES
 from edge.survey.check import request_of, split
 from edge.survey.record import LEVELS, RECORDS, Checked, Compiled, Record, Records, load_records
+
+if TYPE_CHECKING:
+    from edge.sources.stage import ExportResult
 
 # Stages that hand on an ONNX of theirs; each record names the ONNX that it was made from.
 _CHANGES = ("simplify", "rewrite", "equalize", "round")
@@ -115,6 +114,8 @@ class Stages:
         return None
 
     def _origins(self, inputs: Data) -> Iterator[Origin]:
+        from edge.sources.stage import ExportResult
+
         renders = [
             data for data in self._made("render", inputs["yaml"]) if data["inputs"]["model"] == inputs["onnx"]
         ]
@@ -317,6 +318,10 @@ def _read(data: Data, origin: Origin, stages: Stages) -> Compiled:
 
 def _command(origin: Origin, level: str) -> str:
     """Return what compiles the same again, for a model that has a name; empty with other pictures."""
+    from edge.images import open_images, sample
+    from edge.images.calibrate import load_set
+    from edge.pipeline.choices import DEMO_CALIBRATION
+
     name, source = origin.spec.name, origin.export.weights.source
     default = load_set(DEMO_CALIBRATION)
     images = sample(
