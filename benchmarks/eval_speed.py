@@ -25,8 +25,8 @@ from pathlib import Path
 import numpy as np
 from attrs import evolve
 
-from edge.evaluate import Hop, Pictures, Subject, evaluate, find_hops, subject_of
-from edge.evaluate.answers import KeptAnswers, measure
+from edge.accuracy import Hop, Pictures, Subject, evaluate, find_hops, subject_of
+from edge.accuracy.answers import KeptAnswers, measure
 from edge.folder.built import open_built
 from edge.images import ImageSet, open_images, sample
 from edge.images.preprocess import resize_crop, rgb_to_nv12

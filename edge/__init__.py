@@ -1,6 +1,6 @@
 """edge: from a model name to a checked program for the RDK X5 board.
 
-``build``, ``load`` and ``eval`` do what the verbs build, run and eval do; edge.api holds them. They are
+``build``, ``load`` and ``evaluate`` do what the verbs build, run and eval do; edge.api holds them. They are
 imported when they are used, so that ``import edge`` stays light everywhere.
 """
 
@@ -9,13 +9,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from edge.api import BuildResult, build, load
-    from edge.api import evaluate as eval  # noqa: A004 - the verb's name; edge.evaluate is a package
+    from edge.api import BuildResult, build, evaluate, load
     from edge.errors import EdgeError
 
 __version__ = "0.1.0"
-__all__ = ["BuildResult", "EdgeError", "__version__", "build", "eval", "load"]
-_HOME = {"BuildResult": "api", "EdgeError": "errors", "build": "api", "eval": "api", "load": "api"}
+__all__ = ["BuildResult", "EdgeError", "__version__", "build", "evaluate", "load"]
+_HOME = {"BuildResult": "api", "EdgeError": "errors", "build": "api", "evaluate": "api", "load": "api"}
 
 
 def __getattr__(name: str) -> object:
@@ -23,7 +22,7 @@ def __getattr__(name: str) -> object:
         raise AttributeError(f"module 'edge' has no attribute {name!r}")
     import importlib
 
-    return getattr(importlib.import_module(f"edge.{_HOME[name]}"), "evaluate" if name == "eval" else name)
+    return getattr(importlib.import_module(f"edge.{_HOME[name]}"), name)
 
 
 def __dir__() -> list[str]:

@@ -16,7 +16,7 @@ from edge.progress import SILENT, Listener
 from edge.sources.resolve import UNRECORDED, Options, as_typed, flag, resolve
 
 if TYPE_CHECKING:
-    from edge.evaluate import Evaluation, Hop, Missing, Pictures, Subject
+    from edge.accuracy import Evaluation, Hop, Missing, Pictures, Subject
     from edge.folder.built import Built
     from edge.images import ImageSet
     from edge.runtime import Net
@@ -231,7 +231,7 @@ def evaluate(
         typed = {name: value for name, value in {**given, "seed": seed}.items() if value is not None}
         words = [(flag(name), value) for name, value in typed.items() if value != usual.get(name)]
         command = shlex.join(["edge", "eval", *as_typed([("", path), *words])])
-    from edge.evaluate import (
+    from edge.accuracy import (
         ANSWERS,
         FILE,
         Pictures,
@@ -241,7 +241,7 @@ def evaluate(
         subject_of,
         write_evaluation,
     )
-    from edge.evaluate import evaluate as measure
+    from edge.accuracy import evaluate as measure
     from edge.folder.built import open_built
     from edge.folder.workspace import Workspace
 

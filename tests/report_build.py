@@ -11,8 +11,8 @@ import cattrs
 import cv2
 import numpy as np
 
+from edge.accuracy.table import Change, Evaluation, HopName, HopResult, Mistake
 from edge.diagnose.findings import CpuNode, Diagnosis, InputCheck, LayerResult, Range, Remedy, Share
-from edge.evaluate.table import Change, Evaluation, HopName, HopResult, Mistake
 from edge.folder.built import Built, open_built
 from edge.folder.metadata import Metadata, write_metadata
 from edge.images.demo import CLASSES, picture

@@ -99,7 +99,7 @@ def test_a_build_is_that_of_the_command_line(edge: Run, place: Path) -> None:
 
 def test_an_evaluation_is_that_of_the_command_line(edge: Run, place: Path) -> None:
     built = package.build("net.onnx", images="pictures", calib="pictures", **GIVEN)
-    found = package.eval(built, images="pictures", hops=["nv12", "portable"])
+    found = package.evaluate(built, images="pictures", hops=["nv12", "portable"])
     written = json.loads((built.folder / "eval.json").read_text())
     assert written["command"] == "edge eval build/net --images pictures --hops nv12,portable"
     code, out, err = edge("eval", "net", "--images", "pictures", "--hops", "nv12, portable", "--json")
@@ -153,10 +153,10 @@ def test_a_wrong_option_is_a_usage_error(options: dict[str, Any], message: str, 
 
 def test_an_evaluation_refuses_what_it_can_not_read(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="no option is called 'hop'") as caught:
-        package.eval(tmp_path, hop="nv12")
+        package.evaluate(tmp_path, hop="nv12")
     assert "hops" in str(caught.value.remedy)
     with pytest.raises(ModelFileError, match=r"holds no manifest\.json"):
-        package.eval(tmp_path)
+        package.evaluate(tmp_path)
 
 
 def test_the_guides_examples_run(place: Path, capsys: pytest.CaptureFixture[str]) -> None:

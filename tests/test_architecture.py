@@ -23,7 +23,7 @@ RANK = {
     "compiler": 4, "prepare": 4, "simulate": 4, "sources": 4,
     "runtime": 5,
     "measure": 6,
-    "diagnose": 7, "evaluate": 7,
+    "accuracy": 7, "diagnose": 7,
     "pipeline": 8, "report": 8,
     "board": 9, "survey": 9, "tune": 9,
     "api": 10,

@@ -28,7 +28,7 @@ WORKS = (
     "edge.simulate.portable.quantize",
     "edge.simulate.portable.translate",
     "edge.pipeline.verify",
-    "edge.evaluate.evaluation",
+    "edge.accuracy.evaluation",
     "edge.tune.trials",
 )
 

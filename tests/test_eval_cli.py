@@ -22,8 +22,8 @@ import numpy as np
 import pytest
 from attrs import evolve, frozen
 
-from edge.evaluate.answers import FOLDER, NAME
-from edge.evaluate.table import Evaluation
+from edge.accuracy.answers import FOLDER, NAME
+from edge.accuracy.table import Evaluation
 from edge.folder.metadata import read_metadata, write_metadata
 from tests.board_server import PROGRAM, Board, board, server
 from tests.conftest import Run, gone, save_net, save_pictures, wait_for

@@ -14,7 +14,7 @@ import numpy as np
 import onnxruntime
 import pytest
 
-from edge.evaluate import NAMES
+from edge.accuracy import NAMES
 from edge.simulate.vendor import QuantizedModel
 from edge.toolchain.found import Toolchain
 from tests.conftest import save_pictures

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from edge.evaluate.table import Change, HopName, HopResult, explain, within_noise
+from edge.accuracy.table import Change, HopName, HopResult, explain, within_noise
 from edge.measure.scores import Score
 from edge.measure.statistics import mcnemar, paired_bootstrap
 

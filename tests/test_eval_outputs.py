@@ -15,9 +15,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from edge.accuracy import Hop, Pictures, Subject, answers, discard_stale, evaluate
+from edge.accuracy.answers import FOLDER, NAME, KeptAnswers
 from edge.errors import InputError, WorkspaceError
-from edge.evaluate import Hop, Pictures, Subject, answers, discard_stale, evaluate
-from edge.evaluate.answers import FOLDER, NAME, KeptAnswers
 from edge.folder.store import Store
 from edge.images import ImageSet, open_images, sample
 from edge.progress import Quiet

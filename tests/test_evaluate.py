@@ -15,8 +15,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from onnx import TensorProto, helper
 
+from edge.accuracy import Evaluation, Hop, Pictures, Subject, choose, evaluate, find_hops
 from edge.errors import InputError, LabelError, ModelFileError
-from edge.evaluate import Evaluation, Hop, Pictures, Subject, choose, evaluate, find_hops
 from edge.images import open_images
 from edge.measure.networks import FloatNet
 from edge.measure.scores import score

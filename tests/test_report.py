@@ -19,8 +19,8 @@ from attrs import evolve
 from hypothesis import given
 from hypothesis import strategies as st
 
+from edge.accuracy.table import Change
 from edge.errors import ModelFileError, WorkspaceError
-from edge.evaluate.table import Change
 from edge.folder.built import Built, open_built
 from edge.images import ImageItem
 from edge.images.demo import picture

@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import binomtest
 
+from edge.accuracy.table import Evaluation
 from edge.errors import LabelError
-from edge.evaluate.table import Evaluation
 from edge.folder.built import Built, open_built
 from edge.report.compare import Comparison, compare, documents, paired, read_answers
 from edge.report.gather import evaluation_of

@@ -13,13 +13,13 @@ import numpy as np
 from attrs import frozen
 from numpy.typing import NDArray
 
+from edge.accuracy.hops import Hop, Subject, key_of
 from edge.board.connection import Connection, Target
 from edge.board.findings import require
 from edge.board.infer import CHUNK_FRAMES, BoardRunner, Frame, Scores
 from edge.board.probe import probe
 from edge.board.transfer import push
 from edge.errors import BackendError, BoardError, ImageError, InputError, LabelError, UsageError
-from edge.evaluate.hops import Hop, Subject, key_of
 from edge.images import ImageSet
 from edge.images.frames import cores
 from edge.images.preprocess import decode, resize_crop, rgb_to_nv12

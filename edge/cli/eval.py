@@ -20,8 +20,8 @@ from edge.errors import GateError, UsageError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from edge.evaluate import Change, Evaluation, Hop, Pictures, Subject
-    from edge.evaluate.table import HopResult
+    from edge.accuracy import Change, Evaluation, Hop, Pictures, Subject
+    from edge.accuracy.table import HopResult
 
 
 HEAD = ("hop", "Top-1 %", "Top-5 %", "change in points", "p", "agreement %", "cosine", "n", "by")
@@ -36,7 +36,7 @@ def eval_table(evaluation: Evaluation, root: Path) -> str:
         evaluation: what was measured.
         root: the build folder.
     """
-    from edge.evaluate import ANSWERS, FILE
+    from edge.accuracy import ANSWERS, FILE
 
     rows = [HEAD, *(_row(hop) for hop in evaluation.hops)]
     # Without labels the columns of Top-1 would be empty.

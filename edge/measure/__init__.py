@@ -1,1 +1,1 @@
-"""Shared ground of evaluate, diagnose and tune: networks, scores, statistics, layers."""
+"""Shared ground of accuracy, diagnose and tune: networks, scores, statistics, layers."""

@@ -7,8 +7,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
 
+from edge.accuracy import HopName, Subject
 from edge.errors import UsageError
-from edge.evaluate import HopName, Subject
 from edge.folder.code import code_digest
 from edge.folder.workspace import Done, FileOf, FileRecord, Workspace
 from edge.images import ImageSet, open_images

@@ -12,8 +12,8 @@ from typing import Any
 import cattrs
 
 from edge import __version__
+from edge.accuracy import Evaluation
 from edge.compiler.logs import cpu_inside
-from edge.evaluate import Evaluation
 from edge.folder.metadata import FILE as METADATA
 from edge.folder.metadata import FileEntry, Metadata, Role
 from edge.folder.workspace import Artifact, Done

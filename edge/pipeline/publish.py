@@ -9,7 +9,7 @@ from pathlib import Path
 import cattrs
 from attrs import evolve
 
-from edge.evaluate import Evaluation, discard_stale
+from edge.accuracy import Evaluation, discard_stale
 from edge.files import json_text
 from edge.folder.built import Built
 from edge.folder.metadata import FILE as METADATA

@@ -17,13 +17,13 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from attrs import frozen
 
+from edge.accuracy import Evaluation, Pictures, choose, evaluate, find_hops
 from edge.compiler.footprint import Purpose, extent_of, require
 from edge.compiler.logs import cpu_inside
 from edge.compiler.node_names import SOFTMAX_RECIPE, left_inside
 from edge.compiler.render import RenderResult, render, template_sha256
 from edge.compiler.run import CheckResult, CompileResult, checker, makertbin
 from edge.errors import UsageError
-from edge.evaluate import Evaluation, Pictures, choose, evaluate, find_hops
 from edge.files import sha256_of
 from edge.folder.workspace import content_key
 from edge.images import open_images, sample

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from edge.evaluate.table import Evaluation
+    from edge.accuracy.table import Evaluation
     from edge.folder.built import Built
 
 

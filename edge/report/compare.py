@@ -9,8 +9,8 @@ from pathlib import Path
 
 from attrs import frozen
 
+from edge.accuracy.table import Change, Evaluation
 from edge.errors import LabelError
-from edge.evaluate.table import Change, Evaluation
 from edge.folder.built import Built
 from edge.measure.statistics import mcnemar, paired_bootstrap
 from edge.report.charts import Row, depths, dots

@@ -9,14 +9,14 @@ from typing import Any, TypeVar
 
 import cattrs
 
+from edge.accuracy.table import FILE as EVALUATION
+from edge.accuracy.table import SCHEMA_VERSION as EVALUATION_SCHEMA
+from edge.accuracy.table import Change, Evaluation, within_noise
 from edge.compiler.logs import NodeRow, cpu_inside, nodes
 from edge.diagnose.findings import FILE as DIAGNOSIS
 from edge.diagnose.findings import SCHEMA_VERSION as DIAGNOSIS_SCHEMA
 from edge.diagnose.findings import Diagnosis
 from edge.errors import ModelFileError, UsageError
-from edge.evaluate.table import FILE as EVALUATION
-from edge.evaluate.table import SCHEMA_VERSION as EVALUATION_SCHEMA
-from edge.evaluate.table import Change, Evaluation, within_noise
 from edge.folder.built import Built
 from edge.measure.statistics import wilson
 from edge.report.contents import (

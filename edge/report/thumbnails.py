@@ -13,8 +13,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from edge.accuracy.table import Mistake
 from edge.errors import CalibrationError, ImageError
-from edge.evaluate.table import Mistake
 from edge.images import ImageItem
 from edge.images.items import Split
 from edge.images.preprocess import (

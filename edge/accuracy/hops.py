@@ -25,8 +25,8 @@ import cattrs
 import cv2
 from attrs import field, frozen
 
+from edge.accuracy.table import HopName
 from edge.errors import EdgeError, ModelFileError, UsageError
-from edge.evaluate.table import HopName
 from edge.files import sha256_of
 from edge.folder.built import Built
 from edge.folder.code import code_digest

@@ -16,8 +16,8 @@ import numpy as np
 from attrs import define, frozen
 from numpy.typing import NDArray
 
+from edge.accuracy.hops import Hop
 from edge.errors import ImageError, InputError, ModelFileError, WorkspaceError
-from edge.evaluate.hops import Hop
 from edge.folder.store import Store
 from edge.images import ImageSet
 from edge.images.preprocess import resize_crop

@@ -1,9 +1,9 @@
 """Accuracy after each step from the float network to the program, on the same pictures."""
 
-from edge.evaluate.answers import discard_stale
-from edge.evaluate.evaluation import ANSWERS, Pictures, evaluate, write_evaluation
-from edge.evaluate.hops import NAMES, Hop, Missing, Subject, choose, find_hops, subject_of
-from edge.evaluate.table import FILE, Change, Evaluation, HopName, HopResult, Mistake
+from edge.accuracy.answers import discard_stale
+from edge.accuracy.evaluation import ANSWERS, Pictures, evaluate, write_evaluation
+from edge.accuracy.hops import NAMES, Hop, Missing, Subject, choose, find_hops, subject_of
+from edge.accuracy.table import FILE, Change, Evaluation, HopName, HopResult, Mistake
 from edge.measure.scores import Score
 
 __all__ = [

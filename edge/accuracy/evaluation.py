@@ -17,10 +17,10 @@ from attrs import define, field, frozen
 from numpy.typing import NDArray
 
 from edge import __version__
+from edge.accuracy.answers import Answered, Indices, KeptAnswers, measure
+from edge.accuracy.hops import Hop, Subject
+from edge.accuracy.table import Change, Evaluation, HopName, HopResult, Mistake, explain
 from edge.errors import InputError, LabelError
-from edge.evaluate.answers import Answered, Indices, KeptAnswers, measure
-from edge.evaluate.hops import Hop, Subject
-from edge.evaluate.table import Change, Evaluation, HopName, HopResult, Mistake, explain
 from edge.files import disk_errors, write_json
 from edge.images import ImageItem, ImageSet
 from edge.images.frames import cores
@@ -67,7 +67,7 @@ def evaluate(
 
     Args:
         subject: what is measured.
-        hops: in order, ``float`` first; from :func:`edge.evaluate.hops.choose`.
+        hops: in order, ``float`` first; from :func:`edge.accuracy.hops.choose`.
         pictures: the same for every hop.
         root: the build folder, its lock held; answers to single pictures are kept in it.
         command: what the user typed, for the record.
