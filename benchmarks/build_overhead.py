@@ -75,9 +75,7 @@ def bare_side(model: str, built: Path, folder: Path) -> float:
 
 def main() -> None:
     """Measure and print."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", nargs="?", default="ConvNeXt_atto")
     parser.add_argument("--level", default="O3")
     arguments = parser.parse_args()

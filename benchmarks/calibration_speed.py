@@ -118,9 +118,7 @@ def calibration_seconds(paths: list[Path], threads: int | None) -> float:
     try:
         with tempfile.TemporaryDirectory() as out:
             start = time.perf_counter()
-            edge.images.calibrate.calibrate(
-                images=images, preprocess=Preprocess(), n=len(paths), out=Path(out)
-            )
+            edge.images.calibrate.calibrate(images=images, preprocess=Preprocess(), n=len(paths), out=Path(out))
             return time.perf_counter() - start
     finally:
         edge.images.calibrate.MAX_WORKERS = shipped
@@ -140,9 +138,7 @@ def nv12_seconds(paths: list[Path]) -> float:
 
 def main() -> int:
     """Print the table; exit 1 below the gate."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", type=Path, required=True, help="folder of photographs")
     parser.add_argument("--n", type=int, default=50, help="pictures a round")
     parser.add_argument("--rounds", type=int, default=3)
@@ -169,10 +165,7 @@ def main() -> int:
 
     with tempfile.TemporaryDirectory() as out:
         vendor = Vendor(argv, env, Path(out))
-        theirs = {
-            chain: lambda chain=chain: vendor.seconds(chain, [str(p) for p in paths])
-            for chain in vendor.chains
-        }
+        theirs = {chain: lambda chain=chain: vendor.seconds(chain, [str(p) for p in paths]) for chain in vendor.chains}
         ours = {
             "edge, 1 thread": lambda: calibration_seconds(paths, 1),
             "edge, as shipped": lambda: calibration_seconds(paths, None),
@@ -190,9 +183,7 @@ def main() -> int:
     for name in ours:
         print(f"{name:24s} {rate[name]:8.1f}   (median {len(paths) / statistics.median(times[name]):.1f})")
     for name in theirs:
-        one, shipped = (
-            ("edge nv12, 1 thread",) * 2 if name.endswith("nv12") else ("edge, 1 thread", "edge, as shipped")
-        )
+        one, shipped = ("edge nv12, 1 thread",) * 2 if name.endswith("nv12") else ("edge, 1 thread", "edge, as shipped")
         print(
             f"vendor {name:17s} {rate[name]:8.1f}   edge is {rate[one] / rate[name]:.2f}x on 1 thread"
             + ("" if one == shipped else f", {rate[shipped] / rate[name]:.2f}x as shipped")

@@ -25,9 +25,7 @@ RECIPE = "int8_equalized"
 
 def main() -> None:
     """Compare the two recipes."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model")
     known, others = parser.parse_known_args()
     with tempfile.TemporaryDirectory(prefix="edge-bench-") as scratch:

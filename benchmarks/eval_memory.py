@@ -79,9 +79,7 @@ def peak(command: list[str]) -> tuple[float, float]:
 
 def main() -> None:
     """Measure both and print the ratio."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--many", type=int, default=50_000)
     parser.add_argument("--few", type=int, default=500)
     parser.add_argument("--classes", type=int, default=1000)
@@ -97,15 +95,7 @@ def main() -> None:
         subprocess.run(build, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         figures = {}
         for folder, n in ((few, options.few), (many, options.many)):
-            command = [
-                *EDGE,
-                "eval",
-                str(scratch / "build" / "tiny"),
-                "--images",
-                str(folder),
-                "--count",
-                "0",
-            ]
+            command = [*EDGE, "eval", str(scratch / "build" / "tiny"), "--images", str(folder), "--count", "0"]
             for run in ("all to compute", "nothing to compute"):
                 figures[n, run], seconds = peak(command)
                 print(f"{n:6} pictures, {run:18}: {figures[n, run]:6.1f} MB, {seconds:6.1f} s", flush=True)

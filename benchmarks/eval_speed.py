@@ -102,9 +102,7 @@ def first(subject: Subject, hop: Hop, images: ImageSet, workers: int, rounds: in
     rates = {name: len(images) / min(times) for name, times in seconds.items()}
     print(f"quantized, {len(images)} pictures, best of {rounds} rounds:")
     print(f"  hop, {workers} workers        {rates['hop']:7.2f} pictures/s, decoding included")
-    print(
-        f"  loop, runtime's threads {rates['loop']:7.2f} pictures/s: ratio {rates['hop'] / rates['loop']:.2f}"
-    )
+    print(f"  loop, runtime's threads {rates['loop']:7.2f} pictures/s: ratio {rates['hop'] / rates['loop']:.2f}")
     one = rates["loop, 1 thread"]
     print(f"  loop, one thread        {one:7.2f} pictures/s: ratio {rates['hop'] / one:.2f}")
 
@@ -128,9 +126,7 @@ def second(subject: Subject, hops: list[Hop], images: ImageSet) -> None:
 
 def main() -> None:
     """Measure both."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("build", nargs="?", type=Path)
     parser.add_argument("--images", default="demo:test")
     parser.add_argument("--count", type=int, default=100)

@@ -65,9 +65,7 @@ def measure(net: Net, item: ImageItem, preprocess: Preprocess) -> Row:
 
 def main() -> None:
     """Run all pictures twice and print Top-1 of both, the loss and how far the answers move."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("program", type=Path)
     parser.add_argument("pictures", type=Path)
     parser.add_argument("--count", type=int, default=100)

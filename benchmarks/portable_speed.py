@@ -48,9 +48,7 @@ def csp_block(path: Path, width: int = 64, classes: int = 10) -> Path:
     def conv(x: str, ins: int, outs: int, kernel: int, stride: int = 1) -> str:
         weight = rng.normal(0, (2 / (ins * kernel * kernel)) ** 0.5, (outs, ins, kernel, kernel))
         pads = [kernel // 2] * 4
-        y = add(
-            "Conv", x, constant(weight), constant(rng.normal(0, 0.1, outs)), pads=pads, strides=[stride] * 2
-        )
+        y = add("Conv", x, constant(weight), constant(rng.normal(0, 0.1, outs)), pads=pads, strides=[stride] * 2)
         return add("LeakyRelu", y, alpha=0.1)
 
     half = width // 2
@@ -118,9 +116,7 @@ def compare(folder: Path, images: ImageSet, threads: int) -> None:
 
 def main() -> None:
     """Compare each build."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("builds", nargs="*", type=Path)
     parser.add_argument("--images", default="demo:test")
     parser.add_argument("--count", type=int, default=500)

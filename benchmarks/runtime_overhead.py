@@ -74,9 +74,7 @@ def overhead(rounds: int) -> float:
         scores = {"name": "scores", "type": "F32", "shape": [1, CLASSES, 1, 1]}
         path.write_bytes(fake_bin([scores], [nv12_input], constant=True))
         entry = FileEntry(path.name, path.stat().st_size, "")
-        write_metadata(
-            Path(folder, "metadata.json"), Metadata("net", "net", "random", pre, CLASSES, {"bin": entry})
-        )
+        write_metadata(Path(folder, "metadata.json"), Metadata("net", "net", "random", pre, CLASSES, {"bin": entry}))
         for library, bare in bare_calls(str(path)).items():
             with load(folder, backend=library, labels=[f"class {i}" for i in range(CLASSES)]) as net:
                 frame = net.nv12(rgb)
@@ -168,9 +166,7 @@ def jpeg_to_nv12(folder: Path, count: int, rounds: int) -> float:
 
 def main() -> int:
     """Print the figures; exit 1 if one misses its gate."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", type=Path, help="folder of photographs; without it no JPEG to NV12")
     parser.add_argument("--n", type=int, default=50, help="pictures a round")
     parser.add_argument("--rounds", type=int, default=3, help="of the pictures")

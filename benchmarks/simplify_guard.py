@@ -80,9 +80,7 @@ def exported(name: str, scratch: Path) -> Path:
 
 def main() -> None:
     """Compile three times and print one line a form."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", nargs="?", default="ConvNeXt_atto")
     parser.add_argument("--onnx", type=Path, help="an NCHW ONNX file, instead of a zoo model")
     parser.add_argument("--level", default="O3")

@@ -134,9 +134,7 @@ def compared(onnx: Path, build: Path, frames: list[NDArray[np.uint8]]) -> tuple[
 
 def main() -> None:
     """Train, build three times, print a line a recipe."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pictures", type=int, default=3000)
     parser.add_argument("--epochs", type=int, default=10)
     parser.add_argument("--level", default="O1")
@@ -155,10 +153,7 @@ def main() -> None:
             latency = built(onnx, recipe, arguments.level, folder)
             agreement, cosine = compared(onnx, folder / recipe / onnx.stem, frames)
             first = first or latency
-            print(
-                f"{name:<20} {agreement:>11.2f} {cosine:>9.4f} {latency:>9.1f} {latency / first:>6.3f}",
-                flush=True,
-            )
+            print(f"{name:<20} {agreement:>11.2f} {cosine:>9.4f} {latency:>9.1f} {latency / first:>6.3f}", flush=True)
 
 
 if __name__ == "__main__":

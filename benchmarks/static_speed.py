@@ -20,9 +20,7 @@ from edge.specs import available_models, load_model
 
 def main() -> None:
     """Compile and print one line a model."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("models", nargs="*", default=None)
     parser.add_argument("--level", default="O3")
     parser.add_argument("--precision", default="int8", help="a recipe; 'recipe' is the model's own")

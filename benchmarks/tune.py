@@ -38,10 +38,7 @@ def search(words: list[str], rivals: list[str]) -> tuple[list[Point], int | None
     with click.Context(tune_command) as context:
         tune_command.parse_args(context, words)
         options: dict[str, Any] = dict(context.params)
-    own = {
-        key: options.pop(key)
-        for key in ("max_drop", "max_latency", "min_agreement", "duration", "trial_timeout")
-    }
+    own = {key: options.pop(key) for key in ("max_drop", "max_latency", "min_agreement", "duration", "trial_timeout")}
     build_dir = options.pop("build_dir")
     for key in ("out", "as_json", "verbose"):
         options.pop(key)
@@ -71,18 +68,13 @@ def main() -> None:
     """Measure and print."""
     words = sys.argv[1:]
     at = words.index("--") if "--" in words else len(words)
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rival", action="append", default=[], help="a recipe: a name or a path")
     arguments = parser.parse_args(words[:at])
     points, chosen, seconds = search(words[at + 1 :], arguments.rival)
     base = points[0]
     wide = max(len(point.name) for point in points)
-    print(
-        f"{'recipe':<{wide + 2}} {'us':>8} {'ratio':>6} {'agree':>7} {'other':>5} "
-        f"{'Top-1':>6} {'drop':>5} {'p':>5}"
-    )
+    print(f"{'recipe':<{wide + 2}} {'us':>8} {'ratio':>6} {'agree':>7} {'other':>5} {'Top-1':>6} {'drop':>5} {'p':>5}")
     for i, point in enumerate(points):
         mark = "→" if i == chosen else " "
         print(f"{mark} {point.name:<{wide}} {row(point, base)}")

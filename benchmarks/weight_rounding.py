@@ -56,9 +56,7 @@ def given(arguments: list[str], option: str) -> list[str]:
 
 def main() -> None:
     """Compare the two recipes."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model")
     known, others = parser.parse_known_args()
     with tempfile.TemporaryDirectory(prefix="edge-bench-") as scratch:

@@ -231,25 +231,14 @@ def evaluate(
         typed = {name: value for name, value in {**given, "seed": seed}.items() if value is not None}
         words = [(flag(name), value) for name, value in typed.items() if value != usual.get(name)]
         command = shlex.join(["edge", "eval", *as_typed([("", path), *words])])
-    from edge.accuracy import (
-        ANSWERS,
-        FILE,
-        Pictures,
-        choose,
-        discard_stale,
-        find_hops,
-        subject_of,
-        write_evaluation,
-    )
+    from edge.accuracy import ANSWERS, FILE, Pictures, choose, discard_stale, find_hops, subject_of, write_evaluation
     from edge.accuracy import evaluate as measure
     from edge.folder.built import open_built
     from edge.folder.workspace import Workspace
 
     if path.exists() and not path.is_dir():
         raise ModelFileError(
-            f"{path} is a single file",
-            allowed="the folder of a finished build",
-            remedy=f"edge eval {path.parent}",
+            f"{path} is a single file", allowed="the folder of a finished build", remedy=f"edge eval {path.parent}"
         )
     open_built(path)  # a wrong folder is told before anything waits
     with Workspace(path, listener):

@@ -40,9 +40,7 @@ VALIDATION_START = 1_000_000  # in the train stream, far beyond what is trained 
 
 def main() -> int:
     """Run the chosen step."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     steps = parser.add_subparsers(required=True)
 
     step = steps.add_parser("train", help="render, train, write demo.safetensors and training.json")
@@ -51,9 +49,7 @@ def main() -> int:
     step.add_argument("--pictures", type=int, default=16_000, help="training pictures; 147 KiB each")
     step.add_argument("--validation", type=int, default=480, help="pictures to watch the training with")
     step.add_argument(
-        "--init",
-        type=Path,
-        help="safetensors to start from; tensors that don't fit, as the head, are left out",
+        "--init", type=Path, help="safetensors to start from; tensors that don't fit, as the head, are left out"
     )
     step.add_argument(
         "--phases",
@@ -115,8 +111,7 @@ def render(file: Path, start: int, count: int, seed: int, jobs: int) -> tuple[np
             starts = range(0, count, chunk)
             sizes = [min(chunk, count - s) for s in starts]
             tasks = [
-                pool.submit(_render_range, "train", start + s, n, seed)
-                for s, n in zip(starts, sizes, strict=True)
+                pool.submit(_render_range, "train", start + s, n, seed) for s, n in zip(starts, sizes, strict=True)
             ]
             for s, n, task in zip(starts, sizes, tasks, strict=True):
                 pictures[s : s + n], labels[s : s + n] = task.result()
@@ -142,9 +137,7 @@ def train(args: argparse.Namespace) -> None:
     cache.mkdir(parents=True, exist_ok=True)
     key = hashlib.sha256(b"".join(picture("train", i)[0].tobytes() for i in range(12))).hexdigest()
     name = f"{key[:12]}-{args.seed}"
-    pictures, labels = render(
-        cache / f"train-{args.pictures}-{name}.npy", 0, args.pictures, args.seed, args.jobs
-    )
+    pictures, labels = render(cache / f"train-{args.pictures}-{name}.npy", 0, args.pictures, args.seed, args.jobs)
     held_out, held_labels = render(
         cache / f"held-{args.validation}-{name}.npy", VALIDATION_START, args.validation, args.seed, args.jobs
     )
@@ -189,9 +182,7 @@ def train(args: argparse.Namespace) -> None:
     total = sum(steps for _, steps, _ in plan)
     decayed = [p for p in model.parameters() if p.ndim > 1]
     kept = [p for p in model.parameters() if p.ndim <= 1]
-    optimizer = torch.optim.AdamW(
-        [{"params": decayed, "weight_decay": 0.05}, {"params": kept, "weight_decay": 0.0}]
-    )
+    optimizer = torch.optim.AdamW([{"params": decayed, "weight_decay": 0.05}, {"params": kept, "weight_decay": 0.0}])
     done = 0
     queue = np.empty(0, np.int64)
     recent: list[float] = []
@@ -227,9 +218,7 @@ def train(args: argparse.Namespace) -> None:
                     line += f" held-out Top-1 {validate(crop):.1f}"
                 print(f"{line} {time.monotonic() - rendered:.0f} s", flush=True)
                 recent.clear()
-        save_file(
-            {k: v.cpu().contiguous() for k, v in model.state_dict().items()}, args.out / f"{crop}.safetensors"
-        )
+        save_file({k: v.cpu().contiguous() for k, v in model.state_dict().items()}, args.out / f"{crop}.safetensors")
 
     # What ships is float16, so that is what is saved and measured.
     weights = {k: v.half().float().cpu().contiguous() for k, v in model.state_dict().items()}
@@ -306,9 +295,7 @@ def measure(args: argparse.Namespace) -> None:
 
     from edge.sources.demo_weights import unpack
 
-    session = onnxruntime.InferenceSession(
-        unpack(args.onnx).SerializeToString(), providers=["CPUExecutionProvider"]
-    )
+    session = onnxruntime.InferenceSession(unpack(args.onnx).SerializeToString(), providers=["CPUExecutionProvider"])
     training = json.loads(args.training.read_text())
     first = fifth = 0
     for index in range(args.pictures):

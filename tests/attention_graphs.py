@@ -70,9 +70,7 @@ def attention_net(
     def scaled(place: str, value: str) -> str:
         return add(op, f"{place}_scaled", value, "scale") if at == place else value
 
-    planes = add(
-        "Reshape", "planes", add("Conv", "stem", "x", "stem_w", strides=[3 if scores else 1] * 2), "to_tokens"
-    )
+    planes = add("Reshape", "planes", add("Conv", "stem", "x", "stem_w", strides=[3 if scores else 1] * 2), "to_tokens")
     all_tokens = add("Transpose", "tokens", planes, perm=[0, 2, 1])
     pooling = {"kernel_shape": [window], "strides": [window], **pool}
     fewer = all_tokens
@@ -168,9 +166,7 @@ def transformer_net(
         nodes.append(helper.make_node("Split", [parts], names, name="/Split", axis=0, split=[1, 1, 1]))
         q, k, v = (add("Squeeze", f"part{part}", name, axes=[0]) for part, name in enumerate(names))
     else:
-        q, k, v = (
-            add("Gather", f"part{i}", parts, name, axis=0) for i, name in enumerate(("0", "1", "last"))
-        )
+        q, k, v = (add("Gather", f"part{i}", parts, name, axis=0) for i, name in enumerate(("0", "1", "last")))
     if leave == "order":
         q, k, v = (add("Transpose", f"{name}_heads", name, perm=[0, 2, 1, 3]) for name in (q, k, v))
     if leave == "twice":

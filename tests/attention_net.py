@@ -84,9 +84,7 @@ def network(weights: Weights, *, classes: int = len(COLORS)) -> onnx.ModelProto:
     normal = add("BatchNormalization", "norm1", whole, "gain", "shift", "mean", "var")
     planes = add("Reshape", "planes", normal, "to_tokens")
     tokens = add("Transpose", "tokens", planes, perm=[0, 2, 1])
-    pooled = add(
-        "Transpose", "fewer", add("AveragePool", "sr", planes, kernel_shape=[4], strides=[4]), perm=[0, 2, 1]
-    )
+    pooled = add("Transpose", "fewer", add("AveragePool", "sr", planes, kernel_shape=[4], strides=[4]), perm=[0, 2, 1])
 
     def heads(name: str, source: str, perm: list[int]) -> str:
         split = add("Reshape", f"{name}_heads", linear(name, source), "to_heads")
@@ -94,15 +92,9 @@ def network(weights: Weights, *, classes: int = len(COLORS)) -> onnx.ModelProto:
 
     query = add("Mul", "q_scaled", heads("q", tokens, [0, 2, 1, 3]), "scale")
     logits = add("MatMul", "logits", query, heads("k", pooled, [0, 2, 3, 1]))
-    weighted = add(
-        "MatMul", "weighted", add("Softmax", "share", logits, axis=3), heads("v", pooled, [0, 2, 1, 3])
-    )
-    joined = add(
-        "Reshape", "joined", add("Transpose", "weighted_t", weighted, perm=[0, 2, 1, 3]), "from_heads"
-    )
-    back = add(
-        "Reshape", "back", add("Transpose", "back_t", linear("proj", joined), perm=[0, 2, 1]), "to_picture"
-    )
+    weighted = add("MatMul", "weighted", add("Softmax", "share", logits, axis=3), heads("v", pooled, [0, 2, 1, 3]))
+    joined = add("Reshape", "joined", add("Transpose", "weighted_t", weighted, perm=[0, 2, 1, 3]), "from_heads")
+    back = add("Reshape", "back", add("Transpose", "back_t", linear("proj", joined), perm=[0, 2, 1]), "to_picture")
     mixed = add("Add", "residual", whole, back)
     mixed = add("Conv", "mix", mixed, "mix_w", "mix_b", pads=[1, 1, 1, 1], kernel_shape=[3, 3])
     flat = add("Flatten", "flat", add("GlobalAveragePool", "pool", add("Relu", "mix_r", mixed)))

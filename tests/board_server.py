@@ -160,10 +160,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Board]:
     (keys / "known_hosts").write_text(f"[127.0.0.1]:{port} {public[0]} {public[1]}\n")
     log = (keys / "log").open("wb")
     process = subprocess.Popen(
-        [SSHD, "-D", "-e", "-f", str(config(keys, root, port))],
-        stdin=subprocess.DEVNULL,
-        stdout=log,
-        stderr=log,
+        [SSHD, "-D", "-e", "-f", str(config(keys, root, port))], stdin=subprocess.DEVNULL, stdout=log, stderr=log
     )
 
     def listening() -> bool:

@@ -128,9 +128,7 @@ def program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str, s
 
 
 @pytest.fixture
-def fake_compiler(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, program: Callable[[str, str], Path]
-) -> FakeCompiler:
+def fake_compiler(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, program: Callable[[str, str], Path]) -> FakeCompiler:
     """A fake hb_mapper, and no managed install; set its behaviour with ``mode(...)``."""
     monkeypatch.setenv("EDGE_CACHE", str(tmp_path / "no-cache"))
     script = tmp_path / "fake-mode"
@@ -156,9 +154,7 @@ def edge(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest
     return run
 
 
-def save_net(
-    path: Path, shape: tuple[int | str, ...] = (1, 3, 64, 64), dtype: int = TensorProto.FLOAT
-) -> Path:
+def save_net(path: Path, shape: tuple[int | str, ...] = (1, 3, 64, 64), dtype: int = TensorProto.FLOAT) -> Path:
     """Save a small classifier with the given input shape."""
     channel = 1 if shape[1] == 3 else len(shape) - 1
     nodes = [

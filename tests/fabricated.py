@@ -22,23 +22,12 @@ from edge.specs import Preprocess
 MEAN, STD = 127.5, 50.0
 # RGB from YUV, full range, as the compiler's preprocess node has it.
 MATRIX = np.array([[1, 0, 1.40170], [1, -0.34370, -0.71420], [1, 1.77220, 0]], np.float32)
-STATIC = {
-    "latency_us": 1231.6,
-    "fps": 811.95,
-    "ddr_bytes": 4696416,
-    "march": "bayes-e",
-    "optimize_level": "O3",
-}
+STATIC = {"latency_us": 1231.6, "fps": 811.95, "ddr_bytes": 4696416, "march": "bayes-e", "optimize_level": "O3"}
 NAMES = ("red thing", "green thing", "blue thing", "grey thing")
 
 
 def make_build(
-    folder: Path,
-    *,
-    size: int = 64,
-    names: tuple[str, ...] = NAMES,
-    program: bytes | None = None,
-    exact: bool = True,
+    folder: Path, *, size: int = 64, names: tuple[str, ...] = NAMES, program: bytes | None = None, exact: bool = True
 ) -> Path:
     """Write the folder as ``edge build`` publishes it; ``program`` is what stands in for the ``.bin``."""
     folder.mkdir(parents=True, exist_ok=True)

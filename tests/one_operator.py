@@ -40,9 +40,7 @@ class Case:
         shapes: Any = self.shape if self.shape and isinstance(self.shape[0], (tuple, list)) else [self.shape]
         outs = [f"y{i}" for i in range(len(shapes))]
         names = self.order or [*self.inputs, *self.constants]
-        node = helper.make_node(
-            self.operator, names, outs, name="the_node", domain=self.domain, **self.attributes
-        )
+        node = helper.make_node(self.operator, names, outs, name="the_node", domain=self.domain, **self.attributes)
         graph = helper.make_graph(
             [node],
             "one",

@@ -75,10 +75,7 @@ _SQUARE, _LARGE, _SMALL = "1,8,8,8", "1,2,16,16", "1,32,4,4"
 
 _TEXT: dict[str, tuple[str, dict[str, int]]] = {
     "gelu": (_GELU, {"gelu": 1}),
-    "gelu, terms swapped": (
-        "d=Div(x,rt2); e=Erf(d); a=Add(one,e); m=Mul(a,x); y=Mul(half,m)",
-        {"gelu": 1},
-    ),
+    "gelu, terms swapped": ("d=Div(x,rt2); e=Erf(d); a=Add(one,e); m=Mul(a,x); y=Mul(half,m)", {"gelu": 1}),
     "gelu, constant nodes": (
         "c=Constant<value=float[1] {1.4142135}>(); o=Identity(one);"
         "d=Div(x,c); e=Erf(d); a=Add(e,o); m=Mul(x,a); y=Mul(m,half)",
@@ -86,8 +83,7 @@ _TEXT: dict[str, tuple[str, dict[str, int]]] = {
     ),
     "gelu, a half per channel": (_GELU.replace("half", "halves"), {"gelu": 1}),
     "gelu, two in a row": (
-        _GELU.replace("y=", "z=")
-        + "; d2=Div(z,rt2); e2=Erf(d2); a2=Add(e2,one); m2=Mul(z,a2); y=Mul(m2,half)",
+        _GELU.replace("y=", "z=") + "; d2=Div(z,rt2); e2=Erf(d2); a2=Add(e2,one); m2=Mul(z,a2); y=Mul(m2,half)",
         {"gelu": 2},
     ),
     "gelu by a product": (_GELU.replace("Div(x,rt2)", "Mul(x,irt2)"), {}),
@@ -98,25 +94,16 @@ _TEXT: dict[str, tuple[str, dict[str, int]]] = {
     "gelu, 1.0001": (_GELU.replace("one", "rough_one"), {}),
     "gelu by tanh": (_TANH + "h=Mul(x,half); y=Mul(h,u)", {"power": 1}),
     "hardswish": (_HARD + "m=Mul(x,c); y=Div(m,six)", {"hardswish": 1}),
-    "hardswish, terms swapped": (
-        "a=Add(three,x); c=Clip(a,zero,six); m=Mul(c,x); y=Mul(sixth,m)",
-        {"hardswish": 1},
-    ),
+    "hardswish, terms swapped": ("a=Add(three,x); c=Clip(a,zero,six); m=Mul(c,x); y=Mul(sixth,m)", {"hardswish": 1}),
     "hardswish, divided first": (_HARD + "d=Div(c,six); y=Mul(x,d)", {"hardswish": 1}),
     "hardswish, times a sixth first": (_HARD + "d=Mul(c,sixth); y=Mul(d,x)", {"hardswish": 1}),
-    "hardswish by hardsigmoid": (
-        f"c=HardSigmoid{_SIXTH}(x); y=Mul(c,x)",
-        {"hardswish": 1, "hardsigmoid": 1},
-    ),
+    "hardswish by hardsigmoid": (f"c=HardSigmoid{_SIXTH}(x); y=Mul(c,x)", {"hardswish": 1, "hardsigmoid": 1}),
     "hardsigmoid": (f"y=HardSigmoid{_SIXTH}(x)", {"hardsigmoid": 1}),
     "hardswish by 0.2": ("c=HardSigmoid(x); y=Mul(c,x)", {"hardsigmoid": 1}),
     "hardswish, 3.0001": (_HARD.replace("three", "rough_three") + "m=Mul(x,c); y=Div(m,six)", {}),
     "hardswish, 6.001": (_HARD + "m=Mul(x,c); y=Div(m,rough_six)", {}),
     "hardswish, 0.1667": (_HARD + "m=Mul(x,c); y=Mul(m,rough_sixth)", {}),
-    "hardswish, clipped at 3": (
-        "a=Add(x,three); c=Clip(a,zero,three); m=Mul(x,c); y=Div(m,six)",
-        {},
-    ),
+    "hardswish, clipped at 3": ("a=Add(x,three); c=Clip(a,zero,three); m=Mul(x,c); y=Div(m,six)", {}),
     "hardsigmoid by clip": (_HARD + "y=Div(c,six)", {}),
     "swish": ("c=Sigmoid(x); y=Mul(c,x)", {"swish": 1}),
     "swish of something else": ("z=Relu(x); c=Sigmoid(z); y=Mul(c,x)", {}),
@@ -136,10 +123,7 @@ _TEXT: dict[str, tuple[str, dict[str, int]]] = {
     "softmax by exp": ("e=Exp(x); s=ReduceSum<axes=[1],keepdims=1>(e); y=Div(e,s)", {}),
     "shuffle": (_SHUFFLE, {"channel_shuffle": 1}),
     "shuffle, open axes": (_SHUFFLE.replace("image", "image_rest"), {"channel_shuffle": 1}),
-    "shuffle, four axes": (
-        "r=Reshape(x,flat_groups); t=Transpose<perm=[0,2,1,3]>(r); y=Reshape(t,image)",
-        {},
-    ),
+    "shuffle, four axes": ("r=Reshape(x,flat_groups); t=Transpose<perm=[0,2,1,3]>(r); y=Reshape(t,image)", {}),
     "shuffle, wrong axes": (_SHUFFLE.replace("[0,2,1,3,4]", "[0,1,2,4,3]"), {}),
     "depth to space CRD": (_CRD, {"depth_to_space": 1}),
     "depth to space DCR": (_CRD.replace("[0,1,4,2,5,3]", "[0,3,4,1,5,2]"), {"depth_to_space": 1}),

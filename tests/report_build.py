@@ -98,9 +98,7 @@ def calibration(folder: Path, rule: Preprocess, count: int = 30) -> None:
         raw = ordered.transpose(2, 0, 1) if rule.layout == "NCHW" else ordered
         file = f"{index:04d}.bin"
         np.ascontiguousarray(raw, "<f4").tofile(directory / file)
-        pictures.append(
-            {"name": f"calibration/{index:06d}", "file": file, "sha256": HASH, "source_sha256": HASH}
-        )
+        pictures.append({"name": f"calibration/{index:06d}", "file": file, "sha256": HASH, "source_sha256": HASH})
     index = {"directory": directory.name, "index": "calibration.json", "n": count, "pictures": pictures}
     (folder / "calibration.json").write_text(json.dumps(index))
 
@@ -165,13 +163,7 @@ def facts(
         },
         "verify": verify if vendor else None,
         "stages": [
-            {
-                "name": "export",
-                "seconds": 0.2,
-                "cached": True,
-                "command": f"edge export {model}",
-                "key": HASH,
-            },
+            {"name": "export", "seconds": 0.2, "cached": True, "command": f"edge export {model}", "key": HASH},
             {
                 "name": "compile",
                 "seconds": 207.0,
@@ -212,9 +204,7 @@ def evaluation(built: Built, *, labelled: bool = True, pictures: Path | None = N
     agree = {"float": 1.0, "simplified": 1.0, "nv12": 0.99, "calibrated": 0.95, "program": 0.95}
     for hop, n, right, lost, gained, p in HOPS:
         points = 100 * (gained - lost) / n
-        change = (
-            Change(points, (points - 1.4, points + 1.4), lost, gained, p) if before and labelled else None
-        )
+        change = Change(points, (points - 1.4, points + 1.4), lost, gained, p) if before and labelled else None
         same = round(n * agree.get(hop, 0.93))
         hops.append(
             HopResult(
@@ -273,9 +263,7 @@ def write_answers(folder: Path, right: dict[str, int], *, seed: int = 0, labelle
     rows = ["picture,label," + ",".join(columns)]
     for index in range(500):
         label = index % 48 if labelled else ""
-        rows.append(
-            f"test/{index:06d},{label}," + ",".join(str(column[index]) for column in columns.values())
-        )
+        rows.append(f"test/{index:06d},{label}," + ",".join(str(column[index]) for column in columns.values()))
     (folder / "answers.csv").write_text("\n".join(rows) + "\n")
 
 
@@ -287,9 +275,7 @@ def diagnosis(built: Built, seed: int = 5) -> Diagnosis:
         for block in range(blocks):
             depth = sum((2, 2, 6, 2)[:stage]) + block
             for part, kind in (("conv_dw", "depthwise conv"), ("norm", "LayerNorm"), ("mlp.fc1", "linear")):
-                error = (
-                    0.0008 * 1.25**depth * float(rng.uniform(0.4, 1.8)) * (6 if kind == "LayerNorm" else 1)
-                )
+                error = 0.0008 * 1.25**depth * float(rng.uniform(0.4, 1.8)) * (6 if kind == "LayerNorm" else 1)
                 units.append(_unit(f"stages.{stage}.blocks.{block}.{part}", kind, error, rng))
     units.append(_unit("head.fc", "linear", 0.03, rng))
     return Diagnosis(
@@ -323,9 +309,7 @@ def diagnosis(built: Built, seed: int = 5) -> Diagnosis:
                 "alone it changes 3.1 % of the answers",
                 2.4,
             ),
-            Remedy(
-                "Calibrate on more pictures.", "edge build MODEL --calib-count 200", "saturation 0.8 %", 0.6
-            ),
+            Remedy("Calibrate on more pictures.", "edge build MODEL --calib-count 200", "saturation 0.8 %", 0.6),
         ),
         notes=("GELU is one table on the BPU.",),
         seconds=41.0,
@@ -348,9 +332,7 @@ def _unit(name: str, kind: Any, error: float, rng: np.random.Generator) -> Layer
     )
 
 
-def with_sidecars(
-    folder: Path, *, labelled: bool = True, pictures: Path | None = None, seed: int = 5
-) -> Built:
+def with_sidecars(folder: Path, *, labelled: bool = True, pictures: Path | None = None, seed: int = 5) -> Built:
     """Put ``eval.json``, ``answers.csv`` and ``diagnosis.json`` of this very build beside it."""
     built = open_built(folder)
     write_answers(folder, {hop: right for hop, _, right, *_ in HOPS}, seed=seed, labelled=labelled)

@@ -35,10 +35,7 @@ LAYER_KINDS = "conv|depthwise conv|linear|LayerNorm|GELU|activation|add|matmul|s
 
 # Lines that are there or not.
 PROGRESS = Kind("progress", r"^  \w+ +\d+%", "only where a stage takes longer than ten seconds")
-COME_AND_GO = (
-    PROGRESS,
-    Kind("set-up", r"^setting up \S+ with Python ", "only where the environment is not there yet"),
-)
+COME_AND_GO = (PROGRESS, Kind("set-up", r"^setting up \S+ with Python ", "only where the environment is not there yet"))
 
 # In this order: what has numbers in it comes before the numbers.
 KINDS = (
@@ -70,9 +67,7 @@ KINDS = (
         free=True,
     ),
     Kind("disk", r"^([✓✗] disk )\d+\.\d(?= GB free for builds$)", "free space"),
-    Kind(
-        "hash", r"\b[0-9a-f]{12,64}\b", "of what was made: versions and the last digits of floats are in it"
-    ),
+    Kind("hash", r"\b[0-9a-f]{12,64}\b", "of what was made: versions and the last digits of floats are in it"),
     Kind("version", r"\bv?\d+(?:\.\d+){2,}(?:[.+-]?[a-z]\w*|\+)?", "each Python has its own pinned packages"),
     Kind(
         "error",

@@ -42,9 +42,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_import_is_light() -> None:
     code = "import sys, edge\nprint(*{name.split('.')[0] for name in sys.modules} - sys.stdlib_module_names)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert not {"numpy", "cv2", "onnx", "onnxruntime", "attrs", "attr", "click", "rich"} & set(
-        done.stdout.split()
-    )
+    assert not {"numpy", "cv2", "onnx", "onnxruntime", "attrs", "attr", "click", "rich"} & set(done.stdout.split())
     assert set(package.__all__) <= set(dir(package))
     assert all(hasattr(package, name) for name in package.__all__)
     with pytest.raises(AttributeError, match="no attribute 'bulid'"):
@@ -57,12 +55,7 @@ def test_the_package_tells_that_it_is_typed() -> None:
 
 def test_every_option_of_the_command_line_is_one_of_the_library() -> None:
     names = [option.name for option in build_command.params]
-    assert {*names, "arguments"} == {
-        *(field.name for field in attrs.fields(Options)),
-        "as_json",
-        "verbose",
-        "debug",
-    }
+    assert {*names, "arguments"} == {*(field.name for field in attrs.fields(Options)), "as_json", "verbose", "debug"}
 
 
 def test_a_build_is_that_of_the_command_line(edge: Run, place: Path) -> None:
@@ -82,12 +75,7 @@ def test_a_build_is_that_of_the_command_line(edge: Run, place: Path) -> None:
         "--mean 127.5 --std 127.5,127.5,127.5 --resize 64"
     )
     assert built.manifest["artifacts"][0] == typed["artifacts"][0]
-    assert (built.folder, built.program, built.latency_us, built.bit_exact) == (
-        place / "a" / "net",
-        None,
-        None,
-        None,
-    )
+    assert (built.folder, built.program, built.latency_us, built.bit_exact) == (place / "a" / "net", None, None, None)
     assert built.portable == place / "a" / "net" / "net_64x64_nv12_portable_int8.onnx"
     assert built.report.is_file()
     assert (built.n, built.top1, built.agreement) == (
@@ -105,11 +93,7 @@ def test_an_evaluation_is_that_of_the_command_line(edge: Run, place: Path) -> No
     code, out, err = edge("eval", "net", "--images", "pictures", "--hops", "nv12, portable", "--json")
     assert code == 0, err
     typed = json.loads(out)
-    assert (
-        [hop.hop for hop in found.hops]
-        == [hop["hop"] for hop in typed["hops"]]
-        == ["float", "nv12", "portable"]
-    )
+    assert [hop.hop for hop in found.hops] == [hop["hop"] for hop in typed["hops"]] == ["float", "nv12", "portable"]
     assert (found.n, found.verdict) == (typed["n"], typed["verdict"])
 
 
@@ -162,9 +146,7 @@ def test_an_evaluation_refuses_what_it_can_not_read(tmp_path: Path) -> None:
 def test_the_guides_examples_run(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     save_pictures(place / "val", 24)
     save_pictures(place / "train", 24, seed=1)
-    blocks = re.findall(
-        r"^```python\n(.*?)^```$", GUIDE.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL
-    )
+    blocks = re.findall(r"^```python\n(.*?)^```$", GUIDE.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
     assert len(blocks) == 5
     exec(compile("\n".join(blocks), str(GUIDE), "exec"), {})
     out = capsys.readouterr().out

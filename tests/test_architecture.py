@@ -97,9 +97,7 @@ def test_only_the_command_line_prints() -> None:
         for path in modules()
         if room(path) != "cli"
         for node in ast.walk(ast.parse(path.read_text()))
-        if isinstance(node, ast.Call)
-        and isinstance(node.func, ast.Name)
-        and node.func.id in ("print", "exit")
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in ("print", "exit")
     ]
     assert printing == []
 
@@ -113,9 +111,7 @@ def caption(name: str) -> str:
 
 def test_the_map_of_the_rooms_is_the_codes_own() -> None:
     """EDGE_REGENERATE_README=1 writes it anew."""
-    rows = [
-        f"| {RANK[name]} | `{name}` | {caption(name)} |" for name in sorted(RANK, key=lambda r: (RANK[r], r))
-    ]
+    rows = [f"| {RANK[name]} | `{name}` | {caption(name)} |" for name in sorted(RANK, key=lambda r: (RANK[r], r))]
     table = "\n".join(["", "| | room | what |", "|---|---|---|", *rows, "", ""])
     text = MAP.read_text()
     start, rest = text.split("<!-- rooms -->\n")
@@ -129,9 +125,7 @@ def test_the_map_of_the_rooms_is_the_codes_own() -> None:
 
 
 def test_a_file_is_one_thought() -> None:
-    lengths = {
-        path.relative_to(PACKAGE): len(path.read_text().splitlines()) for path in PACKAGE.rglob("*.py")
-    }
+    lengths = {path.relative_to(PACKAGE): len(path.read_text().splitlines()) for path in PACKAGE.rglob("*.py")}
     assert {path: lines for path, lines in lengths.items() if lines > 600} == {}
     assert len(lengths) <= 215
     assert sum(lengths.values()) <= 35_500

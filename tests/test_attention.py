@@ -102,9 +102,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 
 
 @pytest.fixture(scope="module")
-def made(
-    trained: tuple[Path, Path], toolchain: Toolchain, tmp_path_factory: pytest.TempPathFactory
-) -> dict[str, Made]:
+def made(trained: tuple[Path, Path], toolchain: Toolchain, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Made]:
     """The network compiled with Softmax on the CPU and, in int8 and int16, on the BPU."""
     model, pictures = trained
     found = {}

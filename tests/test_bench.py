@@ -130,9 +130,7 @@ def test_an_interrupt_leaves_nobody_in_the_backend(monkeypatch: pytest.MonkeyPat
 
 
 def test_preprocessing_is_measured_in_its_two_parts(tmp_path: Path) -> None:
-    seen = measure_preprocessing(
-        net(Scripted(lambda _: None)), save_photo(tmp_path / "p.jpg").read_bytes(), frames=7
-    )
+    seen = measure_preprocessing(net(Scripted(lambda _: None)), save_photo(tmp_path / "p.jpg").read_bytes(), frames=7)
     assert seen.decode.frames == seen.nv12.frames == 7
     assert 0 < seen.decode.minimum <= seen.decode.p50 <= seen.decode.maximum
     with pytest.raises(ImageError):
@@ -170,16 +168,7 @@ def test_json_holds_every_figure(edge: Run, tmp_path: Path) -> None:
     (build / "manifest.json").unlink()
     save_photo(tmp_path / "photo.jpg")
     code, out, _ = edge(
-        "bench",
-        str(build),
-        "--image",
-        "photo.jpg",
-        "--threads",
-        "2,1,2",
-        "--frames",
-        "4",
-        "--json",
-        *PORTABLE,
+        "bench", str(build), "--image", "photo.jpg", "--threads", "2,1,2", "--frames", "4", "--json", *PORTABLE
     )
     assert code == 0
     told = json.loads(out)
@@ -231,9 +220,7 @@ def test_wrong_input_gives_one_clear_error(
         assert text in err
 
 
-def test_a_program_that_takes_no_picture_is_refused(
-    edge: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_program_that_takes_no_picture_is_refused(edge: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     make_build(tmp_path / "build" / "ConvNeXt_atto")
     backend = Scripted(lambda _: None, inputs=(PICTURE, Tensor("features", (1, 8), "float32")))
     monkeypatch.setattr("edge.runtime.backends.portable.open_backend", lambda _: backend)
@@ -249,9 +236,7 @@ def test_a_program_that_takes_no_picture_is_refused(
 def test_a_board_is_described_by_its_own_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "device-tree").mkdir()
     (tmp_path / "device-tree" / "model").write_bytes(b"D-Robotics RDK X5 V1.0\0")
-    (tmp_path / "meminfo").write_text(
-        "MemTotal:        3304416 kB\nMemAvailable:    1522288 kB\nHugePages_Total:  0\n"
-    )
+    (tmp_path / "meminfo").write_text("MemTotal:        3304416 kB\nMemAvailable:    1522288 kB\nHugePages_Total:  0\n")
     (tmp_path / "ratio").write_text("37\n")
     monkeypatch.setattr(machine, "PROC", tmp_path)
     monkeypatch.setattr(machine, "BPU", tmp_path)

@@ -80,9 +80,7 @@ def test_check_tells_what_the_board_is(edge: Run, board: Board, build: Path) -> 
     ],
     ids=["architecture", "runtime of another line", "disk"],
 )
-def test_check_refuses(
-    edge: Run, board: Board, build: Path, change: dict[str, str], says: tuple[str, ...]
-) -> None:
+def test_check_refuses(edge: Run, board: Board, build: Path, change: dict[str, str], says: tuple[str, ...]) -> None:
     board.mode(**change)
     code, out, err = edge("board", "check", board.host, MODEL, *board.reach)
     assert code == 1
@@ -113,9 +111,7 @@ def test_an_older_runtime_of_the_same_line_warns_and_goes_on(edge: Run, board: B
 
 
 @pytest.mark.parametrize("verb", ["push", "perf"])
-def test_nothing_is_sent_where_the_program_can_t_work(
-    edge: Run, board: Board, build: Path, verb: str
-) -> None:
+def test_nothing_is_sent_where_the_program_can_t_work(edge: Run, board: Board, build: Path, verb: str) -> None:
     board.mode(hbrt="3.16.2")
     code, _, err = edge("board", verb, board.host, MODEL, *board.reach)
     assert code == 1
@@ -127,9 +123,7 @@ def test_nothing_is_sent_where_the_program_can_t_work(
 
 
 def test_unknown_host_key(edge: Run, board: Board, tmp_path: Path) -> None:
-    code, _, err = edge(
-        "board", "check", board.host, *board.reach_with(tmp_path / "none", board.keys / "user")
-    )
+    code, _, err = edge("board", "check", board.host, *board.reach_with(tmp_path / "none", board.keys / "user"))
     assert code == 1
     assert "the host key of 127.0.0.1 is not known yet" in err
     assert f"ssh -p {board.port} {board.host}" in err
@@ -230,10 +224,7 @@ def test_one_connection_and_nothing_left(board: Board) -> None:
         assert folder.stat().st_mode & 0o077 == 0
     assert len(ports) == 1
     assert set(Path("/tmp").glob("edge-ssh-*")) == before
-    with (
-        pytest.raises(BoardError, match="failed with exit status 254"),
-        Connection(target(board)) as connection,
-    ):
+    with pytest.raises(BoardError, match="failed with exit status 254"), Connection(target(board)) as connection:
         connection.run("exit 255", limit=10)
 
 
@@ -335,15 +326,7 @@ def test_perf_is_shown_and_recorded(edge: Run, board: Board, build: Path, noise:
     before = manifest(build)
     code, out, err = edge("board", "perf", board.host, MODEL, *board.reach)
     assert code == 0, err
-    for text in (
-        "12.429 ms",
-        "2.902 ms",
-        "80.26 FPS",
-        "1356.25 FPS",
-        "732.1 FPS",
-        "811.95 FPS",
-        "59.5 → 59.5 °C",
-    ):
+    for text in ("12.429 ms", "2.902 ms", "80.26 FPS", "1356.25 FPS", "732.1 FPS", "811.95 FPS", "59.5 → 59.5 °C"):
         assert text in out
     after = manifest(build)
     kept = after.pop("board")
@@ -479,9 +462,7 @@ def test_integer_outputs_are_dequantised(edge: Run, board: Board, build: Path, p
         assert 0 < picture["max_abs_diff"] <= 2.0**-11 + 1e-6  # half a step of the coarsest channel
 
 
-def test_a_board_that_answers_otherwise_fails_the_gate(
-    edge: Run, board: Board, build: Path, photos: list[str]
-) -> None:
+def test_a_board_that_answers_otherwise_fails_the_gate(edge: Run, board: Board, build: Path, photos: list[str]) -> None:
     board.mode(exec="other")
     code, out, err = edge("board", "run", board.host, MODEL, *photos, *board.reach)
     assert code == 1
@@ -531,9 +512,7 @@ def test_a_failing_run(
     assert says in err
 
 
-def test_a_program_of_another_size(
-    edge: Run, board: Board, build: Path, photos: list[str], tmp_path: Path
-) -> None:
+def test_a_program_of_another_size(edge: Run, board: Board, build: Path, photos: list[str], tmp_path: Path) -> None:
     other = make_build(tmp_path / "other", size=32, program=PROGRAM)
     shutil.copy(next(other.glob("*_portable_int8.onnx")), board.root / "model.onnx")
     code, _, err = edge("board", "run", board.host, MODEL, photos[0], *board.reach)
@@ -568,9 +547,7 @@ def labelled(folder: Path, build: Path) -> Path:
     return folder
 
 
-def test_eval_in_chunks(
-    edge: Run, board: Board, build: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_eval_in_chunks(edge: Run, board: Board, build: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("edge.board.compare.CHUNK_FRAMES", 3)
     images = labelled(tmp_path / "val", build)
     (images / "0").mkdir(exist_ok=True)
@@ -589,9 +566,7 @@ def test_eval_in_chunks(
     assert board.left_over() == []
 
 
-def test_eval_shows_a_board_that_answers_otherwise(
-    edge: Run, board: Board, build: Path, tmp_path: Path
-) -> None:
+def test_eval_shows_a_board_that_answers_otherwise(edge: Run, board: Board, build: Path, tmp_path: Path) -> None:
     board.mode(exec="other")
     images = labelled(tmp_path / "val", build)
     code, out, _ = edge("board", "eval", board.host, MODEL, "--images", str(images), *board.reach, "--json")
@@ -601,9 +576,7 @@ def test_eval_shows_a_board_that_answers_otherwise(
     assert found["board"]["top1"] < found["simulator"]["top1"]
 
 
-def test_eval_without_labels_measures_agreement(
-    edge: Run, board: Board, build: Path, photos: list[str]
-) -> None:
+def test_eval_without_labels_measures_agreement(edge: Run, board: Board, build: Path, photos: list[str]) -> None:
     folder = str(Path(photos[0]).parent)
     code, out, _ = edge("board", "eval", board.host, MODEL, "--images", folder, "--count", "2", *board.reach)
     assert code == 0
@@ -612,9 +585,7 @@ def test_eval_without_labels_measures_agreement(
     assert manifest(build)["board"]["accuracy"]["board"] is None
 
 
-def test_a_single_bin_can_be_measured_but_not_fed(
-    edge: Run, board: Board, build: Path, photos: list[str]
-) -> None:
+def test_a_single_bin_can_be_measured_but_not_fed(edge: Run, board: Board, build: Path, photos: list[str]) -> None:
     lone = build.parent / "lone.bin"
     shutil.copy(next(build.glob("*.bin")), lone)
     code, out, err = edge("board", "perf", board.host, str(lone), *board.reach)

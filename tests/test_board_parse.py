@@ -13,14 +13,7 @@ from hypothesis import strategies as st
 
 from edge.board.findings import ProgramVersions, compare, program_versions
 from edge.board.infer import dequantise
-from edge.board.parse import (
-    TensorInfo,
-    error_code,
-    parse_model_info,
-    parse_perf,
-    parse_profile,
-    parse_versions,
-)
+from edge.board.parse import TensorInfo, error_code, parse_model_info, parse_perf, parse_profile, parse_versions
 from edge.errors import BoardError, ModelFileError
 from tests.board_server import PROGRAM
 from tests.conftest import FAKES
@@ -60,7 +53,7 @@ BANNER = """[BPU_PLAT]BPU Platform Version(1.3.6)! soc info(x5)
 [HBRT] set log level as 0. version = 3.15.55.0
 [DNN] Runtime version = 1.24.5_(3.15.55 HBRT)
 [A][DNN][packed_model.cpp:247][Model](2026-08-18,01:27:41.818.304) [HorizonRT] The model builder version = 1.23.6
-"""  # noqa: E501 - as captured
+"""
 
 
 def capture(name: str) -> str:
@@ -71,12 +64,7 @@ def test_the_capture_with_four_threads() -> None:
     run = parse_perf(capture("perf_4.txt"))
     assert run is not None
     assert (run.threads, run.frames, run.latency_ms, run.fps) == (4, 200, 2.902294, 1356.254026)
-    assert (run.latency_min_ms, run.latency_max_ms, run.run_time_ms, run.load_ms) == (
-        2.187,
-        3.393,
-        147.465,
-        24.163,
-    )
+    assert (run.latency_min_ms, run.latency_max_ms, run.run_time_ms, run.load_ms) == (2.187, 3.393, 147.465, 24.163)
 
 
 def test_the_last_progress_line_counts() -> None:
@@ -106,9 +94,7 @@ def test_noise_changes_nothing(noise: object) -> None:
     assert parse_perf(noise(capture("perf_4.txt"))) == parse_perf(capture("perf_4.txt"))
 
 
-@pytest.mark.parametrize(
-    "missing", ["Frame      rate", "Average    latency", "Frame totally", "Thread number"]
-)
+@pytest.mark.parametrize("missing", ["Frame      rate", "Average    latency", "Frame totally", "Thread number"])
 def test_missing_keys(missing: str) -> None:
     text = "\n".join(line for line in capture("perf_4.txt").splitlines() if missing not in line)
     run = parse_perf(text)
@@ -116,9 +102,7 @@ def test_missing_keys(missing: str) -> None:
     assert run.fps == pytest.approx(1357, abs=2)
 
 
-@pytest.mark.parametrize(
-    "text", ["", "Load model to DDR cost 24.163ms.", "Average latency is: ... ms\nFPS: nan"]
-)
+@pytest.mark.parametrize("text", ["", "Load model to DDR cost 24.163ms.", "Average latency is: ... ms\nFPS: nan"])
 def test_no_result_is_none(text: str) -> None:
     assert parse_perf(text) is None
 
@@ -158,9 +142,7 @@ def test_model_info() -> None:
 def test_model_info_with_noise_and_in_the_other_dialect() -> None:
     noisy = MODEL_INFO.replace("\n", "\r\n").replace("name: 318", f"name: 318\r\n{GLOG}")
     assert parse_model_info(noisy) == parse_model_info(MODEL_INFO)
-    other = (
-        "output[0]:\nname: y\nvalid shape: (1,10)\ntensor type: HB_DNN_TENSOR_TYPE_S8\nquanti type: SCALE\n"
-    )
+    other = "output[0]:\nname: y\nvalid shape: (1,10)\ntensor type: HB_DNN_TENSOR_TYPE_S8\nquanti type: SCALE\n"
     (tensor,) = parse_model_info(other + "scale data: (0.0177)\nzero_point data: (0)\n")
     assert (tensor.valid, tensor.scale, tensor.zero_point, tensor.axis) == ((1, 10), (0.0177,), (0.0,), None)
 
@@ -224,9 +206,7 @@ def test_what_does_not_fit_is_refused(tensor: TensorInfo, data: bytes) -> None:
 
 def test_versions_inside_a_program(tmp_path: Path) -> None:
     (tmp_path / "x.bin").write_bytes(PROGRAM)
-    assert program_versions(tmp_path / "x.bin") == ProgramVersions(
-        "3.49.15", "3.15.55.0", "1.24.3", "bayes-e"
-    )
+    assert program_versions(tmp_path / "x.bin") == ProgramVersions("3.49.15", "3.15.55.0", "1.24.3", "bayes-e")
 
 
 def test_versions_inside_a_program_of_the_vendor_s(shared: Path) -> None:

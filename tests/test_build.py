@@ -63,9 +63,7 @@ def test_a_portable_build_never_makes_a_bin(edge: Run, tmp_path: Path, net: Path
     check_hashes(tmp_path)
 
 
-def test_nothing_changed_means_nothing_is_done_again(
-    edge: Run, tmp_path: Path, net: Path, pictures: Path
-) -> None:
+def test_nothing_changed_means_nothing_is_done_again(edge: Run, tmp_path: Path, net: Path, pictures: Path) -> None:
     edge(*portable(net, pictures))
     _, out, _ = edge(*portable(net, pictures))
     assert all(stage["cached"] for stage in json.loads(out)["stages"])
@@ -233,9 +231,7 @@ def test_a_foreign_build_folder_is_left_alone(edge: Run, tmp_path: Path, net: Pa
 
 def test_two_builds_at_once_both_end_well(tmp_path: Path, net: Path, pictures: Path) -> None:
     argv = [sys.executable, "-m", "edge", *portable(net, pictures)]
-    both = [
-        subprocess.Popen(argv, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE) for _ in "ab"
-    ]
+    both = [subprocess.Popen(argv, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE) for _ in "ab"]
     for process in both:
         _, err = process.communicate(timeout=300)
         assert process.returncode == 0, err.decode()

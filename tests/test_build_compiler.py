@@ -38,9 +38,7 @@ def save_small_net(path: Path, seed: int = 0) -> Path:
         return numpy_helper.from_array(rng.normal(0, 0.3, shape).astype(np.float32), name)
 
     nodes = [
-        helper.make_node(
-            "Conv", ["x", "w1", "b1"], ["c1"], name="/stem/Conv", strides=[4, 4], kernel_shape=[4, 4]
-        ),
+        helper.make_node("Conv", ["x", "w1", "b1"], ["c1"], name="/stem/Conv", strides=[4, 4], kernel_shape=[4, 4]),
         helper.make_node("Relu", ["c1"], ["r1"], name="/stem/act/Relu"),
         helper.make_node("Conv", ["r1", "w2", "b2"], ["c2"], name="/block/Conv", pads=[1, 1, 1, 1]),
         helper.make_node("Relu", ["c2"], ["r2"], name="/block/act/Relu"),
@@ -119,9 +117,7 @@ def test_the_result_on_disk(built: Built, toolchain: Toolchain) -> None:
     stages = ["export", "simplify", "check", "calibrate", "render", "compile"]
     stages += ["portable", "verify", "eval"]
     assert [stage["name"] for stage in manifest["stages"]] == stages
-    assert (
-        manifest["stages"][5]["command"] == "hb_mapper makertbin -c small_64x64_nv12.yaml --model-type onnx"
-    )
+    assert manifest["stages"][5]["command"] == "hb_mapper makertbin -c small_64x64_nv12.yaml --model-type onnx"
     for artifact in manifest["artifacts"]:
         assert not Path(artifact["path"]).is_absolute()
         assert hashlib.sha256((root / artifact["path"]).read_bytes()).hexdigest() == artifact["sha256"]

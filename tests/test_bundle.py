@@ -47,9 +47,7 @@ def build(tmp_path: Path) -> Path:
     quantized = folder / f"{PREFIX}_quantized_model.onnx"
     quantized.write_bytes(b"quantized")
     metadata = read_metadata(folder / FILE)
-    write_metadata(
-        folder / FILE, attrs.evolve(metadata, files={**metadata.files, "quantized": entry(quantized)})
-    )
+    write_metadata(folder / FILE, attrs.evolve(metadata, files={**metadata.files, "quantized": entry(quantized)}))
     return folder
 
 
@@ -89,9 +87,7 @@ def test_the_readmes_commands_run_in_the_bundle(build: Path, tmp_path: Path) -> 
     for command in commands:
         words = command.split()
         assert words[0] == "/usr/bin/python3"
-        done = subprocess.run(
-            [sys.executable, *words[1:]], cwd=made, capture_output=True, text=True, check=False
-        )
+        done = subprocess.run([sys.executable, *words[1:]], cwd=made, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr
     start = text.index("  from edge.runtime")
     code = "\n".join(line[2:] for line in text[start:].splitlines())
@@ -304,17 +300,13 @@ def real(tmp_path_factory: pytest.TempPathFactory, toolchain: Toolchain) -> Path
 
 
 @pytest.mark.compiler
-def test_a_real_build_is_bundled_and_answers_the_same_in_every_simulator(
-    edge: Run, real: Path, tmp_path: Path
-) -> None:
+def test_a_real_build_is_bundled_and_answers_the_same_in_every_simulator(edge: Run, real: Path, tmp_path: Path) -> None:
     code, out, err = edge("bundle", str(real), "--out", "small.tar.gz")
     assert code == 0, err
     assert err == ""
     with tarfile.open("small.tar.gz") as archive:
         archive.extractall(tmp_path)
-    assert {".bin", ".onnx", ".txt", ".json", ".ipynb"} <= {
-        path.suffix for path in (tmp_path / "small").iterdir()
-    }
+    assert {".bin", ".onnx", ".txt", ".json", ".ipynb"} <= {path.suffix for path in (tmp_path / "small").iterdir()}
     pictures = [str(save_photo(tmp_path / f"{index}.png", index)) for index in range(3)]
     answers = {}
     for folder, backend in (("small", "hbdk_sim"), ("small", "portable"), (str(real), "quantized")):

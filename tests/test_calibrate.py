@@ -68,9 +68,7 @@ def test_the_index_records_every_picture(folder, tmp_path):
     text = json.loads((tmp_path / "out" / result.index).read_text())
     assert cattrs.structure(text, CalibrationResult) == result
     assert text["seed"] == 3
-    assert result.pictures[0].file == "0000_" + result.pictures[0].name.replace(" ", "_").replace(
-        ".png", ".bin"
-    )
+    assert result.pictures[0].file == "0000_" + result.pictures[0].name.replace(" ", "_").replace(".png", ".bin")
     assert str(tmp_path) not in json.dumps(text)
 
 
@@ -186,9 +184,7 @@ def test_a_full_disk_says_how_much_is_needed(folder, tmp_path, monkeypatch):
         patch.setattr(Path, "write_bytes", full)
         with pytest.raises(WorkspaceError, match=f"disk is full.*{needed} bytes"):
             run(folder, tmp_path / "during", n=24)
-    monkeypatch.setattr(
-        "shutil.disk_usage", lambda _: os.terminal_size((0, 0)) and type("U", (), {"free": 1000})
-    )
+    monkeypatch.setattr("shutil.disk_usage", lambda _: os.terminal_size((0, 0)) and type("U", (), {"free": 1000}))
     with pytest.raises(WorkspaceError, match=needed):
         run(folder, tmp_path / "before", n=24)
     assert list((tmp_path / "before").iterdir()) == []

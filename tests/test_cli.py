@@ -41,9 +41,7 @@ def test_every_verb_has_help_with_examples(edge: Run, verb: tuple[str, ...]) -> 
 
 def test_help_needs_no_heavy_import() -> None:
     code = "import sys\nfrom edge.cli import main\ntry:\n    main(['--help'])\nexcept SystemExit:\n    pass\n"
-    check = (
-        "print(' '.join(m for m in ('onnx', 'onnxruntime', 'onnxsim', 'cv2', 'torch') if m in sys.modules))"
-    )
+    check = "print(' '.join(m for m in ('onnx', 'onnxruntime', 'onnxsim', 'cv2', 'torch') if m in sys.modules))"
     done = subprocess.run([sys.executable, "-c", code + check], capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1] == ""
 
@@ -57,9 +55,7 @@ def test_completion_scripts(edge: Run, shell: str) -> None:
 
 def test_model_names_complete() -> None:
     env = {"_EDGE_COMPLETE": "bash_complete", "COMP_WORDS": "edge build ConvNeXt_a", "COMP_CWORD": "2"}
-    done = subprocess.run(
-        [sys.executable, "-m", "edge"], env=env, capture_output=True, text=True, check=False
-    )
+    done = subprocess.run([sys.executable, "-m", "edge"], env=env, capture_output=True, text=True, check=False)
     assert "ConvNeXt_atto" in done.stdout
 
 
@@ -91,31 +87,9 @@ def wrong(name: str, *arguments: str, code: int, says: tuple[str, ...]) -> objec
         wrong("dynamic", "build", "dynamic.onnx", *NORM, code=1, says=("dynamic", "static")),
         wrong("five channels", "build", "five.onnx", *NORM, code=1, says=("1x5x64x64",)),
         wrong("odd width", "build", "odd.onnx", *NORM, code=2, says=("multiple of 32",)),
-        wrong(
-            "other crop", "build", "net.onnx", *NORM, "--crop", "32", code=2, says=("--crop 32x32", "64x64")
-        ),
-        wrong(
-            "0..1 units",
-            "build",
-            "net.onnx",
-            "--mean",
-            "0.485",
-            "--std",
-            "0.229",
-            code=2,
-            says=("pixel units",),
-        ),
-        wrong(
-            "two means",
-            "build",
-            "net.onnx",
-            "--mean",
-            "1,2",
-            "--std",
-            "255",
-            code=2,
-            says=("--mean", "three"),
-        ),
+        wrong("other crop", "build", "net.onnx", *NORM, "--crop", "32", code=2, says=("--crop 32x32", "64x64")),
+        wrong("0..1 units", "build", "net.onnx", "--mean", "0.485", "--std", "0.229", code=2, says=("pixel units",)),
+        wrong("two means", "build", "net.onnx", "--mean", "1,2", "--std", "255", code=2, says=("--mean", "three")),
         wrong("words", "build", "net.onnx", "--mean", "grey", "--std", "255", code=2, says=("--mean",)),
         wrong("odd crop", "build", "ConvNeXt_atto", "--crop", "223", code=2, says=("odd",)),
         wrong("small resize", "build", "ConvNeXt_atto", "--resize", "100", code=2, says=("resize >= crop",)),

@@ -120,12 +120,7 @@ def test_a_module_that_is_not_there_is_an_error(tmp_path: Path) -> None:
 @pytest.mark.parametrize("mapper", ["portable", "path"])
 @pytest.mark.parametrize("precision", ["int8", "int8_rounded", "int8_equalized"])
 def test_a_stage_reads_only_what_its_row_says_it_needs(
-    mapper: str,
-    precision: str,
-    edge: Run,
-    tmp_path: Path,
-    fake_compiler: object,
-    monkeypatch: pytest.MonkeyPatch,
+    mapper: str, precision: str, edge: Run, tmp_path: Path, fake_compiler: object, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What a row's inputs read has run before them, since the row needs it."""
     row: list[Stage[Any]] = []
@@ -148,21 +143,8 @@ def test_a_stage_reads_only_what_its_row_says_it_needs(
     monkeypatch.setattr(Build, "stage", strict_stage)
     pictures = str(save_pictures(tmp_path / "pictures", 20))
     net = str(save_small_net(tmp_path / "net.onnx"))
-    norm = (
-        "--mean",
-        "127.5",
-        "--std",
-        "127.5",
-        "--resize",
-        "64",
-        "--mapper",
-        mapper,
-        "--precision",
-        precision,
-    )
+    norm = ("--mean", "127.5", "--std", "127.5", "--resize", "64", "--mapper", mapper, "--precision", precision)
     data = ("--calib", pictures, "--calib-count", "20", "--images", pictures)
-    code, _, err = edge(
-        "build" if mapper == "portable" else "verify", net, *norm, *data, "--precision", precision
-    )
+    code, _, err = edge("build" if mapper == "portable" else "verify", net, *norm, *data, "--precision", precision)
     assert code == 0, err
     assert {"export", "simplify", "calibrate"} <= asked

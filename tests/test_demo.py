@@ -87,10 +87,7 @@ def _tiny(value: float = 0.1) -> onnx.ModelProto:
     weight = onnx.numpy_helper.from_array(np.array([value, 0.3], np.float32), "w")
     shape = onnx.numpy_helper.from_array(np.array([2], np.int64), "shape")
     graph = helper.make_graph(
-        [
-            helper.make_node("Mul", ["data", "w"], ["m"]),
-            helper.make_node("Reshape", ["m", "shape"], ["prob"]),
-        ],
+        [helper.make_node("Mul", ["data", "w"], ["m"]), helper.make_node("Reshape", ["m", "shape"], ["prob"])],
         "g",
         [helper.make_tensor_value_info("data", onnx.TensorProto.FLOAT, [2])],
         [helper.make_tensor_value_info("prob", onnx.TensorProto.FLOAT, [2])],
@@ -111,9 +108,7 @@ def test_packing_rounds_to_float16_and_back_leaves_the_rest(tmp_path: Path) -> N
     assert list(back.graph.node) == list(model.graph.node)
     assert model == _tiny(), "pack works on a copy"
     assert pack(back) == pack(model), "a second round changes nothing"
-    output = onnxruntime.InferenceSession(back.SerializeToString()).run(
-        None, {"data": np.ones(2, np.float32)}
-    )
+    output = onnxruntime.InferenceSession(back.SerializeToString()).run(None, {"data": np.ones(2, np.float32)})
     np.testing.assert_array_equal(output[0], tensors["w"])
 
 
@@ -216,8 +211,7 @@ def test_the_right_nv12_costs_little(hits: Callable[[str, int], np.ndarray], rig
 
 
 @pytest.mark.parametrize(
-    ("path", "points"),
-    [("swapped channels", 40), ("video-range NV12", 5), ("normalized twice", 50), ("no crop", 10)],
+    ("path", "points"), [("swapped channels", 40), ("video-range NV12", 5), ("normalized twice", 50), ("no crop", 10)]
 )
 def test_a_wrong_input_path_costs_top1(
     hits: Callable[[str, int], np.ndarray], right: np.ndarray, path: str, points: float
@@ -231,7 +225,5 @@ def test_a_wrong_input_path_costs_top1(
 @pytest.mark.parametrize("step", [[], ["train"], ["export"], ["measure"]])
 def test_the_training_script_explains_itself(step: list[str]) -> None:
     script = Path(__file__).parent.parent / "scripts" / "train_demo.py"
-    shown = subprocess.run(
-        [sys.executable, script, *step, "--help"], capture_output=True, text=True, check=True
-    )
+    shown = subprocess.run([sys.executable, script, *step, "--help"], capture_output=True, text=True, check=True)
     assert "usage:" in shown.stdout

@@ -153,10 +153,7 @@ def test_a_gelu_that_was_not_fused_is_one_layer() -> None:
     ]
     constants = {name: np.array(v, np.float32) for name, v in (("rt2", 1.4142), ("one", 1), ("half", 0.5))}
     groups = group(translate(model(nodes, constants)))
-    assert [(g.name, g.kind, len(g.nodes)) for g in groups] == [
-        ("Div_0", "GELU", 5),
-        ("Relu_5", "activation", 1),
-    ]
+    assert [(g.name, g.kind, len(g.nodes)) for g in groups] == [("Div_0", "GELU", 5), ("Relu_5", "activation", 1)]
 
 
 def test_an_activation_belongs_to_its_convolution_unless_rounded_between() -> None:
@@ -213,9 +210,7 @@ def test_ranges_saturation_and_outlier_channels(tmp_path: Path) -> None:
 def convolution(weight: Array, thresholds: Array) -> onnx.ModelProto:
     return model(
         [
-            calibration(
-                "qw", "w", "w_r", "int8", [float(t) for t in thresholds], axis=0, group=1, quant_attrs=0x22111
-            ),
+            calibration("qw", "w", "w_r", "int8", [float(t) for t in thresholds], axis=0, group=1, quant_attrs=0x22111),
             helper.make_node("Conv", ["x", "w_r"], ["y"], "conv", pads=[1, 1, 1, 1]),
         ],
         {"w": weight},
@@ -337,10 +332,7 @@ def test_a_normalisation_inside_the_network_is_seen() -> None:
     }
     div = helper.make_node("Div", ["x", "k"], ["a"], "d")
     sub = helper.make_node("Sub", ["a", "mean"], ["b"], "s")
-    assert (
-        own_normalisation(starts_with(div, sub, constants=constants))
-        == "Div 255, then Sub 0.485, 0.456, 0.406"
-    )
+    assert own_normalisation(starts_with(div, sub, constants=constants)) == "Div 255, then Sub 0.485, 0.456, 0.406"
     plain = helper.make_node("Identity", ["x"], ["a"], "i")
     assert own_normalisation(starts_with(plain, constants=constants)) == ""
     position = helper.make_node("Add", ["x", "large"], ["a"], "p")

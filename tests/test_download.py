@@ -27,9 +27,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
     def log_message(self, *args: object) -> None:
         pass
 
-    def answer(
-        self, body: bytes = BODY, status: int = 200, length: int | None = None, **headers: str
-    ) -> None:
+    def answer(self, body: bytes = BODY, status: int = 200, length: int | None = None, **headers: str) -> None:
         self.send_response(status)
         self.send_header("Content-Length", str(len(body) if length is None else length))
         for name, value in headers.items():
@@ -121,9 +119,7 @@ def test_tells_its_progress(server: str, tmp_path: Path) -> None:
         ("mute.onnx", "silent for 0.3 s"),
     ],
 )
-def test_a_bad_answer_is_an_error_and_leaves_nothing(
-    server: str, tmp_path: Path, path: str, message: str
-) -> None:
+def test_a_bad_answer_is_an_error_and_leaves_nothing(server: str, tmp_path: Path, path: str, message: str) -> None:
     dest = tmp_path / "m.onnx"
     with pytest.raises(DownloadError, match=message) as caught:
         download(f"{server}/{path}", dest, read_timeout=0.3)
@@ -191,9 +187,7 @@ def test_goes_through_the_proxy_of_the_environment(
     assert Handler.asked == [url]
 
 
-def test_names_a_dead_proxy_but_not_its_password(
-    server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_names_a_dead_proxy_but_not_its_password(server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         monkeypatch.setenv("http_proxy", f"http://me:secret@127.0.0.1:{taken.getsockname()[1]}")
@@ -208,9 +202,7 @@ def test_a_file_larger_than_the_disk_is_refused_before_it_starts(server: str, tm
     assert "EDGE_CACHE" in str(caught.value.remedy)
 
 
-def test_a_full_disk_is_said_and_cleaned_up(
-    server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_full_disk_is_said_and_cleaned_up(server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(_: int) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 

@@ -58,10 +58,7 @@ class Net:
         name = f"n{len(self.nodes)}"
         inputs = [self.last]
         if op == "Clip":
-            inputs += [
-                self.constant(f"{name}_low", 0),
-                self.constant(f"{name}_high", attributes.pop("high", 6)),
-            ]
+            inputs += [self.constant(f"{name}_low", 0), self.constant(f"{name}_high", attributes.pop("high", 6))]
         self.nodes.append(helper.make_node(op, inputs, [name], name=name, **attributes))
         self.last = name
         return self
@@ -88,9 +85,7 @@ class Net:
         inputs = [self.last, self.constant(f"{name}_w", weight)]
         inputs += [self.constant(f"{name}_b", offset)] if bias else []
         pads = [kernel // 2] * 4
-        self.nodes.append(
-            helper.make_node("Conv", inputs, [name], name=name, group=group, pads=pads, **attributes)
-        )
+        self.nodes.append(helper.make_node("Conv", inputs, [name], name=name, group=group, pads=pads, **attributes))
         self.last, self.channels = name, outputs
         return self
 
@@ -148,9 +143,7 @@ def equalized(net: onnx.ModelProto, folder: Path, n: int = 4, **fields: Any) -> 
 
 @pytest.mark.parametrize("depthwise", [True, False])
 @pytest.mark.parametrize("between", BETWEEN)
-def test_each_kind_of_pair_is_found_and_computes_what_it_did(
-    tmp_path: Path, between: str, depthwise: bool
-) -> None:
+def test_each_kind_of_pair_is_found_and_computes_what_it_did(tmp_path: Path, between: str, depthwise: bool) -> None:
     net = Net(1).conv(8, strides=[4, 4], uneven=True)
     for op, attributes in BETWEEN[between]:
         net.add(op, **attributes)
@@ -230,9 +223,7 @@ def test_a_pair_that_changes_the_answers_is_refused(tmp_path: Path, monkeypatch:
     assert not (tmp_path / "e.onnx").exists()
 
 
-def test_a_factor_that_drives_channels_into_a_clip_is_refused(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_factor_that_drives_channels_into_a_clip_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("edge.prepare.equalize.factors", lambda ranges, *_, **__: np.full_like(ranges, 50.0))
     with pytest.raises(ModelFileError, match="answers differently"):
         equalized(bumpy().model(), tmp_path)

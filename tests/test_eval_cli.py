@@ -89,9 +89,7 @@ def list_artifacts(folder: Path, mapper: str = "portable", **roles: str) -> None
     (folder / "manifest.json").write_text(json.dumps({"schema_version": 1, **manifest}))
 
 
-def finished(
-    folder: Path, *, weights: str = "onnx", mapper: str = "portable", program: bytes | None = None
-) -> Path:
+def finished(folder: Path, *, weights: str = "onnx", mapper: str = "portable", program: bytes | None = None) -> Path:
     """A finished build: float, BPU-ready and portable ONNX; with ``mapper`` path a quantized one too."""
     make_build(folder, program=program)
     write_metadata(folder / "metadata.json", evolve(read_metadata(folder / "metadata.json"), weights=weights))

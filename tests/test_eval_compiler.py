@@ -106,10 +106,7 @@ def test_the_compilers_float_models_answer_like_onnxruntime(toolchain: Toolchain
     built = open_built(tmp_path / "build" / "small")
     rule = built.metadata.preprocess
     runner = FloatNet(built.file("bpu_onnx"), rule)
-    models = {
-        role: QuantizedModel(toolchain, built.file(role))
-        for role in ("original_float_onnx", "calibrated_onnx")
-    }
+    models = {role: QuantizedModel(toolchain, built.file(role)) for role in ("original_float_onnx", "calibrated_onnx")}
     try:
         for model in models.values():
             model.wait_ready()

@@ -110,9 +110,7 @@ def test_without_labels_only_agreement_is_told() -> None:
         hop("quantized", "nv12", changed=20, labelled=False, agreement=470),
     ]
     verdict, sentences = explain(hops, "quantized", None, "no labels here")
-    assert verdict.startswith(
-        "The program gives the float network's answer on 94.0 % of 500 pictures (95 % 91.6 to "
-    )
+    assert verdict.startswith("The program gives the float network's answer on 94.0 % of 500 pictures (95 % 91.6 to ")
     assert "without labels" in verdict
     assert sentences[0] == "NV12 changes the answer on 12 of 500 pictures (2.4 %)."
     assert "no labels here" in sentences[-1]
@@ -134,8 +132,7 @@ def test_float_alone() -> None:
 
 
 @pytest.mark.parametrize(
-    ("lost", "gained", "n", "noise"),
-    [(0, 0, 500, True), (5, 0, 500, True), (6, 0, 500, False), (60, 20, 500, False)],
+    ("lost", "gained", "n", "noise"), [(0, 0, 500, True), (5, 0, 500, True), (6, 0, 500, False), (60, 20, 500, False)]
 )
 def test_what_counts_as_noise(lost: int, gained: int, n: int, noise: bool) -> None:
     assert within_noise(change(lost, gained, n)) is noise

@@ -216,9 +216,7 @@ def test_answers_of_the_earlier_format_are_told_and_replaced(tmp_path: Path, fol
     assert (hop.answered, len(listener.warnings)) == (12, 1)
 
 
-def test_a_full_disk_is_told_and_loses_nothing(
-    tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_full_disk_is_told_and_loses_nothing(tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     hop = Counting()
     put, room = Store.put, [4]
 

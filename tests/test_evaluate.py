@@ -47,12 +47,7 @@ def brightest_channel(path: Path, classes: int = 3) -> Path:
 def pictures(tmp_path: Path) -> Path:
     """Four pictures: two red, one green, one blue, in class folders 0, 1, 2."""
     folder = tmp_path / "pictures"
-    for name, colour in (
-        ("0/a", (0, 0, 250)),
-        ("0/b", (0, 0, 240)),
-        ("1/c", (0, 250, 0)),
-        ("2/d", (250, 0, 0)),
-    ):
+    for name, colour in (("0/a", (0, 0, 250)), ("0/b", (0, 0, 240)), ("1/c", (0, 250, 0)), ("2/d", (250, 0, 0))):
         path = folder / f"{name}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         cv2.imwrite(str(path), np.full((40, 40, 3), colour, np.uint8))  # OpenCV writes BGR
@@ -85,12 +80,7 @@ def scripted(name: str, answer: Callable[[np.ndarray], np.ndarray], *, count: in
 
 
 def run(
-    tmp_path: Path,
-    folder: Path,
-    *more: Hop,
-    unlabelled: str = "",
-    hops: tuple[str, ...] = (),
-    **options: object,
+    tmp_path: Path, folder: Path, *more: Hop, unlabelled: str = "", hops: tuple[str, ...] = (), **options: object
 ) -> Evaluation:
     what = subject(save(tmp_path))
     found, missing = find_hops(what)

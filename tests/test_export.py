@@ -145,9 +145,7 @@ def out(tmp_path: Path) -> Path:
 class FakeToolchain:
     """Answers as the exporter would."""
 
-    answer: str = (
-        '{"parameters": 24, "classes": 8, "nodes": 4, "max_error": 2e-7, "torch": "1.13.1", "timm": "1.0.31"}'
-    )
+    answer: str = '{"parameters": 24, "classes": 8, "nodes": 4, "max_error": 2e-7, "torch": "1.13.1", "timm": "1.0.31"}'
     returncode: int = 0
     timed_out: bool = False
     writes: bool = True
@@ -251,9 +249,7 @@ def test_a_source_that_does_not_exist_is_a_usage_error() -> None:
 
 
 @pytest.mark.parametrize("name", ["timm", "random"])
-@pytest.mark.parametrize(
-    "settings", [None, {"kind": "path", "python": None}, {"kind": "docker", "returncode": 1}]
-)
+@pytest.mark.parametrize("settings", [None, {"kind": "path", "python": None}, {"kind": "docker", "returncode": 1}])
 def test_timm_and_random_need_an_exporter(name: Any, settings: dict[str, Any] | None) -> None:
     finder = (lambda: None) if settings is None else with_toolchain(**settings)[1]
     with pytest.raises(ToolchainMissing) as caught:
@@ -402,9 +398,7 @@ def test_external_data_becomes_one_file(tmp_path: Path, out: Path) -> None:
         ({"outputs": 2}, "2 outputs"),
     ],
 )
-def test_what_is_fine_all_the_same_is_noted(
-    tmp_path: Path, out: Path, settings: dict[str, Any], note: str
-) -> None:
+def test_what_is_fine_all_the_same_is_noted(tmp_path: Path, out: Path, settings: dict[str, Any], note: str) -> None:
     result = users(net(tmp_path / "my.onnx", **settings), out)
     assert result.classes == CLASSES
     assert len(result.notes) == 1
@@ -505,16 +499,8 @@ RANDOM = Resolved("random", "Tiny_random", "tiny.a1", None, None, 0, CLASSES)
 @pytest.mark.parametrize(
     ("settings", "kind", "message"),
     [
-        (
-            {"answer": '{"error": "no such model", "about": "model"}', "returncode": 1},
-            ToolchainError,
-            "no such",
-        ),
-        (
-            {"answer": '{"error": "do not fit", "about": "weights"}', "returncode": 1},
-            InputError,
-            "do not fit",
-        ),
+        ({"answer": '{"error": "no such model", "about": "model"}', "returncode": 1}, ToolchainError, "no such"),
+        ({"answer": '{"error": "do not fit", "about": "weights"}', "returncode": 1}, InputError, "do not fit"),
         (
             {"answer": '{"error": "ModuleNotFoundError: no timm", "about": "model"}', "returncode": 1},
             ToolchainMissing,
@@ -538,11 +524,7 @@ def test_a_failing_worker_is_one_clear_line(
 @pytest.mark.parametrize(
     ("near", "allowed", "remedy"),
     [
-        (
-            {"tags": [], "close": ["tiny.a2"]},
-            "such as tiny.a2",
-            "sources: {timm: tiny.a2} in the model's YAML",
-        ),
+        ({"tags": [], "close": ["tiny.a2"]}, "such as tiny.a2", "sources: {timm: tiny.a2} in the model's YAML"),
         ({"tags": [], "close": []}, "a name of timm.list_models()", None),
     ],
 )

@@ -25,9 +25,7 @@ SIDE = 4
 RANGES = {"int8": (-128, 127, 127), "uint8": (0, 255, 255), "int16": (-32768, 32767, 32767)}
 
 
-def calibration(
-    name: str, x: str, y: str, qtype: str, thresholds: list[float], **more: Any
-) -> onnx.NodeProto:
+def calibration(name: str, x: str, y: str, qtype: str, thresholds: list[float], **more: Any) -> onnx.NodeProto:
     attributes = {"switch": "ON", "constant": 1, "quant_attrs": 0x11111, **more}
     return helper.make_node(
         "HzCalibration", [x], [y], name, domain="horizon", qtype=qtype, thresholds=thresholds, **attributes
@@ -35,9 +33,7 @@ def calibration(
 
 
 def model(
-    nodes: list[onnx.NodeProto],
-    constants: dict[str, Array] | None = None,
-    out: tuple[int, ...] = (1, 3, SIDE, SIDE),
+    nodes: list[onnx.NodeProto], constants: dict[str, Array] | None = None, out: tuple[int, ...] = (1, 3, SIDE, SIDE)
 ) -> onnx.ModelProto:
     graph = helper.make_graph(
         nodes,
@@ -88,19 +84,13 @@ def conv_net() -> onnx.ModelProto:
 
 
 @settings(max_examples=40, deadline=None)
-@given(
-    qtype=st.sampled_from(sorted(RANGES)),
-    threshold=st.floats(1e-3, 1e3),
-    seed=st.integers(0, 99),
-)
+@given(qtype=st.sampled_from(sorted(RANGES)), threshold=st.floats(1e-3, 1e3), seed=st.integers(0, 99))
 def test_an_activation_is_rounded_as_stated(qtype: str, threshold: float, seed: int) -> None:
     built = model([calibration("q", "x", "y", qtype, [threshold])])
     translated = translate(built)
     import onnxruntime
 
-    session = onnxruntime.InferenceSession(
-        translated.model.SerializeToString(), providers=["CPUExecutionProvider"]
-    )
+    session = onnxruntime.InferenceSession(translated.model.SerializeToString(), providers=["CPUExecutionProvider"])
     x = tensor(picture(seed))
     (item,) = translated.quantizers
     feeds = {
@@ -163,10 +153,7 @@ def test_other_thresholds_for_a_run(tmp_path: Path) -> None:
 def test_a_quantizer_that_is_switched_off_passes_on(tmp_path: Path) -> None:
     net = opened(
         model(
-            [
-                calibration("q", "x", "xq", "int8", [1.0], switch="OFF"),
-                helper.make_node("Relu", ["xq"], ["y"], "relu"),
-            ]
+            [calibration("q", "x", "xq", "int8", [1.0], switch="OFF"), helper.make_node("Relu", ["xq"], ["y"], "relu")]
         ),
         tmp_path,
         "xq",
@@ -182,18 +169,7 @@ def test_rescaled_channels_come_out_multiplied(tmp_path: Path) -> None:
     gains = [2.0, 4.0, 8.0]
     net = opened(
         model(
-            [
-                calibration(
-                    "q",
-                    "x",
-                    "y",
-                    "int8",
-                    [64.0, 32.0, 16.0],
-                    axis=1,
-                    channel_scales=gains,
-                    dequantize_scale=1.0,
-                )
-            ]
+            [calibration("q", "x", "y", "int8", [64.0, 32.0, 16.0], axis=1, channel_scales=gains, dequantize_scale=1.0)]
         ),
         tmp_path,
     )
@@ -296,11 +272,7 @@ def vendor_forms() -> dict[str, tuple[list[onnx.NodeProto], float]]:
         "channels": ([calibration("q", "x", "y", "int8", [9.9, 55.5, 88.8], **channels)], 0),
         "axis": ([calibration("q", "x", "y", "int8", [9.9, 55.5, 88.8], axis=1)], 0),
         "rescaled": (
-            [
-                calibration(
-                    "q", "x", "y", "int8", [64.4, 32.2, 16.1], axis=1, dequantize_scale=1.0141732, **channels
-                )
-            ],
+            [calibration("q", "x", "y", "int8", [64.4, 32.2, 16.1], axis=1, dequantize_scale=1.0141732, **channels)],
             2e-4,
         ),
         "off": ([calibration("q", "x", "y", "int8", [1.0], switch="OFF")], 0),

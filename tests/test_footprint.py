@@ -136,19 +136,11 @@ def test_no_peak_of_the_committed_records_is_above_its_estimate() -> None:
     assert "compile NextViT_large_384" in too_low(forecast)
 
 
-EXTENTS = st.builds(
-    Extent,
-    st.integers(0, 10**9),
-    st.integers(0, 10**9),
-    st.integers(0, 10**8),
-    st.integers(0, 10**7),
-)
+EXTENTS = st.builds(Extent, st.integers(0, 10**9), st.integers(0, 10**9), st.integers(0, 10**8), st.integers(0, 10**7))
 
 
 @given(EXTENTS, st.integers(1, 1000), st.integers(1, 10**9), st.sampled_from(PURPOSES))
-def test_more_of_anything_never_needs_less(
-    extent: Extent, pictures: int, more: int, purpose: Purpose
-) -> None:
+def test_more_of_anything_never_needs_less(extent: Extent, pictures: int, more: int, purpose: Purpose) -> None:
     before = estimate(extent, purpose, pictures)
     for larger in (
         evolve(extent, parameters=extent.parameters + more),
@@ -207,10 +199,7 @@ def test_tensors_are_added_up(tmp_path: Path) -> None:
 
 
 def test_a_tensor_of_unknown_shape_counts_as_its_operators_input(tmp_path: Path) -> None:
-    known, unknown = (
-        extent_of(stack(tmp_path / "s.onnx")),
-        extent_of(stack(tmp_path / "u.onnx", unknown=True)),
-    )
+    known, unknown = (extent_of(stack(tmp_path / "s.onnx")), extent_of(stack(tmp_path / "u.onnx", unknown=True)))
     assert unknown.activations >= known.activations
     assert evolve(unknown, activations=known.activations) == known
 
@@ -241,11 +230,7 @@ def test_advice_where_the_activations_decide() -> None:
     with pytest.raises(NotEnoughMemory) as caught:
         require(net, "compile", free=5 * GIB // 2, name="net", pictures=500)
     text = str(caught.value)
-    for words in (
-        "67.1 M activations, 500 calibration pictures",
-        "the activations decide",
-        "--calib-count 20",
-    ):
+    for words in ("67.1 M activations, 500 calibration pictures", "the activations decide", "--calib-count 20"):
         assert words in text, text
     with pytest.raises(NotEnoughMemory, match="a smaller input or a smaller model"):
         require(net, "compile", free=GIB, name="net", pictures=500)
@@ -253,9 +238,7 @@ def test_advice_where_the_activations_decide() -> None:
         require(net, "check", free=GIB // 4, name="net")
 
 
-MEMINFO = (
-    "MemTotal:       24000000 kB\nMemFree: 5 kB\nMemAvailable:   10485760 kB\nHugePages_Total:       0\n"
-)
+MEMINFO = "MemTotal:       24000000 kB\nMemFree: 5 kB\nMemAvailable:   10485760 kB\nHugePages_Total:       0\n"
 
 
 def machine(root: Path, files: dict[str, object]) -> Path:
@@ -307,11 +290,7 @@ def test_nothing_is_known_without_proc(tmp_path: Path) -> None:
             3,
         ),
         (  # a group may be over a limit that was lowered
-            {
-                "proc/self/cgroup": "0::/",
-                "sys/fs/cgroup/memory.max": GIB,
-                "sys/fs/cgroup/memory.current": 2 * GIB,
-            },
+            {"proc/self/cgroup": "0::/", "sys/fs/cgroup/memory.max": GIB, "sys/fs/cgroup/memory.current": 2 * GIB},
             0,
         ),
         ({"proc/self/cgroup": "nonsense", "sys/fs/cgroup/memory.max": "what"}, 10),

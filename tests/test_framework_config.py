@@ -239,11 +239,7 @@ def test_what_nobody_states_is_asked_for() -> None:
 def test_a_zoo_model_fills_what_the_source_leaves_open_and_contradictions_are_named() -> None:
     spec, notes = a_spec(Declared("c.yml", {"mean": (1.0,) * 3}), {}, base="NextViT_small_224")
     zoo = load_model("NextViT_small_224")
-    assert (spec.name, spec.preprocess.std, spec.preprocess.mean) == (
-        zoo.name,
-        zoo.preprocess.std,
-        (1.0,) * 3,
-    )
+    assert (spec.name, spec.preprocess.std, spec.preprocess.mean) == (zoo.name, zoo.preprocess.std, (1.0,) * 3)
     assert len(notes) == 1
     assert "not 123.675,116.28,103.53 as the zoo's NextViT_small_224" in notes[0]
 
@@ -300,9 +296,7 @@ def test_an_inference_model_is_found_in_both_forms(tmp_path: Path) -> None:
         (("a.json", "a.pdiparams", "b.pdmodel", "b.pdiparams"), "holds 2 models", "--paddle"),
     ],
 )
-def test_what_is_no_inference_model_is_told(
-    tmp_path: Path, names: tuple[str, ...], seen: str, remedy: str
-) -> None:
+def test_what_is_no_inference_model_is_told(tmp_path: Path, names: tuple[str, ...], seen: str, remedy: str) -> None:
     with pytest.raises(InputError, match=seen) as caught:
         paddle_files(fill(tmp_path / "m", *names))
     assert remedy in str(caught.value.remedy)

@@ -95,9 +95,7 @@ def converted(source: str, file: Path, tool: Toolchain, out: Path, **changes: An
 
 
 @pytest.mark.compiler
-def test_a_paddle_network_becomes_a_program(
-    edge: Run, toolchain: Toolchain, paddle_nets: Path, tmp_path: Path
-) -> None:
+def test_a_paddle_network_becomes_a_program(edge: Run, toolchain: Toolchain, paddle_nets: Path, tmp_path: Path) -> None:
     config = {
         "Global": {"model_name": "mobilenet"},
         "PreProcess": {
@@ -126,9 +124,7 @@ def test_a_paddle_network_becomes_a_program(
     assert (root / "labels.txt").read_text().splitlines()[9] == "class 9"
 
 
-def test_a_fixed_input_gives_the_same_bytes_twice(
-    paddle: Toolchain, paddle_nets: Path, tmp_path: Path
-) -> None:
+def test_a_fixed_input_gives_the_same_bytes_twice(paddle: Toolchain, paddle_nets: Path, tmp_path: Path) -> None:
     file = paddle_nets / "fixed" / "inference.json"
     assert converted("paddle", file, paddle, tmp_path).max_error <= 1e-3
     first = (tmp_path / "net.onnx").read_bytes()
@@ -145,13 +141,7 @@ def test_a_fixed_input_gives_the_same_bytes_twice(
     ],
 )
 def test_a_paddle_model_that_does_not_fit_is_told(
-    paddle: Toolchain,
-    paddle_nets: Path,
-    tmp_path: Path,
-    name: str,
-    changes: dict[str, Any],
-    seen: str,
-    remedy: str,
+    paddle: Toolchain, paddle_nets: Path, tmp_path: Path, name: str, changes: dict[str, Any], seen: str, remedy: str
 ) -> None:
     pre = evolve(PREPROCESS, **{**changes, "resize": None})
     with pytest.raises(InputError, match=seen) as caught:
@@ -196,9 +186,7 @@ def test_a_checkpoint_and_the_mindir_of_the_same_network_agree(
 ) -> None:
     found = []
     for name, network in (("net.ckpt", "convnext_tiny"), ("net.mindir", None)):
-        result = converted(
-            "mindspore", mindspore_nets / name, mindspore, tmp_path, network=network, preprocess=SMALL
-        )
+        result = converted("mindspore", mindspore_nets / name, mindspore, tmp_path, network=network, preprocess=SMALL)
         assert result.max_error <= 1e-3
         assert result.exporter == "mindspore 2.7.2, mindcv 0.3.0"
         session = open_session(tmp_path / "net.onnx")
@@ -225,8 +213,7 @@ def test_a_checkpoint_that_does_not_fit_is_told_with_its_keys(
 
 
 @pytest.mark.parametrize(
-    ("name", "seen"),
-    [("net.mindir", "no MindIR, or an encrypted one"), ("net.ckpt", "can't read it as a")],
+    ("name", "seen"), [("net.mindir", "no MindIR, or an encrypted one"), ("net.ckpt", "can't read it as a")]
 )
 def test_garbage_is_no_mindspore_model(mindspore: Toolchain, tmp_path: Path, name: str, seen: str) -> None:
     file = tmp_path / name
@@ -336,9 +323,7 @@ def test_scores_that_are_no_numbers_are_refused(tmp_path: Path) -> None:
 def layer_norm(divisor: float) -> onnx.ModelProto:
     """A variance as MindSpore writes it, over the last axis of 8, divided by ``divisor``."""
     nodes = [
-        helper.make_node(
-            "Constant", [], ["n"], value=helper.make_tensor("v", TensorProto.FLOAT, (), [divisor])
-        ),
+        helper.make_node("Constant", [], ["n"], value=helper.make_tensor("v", TensorProto.FLOAT, (), [divisor])),
         helper.make_node("ReduceSumSquare", ["x"], ["s"], name="sq", axes=[3], keepdims=1),
         helper.make_node("Div", ["s", "n"], ["y"], name="div"),
     ]
@@ -351,9 +336,7 @@ def layer_norm(divisor: float) -> onnx.ModelProto:
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 11)], ir_version=6)
 
 
-@pytest.mark.parametrize(
-    ("divisor", "expected"), [(8.0, ["Pow", "ReduceMean"]), (7.0, ["ReduceSumSquare", "Div"])]
-)
+@pytest.mark.parametrize(("divisor", "expected"), [(8.0, ["Pow", "ReduceMean"]), (7.0, ["ReduceSumSquare", "Div"])])
 def test_mindspores_variance_gets_the_form_of_the_bpu_only_where_it_is_one(
     tmp_path: Path, divisor: float, expected: list[str]
 ) -> None:
@@ -369,10 +352,7 @@ def test_mindspores_variance_gets_the_form_of_the_bpu_only_where_it_is_one(
 
 def test_weights_in_constant_nodes_become_initializers() -> None:
     weight = numpy_helper.from_array(np.ones((3, 4), np.float32), "w")
-    nodes = [
-        helper.make_node("Constant", [], ["w"], value=weight),
-        helper.make_node("MatMul", ["x", "w"], ["y"]),
-    ]
+    nodes = [helper.make_node("Constant", [], ["w"], value=weight), helper.make_node("MatMul", ["x", "w"], ["y"])]
     graph = helper.make_graph(
         nodes,
         "g",
@@ -425,9 +405,7 @@ def test_a_managed_install_of_a_framework(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr(module, "uv_program", lambda: str(uv))
     monkeypatch.setattr(module, "_pip_config", dict)
     monkeypatch.setattr(module, "require_platform", lambda _: None)
-    monkeypatch.setattr(
-        module, "find_python310", lambda given, say: Python310(Path(sys.executable), "3.10.0", "test")
-    )
+    monkeypatch.setattr(module, "find_python310", lambda given, say: Python310(Path(sys.executable), "3.10.0", "test"))
     environment = evolve(FRAMEWORKS["paddle"], needed_bytes=1)
     tool = install(environment)
     assert tool.versions == {"paddlepaddle": "9.1"}

@@ -401,9 +401,7 @@ def test_a_killed_worker_is_told_and_ends_with_the_backend(heads: Program) -> No
 
 
 @pytest.mark.compiler
-def test_the_real_simulator_refuses_a_broken_program(
-    heads: Program, tmp_path: Path, toolchain: Toolchain
-) -> None:
+def test_the_real_simulator_refuses_a_broken_program(heads: Program, tmp_path: Path, toolchain: Toolchain) -> None:
     model = binfile._message("Model").FromString(heads.files["bin"].read_bytes())
     for tensor in model.graphs[0].initializer:
         if tensor.name == binfile.HBM:

@@ -194,12 +194,8 @@ def test_demo_pictures_and_their_labels():
             rgb, label = render(split, index, 5)
             assert some[index].label == label
             assert np.array_equal(some[index].load(), rgb)
-    assert (
-        open_images("demo:test", count=2).fingerprint != open_images("demo:test", count=2, seed=1).fingerprint
-    )
-    assert (
-        open_images("demo:test", count=2).fingerprint != open_images("demo:calibration", count=2).fingerprint
-    )
+    assert open_images("demo:test", count=2).fingerprint != open_images("demo:test", count=2, seed=1).fingerprint
+    assert open_images("demo:test", count=2).fingerprint != open_images("demo:calibration", count=2).fingerprint
 
 
 def test_a_folder_called_demo_wins(tmp_path, monkeypatch):

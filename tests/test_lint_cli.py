@@ -41,9 +41,7 @@ def test_an_error_has_its_line_and_what_is_expected(edge: Run, yaml: Path) -> No
 
 def test_a_warning_can_stay(edge: Run, yaml: Path) -> None:
     """Empty text as the vendor's own files have it: the compiler takes it as not there."""
-    yaml.write_text(
-        GOOD.replace("input_shape: '1x3x32x64'", "input_shape: ''").replace("  debug: False\n", "")
-    )
+    yaml.write_text(GOOD.replace("input_shape: '1x3x32x64'", "input_shape: ''").replace("  debug: False\n", ""))
     code, out, _ = edge("lint", str(yaml), "--json")
     assert code == 0
     (found,) = json.loads(out)
@@ -123,7 +121,4 @@ def test_a_vendors_flow(edge: Run, shared: Path) -> None:
     code, out, _ = edge("lint", str(shared / "cases/vendor_yaml.yaml"), "--json")
     assert code == 1
     (found,) = json.loads(out)
-    assert {item["rule"] for item in found["findings"] if not item["harmless"]} == {
-        "model_file",
-        "data_folder",
-    }
+    assert {item["rule"] for item in found["findings"] if not item["harmless"]} == {"model_file", "data_folder"}

@@ -57,9 +57,7 @@ def test_convolutions(
     if biased:
         weights["b"] = np.ones(made)
     pads = [kernel // 2] * 4
-    node = helper.make_node(
-        "Conv", ["x", *weights], ["y"], name="c", group=groups, pads=pads, strides=[stride] * 2
-    )
+    node = helper.make_node("Conv", ["x", *weights], ["y"], name="c", group=groups, pads=pads, strides=[stride] * 2)
     work = count(save(tmp_path_factory.mktemp("net") / "net.onnx", [node], weights, [1, taken, size, size]))
     pixels = (size // stride) ** 2 * made
     assert work.macs == pixels * (taken // groups) * kernel**2 + biased * pixels

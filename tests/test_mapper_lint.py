@@ -231,9 +231,7 @@ def test_every_rule_is_shown_to_fire() -> None:
     assert {rule.__name__ for rule in RULES} == shown | elsewhere
 
 
-@pytest.mark.parametrize(
-    "text", ["", "- a\n", "just words", "a: [1", "a: {b: *x}", "? [a]\n: b", "a: !!python/x 1"]
-)
+@pytest.mark.parametrize("text", ["", "- a\n", "just words", "a: [1", "a: {b: *x}", "? [a]\n: b", "a: !!python/x 1"])
 def test_text_that_is_no_mapping(text: str) -> None:
     assert [finding.rule for finding in lint(text)] == ["yaml_syntax"]
 
@@ -249,9 +247,7 @@ ODD = st.one_of(
     st.lists(st.integers(), max_size=2),
     st.dictionaries(
         st.one_of(st.booleans(), st.integers(), st.sampled_from(["data", "ON", "/norm/Div"])),
-        st.one_of(
-            st.none(), st.just([]), st.sampled_from(["ddr", "int16"]), st.just({"ON": []}), st.just({1: 2})
-        ),
+        st.one_of(st.none(), st.just([]), st.sampled_from(["ddr", "int16"]), st.just({"ON": []}), st.just({1: 2})),
     ),
 )
 
@@ -299,9 +295,7 @@ def test_require_clean_lists_every_finding() -> None:
 
 
 @pytest.mark.parametrize("space", ["regular", "bt601_video"])
-@pytest.mark.parametrize(
-    ("shape", "rule"), [((1, 3, 33, 64), "odd_size"), ((1, 3, 32, 50), "width_multiple")]
-)
+@pytest.mark.parametrize(("shape", "rule"), [((1, 3, 33, 64), "odd_size"), ((1, 3, 32, 50), "width_multiple")])
 def test_sizes(shape: tuple[int, ...], rule: str, space: str) -> None:
     text = GOOD.replace("1x3x32x64", "x".join(map(str, shape))).replace("'regular'", f"'{space}'")
     assert rule in rules(lint(text, graph=attrs.evolve(GRAPH, input_shape=shape)))
@@ -554,8 +548,6 @@ def test_vendor_mapper_agrees(project: Path, toolchain: Toolchain) -> None:
 
 
 def test_lint_imports_no_heavy_package() -> None:
-    code = (
-        "import sys, edge.compiler.render as _; print(sorted({'onnx', 'jinja2', 'cv2'} & set(sys.modules)))"
-    )
+    code = "import sys, edge.compiler.render as _; print(sorted({'onnx', 'jinja2', 'cv2'} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

@@ -114,12 +114,7 @@ def test_result_names_the_file_and_nothing_else_is_left(tmp_path: Path) -> None:
 def test_order_of_groups_and_types(tmp_path: Path) -> None:
     precision = load_precision("vendor_ConvNeXt_atto")
     data = yaml.safe_load(make(tmp_path, precision=precision))
-    assert list(data) == [
-        "model_parameters",
-        "input_parameters",
-        "calibration_parameters",
-        "compiler_parameters",
-    ]
+    assert list(data) == ["model_parameters", "input_parameters", "calibration_parameters", "compiler_parameters"]
     for settings in data["model_parameters"]["node_info"].values():
         assert settings == {"ON": "BPU", "InputType": "int16", "OutputType": "int16"}
     assert data["model_parameters"]["march"] == "bayes-e"
@@ -183,13 +178,7 @@ def test_scale_of_imagenet() -> None:
     assert scale_value(Preprocess(std=(255, 255, 255))) == " ".join(["0.00392156863"] * 3)
 
 
-@given(
-    st.text(
-        st.characters(
-            blacklist_categories=["Cc", "Cs", "Zl", "Zp"], blacklist_characters="\ufeff\ufffe\uffff"
-        )
-    )
-)
+@given(st.text(st.characters(blacklist_categories=["Cc", "Cs", "Zl", "Zp"], blacklist_characters="\ufeff\ufffe\uffff")))
 def test_quoted_reads_back(text: str) -> None:
     assert yaml.safe_load(quoted(text)) == text
 
@@ -241,10 +230,7 @@ def test_a_note_of_several_lines_stays_a_comment(tmp_path: Path) -> None:
         ({"calibration_files": [("0.bin", 12)]}, "file_size"),
         ({"precision": Precision("p", nodes={"/stem/stem.9/Conv": NodePrecision("BPU")})}, "unknown_node"),
         ({"precision": Precision("p", nodes={"/stem/stem.0/Conv": NodePrecision()})}, "node_table_form"),
-        (
-            {"precision": Precision("p", calibration=Calibration(optimization=("int16",)))},
-            "optimization",
-        ),
+        ({"precision": Precision("p", calibration=Calibration(optimization=("int16",)))}, "optimization"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )

@@ -65,9 +65,7 @@ class Ran:
         ]
 
 
-def run(
-    path: Path, *, env: Mapping[str, str] | None = None, edit: Callable[[str], str] = lambda text: text
-) -> Ran:
+def run(path: Path, *, env: Mapping[str, str] | None = None, edit: Callable[[str], str] = lambda text: text) -> Ran:
     """Execute a notebook where it lies, in this interpreter."""
     notebook = nbformat.reads(edit(path.read_text(encoding="utf-8")), 4)
     client = NotebookClient(notebook, timeout=300, resources={"metadata": {"path": str(path.parent)}})
@@ -88,9 +86,7 @@ def test_the_notebooks_are_what_their_source_gives(tmp_path: Path) -> None:
     for _ in range(2):
         subprocess.run([sys.executable, script, tmp_path], check=True)
     made = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
-    assert made == {path.name: path.read_bytes() for path in NOTEBOOKS.glob("*.ipynb")}, (
-        "run scripts/make_notebooks.py"
-    )
+    assert made == {path.name: path.read_bytes() for path in NOTEBOOKS.glob("*.ipynb")}, "run scripts/make_notebooks.py"
     assert set(made) == {f"test_{model}.ipynb" for model in MODELS} | {"compare_float_quantized.ipynb"}
 
 
@@ -139,9 +135,7 @@ def test_a_models_notebook_runs_on_a_pc(tmp_path: Path, model: str) -> None:
 def test_it_runs_inside_its_bundle_with_a_picture_of_the_users(tmp_path: Path) -> None:
     made = bundle(make_build(tmp_path / "build" / "my_net"), tmp_path / "bundle").path
     photo = save_photo(made / "photo.png", 9)
-    ran = run(
-        made / "test_my_net.ipynb", edit=lambda text: text.replace("PICTURE = None", "PICTURE = 'photo.png'")
-    )
+    ran = run(made / "test_my_net.ipynb", edit=lambda text: text.replace("PICTURE = None", "PICTURE = 'photo.png'"))
     assert "my_net runs on portable" in ran.text
     assert "160x120 pixels" in ran.text
     with load(made, "portable") as net:
@@ -155,10 +149,7 @@ def test_it_runs_unchanged_on_a_board(tmp_path: Path) -> None:
     tool.parent.mkdir()
     tool.write_text(HRT)
     tool.chmod(0o755)
-    env = {
-        "PYTHONPATH": str(FAKES),
-        "PATH": f"{tool.parent}{os.pathsep}{os.environ['PATH']}",
-    }
+    env = {"PYTHONPATH": str(FAKES), "PATH": f"{tool.parent}{os.pathsep}{os.environ['PATH']}"}
     ran = run(placed(tmp_path, "test_ConvNeXt_atto.ipynb"), env=env)
     assert "ConvNeXt_atto runs on hbm_runtime" in ran.text
     assert "not the board's speed" not in ran.text
@@ -180,8 +171,7 @@ def test_without_a_build_it_says_what_to_type(tmp_path: Path) -> None:
 def test_float_and_quantized_are_compared(tmp_path: Path) -> None:
     build = make_build(tmp_path / "build" / "ConvNeXt_atto")
     ran = run(
-        placed(tmp_path, "compare_float_quantized.ipynb"),
-        edit=lambda text: text.replace("COUNT = 100", "COUNT = 40"),
+        placed(tmp_path, "compare_float_quantized.ipynb"), edit=lambda text: text.replace("COUNT = 100", "COUNT = 40")
     )
     told = dict(line.split("  ", 1) for line in ran.text.splitlines() if "  " in line)
     told = {key: value.strip() for key, value in told.items()}
@@ -243,9 +233,7 @@ def test_a_blank_picture_would_be_seen(tmp_path: Path) -> None:
     make_build(tmp_path / "build" / "ConvNeXt_atto")
     ran = run(
         placed(tmp_path, "test_ConvNeXt_atto.ipynb"),
-        edit=lambda text: text.replace(
-            "annotate(rgb, ranked)", "annotate(rgb, [(str(), p) for _, p in ranked])"
-        ),
+        edit=lambda text: text.replace("annotate(rgb, ranked)", "annotate(rgb, [(str(), p) for _, p in ranked])"),
     )
     rgb, _ = picture("test", 0)
     with load(tmp_path / "build" / "ConvNeXt_atto", "portable") as net:

@@ -47,9 +47,7 @@ def net(path: Path, classes: int, *, width: int = 100, form: str = "gemm", crop:
         nodes.append(helper.make_node("Gemm", ["f", "w", "b"], ["y"], name="head"))
     else:
         if form == "constants":
-            nodes += [
-                helper.make_node("Constant", [], [item.name], value=item, name=item.name) for item in stored
-            ]
+            nodes += [helper.make_node("Constant", [], [item.name], value=item, name=item.name) for item in stored]
             nodes, stored = [*nodes[4:], *nodes[:4]], []
         nodes += [
             helper.make_node("MatMul", ["f", "w"], ["s"], name="product"),

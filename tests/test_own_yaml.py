@@ -69,9 +69,7 @@ def test_classes_and_labels_that_it_does_not_state_are_unknown(tmp_path: Path) -
     ],
 )
 @pytest.mark.parametrize("kind", ["onnx", "torchscript", "paddle", "mindspore"])
-def test_a_file_of_the_users_needs_mean_and_std(
-    tmp_path: Path, kind: str, preprocess: str, seen: str
-) -> None:
+def test_a_file_of_the_users_needs_mean_and_std(tmp_path: Path, kind: str, preprocess: str, seen: str) -> None:
     path = tmp_path / "mine.yaml"
     path.write_text(f"sources: {{{kind}: net}}\npreprocess: {{{preprocess}}}\n")
     with pytest.raises(SpecError) as caught:
@@ -101,9 +99,7 @@ def test_what_was_taken_is_shown_to_be_checked(edge: Run, tmp_path: Path) -> Non
     assert (code, "check it" in err) == (0, False)
 
 
-def test_a_thousand_classes_without_names_are_flagged_like_those_of_a_bare_file(
-    edge: Run, tmp_path: Path
-) -> None:
+def test_a_thousand_classes_without_names_are_flagged_like_those_of_a_bare_file(edge: Run, tmp_path: Path) -> None:
     save_net_of(tmp_path / "net.onnx", 1000)
     save_yaml(tmp_path / "mine.yaml")
     code, _, err = edge("export", "mine.yaml")
@@ -209,9 +205,7 @@ def test_a_file_of_names_is_read_whatever_the_number_of_classes(tmp_path: Path) 
         ("sources: {timm: a.b}\npreprocess: {resize: big}\n", "preprocess.resize", "null, which stretches"),
     ],
 )
-def test_a_wrong_value_is_told_with_what_is_allowed(
-    tmp_path: Path, text: str, seen: str, allowed: str
-) -> None:
+def test_a_wrong_value_is_told_with_what_is_allowed(tmp_path: Path, text: str, seen: str, allowed: str) -> None:
     (tmp_path / "mine.yaml").write_text(text)
     with pytest.raises(SpecError) as caught:
         load_model(str(tmp_path / "mine.yaml"))

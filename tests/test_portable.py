@@ -189,9 +189,7 @@ def test_refuses_an_empty_or_missing_calibration_set(tmp_path: Path, out: Path) 
     folder = tmp_path / "calibration_data_rgb_f32"
     for _ in range(2):
         with pytest.raises(CalibrationError, match="no calibration pictures"):
-            quantize(
-                model=tiny_net(tmp_path / "t.onnx"), calibration=folder, preprocess=PRE, prefix="t", out=out
-            )
+            quantize(model=tiny_net(tmp_path / "t.onnx"), calibration=folder, preprocess=PRE, prefix="t", out=out)
         folder.mkdir(exist_ok=True)
 
 

@@ -34,10 +34,7 @@ def test_requantize(vendor: VendorRuntime, dtype: Any, bits: int) -> None:
     for seed, count in enumerate((12, 1, 12)):
         random = np.random.default_rng(seed)
         attributes = {"axis": 3, "bits": bits, "method": "Rescale"}
-        scale = {
-            "output_scale": many(random, 1, 32768, count),
-            "output_right_shift": many(random, 4, 24, count),
-        }
+        scale = {"output_scale": many(random, 1, 32768, count), "output_right_shift": many(random, 4, 24, count)}
         x = anything(random, dtype, *PICTURE)
         same(vendor, Case("HzRequantize", {"x": x}, attributes | scale, PICTURE, out_type(bits)))
 
@@ -211,9 +208,7 @@ def test_softmax_has_the_vendors_bits(vendor: VendorRuntime, count: int) -> None
     same(vendor, Case("Softmax", {"x": x}, {"axis": 3}, x.shape, TensorProto.FLOAT, domain=""))
 
 
-@pytest.mark.parametrize(
-    "operator", ["Neg", "Abs", "Relu", "Add", "Sub", "Mul", "Div", "Max", "Min", "ReduceMax"]
-)
+@pytest.mark.parametrize("operator", ["Neg", "Abs", "Relu", "Add", "Sub", "Mul", "Div", "Max", "Min", "ReduceMax"])
 def test_float_operators(vendor: VendorRuntime, operator: str) -> None:
     random = np.random.default_rng(0)
     given = {"x": real(random, 1, 6, 7, 8)}
@@ -248,13 +243,7 @@ def _matmul(random: Random) -> Case:
 
 
 def _requantize(random: Random) -> Case:
-    attributes = {
-        "axis": 3,
-        "bits": 8,
-        "method": "Rescale",
-        "output_scale": [20001],
-        "output_right_shift": [15],
-    }
+    attributes = {"axis": 3, "bits": 8, "method": "Rescale", "output_scale": [20001], "output_right_shift": [15]}
     return Case("HzRequantize", {"x": anything(random, np.int8, *PICTURE)}, attributes, PICTURE)
 
 
@@ -283,9 +272,7 @@ def test_an_unknown_attribute_is_named(make: Callable[[Random], Case], attribute
 
 def _thin(random: Random) -> Case:
     case = convolution(random, outputs=1, biggest=1)
-    return evolve(
-        case, attributes=dict(case.attributes) | {"right_shift": [3], "scale": [30001], "out_shift": [19]}
-    )
+    return evolve(case, attributes=dict(case.attributes) | {"right_shift": [3], "scale": [30001], "out_shift": [19]})
 
 
 @pytest.mark.parametrize(
@@ -303,9 +290,7 @@ def _thin(random: Random) -> Case:
         (_thin, "out_shift"),
     ],
 )
-def test_a_wrong_number_is_caught(
-    vendor: VendorRuntime, make: Callable[[Random], Case], attribute: str
-) -> None:
+def test_a_wrong_number_is_caught(vendor: VendorRuntime, make: Callable[[Random], Case], attribute: str) -> None:
     case = make(np.random.default_rng(0))
     same(vendor, case)
     value = case.attributes[attribute][0]

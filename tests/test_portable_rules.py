@@ -127,9 +127,7 @@ def test_transposed_convolution(vendor: VendorRuntime, group: int, relu: bool) -
     for seed, (kernel, strides, pads, extra) in enumerate(forms):
         random = np.random.default_rng(seed)
         x, outputs = anything(random, np.int8, 1, 7, 8, 8), 12
-        sides = [
-            (x.shape[1 + i] - 1) * strides[i] + kernel[i] + extra[i] - pads[i] - pads[2 + i] for i in (0, 1)
-        ]
+        sides = [(x.shape[1 + i] - 1) * strides[i] + kernel[i] + extra[i] - pads[i] - pads[2 + i] for i in (0, 1)]
         attributes = {
             "kernel_shape": kernel,
             "strides": strides,
@@ -179,12 +177,7 @@ def test_preprocess(vendor: VendorRuntime, bits: int) -> None:
 
 
 def elementwise(
-    random: Random,
-    operator: str,
-    types: Sequence[Any],
-    bits: int,
-    shapes: Sequence[Sequence[int]],
-    wrap: int = 0,
+    random: Random, operator: str, types: Sequence[Any], bits: int, shapes: Sequence[Sequence[int]], wrap: int = 0
 ) -> Case:
     a, b = (anything(random, dtype, *shape) for dtype, shape in zip(types, shapes, strict=True))
     wide = np.int16 in types

@@ -37,9 +37,7 @@ def run(graph: Graph, output: Value, feed: np.ndarray) -> np.ndarray:
     nearest=st.booleans(),
     offset=st.sampled_from([0, 0, 1, -517, 20000]),
 )
-def test_every_t_of_16_bits_gives_the_vendors_integer(
-    scale: int, shift: int, nearest: bool, offset: int
-) -> None:
+def test_every_t_of_16_bits_gives_the_vendors_integer(scale: int, shift: int, nearest: bool, offset: int) -> None:
     graph = Graph.empty()
     one = np.array([1], np.int64)
     name = requantize(
@@ -72,15 +70,7 @@ def test_what_float32_can_not_do_is_done_in_float64(scale: int, bits: int) -> No
     one = np.array([1], np.int64)
     low, high = one * -(1 << 20), one * ((1 << 20) - 1)
     name = requantize(
-        graph,
-        "x",
-        low=low,
-        high=high,
-        scale=one * scale,
-        shift=one * 14,
-        bits=bits,
-        nearest=True,
-        channels=(1,),
+        graph, "x", low=low, high=high, scale=one * scale, shift=one * 14, bits=bits, nearest=True, channels=(1,)
     )
     assert "Floor" in {node.op_type for node in graph.nodes}
     t = np.arange(low[0], high[0] + 1, 7)
@@ -122,15 +112,9 @@ def test_weights_are_stored_small_and_come_back_the_same(seed: int, exponents: l
     assert np.array_equal(session.run(None, {})[0], data)
 
 
-@given(
-    st.permutations([0, 1, 2, 3]),
-    st.permutations([0, 1, 2, 3]),
-    st.sampled_from([(2, 3, 4, 5), (1, 1, 4, 5)]),
-)
+@given(st.permutations([0, 1, 2, 3]), st.permutations([0, 1, 2, 3]), st.sampled_from([(2, 3, 4, 5), (1, 1, 4, 5)]))
 @settings(max_examples=60, deadline=None)
-def test_moving_axes_moves_the_numbers(
-    before: list[int], after: list[int], shape: tuple[int, int, int, int]
-) -> None:
+def test_moving_axes_moves_the_numbers(before: list[int], after: list[int], shape: tuple[int, int, int, int]) -> None:
     logical = np.arange(np.prod(shape), dtype=np.float32).reshape(shape)
     value = Value("x", shape, tuple(before))
     stored = np.transpose(logical, np.argsort(before))

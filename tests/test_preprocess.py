@@ -123,12 +123,8 @@ def test_the_decoder_is_the_nodes_matrix_without_clipping():
     assert grey.dtype == np.float32
     assert grey[0].tolist() == [[0.0] * 3, [100.0] * 3, [255.0] * 3]
     red, blue = yuv444_to_rgb_float(np.array([[76, 84, 255], [29, 255, 107]], np.uint8))
-    assert red == pytest.approx(
-        [76 + 1.4017 * 127, 76 + 0.3437 * 44 - 0.7142 * 127, 76 - 1.7722 * 44], abs=1e-3
-    )
-    assert blue == pytest.approx(
-        [29 - 1.4017 * 21, 29 - 0.3437 * 127 + 0.7142 * 21, 29 + 1.7722 * 127], abs=1e-3
-    )
+    assert red == pytest.approx([76 + 1.4017 * 127, 76 + 0.3437 * 44 - 0.7142 * 127, 76 - 1.7722 * 44], abs=1e-3)
+    assert blue == pytest.approx([29 - 1.4017 * 21, 29 - 0.3437 * 127 + 0.7142 * 21, 29 + 1.7722 * 127], abs=1e-3)
     assert yuv444_to_rgb_float(np.array([255, 255, 255], np.uint8)).max() > 255
 
 
@@ -241,9 +237,7 @@ def pillow_like(line: np.ndarray, size: int, name: str) -> np.ndarray:
         "bilinear": (lambda t: max(0.0, 1 - abs(t)), 1.0),
         "bicubic": (
             lambda t: (
-                1.5 * abs(t) ** 3 - 2.5 * t * t + 1
-                if abs(t) < 1
-                else -0.5 * abs(t) ** 3 + 2.5 * t * t - 4 * abs(t) + 2
+                1.5 * abs(t) ** 3 - 2.5 * t * t + 1 if abs(t) < 1 else -0.5 * abs(t) ** 3 + 2.5 * t * t - 4 * abs(t) + 2
             ),
             2.0,
         ),
@@ -262,12 +256,7 @@ def pillow_like(line: np.ndarray, size: int, name: str) -> np.ndarray:
     return np.array(out)
 
 
-@given(
-    st.integers(1, 90),
-    st.integers(1, 40),
-    st.sampled_from(["bilinear", "bicubic", "area"]),
-    st.integers(0, 99),
-)
+@given(st.integers(1, 90), st.integers(1, 40), st.sampled_from(["bilinear", "bicubic", "area"]), st.integers(0, 99))
 @settings(deadline=None)
 def test_resample_is_pillows_filter(length, size, name, seed):
     line = np.random.default_rng(seed).integers(0, 256, length).astype(np.uint8)
@@ -419,9 +408,7 @@ def test_a_jpeg_cut_short_is_noticed_behind_its_thumbnail():
 
 def test_progressive_jpeg_is_whole_too():
     bgr = picture(64, 64)
-    data = cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_PROGRESSIVE, 1, cv2.IMWRITE_JPEG_RST_INTERVAL, 2])[
-        1
-    ].tobytes()
+    data = cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_PROGRESSIVE, 1, cv2.IMWRITE_JPEG_RST_INTERVAL, 2])[1].tobytes()
     assert decode(data).shape == (64, 64, 3)
     with pytest.raises(ImageError):
         decode(data[:-100])

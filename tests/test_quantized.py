@@ -47,10 +47,7 @@ def test_pictures_go_out_as_nv12_and_scores_come_back(tmp_path: Path) -> None:
 def test_a_picture_of_another_size_is_refused(tmp_path: Path) -> None:
     large = np.zeros((8, 8, 3), np.uint8)
     toolchain = worker(tmp_path, HELLO + ECHO)
-    with (
-        QuantizedPool(toolchain, tmp_path / "m.onnx", 1) as pool,
-        pytest.raises(ToolchainError, match="bytes"),
-    ):
+    with QuantizedPool(toolchain, tmp_path / "m.onnx", 1) as pool, pytest.raises(ToolchainError, match="bytes"):
         pool(large)
 
 

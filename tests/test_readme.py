@@ -53,12 +53,7 @@ def run(command: str, clone: Path) -> list[str]:
         env |= {"EDGE_CACHE": str(compiler_only(clone.parent / "cache")), "HF_HOME": str(clone.parent / "hf")}
     env["PATH"] = f"{clone}/.venv/bin{os.pathsep}{env['PATH']}"
     done = subprocess.run(
-        ["bash", "-c", command],
-        cwd=clone,
-        env=env,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        encoding="utf-8",
+        ["bash", "-c", command], cwd=clone, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, encoding="utf-8"
     )
     assert done.returncode == (2 if "ConvNext_ato" in command else 0), done.stdout
     return [line.rstrip().replace(str(Path.home()), "~") for line in done.stdout.splitlines()]

@@ -26,19 +26,7 @@ from edge.images import ImageItem
 from edge.images.demo import picture
 from edge.images.preprocess import nv12_to_yuv444, resize_crop, rgb_to_nv12, yuv444_to_rgb_float
 from edge.report import write as writing
-from edge.report.charts import (
-    Bar,
-    Canvas,
-    Row,
-    bars,
-    depth,
-    depths,
-    dots,
-    module_of,
-    percent_axis,
-    split,
-    waterfall,
-)
+from edge.report.charts import Bar, Canvas, Row, bars, depth, depths, dots, module_of, percent_axis, split, waterfall
 from edge.report.contents import LayerRow, Report
 from edge.report.gather import gather, judged_change
 from edge.report.page import documents
@@ -179,9 +167,7 @@ def test_text_of_others_is_no_markup(build: Path, tmp_path: Path) -> None:
     text = words(page)
     for typed in (NAMES[-1], "<b>.png", "<img src=x onerror=alert(1)>", "</title><script>alert(3)</script>"):
         assert typed in text or any(typed in (image["alt"] or "") for image in page.every("img"))
-    assert not re.search(
-        r"(?<!\\)<(script|img|/style|/title|b)\b", re.sub(r"`[^`]*`", "", texts["report.md"])
-    )
+    assert not re.search(r"(?<!\\)<(script|img|/style|/title|b)\b", re.sub(r"`[^`]*`", "", texts["report.md"]))
 
 
 @pytest.mark.parametrize(
@@ -194,9 +180,7 @@ def test_text_of_others_is_no_markup(build: Path, tmp_path: Path) -> None:
     ],
     ids=["demo", "random", "portable", "unverified"],
 )
-def test_what_a_reader_must_know_first_comes_first(
-    tmp_path: Path, options: dict[str, object], said: str
-) -> None:
+def test_what_a_reader_must_know_first_comes_first(tmp_path: Path, options: dict[str, object], said: str) -> None:
     found, page, texts = told(make_build(tmp_path / "net", **options))  # type: ignore[arg-type]
     assert said in [flag.title for flag in found.flags]
     assert words(page).index(said) < words(page).index("Accuracy, step by step")
@@ -257,9 +241,7 @@ def test_results_of_other_files_are_left_out_and_named(build: Path, name: str) -
     assert (found.accuracy.source == "manifest.json") == (name == "eval.json")
 
 
-@pytest.mark.parametrize(
-    "text", ["{", "[]", '{"schema_version": 99}', '{"schema_version": 1, "models": {}}', "null"]
-)
+@pytest.mark.parametrize("text", ["{", "[]", '{"schema_version": 99}', '{"schema_version": 1, "models": {}}', "null"])
 def test_a_broken_result_is_told_and_no_error(build: Path, text: str) -> None:
     (build / "eval.json").write_text(text)
     found = gather(open_built(build))
@@ -349,9 +331,7 @@ def test_pictures_are_shown_as_the_network_sees_them(seed: int) -> None:
     assert np.abs(behind_nv12(crop) - np.clip(seen, 0, 255)).max() <= 0.5
 
 
-@pytest.mark.parametrize(
-    ("color", "layout"), [("rgb", "NCHW"), ("bgr", "NCHW"), ("rgb", "NHWC"), ("bgr", "NHWC")]
-)
+@pytest.mark.parametrize(("color", "layout"), [("rgb", "NCHW"), ("bgr", "NCHW"), ("rgb", "NHWC"), ("bgr", "NHWC")])
 def test_calibration_pictures_have_their_own_colours(tmp_path: Path, color: str, layout: str) -> None:
     found = gather(open_built(make_build(tmp_path / "net", color=color, layout=layout)))
     shown = found.calibration.pictures
@@ -461,12 +441,7 @@ def test_an_axis_covers_its_values_with_few_round_steps(values: list[float], mos
 def test_numbers_as_one_reads_them() -> None:
     assert [signed(value) for value in (0.0, -0.001, 1.5, -2.0)] == ["0.00", "0.00", "+1.50", MINUS + "2.00"]
     assert [p_value(value) for value in (1e-9, 0.0123, 0.5)] == ["p < 0.001", "p = 0.012", "p = 0.50"]
-    assert [size(count) for count in (8, 4_327_588, 999_999, 53_059_776)] == [
-        "8 B",
-        "4.33 MB",
-        "1 MB",
-        "53.1 MB",
-    ]
+    assert [size(count) for count in (8, 4_327_588, 999_999, 53_059_776)] == ["8 B", "4.33 MB", "1 MB", "53.1 MB"]
 
 
 # --- how it is written

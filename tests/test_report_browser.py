@@ -122,9 +122,7 @@ def test_a_page_that_asks_the_network_or_complains_would_be_seen(
 ) -> None:
     bad = tmp_path / "bad.html"
     text = pages["report"].read_text()
-    bad.write_text(
-        text.replace("<main", '<img src="http://127.0.0.1:9/x.png"><p style="width: 900px">x</p><main')
-    )
+    bad.write_text(text.replace("<main", '<img src="http://127.0.0.1:9/x.png"><p style="width: 900px">x</p><main'))
     seen = look("report", size=PHONE)
     seen.page.goto(bad.as_uri())
     assert any("x.png" in line for line in [*seen.requests, *seen.complaints])
@@ -142,9 +140,7 @@ def test_charts_are_there_with_names(look: Any, kind: str, size: dict[str, int])
         box = chart.bounding_box()
         assert box["width"] > 250
         assert box["height"] >= 18
-        name = page.evaluate(
-            "id => document.getElementById(id).textContent", chart.get_attribute("aria-labelledby")
-        )
+        name = page.evaluate("id => document.getElementById(id).textContent", chart.get_attribute("aria-labelledby"))
         assert len(name) > 10
     hidden = page.locator("svg.chart").count() - charts.count()
     assert hidden == charts.count()  # the drawing of the other width
@@ -173,9 +169,7 @@ def test_text_stands_out_from_the_paper(look: Any, kind: str, scheme: str) -> No
         selectors,
     )
     assert len(colours) > 50
-    poor = {
-        (name, ink, under) for name, ink, under in colours if contrast(channels(ink), channels(under)) < 4.5
-    }
+    poor = {(name, ink, under) for name, ink, under in colours if contrast(channels(ink), channels(under)) < 4.5}
     assert poor == set()
 
 

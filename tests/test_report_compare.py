@@ -18,9 +18,7 @@ from edge.report.gather import evaluation_of
 from tests.conftest import Run
 from tests.report_build import HOPS, NAMES, YAML, make_build, with_sidecars, write_answers
 
-OTHER_YAML = (
-    YAML.replace("default", "max") + "model_parameters: {node_info: {/stem/Conv: {OutputType: int16}}}\n"
-)
+OTHER_YAML = YAML.replace("default", "max") + "model_parameters: {node_info: {/stem/Conv: {OutputType: int16}}}\n"
 
 
 @pytest.fixture
@@ -193,11 +191,7 @@ def test_pairing_counts_only_what_both_answered(rows: list[tuple[int, int, int]]
 def test_the_command_writes_page_text_and_data(edge: Run, one: Built, two: Built, tmp_path: Path) -> None:
     code, out, err = edge("report", str(one.folder), str(two.folder))
     assert (code, err) == (0, "")
-    assert out.splitlines()[1:] == [
-        "report  comparison.html",
-        "        comparison.md",
-        "        comparison.json",
-    ]
+    assert out.splitlines()[1:] == ["report  comparison.html", "        comparison.md", "        comparison.json"]
     data = json.loads((tmp_path / "comparison.json").read_text())
     assert data["schema_version"] == 1
     assert data["paired"][0]["change"]["points"] == pytest.approx(2.4)

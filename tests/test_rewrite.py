@@ -78,9 +78,7 @@ def test_means_become_convolutions_under_their_own_names(tmp_path: Path) -> None
 
 @given(seed=st.integers(0, 10_000), channels=st.sampled_from([1, 2, 8, 12, 40]))
 @settings(max_examples=12, deadline=None)
-def test_random_networks_answer_as_before(
-    tmp_path_factory: pytest.TempPathFactory, seed: int, channels: int
-) -> None:
+def test_random_networks_answer_as_before(tmp_path_factory: pytest.TempPathFactory, seed: int, channels: int) -> None:
     folder = tmp_path_factory.mktemp("random")
     rewritten(two_norms(seed, 32, channels), folder)
     x = np.random.default_rng(seed).normal(size=(1, 3, 32, 32)).astype(np.float32)
@@ -105,9 +103,7 @@ def seen_from_outside() -> onnx.ModelProto:
     net = Normed(0).conv(8, strides=[4, 4])
     model: onnx.ModelProto = net.norm().model()  # type: ignore[attr-defined]
     sub = next(node for node in model.graph.node if node.name.endswith("/Sub"))
-    model.graph.output[0].CopyFrom(
-        helper.make_tensor_value_info(sub.output[0], onnx.TensorProto.FLOAT, (1, 16, 16, 8))
-    )
+    model.graph.output[0].CopyFrom(helper.make_tensor_value_info(sub.output[0], onnx.TensorProto.FLOAT, (1, 16, 16, 8)))
     return model
 
 
@@ -131,9 +127,7 @@ def test_what_has_another_form_stays(tmp_path: Path, make: Any) -> None:
     assert not (tmp_path / "r.onnx").exists()
 
 
-def test_a_rewrite_that_changes_the_answers_is_refused(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_rewrite_that_changes_the_answers_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(model: onnx.ModelProto) -> tuple[onnx.ModelProto, tuple[str, ...]]:
         changed, names = channel_mean(model)
         weight = next(t for t in changed.graph.initializer if t.name.endswith("ReduceMean_1/weight"))

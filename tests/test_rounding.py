@@ -139,8 +139,7 @@ def test_a_convolution_is_its_columns_times_its_matrix(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("op", "shape", "attributes"),
-    [("MatMul", (7, 5), {}), ("Gemm", (7, 5), {}), ("Gemm", (5, 7), {"transB": 1})],
+    ("op", "shape", "attributes"), [("MatMul", (7, 5), {}), ("Gemm", (7, 5), {}), ("Gemm", (5, 7), {"transB": 1})]
 )
 def test_a_linear_layer_is_too(op: str, shape: tuple[int, ...], attributes: dict[str, Any]) -> None:
     model = one_layer(op, shape, (3, 7), **attributes)
@@ -203,9 +202,7 @@ def calibration(folder: Path, n: int, size: int = 64) -> list[Path]:
     for index in range(n):
         rng = np.random.default_rng(index)
         coarse = rng.integers(0, 256, (8, 8, 3)).astype(np.uint8)
-        rgb = np.clip(
-            coarse.repeat(size // 8, 0).repeat(size // 8, 1) + rng.normal(0, 6, (size, size, 3)), 0, 255
-        )
+        rgb = np.clip(coarse.repeat(size // 8, 0).repeat(size // 8, 1) + rng.normal(0, 6, (size, size, 3)), 0, 255)
         files.append(folder / f"{index:04d}.bin")
         arrange(rgb.astype(np.uint8).astype(np.float32), PRE).astype("<f4").tofile(files[-1])
     return files
@@ -245,9 +242,7 @@ def test_the_same_inputs_give_the_same_bytes(tmp_path: Path) -> None:
     assert (tmp_path / one.onnx).read_bytes() == (tmp_path / two.onnx).read_bytes()
 
 
-def test_layers_in_several_passes_are_rounded_as_well(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_layers_in_several_passes_are_rounded_as_well(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     one = rounded(tmp_path, "one")
     monkeypatch.setattr("edge.prepare.rounding.MEMORY", 1.0)
     two = rounded(tmp_path, "two")
@@ -274,8 +269,7 @@ def test_a_network_without_weights_and_a_broken_file_are_told(tmp_path: Path) ->
 
 
 @pytest.mark.parametrize(
-    ("text", "seen"),
-    [("pictures: 0", "pictures 0"), ("damping: 0", "damping 0"), ("damping: 2", "damping 2")],
+    ("text", "seen"), [("pictures: 0", "pictures 0"), ("damping: 0", "damping 0"), ("damping: 2", "damping 2")]
 )
 def test_a_recipe_that_asks_for_nonsense_is_refused(tmp_path: Path, text: str, seen: str) -> None:
     (tmp_path / "r.yaml").write_text(f"rounding: {{{text}}}\n")

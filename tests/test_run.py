@@ -100,9 +100,7 @@ def test_an_approximation_is_called_one(edge: Run, tmp_path: Path) -> None:
     assert "same integers" not in out
 
 
-def test_a_picture_that_is_none_is_named_and_the_others_are_shown(
-    edge: Run, build: Path, tmp_path: Path
-) -> None:
+def test_a_picture_that_is_none_is_named_and_the_others_are_shown(edge: Run, build: Path, tmp_path: Path) -> None:
     save_photo(tmp_path / "a.png", 1)
     (tmp_path / "b.jpg").write_bytes(b"no picture")
     save_photo(tmp_path / "c.png", 2)
@@ -136,9 +134,7 @@ def test_several_pictures_go_into_a_folder(edge: Run, build: Path, tmp_path: Pat
     assert not np.array_equal(decode(tmp_path / "shown" / "a.png"), decode(tmp_path / "shown" / "a_2.png"))
 
 
-def test_a_file_alone_says_what_it_assumes_and_takes_it_from_options(
-    edge: Run, build: Path, tmp_path: Path
-) -> None:
+def test_a_file_alone_says_what_it_assumes_and_takes_it_from_options(edge: Run, build: Path, tmp_path: Path) -> None:
     shutil.copy(next(build.glob("*_portable_int8.onnx")), tmp_path / "x_portable_int8.onnx")
     picture = save_photo(tmp_path / "photo.png", 3)
     run = ("run", "x_portable_int8.onnx", "photo.png", *PORTABLE)
@@ -232,14 +228,10 @@ def test_rows_of_text_lie_below_the_picture_which_stays_as_it_is() -> None:
 
 
 @given(
-    st.integers(1, 300),
-    st.integers(1, 300),
-    st.lists(st.tuples(st.text(max_size=120), st.floats(0, 1)), max_size=3),
+    st.integers(1, 300), st.integers(1, 300), st.lists(st.tuples(st.text(max_size=120), st.floats(0, 1)), max_size=3)
 )
 @settings(deadline=None, max_examples=40)
-def test_any_size_and_any_label_can_be_drawn(
-    height: int, width: int, ranked: list[tuple[str, float]]
-) -> None:
+def test_any_size_and_any_label_can_be_drawn(height: int, width: int, ranked: list[tuple[str, float]]) -> None:
     drawn = annotate(sample_rgb(height, width), ranked)
     assert drawn.dtype == np.uint8
     assert drawn.shape[1] >= 360

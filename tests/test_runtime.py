@@ -152,9 +152,7 @@ def test_a_single_file_takes_the_metadata_that_speaks_of_it(build: Path, portabl
         assert net.labels == NAMES
 
 
-def test_a_single_file_leaves_out_the_metadata_of_another(
-    tmp_path: Path, build: Path, portable: Path
-) -> None:
+def test_a_single_file_leaves_out_the_metadata_of_another(tmp_path: Path, build: Path, portable: Path) -> None:
     portable.write_bytes(portable.read_bytes() + b"\n")
     assert locate(portable).metadata is None
     alone = tmp_path / portable.name
@@ -358,16 +356,9 @@ def test_a_preprocessing_of_another_size(build: Path) -> None:
 
 @pytest.mark.parametrize(
     ("content", "match"),
-    [
-        (None, "can't be read"),
-        (b"", "is empty"),
-        (b"hello", "not a whole picture"),
-        ("folder", "can't be read"),
-    ],
+    [(None, "can't be read"), (b"", "is empty"), (b"hello", "not a whole picture"), ("folder", "can't be read")],
 )
-def test_a_picture_that_is_no_picture(
-    build: Path, tmp_path: Path, content: bytes | str | None, match: str
-) -> None:
+def test_a_picture_that_is_no_picture(build: Path, tmp_path: Path, content: bytes | str | None, match: str) -> None:
     path = tmp_path / "cheetah.jpg"
     if content == "folder":
         path.mkdir()
@@ -378,17 +369,13 @@ def test_a_picture_that_is_no_picture(
     assert "cheetah.jpg" in str(error.value)
 
 
-@pytest.mark.parametrize(
-    "array", [np.zeros((64, 64, 3)), np.zeros((64, 64), np.uint8), np.zeros((0, 0, 3), np.uint8)]
-)
+@pytest.mark.parametrize("array", [np.zeros((64, 64, 3)), np.zeros((64, 64), np.uint8), np.zeros((0, 0, 3), np.uint8)])
 def test_an_array_that_is_no_picture(build: Path, array: np.ndarray) -> None:
     with load(build, backend="portable") as net, pytest.raises(ImageError, match="an array of"):
         net.classify(array)
 
 
-def test_a_failure_inside_onnxruntime_is_a_backend_error(
-    build: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_failure_inside_onnxruntime_is_a_backend_error(build: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with load(build, backend="portable") as net:
         monkeypatch.setattr(net._backends[0], "_inputs", ["another"])
         with pytest.raises(BackendError, match="onnxruntime failed"):

@@ -40,12 +40,7 @@ def open_alone(path: Path, library: str, monkeypatch: pytest.MonkeyPatch, **env:
 
 
 def open_bin(
-    tmp_path: Path,
-    library: str,
-    monkeypatch: pytest.MonkeyPatch,
-    *,
-    file: bytes | None = None,
-    **facts: object,
+    tmp_path: Path, library: str, monkeypatch: pytest.MonkeyPatch, *, file: bytes | None = None, **facts: object
 ) -> Net:
     """Load a program that consists of a ``.bin`` alone."""
     path = tmp_path / "other.bin"
@@ -57,9 +52,7 @@ def open_bin(
 
 
 @every_library
-def test_scores_are_those_of_the_portable_model(
-    build: Path, library: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_scores_are_those_of_the_portable_model(build: Path, library: str, monkeypatch: pytest.MonkeyPatch) -> None:
     with load(build, backend="portable") as net:
         wanted = [net.run(nv12(seed))[0] for seed in range(3)]
     with open_alone(build, library, monkeypatch) as net:
@@ -85,9 +78,7 @@ def test_a_picture_is_classified_as_by_the_portable_model(
 
 
 @pytest.mark.parametrize("package", ["hobot_dnn", "hobot_dnn_rdkx5"])
-def test_pyeasy_dnn_is_found_in_either_package(
-    build: Path, package: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_pyeasy_dnn_is_found_in_either_package(build: Path, package: str, monkeypatch: pytest.MonkeyPatch) -> None:
     plug_in(monkeypatch, [package])
     with load(build, backend="hobot_dnn") as net:
         assert net.info.version == package
@@ -140,9 +131,7 @@ def test_several_inputs_and_outputs_keep_their_order(
             net.run(nv12())
 
 
-def test_tensor_inputs_of_hbm_runtime_keep_their_type(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_tensor_inputs_of_hbm_runtime_keep_their_type(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     inputs = [{"name": "x", "type": "F32", "shape": [1, 2, 3, 4]}]
     with open_bin(tmp_path, "hbm_runtime", monkeypatch, inputs=inputs) as net:
         assert net.info.inputs[0].dtype == "float32"
@@ -307,9 +296,7 @@ def test_nv12_may_have_any_shape(
 
 
 @every_library
-def test_a_view_with_gaps_counts_as_its_values(
-    build: Path, library: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_view_with_gaps_counts_as_its_values(build: Path, library: str, monkeypatch: pytest.MonkeyPatch) -> None:
     gaps = np.zeros(2 * BYTES, np.uint8)[::2]
     gaps[:] = nv12()
     turned = np.asfortranarray(nv12().reshape(96, 64))
@@ -334,9 +321,7 @@ def test_the_fakes_have_the_hazards_that_the_checks_are_for(
     assert not np.array_equal(forward(gaps)[0].buffer, wanted)  # strides are ignored
     forward(nv12(1))
     assert not np.array_equal(forward(nv12()[:100])[0].buffer, wanted)  # old bytes stay
-    (tmp_path / "rgb.bin").write_bytes(
-        fake_bin(inputs=[{"name": "x", "type": "RGB", "shape": [1, 3, 8, 32]}])
-    )
+    (tmp_path / "rgb.bin").write_bytes(fake_bin(inputs=[{"name": "x", "type": "RGB", "shape": [1, 3, 8, 32]}]))
     rgb = np.full(768, 100, np.uint8)
     importlib.import_module("hobot_dnn.pyeasy_dnn").load(str(tmp_path / "rgb.bin"))[0].forward(rgb)
     assert not rgb.any()  # changed in place
@@ -368,9 +353,7 @@ def test_inputs_that_a_runtime_spoils_are_refused(
         open_bin(tmp_path, library, monkeypatch, inputs=inputs)
 
 
-def test_bpu_infer_lib_wants_metadata_and_plain_floats(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_bpu_infer_lib_wants_metadata_and_plain_floats(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(BackendError, match=r"without metadata\.json"):
         open_bin(tmp_path, "bpu_infer_lib", monkeypatch)
     outputs = integer("S32", [1, 1, 1, 4], scale=[0.1])
@@ -379,9 +362,7 @@ def test_bpu_infer_lib_wants_metadata_and_plain_floats(
         load(build, backend="bpu_infer_lib")
 
 
-def test_bpu_infer_lib_refuses_results_of_another_length(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_bpu_infer_lib_refuses_results_of_another_length(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     build = board_build(tmp_path / "five", fake_bin([F32 | {"shape": [1, 5, 1, 1]}]))
     net = open_alone(build, "bpu_infer_lib", monkeypatch)
     with pytest.raises(BackendError, match="has 5 values"):
@@ -393,9 +374,7 @@ def test_bpu_infer_lib_refuses_results_of_another_length(
 
 @every_library
 @pytest.mark.parametrize("threads", [1, 4])
-def test_threads_that_share_a_net(
-    build: Path, library: str, threads: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_threads_that_share_a_net(build: Path, library: str, threads: int, monkeypatch: pytest.MonkeyPatch) -> None:
     plug_in(monkeypatch, [library])
     frames = [nv12(seed) for seed in range(8)] * 5
     with load(build, backend=library, threads=threads) as net:
@@ -406,9 +385,7 @@ def test_threads_that_share_a_net(
 
 
 @every_library
-def test_a_runtime_that_is_entered_twice_fails(
-    build: Path, library: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_runtime_that_is_entered_twice_fails(build: Path, library: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The gate can fail: without the queue of the net the fakes notice a second caller."""
     frames = [nv12(seed) for seed in range(8)] * 5
     net = open_alone(build, library, monkeypatch)
@@ -434,9 +411,7 @@ def test_a_library_check_that_fails_counts_as_missing(build: Path, monkeypatch: 
         open_alone(build, "hbm_runtime", monkeypatch, FAKE_NO_LIBDNN="1")
 
 
-def test_another_platforms_module_of_that_name(
-    build: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_another_platforms_module_of_that_name(build: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     plug_in(monkeypatch, [])
     monkeypatch.delitem(sys.modules, "hbm_runtime")
     (tmp_path / "site").mkdir()
@@ -520,9 +495,7 @@ def test_a_runtime_that_is_no_older_is_not_mentioned(
     assert caplog.text == ""
 
 
-def test_a_refusal_for_an_old_runtime_names_both_versions(
-    build: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_refusal_for_an_old_runtime_names_both_versions(build: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(BackendError, match="by a newer compiler") as refusal:
         open_alone(build, "hbm_runtime", monkeypatch, FAKE_LIBDNN="1.22.1")
     assert "1.22.1 is older than the compiler of net, hb_mapper 1.24.3" in refusal.value.seen

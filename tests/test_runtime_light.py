@@ -58,9 +58,7 @@ def bare_python(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPat
     return bare
 
 
-def on_the_board(
-    python: Path, tmp_path: Path, *arguments: str | Path, code: str = RUN, fakes: bool = True
-) -> str:
+def on_the_board(python: Path, tmp_path: Path, *arguments: str | Path, code: str = RUN, fakes: bool = True) -> str:
     """Run ``code`` with every warning an error, in an empty folder, with no compiler in reach."""
     path = os.pathsep.join([str(ROOT), *([str(FOLDER)] if fakes else [])])
     env = {"PATH": "/usr/bin:/bin", "HOME": str(tmp_path), "EDGE_CACHE": str(tmp_path), "PYTHONPATH": path}

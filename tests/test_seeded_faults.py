@@ -99,10 +99,7 @@ def listed_again(build: Path, without: tuple[str, ...] = ()) -> None:
         build: its folder.
         without: roles that are no longer listed.
     """
-    for name, key in (
-        ("metadata.json", "files"),
-        ("manifest.json", "artifacts"),
-    ):  # the second lists the first
+    for name, key in (("metadata.json", "files"), ("manifest.json", "artifacts")):  # the second lists the first
         document = json.loads((build / name).read_text())
         if isinstance(document[key], dict):
             document[key] = {role: entry for role, entry in document[key].items() if role not in without}

@@ -64,9 +64,7 @@ def test_a_failed_installation_tells_which_disk_is_full(
 ) -> None:
     free(program, 20, full)
     (tmp_path / "temporary").mkdir()
-    code, said = setup(
-        tmp_path, EDGE_PYTHON=str(program("own-python", PYTHON)), TMPDIR=str(tmp_path / "temporary")
-    )
+    code, said = setup(tmp_path, EDGE_PYTHON=str(program("own-python", PYTHON)), TMPDIR=str(tmp_path / "temporary"))
     assert code == 1
     assert remedy in said.splitlines()[-1]
     assert ("20 MB free" in said) == (full != "nothing")

@@ -94,9 +94,7 @@ def test_edge_doctor_where_something_lacks(edge: Run, monkeypatch: pytest.Monkey
     assert [line.split()[1] for line in lost] == ["memory", "disk", "edge"]  # the last is "ready: edge build"
 
 
-@pytest.mark.parametrize(
-    "where", ["/var/cache/some one/toolchain/0123/bin", "~/.cache/edge/toolchain/ab/bin"]
-)
+@pytest.mark.parametrize("where", ["/var/cache/some one/toolchain/0123/bin", "~/.cache/edge/toolchain/ab/bin"])
 def test_edge_toolchain_status_elsewhere(edge: Run, monkeypatch: pytest.MonkeyPatch, where: str) -> None:
     words, shown = command("edge toolchain status")
 
@@ -120,9 +118,7 @@ def test_edge_toolchain_status_elsewhere(edge: Run, monkeypatch: pytest.MonkeyPa
 
 def elsewhere(line: str) -> str:
     """Return a line with other times, figures, hashes and versions, by rules of its own."""
-    line = re.sub(
-        r"\b[0-9a-f]{12,64}\b", lambda m: m[0].translate(str.maketrans("0123abcd", "ba9876f1")), line
-    )
+    line = re.sub(r"\b[0-9a-f]{12,64}\b", lambda m: m[0].translate(str.maketrans("0123abcd", "ba9876f1")), line)
     line = re.sub(r"\b[\d,]+(?= (DDR )?bytes)", "10,987,654", line)
     line = re.sub(r"(?<=error )0(?=,)", "1.3e-07", line)
     return re.sub(r"(?<![\w.-])(\d+)\.(\d+)(?=[ ,\])]|$)", lambda m: f"1{m[1]}.{m[2][::-1]}", line)

@@ -376,9 +376,7 @@ def test_a_crash_of_onnxsim_costs_the_form_only(
     assert capfd.readouterr() == ("", "")
 
 
-def test_a_model_whose_conversion_changes_it_is_refused(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_model_whose_conversion_changes_it_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     real = stage.normal_form
     monkeypatch.setattr(stage, "normal_form", lambda model, origin: wrong_weight(real(model, origin)))
     with pytest.raises(ModelFileError, match=r"can't be made ready.*differs by"):
@@ -458,9 +456,7 @@ class TestBadInput:
         assert "com.microsoft" in self.refused(saved(model, tmp_path), tmp_path).seen
 
     def test_nan_weights(self, tmp_path: Path) -> None:
-        assert (
-            "nan or infinity only" in self.refused(saved(not_a_number(block_net()), tmp_path), tmp_path).seen
-        )
+        assert "nan or infinity only" in self.refused(saved(not_a_number(block_net()), tmp_path), tmp_path).seen
 
 
 def test_weights_beside_the_model_are_taken_in(tmp_path: Path) -> None:

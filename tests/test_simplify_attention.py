@@ -65,9 +65,7 @@ def test_the_pool_becomes_rows_and_the_number_goes_into_the_weights() -> None:
 def test_answers_stay_wherever_the_number_stands(
     side: int, heads: int, window: int, scale: float, op: str, at: str, shared: bool, seed: int
 ) -> None:
-    before = attention_net(
-        side=side, heads=heads, window=window, scale=scale, op=op, at=at, shared=shared, seed=seed
-    )
+    before = attention_net(side=side, heads=heads, window=window, scale=scale, op=op, at=at, shared=shared, seed=seed)
     after, done = lay_out(before)
     assert done.scales == (f"/{at}_scaled/{op}",)
     assert bool(done.pools) == (window > 1 and side * side % window == 0)
@@ -165,10 +163,7 @@ def test_one_product_becomes_three(tokens: int, heads: int, cut: str, bias: bool
     before = transformer_net(tokens=tokens, heads=heads, cut=cut, bias=bias, seed=seed)
     after, done = lay_out(before)
     assert done == Attention(
-        fused=("/qkv/MatMul",),
-        scales=("/scaled/Mul",),
-        keys=("/k_t/Transpose",),
-        matrices=("/share/Softmax",),
+        fused=("/qkv/MatMul",), scales=("/scaled/Mul",), keys=("/k_t/Transpose",), matrices=("/share/Softmax",)
     )
     found = kinds(after)
     assert found.count("MatMul") == 5

@@ -38,9 +38,7 @@ def patch_net(
     """Return a convolution over patches, and a score of each of its channels."""
     rng = np.random.default_rng(seed)
     group = attributes.get("group", 1)
-    constants = {
-        "w": rng.normal(0, 1 / window, (outputs, channels // group, window, window)).astype(np.float32)
-    }
+    constants = {"w": rng.normal(0, 1 / window, (outputs, channels // group, window, window)).astype(np.float32)}
     if bias:
         constants["b"] = rng.normal(0, 0.1, outputs).astype(np.float32)
     attributes = {"kernel_shape": [window] * 2, "strides": [window] * 2, **attributes}
@@ -92,9 +90,7 @@ def test_answers_stay(window: int, channels: int, height: int, width: int, bias:
     np.testing.assert_allclose(answers(after), answers(before), rtol=0, atol=1e-5)
 
 
-@pytest.mark.parametrize(
-    ("window", "step"), [(8, 4), (9, 3), (14, 7), (16, 4), (32, 8), (7, None), (13, None)]
-)
+@pytest.mark.parametrize(("window", "step"), [(8, 4), (9, 3), (14, 7), (16, 4), (32, 8), (7, None), (13, None)])
 def test_the_first_step(window: int, step: int | None) -> None:
     assert first_step(window) == step
 

@@ -59,11 +59,7 @@ def test_the_compiler_fuses_what_is_counted(toolchain: Toolchain, tmp_path: Path
     script = Path(__file__).parent / "fakes" / "vendor_fusions.py"
     lines: list[str] = []
     done = toolchain.run_python(
-        [str(script), str(tmp_path)],
-        cwd=tmp_path,
-        timeout=300,
-        on_line=lines.append,
-        mounts=[script.parent, tmp_path],
+        [str(script), str(tmp_path)], cwd=tmp_path, timeout=300, on_line=lines.append, mounts=[script.parent, tmp_path]
     )
     assert done.returncode == 0, lines[-5:]
     rows = dict(json.loads(line) for line in lines if line.startswith("["))

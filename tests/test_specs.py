@@ -22,9 +22,7 @@ def test_every_zoo_model_loads_and_its_recipe_too(name: str) -> None:
     load_precision(spec.precision)
 
 
-@pytest.mark.parametrize(
-    "path", sorted((data_dir("mapper_yaml") / "precision").glob("*.yaml")), ids=lambda p: p.stem
-)
+@pytest.mark.parametrize("path", sorted((data_dir("mapper_yaml") / "precision").glob("*.yaml")), ids=lambda p: p.stem)
 def test_every_recipe_loads(path: Path) -> None:
     assert load_precision(path.stem).name == path.stem
 

@@ -36,8 +36,7 @@ def test_mcnemar_equals_the_exact_binomial_test(case: tuple[int, int]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("lost", "gained", "p"),
-    [(0, 0, 1.0), (1, 0, 1.0), (0, 1, 1.0), (5, 5, 1.0), (6, 0, 2 / 64), (0, 4, 1 / 8)],
+    ("lost", "gained", "p"), [(0, 0, 1.0), (1, 0, 1.0), (0, 1, 1.0), (5, 5, 1.0), (6, 0, 2 / 64), (0, 4, 1 / 8)]
 )
 def test_mcnemar_by_hand(lost: int, gained: int, p: float) -> None:
     assert mcnemar(lost, gained) == pytest.approx(p)

@@ -13,17 +13,7 @@ from edge.cli.models import PAGE_COMMAND, named
 from edge.compiler.logs import NodeRow
 from edge.errors import InputError
 from edge.specs import ModelSpec, Published, Sources, available_models, load_model
-from edge.survey import (
-    Checked,
-    Compiled,
-    Counted,
-    Record,
-    compare,
-    load_records,
-    page,
-    request_of,
-    save_records,
-)
+from edge.survey import Checked, Compiled, Counted, Record, compare, load_records, page, request_of, save_records
 from edge.survey.check import split
 from tests.conftest import FakeCompiler, Run, save_net
 from tests.test_toolchain_compiler import write_net
@@ -84,11 +74,7 @@ def test_ones_own_model_comes_before_ours_of_that_name(zoo: Path) -> None:
 
 @pytest.mark.parametrize(
     ("value", "text", "says"),
-    [
-        ("no/such/folder", None, "no folder"),
-        (None, "name: Other\n", "'Other'"),
-        (None, "colour: rgb\n", "colour"),
-    ],
+    [("no/such/folder", None, "no folder"), (None, "name: Other\n", "'Other'"), (None, "colour: rgb\n", "colour")],
 )
 def test_a_wrong_zoo_says_what_is_wrong(
     zoo: Path, edge: Run, monkeypatch: pytest.MonkeyPatch, value: str | None, text: str | None, says: str
@@ -112,9 +98,7 @@ def test_the_list_fits_a_terminal_and_marks_figures_of_other_weights(edge: Run) 
     assert names[:5] == [f"ConvNeXt_{size}" for size in ("atto", "femto", "pico", "nano", "tiny")]
 
 
-@pytest.mark.parametrize(
-    "arguments", [("--measure", "--check-all"), ("--measure", "--page", "x.md"), ("NoSuch",)]
-)
+@pytest.mark.parametrize("arguments", [("--measure", "--check-all"), ("--measure", "--page", "x.md"), ("NoSuch",)])
 def test_contradicting_wishes(edge: Run, arguments: tuple[str, ...]) -> None:
     assert edge("models", *arguments)[0] == 2
 
@@ -208,14 +192,7 @@ def rows(places: str) -> list[NodeRow]:
 
 @pytest.mark.parametrize(
     ("places", "tail", "inside"),
-    [
-        ("BBB", 0, 0),
-        ("BBCC", 2, 0),
-        ("BCBC", 1, 1),
-        ("CBB", 0, 1),
-        ("CC", 2, 0),
-        ("", 0, 0),
-    ],
+    [("BBB", 0, 0), ("BBCC", 2, 0), ("BCBC", 1, 1), ("CBB", 0, 1), ("CC", 2, 0), ("", 0, 0)],
 )
 def test_only_the_tail_may_be_on_the_cpu(places: str, tail: int, inside: int) -> None:
     found = split(rows(places))
@@ -291,9 +268,7 @@ def test_the_page_shows_what_was_measured_and_nothing_else() -> None:
     counted = Counted(224, 224, 1_010_000, 2 * 10**9, 0, 10**8)
     checked = Checked("random", nodes=50, bpu=40, cpu=3, tail=("t",), inside=("a", "b"), seconds=33.3)
     text = page(specs, {"Full": Record(counted, checked, COMPILED)}, command="edge models --page x")
-    row = (
-        "| Full | 224x224 | - | 1.010 | 1 (+1.00 %) | 2.000 | 2 (+0.00 %) | 5.0 | 40 | 1 | 0 | **2** | 33 | -"
-    )
+    row = "| Full | 224x224 | - | 1.010 | 1 (+1.00 %) | 2.000 | 2 (+0.00 %) | 5.0 | 40 | 1 | 0 | **2** | 33 | -"
     assert f"{row} |" in text
     assert "| Full | O1 | int8 | 1500.0 | 666.70 | 5.00 | 4.00 | 12 | 0.80 | 9 / 1 | 0 | - | random |" in text
     assert "Full: on the CPU inside the network: a, b." in text
@@ -302,9 +277,7 @@ def test_the_page_shows_what_was_measured_and_nothing_else() -> None:
 
 
 def test_a_failed_check_is_on_the_page() -> None:
-    text = page(
-        [ModelSpec("X", Sources())], {"X": Record(checked=Checked("random", failed="oh"))}, command="c"
-    )
+    text = page([ModelSpec("X", Sources())], {"X": Record(checked=Checked("random", failed="oh"))}, command="c")
     assert "X: the check failed: oh" in text
 
 
@@ -337,9 +310,7 @@ def test_a_compile_of_an_earlier_edge_is_left_out(
     assert "0 of them compiled" in out
 
 
-def test_a_compile_at_another_size_is_none_of_the_models(
-    zoo: Path, edge: Run, fake_compiler: FakeCompiler
-) -> None:
+def test_a_compile_at_another_size_is_none_of_the_models(zoo: Path, edge: Run, fake_compiler: FakeCompiler) -> None:
     assert edge("compile", "Mine", "--calib-count", "20")[0] == 0
     assert "1 of them compiled" in edge("models", "--page", "models.md", "Mine")[1]
     (zoo / "Mine.yaml").write_text(YAML.format(onnx="mine.onnx", size=96))
@@ -351,9 +322,7 @@ def test_the_committed_page_is_that_of_the_committed_figures() -> None:
     records = load_records(docs / "models.json")
     command = PAGE_COMMAND.format(page="docs/models.md")
     remedy = f"{command}   writes it anew"
-    assert (docs / "models.md").read_text() == page(list(named(()).values()), records, command=command), (
-        remedy
-    )
+    assert (docs / "models.md").read_text() == page(list(named(()).values()), records, command=command), remedy
     assert set(records) == set(available_models()), "edge models --check-all, --measure and --page"
     for name, record in records.items():
         assert record.checked is not None, name
@@ -381,9 +350,7 @@ def test_two_models_on_the_real_checker(zoo: Path, edge: Run, tmp_path: Path, to
 
 @pytest.mark.compiler
 @pytest.mark.slow
-def test_models_of_the_zoo_on_the_real_checker(
-    zoo: Path, edge: Run, tmp_path: Path, toolchain: object
-) -> None:
+def test_models_of_the_zoo_on_the_real_checker(zoo: Path, edge: Run, tmp_path: Path, toolchain: object) -> None:
     """One without and one with attention; the whole zoo takes half an hour, docs/models.json has it."""
     code, out, err = edge("models", "--check-all", *SMALLEST, "--json")
     assert code == 0, err

@@ -65,9 +65,7 @@ def stage(build: Path, name: str) -> dict[str, object]:
     return found
 
 
-def test_a_program_says_what_it_was_made_of(
-    zoo: Path, edge: Run, tmp_path: Path, fake_compiler: FakeCompiler
-) -> None:
+def test_a_program_says_what_it_was_made_of(zoo: Path, edge: Run, tmp_path: Path, fake_compiler: FakeCompiler) -> None:
     compiled(edge, "Mine", "--level", "O1")
     records, text, _ = pages(edge, "Mine")
     made = records["Mine"].compiled
@@ -92,16 +90,10 @@ def test_a_program_says_what_it_was_made_of(
 
 
 @pytest.mark.parametrize(
-    ("change", "verified"),
-    [({}, True), ({"program": "0" * 64}, None), ({"why_not": "no simulator"}, None)],
+    ("change", "verified"), [({}, True), ({"program": "0" * 64}, None), ({"why_not": "no simulator"}, None)]
 )
 def test_a_proof_counts_for_the_program_that_it_is_of(
-    zoo: Path,
-    edge: Run,
-    tmp_path: Path,
-    fake_compiler: FakeCompiler,
-    change: dict[str, str],
-    verified: bool | None,
+    zoo: Path, edge: Run, tmp_path: Path, fake_compiler: FakeCompiler, change: dict[str, str], verified: bool | None
 ) -> None:
     assert "program" in signature(VERIFY.work).parameters, "what its record calls the .bin"
     compiled(edge, "Mine", "--level", "O1")
@@ -131,12 +123,7 @@ def test_a_proof_counts_for_the_program_that_it_is_of(
     ],
 )
 def test_another_program_in_the_models_folder_is_not_its_own(
-    zoo: Path,
-    edge: Run,
-    tmp_path: Path,
-    fake_compiler: FakeCompiler,
-    arguments: tuple[str, ...],
-    why: str,
+    zoo: Path, edge: Run, tmp_path: Path, fake_compiler: FakeCompiler, arguments: tuple[str, ...], why: str
 ) -> None:
     for name in ("other.onnx", "Mine.onnx"):
         save_net(tmp_path / name)
@@ -297,9 +284,7 @@ def test_records_of_an_earlier_edge_are_shown_as_far_as_they_go(tmp_path: Path) 
 def test_the_exports_error_is_on_the_page(zoo: Path, edge: Run, fake_compiler: FakeCompiler) -> None:
     counted = Counted(64, 64, 1, 1, 0, 0, max_error=0.00042)
     assert "| A | 64x64 | 0.0004 |" in page([], {"A": Record(counted)}, command="x")
-    assert "| A | - | 0.002 |" in page(
-        [], {"A": Record(checked=Checked("random", max_error=0.002))}, command="x"
-    )
+    assert "| A | - | 0.002 |" in page([], {"A": Record(checked=Checked("random", max_error=0.002))}, command="x")
     assert edge("models", "--measure", "Mine")[0] == 0
     counted_now = load_records(Path("build/models.json"))["Mine"].counted
     assert counted_now
@@ -316,9 +301,7 @@ def test_names_renew_records_and_the_page_lists_every_one(
     records, text, _ = pages(edge, "Mine")
     assert set(records) == {"ConvNeXt_atto", "Gone", "Mine"}
     assert records["ConvNeXt_atto"] == atto
-    speed = [
-        line.split(" | ")[0] for line in text.partition("## Compiled")[2].splitlines() if "| O1 |" in line
-    ]
+    speed = [line.split(" | ")[0] for line in text.partition("## Compiled")[2].splitlines() if "| O1 |" in line]
     assert speed == ["| ConvNeXt_atto", "| Gone"]
     for row in ("| ConvNeXt_atto | 224x224 |", "| Mine | 64x64 |", "| Gone | 96x128 | - | 2.000 | - |"):
         assert row in text
@@ -327,9 +310,7 @@ def test_names_renew_records_and_the_page_lists_every_one(
 
 
 @pytest.mark.parametrize("target", ["models.json", "models", "models.txt"])
-def test_a_page_is_markdown_and_its_figures_are_not_overwritten(
-    edge: Run, tmp_path: Path, target: str
-) -> None:
+def test_a_page_is_markdown_and_its_figures_are_not_overwritten(edge: Run, tmp_path: Path, target: str) -> None:
     text = '{"schema_version": 1, "models": {}}'
     (tmp_path / "models.json").write_text(text)
     code, _, err = edge("models", "--page", target)
@@ -448,9 +429,7 @@ def test_any_memory_can_be_said_where_it_is_advised(
     assert edge("models", "--check-all", "Mine", "--any-memory")[0] == 0
 
 
-def test_measuring_goes_on_after_a_failure(
-    zoo: Path, edge: Run, tmp_path: Path, fake_compiler: FakeCompiler
-) -> None:
+def test_measuring_goes_on_after_a_failure(zoo: Path, edge: Run, tmp_path: Path, fake_compiler: FakeCompiler) -> None:
     (zoo / "Broken.yaml").write_text(YAML.format(onnx="none.onnx", size=64))
     (zoo / "Recipe.yaml").write_text(YAML.format(onnx="mine.onnx", size=64) + "precision: nothing\n")
     code, out, err = edge("models", "--measure", "Broken", "Recipe", "Mine")
@@ -470,12 +449,7 @@ def test_measuring_goes_on_after_a_failure(
 
 @pytest.mark.parametrize(("verb", "work"), [("--check-all", "check_model"), ("--measure", "measure_model")])
 def test_an_unexpected_error_is_no_result_but_the_others_get_their_turn(
-    zoo: Path,
-    edge: Run,
-    fake_compiler: FakeCompiler,
-    monkeypatch: pytest.MonkeyPatch,
-    verb: str,
-    work: str,
+    zoo: Path, edge: Run, fake_compiler: FakeCompiler, monkeypatch: pytest.MonkeyPatch, verb: str, work: str
 ) -> None:
     (zoo / "Odd.yaml").write_text(YAML.format(onnx="mine.onnx", size=64))
     from edge.cli import models as models_survey
@@ -550,8 +524,6 @@ def test_memory_error_advice_is_kept_with_the_check(
 def test_a_recipes_hash_is_of_what_it_does() -> None:
     recipe = load_precision("convnext")
     assert recipe_sha256(recipe) == recipe_sha256(evolve(recipe, name="x", note="y"))
-    assert recipe_sha256(recipe) == recipe_sha256(
-        evolve(recipe, compiler=evolve(recipe.compiler, optimize_level="O0"))
-    )
+    assert recipe_sha256(recipe) == recipe_sha256(evolve(recipe, compiler=evolve(recipe.compiler, optimize_level="O0")))
     assert recipe_sha256(recipe) != recipe_sha256(load_precision("int8"))
     assert recipe_sha256(recipe) != recipe_sha256(evolve(recipe, nodes={}))

@@ -90,9 +90,7 @@ class Job:
             data.tofile(pictures / f"{index:03}.bin")
         self.files = {"net.onnx": write_net(folder / "model.onnx"), "../calib_f32": pictures}
 
-    def compile(
-        self, toolchain: Toolchain, *, key: str = "0123456789abcdef", timeout: float = 300
-    ) -> CompileResult:
+    def compile(self, toolchain: Toolchain, *, key: str = "0123456789abcdef", timeout: float = 300) -> CompileResult:
         return makertbin(
             toolchain,
             yaml=self.yaml,
@@ -130,9 +128,9 @@ def test_two_folders_give_the_same_bytes(toolchain: Toolchain, tmp_path: Path) -
     assert result.versions["hb_mapper"]
     for name in (result.bin, *result.intermediates):
         assert (first.out / name).read_bytes() == (second.out / name).read_bytes(), name
-    assert {
-        f"tiny_{part}_model.onnx" for part in ("original_float", "optimized_float", "calibrated", "quantized")
-    } < {*result.intermediates}
+    assert {f"tiny_{part}_model.onnx" for part in ("original_float", "optimized_float", "calibrated", "quantized")} < {
+        *result.intermediates
+    }
     assert "tiny_quant_info.json" in result.intermediates
     assert (first.out / result.log).stat().st_size
     assert str(tmp_path).encode() not in (first.out / result.bin).read_bytes()
@@ -161,14 +159,10 @@ def test_the_real_compiler_refuses_a_short_calibration_file(toolchain: Toolchain
 
 
 @pytest.mark.parametrize("mode", ["ok", "plots"])
-def test_a_good_compile_leaves_the_results_and_nothing_else(
-    fake_compiler: FakeCompiler, job: Job, mode: str
-) -> None:
+def test_a_good_compile_leaves_the_results_and_nothing_else(fake_compiler: FakeCompiler, job: Job, mode: str) -> None:
     fake_compiler.mode(mode)
     result = job.compile(fake_compiler.toolchain)
-    assert sorted(item.name for item in job.out.iterdir()) == sorted(
-        [result.bin, *result.intermediates, result.log]
-    )
+    assert sorted(item.name for item in job.out.iterdir()) == sorted([result.bin, *result.intermediates, result.log])
     assert (job.out / result.log).read_text() == "vendor's own log\n"
     assert result.command == ("hb_mapper", "makertbin", "-c", "tiny.yaml", "--model-type", "onnx")
     assert nothing_left(job)
@@ -255,9 +249,7 @@ def test_no_compiler_outlives_us(fake_compiler: FakeCompiler, job: Job, tmp_path
 def test_output_is_split_cleaned_and_logged(tmp_path: Path) -> None:
     lines: list[str] = []
     text = r"\033[92mone\033[0m\r\n[=  ]  1%%\r[== ]  2%%\r\ntwo\nlast"
-    done = process.run(
-        ["/bin/sh", "-c", f"printf '{text}'"], timeout=30, on_line=lines.append, log=tmp_path / "x.log"
-    )
+    done = process.run(["/bin/sh", "-c", f"printf '{text}'"], timeout=30, on_line=lines.append, log=tmp_path / "x.log")
     assert lines == ["one", "[=  ]  1%", "[== ]  2%", "two", "last"]
     assert (tmp_path / "x.log").read_text() == "one\n[== ]  2%\ntwo\nlast\n"
     assert done.tail.endswith("last")
@@ -270,14 +262,10 @@ def test_a_child_that_keeps_the_pipe_open_does_not_hold_us(tmp_path: Path) -> No
     assert wait_for(lambda: gone(int((tmp_path / "pid").read_text())))
 
 
-def test_the_environment_is_clean(
-    fake_compiler: FakeCompiler, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_the_environment_is_clean(fake_compiler: FakeCompiler, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("PYTHONPATH", "/leak")
     tool = fake_compiler.toolchain
-    (fake_compiler.bin / "show").write_text(
-        '#!/bin/sh\necho "$PYTHONHASHSEED|$PYTHONPATH|${PATH%%:*}|$EXTRA"\n'
-    )
+    (fake_compiler.bin / "show").write_text('#!/bin/sh\necho "$PYTHONHASHSEED|$PYTHONPATH|${PATH%%:*}|$EXTRA"\n')
     (fake_compiler.bin / "show").chmod(0o755)
     done = tool.run(["show"], cwd=tmp_path, timeout=30, env={"EXTRA": "yes"})
     assert done.tail == f"0||{fake_compiler.bin}|yes"
@@ -336,9 +324,7 @@ def test_a_folder_that_is_not_ours_alone_is_left_alone(tmp_path: Path, kind: str
 def test_names_must_be_relative(tmp_path: Path, name: str) -> None:
     with (
         pytest.raises(UsageError),
-        open_sandbox(
-            "0" * 16, files={name: tmp_path}, working_dir="w", out=tmp_path, timeout=1, reporter=Silent()
-        ),
+        open_sandbox("0" * 16, files={name: tmp_path}, working_dir="w", out=tmp_path, timeout=1, reporter=Silent()),
     ):
         raise AssertionError
 

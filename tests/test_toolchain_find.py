@@ -117,8 +117,7 @@ def test_uv_is_asked_and_fetches_as_a_last_resort(
 ) -> None:
     python = write(bare / "uv-python", fake_python())
     uv = on_path(
-        "uv",
-        f'[ "$2" = install ] && : > {bare}/got && exit\n[ -f {bare}/got ] && echo {python} && exit\nexit 2',
+        "uv", f'[ "$2" = install ] && : > {bare}/got && exit\n[ -f {bare}/got ] && echo {python} && exit\nexit 2'
     )
     monkeypatch.setattr(python310, "uv_program", lambda: str(uv))
     with pytest.raises(InstallError):
@@ -130,9 +129,7 @@ def test_uv_is_asked_and_fetches_as_a_last_resort(
     assert find_python310(download=False).source == "uv"
 
 
-def test_no_python_lists_where_it_looked(
-    bare: Path, on_path: Program, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_no_python_lists_where_it_looked(bare: Path, on_path: Program, monkeypatch: pytest.MonkeyPatch) -> None:
     shim = on_path("python3.10", "exit 127")
     uv = on_path("uv", "echo 'dns error' >&2; exit 2")
     monkeypatch.setattr(python310, "uv_program", lambda: str(uv))
@@ -181,11 +178,7 @@ def test_versions_are_read_from_the_packages_of_the_scripts_own_python(
     bare: Path, on_path: Program, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     site = tmp_path / "site"
-    for file, version in (
-        ("horizon_tc_ui/version.py", "1.2"),
-        ("hbdk/__init__.py", "3.4"),
-        ("hmct/version.py", "5"),
-    ):
+    for file, version in (("horizon_tc_ui/version.py", "1.2"), ("hbdk/__init__.py", "3.4"), ("hmct/version.py", "5")):
         (site / file).parent.mkdir(parents=True)
         (site / file).write_text(f"raise SystemExit('must not be imported')\n__version__ = r\"{version}\"\n")
     # Its own Python: one that sees the packages above.
@@ -236,9 +229,7 @@ esac
 """
 
 
-def docker(
-    tmp_path: Path, *, info: str = "exit 0", image: str = "echo sha256:abc", manifest: str = "exit 1"
-) -> str:
+def docker(tmp_path: Path, *, info: str = "exit 0", image: str = "echo sha256:abc", manifest: str = "exit 1") -> str:
     return DOCKER.format(info=info, image=image, manifest=manifest, log=tmp_path / "docker.log")
 
 
@@ -248,9 +239,7 @@ def test_a_docker_image_is_a_compiler(bare: Path, on_path: Program, tmp_path: Pa
     assert (tool.kind, tool.where, tool.engine) == ("docker", IMAGE, str(program))
     assert tool.identity == "hb_mapper 1.24.3 image sha256:abc"
     (tmp_path / "in").mkdir()
-    tool.run(
-        ["hb_mapper", "checker"], cwd=tmp_path, timeout=20, env={"TMPDIR": "/t"}, mounts=[tmp_path / "in"]
-    )
+    tool.run(["hb_mapper", "checker"], cwd=tmp_path, timeout=20, env={"TMPDIR": "/t"}, mounts=[tmp_path / "in"])
     line = (tmp_path / "docker.log").read_text().splitlines()[-1]
     assert line.endswith(f"--workdir {tmp_path} {IMAGE} hb_mapper checker")
     assert f"type=bind,source={tmp_path}/in,target={tmp_path}/in" in line
@@ -275,12 +264,7 @@ def test_another_image_may_be_named(
     ],
 )
 def test_docker_without_engine_or_image_is_passed_over(
-    bare: Path,
-    on_path: Program,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    options: dict[str, str],
-    why: str,
+    bare: Path, on_path: Program, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: dict[str, str], why: str
 ) -> None:
     monkeypatch.setattr(module, "_ENGINE_TIMEOUT", 1.0)
     on_path("docker", docker(tmp_path, **options))
@@ -295,9 +279,7 @@ def test_an_image_that_can_be_pulled_counts(bare: Path, on_path: Program, tmp_pa
 
 
 def test_a_container_is_killed_at_the_time_limit(bare: Path, on_path: Program, tmp_path: Path) -> None:
-    program = on_path(
-        "docker", f'echo "$@" >> {tmp_path}/calls; [ "$1" = run ] && exec /bin/sleep 60; exit 0'
-    )
+    program = on_path("docker", f'echo "$@" >> {tmp_path}/calls; [ "$1" = run ] && exec /bin/sleep 60; exit 0')
     tool = Toolchain("docker", "image", engine=str(program))
     assert tool.run(["hb_mapper"], cwd=tmp_path, timeout=1).timed_out
     first, second = (tmp_path / "calls").read_text().splitlines()

@@ -83,9 +83,7 @@ def fake_uv(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, program: Program) -
     monkeypatch.setenv("FAKE_UV_LOG", str(fake.log))
     monkeypatch.setenv("FAKE_UV_MODE", str(fake.mode_file))
     monkeypatch.setattr(module, "uv_program", lambda: str(path))
-    monkeypatch.setattr(
-        module, "find_python310", lambda given, say: Python310(Path(sys.executable), "3.10.0", "test")
-    )
+    monkeypatch.setattr(module, "find_python310", lambda given, say: Python310(Path(sys.executable), "3.10.0", "test"))
     monkeypatch.setattr(module, "require_platform", lambda _: None)
     monkeypatch.setattr(module, "_pip_config", dict)
     monkeypatch.setattr(module, "COMPILER", evolve(COMPILER, needed_bytes=1))
@@ -219,9 +217,7 @@ def test_a_time_limit_ends_it(fake_uv: FakeUv) -> None:
     assert not managed.place().folder.exists()
 
 
-def test_too_small_a_disk_is_told_before_anything_starts(
-    fake_uv: FakeUv, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_too_small_a_disk_is_told_before_anything_starts(fake_uv: FakeUv, monkeypatch: pytest.MonkeyPatch) -> None:
     usage = namedtuple("usage", "total used free")
     monkeypatch.setattr(module, "COMPILER", COMPILER)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage(10**10, 9 * 10**9, 10**9))
@@ -230,9 +226,7 @@ def test_too_small_a_disk_is_told_before_anything_starts(
     assert fake_uv.calls() == []
 
 
-def test_an_unwritable_cache_is_told(
-    fake_uv: FakeUv, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_an_unwritable_cache_is_told(fake_uv: FakeUv, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("EDGE_CACHE", str(tmp_path / "file" / "cache"))
     with pytest.raises(InstallError, match="can't write") as caught:
@@ -240,9 +234,7 @@ def test_an_unwritable_cache_is_told(
     assert "EDGE_CACHE" in str(caught.value.remedy)
 
 
-@pytest.mark.parametrize(
-    ("system", "machine"), [("Darwin", "arm64"), ("Linux", "aarch64"), ("Windows", "AMD64")]
-)
+@pytest.mark.parametrize(("system", "machine"), [("Darwin", "arm64"), ("Linux", "aarch64"), ("Windows", "AMD64")])
 def test_other_platforms_are_pointed_elsewhere(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, system: str, machine: str
 ) -> None:
@@ -292,8 +284,7 @@ def test_without_uv_pip_does_it(
 ) -> None:
     # A Python whose -m venv makes an environment that calls back to the same fake.
     python = program(
-        "fake-python",
-        'case "$2" in venv) uv venv "$3" && cp "$0" "$3/bin/python" ;; pip) shift; uv "$@" ;; esac',
+        "fake-python", 'case "$2" in venv) uv venv "$3" && cp "$0" "$3/bin/python" ;; pip) shift; uv "$@" ;; esac'
     )
     monkeypatch.setattr(module, "uv_program", lambda: None)
     monkeypatch.setattr(module, "find_python310", lambda given, say: Python310(python, "3.10.0", "test"))

@@ -167,12 +167,7 @@ def test_captured_failures_are_told(name: str, status: int, stage: str, cause: s
         ("OSError: [Errno 28] No space left on device", 255, "write files", "the disk is full"),
         ("Start to calibrate the model.\nMemoryError", 255, "memory", "out of memory"),
         ("ERROR can not find hbdk library", 255, "start hbdk", "setuptools"),
-        (
-            "Start hb_mapper....\nTraceback (most recent call last):\nKeyError: 'march'",
-            1,
-            "start",
-            "KeyError: 'march'",
-        ),
+        ("Start hb_mapper....\nTraceback (most recent call last):\nKeyError: 'march'", 1, "start", "KeyError: 'march'"),
         ("\x00\x01\x02 ???", 3, "start", "can't be understood"),
         ("", 0, "write the .bin", "left no complete result"),
         ("Start hb_mapper....", 7, "start", "exit status 7 without a message"),
@@ -193,18 +188,7 @@ def test_other_failures_are_told(text: str, status: int, stage: str, cause: str)
 def test_results_survive_json() -> None:
     rows = logs.nodes(sample("makertbin_tiny"))
     result = CompileResult(
-        "a.bin",
-        ("b.onnx",),
-        "c.log",
-        logs.static(sample("makertbin_tiny")),
-        rows,
-        4,
-        0,
-        None,
-        "max",
-        1.5,
-        ("x",),
-        {},
+        "a.bin", ("b.onnx",), "c.log", logs.static(sample("makertbin_tiny")), rows, 4, 0, None, "max", 1.5, ("x",), {}
     )
     again = cattrs.structure(json.loads(json.dumps(cattrs.unstructure(result))), CompileResult)
     assert again == result

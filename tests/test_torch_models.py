@@ -76,14 +76,8 @@ def test_the_users_own_values_win() -> None:
 @pytest.mark.parametrize(
     ("answer", "note"),
     [
-        (
-            {"tag": "in12k", "repository": "timm/resnet18.in12k", "classes": 11821},
-            "NOT known to be ImageNet's",
-        ),
-        (
-            {"tag": "fb_dino", "repository": "timm/resnet18.fb_dino"},
-            "1000 classes, NOT known to be ImageNet's",
-        ),
+        ({"tag": "in12k", "repository": "timm/resnet18.in12k", "classes": 11821}, "NOT known to be ImageNet's"),
+        ({"tag": "fb_dino", "repository": "timm/resnet18.fb_dino"}, "1000 classes, NOT known to be ImageNet's"),
         ({"repository": "somebody/weights"}, "lie at somebody/weights"),
         ({"interpolation": "random"}, "bicubic is used"),
         ({"crop_mode": "border"}, "'border'"),
@@ -105,12 +99,7 @@ def test_a_squashed_picture_is_stretched() -> None:
 @pytest.mark.parametrize(
     ("changes", "answer", "message", "remedy"),
     [
-        (
-            {},
-            {"known": False, "tags": [], "close": ["resnet18.tv_in1k"]},
-            "no model",
-            "timm:resnet18.tv_in1k",
-        ),
+        ({}, {"known": False, "tags": [], "close": ["resnet18.tv_in1k"]}, "no model", "timm:resnet18.tv_in1k"),
         ({}, {"known": False, "tags": [], "close": []}, "no model", None),
         ({}, {"input_size": [3, 299, 299]}, "299x299", "--crop 288"),
         ({}, {"input_size": [3, 299, 299], "fixed_size": True}, "299x299", "another size"),
@@ -163,14 +152,7 @@ def test_weights_that_timm_has_not_are_refused(monkeypatch: pytest.MonkeyPatch) 
 
 def test_what_was_taken_over_is_shown() -> None:
     seen = "\n".join(described("timm:x", asked(crop_mode="squash", crop_pct=1.0).spec, ["a note"]))
-    for word in (
-        "224x224, NCHW, RGB",
-        "stretched",
-        "123.675 116.28 103.53",
-        "ImageNet's order",
-        "! a note",
-        "--std",
-    ):
+    for word in ("224x224, NCHW, RGB", "stretched", "123.675 116.28 103.53", "ImageNet's order", "! a note", "--std"):
         assert word in seen
 
 

@@ -103,9 +103,7 @@ def test_pictures_that_are_not_there(edge: Run, tmp_path: Path, fake_compiler: o
     assert "nowhere" in err
 
 
-def test_a_network_of_ones_own_wants_pictures_of_its_own(
-    edge: Run, tmp_path: Path, fake_compiler: object
-) -> None:
+def test_a_network_of_ones_own_wants_pictures_of_its_own(edge: Run, tmp_path: Path, fake_compiler: object) -> None:
     net = save_net(tmp_path / "net.onnx")
     code, _, err = edge("tune", str(net), *MEAN)
     assert (code, "--images DIR" in err) == (2, True)
@@ -256,9 +254,7 @@ def small(tmp_path_factory: pytest.TempPathFactory, toolchain: Toolchain) -> tup
 
 
 def edge_in(folder: Path, arguments: list[str]) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "edge", *arguments], cwd=folder, capture_output=True, text=True
-    )
+    return subprocess.run([sys.executable, "-m", "edge", *arguments], cwd=folder, capture_output=True, text=True)
 
 
 @pytest.mark.compiler
@@ -277,10 +273,7 @@ def test_a_search_killed_and_resumed(small: tuple[Path, list[str]]) -> None:
         return [json.loads(value) for (value,) in rows]
 
     child = subprocess.Popen(
-        [sys.executable, "-m", "edge", *arguments],
-        cwd=folder,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
+        [sys.executable, "-m", "edge", *arguments], cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
     deadline = time.monotonic() + 300
     while len(finished()) < 2 and child.poll() is None:

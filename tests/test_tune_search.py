@@ -72,11 +72,7 @@ def test_units_that_pay_are_added_and_the_others_left() -> None:
 
 
 def test_a_pair_that_helps_only_together_is_found() -> None:
-    net = Net(
-        {"a": 0.0, "b": 0.0, "c": 0.1, "d": 0.0},
-        {"a": 10, "b": 10, "c": 10, "d": 10},
-        {frozenset("ab"): 0.6},
-    )
+    net = Net({"a": 0.0, "b": 0.0, "c": 0.1, "d": 0.0}, {"a": 10, "b": 10, "c": 10, "d": 10}, {frozenset("ab"): 0.6})
     assert net.search(BASE + 40) == ("a", "b", "c")
 
 
@@ -182,9 +178,7 @@ def test_the_time_of_earlier_trials_counts(tmp_path: Path) -> None:
     trial(earlier, "a")
     ((key, entry),) = earlier._known.items()
     with Store(tmp_path, FILE, Silent().warn) as store:
-        store.put(
-            PART, {bytes.fromhex(key): json.dumps(cattrs.unstructure(evolve(entry, seconds=90))).encode()}
-        )
+        store.put(PART, {bytes.fromhex(key): json.dumps(cattrs.unstructure(evolve(entry, seconds=90))).encode()})
     again = journal(tmp_path)
     assert again.spent == 0  # not asked for in this search
     trial(again, "a", never)
@@ -297,9 +291,7 @@ def searched(folder: Path, kill_after: int | None) -> tuple[tuple[str, ...], int
 
         return ask
 
-    steps = greedy(
-        net.prices, measured("damage", net.damage), measured("latency", net.latency), budget=BASE + 90
-    )
+    steps = greedy(net.prices, measured("damage", net.damage), measured("latency", net.latency), budget=BASE + 90)
     return steps[-1].units, kept.done
 
 
@@ -319,8 +311,7 @@ def test_killed_at_any_point_and_resumed_it_reaches_the_same_answer(tmp_path: Pa
 
 
 @pytest.mark.parametrize(
-    "module",
-    ["compiler/rules_model", "compiler/node_names", "measure/networks", "runtime/net", "graph/files"],
+    "module", ["compiler/rules_model", "compiler/node_names", "measure/networks", "runtime/net", "graph/files"]
 )
 def test_code_that_a_trial_runs_is_part_of_its_key(
     module: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -391,14 +382,8 @@ def test_of_recipes_that_are_equally_true_the_fastest_is_chosen() -> None:
     assert chosen_of(recipes((100, 1.0), (92, 1.5)), options, 110)[0] == 0
 
 
-@given(
-    cheap=st.floats(1.01, 3.0),
-    left=st.floats(0.05, 1.0),
-    allowed=st.floats(1.0, 1.5),
-)
-def test_a_set_that_ships_too_slow_narrows_the_budget_to_what_ships(
-    cheap: float, left: float, allowed: float
-) -> None:
+@given(cheap=st.floats(1.01, 3.0), left=st.floats(0.05, 1.0), allowed=st.floats(1.0, 1.5))
+def test_a_set_that_ships_too_slow_narrows_the_budget_to_what_ships(cheap: float, left: float, allowed: float) -> None:
     shipped = 1 + left * (cheap - 1)  # what is left of the price at the level that ships
     ratio = tightened_budget(cheap, shipped, allowed)
     if shipped <= allowed:

@@ -250,9 +250,7 @@ def test_a_compiler_without_a_simulator_is_told_and_recorded(
 
 def test_the_portable_mapper_has_nothing_to_verify(edge: Run, tmp_path: Path) -> None:
     net = str(save_net(tmp_path / "net.onnx"))
-    code, _, err = edge(
-        "verify", net, "--mean", "127.5", "--std", "127.5", "--resize", "64", "--mapper", "portable"
-    )
+    code, _, err = edge("verify", net, "--mean", "127.5", "--std", "127.5", "--resize", "64", "--mapper", "portable")
     assert code == 2
     assert "--mapper" in err
 

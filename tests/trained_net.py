@@ -93,9 +93,7 @@ def train() -> Weights:
     return weights
 
 
-def network(
-    weights: Weights, *, classes: int = len(COLORS), own_normalisation: bool = False
-) -> onnx.ModelProto:
+def network(weights: Weights, *, classes: int = len(COLORS), own_normalisation: bool = False) -> onnx.ModelProto:
     """Return the classifier; it takes 0..255 and normalises by itself if asked to."""
     nodes, constants = [], dict(weights)
     x = "x"

@@ -30,9 +30,7 @@ class VendorRuntime:
             env=toolchain.environ(),
         )
 
-    def run(
-        self, model: onnx.ModelProto, inputs: Mapping[str, NDArray[np.generic]]
-    ) -> dict[str, NDArray[np.generic]]:
+    def run(self, model: onnx.ModelProto, inputs: Mapping[str, NDArray[np.generic]]) -> dict[str, NDArray[np.generic]]:
         """Return every output of the model; an AssertionError holds the runtime's message."""
         arrays = {str(i): inputs[value.name] for i, value in enumerate(model.graph.input)}
         file = io.BytesIO()

@@ -262,9 +262,7 @@ def _check(hop: Hop, name: str, scores: Scores, classes: int) -> None:
     if scores.shape != (classes,):
         raise ModelFileError(f"the {hop.name} network gives {scores.size} scores", allowed=f"{classes}")
     if not np.isfinite(scores).all():
-        raise ModelFileError(
-            f"the {hop.name} network answers {name} with nan or infinity", remedy="check its weights"
-        )
+        raise ModelFileError(f"the {hop.name} network answers {name} with nan or infinity", remedy="check its weights")
 
 
 def _in_order(

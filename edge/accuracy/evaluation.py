@@ -244,13 +244,7 @@ def tally(
             mistakes.add(items, parts[0], parts[last], labelled=labelled)
         if sink is not None:
             for row, item in enumerate(items):
-                sink(
-                    [
-                        item.name,
-                        item.label,
-                        *(part.classes[row] if part.there[row] else None for part in parts),
-                    ]
-                )
+                sink([item.name, item.label, *(part.classes[row] if part.there[row] else None for part in parts)])
     results = tuple(
         count.result(column, None if place is None else names[place], labelled=labelled, seed=pictures.seed)
         for column, count, place in zip(columns, counts, before, strict=True)

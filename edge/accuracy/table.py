@@ -175,9 +175,7 @@ def explain(
     steps = [hop for hop in hops if hop.before is not None]
     sentences = [_step(hop) for hop in steps]
     if unlabelled:
-        sentences.append(
-            f"There is no Top-1 ({unlabelled}), so whether a changed answer is a worse one can't be told."
-        )
+        sentences.append(f"There is no Top-1 ({unlabelled}), so whether a changed answer is a worse one can't be told.")
     else:
         sentences += _largest(steps, total)
     return _verdict(hops[0], last, total), tuple(sentences)
@@ -213,9 +211,7 @@ def _step(hop: HopResult) -> str:
     subject = _subject(hop)
     sample = f" on the {_pictures(hop.n)} it was tried on" if hop.hop == "program" else ""
     if hop.identical_before == hop.n:
-        return (
-            f"{subject} gives the scores of {hop.before} bit for bit{sample or f' on all {hop.n} pictures'}."
-        )
+        return f"{subject} gives the scores of {hop.before} bit for bit{sample or f' on all {hop.n} pictures'}."
     changed = hop.n - (hop.agreement_before or 0)
     if changed == 0:
         return f"{subject} changes no answer{sample or f' on {_pictures(hop.n)}'}."
@@ -289,7 +285,4 @@ _STEPS: dict[HopName, str] = {
     "portable": "The portable model",
     "board": "The board",
 }
-_WHOLE: dict[HopName, str] = {
-    "quantized": "Quantization, NV12 included,",
-    "portable": "Quantization, NV12 included,",
-}
+_WHOLE: dict[HopName, str] = {"quantized": "Quantization, NV12 included,", "portable": "Quantization, NV12 included,"}

@@ -157,21 +157,14 @@ def board_hop(subject: Subject, folder: Path, target: Target, reporter: Reporter
         by=f"the board ({known})" if known else "the board",
         role="bin",
         model=subject.sha256["bin"],
-        key=key_of(
-            "board", subject.sha256["bin"], subject, ("edge.board.infer", "edge.board.parse"), **versions
-        ),
+        key=key_of("board", subject.sha256["bin"], subject, ("edge.board.infer", "edge.board.parse"), **versions),
         open=opened,
         in_flight=2 * CHUNK_FRAMES,  # one chunk on the board, the next one being made
     )
 
 
 def answers(
-    board: BoardRunner,
-    frames: Iterable[Frame],
-    *,
-    simulator: Net | None,
-    count: int,
-    reporter: Reporter,
+    board: BoardRunner, frames: Iterable[Frame], *, simulator: Net | None, count: int, reporter: Reporter
 ) -> Iterator[Answer]:
     """Run frames (packed NV12, uint8) on the board in chunks, and in the simulator meanwhile.
 

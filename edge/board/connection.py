@@ -69,9 +69,7 @@ class Target:
     options: tuple[str, ...] = ()
 
     @staticmethod
-    def parse(
-        text: str, port: int | None = None, identity: Path | None = None, options: Sequence[str] = ()
-    ) -> Target:
+    def parse(text: str, port: int | None = None, identity: Path | None = None, options: Sequence[str] = ()) -> Target:
         """Read ``[user@]host[:port]``; an IPv6 address with a port stands in brackets.
 
         Raises:
@@ -96,9 +94,7 @@ class Target:
             raise UsageError(f"there is no key {identity}", allowed="the file of a private key")
         for option in options:
             if not re.fullmatch(r"[A-Za-z0-9]+[= ].+", option):
-                raise UsageError(
-                    f"--ssh-option {option!r}", allowed="KEY=VALUE of ssh_config, such as ProxyJump=gate"
-                )
+                raise UsageError(f"--ssh-option {option!r}", allowed="KEY=VALUE of ssh_config, such as ProxyJump=gate")
         return Target(host, port, identity.expanduser() if identity else None, tuple(options))
 
     @property
@@ -187,9 +183,7 @@ class Connection:
             )
         if output.status and not may_fail:
             said = last_line(output.err) or last_line(output.text) or "it said nothing"
-            raise BoardError(
-                f"a command on {self.target.host} failed with exit status {output.status}: {said}"
-            )
+            raise BoardError(f"a command on {self.target.host} failed with exit status {output.status}: {said}")
         return output
 
     @contextlib.contextmanager
@@ -296,9 +290,7 @@ def explain_failure(target: Target, words: str) -> EdgeError:
             remedy=f"ssh-copy-id {port}{host}",
         )
     if "Could not resolve hostname" in words or "Name or service not known" in words:
-        return BoardError(
-            f"no host is called {address}", allowed="a name, an address or an alias of ~/.ssh/config"
-        )
+        return BoardError(f"no host is called {address}", allowed="a name, an address or an alias of ~/.ssh/config")
     if "Connection refused" in words:
         return BoardError(
             f"nothing listens for ssh at {entry}",

@@ -77,9 +77,7 @@ def program_versions(path: Path) -> ProgramVersions:
     header = _HEADER.search(data)
     if header is None:
         raise ModelFileError(
-            f"{path.name} is no program of the BPU compiler",
-            allowed="a .bin of hb_mapper",
-            remedy="edge build MODEL",
+            f"{path.name} is no program of the BPU compiler", allowed="a .bin of hb_mapper", remedy="edge build MODEL"
         )
     versions, builder = _IN_PROGRAM.search(data), _BUILDER.search(data)
     return ProgramVersions(
@@ -93,16 +91,10 @@ def program_versions(path: Path) -> ProgramVersions:
 def compare(program: ProgramVersions, dnn: str | None, hbrt: str | None) -> Verdict:
     """Say whether a program fits a board's runtime; versions of libdnn and HBRT are None if unknown."""
     if program.march != MARCH:
-        return Verdict(
-            "no", f"the program is for {program.march}, the RDK X5 is bayes-e", "compile it for bayes-e"
-        )
+        return Verdict("no", f"the program is for {program.march}, the RDK X5 is bayes-e", "compile it for bayes-e")
     board = hbrt or HBRT_OF_DNN.get(dnn or "")
     if board is None or program.hbrt is None:
-        side = (
-            "the board does not tell its BPU runtime's version"
-            if board is None
-            else "the program tells no version"
-        )
+        side = "the board does not tell its BPU runtime's version" if board is None else "the program tells no version"
         return Verdict("unknown", side, "edge board run compares its answers with the simulator's")
     ours, theirs = _numbers(program.hbrt), _numbers(board)
     facts = f"program made for HBRT {program.hbrt} (hbdk {program.hbdk}), board has {board}"

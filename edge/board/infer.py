@@ -316,16 +316,13 @@ def dequantise(data: bytes, tensor: TensorInfo) -> Scores:
     """
     suffix = tensor.type.rpartition("_")[2]
     if suffix not in NUMBERS or not tensor.valid:
-        raise BoardError(
-            f"output {tensor.name!r} is of type {tensor.type or 'unknown'}", allowed=", ".join(NUMBERS)
-        )
+        raise BoardError(f"output {tensor.name!r} is of type {tensor.type or 'unknown'}", allowed=", ".join(NUMBERS))
     values = _unpadded(data, np.dtype(NUMBERS[suffix]).newbyteorder("<"), tensor)
     if tensor.quanti == "NONE" or (not tensor.scale and suffix.startswith("F")):
         return np.ascontiguousarray(values, np.float32)
     if tensor.quanti != "SCALE" or not tensor.scale:
         raise BoardError(
-            f"output {tensor.name!r} is quantized by {tensor.quanti} without scales in model_info",
-            allowed="SCALE",
+            f"output {tensor.name!r} is quantized by {tensor.quanti} without scales in model_info", allowed="SCALE"
         )
     shifted = values.astype(np.float64) - _along(tensor.zero_point or (0.0,), tensor)
     return np.ascontiguousarray(shifted * _along(tensor.scale, tensor), np.float32)
@@ -344,8 +341,7 @@ def _unpadded(data: bytes, dtype: np.dtype[np.generic], tensor: TensorInfo) -> N
         whole = np.frombuffer(data, dtype).reshape(tensor.aligned)
         return whole[tuple(slice(count) for count in tensor.valid)]
     raise BoardError(
-        f"output {tensor.name!r} has {len(data)} bytes",
-        allowed=f"{size} for {tensor.valid}, or its padded size",
+        f"output {tensor.name!r} has {len(data)} bytes", allowed=f"{size} for {tensor.valid}, or its padded size"
     )
 
 

@@ -102,9 +102,7 @@ def push(connection: Connection, program: Program, directory: str | None, report
 
         _send(connection, path, f"{folder}/{path.name}", sums[path.name], tell)
         before += size
-    sent = tuple(
-        Sent(path.name, path.stat().st_size, "sent" if path in missing else "unchanged") for path in files
-    )
+    sent = tuple(Sent(path.name, path.stat().st_size, "sent" if path in missing else "unchanged") for path in files)
     return Pushed(folder, f"{folder}/{program.files['bin'].name}", sent)
 
 

@@ -139,8 +139,7 @@ def _closing(net: Net, decode: Latency, nv12: Latency, static: dict[str, Any] | 
         click.echo(f"static      {static_line(static)}: the compiler's figure for the BPU part, on the board")
     if net.backend not in ON_BOARD:
         click.echo(
-            f"{net.backend} executes on this machine's processor: the table is this machine's speed, "
-            "not the board's."
+            f"{net.backend} executes on this machine's processor: the table is this machine's speed, not the board's."
         )
 
 

@@ -26,26 +26,16 @@ if TYPE_CHECKING:
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-HOST_HELP = (
-    "HOST is user@host, host:port, or an alias of ~/.ssh/config; ssh logs in with your keys and agent."
-)
+HOST_HELP = "HOST is user@host, host:port, or an alias of ~/.ssh/config; ssh logs in with your keys and agent."
 EXAMPLES = {
     "check": ("edge board check root@192.168.127.10", "edge board check rdk ConvNeXt_atto"),
     "push": ("edge board push rdk ConvNeXt_atto", "edge board push rdk bundle/ --to /userdata/models/atto"),
-    "perf": (
-        "edge board perf rdk ConvNeXt_atto",
-        "edge board perf rdk:2222 ConvNeXt_atto --frames 1000 --json",
-    ),
-    "run": (
-        "edge board run rdk ConvNeXt_atto cheetah.jpg",
-        "edge board run rdk ConvNeXt_atto *.jpg --compare none",
-    ),
+    "perf": ("edge board perf rdk ConvNeXt_atto", "edge board perf rdk:2222 ConvNeXt_atto --frames 1000 --json"),
+    "run": ("edge board run rdk ConvNeXt_atto cheetah.jpg", "edge board run rdk ConvNeXt_atto *.jpg --compare none"),
     "eval": ("edge board eval rdk ConvNeXt_atto --images val/ --count 500",),
 }
 
-to_option = click.option(
-    "--to", metavar="DIR", help="Folder on the board.  [default: edge/NAME in your home]"
-)
+to_option = click.option("--to", metavar="DIR", help="Folder on the board.  [default: edge/NAME in your home]")
 timeout_option = click.option(
     "--timeout",
     type=click.FloatRange(min=0.01),
@@ -66,12 +56,8 @@ def reach_options(function: F) -> F:
     """Add what says how to reach the board, and how to speak."""
     function = output_options(function)
     for option in (
-        click.option(
-            "--build-dir", type=click.Path(path_type=Path), default=Path("build"), show_default=True
-        ),
-        click.option(
-            "--ssh-option", "ssh_options", multiple=True, metavar="KEY=VALUE", help="Passed on to ssh as -o."
-        ),
+        click.option("--build-dir", type=click.Path(path_type=Path), default=Path("build"), show_default=True),
+        click.option("--ssh-option", "ssh_options", multiple=True, metavar="KEY=VALUE", help="Passed on to ssh as -o."),
         click.option("-i", "--identity", type=click.Path(path_type=Path), help="File of a private key."),
         click.option("-p", "--port", type=int, help="Port of the board's ssh server."),
     ):
@@ -79,9 +65,7 @@ def reach_options(function: F) -> F:
     return function
 
 
-def make_target(
-    host: str, *, port: int | None, identity: Path | None, ssh_options: tuple[str, ...]
-) -> Target:
+def make_target(host: str, *, port: int | None, identity: Path | None, ssh_options: tuple[str, ...]) -> Target:
     """Return where the board is, from the options."""
     from edge.board import Target
 
@@ -130,9 +114,7 @@ class Session:
 
 
 @contextmanager
-def _at_work(
-    verb: str, asked: Asked, program: Program, to: str | None, compare: Choice = "none"
-) -> Iterator[Session]:
+def _at_work(verb: str, asked: Asked, program: Program, to: str | None, compare: Choice = "none") -> Iterator[Session]:
     """Connect, refuse a board that the program can't work on, and copy the program there."""
     from edge.board import Connection
     from edge.board.compare import open_simulator
@@ -165,9 +147,7 @@ def board_command() -> None:
     """
 
 
-@board_command.command(
-    "check", short_help="Show what the board is and what it lacks.", epilog=_epilog("check")
-)
+@board_command.command("check", short_help="Show what the board is and what it lacks.", epilog=_epilog("check"))
 @click.argument("host")
 @click.argument("model", required=False)
 @_asked
@@ -259,14 +239,7 @@ def perf_command(asked: Asked, *, model: str, frames: int, to: str | None, timeo
 @timeout_option
 @_asked
 def run_command(
-    asked: Asked,
-    *,
-    model: str,
-    images: tuple[str, ...],
-    k: int,
-    compare: Choice,
-    to: str | None,
-    timeout: float,
+    asked: Asked, *, model: str, images: tuple[str, ...], k: int, compare: Choice, to: str | None, timeout: float
 ) -> None:
     """Run pictures on the board and compare its answers with the simulator's.
 
@@ -283,9 +256,7 @@ def run_command(
         _at_work("run", asked, program, to, compare) as work,
         BoardRunner(work.connection, work.pushed.bin, preprocess.crop, timeout * 60) as board,
     ):
-        found = list(
-            answers(board, frames, simulator=work.simulator, count=len(frames), reporter=work.display)
-        )
+        found = list(answers(board, frames, simulator=work.simulator, count=len(frames), reporter=work.display))
     info = work.simulator.info if work.simulator else None
     if asked.as_json:
         records = [_answer_record(name, found[i], labels, k) for i, name in enumerate(images)]
@@ -308,11 +279,7 @@ def run_command(
 @click.argument("model")
 @click.option("--images", required=True, help="Pictures: a folder, list file, labels.csv or demo:test.")
 @click.option(
-    "--count",
-    type=click.IntRange(min=0),
-    default=500,
-    show_default=True,
-    help="Number of images; 0 means all.",
+    "--count", type=click.IntRange(min=0), default=500, show_default=True, help="Number of images; 0 means all."
 )
 @click.option("--seed", type=int, default=0, show_default=True, help="Random seed.")
 @compare_option
@@ -320,15 +287,7 @@ def run_command(
 @timeout_option
 @_asked
 def eval_command(
-    asked: Asked,
-    *,
-    model: str,
-    images: str,
-    count: int,
-    seed: int,
-    compare: Choice,
-    to: str | None,
-    timeout: float,
+    asked: Asked, *, model: str, images: str, count: int, seed: int, compare: Choice, to: str | None, timeout: float
 ) -> None:
     """Measure Top-1 on the board, and in the simulator on the same pictures."""
     from edge.board.compare import measure_accuracy, require_preprocess
@@ -346,9 +305,7 @@ def eval_command(
         _at_work("eval", asked, program, to, compare) as work,
         BoardRunner(work.connection, work.pushed.bin, preprocess.crop, timeout * 60) as board,
     ):
-        result = measure_accuracy(
-            board, preprocess, classes, pictures, simulator=work.simulator, reporter=work.display
-        )
+        result = measure_accuracy(board, preprocess, classes, pictures, simulator=work.simulator, reporter=work.display)
     entry = {"measured": _now(), **result.record(work.simulator.info if work.simulator else None)}
     kept = _keep(program, work.facts, {"accuracy": entry})
     if asked.as_json:
@@ -394,9 +351,7 @@ def _now() -> str:
     return datetime.now(timezone.utc).isoformat(timespec="seconds")
 
 
-def perf_table(
-    perf: Mapping[str, Any], static: Mapping[str, Any] | None, published: Mapping[str, Any] | None
-) -> str:
+def perf_table(perf: Mapping[str, Any], static: Mapping[str, Any] | None, published: Mapping[str, Any] | None) -> str:
     """Return the figures of the board beside the others."""
     runs = perf["runs"]
     rows = [["", *(f"{run['threads']} thread{'s' * (run['threads'] > 1)}" for run in runs)]]
@@ -412,9 +367,7 @@ def perf_table(
     rows.append(["BPU clock", *(_clock(run["after"]) for run in runs)])
     rows = [row for row in rows if any(cell != "-" for cell in row[1:])]
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    lines = [
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
-    ]
+    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
     if static:
         lines.append(
             f"static: {static['latency_us'] / 1000:.3f} ms, {static['fps']:.2f} FPS "
@@ -456,9 +409,7 @@ def _answer_record(name: str, answer: Answer, labels: Sequence[str] | None, k: i
     return {"picture": name, "best": best, "max_abs_diff": answer.max_abs_diff, "same_top1": answer.same_top1}
 
 
-def _answer_lines(
-    name: str, answer: Answer, labels: Sequence[str] | None, k: int, info: Info | None
-) -> list[str]:
+def _answer_lines(name: str, answer: Answer, labels: Sequence[str] | None, k: int, info: Info | None) -> list[str]:
     """Return the answer for one picture as lines."""
     lines = [name, *(f"  {chance:.4f}  {label}" for _, label, chance in _best(answer, labels, k))]
     if info is not None and answer.max_abs_diff is not None:

@@ -34,9 +34,7 @@ def summary(manifest: Mapping[str, Any], root: Path) -> str:
                     f"quantized {after[key]:.2f} % {interval(after, key)}",
                 )
             )
-    rows.append(
-        ("agreement", f"{accuracy['agreement']:.2f} % same answer as float, cosine {accuracy['cosine']:.4f}")
-    )
+    rows.append(("agreement", f"{accuracy['agreement']:.2f} % same answer as float, cosine {accuracy['cosine']:.4f}"))
     rows.append(("measured on", f"n = {n}, {dataset}"))
     if manifest["verify"]:
         rows.append(("verify", verify_line(manifest["verify"])))
@@ -53,8 +51,7 @@ def summary(manifest: Mapping[str, Any], root: Path) -> str:
     lines = table(rows, left=(0, 1), heading=False)
     names = (name for name, _ in rows)
     return "\n".join(
-        click.style(name, bold=True) + line.removeprefix(name)
-        for name, line in zip(names, lines, strict=True)
+        click.style(name, bold=True) + line.removeprefix(name) for name, line in zip(names, lines, strict=True)
     )
 
 
@@ -68,8 +65,7 @@ EXAMPLES = {
     "build": (
         "edge build ConvNeXt_atto",
         "edge build ConvNeXt_atto --weights random --level O3",
-        "edge build my.onnx --mean 127.5 --std 127.5 --color rgb --resize 256 --crop 224 "
-        "--images val/ --calib train/",
+        "edge build my.onnx --mean 127.5 --std 127.5 --color rgb --resize 256 --crop 224 --images val/ --calib train/",
         "edge build timm:resnet18.a1_in1k --images val/ --calib train/",
         "edge build --paddle ResNet50_infer/ --images val/ --calib train/",
     ),
@@ -110,9 +106,7 @@ HELP = {
 @click.command("build", epilog=examples(EXAMPLES["build"]))
 @request_options
 @click.pass_context
-def build_command(
-    context: click.Context, /, *, build_dir: Path, as_json: bool, verbose: bool, **options: Any
-) -> None:
+def build_command(context: click.Context, /, *, build_dir: Path, as_json: bool, verbose: bool, **options: Any) -> None:
     """Build a checked program for the board from MODEL.
 
     MODEL is a zoo name, a model .yaml, timm:NAME for any timm model, or your own .onnx or TorchScript file.
@@ -135,15 +129,10 @@ def _run_stage(stage: str, request: Request, build_dir: Path, *, as_json: bool, 
     from edge.pipeline.build import Build
     from edge.pipeline.stages import PORTABLE_STAGES, STAGES
 
-    with (
-        Display(verbose=verbose) as display,
-        Workspace(build_dir / request.spec.name, display) as workspace,
-    ):
+    with Display(verbose=verbose) as display, Workspace(build_dir / request.spec.name, display) as workspace:
         row = next(row for row in (*STAGES, *PORTABLE_STAGES) if row.name == stage)
         done = Build(request, workspace, display).stage(row)
-    files = [
-        {"path": str(done.path(file.path)), "bytes": file.bytes, "sha256": file.sha256} for file in done.files
-    ]
+    files = [{"path": str(done.path(file.path)), "bytes": file.bytes, "sha256": file.sha256} for file in done.files]
     if as_json:
         result = {"stage": stage, "seconds": done.seconds, "cached": done.cached, "files": files}
         click.echo(json.dumps({**result, "result": cattrs.unstructure(done.result)}, indent=2))
@@ -156,14 +145,10 @@ def _run_stage(stage: str, request: Request, build_dir: Path, *, as_json: bool, 
 
 
 def _stage_command(stage: str) -> click.Command:
-    @click.command(
-        stage, help=f"{HELP[stage]} Runs the stages before it as needed.", epilog=examples(EXAMPLES[stage])
-    )
+    @click.command(stage, help=f"{HELP[stage]} Runs the stages before it as needed.", epilog=examples(EXAMPLES[stage]))
     @request_options
     @click.pass_context
-    def command(
-        context: click.Context, /, *, build_dir: Path, as_json: bool, verbose: bool, **options: Any
-    ) -> None:
+    def command(context: click.Context, /, *, build_dir: Path, as_json: bool, verbose: bool, **options: Any) -> None:
         request = make_request(**options, arguments=typed_arguments(context), build_dir=build_dir)
         _run_stage(stage, request, build_dir, as_json=as_json, verbose=verbose)
 

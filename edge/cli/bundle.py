@@ -12,10 +12,7 @@ from edge.cli.display import examples, table
 from edge.cli.options import output_options
 from edge.cli.program import find_program, program_argument
 
-EXAMPLES = (
-    "edge bundle ConvNeXt_atto",
-    "edge bundle build/ConvNeXt_atto --out ConvNeXt_atto.tar.gz",
-)
+EXAMPLES = ("edge bundle ConvNeXt_atto", "edge bundle build/ConvNeXt_atto --out ConvNeXt_atto.tar.gz")
 
 
 @click.command("bundle", epilog=examples(EXAMPLES))

@@ -109,13 +109,7 @@ def _checks(checks: Sequence[InputCheck]) -> list[str]:
     for check in checks:
         mark = "  BETTER" if check.better else ""
         rows.append(
-            (
-                check.change,
-                check.target,
-                check.measure,
-                f"{check.as_built:.1f} %",
-                f"{check.value:.1f} %{mark}",
-            )
+            (check.change, check.target, check.measure, f"{check.as_built:.1f} %", f"{check.value:.1f} %{mark}")
         )
     return table(rows, left={0, 1, 2})
 
@@ -204,10 +198,7 @@ def diagnose_command(
         )
         write_json(path / FILE, cattrs.unstructure(diagnosis))
         display.end(
-            "diagnose",
-            time.monotonic() - started,
-            cached=False,
-            note=f"{diagnosis.n} pictures, {diagnosis.dataset}",
+            "diagnose", time.monotonic() - started, cached=False, note=f"{diagnosis.n} pictures, {diagnosis.dataset}"
         )
     if as_json:
         click.echo(json.dumps(cattrs.unstructure(diagnosis), indent=2, ensure_ascii=False))

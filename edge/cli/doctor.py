@@ -90,9 +90,7 @@ def _memory() -> Requirement:
     if found is None:
         return Requirement("memory", ok=True, seen="not known on this system")
     gigabytes = found / 1e9
-    return Requirement(
-        "memory", gigabytes >= MEMORY_GB, f"{gigabytes:.1f} GB available", "close other programs"
-    )
+    return Requirement("memory", gigabytes >= MEMORY_GB, f"{gigabytes:.1f} GB available", "close other programs")
 
 
 def _disk(folder: Path) -> Requirement:
@@ -100,8 +98,5 @@ def _disk(folder: Path) -> Requirement:
         folder = folder.absolute().parent
     gigabytes = shutil.disk_usage(folder).free / 1e9
     return Requirement(
-        "disk",
-        gigabytes >= FREE_GB,
-        f"{gigabytes:.1f} GB free for builds",
-        "free some space, or use --build-dir",
+        "disk", gigabytes >= FREE_GB, f"{gigabytes:.1f} GB free for builds", "free some space, or use --build-dir"
     )

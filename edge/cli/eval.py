@@ -110,9 +110,7 @@ EXAMPLES = (
     show_default=True,
     help="Pictures for the hop program: seconds each.",
 )
-@click.option(
-    "--max-drop", type=click.FloatRange(min=0), metavar="POINTS", help="Exit with 1 if Top-1 falls by more."
-)
+@click.option("--max-drop", type=click.FloatRange(min=0), metavar="POINTS", help="Exit with 1 if Top-1 falls by more.")
 @click.option(
     "--min-agreement",
     type=click.FloatRange(0, 100),
@@ -183,9 +181,7 @@ def eval_command(
     _gate(evaluation, max_drop, min_agreement, model)
 
 
-def _check_gates(
-    pictures: Pictures, hops: Sequence[Hop], max_drop: float | None, min_agreement: float | None
-) -> None:
+def _check_gates(pictures: Pictures, hops: Sequence[Hop], max_drop: float | None, min_agreement: float | None) -> None:
     """Refuse a gate that nothing could be told by, before anything is measured."""
     if max_drop is not None and pictures.unlabelled:
         raise UsageError(

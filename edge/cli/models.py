@@ -130,10 +130,7 @@ class Survey:
             remedy = error.remedy or f"edge models --measure {self._word(name)}"
         unexplained = [name for name, told in compared.items() if not told.explained]
         _refuse(
-            {
-                "not measured": self._failed,
-                "measured and published figures differ without a known reason": unexplained,
-            },
+            {"not measured": self._failed, "measured and published figures differ without a known reason": unexplained},
             allowed="a difference of 2 %, or one that a count explains" if unexplained else None,
             remedy=remedy,
         )
@@ -146,9 +143,7 @@ class Survey:
         """
         found: dict[str, Checked] = {}
         started = time.monotonic()
-        for spec, checked in self._each(
-            lambda request, folder, display: check_model(request, folder, display, found)
-        ):
+        for spec, checked in self._each(lambda request, folder, display: check_model(request, folder, display, found)):
             if checked is None:
                 error = self._failed[spec.name]
                 checked = Checked("", failed=error.seen, remedy=error.remedy or "")
@@ -190,9 +185,7 @@ class Survey:
             records = keep(kept, new.records)
             specs = [asked.pop(spec.name, spec) for spec in named(()).values()]
             specs = [
-                spec
-                for spec in (*specs, *asked.values())
-                if everything or spec.name in records or spec in self._specs
+                spec for spec in (*specs, *asked.values()) if everything or spec.name in records or spec in self._specs
             ]
             with disk_errors(target.parent):
                 write_text(target, page(specs, records, command=PAGE_COMMAND.format(page=target)))
@@ -298,9 +291,7 @@ def _print_checks(found: Mapping[str, Checked], seconds: float) -> None:
         rows.append((name, "✓" if checked.passed else "✗", *figures))
     click.echo("\n".join(table(rows, left=(0, 1))))
     if any(checked.moved for checked in found.values()):
-        click.echo(
-            "moved: by the model's recipe to the BPU; the checker is not told of it, a compile shows it"
-        )
+        click.echo("moved: by the model's recipe to the BPU; the checker is not told of it, a compile shows it")
     for name, checked in found.items():
         if not checked.passed:
             where = f"on the CPU inside the network: {', '.join(checked.inside)}"
@@ -358,14 +349,7 @@ def models_command(
         )
     typed = named(names)
     if measure or check_all or page is not None:
-        survey = Survey(
-            typed,
-            build_dir,
-            timeout=timeout * 60,
-            any_memory=any_memory,
-            as_json=as_json,
-            verbose=verbose,
-        )
+        survey = Survey(typed, build_dir, timeout=timeout * 60, any_memory=any_memory, as_json=as_json, verbose=verbose)
         if measure:
             survey.measure()
         elif check_all:

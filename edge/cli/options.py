@@ -25,9 +25,7 @@ def output_options(function: F) -> F:
     for option in reversed(
         (
             click.option("--json", "as_json", is_flag=True, help="Print one JSON document on stdout."),
-            click.option(
-                "-v", "--verbose", is_flag=True, help="Show every step, the compiler's log lines too."
-            ),
+            click.option("-v", "--verbose", is_flag=True, help="Show every step, the compiler's log lines too."),
             click.option("--debug", is_flag=True, expose_value=False, help="Show a traceback on errors."),
         )
     ):

@@ -102,9 +102,7 @@ def built_folder(model: str, build_dir: Path, verb: str) -> Path:
     path = find_program(model, build_dir)
     if not path.is_dir():
         raise ModelFileError(
-            f"{path} is a single file",
-            allowed="the folder of a finished build",
-            remedy=f"edge {verb} {path.parent}",
+            f"{path} is a single file", allowed="the folder of a finished build", remedy=f"edge {verb} {path.parent}"
         )
     return path
 
@@ -195,15 +193,9 @@ def _complete(net: Net, path: Path, resize: str | None, interpolation: str | Non
         if not resize.isdigit():
             raise UsageError(f"--resize {resize!r}", allowed=f"a whole number of pixels, or {STRETCH}")
         shorter = int(resize)
-    net.preprocess = Preprocess(
-        crop=size,
-        resize=shorter,
-        interpolation=cast("Any", interpolation or "bilinear"),
-    )
+    net.preprocess = Preprocess(crop=size, resize=shorter, interpolation=cast("Any", interpolation or "bilinear"))
     source = "as given" if resize and interpolation else "assumed; --resize and --interpolation change it"
-    return (
-        f"{path.name} comes without metadata.json; pictures: {describe_preprocess(net.preprocess)} ({source})"
-    )
+    return f"{path.name} comes without metadata.json; pictures: {describe_preprocess(net.preprocess)} ({source})"
 
 
 def _complete_backends(_ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[str]:

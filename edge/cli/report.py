@@ -82,8 +82,6 @@ def _open(model: str, build_dir: Path) -> Built:
     path = find_program(model, build_dir)
     if not path.is_dir():
         raise ModelFileError(
-            f"{path} is a single file",
-            allowed="the folder of a finished build",
-            remedy=f"edge report {path.parent}",
+            f"{path} is a single file", allowed="the folder of a finished build", remedy=f"edge report {path.parent}"
         )
     return open_built(path)

@@ -32,9 +32,7 @@ def toolchain_command() -> None:
 
 @toolchain_command.command("install", epilog=INSTALL)
 @click.argument("what", type=click.Choice(list(ENVIRONMENTS)), default=COMPILER.name)
-@click.option(
-    "--python", type=click.Path(path_type=Path), help="A CPython 3.10 to build the environment with."
-)
+@click.option("--python", type=click.Path(path_type=Path), help="A CPython 3.10 to build the environment with.")
 @output_options
 def install_command(*, what: str, python: Path | None, as_json: bool, verbose: bool) -> None:
     """Install WHAT from the Python package index into an environment of its own.

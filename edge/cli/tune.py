@@ -95,9 +95,7 @@ def _recipe(precision: Precision) -> list[str]:
         lines.append(f"  graph        {', '.join(precision.rewrites)}: the same answers in another form")
     if precision.equalization:
         lines.append("  channels     scaled so that the steps fit each")
-    lines.append(
-        f"  weights      {'rounded so that errors cancel' if precision.rounding else 'to the nearest step'}"
-    )
+    lines.append(f"  weights      {'rounded so that errors cancel' if precision.rounding else 'to the nearest step'}")
     for name, node in list(precision.nodes.items())[:SHOWN]:
         sides = [side for side, bits in (("in", node.inputs), ("out", node.outputs)) if bits]
         lines.append(f"  int16        {name} ({', '.join(sides)})")
@@ -154,23 +152,15 @@ EXAMPLES = (
     show_default=True,
     help="Static latency that it may take: 1.05x plain int8's, 1.5ms or 900us.",
 )
+@click.option("--min-agreement", type=click.FloatRange(0, 100), help="Percent of answers that have to be float's.")
+@click.option("--time", "duration", default="30m", show_default=True, help="For the whole search: 90s, 45m, 1h.")
 @click.option(
-    "--min-agreement", type=click.FloatRange(0, 100), help="Percent of answers that have to be float's."
-)
-@click.option(
-    "--time", "duration", default="30m", show_default=True, help="For the whole search: 90s, 45m, 1h."
-)
-@click.option(
-    "--trial-timeout",
-    default="10m",
-    show_default=True,
-    help="For one compile; a longer one is a failed trial.",
+    "--trial-timeout", default="10m", show_default=True, help="For one compile; a longer one is a failed trial."
 )
 @click.option(
     "--out",
     type=click.Path(path_type=Path, dir_okay=False),
-    help="Where the recipe goes.  [default: mapper_yaml/precision/MODEL.yaml in a checkout, else the build "
-    "folder]",
+    help="Where the recipe goes.  [default: mapper_yaml/precision/MODEL.yaml in a checkout, else the build folder]",
 )
 @click.pass_context
 def tune_command(
@@ -205,8 +195,7 @@ def tune_command(
 
     if options["precision"] is not None:
         raise UsageError(
-            f"--precision {options['precision']} with edge tune, which searches for it",
-            remedy="leave --precision away",
+            f"--precision {options['precision']} with edge tune, which searches for it", remedy="leave --precision away"
         )
     share, microseconds = parse_latency(max_latency)
     wanted = Options(
@@ -256,9 +245,7 @@ def parse_latency(text: str) -> tuple[float | None, float | None]:
     match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(x|ms|us)", text.strip().lower())
     value = float(match.group(1)) if match else 0.0
     if match is None or value <= 0 or (match.group(2) == "x" and value < 1):
-        raise UsageError(
-            f"--max-latency {text!r}", allowed="a share of plain int8's such as 1.05x, or 1.5ms, or 900us"
-        )
+        raise UsageError(f"--max-latency {text!r}", allowed="a share of plain int8's such as 1.05x, or 1.5ms, or 900us")
     unit = match.group(2)
     return (value, None) if unit == "x" else (None, value * (1000 if unit == "ms" else 1))
 

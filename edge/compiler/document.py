@@ -89,9 +89,7 @@ class Document:
         if self.graph is not None:
             return 1
         return max(
-            len(self.items("input_parameters", "input_name")),
-            len(self.items("input_parameters", "input_type_rt")),
-            1,
+            len(self.items("input_parameters", "input_name")), len(self.items("input_parameters", "input_type_rt")), 1
         )
 
     def item(self, group: str, key: str, index: int) -> str:
@@ -161,10 +159,7 @@ def _unfolded(node: yaml.Node | None, known: dict[int, float]) -> float:
 
 
 def _walk(
-    node: yaml.MappingNode,
-    path: tuple[str, ...],
-    lines: dict[tuple[str, ...], int],
-    duplicates: list[tuple[str, int]],
+    node: yaml.MappingNode, path: tuple[str, ...], lines: dict[tuple[str, ...], int], duplicates: list[tuple[str, int]]
 ) -> None:
     for key, value in node.value:
         here = (*path, str(key.value))

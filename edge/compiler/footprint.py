@@ -72,9 +72,7 @@ def extent_of(onnx_file: Path) -> Extent:
         tensor = graph.initializer[index]
         if math.prod(tensor.dims) > 1024:
             if all(value.name != tensor.name for value in graph.input):
-                graph.input.append(
-                    onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims)
-                )
+                graph.input.append(onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims))
             del graph.initializer[index]
     graph = onnx.shape_inference.infer_shapes(model).graph
     sizes: dict[str, int] = {}
@@ -178,8 +176,7 @@ def require(extent: Extent, purpose: Purpose, *, free: int | None, name: str, pi
         if pictures > _FEW and fewer <= free:
             less = f"--calib-count {_FEW} takes {fewer / GIB:.1f} GiB"
     raise NotEnoughMemory(
-        f"to {purpose} {name} ({size}) takes about {needed / GIB:.1f} GiB of memory, and "
-        f"{free / GIB:.1f} GiB are free",
+        f"to {purpose} {name} ({size}) takes about {needed / GIB:.1f} GiB of memory, and {free / GIB:.1f} GiB are free",
         allowed=f"a machine or container with {machine} GiB; {why}",
         remedy=f"close other programs, or {less}; --any-memory tries anyway",
     )

@@ -85,9 +85,7 @@ class NodeNames:
         if name in self.operators or name in self.known:
             return True
         # A float node whose name does not tell its operator may be a Div, a Gemm or a MatMul.
-        return any(
-            name.endswith(end) and self.operators.get(name.removesuffix(end)) == "" for end in SUFFIXES
-        )
+        return any(name.endswith(end) and self.operators.get(name.removesuffix(end)) == "" for end in SUFFIXES)
 
 
 def operator_in(name: str) -> str:

@@ -96,9 +96,7 @@ def render(
         working_dir=working_dir,
     )
     name = f"{prefix}.yaml"
-    require_clean(
-        text, origin=name, graph=graph, calibration_files=calibration_files, base=base, model=network
-    )
+    require_clean(text, origin=name, graph=graph, calibration_files=calibration_files, base=base, model=network)
     write_text(out / name, text)
     return RenderResult(
         yaml=name,

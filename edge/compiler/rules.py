@@ -26,18 +26,7 @@ CALIBRATION = "calibration_parameters"
 SHOWN = 3
 OPERATOR_FORM = r"set_(?!model_|all_)([A-Za-z0-9]+)_(?:input|output)_\w+"
 # Operators that the mapper's optimiser makes of others: a MatMul becomes a Conv, a Div a Mul.
-MADE = {
-    "Conv",
-    "Mul",
-    "Add",
-    "Reciprocal",
-    "Transpose",
-    "Reshape",
-    "Concat",
-    "Slice",
-    "Pad",
-    "GlobalAveragePool",
-}
+MADE = {"Conv", "Mul", "Add", "Reciprocal", "Transpose", "Reshape", "Concat", "Slice", "Pad", "GlobalAveragePool"}
 
 
 def data_folder(doc: Document) -> Iterator[Hit]:

@@ -80,9 +80,7 @@ def runtime_layout(doc: Document) -> Iterator[Hit]:
 
 def video_range(doc: Document) -> Iterator[Hit]:
     """Edge makes full-range NV12 everywhere; a model built for video range would see the contrast wrong."""
-    for item, kind in zip(
-        doc.items(GROUP, "input_space_and_range"), doc.items(GROUP, "input_type_rt"), strict=False
-    ):
+    for item, kind in zip(doc.items(GROUP, "input_space_and_range"), doc.items(GROUP, "input_type_rt"), strict=False):
         line = doc.line(GROUP, "input_space_and_range")
         if item == "bt601_video" and kind != "nv12":
             yield Hit(f"bt601_video with input_type_rt {kind!r}", "input_type_rt: nv12", line)

@@ -131,9 +131,7 @@ def makertbin(
     """
     reporter = reporter or Silent()
     command = ("hb_mapper", "makertbin", "-c", yaml.name, "--model-type", "onnx")
-    with open_sandbox(
-        key, files=files, working_dir=working_dir, out=out, timeout=timeout, reporter=reporter
-    ) as box:
+    with open_sandbox(key, files=files, working_dir=working_dir, out=out, timeout=timeout, reporter=reporter) as box:
         copy = box.base / yaml.name
         copy.write_bytes(yaml.read_bytes())
         args = ["makertbin", "-c", str(copy), "--model-type", "onnx"]
@@ -192,9 +190,7 @@ def checker(
         WorkspaceError: the working folder can't be made.
     """
     reporter = reporter or Silent()
-    shape = (
-        ["--input-shape", input_name, "x".join(map(str, input_shape))] if input_name and input_shape else []
-    )
+    shape = ["--input-shape", input_name, "x".join(map(str, input_shape))] if input_name and input_shape else []
     args = ["checker", "--model-type", "onnx", "--march", MARCH, "--model"]
     name = "model.onnx"  # the checker insists on the suffix
     try:
@@ -249,13 +245,7 @@ def _run(
         if toolchain.kind == "docker" or toolchain.python:
             script = str(toolchain.worker_path(LAUNCHER))
             done = toolchain.run_python(
-                [script, *args],
-                cwd=box.path,
-                timeout=timeout,
-                on_line=on_line,
-                log=console,
-                env=env,
-                mounts=mounts,
+                [script, *args], cwd=box.path, timeout=timeout, on_line=on_line, log=console, env=env, mounts=mounts
             )
         else:
             reporter.warn("the Python behind hb_mapper is unknown: the .bin may differ from build to build")

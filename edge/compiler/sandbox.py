@@ -49,13 +49,7 @@ class Sandbox:
 
 @contextlib.contextmanager
 def open_sandbox(
-    key: str,
-    *,
-    files: Mapping[str, Path],
-    working_dir: str,
-    out: Path,
-    timeout: float,
-    reporter: Reporter,
+    key: str, *, files: Mapping[str, Path], working_dir: str, out: Path, timeout: float, reporter: Reporter
 ) -> Iterator[Sandbox]:
     """Make the folder, hold it while the block runs, then remove it whatever happened.
 

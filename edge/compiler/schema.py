@@ -33,27 +33,8 @@ COERCED = (str, int, float)
 
 BITS = ("int8", "int16")
 LAYOUTS = ("NHWC", "NCHW")
-RT_TYPES = (
-    "nv12",
-    "yuv444",
-    "yuv444_128",
-    "featuremap",
-    "rgb",
-    "bgr",
-    "gray",
-    "yuv_bt601_full",
-    "yuv_bt601_video",
-)
-TRAIN_TYPES = (
-    "rgb",
-    "bgr",
-    "featuremap",
-    "gray",
-    "yuv444",
-    "yuv444_128",
-    "yuv_bt601_full",
-    "yuv_bt601_video",
-)
+RT_TYPES = ("nv12", "yuv444", "yuv444_128", "featuremap", "rgb", "bgr", "gray", "yuv_bt601_full", "yuv_bt601_video")
+TRAIN_TYPES = ("rgb", "bgr", "featuremap", "gray", "yuv444", "yuv444_128", "yuv_bt601_full", "yuv_bt601_video")
 NORM_TYPES = ("no_preprocess", "data_mean", "data_scale", "data_mean_and_scale")
 CALIBRATION_TYPES = ("default", "kl", "max", "mix", "load", "skip")
 # Those that read no calibration data.

@@ -65,9 +65,7 @@ def _elements(node: onnx.NodeProto, shapes: dict[str, tuple[int, ...]]) -> int:
     return sum(int(np.prod(shapes[name])) for name in names if name in shapes)
 
 
-def _milliseconds(
-    model: onnx.ModelProto, node: onnx.NodeProto, shapes: dict[str, tuple[int, ...]]
-) -> float | None:
+def _milliseconds(model: onnx.ModelProto, node: onnx.NodeProto, shapes: dict[str, tuple[int, ...]]) -> float | None:
     """Return the median time of the node alone, one thread; None where it can't be run alone."""
     constants = {tensor.name: tensor for tensor in model.graph.initializer}
     inputs = [name for name in node.input if name and name not in constants]

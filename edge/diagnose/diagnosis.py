@@ -30,12 +30,7 @@ _ROLES = ("float_onnx", "bpu_onnx", "calibrated_onnx", "quantized_onnx", "portab
 
 
 def diagnose(
-    built: Built,
-    images: ImageSet,
-    *,
-    unlabelled: str,
-    command: str,
-    reporter: Reporter | None = None,
+    built: Built, images: ImageSet, *, unlabelled: str, command: str, reporter: Reporter | None = None
 ) -> Diagnosis:
     """Diagnose a build on pictures.
 

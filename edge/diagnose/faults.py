@@ -99,17 +99,14 @@ def _input(evidence: Measurements) -> Fault | None:
     better = [
         tried
         for tried in evidence.checks
-        if tried.check.better
-        and (not evidence.labelled or tried.check.value - tried.check.as_built >= POINTS)
+        if tried.check.better and (not evidence.labelled or tried.check.value - tried.check.as_built >= POINTS)
     ]
     if not better:
         return None
     # Without labels the most varied answers tell most; the surest network may know one answer only.
     best = max(better, key=lambda tried: tried.check.value if evidence.labelled else -tried.usual)
     check, change = best.check, best.change
-    figure = (
-        f"{check.measure} {check.as_built:.1f} → {check.value:.1f} % of {evidence.n} pictures, float network"
-    )
+    figure = f"{check.measure} {check.as_built:.1f} → {check.value:.1f} % of {evidence.n} pictures, float network"
     if not evidence.labelled and best.usual_before >= ONE_ANSWER:
         figure += f"; no longer one answer for {100 * best.usual_before:.0f} % but {100 * best.usual:.0f} %"
     gain = max(0.0, check.value - check.as_built)
@@ -128,9 +125,7 @@ def _input(evidence: Measurements) -> Fault | None:
             ),
         )
     own = evidence.own_normalisation
-    twice = (
-        f"; the ONNX normalises its input itself ({own}), so mean and std are applied twice" if own else ""
-    )
+    twice = f"; the ONNX normalises its input itself ({own}), so mean and std are applied twice" if own else ""
     applied = {"--mean", "--std"} & {option for option, _ in change.options}
     return Fault(
         "input",
@@ -159,8 +154,7 @@ def _program_range(evidence: Measurements) -> Fault | None:
     if not compiled and not better:
         return None
     figure = (
-        f"{check.measure} {check.as_built:.1f} → {check.value:.1f} % with video-range NV12 "
-        f"({evidence.n} pictures)"
+        f"{check.measure} {check.as_built:.1f} → {check.value:.1f} % with video-range NV12 ({evidence.n} pictures)"
         if check is not None
         else "input_type of the preprocess node: video range"
     )
@@ -240,9 +234,7 @@ def _weights(evidence: Measurements) -> Fault | None:
     weight, gain = found[0]
     layer = next((g.name for g in evidence.precision.groups if weight.quantizer in g.weights), weight.node)
     at = ", ".join(str(i) for i in weight.outlier_at)
-    one = (
-        f"{weight.tensor}[{at}] = {weight.outlier_value:.4g}, {weight.outlier:.0f} times its channel's others"
-    )
+    one = f"{weight.tensor}[{at}] = {weight.outlier_value:.4g}, {weight.outlier:.0f} times its channel's others"
     return Fault(
         "weights",
         f"a weight of layer {layer} is ruined by rounding: {one}; unrounded: {gain.figure}",
@@ -297,8 +289,7 @@ def _integers(evidence: Measurements) -> Fault | None:
     what = names([f"{i.tensor} ({100 * i.share:.0f} % of its integers)" for i in changed]) if changed else ""
     return Fault(
         "integers",
-        f"the quantized model's integers are at fault: {figure}"
-        + (f"; weights that differ: {what}" if what else ""),
+        f"the quantized model's integers are at fault: {figure}" + (f"; weights that differ: {what}" if what else ""),
         Remedy(
             what=f"Compile again: weights of the quantized model are not the calibrated ones: {what}"
             if what
@@ -440,9 +431,7 @@ def verdict(evidence: Measurements, found: tuple[Fault, ...]) -> str:
     parts = ["No fault found"]
     program = evidence.step("end to end")
     if program is not None:
-        parts.append(
-            f"the program gives float's answer on {100 * program.agreement:.1f} % of {evidence.n} pictures"
-        )
+        parts.append(f"the program gives float's answer on {100 * program.agreement:.1f} % of {evidence.n} pictures")
     weights, activations = evidence.share("weights"), evidence.share("activations")
     if weights is not None and activations is not None:
         order = sorted((weights, activations), key=lambda item: item.cosine)

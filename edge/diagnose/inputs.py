@@ -109,11 +109,7 @@ def video_nv12(rgb: Image) -> Image:
     luma = 0.257 * red + 0.504 * green + 0.098 * blue + 16
     red, green, blue = (plane[::2, ::2] for plane in (red, green, blue))
     chroma = np.stack(
-        [
-            -0.148 * red - 0.291 * green + 0.439 * blue + 128,
-            0.439 * red - 0.368 * green - 0.071 * blue + 128,
-        ],
-        axis=-1,
+        [-0.148 * red - 0.291 * green + 0.439 * blue + 128, 0.439 * red - 0.368 * green - 0.071 * blue + 128], axis=-1
     )
     flat = np.empty(height * width * 3 // 2, np.uint8)
     flat[: height * width] = np.rint(luma).astype(np.uint8).ravel()
@@ -175,15 +171,11 @@ def check_program(
     found = []
     for i, (name, _) in enumerate(made):
         scores = np.stack([row[i] for row in rows])
-        found.append(
-            _compared(name, "program", scores, as_built, answers, "Top-1" if labelled else "agreement")
-        )
+        found.append(_compared(name, "program", scores, as_built, answers, "Top-1" if labelled else "agreement"))
     return tuple(found)
 
 
-def _judged(
-    name: str, target: str, scores: Scores, as_built: Scores, labels: NDArray[np.int64] | None
-) -> InputCheck:
+def _judged(name: str, target: str, scores: Scores, as_built: Scores, labels: NDArray[np.int64] | None) -> InputCheck:
     if labels is not None:
         return _compared(name, target, scores, as_built, labels, "Top-1")
     # Without labels a network's own certainty is all there is: a wrong input makes it unsure, or sure of
@@ -290,11 +282,7 @@ class Steps:
 
 
 def measure_steps(
-    built: Built,
-    frames: Sequence[Frame],
-    labels: NDArray[np.int64] | None,
-    program: Net | None,
-    reporter: Reporter,
+    built: Built, frames: Sequence[Frame], labels: NDArray[np.int64] | None, program: Net | None, reporter: Reporter
 ) -> Steps:
     """Run the whole networks.
 

@@ -44,9 +44,7 @@ class Seen:
             high=np.concatenate([part.high for part in parts]),
             beyond=np.concatenate([part.beyond for part in parts]),
             excess=np.concatenate([part.excess for part in parts]),
-            channels=tuple(
-                np.concatenate(column) for column in zip(*(p.channels for p in parts), strict=True)
-            ),
+            channels=tuple(np.concatenate(column) for column in zip(*(p.channels for p in parts), strict=True)),
         )
 
 
@@ -136,9 +134,7 @@ def inner_tensors(net: FakeQuant, groups: Sequence[Group]) -> list[str]:
     return [name for name in dict.fromkeys(wanted) if name not in net.graph.outputs]
 
 
-def observe(
-    net: FakeQuant, groups: Sequence[Group], frames: Sequence[Frame], done: Done | None = None
-) -> Observed:
+def observe(net: FakeQuant, groups: Sequence[Group], frames: Sequence[Frame], done: Done | None = None) -> Observed:
     """Run every picture through the float and the calibrated network and compare layer by layer.
 
     Args:

@@ -177,11 +177,7 @@ class LayerStudy:
 
 
 def study(
-    built: Built,
-    frames: Sequence[Frame],
-    labels: NDArray[np.int64] | None,
-    whole: Steps,
-    reporter: Reporter,
+    built: Built, frames: Sequence[Frame], labels: NDArray[np.int64] | None, whole: Steps, reporter: Reporter
 ) -> LayerStudy:
     """Take the calibrated network apart.
 
@@ -197,9 +193,7 @@ def study(
 
     def stage(text: str, start: float, end: float, total: int) -> Callable[[int], None]:
         reporter.update(text, start)
-        return lambda count: reporter.update(
-            f"{text}: {count}/{total}", start + (end - start) * count / total
-        )
+        return lambda count: reporter.update(f"{text}: {count}/{total}", start + (end - start) * count / total)
 
     n = len(frames)
     observed = observe(open_net, groups, frames, stage("layers, float and as built", 0.2, 0.3, n))
@@ -262,11 +256,7 @@ def study(
 
 
 def _in_its_place(
-    net: FakeQuant,
-    frames: Sequence[Frame],
-    labels: NDArray[np.int64] | None,
-    whole: Steps,
-    observed: Observed,
+    net: FakeQuant, frames: Sequence[Frame], labels: NDArray[np.int64] | None, whole: Steps, observed: Observed
 ) -> tuple[InputCheck, ...]:
     """Feed the calibrated network in other ways, where the program itself can't be run here."""
     if whole.program is not None:
@@ -291,15 +281,11 @@ def _steps(whole: Steps, observed: Observed) -> tuple[StepEffect, ...]:
         )
     ]
     if whole.program is not None:
-        found.append(
-            compare("program", "the program against the calibrated model", observed.scores, whole.program)
-        )
+        found.append(compare("program", "the program against the calibrated model", observed.scores, whole.program))
     return tuple(found)
 
 
-def _changed(
-    built: Built, calibrated: onnx.ModelProto, quantizers: tuple[Quantizer, ...]
-) -> tuple[ChangedTensor, ...]:
+def _changed(built: Built, calibrated: onnx.ModelProto, quantizers: tuple[Quantizer, ...]) -> tuple[ChangedTensor, ...]:
     found: list[ChangedTensor] = []
     if "original_float_onnx" in built.files:
         found += changed_floats(built.file("bpu_onnx"), built.file("original_float_onnx"), "compiler")

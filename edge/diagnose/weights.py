@@ -152,18 +152,12 @@ def changed_integers(
         seen = stored.astype(np.float64).reshape(len(stored), -1)
         wanted = wanted.astype(np.float64).reshape(seen.shape)
         square = (wanted**2).sum(axis=1, keepdims=True)
-        factor = np.divide(
-            (seen * wanted).sum(axis=1, keepdims=True), square, out=square * 0, where=square > 0
-        )
-        lost = (
-            (factor < 0.01) & (item.thresholds > 1e-3 * item.thresholds.max()).reshape(-1, 1) & (square > 0)
-        )
+        factor = np.divide((seen * wanted).sum(axis=1, keepdims=True), square, out=square * 0, where=square > 0)
+        lost = (factor < 0.01) & (item.thresholds > 1e-3 * item.thresholds.max()).reshape(-1, 1) & (square > 0)
         difference = np.abs(seen - np.where(lost, 1.0, factor) * wanted)
         if (difference > 1).any():
             found.append(
-                ChangedTensor(
-                    "quantize", item.tensor, float((difference > 1).mean()), float(difference.max())
-                )
+                ChangedTensor("quantize", item.tensor, float((difference > 1).mean()), float(difference.max()))
             )
     return found
 

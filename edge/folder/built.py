@@ -68,9 +68,7 @@ def open_built(folder: Path) -> Built:
             f"{folder} holds no {MANIFEST}", allowed="the folder of a finished build", remedy=remedy
         ) from None
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ModelFileError(
-            f"{folder / MANIFEST} can't be read: {type(error).__name__}", remedy=remedy
-        ) from error
+        raise ModelFileError(f"{folder / MANIFEST} can't be read: {type(error).__name__}", remedy=remedy) from error
     for _, path, size, _ in listed:
         if not path.is_file() or path.stat().st_size != size:
             raise ModelFileError(f"{path} is missing or not of {size} bytes", remedy=remedy)

@@ -154,9 +154,7 @@ class Workspace:
         marker = self.root / MARKER
         if self.root.exists() and not marker.exists():
             if not self.root.is_dir():
-                raise WorkspaceError(
-                    f"{self.root} is a file", allowed="a folder", remedy="choose another --build-dir"
-                )
+                raise WorkspaceError(f"{self.root} is a file", allowed="a folder", remedy="choose another --build-dir")
             # Another edge may be making this very folder, its marker half written.
             names = [path.name for path in self.root.iterdir()]
             strangers = [name for name in names if name != ".lock" and MARKER not in name]
@@ -179,12 +177,7 @@ class Workspace:
         return found
 
     def run(
-        self,
-        name: str,
-        inputs: Mapping[str, object],
-        action: Callable[[Path], T],
-        result_type: type[T],
-        code: str = "",
+        self, name: str, inputs: Mapping[str, object], action: Callable[[Path], T], result_type: type[T], code: str = ""
     ) -> Done[T]:
         """Return the stage's result, from an earlier run if everything it depends on is the same.
 

@@ -89,9 +89,7 @@ def open_exposed(model: onnx.ModelProto, names: Iterable[str]) -> onnxruntime.In
     known = {value.name for value in exposed.graph.output}
     for name in dict.fromkeys(names):
         if name not in known:
-            exposed.graph.output.append(
-                onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None)
-            )
+            exposed.graph.output.append(onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None))
     return _opened(exposed.SerializeToString(), model.graph.name or "the model")
 
 
@@ -167,9 +165,7 @@ def facts(model: onnx.ModelProto, origin: str = "the model") -> GraphFacts:
         ir=model.ir_version,
         node_names=tuple(node.name for node in graph.node),
         parameters=sum(
-            math.prod(tensor.dims)
-            for tensor in graph.initializer
-            if tensor.data_type == onnx.TensorProto.FLOAT
+            math.prod(tensor.dims) for tensor in graph.initializer if tensor.data_type == onnx.TensorProto.FLOAT
         ),
     )
 

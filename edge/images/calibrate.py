@@ -130,8 +130,7 @@ def load_set(name: str) -> CalibrationSet:
     images = os.path.expandvars(spec.images)
     if unset := re.search(r"\$\{?\w+", images):
         raise SpecError(
-            f"{path.name}: {unset.group()} is not set",
-            remedy=f"export {unset.group().lstrip('${')}=/path/to/pictures",
+            f"{path.name}: {unset.group()} is not set", remedy=f"export {unset.group().lstrip('${')}=/path/to/pictures"
         )
     if images.partition(":")[0] != "demo":
         images = str(path.parent / Path(images).expanduser())
@@ -167,9 +166,7 @@ def calibrate(
     reporter = reporter or Silent()
     chosen = sample(images, n, seed)
     if len(chosen) < n:
-        reporter.warn(
-            f"{images.description}: {len(chosen)} calibration pictures instead of the {n} asked for"
-        )
+        reporter.warn(f"{images.description}: {len(chosen)} calibration pictures instead of the {n} asked for")
     directory = out / f"calibration_data_{preprocess.color}_f32"
     needed = len(chosen) * 4 * int(np.prod(preprocess.input_shape))
     if shutil.disk_usage(out).free < needed:
@@ -204,9 +201,7 @@ def _disk_full(out: Path, needed: int) -> WorkspaceError:
     )
 
 
-def _write_all(
-    items: list[ImageItem], preprocess: Preprocess, directory: Path
-) -> Iterator[_Written | ImageError]:
+def _write_all(items: list[ImageItem], preprocess: Preprocess, directory: Path) -> Iterator[_Written | ImageError]:
     """Write the pictures on several threads; decoding, resizing and hashing all release the interpreter."""
 
     def write(numbered: tuple[int, ImageItem]) -> _Written | ImageError:
@@ -243,9 +238,7 @@ def _everywhere(crop: NDArray[np.uint8], holds: Callable[[NDArray[np.uint8]], ND
     return bool(holds(crop[::16, ::16]).all() and holds(crop).all())
 
 
-def _judge(
-    written: list[_Written], unreadable: list[str], preprocess: Preprocess, reporter: Reporter
-) -> None:
+def _judge(written: list[_Written], unreadable: list[str], preprocess: Preprocess, reporter: Reporter) -> None:
     """Refuse what would spoil the model, and warn of what may."""
     total = len(written) + len(unreadable)
     if not written:

@@ -36,11 +36,7 @@ _SYNSET_LISTS = ("synsets.txt", "LOC_synset_mapping.txt")
 
 
 def open_images(
-    source: str | Path,
-    *,
-    classes: Sequence[str] | int | None = None,
-    count: int | None = None,
-    seed: int = 0,
+    source: str | Path, *, classes: Sequence[str] | int | None = None, count: int | None = None, seed: int = 0
 ) -> ImageSet:
     """Find the pictures of a source, and their labels.
 
@@ -63,8 +59,7 @@ def open_images(
         return _demo(str(source), count, seed)
     if not path.exists():
         raise UsageError(
-            f"{source} does not exist",
-            allowed="a picture, a folder, a list file, demo:test or demo:calibration",
+            f"{source} does not exist", allowed="a picture, a folder, a list file, demo:test or demo:calibration"
         )
     if path.is_dir():
         files, unlabelled = _folder(path, classes)
@@ -132,9 +127,7 @@ def _demo(source: str, count: int | None, seed: int) -> ImageSet:
         raise UsageError(f"{n} pictures", allowed="at least 1")
     from edge.images.demo import label
 
-    items = tuple(
-        ImageItem(f"{split}/{i:06d}", label(split, i, seed), demo=(split, i, seed)) for i in range(n)
-    )
+    items = tuple(ImageItem(f"{split}/{i:06d}", label(split, i, seed), demo=(split, i, seed)) for i in range(n))
     name = f"demo:{split}"
     return ImageSet(items, f"{name} ({n} rendered pictures, seed {seed})", source=name)
 
@@ -215,17 +208,12 @@ def _synset_labels(
     if len(synsets) == IMAGENET_CLASSES:
         return {name: i for i, name in enumerate(sorted(synsets))}, ""
     strange = [name for name in held if name not in index]
-    return (
-        {},
-        f"{len(strange)} of {len(held)} synset folders, such as {strange[0]}, are not of ImageNet-1k; {put}",
-    )
+    return ({}, f"{len(strange)} of {len(held)} synset folders, such as {strange[0]}, are not of ImageNet-1k; {put}")
 
 
 def _listed(path: Path, classes: Sequence[str] | int | None) -> tuple[Files, str]:
     """Read ``labels.csv`` (filename,class_index) or lines of ``path label``."""
-    missing = [
-        f"{name} (line {number})" for number, name, _ in _rows(path) if not (path.parent / name).is_file()
-    ]
+    missing = [f"{name} (line {number})" for number, name, _ in _rows(path) if not (path.parent / name).is_file()]
     if missing:
         raise LabelError(
             f"{path} names {len(missing)} files that do not exist: {', '.join(missing[:3])}",

@@ -211,9 +211,7 @@ def sample(images: ImageSet, n: int, seed: int = 0) -> ImageSet:
     files = images.items.take(chosen) if isinstance(images.items, Files) else None
     taken = files or tuple(images[i] for i in chosen)
     description = f"{images.source} ({n} of {len(items)} pictures, seed {seed})"
-    return ImageSet(
-        taken if isinstance(taken, Files) else tuple(taken), description, images.unlabelled, images.source
-    )
+    return ImageSet(taken if isinstance(taken, Files) else tuple(taken), description, images.unlabelled, images.source)
 
 
 def _renderer_sha256() -> str:

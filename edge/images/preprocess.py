@@ -305,6 +305,4 @@ def _check_rgb(rgb: Image, size: tuple[int, int] | None = None) -> None:
 
 def _check_even(height: int, width: int) -> None:
     if height % 2 or width % 2 or height <= 0 or width <= 0:
-        raise ImageError(
-            f"a picture of {height}x{width}", allowed="even sides: NV12 chroma covers 2x2 pixels"
-        )
+        raise ImageError(f"a picture of {height}x{width}", allowed="even sides: NV12 chroma covers 2x2 pixels")

@@ -14,17 +14,7 @@ from onnx import helper
 from edge.simulate.fakequant import Translated
 
 UnitKind = Literal[
-    "conv",
-    "depthwise conv",
-    "linear",
-    "LayerNorm",
-    "GELU",
-    "activation",
-    "add",
-    "matmul",
-    "softmax",
-    "pool",
-    "other",
+    "conv", "depthwise conv", "linear", "LayerNorm", "GELU", "activation", "add", "matmul", "softmax", "pool", "other"
 ]
 
 
@@ -219,9 +209,7 @@ class _Net:
         """Return the nodes of the LayerNorm around a square root; just the root where it is none."""
         found = [root]
         at = self._before(root)
-        while (
-            at is not None and self._nodes[at].op_type in ("Add", "Reshape") and self._before(at) is not None
-        ):
+        while at is not None and self._nodes[at].op_type in ("Add", "Reshape") and self._before(at) is not None:
             found.append(at)
             at = self._before(at)
         if at is None or self._nodes[at].op_type != "ReduceMean":
@@ -234,11 +222,7 @@ class _Net:
             return [root]
         found += [at, square, centred, *self._writers(centred, "ReduceMean")]
         last = root
-        while (after := self._only(last)) is not None and self._nodes[after].op_type in (
-            "Reciprocal",
-            "Mul",
-            "Div",
-        ):
+        while (after := self._only(last)) is not None and self._nodes[after].op_type in ("Reciprocal", "Mul", "Div"):
             found.append(after)
             last = after
             if centred in self._writers_of(after):
@@ -275,9 +259,7 @@ class _Net:
         node = self._nodes[index]
         if node.op_type in _CONVOLUTIONS:
             return self._depthwise(node) and all(side == 1 for side in _attribute(node, "kernel_shape", [0]))
-        return node.op_type in ("Add", "Mul") and any(
-            self.source(name) in self._graph.constants for name in node.input
-        )
+        return node.op_type in ("Add", "Mul") and any(self.source(name) in self._graph.constants for name in node.input)
 
     def _depthwise(self, node: onnx.NodeProto) -> bool:
         groups = int(_attribute(node, "group", 1))

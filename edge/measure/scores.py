@@ -165,9 +165,7 @@ def cosines(a: Scores, b: Scores) -> NDArray[np.float64]:
     dots = np.einsum("ij,ij->i", x, y)
     norms = np.sqrt(np.einsum("ij,ij->i", x, x) * np.einsum("ij,ij->i", y, y))
     same = (norms == 0) & ~x.any(axis=1) & ~y.any(axis=1)
-    result: NDArray[np.float64] = np.where(
-        same, 1.0, np.divide(dots, norms, out=np.zeros(len(x)), where=norms > 0)
-    )
+    result: NDArray[np.float64] = np.where(same, 1.0, np.divide(dots, norms, out=np.zeros(len(x)), where=norms > 0))
     return result
 
 

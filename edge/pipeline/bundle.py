@@ -120,11 +120,7 @@ def readme(metadata: Metadata) -> str:
     listed = "\n".join(f"  {entry.path:<44} {_WHAT[role]}" for role, entry in metadata.files.items())
     name = NOTEBOOK.format(model=metadata.model)
     program = metadata.files.get("bin")
-    perf = (
-        f"  hrt_model_exec perf --model_file {program.path} --thread_num 4 --frame_count 200\n"
-        if program
-        else ""
-    )
+    perf = f"  hrt_model_exec perf --model_file {program.path} --thread_num 4 --frame_count 200\n" if program else ""
     return f"""{metadata.name} for the RDK X5, made by edge {__version__}
 
 {listed}
@@ -171,9 +167,7 @@ def _checked(path: Path, entry: FileEntry) -> bytes:
     data = path.read_bytes()
     if hashlib.sha256(data).hexdigest() != entry.sha256:
         raise ModelFileError(
-            f"{path} is not the file that {FILE} lists: another sha256",
-            allowed=entry.sha256,
-            remedy="build it again",
+            f"{path} is not the file that {FILE} lists: another sha256", allowed=entry.sha256, remedy="build it again"
         )
     return data
 
@@ -253,9 +247,7 @@ def _claim_archive(out: Path) -> None:
         return
     try:
         with tarfile.open(out, "r:gz") as archive:
-            ours = any(
-                member.name.endswith(f"/{MARKER}") for member, _ in zip(archive, range(2), strict=False)
-            )
+            ours = any(member.name.endswith(f"/{MARKER}") for member, _ in zip(archive, range(2), strict=False))
     except (OSError, EOFError, tarfile.TarError):
         ours = False
     if not ours:

@@ -171,11 +171,7 @@ def facts(build: Build) -> dict[str, object]:
         },
         "placement": None
         if compiled is None
-        else {
-            "bpu": compiled.bpu,
-            "cpu": compiled.cpu,
-            "cpu_inside": [row.name for row in cpu_inside(compiled.nodes)],
-        },
+        else {"bpu": compiled.bpu, "cpu": compiled.cpu, "cpu_inside": [row.name for row in cpu_inside(compiled.nodes)]},
         "calibration": {
             "n": build.stage(CALIBRATE).result.n,
             "seed": build.stage(CALIBRATE).result.seed,

@@ -164,12 +164,7 @@ def _simplify_note(_build: Build, result: SimplifyResult) -> str:
 
 
 SIMPLIFY = Stage(
-    "simplify",
-    work=simplify,
-    result=SimplifyResult,
-    needs=(EXPORT,),
-    inputs=_simplify_inputs,
-    note=_simplify_note,
+    "simplify", work=simplify, result=SimplifyResult, needs=(EXPORT,), inputs=_simplify_inputs, note=_simplify_note
 )
 
 
@@ -494,9 +489,7 @@ def _eval_inputs(build: Build) -> Inputs:
     return given(
         subject=Keyed(subject, subject.name),
         hops=Keyed(hops, {hop.name: hop.key for hop in hops}),
-        pictures=Keyed(
-            Pictures(images, no_top1, seed), [images.fingerprint, images.description, no_top1, seed]
-        ),
+        pictures=Keyed(Pictures(images, no_top1, seed), [images.fingerprint, images.description, no_top1, seed]),
         root=Keyed(build.workspace.root),
         listener=Keyed(_Inside(build.listener)),
     )

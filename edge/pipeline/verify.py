@@ -194,8 +194,7 @@ def _same_answers(frame: str, portable: Sequence[Scores], outputs: Sequence[NDAr
     """
     if portable[0].argmax() != outputs[0].argmax():
         raise GateError(
-            f"on {frame} the portable model answers {portable[0].argmax()}, "
-            f"the compiler's model {outputs[0].argmax()}",
+            f"on {frame} the portable model answers {portable[0].argmax()}, the compiler's model {outputs[0].argmax()}",
             allowed="the same answer",
             remedy="report this network: an operator is translated wrongly",
         )

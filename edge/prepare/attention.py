@@ -64,12 +64,7 @@ def lay_out(model: onnx.ModelProto) -> tuple[onnx.ModelProto, Attention]:
     changed = copied(model)
     fused = take_apart(changed)
     changed = tidy(changed) if fused else changed  # what comes next goes by shapes
-    done = Attention(
-        fused=fused,
-        pools=pool_in_rows(changed),
-        scales=into_weights(changed),
-        keys=turn_keys(changed),
-    )
+    done = Attention(fused=fused, pools=pool_in_rows(changed), scales=into_weights(changed), keys=turn_keys(changed))
     changed = tidy(changed)
     done = evolve(done, matrices=as_matrices(changed))
     changed = tidy(changed)
@@ -216,9 +211,7 @@ def pool_in_rows(model: onnx.ModelProto) -> tuple[str, ...]:
         to_row = add_constant(graph, f"{node.output[0]}/shape", [0, 0, -1])
         new = (
             helper.make_node("Reshape", [_picture(view, node, shape), to_rows], [rows], name=rows),
-            helper.make_node(
-                "AveragePool", [rows], [pooled], node.name, kernel_shape=[1, window], strides=[1, window]
-            ),
+            helper.make_node("AveragePool", [rows], [pooled], node.name, kernel_shape=[1, window], strides=[1, window]),
             helper.make_node("Reshape", [pooled, to_row], list(node.output), name=f"{node.name}/tokens"),
         )
         insert(graph, node, *new)
@@ -320,11 +313,7 @@ def _weights(view: View, name: str) -> list[tuple[onnx.NodeProto, int]] | None:
 
 
 def _multiply(
-    model: onnx.ModelProto,
-    view: View,
-    places: list[tuple[onnx.NodeProto, int]],
-    factor: float,
-    reason: str,
+    model: onnx.ModelProto, view: View, places: list[tuple[onnx.NodeProto, int]], factor: float, reason: str
 ) -> bool:
     """Give each place its weights times the factor, unless they leave float32; tell whether it was done.
 
@@ -356,9 +345,7 @@ def turn_keys(model: onnx.ModelProto) -> tuple[str, ...]:
         if chain is None:
             continue
         split, *turns = chain
-        before, apart, after = (
-            view.shape(name) for name in (split.input[0], split.output[0], scores.output[0])
-        )
+        before, apart, after = (view.shape(name) for name in (split.input[0], split.output[0], scores.output[0]))
         if before is None or apart is None or after is None:
             continue
         if len(before) != 3 or len(apart) != 4 or before[:2] != apart[:2]:

@@ -143,7 +143,7 @@ def _fits(tensor: onnx.TensorProto, channels: int) -> bool:
 
 
 REWRITES: Mapping[Rewrite, Callable[[onnx.ModelProto], tuple[onnx.ModelProto, tuple[str, ...]]]] = {
-    "channel_mean": channel_mean,
+    "channel_mean": channel_mean
 }
 
 

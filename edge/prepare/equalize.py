@@ -296,10 +296,7 @@ def _noise_range(preprocess: Preprocess) -> tuple[float, float]:
 
 
 def _ranges(
-    model: onnx.ModelProto,
-    pairs: Iterable[ConvolutionPair],
-    inputs: Sequence[NDArray[np.float32]],
-    reporter: Reporter,
+    model: onnx.ModelProto, pairs: Iterable[ConvolutionPair], inputs: Sequence[NDArray[np.float32]], reporter: Reporter
 ) -> dict[str, Ranges]:
     """Return the largest magnitude of each channel between the pairs, (channels,)."""
     picture, _ = image_input(model)

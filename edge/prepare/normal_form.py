@@ -87,9 +87,7 @@ def read_model(path: Path) -> onnx.ModelProto:
     from onnx import inliner
 
     if path.is_file() and path.stat().st_size > _LIMIT:
-        raise ModelFileError(
-            f"{path} has {path.stat().st_size / 1e9:.1f} GB", allowed="an ONNX file of less than 2 GB"
-        )
+        raise ModelFileError(f"{path} has {path.stat().st_size / 1e9:.1f} GB", allowed="an ONNX file of less than 2 GB")
     _require_weights(path)
     model = load_onnx(path)
     half_types = (onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16)
@@ -102,9 +100,7 @@ def read_model(path: Path) -> onnx.ModelProto:
         )
     size = model.ByteSize()
     if size > _LIMIT:
-        raise ModelFileError(
-            f"{path} with its weights has {size / 1e9:.1f} GB", allowed="less than 2 GB in one file"
-        )
+        raise ModelFileError(f"{path} with its weights has {size / 1e9:.1f} GB", allowed="less than 2 GB in one file")
     image_input(model, str(path))
     model = inliner.inline_local_functions(model) if model.functions else model
     foreign = sorted({node.domain for node in model.graph.node} - {"", "ai.onnx"})
@@ -194,10 +190,7 @@ def _require_weights(path: Path) -> None:
     except (DecodeError, ValueError, OSError):
         return
     places = {
-        entry.value
-        for tensor in model.graph.initializer
-        for entry in tensor.external_data
-        if entry.key == "location"
+        entry.value for tensor in model.graph.initializer for entry in tensor.external_data if entry.key == "location"
     }
     missing = sorted(place for place in places if not (path.parent / place).is_file())
     if missing:

@@ -131,9 +131,7 @@ class LinearLayer:
         data = flat.T if self.transposed else flat
         return np.ascontiguousarray(data.reshape(like.shape), np.float32)
 
-    def inputs(
-        self, tensor: NDArray[np.float32], most: int, random: np.random.Generator
-    ) -> NDArray[np.float64]:
+    def inputs(self, tensor: NDArray[np.float32], most: int, random: np.random.Generator) -> NDArray[np.float64]:
         """Return what the outputs see, as (groups, columns, positions).
 
         Args:
@@ -148,9 +146,7 @@ class LinearLayer:
             patches = self._patches(tensor[0], most, random)
         return patches.astype(np.float64).reshape(self.groups, self.columns, -1)
 
-    def _patches(
-        self, picture: NDArray[np.float32], most: int, random: np.random.Generator
-    ) -> NDArray[np.float32]:
+    def _patches(self, picture: NDArray[np.float32], most: int, random: np.random.Generator) -> NDArray[np.float32]:
         top, left, bottom, right = self.pads
         padded = np.pad(picture, ((0, 0), (top, bottom), (left, right)))
         (kernel_h, kernel_w), (step_h, step_w), (gap_h, gap_w) = self.shape[2:], self.strides, self.dilations
@@ -219,9 +215,7 @@ def _layer(node: onnx.NodeProto, shape: tuple[int, ...]) -> LinearLayer | None:
         return None
     transposed = node.op_type == "MatMul" or not given.get("transB", 0)
     outputs, inputs = shape[::-1] if transposed else shape
-    return LinearLayer(
-        node.name, node.input[0], node.input[1], (outputs, inputs, 1, 1), transposed=transposed
-    )
+    return LinearLayer(node.name, node.input[0], node.input[1], (outputs, inputs, 1, 1), transposed=transposed)
 
 
 def _scaled(view: View, name: str) -> bool:

@@ -36,10 +36,7 @@ HARMFUL = (
     "fuse_matmul_add_bias_into_gemm_batched",  # wraps each bias in Reshapes: EdgeNeXt 73 Transposes longer
 )
 TIME_LIMIT = 600.0  # seconds; a 30 M parameter Swin takes 6
-OPTIONS: Mapping[str, tuple[str, ...]] = {
-    "simplified": HARMFUL,
-    "partly simplified": ("--no-optimizer",),
-}
+OPTIONS: Mapping[str, tuple[str, ...]] = {"simplified": HARMFUL, "partly simplified": ("--no-optimizer",)}
 
 
 @frozen
@@ -159,9 +156,7 @@ class _Shipped:
     error: float
 
 
-def _attempt(
-    rules: Guard, form: Literal["simplified", "partly simplified"], rejected: list[str]
-) -> _Shipped | None:
+def _attempt(rules: Guard, form: Literal["simplified", "partly simplified"], rejected: list[str]) -> _Shipped | None:
     """Return the form when the guard lets it pass; else add the reason to ``rejected``."""
     try:
         candidate = _onnxsim(rules.baseline, OPTIONS[form])

@@ -236,8 +236,7 @@ def _hop_row(hop: HopFigures) -> Row:
         start=None if change is None else value - change.points,
         mark="plain" if change is None else marks.get(change.judgement, change.judgement),
         shown=f"{value:.1f} %",
-        aside=("" if change is None else signed(change.points, 1))
-        + (f" · {hop.n} pictures" if hop.sampled else ""),
+        aside=("" if change is None else signed(change.points, 1)) + (f" · {hop.n} pictures" if hop.sampled else ""),
         hollow=hop.sampled,
     )
 

@@ -126,10 +126,7 @@ def compare(one: Built, two: Built) -> Comparison:
         fact(key, a.recipe.get(key, MISSING), b.recipe.get(key, MISSING))
         for key in dict.fromkeys((*a.recipe, *b.recipe))
     ]
-    hops = [
-        {"title": title, "a": a.accuracy.hop(name), "b": b.accuracy.hop(name)}
-        for name, title in TITLES.items()
-    ]
+    hops = [{"title": title, "a": a.accuracy.hop(name), "b": b.accuracy.hop(name)} for name, title in TITLES.items()]
     return Comparison(
         verdict=" ".join(filter(None, (_accuracy_verdict(a, b, tests), _speed_verdict(a, b)))),
         a=_side("A", a, one),
@@ -167,8 +164,7 @@ def read_answers(built: Built, evaluation: Evaluation) -> Answers:
             rows = list(csv.DictReader(stream, strict=True))
         labels = {row["picture"]: int(row["label"]) if row["label"] else None for row in rows}
         hops: dict[str, dict[str, int]] = {
-            hop.hop: {row["picture"]: int(row[hop.hop]) for row in rows if row[hop.hop]}
-            for hop in evaluation.hops
+            hop.hop: {row["picture"]: int(row[hop.hop]) for row in rows if row[hop.hop]} for hop in evaluation.hops
         }
     except (OSError, ValueError, KeyError, TypeError, csv.Error) as error:
         raise _unusable(path, type(error).__name__, built) from error
@@ -179,9 +175,7 @@ def read_answers(built: Built, evaluation: Evaluation) -> Answers:
     return Answers(labels, hops)
 
 
-def paired(
-    title: str, a: Mapping[str, int], b: Mapping[str, int], labels: Mapping[str, int | None] | None
-) -> Paired:
+def paired(title: str, a: Mapping[str, int], b: Mapping[str, int], labels: Mapping[str, int | None] | None) -> Paired:
     """Compare two networks picture by picture.
 
     Args:

@@ -124,8 +124,7 @@ def _gather(built: Built, names: Sequence[str], measured: Evaluation | None) -> 
         accuracy=accuracy,
         diagnosis=diagnosis,
         layers=layers_of(diagnosis, rows),
-        placement=placement
-        and {"bpu": placement["bpu"], "cpu": placement["cpu"], "nodes": cpu_nodes(diagnosis, rows)},
+        placement=placement and {"bpu": placement["bpu"], "cpu": placement["cpu"], "nodes": cpu_nodes(diagnosis, rows)},
         speed=speed_of(manifest["static"], published, board),
         board=board,
         board_facts=board_facts(board),
@@ -184,10 +183,7 @@ def _flags(manifest: Mapping[str, Any], model: str) -> list[Flag]:
     flags = []
     source, verify = manifest["weights"]["source"], manifest["verify"]
     if source == "demo":
-        text = (
-            "Trained on pictures that the project renders. They prove the pipeline and say nothing of "
-            "ImageNet."
-        )
+        text = "Trained on pictures that the project renders. They prove the pipeline and say nothing of ImageNet."
         flags.append(Flag("weights", "demo weights", text))
     if source == "random":
         text = "For speed only: every accuracy figure here is meaningless."
@@ -200,10 +196,7 @@ def _flags(manifest: Mapping[str, Any], model: str) -> list[Flag]:
         remedy = f"edge toolchain install, then edge build {model}"
         flags.append(Flag("approximate", "portable", text, remedy))
     if verify is not None and not verify["bit_exact"]:
-        text = (
-            "Nothing proves that the program computes what was measured: "
-            f"{verify.get('why_not', 'it differs')}."
-        )
+        text = f"Nothing proves that the program computes what was measured: {verify.get('why_not', 'it differs')}."
         flags.append(Flag("unverified", "not verified", text, f"edge verify {model}"))
     return flags
 
@@ -237,9 +230,7 @@ def evaluation_of(built: Built) -> tuple[Evaluation | None, Flag | None]:
     return read_sidecar(built.folder / EVALUATION, built, Evaluation, EVALUATION_SCHEMA, command)
 
 
-def from_evaluation(
-    evaluation: Evaluation, source: str, names: Sequence[str], preprocess: Preprocess
-) -> Accuracy:
+def from_evaluation(evaluation: Evaluation, source: str, names: Sequence[str], preprocess: Preprocess) -> Accuracy:
     """Return what an evaluation says, with pictures.
 
     Args:
@@ -343,17 +334,13 @@ def judged_change(change: Change, before: str) -> JudgedChange:
         judgement = "noise"
     else:
         judgement = "loss" if change.points < 0 else "gain"
-    return JudgedChange(
-        before, change.points, change.interval, change.lost, change.gained, change.p, judgement
-    )
+    return JudgedChange(before, change.points, change.interval, change.lost, change.gained, change.p, judgement)
 
 
 T = TypeVar("T")
 
 
-def read_sidecar(
-    path: Path, built: Built, kind: type[T], version: int, command: str
-) -> tuple[T | None, Flag | None]:
+def read_sidecar(path: Path, built: Built, kind: type[T], version: int, command: str) -> tuple[T | None, Flag | None]:
     """Read one of the files.
 
     Args:
@@ -383,9 +370,7 @@ def read_sidecar(
     return None, Flag("stale", f"{path.name} is left out", f"{path.name} {why}.", command)
 
 
-NO_LAYERS = Layers(
-    "", "Nothing here says how similar the layers are: only the vendor's compiler measures it."
-)
+NO_LAYERS = Layers("", "Nothing here says how similar the layers are: only the vendor's compiler measures it.")
 
 
 def layers_of(diagnosis: Diagnosis | None, rows: tuple[NodeRow, ...]) -> Layers:
@@ -455,9 +440,7 @@ def cpu_nodes(diagnosis: Diagnosis | None, rows: tuple[NodeRow, ...]) -> tuple[F
     return tuple({"name": name, "op": op, "inside": inner} for name, op, inner in found)
 
 
-def speed_of(
-    static: Mapping[str, Any] | None, published: Published | None, board: Mapping[str, Any] | None
-) -> Speed:
+def speed_of(static: Mapping[str, Any] | None, published: Published | None, board: Mapping[str, Any] | None) -> Speed:
     """Return the figures.
 
     Args:

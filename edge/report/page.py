@@ -31,11 +31,7 @@ _data.register_unstructure_hook(Thumbnail, lambda it: {"name": it.name, "why_not
 
 def documents(report: Report) -> dict[str, str]:
     """Return file name -> text. The same report gives the same bytes."""
-    return {
-        "report.md": markdown(report),
-        "report.html": page(report),
-        "report.json": as_json(report),
-    }
+    return {"report.md": markdown(report), "report.html": page(report), "report.json": as_json(report)}
 
 
 def markdown(report: Report) -> str:
@@ -177,9 +173,7 @@ def _charts(report: Report) -> dict[str, Chart | None]:
     return charts
 
 
-def _speed_chart(
-    ident: str, title: str, figures: list[tuple[SpeedRow, float | None]], shown: str
-) -> Chart | None:
+def _speed_chart(ident: str, title: str, figures: list[tuple[SpeedRow, float | None]], shown: str) -> Chart | None:
     """Draw speed figures side by side; None where there is nothing to compare."""
     rows = []
     for row, value in figures:
@@ -202,9 +196,7 @@ def _figures(report: Report) -> list[tuple[str, str, str, str]]:
             change = signed(quantized.top1 - reference.top1, 1)
             total = accuracy.total
             tested = "" if total is None or total.p is None else f", {p_value(total.p)}"
-            note = f"float {reference.top1:.1f} %, {change} points" + tested.replace(
-                "p ", "p\N{NO-BREAK SPACE}"
-            )
+            note = f"float {reference.top1:.1f} %, {change} points" + tested.replace("p ", "p\N{NO-BREAK SPACE}")
             found.append(("Top-1, quantized", f"{quantized.top1:.1f}", "%", note))
         note = f"cosine of the scores {quantized.cosine:.4f}"
         found.append(("Same answer as float", f"{quantized.agreement:.1f}", "%", note))

@@ -86,8 +86,7 @@ def _search(data: Mapping[str, Any]) -> PrecisionSearch:
     for (i, point), (latency, agreement) in zip(good, figures, strict=True):
         own, n = point["report"], int(point["report"]["n"])
         beaten = any(
-            other[0] <= latency and other[1] >= agreement and other != (latency, agreement)
-            for other in figures
+            other[0] <= latency and other[1] >= agreement and other != (latency, agreement) for other in figures
         )
         tried.append(
             TriedRecipe(

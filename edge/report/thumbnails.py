@@ -17,13 +17,7 @@ from edge.accuracy.table import Mistake
 from edge.errors import CalibrationError, ImageError
 from edge.images import ImageItem
 from edge.images.items import Split
-from edge.images.preprocess import (
-    calibration_picture,
-    nv12_to_yuv444,
-    resize_crop,
-    rgb_to_nv12,
-    yuv444_to_rgb_float,
-)
+from edge.images.preprocess import calibration_picture, nv12_to_yuv444, resize_crop, rgb_to_nv12, yuv444_to_rgb_float
 from edge.report.contents import MistakeShown, Thumbnail
 from edge.specs import Preprocess
 
@@ -97,9 +91,7 @@ def mistakes_shown(
         truth = "" if mistake.label is None else f", a picture of {label}"
         alt = f"{mistake.picture}{truth}: float says {right}, quantized says {wrong}"
         picture = _thumbnail(mistake.picture, alt, partial(_crop, mistake, dataset, preprocess))
-        shown.append(
-            MistakeShown(picture, label, right, mistake.float_probability, wrong, mistake.probability)
-        )
+        shown.append(MistakeShown(picture, label, right, mistake.float_probability, wrong, mistake.probability))
     return tuple(shown)
 
 

@@ -127,8 +127,7 @@ def verify_line(verify: Mapping[str, Any]) -> str:
     part = "" if verify["calls"] == 1 else f" (the first of {verify['calls']} BPU parts)"
     return (
         f"the compiled program{part} equals the quantized model bit for bit: {verify['frames']} frames of "
-        f"{verify['integers']:,} integers"
-        + ("; so does the portable model" if verify["portable_exact"] else "")
+        f"{verify['integers']:,} integers" + ("; so does the portable model" if verify["portable_exact"] else "")
     )
 
 
@@ -142,11 +141,7 @@ def published_line(model: str, published: Published | None, weights: str) -> str
     """
     if published is None:
         return ""
-    figures = {
-        "Top-1": published.float_top1,
-        "Top-5": published.float_top5,
-        "Top-1 int8": published.int8_top1,
-    }
+    figures = {"Top-1": published.float_top1, "Top-5": published.float_top5, "Top-1 int8": published.int8_top1}
     listed = ", ".join(f"{name} {value:g} %" for name, value in figures.items() if value is not None)
     if not listed:
         return ""
@@ -193,6 +188,5 @@ def _speed(manifest: Mapping[str, Any]) -> str:
         return ""
     level = "" if static["optimize_level"] == "O3" else f" at {static['optimize_level']}"
     return (
-        f"The compiler gives {static['latency_us'] / 1000:.2f} ms a frame on the BPU{level}, "
-        f"{static['fps']:.0f} FPS."
+        f"The compiler gives {static['latency_us'] / 1000:.2f} ms a frame on the BPU{level}, {static['fps']:.0f} FPS."
     )

@@ -134,9 +134,7 @@ def check_version(program: Program, version: str) -> str | None:
     return gap
 
 
-def load_failure(
-    backend: str, path: Path, error: BaseException | str, gap: str | None = None
-) -> BackendError:
+def load_failure(backend: str, path: Path, error: BaseException | str, gap: str | None = None) -> BackendError:
     """Return the error to raise when the vendor's runtime refuses a program."""
     why = error if isinstance(error, str) else reason(error)
     return BackendError(

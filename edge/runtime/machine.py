@@ -31,9 +31,7 @@ def memory() -> list[str]:
     busy = _text(BPU / "ratio").strip()
     return [
         *(lines or [f"memory: {platform.system()} does not tell it in /proc/meminfo"]),
-        f"BPU           {busy:>8} % busy"
-        if busy
-        else "BPU           none on this machine: it is not the board",
+        f"BPU           {busy:>8} % busy" if busy else "BPU           none on this machine: it is not the board",
     ]
 
 

@@ -177,8 +177,7 @@ class Net:
         count = self.info.outputs[0].elements
         if self.labels is not None and len(self.labels) != count:
             raise LabelError(
-                f"{len(self.labels)} labels for {self.info.model}",
-                allowed=f"{count}, one a score, in index order",
+                f"{len(self.labels)} labels for {self.info.model}", allowed=f"{count}, one a score, in index order"
             )
 
     def _check_size(self) -> None:

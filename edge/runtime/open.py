@@ -14,18 +14,9 @@ from edge.runtime.program import Program, locate
 from edge.runtime.protocol import Backend
 from edge.specs import Preprocess
 
-BackendName = Literal[
-    "auto", "hbm_runtime", "hobot_dnn", "bpu_infer_lib", "hbdk_sim", "quantized", "portable"
-]
+BackendName = Literal["auto", "hbm_runtime", "hobot_dnn", "bpu_infer_lib", "hbdk_sim", "quantized", "portable"]
 # In the order in which ``auto`` tries them: the board's own runtimes, then what is nearest to the board.
-BACKENDS: tuple[BackendName, ...] = (
-    "hbm_runtime",
-    "hobot_dnn",
-    "bpu_infer_lib",
-    "hbdk_sim",
-    "quantized",
-    "portable",
-)
+BACKENDS: tuple[BackendName, ...] = ("hbm_runtime", "hobot_dnn", "bpu_infer_lib", "hbdk_sim", "quantized", "portable")
 _log = logging.getLogger("edge.runtime")
 
 

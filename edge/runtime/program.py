@@ -12,11 +12,7 @@ from edge.errors import ModelFileError
 from edge.folder.metadata import FILE, Metadata, Role, read_metadata
 
 # How a single file tells what it is.
-ENDINGS: dict[str, Role] = {
-    ".bin": "bin",
-    "_portable_int8.onnx": "portable",
-    "_quantized_model.onnx": "quantized",
-}
+ENDINGS: dict[str, Role] = {".bin": "bin", "_portable_int8.onnx": "portable", "_quantized_model.onnx": "quantized"}
 _log = logging.getLogger("edge.runtime")
 
 
@@ -83,9 +79,7 @@ def locate(path: str | Path) -> Program:
         if path.name.endswith(ending):
             return _with_metadata(path, role)
     raise ModelFileError(
-        f"{path.name} is no program",
-        allowed="a name ending in " + ", ".join(ENDINGS),
-        remedy="edge build MODEL",
+        f"{path.name} is no program", allowed="a name ending in " + ", ".join(ENDINGS), remedy="edge build MODEL"
     )
 
 

@@ -57,13 +57,7 @@ class Dequantizer:
 
 
 def dequantizer(
-    name: str,
-    shape: Sequence[int],
-    dtype: str,
-    *,
-    scale: ArrayLike = (),
-    zero_point: ArrayLike = (),
-    axis: int = -1,
+    name: str, shape: Sequence[int], dtype: str, *, scale: ArrayLike = (), zero_point: ArrayLike = (), axis: int = -1
 ) -> Dequantizer:
     """Make an output's rule from what the runtime tells.
 
@@ -118,15 +112,12 @@ def channel_axis(name: str, shape: Sequence[int], layout: str, scales: int) -> i
     return fitting[0]
 
 
-def _spread(
-    name: str, what: str, values: NDArray[Number], shape: tuple[int, ...], axis: int
-) -> NDArray[Number]:
+def _spread(name: str, what: str, values: NDArray[Number], shape: tuple[int, ...], axis: int) -> NDArray[Number]:
     if values.size == 1:
         return values.reshape(())
     if not -len(shape) <= axis < len(shape) or shape[axis] != values.size:
         raise BackendError(
-            f"output {name!r} of shape {shape} has {values.size} {what} on axis {axis}",
-            allowed="one, or one a channel",
+            f"output {name!r} of shape {shape} has {values.size} {what} on axis {axis}", allowed="one, or one a channel"
         )
     sides = [1] * len(shape)
     sides[axis] = values.size

@@ -219,9 +219,7 @@ def _message(name: str) -> Any:
         kind: getattr(kinds, f"TYPE_{kind.upper()}")
         for kind in ("string", "bytes", "float", "double", "int32", "int64", "uint64")
     }
-    file = descriptor_pb2.FileDescriptorProto(
-        name="edge_horizon_ir.proto", package="edge_horizon_ir", syntax="proto3"
-    )
+    file = descriptor_pb2.FileDescriptorProto(name="edge_horizon_ir.proto", package="edge_horizon_ir", syntax="proto3")
     for message, fields in _SCHEMA.items():
         _declare(file.message_type.add(name=message), fields, scalars, kinds)
     pool = descriptor_pool.DescriptorPool()
@@ -229,9 +227,7 @@ def _message(name: str) -> Any:
     return message_factory.GetMessageClass(pool.FindMessageTypeByName(f"edge_horizon_ir.{name}"))
 
 
-def _declare(
-    message: Any, fields: Iterable[tuple[int, str, str]], scalars: Mapping[str, int], kinds: Any
-) -> None:
+def _declare(message: Any, fields: Iterable[tuple[int, str, str]], scalars: Mapping[str, int], kinds: Any) -> None:
     for number, name, kind in fields:
         repeated, kind = kind.startswith("[]"), kind.removeprefix("[]")
         entry = message.field.add(

@@ -156,9 +156,7 @@ class Simulator:
         argv += ["--yuv-roi-coord", "0x0", "--yuv-roi-size", f"{height}x{width}"]
         done = self._toolchain.run(argv, cwd=self._folder, timeout=self._timeout)
         if done.timed_out:
-            raise ToolchainError(
-                f"the simulator was stopped after {self._timeout:g} s", remedy="run the command again"
-            )
+            raise ToolchainError(f"the simulator was stopped after {self._timeout:g} s", remedy="run the command again")
         if done.returncode != 0:
             how = f"was ended by signal {-done.returncode}" if done.returncode < 0 else "failed"
             killed = done.returncode == -signal.SIGKILL

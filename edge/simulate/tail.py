@@ -55,10 +55,7 @@ def run_tail(program: BinProgram, integers: Mapping[str, Array]) -> list[Scores]
                 f"the CPU node {node.op} {node.name!r} of {program.name} can't be computed: {error}"
             ) from error
         values[node.outputs[0]] = result
-    return [
-        np.ascontiguousarray(values[output.name], np.float32).reshape(output.shape)
-        for output in program.outputs
-    ]
+    return [np.ascontiguousarray(values[output.name], np.float32).reshape(output.shape) for output in program.outputs]
 
 
 def _dequantize(node: BinNode, inputs: Sequence[Array]) -> Array:

@@ -149,9 +149,7 @@ class QuantizedModel:
             self.input = str(hello["input"])
             self.size = (int(hello["height"]), int(hello["width"]))
             self.outputs = tuple(
-                ModelOutput(
-                    str(entry["name"]), tuple(map(int, entry["shape"])), np.dtype(entry["dtype"]).name
-                )
+                ModelOutput(str(entry["name"]), tuple(map(int, entry["shape"])), np.dtype(entry["dtype"]).name)
                 for entry in hello["outputs"]
             )
         except (ValueError, KeyError, IndexError, TypeError) as error:

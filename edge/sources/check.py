@@ -213,14 +213,9 @@ def external_data(path: Path) -> list[Path]:
     try:
         model = onnx.load(path, load_external_data=False)
     except (DecodeError, ValueError, OSError) as error:
-        raise ModelFileError(
-            f"{path} is no ONNX file: {error}", remedy="export or download it again"
-        ) from error
+        raise ModelFileError(f"{path} is no ONNX file: {error}", remedy="export or download it again") from error
     names = {
-        entry.value
-        for tensor in model.graph.initializer
-        for entry in tensor.external_data
-        if entry.key == "location"
+        entry.value for tensor in model.graph.initializer for entry in tensor.external_data if entry.key == "location"
     }
     missing = sorted(name for name in names if not (path.parent / name).is_file())
     if missing:

@@ -263,8 +263,7 @@ def _ask(
         )
     how = f"signal {-done.returncode}" if done.returncode < 0 else f"exit status {done.returncode}"
     raise ToolchainError(
-        f"{title} ended with {how} while it exported {file.name}"
-        + (f": {last[-1].strip()[:200]}" if last else ""),
+        f"{title} ended with {how} while it exported {file.name}" + (f": {last[-1].strip()[:200]}" if last else ""),
         remedy="a corrupt file can do this: copy or export it again",
     )
 

@@ -48,12 +48,7 @@ def unpack(path: Path) -> onnx.ModelProto:
         onnx.checker.check_model(model, full_check=True)
     except OSError as error:
         raise ModelFileError(f"{path} can't be read: {error.strerror or error}") from error
-    except (
-        DecodeError,
-        onnx.checker.ValidationError,
-        onnx.shape_inference.InferenceError,
-        ValueError,
-    ) as error:
+    except (DecodeError, onnx.checker.ValidationError, onnx.shape_inference.InferenceError, ValueError) as error:
         reason = (str(error).splitlines() or ["unknown"])[0]
         raise ModelFileError(
             f"{path} is not a whole ONNX model: {reason}", remedy="reinstall edge, or fetch the file again"

@@ -209,9 +209,7 @@ def download(
     try:
         import requests
     except ImportError:
-        raise DownloadError(
-            "downloading needs the package requests", remedy="pip install 'edge[build]'"
-        ) from None
+        raise DownloadError("downloading needs the package requests", remedy="pip install 'edge[build]'") from None
 
     host = reach(url, connect_timeout)
     part = dest.with_name(f"{dest.name}.{os.getpid()}-{threading.get_ident()}.part")
@@ -245,9 +243,7 @@ def download(
     return got
 
 
-def _receive(
-    response: requests.Response, dest: Path, part: Path, sha256: str | None, reporter: Reporter
-) -> Downloaded:
+def _receive(response: requests.Response, dest: Path, part: Path, sha256: str | None, reporter: Reporter) -> Downloaded:
     url = response.request.url or ""
     if response.status_code != 200:
         raise DownloadError(
@@ -276,9 +272,7 @@ def _receive(
             digest.update(block)
             size += len(block)
             total = f" of {length / 1e6:.1f}" if length else ""
-            reporter.update(
-                f"download {dest.name}: {size / 1e6:.1f}{total} MB", size / length if length else None
-            )
+            reporter.update(f"download {dest.name}: {size / 1e6:.1f}{total} MB", size / length if length else None)
         stream.flush()
         os.fsync(stream.fileno())
     if size == 0 or (length is not None and size != length):
@@ -330,10 +324,8 @@ def _kept(dest: Path, record: Path, sha256: str | None) -> Downloaded | None:
 def _disk(error: OSError, folder: Path) -> WorkspaceError:
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return WorkspaceError(
-            f"the disk of {folder} is full",
-            remedy="free some space, or set EDGE_CACHE to a folder on a larger disk",
+            f"the disk of {folder} is full", remedy="free some space, or set EDGE_CACHE to a folder on a larger disk"
         )
     return WorkspaceError(
-        f"{folder} can't be written: {error.strerror or error}",
-        remedy="set EDGE_CACHE to a folder of your own",
+        f"{folder} can't be written: {error.strerror or error}", remedy="set EDGE_CACHE to a folder of your own"
     )

@@ -88,9 +88,7 @@ def paddle_files(folder: Path) -> FrameworkFiles:
         stems = sorted({path.stem for path in folder.glob("*.pdiparams")})
     else:
         seen = "is no folder" if folder.exists() else "does not exist"
-        raise InputError(
-            f"{folder} {seen}", allowed="a folder with inference.json or inference.pdmodel and .pdiparams"
-        )
+        raise InputError(f"{folder} {seen}", allowed="a folder with inference.json or inference.pdmodel and .pdiparams")
     pairs = [
         (folder / f"{stem}{suffix}", folder / f"{stem}.pdiparams")
         for stem in stems
@@ -167,14 +165,10 @@ def _no_paddle_model(folder: Path) -> InputError:
     if ".pdmodel" in endings:
         return InputError(f"{folder} has a .pdmodel but no .pdiparams of that name", remedy=PADDLE_EXPORT)
     if "__model__" in names:
-        return InputError(
-            f"{folder} is in the form of Paddle 1 (__model__)", remedy=f"with Paddle 2: {PADDLE_EXPORT}"
-        )
+        return InputError(f"{folder} is in the form of Paddle 1 (__model__)", remedy=f"with Paddle 2: {PADDLE_EXPORT}")
     listed = ", ".join(names[:_SHOWN]) + (" …" if len(names) > _SHOWN else "")
     return InputError(
-        f"{folder} holds no inference model of PaddlePaddle but {listed}"
-        if names
-        else f"{folder} is an empty folder",
+        f"{folder} holds no inference model of PaddlePaddle but {listed}" if names else f"{folder} is an empty folder",
         allowed="inference.json or .pdmodel, and inference.pdiparams",
         remedy=PADDLE_EXPORT,
     )

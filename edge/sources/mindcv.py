@@ -64,9 +64,7 @@ def read_config(path: Path) -> Declared:
     if not stated:
         raise InputError(f"{path} states nothing of pictures", allowed=f"mindcv's keys: {', '.join(keys)}")
     name = stated.get("model")
-    return _declared(
-        {**table()["defaults"], **stated}, path.name, name if isinstance(name, str) else None, []
-    )
+    return _declared({**table()["defaults"], **stated}, path.name, name if isinstance(name, str) else None, [])
 
 
 def _declared(stated: Mapping[str, Any], origin: str, name: str | None, notes: list[str]) -> Declared:

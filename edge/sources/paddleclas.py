@@ -134,9 +134,7 @@ def _resize(options: Mapping[str, Any], values: dict[str, Any], notes: list[str]
     known = kind in get_args(Interpolation)
     values["interpolation"] = kind if known else _NEAREST.get(kind, "bilinear")
     if not known:
-        notes.append(
-            f"{origin} resizes with {wish}, which is not had here: {values['interpolation']} is used"
-        )
+        notes.append(f"{origin} resizes with {wish}, which is not had here: {values['interpolation']} is used")
 
 
 def _size(value: object, what: str, origin: str) -> tuple[int, int]:

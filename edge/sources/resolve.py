@@ -62,9 +62,7 @@ def _path(value: str | Path | None) -> Path | None:
     return None if value is None else Path(value)
 
 
-def _option(
-    kind: Any, default: object, text: str | None, *, least: float | None = None, convert: Any = None
-) -> Any:
+def _option(kind: Any, default: object, text: str | None, *, least: float | None = None, convert: Any = None) -> Any:
     """Return a field with what the command line needs to offer it.
 
     Args:
@@ -109,20 +107,14 @@ class Options:
     paddle: Path | None = _option(
         Path, None, "Folder of a PaddlePaddle inference model, instead of MODEL or as its weights."
     )
-    mindspore: Path | None = _option(
-        Path, None, "A MindIR, or a MindSpore checkpoint with --network; likewise."
-    )
-    network: str | None = _option(
-        str, None, "mindcv's name of the checkpoint's network, such as convnext_tiny."
-    )
+    mindspore: Path | None = _option(Path, None, "A MindIR, or a MindSpore checkpoint with --network; likewise.")
+    network: str | None = _option(str, None, "mindcv's name of the checkpoint's network, such as convnext_tiny.")
     source_config: Path | None = _option(
         Path, None, "PaddleClas's or mindcv's YAML that says how the network sees pictures."
     )
     images: str | None = _option(str, None, "Pictures to measure on: a folder, list file or labels.csv.")
     count: int = _option(int, 500, "Number of images; 0 means all.", least=0)
-    calib: str | None = _option(
-        str, None, "Pictures to calibrate on; as --images, or a file in calibration/."
-    )
+    calib: str | None = _option(str, None, "Pictures to calibrate on; as --images, or a file in calibration/.")
     calib_count: int | None = _option(int, None, "Number of images; 100 unless the set says other.", least=1)
     precision: str | None = _option(
         str,
@@ -136,17 +128,13 @@ class Options:
     std: str | None = _option(str, None, "Per channel, 0..255: the network sees (x - mean) / std.")
     color: Color | None = _option(Color, None, "Channel order of the network.")
     resize: str | None = _option(str, None, "Shorter side before the centre crop, or 'stretch'.")
-    crop: str | None = _option(
-        str, None, "Input size, such as 224 or 256x320 (height x width).", convert=_size
-    )
+    crop: str | None = _option(str, None, "Input size, such as 224 or 256x320 (height x width).", convert=_size)
     interpolation: Interpolation | None = _option(Interpolation, None, "Interpolation when enlarging.")
     labels: str | None = _option(str, None, "Text file with a class name a line.")
     seed: int = _option(int, 0, "Random seed.")
     timeout: float = _option(float, 120.0, "Minutes that one run of the compiler may take.", least=0.01)
     install: bool = _option(
-        bool,
-        False,
-        "First install what is missing: the compiler, or the framework of --paddle and --mindspore.",
+        bool, False, "First install what is missing: the compiler, or the framework of --paddle and --mindspore."
     )
     any_memory: bool = _option(bool, False, "Compile even if the memory estimate exceeds what is free.")
     build_dir: Path | None = _option(Path, Path("build"), None)
@@ -185,9 +173,7 @@ def resolve(options: Options) -> tuple[Request, Notes]:
     changes = options.changes()
     framework = options.paddle is not None or options.mindspore is not None
     if options.model is None and not framework:
-        raise UsageError(
-            "no MODEL", allowed="a MODEL, --paddle DIR or --mindspore FILE", remedy="edge models"
-        )
+        raise UsageError("no MODEL", allowed="a MODEL, --paddle DIR or --mindspore FILE", remedy="edge models")
     if (options.network or options.source_config) and not framework:
         option = "--network" if options.network else "--source-config"
         raise UsageError(f"{option} without a model of a framework", allowed="with --paddle or --mindspore")
@@ -443,12 +429,7 @@ def _refuse_framework_path(text: str) -> None:
 
 
 def described(
-    title: str,
-    spec: ModelSpec,
-    notes: Sequence[str] = (),
-    *,
-    assumed: Sequence[str] = (),
-    of_zoo: bool = False,
+    title: str, spec: ModelSpec, notes: Sequence[str] = (), *, assumed: Sequence[str] = (), of_zoo: bool = False
 ) -> Notes:
     """Return how a network sees pictures, in lines for the user to check.
 
@@ -476,8 +457,7 @@ def described(
     )
     classes = str(spec.classes or "as the file has them")
     mean, std = (
-        text(key, " ".join(f"{value:g}" for value in values))
-        for key, values in (("mean", pre.mean), ("std", pre.std))
+        text(key, " ".join(f"{value:g}" for value in values)) for key, values in (("mean", pre.mean), ("std", pre.std))
     )
     lines = [
         f"{title}; check it:",

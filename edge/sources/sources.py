@@ -32,9 +32,7 @@ Finder = Callable[[], "Toolchain | None"]
 # What the source adds to the name of every file: weights that are no real model say so.
 SUFFIX = {"demo": "_demo", "random": "_random"}
 WORKER = "export_timm.py"
-_HAS_EXPORTER = (
-    "import sys, importlib.util as u; sys.exit(not all(u.find_spec(m) for m in ('torch', 'timm', 'onnx')))"
-)
+_HAS_EXPORTER = "import sys, importlib.util as u; sys.exit(not all(u.find_spec(m) for m in ('torch', 'timm', 'onnx')))"
 
 
 @frozen
@@ -216,9 +214,7 @@ def _vendor(spec: ModelSpec, reporter: Reporter) -> Resolved:
 def _demo(spec: ModelSpec) -> Resolved:
     path = zoo_dir() / "demo" / _source(spec, "demo")
     if not path.is_file():
-        raise InputError(
-            f"the demo weights {path.name} are missing from this installation", remedy="reinstall edge"
-        )
+        raise InputError(f"the demo weights {path.name} are missing from this installation", remedy="reinstall edge")
     return _resolved(spec, "demo", path.name, path, sha256_of(path))
 
 
@@ -229,12 +225,7 @@ def _random(spec: ModelSpec, toolchain: Finder | None, seed: int) -> Resolved:
 
 
 def _resolved(
-    spec: ModelSpec,
-    source: SourceName,
-    tag: str,
-    file: Path | None,
-    sha256: str | None,
-    seed: int | None = None,
+    spec: ModelSpec, source: SourceName, tag: str, file: Path | None, sha256: str | None, seed: int | None = None
 ) -> Resolved:
     # The demo network has the demo pictures' classes, whatever the real model's are.
     classes = None if source == "demo" else spec.classes
@@ -242,9 +233,7 @@ def _resolved(
     # Under a name of its own a file may be whatever it is.
     named = spec.published if source in OWN_FILES and is_shipped(spec.name) else None
     published = named.params_m if named else None
-    return Resolved(
-        source, spec.name + SUFFIX.get(source, ""), tag, path, sha256, seed, classes, published_m=published
-    )
+    return Resolved(source, spec.name + SUFFIX.get(source, ""), tag, path, sha256, seed, classes, published_m=published)
 
 
 def _source(spec: ModelSpec, name: str, wish: str | None = None) -> str:
@@ -253,10 +242,7 @@ def _source(spec: ModelSpec, name: str, wish: str | None = None) -> str:
         has = [source for source in ("timm", "vendor", "demo") if getattr(spec.sources, source) is not None]
         if "timm" in has:
             has.append("random")
-        raise UsageError(
-            f"{spec.name} has no {wish or name} weights",
-            allowed="--weights " + ", ".join(["auto", *has]),
-        )
+        raise UsageError(f"{spec.name} has no {wish or name} weights", allowed="--weights " + ", ".join(["auto", *has]))
     return value
 
 

@@ -180,14 +180,10 @@ def _copy(source: Path, target: Path) -> None:
     try:
         onnx.save(model, target)
     except ValueError as error:
-        raise ModelFileError(
-            f"{source} does not fit one file: {error}", allowed="less than 2 GB of weights"
-        ) from error
+        raise ModelFileError(f"{source} does not fit one file: {error}", allowed="less than 2 GB of weights") from error
 
 
-def _run_worker(
-    resolved: Resolved, spec: ModelSpec, toolchain: Toolchain | None, target: Path
-) -> dict[str, Any]:
+def _run_worker(resolved: Resolved, spec: ModelSpec, toolchain: Toolchain | None, target: Path) -> dict[str, Any]:
     if toolchain is None:
         raise ToolchainMissing(
             f"{resolved.source} models are exported by the compiler's Python, and there is no compiler",
@@ -215,11 +211,7 @@ def _run_worker(
         job["script"] = resolved.file
     mounts = [out] + ([Path(resolved.file).parent] if resolved.file else [])
     done = toolchain.run_python(
-        [str(toolchain.worker_path(WORKER)), json.dumps(job)],
-        cwd=out,
-        timeout=TIMEOUT,
-        log=out / LOG,
-        mounts=mounts,
+        [str(toolchain.worker_path(WORKER)), json.dumps(job)], cwd=out, timeout=TIMEOUT, log=out / LOG, mounts=mounts
     )
     if done.timed_out:
         raise ToolchainError(f"the export of {resolved.tag} did not end within {TIMEOUT:.0f} s")

@@ -102,9 +102,7 @@ def near_names(name: str, toolchain: Toolchain) -> tuple[str, ...] | None:
     return None if answer["known"] else tuple(answer["tags"] or answer["close"])
 
 
-def _preprocess(
-    tag: str, answer: Mapping[str, Any], changes: Mapping[str, Any]
-) -> tuple[Preprocess, list[str]]:
+def _preprocess(tag: str, answer: Mapping[str, Any], changes: Mapping[str, Any]) -> tuple[Preprocess, list[str]]:
     notes = []
     channels, height, width = answer["input_size"]
     if channels != 3:
@@ -153,9 +151,7 @@ def _ask(name: str, toolchain: Toolchain) -> dict[str, Any]:
     if done.returncode == 0 and "known" in answer:
         return answer
     if done.timed_out:
-        raise ToolchainError(
-            f"timm did not tell of {name} within {TIMEOUT:.0f} s", remedy="run the command again"
-        )
+        raise ToolchainError(f"timm did not tell of {name} within {TIMEOUT:.0f} s", remedy="run the command again")
     last = (done.tail.splitlines() or [f"exit status {done.returncode}"])[-1]
     if "ModuleNotFoundError" in last:
         raise ToolchainMissing(

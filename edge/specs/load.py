@@ -85,9 +85,7 @@ def _files() -> dict[str, Path]:
                 f"EDGE_ZOO names {folder}, which is no folder",
                 allowed=f"folders of model YAMLs, separated by '{os.pathsep}'",
             )
-    return {
-        path.stem: path for folder in (zoo_dir(), *reversed(own)) for path in sorted(folder.glob("*.yaml"))
-    }
+    return {path.stem: path for folder in (zoo_dir(), *reversed(own)) for path in sorted(folder.glob("*.yaml"))}
 
 
 def available_models() -> list[str]:
@@ -151,9 +149,7 @@ def read_model(name: str) -> ModelFile:
         path = files[known[name.lower()]]
         found = _read_model(path)
         if found.spec.name != path.stem:
-            raise SpecError(
-                f"{path}: name {found.spec.name!r}", allowed=f"{path.stem!r}, as the file is called"
-            )
+            raise SpecError(f"{path}: name {found.spec.name!r}", allowed=f"{path.stem!r}, as the file is called")
         return found
     import difflib
 
@@ -161,11 +157,7 @@ def read_model(name: str) -> ModelFile:
     hint = f"edge build {known[close[0]]}" if close else "edge models"
     names = ", ".join(known[match] for match in close)
     listed = f"the names that edge models lists{f' ({names}, …)' if close else ''}"
-    raise UsageError(
-        f"unknown model {name!r}",
-        allowed=f"{listed}; or a path ending in .onnx or .yaml",
-        remedy=hint,
-    )
+    raise UsageError(f"unknown model {name!r}", allowed=f"{listed}; or a path ending in .onnx or .yaml", remedy=hint)
 
 
 def load_precision(name: str) -> Precision:
@@ -239,9 +231,7 @@ def _dumped(value: object, flow: bool | None) -> str:
     """Return YAML; ``flow`` says whether all is on one line, or, if None, only what holds nothing nested."""
     import yaml
 
-    text: str = yaml.safe_dump(
-        value, default_flow_style=flow, width=10**9, sort_keys=False, allow_unicode=True
-    )
+    text: str = yaml.safe_dump(value, default_flow_style=flow, width=10**9, sort_keys=False, allow_unicode=True)
     return text.removesuffix("...\n")
 
 

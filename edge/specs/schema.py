@@ -70,9 +70,7 @@ class Preprocess:
     def __attrs_post_init__(self) -> None:
         height, width = self.crop
         _check(height > 0 and width > 0, f"crop: {height}x{width}", "a positive height and width")
-        _check(
-            height % HEIGHT_MULTIPLE == 0, f"crop height {height} is odd", "an even height: NV12 halves it"
-        )
+        _check(height % HEIGHT_MULTIPLE == 0, f"crop height {height} is odd", "an even height: NV12 halves it")
         nearest = max(1, round(width / WIDTH_MULTIPLE)) * WIDTH_MULTIPLE
         _check(
             width % WIDTH_MULTIPLE == 0,
@@ -84,11 +82,7 @@ class Preprocess:
             f"resize {self.resize} is smaller than the crop {height}x{width}",
             "resize >= crop",
         )
-        _check(
-            all(0 <= m <= 255 for m in self.mean),
-            f"mean: {self.mean}",
-            "three values in 0..255 (pixel units)",
-        )
+        _check(all(0 <= m <= 255 for m in self.mean), f"mean: {self.mean}", "three values in 0..255 (pixel units)")
         _check(
             all(0 < s <= 255 for s in self.std),
             f"std: {self.std}",

@@ -3,17 +3,7 @@
 from edge.survey.check import check_model, measure_model, request_of
 from edge.survey.collect import Collected, collect
 from edge.survey.page import Compared, compare, page
-from edge.survey.record import (
-    RECORDS,
-    Checked,
-    Compiled,
-    Counted,
-    Record,
-    Records,
-    keep,
-    load_records,
-    save_records,
-)
+from edge.survey.record import RECORDS, Checked, Compiled, Counted, Record, Records, keep, load_records, save_records
 
 __all__ = [
     "RECORDS",

@@ -57,11 +57,7 @@ def measure_model(request: Request, build_dir: Path, listener: Listener) -> Coun
         other=work.other,
         published_at=other,
         macs_published_at=elsewhere,
-        versions={
-            "edge": __version__,
-            "exporter": exported.result.exporter,
-            "onnx-tool": version("onnx-tool"),
-        },
+        versions={"edge": __version__, "exporter": exported.result.exporter, "onnx-tool": version("onnx-tool")},
         max_error=exported.result.max_error,
     )
 

@@ -116,15 +116,9 @@ class Stages:
     def _origins(self, inputs: Data) -> Iterator[Origin]:
         from edge.sources.stage import ExportResult
 
-        renders = [
-            data for data in self._made("render", inputs["yaml"]) if data["inputs"]["model"] == inputs["onnx"]
-        ]
+        renders = [data for data in self._made("render", inputs["yaml"]) if data["inputs"]["model"] == inputs["onnx"]]
         pictures = next(
-            (
-                data
-                for data in self._records.get("calibrate", ())
-                if data["result"]["sha256"] == inputs["calibration"]
-            ),
+            (data for data in self._records.get("calibrate", ()) if data["result"]["sha256"] == inputs["calibration"]),
             None,
         )
         if pictures is None:
@@ -324,9 +318,7 @@ def _command(origin: Origin, level: str) -> str:
 
     name, source = origin.spec.name, origin.export.weights.source
     default = load_set(DEMO_CALIBRATION)
-    images = sample(
-        open_images(default.images, count=origin.asked, seed=default.seed), origin.asked, default.seed
-    )
+    images = sample(open_images(default.images, count=origin.asked, seed=default.seed), origin.asked, default.seed)
     if name not in available_models() or (images.fingerprint, default.seed) != (origin.images, origin.seed):
         return ""
     words: list[Any] = ["edge", "compile", name]

@@ -153,11 +153,7 @@ def _size(models: Models, found: Records) -> list[str]:
     )  # fmt: skip
     rows, notes = [], []
     for name, spec in models.items():
-        counted, checked, published = (
-            found[name].counted,
-            found[name].checked,
-            spec.published if spec else None,
-        )
+        counted, checked, published = (found[name].counted, found[name].checked, spec.published if spec else None)
         crop = spec.preprocess.crop if spec else (counted.height, counted.width) if counted else None
         error = _export_error(found[name])
         row = [name, f"{crop[0]}x{crop[1]}" if crop else NONE, NONE if error is None else f"{error:.1g}"]

@@ -189,12 +189,7 @@ class Record:
         current = Record(checked=checked, compiled=old).same_network is not False
         if old and compiled and current and LEVELS.index(compiled.level) < LEVELS.index(old.level):
             compiled = old
-        return evolve(
-            self,
-            counted=new.counted or self.counted,
-            checked=checked,
-            compiled=compiled or old,
-        )
+        return evolve(self, counted=new.counted or self.counted, checked=checked, compiled=compiled or old)
 
 
 Records = Mapping[str, Record]
@@ -219,8 +214,7 @@ def load_records(path: Path) -> dict[str, Record]:
         raise _foreign(path, error) from error
     except OSError as error:
         raise InputError(
-            f"{path} can't be read: {error.strerror}",
-            remedy=f"ls -ld {path}   shows why; or name another file",
+            f"{path} can't be read: {error.strerror}", remedy=f"ls -ld {path}   shows why; or name another file"
         ) from error
     try:
         data = json.loads(text)

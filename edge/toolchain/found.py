@@ -93,8 +93,7 @@ class Toolchain:
         except OSError as error:
             if error.errno in (errno.ENOSPC, errno.EDQUOT):
                 raise WorkspaceError(
-                    f"the disk is full while {argv[0]} runs",
-                    remedy="free some space and run the same command again",
+                    f"the disk is full while {argv[0]} runs", remedy="free some space and run the same command again"
                 ) from error
             raise ToolchainError(
                 f"can't start {argv[0]}: {error.strerror or error}", remedy="edge toolchain status"
@@ -132,9 +131,7 @@ class Toolchain:
             raise ToolchainError(f"this installation lacks its worker {name}", remedy="reinstall edge")
         return path
 
-    def _docker(
-        self, cwd: Path | None, env: Mapping[str, str], mounts: Sequence[Path]
-    ) -> tuple[list[str], str]:
+    def _docker(self, cwd: Path | None, env: Mapping[str, str], mounts: Sequence[Path]) -> tuple[list[str], str]:
         name = f"edge-{uuid.uuid4().hex[:12]}"
         argv = [self.engine, "run", "--rm", "-i", "--init", "--network", "none", "--name", name]
         argv += ["--user", f"{os.getuid()}:{os.getgid()}", "-e", "HOME=/tmp"]

@@ -26,9 +26,7 @@ from edge.toolchain.managed import COMPILER, MARKER, Environment, Place
 from edge.toolchain.process import Completed, quick, run
 from edge.toolchain.python310 import find_python310, uv_program
 
-_PROGRESS = re.compile(
-    r"Downloading|Downloaded|Collecting|Installing|Prepared|Installed|Building|Resolved|Using"
-)
+_PROGRESS = re.compile(r"Downloading|Downloaded|Collecting|Installing|Prepared|Installed|Building|Resolved|Using")
 # Seconds. Being offline must cost seconds, a slow line must not cost the install.
 _NETWORK = {"UV_HTTP_CONNECT_TIMEOUT": "5", "UV_HTTP_TIMEOUT": "60", "UV_HTTP_RETRIES": "2"}
 
@@ -109,8 +107,7 @@ def _install(where: Place, python: Path | None, deadline: float, reporter: Repor
     if free < environment.needed_bytes:
         raise InstallError(
             f"{folder.parent} has {free / 1e9:.1f} GB free",
-            allowed=f"at least {environment.needed_bytes / 1e9:.0f} GB for {environment.title} "
-            "and its download",
+            allowed=f"at least {environment.needed_bytes / 1e9:.0f} GB for {environment.title} and its download",
             remedy=f"free some space, or set {managed.CACHE_VARIABLE} to a folder on a larger disk",
         )
     interpreter = find_python310(python, say=reporter.update)
@@ -144,15 +141,7 @@ def _fill(where: Place, python: Path, deadline: float, reporter: Reporter) -> No
         make = [str(python), "-m", "venv", str(where.folder)]
         fill = [str(where.python), "-m", "pip", "install", "--require-hashes", "--progress-bar", "off"]
     # What points at the caller's own environment must not reach the new one.
-    for name in (
-        "VIRTUAL_ENV",
-        "PYTHONPATH",
-        "PYTHONHOME",
-        "CONDA_PREFIX",
-        "PIP_TARGET",
-        "PIP_USER",
-        "PIP_PREFIX",
-    ):
+    for name in ("VIRTUAL_ENV", "PYTHONPATH", "PYTHONHOME", "CONDA_PREFIX", "PIP_TARGET", "PIP_USER", "PIP_PREFIX"):
         env.pop(name, None)
     for step, argv in (("making the environment", make), ("installing", [*fill, "-r", lock])):
         reporter.update(step)
@@ -162,9 +151,7 @@ def _fill(where: Place, python: Path, deadline: float, reporter: Reporter) -> No
             raise _failure(step, done, where.environment)
 
 
-def _step(
-    argv: list[str], env: Mapping[str, str], where: Place, deadline: float, reporter: Reporter
-) -> Completed:
+def _step(argv: list[str], env: Mapping[str, str], where: Place, deadline: float, reporter: Reporter) -> Completed:
     def on_line(line: str) -> None:
         if _PROGRESS.search(line):
             reporter.update(line.strip())
@@ -174,8 +161,7 @@ def _step(
         return run(argv, cwd=where.folder.parent, env=env, timeout=left, on_line=on_line)
     except OSError as error:
         raise InstallError(
-            f"can't start {argv[0]}: {error.strerror}",
-            remedy=f"pip install uv, then: {where.environment.install}",
+            f"can't start {argv[0]}: {error.strerror}", remedy=f"pip install uv, then: {where.environment.install}"
         ) from error
 
 
@@ -190,9 +176,7 @@ def _verify(where: Place, deadline: float, reporter: Reporter) -> float:
         try:
             done = tool.run(args, cwd=where.folder, timeout=left)
         except ToolchainError as error:
-            raise InstallError(
-                f"what was installed for {environment.title} does not start: {error.seen}"
-            ) from error
+            raise InstallError(f"what was installed for {environment.title} does not start: {error.seen}") from error
         if done.returncode != 0:
             raise _failure(f"verifying ({' '.join(args[:2])})", done, environment)
     return time.monotonic() - started
@@ -208,8 +192,7 @@ def _failure(step: str, done: Completed, environment: Environment) -> InstallErr
         )
     if "no space left" in text or "errno 28" in text:
         return InstallError(
-            f"{step}: the disk is full",
-            remedy=f"free some space, or set {managed.CACHE_VARIABLE} to a larger disk",
+            f"{step}: the disk is full", remedy=f"free some space, or set {managed.CACHE_VARIABLE} to a larger disk"
         )
     if re.search(r"hash(es)? (mismatch|do not match)|do not match the hashes|mismatched hash", text):
         return InstallError(
@@ -229,8 +212,7 @@ def _failure(step: str, done: Completed, environment: Environment) -> InstallErr
             f"{environment.install}; {environment.offline or environment.elsewhere}",
         )
     return InstallError(
-        f"{step} failed with exit status {done.returncode}:\n  {said}",
-        remedy=f"{environment.install} --verbose",
+        f"{step} failed with exit status {done.returncode}:\n  {said}", remedy=f"{environment.install} --verbose"
     )
 
 

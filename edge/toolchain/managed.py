@@ -79,11 +79,7 @@ COMPILER = Environment(
     verify=(
         ("hb_mapper", "--version"),
         ("hbdk-cc", "--version"),
-        (
-            "python",
-            "-c",
-            "import horizon_tc_ui, horizon_nn, hmct, hbdk, onnx, onnxruntime, torch, torchvision, timm",
-        ),
+        ("python", "-c", "import horizon_tc_ui, horizon_nn, hmct, hbdk, onnx, onnxruntime, torch, torchvision, timm"),
     ),
     offline="or --mapper portable, which needs no compiler",
 )

@@ -121,9 +121,7 @@ def run(
     tail: deque[str] = deque(maxlen=_TAIL_LINES)
     with (
         log.open("w", encoding="utf-8") if log else contextlib.nullcontext() as sink,
-        _started(
-            argv, cleanup, cwd=cwd, env=env, stdin=subprocess.DEVNULL, stderr=subprocess.STDOUT
-        ) as process,
+        _started(argv, cleanup, cwd=cwd, env=env, stdin=subprocess.DEVNULL, stderr=subprocess.STDOUT) as process,
     ):
 
         def emit(text: str, end: str) -> None:

@@ -116,10 +116,7 @@ def _places() -> Iterator[tuple[str, Path]]:
         for version in versions:
             yield "pyenv", version / "bin" / "python3.10"
     usual = ("miniconda3", "anaconda3", "miniforge3", "mambaforge", "micromamba", ".conda")
-    for root in [
-        *_folders("CONDA_PREFIX", "CONDA_ROOT", "MAMBA_ROOT_PREFIX"),
-        *(home / name for name in usual),
-    ]:
+    for root in [*_folders("CONDA_PREFIX", "CONDA_ROOT", "MAMBA_ROOT_PREFIX"), *(home / name for name in usual)]:
         for path in (root / "bin" / "python3.10", *sorted(root.glob("envs/*/bin/python3.10"))):
             yield "conda", path
     uv = uv_program()

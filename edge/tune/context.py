@@ -54,8 +54,7 @@ def halves(images: ImageSet, seed: int) -> Halves:
     """
     if len(images) < FEWEST:
         raise InputError(
-            f"{len(images)} pictures in {images.description} are too few to choose on one half and report on "
-            "the other",
+            f"{len(images)} pictures in {images.description} are too few to choose on one half and report on the other",
             allowed=f"{FEWEST} and more; some hundred for figures that mean something",
             remedy="give --images a larger set, or --count 0 for all of it",
         )
@@ -75,9 +74,7 @@ def halves(images: ImageSet, seed: int) -> Halves:
 
 def _part(images: ImageSet, items: Sequence[ImageItem], which: str) -> ImageSet:
     name = images.source or images.description
-    return ImageSet(
-        tuple(items), f"{name} ({len(items)} of {len(images)} pictures, {which})", images.unlabelled, name
-    )
+    return ImageSet(tuple(items), f"{name} ({len(items)} of {len(images)} pictures, {which})", images.unlabelled, name)
 
 
 @frozen

@@ -149,20 +149,11 @@ def passes(found: Measured, options: Options) -> bool:
     """Tell whether accuracy keeps the bars. A loss of Top-1 that may be chance is none."""
     if options.min_agreement is not None and found.agreement_percent < options.min_agreement:
         return False
-    return (
-        found.drop is None
-        or found.drop <= options.max_drop
-        or may_be_chance(mcnemar(found.lost, found.gained))
-    )
+    return found.drop is None or found.drop <= options.max_drop or may_be_chance(mcnemar(found.lost, found.gained))
 
 
 def outcome(
-    search: Context,
-    points: Sequence[Point],
-    path: Sequence[Step],
-    chosen: int | None,
-    why: str,
-    budget: float,
+    search: Context, points: Sequence[Point], path: Sequence[Step], chosen: int | None, why: str, budget: float
 ) -> TuneResult:
     """Return the whole result; the chosen recipe carries its evidence."""
     halves, unlabelled = search.halves

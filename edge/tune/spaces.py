@@ -76,9 +76,7 @@ def units(graph: Translated, groups: Sequence[Group], on_cpu: Iterable[str] = ()
         names = [name for name in group.nodes if name not in skipped]
         nodes = {
             name: NodePrecision(
-                "BPU",
-                inputs=None if name in reads_picture else "int16",
-                outputs=None if group.last else "int16",
+                "BPU", inputs=None if name in reads_picture else "int16", outputs=None if group.last else "int16"
             )
             for name in names
         }
@@ -200,9 +198,7 @@ def _widened(quantizers: Sequence[Quantizer], nodes: Mapping[str, NodePrecision]
 
 def _readers_of_picture(graph: Translated, preprocess: set[str]) -> set[str]:
     """Return the nodes that read the picture, or what the preprocess node makes of it."""
-    made = {graph.picture} | {
-        name for node in graph.nodes if node.op_type == PREPROCESS for name in node.output
-    }
+    made = {graph.picture} | {name for node in graph.nodes if node.op_type == PREPROCESS for name in node.output}
     made |= {item.output for item in graph.quantizers if item.tensor in made}
     found = {node.name for node in graph.nodes if made & set(node.input)}
     return found | preprocess

@@ -110,9 +110,7 @@ class Measured:
     def drop(self) -> float | None:
         """Top-1 lost from float behind NV12, points; None without labels."""
         return (
-            None
-            if self.right is None or self.float_right is None
-            else 100 * (self.float_right - self.right) / self.n
+            None if self.right is None or self.float_right is None else 100 * (self.float_right - self.right) / self.n
         )
 
 
@@ -143,11 +141,7 @@ class Costs:
     optimization: tuple[str, ...] = ()
 
     def measure(
-        self,
-        name: str,
-        nodes: Mapping[str, NodePrecision],
-        limit: float,
-        reporter: Reporter | None = None,
+        self, name: str, nodes: Mapping[str, NodePrecision], limit: float, reporter: Reporter | None = None
     ) -> Entry:
         """Return the entry of a compile for the latency alone; ``latency_us`` among its values.
 
@@ -158,11 +152,7 @@ class Costs:
             reporter: told of its progress.
         """
         text = self._yaml(nodes)
-        inputs = {
-            "onnx": self.sha256,
-            "yaml": text,
-            "toolchain": self.toolchain.identity,
-        }
+        inputs = {"onnx": self.sha256, "yaml": text, "toolchain": self.toolchain.identity}
 
         def work() -> dict[str, float]:
             with tempfile.TemporaryDirectory(prefix="latency-", dir=self.folder) as out:

@@ -104,9 +104,7 @@ class Search(Context):
         halves, unlabelled = self.halves
         for images in (halves.selection, halves.report):
             if len(images) < FEW:
-                self.listener.warn(
-                    f"{images.description}: a difference of one picture is more than a percent"
-                )
+                self.listener.warn(f"{images.description}: a difference of one picture is more than a percent")
         if unlabelled:
             self.listener.warn(f"{unlabelled}; agreement with the float network is the target")
         limit = max(self.options.trial_seconds, self.options.seconds)
@@ -180,16 +178,12 @@ class Search(Context):
         # The best calibration without 16 bits need not be the best with them.
         variants = [with_nodes(item, name, nodes) for item in (best, *_neighbours(best, calibrations))]
         tried = [
-            done
-            for item in variants
-            if (done := self._quick(item.name, item.precision, self.reserve)) is not None
+            done for item in variants if (done := self._quick(item.name, item.precision, self.reserve)) is not None
         ]
         tried = sorted(tried, key=_order) or variants[:1]
         cheaper = [
             Candidate(
-                f"{_base_name(tried[0].name)} + {other}",
-                evolve(tried[0].precision, nodes=dict(set_)),
-                best.measured,
+                f"{_base_name(tried[0].name)} + {other}", evolve(tried[0].precision, nodes=dict(set_)), best.measured
             )
             for other, set_ in found.sets[1:]
         ]
@@ -267,15 +261,9 @@ def _order(item: Candidate) -> tuple[float, str]:
 def _neighbours(best: Candidate, calibrations: list[Candidate]) -> list[Candidate]:
     """Return the same calibration with the other rounding, and the next best method of another kind."""
     same = [
-        item
-        for item in calibrations
-        if item is not best and item.precision.calibration == best.precision.calibration
+        item for item in calibrations if item is not best and item.precision.calibration == best.precision.calibration
     ]
-    other = [
-        item
-        for item in calibrations
-        if item.precision.calibration.method != best.precision.calibration.method
-    ]
+    other = [item for item in calibrations if item.precision.calibration.method != best.precision.calibration.method]
     return [*same[:1], *other[:1]]
 
 

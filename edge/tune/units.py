@@ -98,10 +98,7 @@ def search_int16_units(search: Context, best: Candidate, compiled: Precision, ra
     worth = [step.units for step in finalists(steps, FINALISTS) if step.units]
     return Int16Sets(
         steps,
-        tuple(
-            (f"{len(names)} unit{'s' if len(names) > 1 else ''} int16", units.settings(names))
-            for names in worth
-        ),
+        tuple((f"{len(names)} unit{'s' if len(names) > 1 else ''} int16", units.settings(names)) for names in worth),
     )
 
 
@@ -186,9 +183,7 @@ class _Units:
             picked = self._picked(fresh, count)
             seen.update(picked)
             found = {name: self._cost(name, [name]) for name in picked}
-            new = {
-                name: price - base for name, price in found.items() if price is not None and price <= budget
-            }
+            new = {name: price - base for name, price in found.items() if price is not None and price <= budget}
             if not picked:
                 break
             if steps and not new:
@@ -226,9 +221,7 @@ class _Units:
 
         def work() -> dict[str, float]:
             settings = [self._bits(chosen), *(self._bits([*chosen, name]) for name in names)]
-            before, *after = (
-                divergence(reference, result) for result in scored(self._net, settings, frames, done)
-            )
+            before, *after = (divergence(reference, result) for result in scored(self._net, settings, frames, done))
             return {name: before - left for name, left in zip(names, after, strict=True)}
 
         search.listener.begin("rank")
@@ -377,14 +370,10 @@ def _groups(
         return [frozenset((unit,)) for unit in free]
     alone = [(found, unit) for unit in free if (found := damage(chosen | {unit})) is not None]
     best = [unit for _, unit in sorted(alone)[:PAIRS_OF]]
-    return [
-        frozenset(pair) for pair in combinations(best, 2) if not (within(*pair) or within(*reversed(pair)))
-    ]
+    return [frozenset(pair) for pair in combinations(best, 2) if not (within(*pair) or within(*reversed(pair)))]
 
 
-def _without_needless(
-    last: Step, first: float, damage: Damage, latency: Latency, budget: float
-) -> tuple[Step, ...]:
+def _without_needless(last: Step, first: float, damage: Damage, latency: Latency, budget: float) -> tuple[Step, ...]:
     """Return the last set without the units that it does not need, if there are such."""
     chosen, value = frozenset(last.units), last.divergence
     for unit in last.units:

@@ -33,9 +33,7 @@ net = edge.load(FOLDER, BACKEND)
 rule = net.preprocess
 path = FOLDER / f"{net.metadata.name}.onnx"
 if not path.exists():
-    raise FileNotFoundError(
-        f"{path.name} is not in {FOLDER}: a bundle has no float ONNX, take the build folder"
-    )
+    raise FileNotFoundError(f"{path.name} is not in {FOLDER}: a bundle has no float ONNX, take the build folder")
 session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
 source = session.get_inputs()[0].name
 kind = "the board's own integers" if net.info.exact else "an approximation of the board's integers"
@@ -94,9 +92,7 @@ plt.show()
 # %%
 figure, (left, right) = plt.subplots(1, 2, figsize=(9.5, 3.6), layout="constrained")
 left.hist(cosine, bins=30)
-left.set(
-    xlabel="cosine of float and quantized scores", ylabel="pictures", title="Likeness of a picture's scores"
-)
+left.set(xlabel="cosine of float and quantized scores", ylabel="pictures", title="Likeness of a picture's scores")
 right.hist((quantized - exact).ravel(), bins=61)
 right.set(xlabel="quantized - float", ylabel="scores", title="Difference of each score", yscale="log")
 for axes in (left, right):
@@ -114,9 +110,7 @@ def name_of(index):
 
 
 worst = np.argsort(cosine, kind="stable")[:4]
-figure, columns = plt.subplots(
-    1, len(worst), figsize=(2.6 * len(worst), 3.4), layout="constrained", squeeze=False
-)
+figure, columns = plt.subplots(1, len(worst), figsize=(2.6 * len(worst), 3.4), layout="constrained", squeeze=False)
 for axes, index in zip(columns[0], worst):
     axes.imshow(pictures[index])
     axes.axis("off")

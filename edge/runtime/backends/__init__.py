@@ -18,6 +18,4 @@ def as_backend_errors() -> Iterator[None]:
     except (ToolchainError, ModelFileError) as error:
         raise BackendError(error.seen, allowed=error.allowed, remedy=error.remedy) from error
     except ImportError as error:  # a package of the build extra, such as protobuf
-        raise BackendMissing(
-            f"{error.name or error} is not installed", remedy="pip install 'edge[build]'"
-        ) from error
+        raise BackendMissing(f"{error.name or error} is not installed", remedy="pip install 'edge[build]'") from error

@@ -9,15 +9,7 @@ from typing import Any
 import numpy as np
 
 from edge.errors import BackendError
-from edge.runtime.libdnn import (
-    FAILURES,
-    bin_of,
-    explained,
-    known_interface,
-    load_failure,
-    reason,
-    vendor_module,
-)
+from edge.runtime.libdnn import FAILURES, bin_of, explained, known_interface, load_failure, reason, vendor_module
 from edge.runtime.program import Program
 from edge.runtime.protocol import Array, Info, Scores, Tensor
 from edge.runtime.quantization import Dequantizer, dequantizer

@@ -23,9 +23,7 @@ class PortableBackend:
     def __init__(self, program: Program) -> None:
         path = program.files.get("portable")
         if path is None:
-            raise BackendMissing(
-                f"{program.name} comes without its portable model", remedy="edge build MODEL"
-            )
+            raise BackendMissing(f"{program.name} comes without its portable model", remedy="edge build MODEL")
         try:
             import onnxruntime
         except ImportError as error:
@@ -34,18 +32,14 @@ class PortableBackend:
         options.intra_op_num_threads = 1
         options.log_severity_level = 3
         try:
-            self._session = onnxruntime.InferenceSession(
-                str(path), options, providers=["CPUExecutionProvider"]
-            )
+            self._session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
             notes = self._session.get_modelmeta().custom_metadata_map
             height, width = (int(side) for side in notes[SIZE_KEY].split("x"))
         except KeyError:
             raise BackendError(f"{path.name} was not made by edge", remedy="edge build MODEL") from None
         except Exception as error:  # onnxruntime's own exceptions share no public base
             cause = " ".join(str(error).split())[:200]
-            raise BackendError(
-                f"onnxruntime can't load {path.name}: {cause}", remedy="edge build MODEL"
-            ) from error
+            raise BackendError(f"onnxruntime can't load {path.name}: {cause}", remedy="edge build MODEL") from error
         self._inputs = [tensor.name for tensor in self._session.get_inputs()]
         self.info = Info(
             backend="portable",

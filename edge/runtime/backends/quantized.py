@@ -27,9 +27,7 @@ class QuantizedBackend:
     def __init__(self, program: Program) -> None:
         path = program.files.get("quantized")
         if path is None:
-            raise BackendMissing(
-                f"{program.name} comes without its quantized ONNX", remedy="edge build MODEL"
-            )
+            raise BackendMissing(f"{program.name} comes without its quantized ONNX", remedy="edge build MODEL")
         with as_backend_errors():
             from edge.simulate.vendor import QuantizedModel
             from edge.toolchain.find import find

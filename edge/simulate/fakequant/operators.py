@@ -43,9 +43,7 @@ class Emit:
         """Add a node and return its output's name; the last one's is the replaced node's own."""
         output = self.node.output[0] if last else f"{self.node.output[0]}/t{len(self.nodes)}"
         name = self.node.name if last else f"{self.node.name}/{op}_{len(self.nodes)}"
-        self.nodes.append(
-            helper.make_node(op, list(inputs), [output], name=name, domain=domain, **attributes)
-        )
+        self.nodes.append(helper.make_node(op, list(inputs), [output], name=name, domain=domain, **attributes))
         return output
 
     def finish(self) -> None:

@@ -85,9 +85,7 @@ class Quantizer:
         """
         step = self.spread(self.steps(self.bits), data.shape)
         kind = np.iinfo(self.type)
-        result: NDArray[np.float32] = (np.clip(np.rint(data / step), kind.min, kind.max) * step).astype(
-            np.float32
-        )
+        result: NDArray[np.float32] = (np.clip(np.rint(data / step), kind.min, kind.max) * step).astype(np.float32)
         return result if self.gain is None else result * self.spread(self.gain, data.shape)
 
     def spread(self, values: NDArray[np.float32], shape: tuple[int, ...]) -> NDArray[np.float32]:
@@ -136,9 +134,7 @@ def quantizer(
     if thresholds.size == 0 or not np.all(np.isfinite(thresholds)) or not np.all(thresholds > 0):
         raise ModelFileError(f"HzCalibration {name!r}: thresholds {thresholds[:4]}", allowed="above 0")
     if (form := values.get("quant_attrs")) not in (_ACTIVATION, _WEIGHT):
-        raise ModelFileError(
-            f"HzCalibration {name!r}: quant_attrs {form}", allowed=f"{_ACTIVATION} or {_WEIGHT}"
-        )
+        raise ModelFileError(f"HzCalibration {name!r}: quant_attrs {form}", allowed=f"{_ACTIVATION} or {_WEIGHT}")
     # The activations' form takes axis 1, whatever the attribute says.
     axis = int(values["axis"]) if form == _WEIGHT else 1
     rescaled = "dequantize_scale" in values

@@ -99,9 +99,7 @@ class FakeQuant:
         wanted = list(outputs) if outputs is not None else list(self.graph.outputs)
         return list(self._session.run(wanted, feeds, self._partial))
 
-    def scores(
-        self, yuv444: NDArray[np.uint8], bits: Bits, thresholds: Mapping[int, Tensor] | None = None
-    ) -> Tensor:
+    def scores(self, yuv444: NDArray[np.uint8], bits: Bits, thresholds: Mapping[int, Tensor] | None = None) -> Tensor:
         """Return the class scores, float32 (classes,), of one picture; see :meth:`run`."""
         result: Tensor = self.run(yuv444, bits, None, thresholds)[0].reshape(-1)
         return result
@@ -110,8 +108,7 @@ class FakeQuant:
         if bits.shape != (len(self.quantizers),) or not np.isin(bits, (FLOAT, INT8, INT16, AS_BUILT)).all():
             raise ValueError(f"a setting of shape {bits.shape} for {len(self.quantizers)} quantizers")
         real = np.array(
-            [q.bits if value == AS_BUILT else value for q, value in zip(self.quantizers, bits, strict=True)],
-            np.uint8,
+            [q.bits if value == AS_BUILT else value for q, value in zip(self.quantizers, bits, strict=True)], np.uint8
         )
         steps = [
             q.steps(int(value) or INT8, thresholds.get(i))

@@ -164,12 +164,8 @@ class Building:
         else:
             wide = self._constant(f"{tag}_wide", item.spread(item.gain, (1, item.gain.size, 1, 1)))
             unrounded = helper.make_node("Mul", [x, wide], [f"{tag}_0"], f"{tag}/float")
-        other = _switch(
-            f"{tag}_on16", f"{tag}_other", self._rounding(item, tag, x, INT16), _body([unrounded])
-        )
-        self.nodes.append(
-            _switch(f"{tag}_on8", item.output, self._rounding(item, tag, x, INT8), _body([other]))
-        )
+        other = _switch(f"{tag}_on16", f"{tag}_other", self._rounding(item, tag, x, INT16), _body([unrounded]))
+        self.nodes.append(_switch(f"{tag}_on8", item.output, self._rounding(item, tag, x, INT8), _body([other])))
 
     def _rounding(self, item: Quantizer, tag: str, x: str, bits: int) -> onnx.GraphProto:
         """Return the branch that rounds a tensor to that many bits."""
@@ -182,9 +178,7 @@ class Building:
             back = f"{name}_back"
             gain = self._constant(f"{tag}_gain", item.gain)
             nodes.append(helper.make_node("Mul", [step, gain], [back]))
-        nodes.append(
-            helper.make_node("DequantizeLinear", [f"{name}_q", back, zero], [name], domain=CONTRIB, **axis)
-        )
+        nodes.append(helper.make_node("DequantizeLinear", [f"{name}_q", back, zero], [name], domain=CONTRIB, **axis))
         return _body(nodes)
 
     def node(self, node: onnx.NodeProto) -> None:
@@ -228,9 +222,7 @@ class Building:
                 raise ModelFileError(f"the calibrated model computes no tensor {name!r}")
         for name in outputs:
             if name in self.aliases:
-                self.nodes.append(
-                    helper.make_node("Identity", [self._resolved(name)], [name], f"{name}/alias")
-                )
+                self.nodes.append(helper.make_node("Identity", [self._resolved(name)], [name], f"{name}/alias"))
         read = {name for node in self.nodes for name in _names_read(node)}
         graph = helper.make_graph(
             [*splits, *self.nodes],

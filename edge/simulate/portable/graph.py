@@ -86,9 +86,7 @@ class Graph:
     def add(self, op: str, *inputs: str, **attributes: Any) -> str:
         """Add a node with one output and return the output's name."""
         name = f"t{len(self.nodes)}"
-        self.nodes.append(
-            helper.make_node(op, list(inputs), [name], name=f"{op}_{len(self.nodes)}", **attributes)
-        )
+        self.nodes.append(helper.make_node(op, list(inputs), [name], name=f"{op}_{len(self.nodes)}", **attributes))
         return name
 
     def transposed(self, value: Value, axes: tuple[int, ...]) -> Value:
@@ -180,9 +178,7 @@ class Graph:
             constants,
         )
         # Opset 13 and IR 7: what onnxruntime reads since 1.7, on every Python of ours and on Arm.
-        return helper.make_model(
-            graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=7, producer_name="edge"
-        )
+        return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=7, producer_name="edge")
 
 
 def channels(axes: tuple[int, ...], count: int) -> tuple[int, ...]:

@@ -34,9 +34,7 @@ def decode(graph: Graph, size: tuple[int, int]) -> Value:
     # (H/2, W/2, 2) interleaved -> (2, H/2, 1, W/2, 1) -> repeated over the blocks
     planes = graph.add("Transpose", graph.reshape(chroma, (height // 2, width // 2, 2)), perm=[2, 0, 1])
     blocks = graph.reshape(planes, (2, height // 2, 1, width // 2, 1))
-    repeated = graph.add(
-        "Expand", blocks, graph.constant(np.array([2, height // 2, 2, width // 2, 2]), np.int64)
-    )
+    repeated = graph.add("Expand", blocks, graph.constant(np.array([2, height // 2, 2, width // 2, 2]), np.int64))
     parts.append(graph.reshape(repeated, (1, 2, height, width)))
     joined = graph.add("Concat", *parts, axis=1)
     centred = graph.add("Sub", joined, graph.constant(128.0))

@@ -65,13 +65,7 @@ class PortableResult:
 
 
 def quantize(
-    *,
-    model: Path,
-    calibration: Path,
-    preprocess: Preprocess,
-    prefix: str,
-    out: Path,
-    reporter: Reporter | None = None,
+    *, model: Path, calibration: Path, preprocess: Preprocess, prefix: str, out: Path, reporter: Reporter | None = None
 ) -> PortableResult:
     """Quantize a float ONNX after training; the same inputs give the same bytes.
 
@@ -184,7 +178,5 @@ def _count(model: onnx.ModelProto) -> tuple[int, int]:
     graph = model.graph
     restored = {node.output[0] for node in graph.node if node.op_type == "DequantizeLinear"}
     working = [node for node in graph.node if node.op_type not in QDQ]
-    integers = sum(
-        node.op_type in (*LINEAR, *FOLLOWING, *MOVING) and node.input[0] in restored for node in working
-    )
+    integers = sum(node.op_type in (*LINEAR, *FOLLOWING, *MOVING) and node.input[0] in restored for node in working)
     return integers, len(working) - integers

@@ -87,9 +87,7 @@ def requantize(
         if found is not None:
             divisor, d = found
             return _in_float32(graph, t, divisor, d, channels)
-    return _in_float64(
-        graph, t, scale, shift, add, bits, channels, nearest=nearest, clipped=clipped, wide=wide
-    )
+    return _in_float64(graph, t, scale, shift, add, bits, channels, nearest=nearest, clipped=clipped, wide=wide)
 
 
 def search(
@@ -139,9 +137,7 @@ def search(
     return None
 
 
-def _finite(
-    at: NDArray[np.float64], before: NDArray[np.float64]
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def _finite(at: NDArray[np.float64], before: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Close a window that is open to a side because the result is saturated there for every t."""
     at = np.where(np.isfinite(at), at, np.where(np.isfinite(before), before - 1, 0))
     return at, np.where(np.isfinite(before), before, at + 1)
@@ -150,9 +146,7 @@ def _finite(
 def _steps(scale: Integers, shift: Integers, *, nearest: bool) -> tuple[Integers, Integers]:
     """Return the smallest t that reaches each level -127..127, (C, 255), and the levels."""
     levels = np.arange(-127, 128, dtype=np.int64)
-    half = (
-        np.where(shift > 0, np.int64(1) << np.maximum(shift - 1, 0), 0) if nearest else np.zeros_like(shift)
-    )
+    half = np.where(shift > 0, np.int64(1) << np.maximum(shift - 1, 0), 0) if nearest else np.zeros_like(shift)
     # smallest t with t * scale + half >= level << shift
     need = (levels[None, :] << shift[:, None]) - half[:, None]
     return -((-need) // scale[:, None]), levels
@@ -187,9 +181,7 @@ def _inside_out(count: int) -> list[int]:
     return sorted(range(-(count // 2), count - count // 2), key=lambda n: (abs(n), n))
 
 
-def _clip_matters(
-    low: Integers, high: Integers, scale: Integers, shift: Integers, bits: int, *, nearest: bool
-) -> bool:
+def _clip_matters(low: Integers, high: Integers, scale: Integers, shift: Integers, bits: int, *, nearest: bool) -> bool:
     """Whether saturating t to 16 bits changes any result: often the result is saturated there anyway."""
     matters = False
     for ends in (low, high):

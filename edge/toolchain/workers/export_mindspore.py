@@ -113,9 +113,7 @@ def to_onnx(net: nn.Cell, shape: tuple[int, ...], name: str) -> bytes:
         try:
             ms.export(net, ms.Tensor(np.zeros(shape, np.float32)), file_name=str(path), file_format="ONNX")
         except Exception as error:
-            raise MindSporeError(
-                f"MindSpore {ms.__version__} can't write {name} as ONNX: {reason(error)}"
-            ) from error
+            raise MindSporeError(f"MindSpore {ms.__version__} can't write {name} as ONNX: {reason(error)}") from error
         return path.read_bytes()
 
 
@@ -147,9 +145,7 @@ def load_checkpoint(job: dict[str, Any], notes: list[str]) -> nn.Cell:
 
 def classes_of(name: str, weights: dict[str, Parameter]) -> int:
     """Return the number of classes of a checkpoint: the rows of the classifier that mindcv names."""
-    heads = [
-        head for head in [classifier(name), "classifier", "head", "fc", "head.fc", "classifier.fc"] if head
-    ]
+    heads = [head for head in [classifier(name), "classifier", "head", "fc", "head.fc", "classifier.fc"] if head]
     for head in heads:
         for suffix in (".weight", ".bias"):
             if head + suffix in weights:
@@ -166,9 +162,7 @@ def classifier(name: str) -> str | None:
     return config.get("classifier")
 
 
-def require_fit(
-    name: str, net: nn.Cell, weights: dict[str, Parameter], classes: int, notes: list[str]
-) -> None:
+def require_fit(name: str, net: nn.Cell, weights: dict[str, Parameter], classes: int, notes: list[str]) -> None:
     """Fail unless every weight of the network is in the checkpoint, with its shape."""
     wanted = {parameter.name: tuple(parameter.shape) for parameter in net.get_parameters()}
     given = {key: tuple(value.shape) for key, value in weights.items()}
@@ -217,8 +211,7 @@ def require_claimed(name: str, net: nn.Cell, classes: int) -> None:
     own, wanted = (sum(parameter.size for parameter in cell.get_parameters()) for cell in (net, named))
     if abs(own - wanted) > TOLERANCE * wanted:
         raise MindSporeError(
-            f"it is no {name}: it has {own / 1e6:.2f} M parameters, {name} with {classes} classes "
-            f"{wanted / 1e6:.2f} M",
+            f"it is no {name}: it has {own / 1e6:.2f} M parameters, {name} with {classes} classes {wanted / 1e6:.2f} M",
             remedy="name the network that it is with --network, or leave that away: a MindIR needs none",
         )
 
@@ -228,11 +221,7 @@ def run(net: nn.Cell, shape: tuple[int, ...], job: dict[str, Any]) -> int:
     import mindspore as ms
     import numpy as np
 
-    inputs = (
-        np.random.default_rng(job["seed"])
-        .uniform(*job["range"], (job["pictures"], *shape))
-        .astype(np.float32)
-    )
+    inputs = np.random.default_rng(job["seed"]).uniform(*job["range"], (job["pictures"], *shape)).astype(np.float32)
     outputs = []
     for picture in inputs:
         answer = net(ms.Tensor(picture))

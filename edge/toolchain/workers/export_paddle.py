@@ -73,9 +73,7 @@ def picture_input(job: dict[str, Any]) -> tuple[str, tuple[int, ...]]:
     wanted = (1, 3, height, width) if job["layout"] == "NCHW" else (1, height, width, 3)
     kind = inputs[name].elem_type
     if kind != onnx.TensorProto.FLOAT:
-        raise PaddleError(
-            f"its input {name!r} is {onnx.TensorProto.DataType.Name(kind).lower()}, not float32", "input"
-        )
+        raise PaddleError(f"its input {name!r} is {onnx.TensorProto.DataType.Name(kind).lower()}, not float32", "input")
     if len(shape) != 4 or any(size not in (-1, want) for size, want in zip(shape, wanted, strict=True)):
         remedy = "save it with one picture of 3 channels as its input"
         if len(shape) == 4 and shape[0] not in (-1, 1):
@@ -84,9 +82,7 @@ def picture_input(job: dict[str, Any]) -> tuple[str, tuple[int, ...]]:
             sizes = shape[2:] if job["layout"] == "NCHW" else shape[1:3]
             remedy = f"--crop {sizes[0]}x{sizes[1]}"
         raise PaddleError(
-            f"its input {name!r} is {times(shape)}, asked for was {times(wanted)} ({job['layout']})",
-            "input",
-            remedy,
+            f"its input {name!r} is {times(shape)}, asked for was {times(wanted)} ({job['layout']})", "input", remedy
         )
     return name, wanted
 
@@ -95,11 +91,7 @@ def run(predictor: inference.Predictor, name: str, shape: tuple[int, ...], job: 
     """Write the model's answers to seeded noise in the range of normalised pictures."""
     import numpy as np
 
-    inputs = (
-        np.random.default_rng(job["seed"])
-        .uniform(*job["range"], (job["pictures"], *shape))
-        .astype(np.float32)
-    )
+    inputs = np.random.default_rng(job["seed"]).uniform(*job["range"], (job["pictures"], *shape)).astype(np.float32)
     outputs = []
     for picture in inputs:
         handle = predictor.get_input_handle(name)
@@ -134,9 +126,7 @@ def convert(job: dict[str, Any]) -> None:
             verbose=False,
         )
     except Exception as error:
-        raise PaddleError(
-            f"paddle2onnx {paddle2onnx.__version__} can't convert it: {reason(error)}"
-        ) from error
+        raise PaddleError(f"paddle2onnx {paddle2onnx.__version__} can't convert it: {reason(error)}") from error
     if not Path(job["out"]).is_file():
         raise PaddleError(
             f"paddle2onnx {paddle2onnx.__version__} wrote nothing at opset {OPSET}: an operator of the "
@@ -171,10 +161,7 @@ def main(text: str) -> dict[str, Any]:
     convert(job)
     name, shape = picture_input(job)
     run(predictor, name, shape, job)
-    return {
-        "input": name,
-        "versions": {"paddlepaddle": paddle.__version__, "paddle2onnx": paddle2onnx.__version__},
-    }
+    return {"input": name, "versions": {"paddlepaddle": paddle.__version__, "paddle2onnx": paddle2onnx.__version__}}
 
 
 if __name__ == "__main__":

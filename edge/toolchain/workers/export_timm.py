@@ -79,8 +79,7 @@ def load_script(job: dict[str, Any]) -> torch.nn.Module:
         return torch.jit.load(job["script"], map_location="cpu").eval()
     except (RuntimeError, ValueError, OSError) as error:
         raise TimmError(
-            f"torch {torch.__version__} can't read {job['tag']} as TorchScript: {first_line(error)}",
-            "weights",
+            f"torch {torch.__version__} can't read {job['tag']} as TorchScript: {first_line(error)}", "weights"
         ) from error
 
 
@@ -165,9 +164,7 @@ def compare(model: torch.nn.Module, graph: onnx.ModelProto, job: dict[str, Any])
 
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4
-    session = onnxruntime.InferenceSession(
-        graph.SerializeToString(), options, providers=["CPUExecutionProvider"]
-    )
+    session = onnxruntime.InferenceSession(graph.SerializeToString(), options, providers=["CPUExecutionProvider"])
     low, high = job["range"]
     worst = 0.0
     for seed in SEEDS:

@@ -33,11 +33,7 @@ def describe(name: str) -> dict[str, Any]:
         config = getattr(model_entrypoint(architecture), "default_cfg", None)
     if config is None:
         everything = list_pretrained() if tag else list_models()
-        return {
-            "known": False,
-            "close": difflib.get_close_matches(name, everything, n=5, cutoff=0.6),
-            "tags": tags,
-        }
+        return {"known": False, "close": difflib.get_close_matches(name, everything, n=5, cutoff=0.6), "tags": tags}
     return {
         "known": True,
         "timm": timm.__version__,

@@ -59,9 +59,7 @@ class Tensor:
         if self.scale:
             sides = [1] * len(self.shape)
             sides[self.axis] = -1
-            scale, zero = (
-                np.reshape(v, sides if len(v) > 1 else ()) for v in (self.scale, self.zero_point or [0])
-            )
+            scale, zero = (np.reshape(v, sides if len(v) > 1 else ()) for v in (self.scale, self.zero_point or [0]))
             limits = np.iinfo(self.dtype)
             values = np.clip(np.rint(values / scale) + zero, limits.min, limits.max)
         raw = np.ascontiguousarray(values.astype(self.dtype)).view(np.uint8)

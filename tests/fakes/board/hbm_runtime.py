@@ -41,9 +41,7 @@ class HB_HBMRuntime:  # noqa: N801
         except fake_libdnn.DnnError as error:
             if error.code == -6000006:
                 raise ValueError(f"The input hbm model {paths[0]} does not exist.") from None
-            raise RuntimeError(
-                f"hbDNN initialize from {paths[0]} file failed. error code: {error.code}"
-            ) from None
+            raise RuntimeError(f"hbDNN initialize from {paths[0]} file failed. error code: {error.code}") from None
 
     @property
     def model_names(self):
@@ -87,8 +85,7 @@ class HB_HBMRuntime:  # noqa: N801
 
     def _tell(self, side, what):
         return {
-            name: {tensor.name: what(tensor) for tensor in getattr(model, side)}
-            for name, model in self._models.items()
+            name: {tensor.name: what(tensor) for tensor in getattr(model, side)} for name, model in self._models.items()
         }
 
     def run(self, data, *, model_name=None):

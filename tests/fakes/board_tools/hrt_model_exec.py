@@ -88,9 +88,7 @@ def session():
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
-    return onnxruntime.InferenceSession(
-        str(BOARD / "model.onnx"), options, providers=["CPUExecutionProvider"]
-    )
+    return onnxruntime.InferenceSession(str(BOARD / "model.onnx"), options, providers=["CPUExecutionProvider"])
 
 
 SCALES = 2.0 ** -np.arange(10, 26)  # short in decimal, so that six printed digits hold them
@@ -148,11 +146,7 @@ def infer(flags: dict[str, str], mode: dict[str, str]) -> int:
         scores = np.ascontiguousarray(scores[:, ::-1])
     print(f"\n{'-' * 21}Frame 0 begin{'-' * 21}\nInfer time: 1.464 ms\n{'-' * 21}Frame 0 end{'-' * 21}")
     target = Path(flags["dump_path"], "model_infer_output_0_scores.bin")
-    if (
-        flags.get("enable_dump") != "true"
-        or flags.get("dump_format") != "bin"
-        or mode.get("exec") == "nodump"
-    ):
+    if flags.get("enable_dump") != "true" or flags.get("dump_format") != "bin" or mode.get("exec") == "nodump":
         return 0
     if mode.get("output") == "integer":
         padded = np.full((1, 1, 1, 16), -77, "<i4")

@@ -10,16 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 
 from edge.simulate.portable.graph import Graph, Source, Value
-from edge.simulate.portable.rules import (
-    arrange,
-    elementwise,
-    floating,
-    products,
-    quantize,
-    reduce,
-    resize,
-    tables,
-)
+from edge.simulate.portable.rules import arrange, elementwise, floating, products, quantize, reduce, resize, tables
 
 Rule = Callable[[Graph, Source], Sequence[Value]]
 

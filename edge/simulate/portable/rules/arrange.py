@@ -56,9 +56,7 @@ def split(graph: Graph, source: Source) -> Sequence[Value]:
     if sum(lengths) != x.shape[axis]:
         raise source.unknown(f"lengths {lengths} of {x.shape[axis]}")
     ends = np.cumsum(lengths)
-    return [
-        _cut(graph, x, axis, int(end) - length, int(end)) for end, length in zip(ends, lengths, strict=True)
-    ]
+    return [_cut(graph, x, axis, int(end) - length, int(end)) for end, length in zip(ends, lengths, strict=True)]
 
 
 def slices(graph: Graph, source: Source) -> Sequence[Value]:

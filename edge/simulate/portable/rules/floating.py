@@ -107,9 +107,7 @@ def _pair(graph: Graph, source: Source) -> tuple[Value, Value, Value]:
     values = [_operand(graph, source, index) for index in range(2)]
     rank = max(len(value.shape) for value in values)
     values = [
-        value
-        if len(value.shape) == rank
-        else graph.reshaped(value, (1,) * (rank - len(value.shape)) + value.shape)
+        value if len(value.shape) == rank else graph.reshaped(value, (1,) * (rank - len(value.shape)) + value.shape)
         for value in values
     ]
     axes = max(values, key=lambda value: int(np.prod(value.shape))).axes

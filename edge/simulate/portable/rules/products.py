@@ -127,9 +127,7 @@ def accumulate(
         return _with_residual(graph, source, name, residual, low, high, steps)
     # Even where nothing is shifted: it keeps onnxruntime from folding the next scale into the weights.
     name = graph.add("Floor", name)
-    return Accumulated(
-        name, _shape(x, weight, geometry), (low >> right) + steps, (high >> right) + steps, steps
-    )
+    return Accumulated(name, _shape(x, weight, geometry), (low >> right) + steps, (high >> right) + steps, steps)
 
 
 def _with_residual(
@@ -232,8 +230,7 @@ def _shape(x: Value, weight: NDArray[Any], geometry: Mapping[str, Any]) -> tuple
     strides, dilations = geometry.get("strides", (1, 1)), geometry.get("dilations", (1, 1))
     pads = geometry.get("pads", (0, 0, 0, 0))
     sides = [
-        (x.shape[1 + i] + pads[i] + pads[2 + i] - dilations[i] * (weight.shape[1 + i] - 1) - 1) // strides[i]
-        + 1
+        (x.shape[1 + i] + pads[i] + pads[2 + i] - dilations[i] * (weight.shape[1 + i] - 1) - 1) // strides[i] + 1
         for i in range(2)
     ]
     return (x.shape[0], *sides, weight.shape[0])
@@ -322,12 +319,7 @@ def transposed_convolution(graph: Graph, source: Source) -> Sequence[Value]:
     pads, extra = source.attributes.get("pads", [0] * 4), source.attributes.get("output_padding", [0, 0])
     dilations = source.attributes.get("dilations", [1, 1])
     sides = [
-        (x.shape[1 + i] - 1) * strides[i]
-        + dilations[i] * (shape[i] - 1)
-        + 1
-        + extra[i]
-        - pads[i]
-        - pads[2 + i]
+        (x.shape[1 + i] - 1) * strides[i] + dilations[i] * (shape[i] - 1) + 1 + extra[i] - pads[i] - pads[2 + i]
         for i in range(2)
     ]
     return [Value(name, (x.shape[0], *sides, channels), NHWC, least, most)]

@@ -78,11 +78,7 @@ def global_average_pool(graph: Graph, source: Source) -> Sequence[Value]:
     x = graph.picture(graph.values[source.node.input[0]])
     total = _sum(graph, source, x, (1, 2))
     nearest = source.attributes.get("rounding_method") == "ROUND"
-    return [
-        _tail(
-            graph, source, total, "output_scale", "output_right_shift", nearest=nearest, nearest_first=nearest
-        )
-    ]
+    return [_tail(graph, source, total, "output_scale", "output_right_shift", nearest=nearest, nearest_first=nearest)]
 
 
 def _sum(graph: Graph, source: Source, x: Value, axes: tuple[int, ...]) -> Value:

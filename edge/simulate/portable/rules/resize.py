@@ -21,13 +21,7 @@ def repeat(graph: Graph, source: Source) -> Sequence[Value]:
     sides = [size * n for size, n in zip(x.shape[1:3], scale, strict=True)]
     factors = graph.constant(np.array([1, 1, *scale]))
     name = graph.add(
-        "Resize",
-        x.name,
-        "",
-        factors,
-        mode="nearest",
-        nearest_mode="floor",
-        coordinate_transformation_mode="asymmetric",
+        "Resize", x.name, "", factors, mode="nearest", nearest_mode="floor", coordinate_transformation_mode="asymmetric"
     )
     return [evolve(x, name=name, shape=(x.shape[0], *sides, x.shape[3]))]
 
@@ -55,11 +49,7 @@ def bilinear(graph: Graph, source: Source) -> Sequence[Value]:
     down; of the place 8 fraction bits stay. Beyond the border lies the border's pixel.
     """
     source.expect(
-        align_mode="center",
-        pad_mode="boundary",
-        step_decimal_bit=16,
-        is_interpolate_twice=0,
-        data_format="NHWC",
+        align_mode="center", pad_mode="boundary", step_decimal_bit=16, is_interpolate_twice=0, data_format="NHWC"
     )
     if len(source.node.input) != 1:
         raise source.unknown("a region of the picture")

@@ -34,9 +34,7 @@ def reach(low: int, high: int, weight: NDArray[Any]) -> tuple[Integers, Integers
     return positive * low + negative * high, positive * high + negative * low
 
 
-def convolve(
-    graph: Graph, x: str, kernel: NDArray[Any], bias: NDArray[Any] | None, geometry: Mapping[str, Any]
-) -> str:
+def convolve(graph: Graph, x: str, kernel: NDArray[Any], bias: NDArray[Any] | None, geometry: Mapping[str, Any]) -> str:
     """Add a Conv.
 
     Args:
@@ -56,12 +54,7 @@ def convolve(
 
 
 def wide_convolve(
-    graph: Graph,
-    source: Source,
-    x: Value,
-    weight: NDArray[Any],
-    unit: NDArray[np.float64],
-    geometry: Mapping[str, Any],
+    graph: Graph, source: Source, x: Value, weight: NDArray[Any], unit: NDArray[np.float64], geometry: Mapping[str, Any]
 ) -> str:
     """Add an exact convolution of any size, as float64.
 
@@ -110,13 +103,7 @@ def _halves(graph: Graph, x: Value) -> list[tuple[str, int, int, float]]:
 
 
 def _runs(
-    graph: Graph,
-    source: Source,
-    x: str,
-    low: int,
-    high: int,
-    weight: NDArray[Any],
-    geometry: Mapping[str, Any],
+    graph: Graph, source: Source, x: str, low: int, high: int, weight: NDArray[Any], geometry: Mapping[str, Any]
 ) -> list[tuple[str, NDArray[Any]]]:
     """Cut the input's channels into runs whose sums stay exact in float32."""
     for count in range(1, weight.shape[3] + 1):
