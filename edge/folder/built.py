@@ -17,14 +17,11 @@ MANIFEST = "manifest.json"
 
 @frozen
 class Built:
-    """What ``edge build`` published.
+    """What ``edge build`` published in a folder, such as ``build/ConvNeXt_atto``.
 
     Attributes:
-        folder: such as ``build/ConvNeXt_atto``.
-        manifest: the content of ``manifest.json``.
-        metadata: the content of ``metadata.json``: preprocessing, classes, names.
-        files: role -> existing file: ``bin``, ``float_onnx``, ``bpu_onnx``, ``calibrated_onnx``,
-            ``quantized_onnx``, ``portable_onnx``, ``mapper_yaml``, ``compile_log``, ``quant_info``, …
+        files: role -> existing file: ``bin``, ``float_onnx``, ``bpu_onnx``, ``calibrated_onnx``, ``quantized_onnx``,
+            ``portable_onnx``, ``mapper_yaml``, ``compile_log``, ``quant_info``, …
         sha256: role -> hash that the manifest lists.
     """
 
@@ -35,11 +32,7 @@ class Built:
     sha256: Mapping[str, str] = field(factory=dict)
 
     def file(self, role: str, *, remedy: str | None = None) -> Path:
-        """Return the file of a role.
-
-        Raises:
-            ModelFileError: this build has none, such as a ``bin`` where the portable mapper built.
-        """
+        """Return the file of a role; ModelFileError where there is none, such as a ``bin`` of the portable mapper."""
         if role not in self.files:
             raise ModelFileError(
                 f"{self.folder} holds no {role}",

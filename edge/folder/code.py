@@ -19,9 +19,7 @@ _DOTTED = re.compile(rf"{PACKAGE}(\.\w+)+")
 def code_digest(*modules: str, root: Path = ROOT) -> str:
     """Return the sha256 of all that can change what these modules compute, as hex.
 
-    Args:
-        modules: dotted names, such as ``edge.prepare.simplify``; most often the ``__module__`` of a function.
-        root: the folder of the package.
+    The names are dotted, such as ``edge.prepare.simplify``; most often the ``__module__`` of a function.
     """
     digest = hashlib.sha256()
     for path in sorted(closure(*modules, root=root)):
@@ -32,10 +30,10 @@ def code_digest(*modules: str, root: Path = ROOT) -> str:
 def closure(*modules: str, root: Path = ROOT) -> frozenset[Path]:
     """Return the files that these modules reach, relative to the package's folder.
 
-    An import counts wherever it stands, in a function too, but not under ``if TYPE_CHECKING``. So does a
-    string that names a module of the package (for ``importlib.import_module``; all modules of a package where
-    the last part is computed), a file beside the module, or a worker. The package's own ``__init__`` is the
-    public face of all rooms, so nothing is followed through it.
+    An import counts wherever it stands, in a function too, but not under ``if TYPE_CHECKING``. So does a string that
+    names a module of the package (for ``importlib.import_module``; all modules of a package where the last part is
+    computed), a file beside the module, or a worker. The package's own ``__init__`` is the public face of all rooms, so
+    nothing is followed through it.
 
     Raises:
         LookupError: no such module.

@@ -43,10 +43,9 @@ class Metadata:
         weights: where they came from: ``timm``, ``vendor``, ``demo``, ``random`` or ``file``.
         preprocess: from a picture to the network's input. The program itself takes NV12 of ``crop``.
         classes: number of scores.
-        files: role -> file; ``bin`` is missing where no vendor compiler was at hand.
+        files: ``bin`` is missing where no vendor compiler was at hand.
         toolchain: versions of what compiled or quantized it.
         exact: whether the portable model gives the same integers as the program.
-        march: of the program.
     """
 
     name: str

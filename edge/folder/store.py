@@ -33,17 +33,9 @@ _DISK = {
 class Store:
     """Bytes under keys, in parts; for one process and one thread at a time.
 
-    A transaction is in the file whole or not at all, so a kill at any moment loses at most the entries that
-    were not put yet. sqlite trusts the disk, therefore each entry has a checksum, and one that fails it
-    counts as not there. A file of another format, or damaged beyond that, is replaced by an empty one.
-
-    Args:
-        root: the folder that errors speak of.
-        name: of the file, relative to ``root``.
-        warn: told in one line that the file was replaced.
-
-    Raises:
-        WorkspaceError: the disk is full or the folder can't be written.
+    A transaction is in the file whole or not at all, so a kill at any moment loses at most the entries that were not
+    put yet. sqlite trusts the disk, therefore each entry has a checksum, and one that fails it counts as not there. A
+    file of another format, or damaged beyond that, is replaced by an empty one; ``warn`` is told so in one line.
     """
 
     def __init__(self, root: Path, name: str, warn: Callable[[str], None]) -> None:
@@ -81,11 +73,7 @@ class Store:
         return _sound(part, self._do(f"{_GET} ORDER BY id", [(part,)]))
 
     def put(self, part: str, entries: Mapping[bytes, bytes]) -> None:
-        """Write entries in one transaction; each replaces an earlier one of its key.
-
-        Raises:
-            WorkspaceError: the disk is full or the file can't be written; what was there before stays whole.
-        """
+        """Write entries in one transaction; each replaces an earlier one of its key. What was there stays whole."""
         self._do(_PUT, [(part, key, value, _crc(part, key, value)) for key, value in entries.items()])
 
     def parts(self) -> list[str]:

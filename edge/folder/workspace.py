@@ -62,9 +62,7 @@ class Done(Generic[T_co]):
     Attributes:
         name: such as ``compile``.
         key: sha256 of everything the stage depends on.
-        dir: where its files are.
         result: what the stage function returned; its file names are relative to ``dir``.
-        files: every file, with hash.
         seconds: how long the work took when it was done.
         cached: whether an earlier run had done it.
     """
@@ -118,11 +116,7 @@ class Artifact:
 
 
 class Workspace:
-    """The build folder of one model, held for the length of a ``with``.
-
-    Args:
-        root: the folder, such as ``build/ConvNeXt_atto``; made if missing.
-        reporter: told when another build holds the folder.
+    """The build folder of one model, such as ``build/ConvNeXt_atto``, held for the length of a ``with``.
 
     Raises:
         WorkspaceError: the folder has files but not our marker, or can't be written.
@@ -182,19 +176,15 @@ class Workspace:
         """Return the stage's result, from an earlier run if everything it depends on is the same.
 
         Args:
-            name: of the stage.
+            name: of the stage, such as ``compile``.
             inputs: all it depends on, as JSON: parameters, hashes of input files, tool versions.
             action: does the work in the empty folder it is given.
             result_type: the class that ``action`` returns.
             code: digest of the code that the result depends on, see :func:`edge.folder.code.code_digest`.
-
-        Raises:
-            WorkspaceError: the disk is full or the folder can't be written.
         """
         key = stage_key(name, inputs, code)
         final = self.root / STAGES / f"{name}-{key[:12]}"
-        found = _load(final, name, key, result_type)
-        if found is not None:
+        if (found := _load(final, name, key, result_type)) is not None:
             return found
         partial = final.with_name(f".{final.name}.partial")
         with disk_errors(self.root):
@@ -242,8 +232,8 @@ class Workspace:
     ) -> None:
         """Replace the published set of files, then write ``manifest.json``.
 
-        Files that the last manifest names and the new set lacks are removed. Artifacts are hard links into
-        the stage folders where the file system has them, copies elsewhere.
+        Files that the last manifest names and the new set lacks are removed. Artifacts are hard links into the stage
+        folders where the file system has them, copies elsewhere.
 
         Args:
             artifacts: files of stages.
@@ -305,8 +295,7 @@ def content_key(name: str, inputs: Mapping[str, object]) -> str:
 
 
 def _sha256(value: object) -> str:
-    text = json.dumps(value, sort_keys=True, ensure_ascii=True)
-    return hashlib.sha256(text.encode()).hexdigest()
+    return hashlib.sha256(json.dumps(value, sort_keys=True, ensure_ascii=True).encode()).hexdigest()
 
 
 def _load(folder: Path, name: str, key: str, result_type: type[T]) -> Done[T] | None:
@@ -325,9 +314,9 @@ def _load(folder: Path, name: str, key: str, result_type: type[T]) -> Done[T] | 
 
 def _unchanged(path: Path, record: FileRecord) -> bool:
     status = path.stat()
-    if status.st_size != record.bytes:
-        return False
-    return status.st_mtime_ns == record.mtime_ns or sha256_of(path) == record.sha256
+    return status.st_size == record.bytes and (
+        status.st_mtime_ns == record.mtime_ns or sha256_of(path) == record.sha256
+    )
 
 
 def _records(folder: Path) -> Iterator[FileRecord]:

@@ -24,11 +24,10 @@ class Work:
     Attributes:
         input_shape: for which it was counted, batch first.
         parameters: elements of all weights, biases and statistics of the file.
-        macs: multiply-accumulates of convolutions and matrix products, attention's included; adding a bias
-            counts as one.
+        macs: multiply-accumulates of convolutions and matrix products, attention's included; adding a bias is one.
         attention: those of ``macs`` in products of two activations (MatMul without a weight).
-        other: operations of everything else, as onnx-tool weighs them: normalisation, activation functions,
-            additions, pooling.
+        other: operations of everything else, as onnx-tool weighs them: normalisation, activation functions, additions,
+            pooling.
         activations: elements of all tensors between operators.
         by_operator: operator -> operations, largest first.
     """
@@ -43,11 +42,9 @@ class Work:
 
 
 def count(onnx_file: Path, *, input_shape: Sequence[int] | None = None) -> Work:
-    """Count with onnx-tool, which infers every shape and weighs each operator.
+    """Count a float network of one picture with onnx-tool, which infers every shape and weighs each operator.
 
-    Args:
-        onnx_file: float network with one picture as its input, of static shape.
-        input_shape: another input shape than the file's, such as (1, 3, 224, 224).
+    ``input_shape`` is another than the file's static one, such as (1, 3, 224, 224).
 
     Raises:
         ModelFileError: the file can't be read, or the network is not one that can be counted at that shape.

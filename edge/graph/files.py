@@ -20,14 +20,12 @@ class GraphFacts:
     """What the later stages need to know of a graph.
 
     Attributes:
-        input_name: name of the one input.
-        input_shape: static, batch first.
-        output_name: name of the first output.
-        output_shape: static; the last axis is the classes.
+        input_shape: static, batch first; of the one input.
+        output_shape: static; of the first output. The last axis is the classes.
         opset: of the default domain.
         ir: IR version of the file.
-        node_names: names of all nodes, in graph order.
-        parameters: number of elements in initializers of two or more dimensions and biases.
+        node_names: in graph order.
+        parameters: elements of all float initializers.
     """
 
     input_name: str
@@ -65,24 +63,12 @@ def load_onnx(path: Path) -> onnx.ModelProto:
 
 
 def open_session(path: Path) -> onnxruntime.InferenceSession:
-    """Open an ONNX file in stock onnxruntime, one thread a run; runs may come from several threads.
-
-    Raises:
-        ModelFileError: onnxruntime refuses it.
-    """
+    """Open an ONNX file in stock onnxruntime, one thread a run; runs may come from several threads."""
     return _opened(str(path), path.name)
 
 
 def open_exposed(model: onnx.ModelProto, names: Iterable[str]) -> onnxruntime.InferenceSession:
-    """Open a model in stock onnxruntime, one thread a run, with inner values among its outputs.
-
-    Args:
-        model: it stays as it is.
-        names: of float values that can be asked for besides the outputs.
-
-    Raises:
-        ModelFileError: onnxruntime refuses it.
-    """
+    """Open a model in stock onnxruntime, one thread a run, with these inner float values among its outputs."""
     import onnx
 
     exposed = copied(model)
@@ -94,6 +80,7 @@ def open_exposed(model: onnx.ModelProto, names: Iterable[str]) -> onnxruntime.In
 
 
 def _opened(source: str | bytes, name: str) -> onnxruntime.InferenceSession:
+    """Open a model; ModelFileError where onnxruntime refuses it."""
     try:
         return session(source)
     except Exception as error:  # onnxruntime's own exceptions share no public base
@@ -104,15 +91,9 @@ def _opened(source: str | bytes, name: str) -> onnxruntime.InferenceSession:
 def session(
     source: str | bytes, *, threads: int = 1, config: Mapping[str, str] | None = None
 ) -> onnxruntime.InferenceSession:
-    """Open a model in stock onnxruntime on the CPU; nothing reaches the console.
+    """Open a model, a path or bytes, in stock onnxruntime on the CPU; nothing reaches the console.
 
-    Args:
-        source: path of a file, or its bytes.
-        threads: of a run; with one, sums are added in one order on every machine.
-        config: further entries of the session's configuration.
-
-    Raises:
-        Exception: onnxruntime refuses it; its exceptions share no public base.
+    With one thread a run, sums are added in one order on every machine. onnxruntime's exceptions share no public base.
     """
     import onnxruntime
 
@@ -139,14 +120,10 @@ def opset_of(model: onnx.ModelProto) -> int:
 
 
 def facts(model: onnx.ModelProto, origin: str = "the model") -> GraphFacts:
-    """Return the facts of a graph with one static float image input.
-
-    Args:
-        model: a checked model.
-        origin: how to call it in messages.
+    """Return the facts of a checked graph; messages call it ``origin``.
 
     Raises:
-        ModelFileError: several inputs, a dynamic shape, a rank other than 4, or no float32 input.
+        ModelFileError: several inputs, a dynamic shape, no output, or no float32 input.
     """
     import math
 
@@ -171,11 +148,7 @@ def facts(model: onnx.ModelProto, origin: str = "the model") -> GraphFacts:
 
 
 def image_input(model: onnx.ModelProto, origin: str = "the model") -> tuple[str, tuple[int, ...]]:
-    """Return the name and static shape of the one float image input.
-
-    Args:
-        model: a checked model; its outputs may still be of unknown shape.
-        origin: how to call it in messages.
+    """Return the name and static shape of the one float image input; outputs may still be of unknown shape.
 
     Raises:
         ModelFileError: several inputs, a dynamic shape, or no float32 input.

@@ -53,12 +53,7 @@ def unused(graph: onnx.GraphProto, name: str) -> str:
 
 
 class View:
-    """A graph with its edges; Identity nodes are seen through.
-
-    Attributes:
-        nodes: all nodes, in graph order.
-        initializers: by name.
-    """
+    """A graph with its edges; Identity nodes are seen through."""
 
     def __init__(self, model: onnx.ModelProto) -> None:
         self.nodes = list(model.graph.node)

@@ -103,7 +103,6 @@ class BinProgram:
     """The content of a ``.bin``.
 
     Attributes:
-        name: of the model.
         inputs: of the whole program; the shape is the network's, (1, H, W, 3) for a picture.
         input_kinds: how each input arrives, ``NV12`` for a picture on this board.
         outputs: of the whole program, behind its CPU nodes.

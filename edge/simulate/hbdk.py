@@ -77,11 +77,7 @@ class Simulator:
         return tuple(self.program.values[name] for name in self._first.outputs)
 
     def require_whole(self) -> None:
-        """Refuse a program whose outputs can't be had here.
-
-        Raises:
-            ToolchainError: the BPU is called several times, or a CPU node is not known.
-        """
+        """Raise ToolchainError where the BPU is called several times, or a CPU node is not known here."""
         if not self.whole:
             calls = len(self.program.bpu)
             between = ", ".join(f"{node.op} {node.name!r}" for node in self.program.cpu)
@@ -94,17 +90,13 @@ class Simulator:
         check_tail(self.program)
 
     def integers(self, nv12: NDArray[np.uint8]) -> list[Integers]:
-        """Return what the BPU gives for a picture, before dequantisation.
+        """Return what the BPU gives for a picture, packed NV12, uint8, H*W*3/2 values, before dequantisation.
 
-        Args:
-            nv12: uint8, H*W*3/2 values: packed NV12.
-
-        Returns:
-            One array an entry of :attr:`exposed`, of its shape and dtype, without padding.
+        One array an entry of :attr:`exposed`, of its shape and dtype, without padding.
 
         Raises:
-            ToolchainError: another number of bytes; the simulator fails, is killed, takes too long or
-                writes something else than these outputs.
+            ToolchainError: another number of bytes; the simulator fails, is killed, takes too long or writes
+                something else than these outputs.
         """
         height, width = self.size
         if nv12.dtype != np.uint8 or nv12.size != height * width * 3 // 2:

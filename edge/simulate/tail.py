@@ -19,11 +19,7 @@ Scores = NDArray[np.float32]
 
 
 def check_tail(program: BinProgram) -> None:
-    """Refuse a program whose CPU nodes can't be computed here.
-
-    Raises:
-        ToolchainError: names the nodes, or the output that was left as integers.
-    """
+    """Refuse a program whose CPU nodes can't be computed here; the ToolchainError names them, or an integer output."""
     unknown = [f"{node.op} {node.name!r}" for node in program.cpu if node.op not in _OPERATORS]
     if unknown:
         raise ToolchainError(
@@ -41,11 +37,7 @@ def check_tail(program: BinProgram) -> None:
 
 
 def run_tail(program: BinProgram, integers: Mapping[str, Array]) -> list[Scores]:
-    """Return the program's outputs, float32 in their shapes, from the outputs of the BPU by name.
-
-    Raises:
-        ToolchainError: a node is given what it can't take.
-    """
+    """Return the program's outputs, float32 in their shapes, from the outputs of the BPU by name."""
     values: dict[str, Array] = {**program.constants, **integers}
     for node in program.cpu:
         try:

@@ -37,12 +37,7 @@ class ModelOutput:
 
 
 class QuantizedPool:
-    """Several workers that share the pictures; call it from as many threads as it has workers.
-
-    Args:
-        toolchain: the compiler whose runtime to use.
-        model: path of ``*_quantized_model.onnx``, or of a float model before it.
-        workers: processes, one thread each.
+    """Several workers, of one thread each, that share the pictures; call it from as many threads as it has workers.
 
     Raises:
         ToolchainError: a worker does not start, dies, or stops answering.
@@ -86,21 +81,12 @@ class QuantizedPool:
 class QuantizedModel:
     """The model in one process of its own, for one caller.
 
-    It starts at once and loads in the background: :meth:`wait_ready` comes before anything else. The protocol
-    between the two is stated in ``workers/quantized.py``.
-
-    Args:
-        toolchain: the compiler whose runtime to use.
-        model: path of ``*_quantized_model.onnx``, or of a float model before it.
-        inner: name -> dtype of values inside the graph to give as further outputs.
+    It starts at once and loads in the background: :meth:`wait_ready` comes before anything else. The protocol between
+    the two is stated in ``workers/quantized.py``. ``inner`` values of the graph, name -> dtype, are given as further
+    outputs, after the model's own; ``size`` is (height, width) of the picture, ``input`` the name of its input.
 
     Raises:
         ToolchainError: the compiler's Python is not known or does not start.
-
-    Attributes:
-        input: name of the picture's input.
-        size: (height, width) of the picture.
-        outputs: the model's own, then the inner ones.
     """
 
     def __init__(self, toolchain: Toolchain, model: Path, inner: Mapping[str, str] | None = None) -> None:
@@ -133,11 +119,7 @@ class QuantizedModel:
             ) from error
 
     def wait_ready(self) -> QuantizedModel:
-        """Wait until it is loaded; return itself.
-
-        Raises:
-            ToolchainError: it does not load, or does not answer in time.
-        """
+        """Wait until it is loaded; return itself. ToolchainError where it does not load or answer in time."""
         line = b""
         deadline = time.monotonic() + START_SECONDS
         while not line.endswith(b"\n"):
@@ -159,17 +141,13 @@ class QuantizedModel:
         return self
 
     def run(self, nv12: NDArray[np.uint8]) -> list[NDArray[np.generic]]:
-        """Return one array an entry of ``outputs`` for a picture.
-
-        Args:
-            nv12: uint8, H*W*3/2 values: packed full-range NV12.
+        """Return one array an entry of ``outputs`` for a picture, packed full-range NV12, uint8, H*W*3/2 values.
 
         Raises:
             ToolchainError: another number of bytes; the process died or stopped answering.
         """
-        height, width = self.size
-        if nv12.nbytes != height * width * 3 // 2:
-            raise ToolchainError(f"{nv12.nbytes} bytes of NV12", allowed=f"{height * width * 3 // 2} bytes")
+        if nv12.nbytes != (size := self.size[0] * self.size[1] * 3 // 2):
+            raise ToolchainError(f"{nv12.nbytes} bytes of NV12", allowed=f"{size} bytes")
         assert self._process.stdin is not None  # noqa: S101 - opened as a pipe above
         try:
             self._process.stdin.write(nv12.tobytes())

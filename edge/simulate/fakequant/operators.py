@@ -14,14 +14,11 @@ from edge.simulate.portable.graph import Attributes
 
 DOMAIN = "horizon"
 CONTRIB = "com.microsoft"  # operators that onnxruntime itself brings
+_GELUS = {"none": "Gelu", "tanh": "FastGelu"}  # value of ``approximate`` -> onnxruntime's own operator
 
 
 class Emit:
-    """Collect the nodes and constants that take one node's place.
-
-    Args:
-        node: the one that is replaced; its name begins the new ones.
-    """
+    """Collect the nodes and constants that take one node's place; its name begins theirs."""
 
     def __init__(self, node: onnx.NodeProto) -> None:
         self.node = node
@@ -47,11 +44,7 @@ class Emit:
         return output
 
     def finish(self) -> None:
-        """Refuse an attribute that the rule did not read.
-
-        Raises:
-            ModelFileError: there is one.
-        """
+        """Refuse an attribute that the rule did not read."""
         if unread := self.attributes.unread:
             raise unknown(self.node, f"attribute {min(unread)} is not known")
 
@@ -85,12 +78,9 @@ def _rsqrt(emit: Emit) -> None:
 def _gelu(emit: Emit) -> None:
     (x,) = emit.node.input
     form = emit.get("approximate", "none")
-    if form == "none":
-        emit.add("Gelu", x, last=True, domain=CONTRIB)
-    elif form == "tanh":
-        emit.add("FastGelu", x, last=True, domain=CONTRIB)
-    else:
+    if form not in _GELUS:
         raise unknown(emit.node, f"approximate {form!r}")
+    emit.add(_GELUS[form], x, last=True, domain=CONTRIB)
 
 
 def _swish(emit: Emit) -> None:
@@ -105,8 +95,7 @@ def _mish(emit: Emit) -> None:
 
 def _hard_swish(emit: Emit) -> None:
     (x,) = emit.node.input
-    gate = emit.add("HardSigmoid", x, alpha=1 / 6, beta=0.5)
-    emit.add("Mul", x, gate, last=True)
+    emit.add("Mul", x, emit.add("HardSigmoid", x, alpha=1 / 6, beta=0.5), last=True)
 
 
 def _softmax(emit: Emit) -> None:
@@ -132,11 +121,7 @@ RULES: dict[str, Callable[[Emit], None]] = {
 
 
 def standard(node: onnx.NodeProto) -> Emit:
-    """Return what takes the place of a node of the compiler's own.
-
-    Raises:
-        ModelFileError: no rule for the operator, or for a form of it.
-    """
+    """Return what takes the place of a node of the compiler's own; ModelFileError where no rule covers it."""
     if node.domain != DOMAIN or node.op_type not in RULES:
         raise unknown(node, "an operator that edge does not know")
     emit = Emit(node)

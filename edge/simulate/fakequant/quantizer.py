@@ -16,6 +16,11 @@ Type = Literal["int8", "uint8", "int16"]
 # What a run does at a quantizer.
 FLOAT, INT8, INT16, AS_BUILT = 0, 8, 16, 255
 
+_ACTIVATION, _WEIGHT = 0x11111, 0x22111  # the two forms of quant_attrs that the compiler writes
+_KNOWN = {
+    "axis", "channel_scales", "constant", "dequantize_scale", "group", "qtype", "quant_attrs", "scales", "switch",
+    "thresholds",
+}  # fmt: skip
 # Largest integer that the threshold stands for; rounding saturates at the type's own limits.
 _TOP: dict[Type, int] = {"int8": 127, "uint8": 255, "int16": 32767}
 
@@ -28,22 +33,17 @@ class Quantizer:
 
         y = clip(rint(x / s), low, high) * s,    s = threshold / 127  (255 for uint8, 32767 for int16)
 
-    in float32, halves to even, with the type's whole range: -128..127, 0..255, -32768..32767. This was read
-    off the vendor's runtime, value for value.
+    in float32, halves to even, with the type's whole range: -128..127, 0..255, -32768..32767. This was read off the
+    vendor's runtime, value for value. It rounds ``tensor``, a constant where ``weight``, to ``output``.
 
     Attributes:
-        name: of the node.
-        tensor: what it rounds.
-        output: the rounded tensor.
         producer: node that computes ``tensor``; empty for a constant and for the network's input.
         consumers: nodes that read ``output``.
-        weight: whether ``tensor`` is a constant.
-        type: as calibrated.
         thresholds: float32, one, or one a channel.
         axis: of the channels; None for a single threshold.
         group: of a weight whose channels are counted over the groups of its convolution, else 1.
-        gain: float32, one a channel: the rounded values come out multiplied by it, since the next
-            convolution's weights are divided by it; None mostly.
+        gain: float32, one a channel: the rounded values come out multiplied by it, since the next convolution's
+            weights are divided by it; None mostly.
     """
 
     name: str
@@ -75,25 +75,14 @@ class Quantizer:
         return values / np.float32(_TOP[self.type_at(bits)])
 
     def rounded(self, data: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Return a weight as the calibrated model sees it.
-
-        Args:
-            data: of the constant, float32.
-
-        Raises:
-            ModelFileError: its shape does not go with the thresholds.
-        """
+        """Return a weight as the calibrated model sees it; ModelFileError where its shape and the thresholds differ."""
         step = self.spread(self.steps(self.bits), data.shape)
         kind = np.iinfo(self.type)
         result: NDArray[np.float32] = (np.clip(np.rint(data / step), kind.min, kind.max) * step).astype(np.float32)
         return result if self.gain is None else result * self.spread(self.gain, data.shape)
 
     def spread(self, values: NDArray[np.float32], shape: tuple[int, ...]) -> NDArray[np.float32]:
-        """Return values, one a channel, in a form that broadcasts against a tensor of that shape.
-
-        Raises:
-            ModelFileError: there are not as many channels.
-        """
+        """Return values, one a channel, in a form that broadcasts against a tensor of as many channels."""
         if self.axis is None:
             return values
         size = shape[self.axis]
@@ -151,18 +140,3 @@ def quantizer(
         group=int(values.get("group", 1)),
         gain=np.asarray(values["channel_scales"], np.float32) if rescaled else None,
     )
-
-
-_ACTIVATION, _WEIGHT = 0x11111, 0x22111  # the two forms of quant_attrs that the compiler writes
-_KNOWN = {
-    "axis",
-    "channel_scales",
-    "constant",
-    "dequantize_scale",
-    "group",
-    "qtype",
-    "quant_attrs",
-    "scales",
-    "switch",
-    "thresholds",
-}

@@ -20,19 +20,15 @@ Bits = NDArray[np.uint8]
 
 
 class FakeQuant:
-    """A calibrated model in stock onnxruntime; may be called from several threads.
+    """The compiler's ``*_calibrated_model.onnx`` in stock onnxruntime; may be called from several threads.
 
     Args:
-        model: path of the compiler's ``*_calibrated_model.onnx``.
+        model: path of the file.
         inner: tensors inside it that :meth:`run` can return.
         threads: of one run.
 
     Raises:
         ModelFileError: it can't be read, or holds something that no rule covers.
-
-    Attributes:
-        graph: the translation, with its quantizers.
-        size: (height, width) of the picture.
     """
 
     def __init__(self, model: Path, inner: Iterable[str] = (), *, threads: int = 1) -> None:
@@ -40,7 +36,7 @@ class FakeQuant:
         _, channels, height, width = self.graph.shape
         if channels != 3:
             raise ModelFileError(f"{model.name} takes {self.graph.shape}", allowed="a picture, 1x3xHxW")
-        self.size = (height, width)
+        self.size = (height, width)  # of the picture
         try:
             self._session = session(
                 self.graph.model.SerializeToString(),
@@ -61,17 +57,9 @@ class FakeQuant:
         return self.graph.quantizers
 
     def bits(self, value: int = AS_BUILT, at: Iterable[int] | None = None, *, rest: int = FLOAT) -> Bits:
-        """Return a setting for :meth:`run`.
-
-        Args:
-            value: FLOAT, INT8, INT16 or AS_BUILT.
-            at: indices of the quantizers that get it; all if None.
-            rest: what the others get.
-        """
-        if at is None:
-            return np.full(len(self.quantizers), value, np.uint8)
+        """Return a setting for :meth:`run`: ``value`` for the quantizers of these indices, or all, else ``rest``."""
         setting = np.full(len(self.quantizers), rest, np.uint8)
-        setting[list(at)] = value
+        setting[slice(None) if at is None else list(at)] = value
         return setting
 
     def run(

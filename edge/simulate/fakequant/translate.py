@@ -37,18 +37,17 @@ _LAST_OPSET = 12  # Split, ReduceMax and others take as attributes what later op
 
 @frozen(eq=False)
 class Translated:
-    """The translation.
+    """The translation, and names in it.
 
     Attributes:
-        model: standard ONNX and operators of onnxruntime's own domain; inputs are the picture, ``edge_int8``
-            and ``edge_int16`` (bool, one entry a quantizer) and ``edge_steps`` (float32, one entry a step).
+        model: standard ONNX and operators of onnxruntime's own domain; inputs are the picture, ``edge_int8`` and
+            ``edge_int16`` (bool, one entry a quantizer) and ``edge_steps`` (float32, one entry a step).
         quantizers: in graph order.
         slots: of each quantizer, where its steps lie in ``edge_steps``; None for a weight.
-        picture: name of the picture's input.
-        shape: of it.
-        outputs: names of the model's own outputs.
+        picture: the picture's input, of ``shape``.
+        outputs: the model's own.
         nodes: the calibrated model's nodes, quantizers left out, in graph order.
-        constants: names of its constants.
+        constants: of the calibrated model.
     """
 
     model: onnx.ModelProto
@@ -62,11 +61,7 @@ class Translated:
 
 
 def translate(source: onnx.ModelProto, inner: Iterable[str] = ()) -> Translated:
-    """Translate a calibrated (or an optimized float) model.
-
-    Args:
-        source: the compiler's ``*_calibrated_model.onnx``.
-        inner: tensors inside it that become further outputs.
+    """Translate a calibrated (or an optimized float) model; ``inner`` tensors become further outputs.
 
     Raises:
         ModelFileError: an operator, an attribute or a structure that no rule covers; it is named.
@@ -172,7 +167,9 @@ class Building:
         step = back = f"{tag}_step"
         name = f"{tag}_{bits}"
         axis: dict[str, Any] = {} if item.axis is None else {"axis": item.axis}
-        zero = self._zero(_TYPES[item.type_at(bits)], item.thresholds.size if axis else 0)
+        kind, count = _TYPES[item.type_at(bits)], item.thresholds.size if axis else 0
+        zeros = np.zeros(count or (), helper.tensor_dtype_to_np_dtype(kind))
+        zero = self._constant(f"edge_zero_{kind}_{count}", zeros)
         nodes = [helper.make_node("QuantizeLinear", [x, step, zero], [f"{name}_q"], domain=CONTRIB, **axis)]
         if item.gain is not None:
             back = f"{name}_back"
@@ -195,8 +192,11 @@ class Building:
         item = self.by_output[weights[0]]
         on = f"edge_q{self.index[item.output]}_on8"
         data = np.asarray(numpy_helper.to_array(self.constants[item.tensor]), np.float32)
+        rounded = item.rounded(data)
+        if item.gain is not None:
+            raise ModelFileError(f"{item.name}: a constant with channel_scales")
         choices = []
-        for label, values in (("rounded", item.rounded(data)), ("float", _unrounded(item, data))):
+        for label, values in (("rounded", rounded), ("float", data)):
             inside: list[onnx.NodeProto] = []
             tag = f"{node.output[0]}/{label}"
             self._plain(node, {item.output: f"{tag}/w"}, inside, suffix=f"/{label}")
@@ -290,17 +290,6 @@ class Building:
             return name
         self.added.append(numpy_helper.from_array(np.ascontiguousarray(data), name))
         return name
-
-    def _zero(self, kind: int, channels: int) -> str:
-        name = f"edge_zero_{kind}_{channels}"
-        shape = (channels,) if channels else ()
-        return self._constant(name, np.zeros(shape, helper.tensor_dtype_to_np_dtype(kind)))
-
-
-def _unrounded(item: Quantizer, data: NDArray[np.float32]) -> NDArray[np.float32]:
-    if item.gain is not None:
-        raise ModelFileError(f"{item.name}: a constant with channel_scales")
-    return data
 
 
 def _body(nodes: list[onnx.NodeProto], constants: Sequence[onnx.TensorProto] = ()) -> onnx.GraphProto:

@@ -1,9 +1,8 @@
 """Build a standard ONNX graph that carries a quantized network's integers in float32 tensors.
 
-A vendor tensor is int8 or int16, most often NHWC. Here it becomes float32 with the same integer values:
-float32 convolutions are ten times as fast in onnxruntime as integer ones, and exact as long as no partial
-sum reaches 2^24, which is proved for every operator when it is translated. Pictures lie as NCHW,
-onnxruntime's own order.
+A vendor tensor is int8 or int16, most often NHWC. Here it becomes float32 with the same integer values: float32
+convolutions are ten times as fast in onnxruntime as integer ones, and exact as long as no partial sum reaches 2^24,
+which is proved for every operator when it is translated. Pictures lie as NCHW, onnxruntime's own order.
 """
 
 from __future__ import annotations
@@ -26,15 +25,10 @@ NHWC = (0, 2, 3, 1)  # logical axis -> stored axis of a vendor picture tensor
 
 @frozen
 class Value:
-    """A vendor tensor in the new graph.
+    """A vendor tensor in the new graph, held by the float32 tensor ``name``.
 
-    Attributes:
-        name: of the float32 tensor that holds it.
-        shape: logical, as the vendor's graph has it.
-        axes: logical axis i is axis ``axes[i]`` of the stored tensor.
-        low: smallest integer that can occur.
-        high: largest integer that can occur; ``low`` and ``high`` are unused for real-valued tensors.
-        real: whether it holds real numbers instead of integers.
+    ``shape`` is logical, as the vendor's graph has it; logical axis i is axis ``axes[i]`` of the stored tensor.
+    Integers lie in ``low``..``high``; ``real`` numbers are not bounded.
     """
 
     name: str
@@ -127,13 +121,7 @@ class Graph:
         return self.add("Slice", name, *(self.constant(np.array([n]), np.int64) for n in limits))
 
     def operand(self, source: Source, index: int, *, picture: bool = False) -> Value:
-        """Return what a node reads, computed or constant.
-
-        Args:
-            source: the node.
-            index: of the input.
-            picture: store a constant of four axes as NCHW.
-        """
+        """Return what a node reads, computed or constant; a ``picture`` stores a constant of four axes as NCHW."""
         name = source.node.input[index]
         if name in self.values:
             return self.values[name]
@@ -144,8 +132,10 @@ class Graph:
         stored = data.transpose(np.argsort(axes)) if data.ndim else data
         return Value(self.constant(stored), data.shape, axes, low, high, real)
 
-    def cast_integer(self, int8: str) -> str:
-        """Cast an int8 tensor to float32, and remember where it came from."""
+    def quantized(self, name: str, scale: NDArray[np.float32], **axis: int) -> str:
+        """Divide by a scale, one or one along an axis, round halves to even and saturate to int8, kept as float32."""
+        zero = self.constant(np.zeros(scale.shape, np.int8), np.int8)
+        int8 = self.add("QuantizeLinear", name, self.constant(scale), zero, **axis)
         name = self.add("Cast", int8, to=TensorProto.FLOAT)
         self.integers[name] = int8
         return name
@@ -154,12 +144,10 @@ class Graph:
         self, input_name: str, input_shape: Sequence[int], outputs: Sequence[tuple[str, Value]]
     ) -> onnx.ModelProto:
         """Return the finished model: uint8 in, float32 out; nodes that nothing reads are left out."""
-        nodes = list(self.nodes)
-        for name, value in outputs:
-            nodes.append(helper.make_node("Identity", [value.name], [name], name=f"output_{name}"))
+        last = [helper.make_node("Identity", [v.name], [name], name=f"output_{name}") for name, v in outputs]
         needed = {name for name, _ in outputs}
         kept: list[onnx.NodeProto] = []
-        for node in reversed(nodes):
+        for node in reversed([*self.nodes, *last]):
             if needed & set(node.output):
                 needed |= set(node.input)
                 kept.append(node)
@@ -198,9 +186,8 @@ def spread(values: NDArray[Any], axes: tuple[int, ...] = NHWC) -> NDArray[Any]:
 def packed(name: str, data: NDArray[Any]) -> tuple[list[onnx.NodeProto], list[onnx.TensorProto]]:
     """Return the tensors that hold a constant, and the nodes that make it of them.
 
-    A float32 constant whose values are int8 integers, times a power of two for each index of its first
-    axis, is kept as these, in a quarter of the bytes. onnxruntime unfolds them once, when it loads the model;
-    the float32 numbers that come out are the same.
+    A float32 constant whose values are int8 integers, times a power of two for each index of its first axis, is kept
+    as these, in a quarter of the bytes. onnxruntime unfolds them once, when it loads the model, to the same numbers.
     """
     split = _split(data) if data.dtype == np.float32 and data.size >= WORTH and data.ndim > 1 else None
     if split is None:
@@ -234,14 +221,8 @@ def _split(data: NDArray[np.float32]) -> tuple[NDArray[np.int8], NDArray[np.floa
 
 # What says how a node came about, or repeats what its inputs or outputs say.
 _HARMLESS = {
-    "cubic_coeff_a",
-    "data_format",
-    "input_scales",
-    "kernel_shape",
-    "lut_type",
-    "output_bit",
-    "weight_thresholds",
-}
+    "cubic_coeff_a", "data_format", "input_scales", "kernel_shape", "lut_type", "output_bit", "weight_thresholds",
+}  # fmt: skip
 
 
 class Attributes(dict[str, Any]):
@@ -274,13 +255,7 @@ class Attributes(dict[str, Any]):
 
 @frozen
 class Source:
-    """A node of the vendor's graph, with its constants at hand.
-
-    Attributes:
-        node: the node.
-        constants: every constant of the vendor's graph by name.
-        attributes: of the node.
-    """
+    """A node of the vendor's graph, with every constant of that graph at hand by name."""
 
     node: onnx.NodeProto
     constants: dict[str, NDArray[Any]]
@@ -295,17 +270,8 @@ class Source:
         """Return the attributes that the rule did not look at, and that may change the result."""
         return sorted(self.attributes.unread - _HARMLESS)
 
-    @property
-    def what(self) -> str:
-        """For messages."""
-        return f"{self.node.op_type} {self.node.name!r}"
-
     def constant(self, index: int) -> NDArray[Any]:
-        """Return the constant at an input.
-
-        Raises:
-            ModelFileError: it is computed instead.
-        """
+        """Return the constant at an input; ModelFileError where it is computed instead."""
         try:
             return self.constants[self.node.input[index]]
         except (KeyError, IndexError):
@@ -321,11 +287,7 @@ class Source:
         return values
 
     def expect(self, **wanted: object) -> None:
-        """Refuse an attribute value that no rule was derived for.
-
-        Args:
-            wanted: attribute -> the allowed value, or a tuple of allowed values; a missing attribute is fine.
-        """
+        """Refuse an attribute value that is neither the wanted one nor in the tuple of these; it may be missing."""
         for name, allowed in wanted.items():
             seen = self.attributes.get(name)
             choices = allowed if isinstance(allowed, tuple) else (allowed,)
@@ -335,7 +297,7 @@ class Source:
     def unknown(self, why: str) -> ModelFileError:
         """Return the error for something that has no proved rule."""
         return ModelFileError(
-            f"{self.what}: {why}; no rule is proved for that",
+            f"{self.node.op_type} {self.node.name!r}: {why}; no rule is proved for that",
             allowed="operators and attributes that edge/portable/rules knows",
             remedy="use the backend quantized or hbdk_sim, and report the node",
         )

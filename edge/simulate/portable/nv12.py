@@ -16,27 +16,21 @@ _PREFIX = "nv12_"
 
 
 def decode(graph: Graph, size: tuple[int, int]) -> Value:
-    """Add YUV444 minus 128 from packed NV12; each chroma sample covers its 2x2 block.
+    """Add YUV444 minus 128 from packed NV12, H and W even; each chroma sample covers its 2x2 block.
 
-    Args:
-        graph: to add to; its input :data:`INPUT` is uint8, flat, H*W*3/2 values.
-        size: (H, W), even.
-
-    Returns:
-        int8 range, logical (1, H, W, 3), stored NCHW.
+    The graph's input :data:`INPUT` is uint8, flat, H*W*3/2 values; the result is of int8 range, logical (1, H, W, 3),
+    stored NCHW.
     """
     height, width = size
     luma = height * width
-    parts = []
     whole = graph.add("Cast", INPUT, to=1)
-    parts.append(graph.reshape(graph.slice(whole, 0, luma), (1, 1, height, width)))
+    y = graph.reshape(graph.slice(whole, 0, luma), (1, 1, height, width))
     chroma = graph.slice(whole, luma, luma * 3 // 2)
     # (H/2, W/2, 2) interleaved -> (2, H/2, 1, W/2, 1) -> repeated over the blocks
     planes = graph.add("Transpose", graph.reshape(chroma, (height // 2, width // 2, 2)), perm=[2, 0, 1])
     blocks = graph.reshape(planes, (2, height // 2, 1, width // 2, 1))
     repeated = graph.add("Expand", blocks, graph.constant(np.array([2, height // 2, 2, width // 2, 2]), np.int64))
-    parts.append(graph.reshape(repeated, (1, 2, height, width)))
-    joined = graph.add("Concat", *parts, axis=1)
+    joined = graph.add("Concat", y, graph.reshape(repeated, (1, 2, height, width)), axis=1)
     centred = graph.add("Sub", joined, graph.constant(128.0))
     return Value(centred, (1, height, width, 3), NHWC, -128, 127)
 
@@ -51,11 +45,8 @@ def mark(model: onnx.ModelProto, size: tuple[int, int], *, exact: bool) -> None:
 def put_before(model: onnx.ModelProto, preprocess: Preprocess) -> onnx.ModelProto:
     """Let a float-input network take NV12: decode, normalize, then the network; the model is changed.
 
-    The arithmetic is that of :func:`edge.images.preprocess.network_input_from_nv12`.
-
-    Args:
-        model: its only input is float32 of ``preprocess.input_shape``.
-        preprocess: of the network.
+    The arithmetic is that of :func:`edge.images.preprocess.network_input_from_nv12`. The network's only input is
+    float32 of ``preprocess.input_shape``.
     """
     graph = Graph.empty()
     yuv = decode(graph, preprocess.crop).name

@@ -1,13 +1,12 @@
 """Quantize with onnxruntime alone, for machines that can't run the vendor's compiler.
 
-What comes out is a standard ONNX with QuantizeLinear and DequantizeLinear that takes NV12, as the
-translated models do. It says how a network takes 8 bits, not what the board will answer, and it is never
-called ``.bin``.
+What comes out is a standard ONNX with QuantizeLinear and DequantizeLinear that takes NV12, as the translated models
+do. It says how a network takes 8 bits, not what the board will answer, and it is never called ``.bin``.
 
-Weights are symmetric per output channel and activations are per tensor. Both are *stored* as uint8, weights
-with the middle as zero point. With int8 weights onnxruntime's kernels add pairs of products in 16 bits on
-x86 CPUs that have AVX2 but no VNNI, and saturate: there MobileNetV1 agreed with its float self on 65 % of
-pictures, and on 91 % with uint8 weights, the same as with the arithmetic done in float.
+Weights are symmetric per output channel and activations are per tensor. Both are *stored* as uint8, weights with the
+middle as zero point. With int8 weights onnxruntime's kernels add pairs of products in 16 bits on x86 CPUs that have
+AVX2 but no VNNI, and saturate: there MobileNetV1 agreed with its float self on 65 % of pictures, and on 91 % with
+uint8 weights, the same as with the arithmetic done in float.
 """
 
 from __future__ import annotations
@@ -43,16 +42,9 @@ QDQ = ("QuantizeLinear", "DequantizeLinear")
 
 @frozen
 class PortableResult:
-    """A network of 8-bit integers in standard ONNX.
+    """A network of 8-bit integers in standard ONNX: the file ``<prefix>_portable_int8.onnx`` and how it was made.
 
-    Attributes:
-        onnx: file name, ``<prefix>_portable_int8.onnx``.
-        bytes: its size.
-        sha256: its checksum.
-        seconds: how long quantizing took.
-        quantized: nodes that compute on integers.
-        floating: nodes that stay in float32.
-        pictures: calibration pictures used.
+    ``quantized`` nodes compute on integers, ``floating`` ones stay in float32.
     """
 
     onnx: str
@@ -67,16 +59,10 @@ class PortableResult:
 def quantize(
     *, model: Path, calibration: Path, preprocess: Preprocess, prefix: str, out: Path, reporter: Reporter | None = None
 ) -> PortableResult:
-    """Quantize a float ONNX after training; the same inputs give the same bytes.
+    """Quantize a float classifier with one static picture input; the same inputs give the same bytes.
 
-    Args:
-        model: float classifier with one static picture input.
-        calibration: folder of raw float32 files, 0..255 in the network's colour order and layout, as the
-            vendor's mapper takes them. They go through NV12 first, as on the board, one at a time.
-        preprocess: of the model.
-        prefix: start of the file's name.
-        out: an empty folder.
-        reporter: hears of the progress.
+    ``calibration`` is a folder of raw float32 files, 0..255 in the network's colour order and layout, as the vendor's
+    mapper takes them. They go through NV12 first, as on the board, one at a time.
 
     Raises:
         CalibrationError: no pictures, or one of a wrong size or range.

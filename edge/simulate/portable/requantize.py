@@ -31,14 +31,10 @@ def bounds(bits: int) -> tuple[int, int]:
 
 
 def staircase(t: Integers, scale: Integers, shift: Integers, bits: int, *, nearest: bool) -> Integers:
-    """Return the vendor's ``saturate((t * scale) >> shift)``.
+    """Return the vendor's ``saturate((t * scale) >> shift)`` in ``bits`` bits, 8 or 16; all broadcast.
 
-    Args:
-        t: integers.
-        scale: multiplier, broadcast against ``t``.
-        shift: arithmetic right shift, >= 0, broadcast likewise.
-        bits: of the result.
-        nearest: add half of the divisor first, so that halves go up; else round down.
+    The shift is arithmetic, >= 0. With ``nearest`` half of the divisor is added first, so that halves go up;
+    else it rounds down.
     """
     half = np.where(shift > 0, np.int64(1) << np.maximum(shift - 1, 0), 0) if nearest else 0
     low, high = bounds(bits)
@@ -49,34 +45,22 @@ def staircase(t: Integers, scale: Integers, shift: Integers, bits: int, *, neare
 def requantize(
     graph: Graph,
     t: str,
-    *,
     low: Integers,
     high: Integers,
     scale: Integers,
     shift: Integers,
     bits: int,
-    nearest: bool,
     channels: tuple[int, ...],
+    *,
+    nearest: bool,
     offset: Integers | None = None,
     wide: bool = False,
 ) -> str:
-    """Add the nodes of ``saturate((saturate16(t + offset) * scale) >> shift)``.
+    """Add the nodes of ``saturate((saturate16(t + offset) * scale) >> shift)``; return the float32 result.
 
-    Args:
-        graph: to add to.
-        t: float32 tensor of integers.
-        low: smallest value of ``t + offset`` per channel.
-        high: largest.
-        scale: per channel, or one.
-        shift: per channel, or one.
-        bits: of the result, 8 or 16.
-        nearest: see :func:`staircase`.
-        channels: shape that broadcasts a per-channel constant against ``t``, such as (1, C, 1, 1).
-        offset: integers to add per channel first.
-        wide: ``t`` is float64.
-
-    Returns:
-        The float32 tensor with the result's integers.
+    ``t`` is a tensor of integers, float32 or, if ``wide``, float64; ``t + offset`` lies in ``low``..``high``.
+    These, ``scale`` and ``shift`` are one a channel, or one. ``channels`` is the shape that broadcasts a
+    constant a channel against ``t``, such as (1, C, 1, 1). ``bits`` and ``nearest`` as for :func:`staircase`.
     """
     count = max(low.size, scale.size, shift.size)
     low, high, scale, shift = (np.broadcast_to(a, count).astype(np.int64) for a in (low, high, scale, shift))
@@ -95,16 +79,8 @@ def search(
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]] | None:
     """Find S and d with ``round((t + d) / S)`` equal to the 8-bit staircase for every t of every channel.
 
-    Args:
-        low: smallest t + offset, (C,).
-        high: largest, (C,).
-        scale: (C,).
-        shift: (C,).
-        offset: (C,); t is what float32 sees, t + offset what the staircase sees.
-        nearest: see :func:`staircase`.
-
-    Returns:
-        (S, d), float32 (C,); None if some channel has none, or a scale that is not positive.
+    Every argument is (C,). t is what float32 sees, t + offset, in low..high, what the staircase sees.
+    Returns (S, d), float32 (C,); None if some channel has none, or a scale that is not positive.
     """
     if (scale <= 0).any():
         return None
@@ -118,7 +94,9 @@ def search(
     before = np.where(reachable, line + 1, np.inf).min(axis=1)
     at = np.maximum(at, np.where(first > -128, (first - 0.5) * ideal - low, -np.inf))
     before = np.minimum(before, np.where(last < 127, (last + 0.5) * ideal - high, np.inf))
-    at, before = _finite(at, before)
+    # Close a window that is open to a side because the result is saturated there for every t.
+    at = np.where(np.isfinite(at), at, np.where(np.isfinite(before), before - 1, 0))
+    before = np.where(np.isfinite(before), before, at + 1)
     chosen_s = np.zeros(len(scale), np.float32)
     chosen_d = np.zeros(len(scale), np.float32)
     open_channels = np.arange(len(scale))
@@ -135,12 +113,6 @@ def search(
             if not open_channels.size:
                 return chosen_s, chosen_d
     return None
-
-
-def _finite(at: NDArray[np.float64], before: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Close a window that is open to a side because the result is saturated there for every t."""
-    at = np.where(np.isfinite(at), at, np.where(np.isfinite(before), before - 1, 0))
-    return at, np.where(np.isfinite(before), before, at + 1)
 
 
 def _steps(scale: Integers, shift: Integers, *, nearest: bool) -> tuple[Integers, Integers]:
@@ -183,13 +155,9 @@ def _inside_out(count: int) -> list[int]:
 
 def _clip_matters(low: Integers, high: Integers, scale: Integers, shift: Integers, bits: int, *, nearest: bool) -> bool:
     """Whether saturating t to 16 bits changes any result: often the result is saturated there anyway."""
-    matters = False
-    for ends in (low, high):
-        inside = np.clip(ends, *INT16)
-        a = staircase(ends, scale, shift, bits, nearest=nearest)
-        b = staircase(inside, scale, shift, bits, nearest=nearest)
-        matters = matters or bool((a != b).any())
-    return matters
+    ends = np.stack([low, high])
+    whole, inside = (staircase(t, scale, shift, bits, nearest=nearest) for t in (ends, np.clip(ends, *INT16)))
+    return bool((whole != inside).any())
 
 
 def _in_float32(
@@ -200,11 +168,8 @@ def _in_float32(
     if d.any():
         t = graph.add("Add", t, graph.constant(d.reshape(channels) if d.size > 1 else d.reshape(())))
     if divisor.size == 1:
-        zero = graph.constant(np.zeros((), np.int8), np.int8)
-        return graph.cast_integer(graph.add("QuantizeLinear", t, graph.constant(divisor.reshape(())), zero))
-    zero = graph.constant(np.zeros(divisor.size, np.int8), np.int8)
-    axis = channels.index(divisor.size)
-    return graph.cast_integer(graph.add("QuantizeLinear", t, graph.constant(divisor), zero, axis=axis))
+        return graph.quantized(t, divisor.reshape(()))
+    return graph.quantized(t, divisor, axis=channels.index(divisor.size))
 
 
 def _in_float64(

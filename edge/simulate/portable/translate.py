@@ -20,12 +20,9 @@ SUFFIX = "_portable_int8.onnx"
 
 @frozen
 class TranslateResult:
-    """A portable model that computes the program's integers.
+    """The name of a file that computes the program's integers, and the number of nodes of the vendor's graph.
 
-    Attributes:
-        onnx: file name, ``<prefix>_portable_int8.onnx``; None where an operator has no rule.
-        nodes: of the vendor's graph.
-        why_not: what has no rule.
+    Where an operator has no rule, ``onnx`` is None and ``why_not`` names it.
     """
 
     onnx: str | None
@@ -34,20 +31,16 @@ class TranslateResult:
 
 
 def translate(*, quantized: Path, prefix: str, out: Path) -> TranslateResult:
-    """Write the portable model of a quantized ONNX; the same input gives the same bytes.
+    """Write ``<prefix>_portable_int8.onnx`` of the compiler's ``*_quantized_model.onnx``, which takes one NV12 picture.
 
-    Args:
-        quantized: the compiler's ``*_quantized_model.onnx``, with one NV12 picture as input.
-        prefix: start of the file's name.
-        out: an existing folder.
+    The same input gives the same bytes.
 
     Raises:
         ModelFileError: the file can't be read, or holds an operator that no rule is proved for; it is named.
     """
     source = load_onnx(quantized)
-    model = translated(source)
     target = out / f"{prefix}{SUFFIX}"
-    onnx.save(model, target)
+    onnx.save(translated(source), target)
     return TranslateResult(target.name, len(source.graph.node))
 
 

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto
 
 from edge.simulate.portable.graph import EXACT, Graph, Source, Value, channels, spread
-from edge.simulate.portable.requantize import Integers, bounds, requantize
+from edge.simulate.portable.requantize import bounds, requantize
 from edge.simulate.portable.rules.sums import INT32, wrapped
 
 
@@ -53,16 +53,12 @@ def add(graph: Graph, source: Source) -> Sequence[Value]:
     digits = max(a.limit, (b.limit * source.integers("e_scale")).max(), -low, high)
     if (e_shift < 0).any():
         raise source.unknown("e_shift is negative")
-    if (up < 0).any() or digits >= EXACT or _beyond_int32(low, high, right):
+    if (up < 0).any() or digits >= EXACT or max(-low, high) << int(right.max()) >= INT32:
         return [_wide_sum(graph, source, (a, b), (a_factor, e_factor), (low, high), shape, axes)]
     x = graph.add("Mul", a.name, graph.constant(spread(a_factor, axes))) if up.any() else a.name
     y = graph.add("Floor", graph.add("Mul", b.name, graph.constant(spread(e_factor, axes))))
     name = graph.add("Add", x, y)
     return [_tail(graph, source, name, low << int(right.min()), high << int(right.max()), shape, axes)]
-
-
-def _beyond_int32(low: int, high: int, right: Integers) -> bool:
-    return max(-low, high) << int(right.max()) >= INT32
 
 
 def _wide_sum(
@@ -121,17 +117,7 @@ def _tail(
     right = source.integers("accu_right_shift")
     bits = source.attributes["output_bit"]
     scale = source.integers("output_scale")
-    name = requantize(
-        graph,
-        t,
-        low=np.int64(low) >> right,
-        high=np.int64(high) >> right,
-        scale=scale,
-        shift=source.integers("output_right_shift"),
-        bits=bits,
-        nearest=True,
-        channels=channels(axes, max(right.size, scale.size)),
-        wide=wide,
-    )
-    smallest, largest = bounds(bits)
-    return Value(name, shape, axes, smallest, largest)
+    ends = np.int64(low) >> right, np.int64(high) >> right
+    shift, stored = source.integers("output_right_shift"), channels(axes, max(right.size, scale.size))
+    name = requantize(graph, t, *ends, scale, shift, bits, stored, nearest=True, wide=wide)
+    return Value(name, shape, axes, *bounds(bits))

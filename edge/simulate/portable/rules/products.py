@@ -1,11 +1,10 @@
 """Sums of products: convolutions, plain, transposed and of the preprocess node, and matrix products.
 
-A convolution is ``sat((sat16(acc >> right_shift) * scale) >> out_shift)``, rounding down twice. acc is the
-int32 sum of products and bias. A residual that is added inside (``use_sumin``) enters acc as ``e * e_scale``,
-shifted by ``e_shift`` to the left, or to the right rounding down. A transposed convolution is the same with
-other names: ``sat((sat16(acc >> accu_right_shift) * y_quant_scale) >> y_right_shift)``, its bias shifted up
-by ``b_left_shift``. A product of two computed matrices has no bias, and rounds its second shift as
-``rounding_method`` says.
+A convolution is ``sat((sat16(acc >> right_shift) * scale) >> out_shift)``, rounding down twice. acc is the int32 sum
+of products and bias. A residual that is added inside (``use_sumin``) enters acc as ``e * e_scale``, shifted by
+``e_shift`` to the left, or to the right rounding down. A transposed convolution is the same with other names:
+``sat((sat16(acc >> accu_right_shift) * y_quant_scale) >> y_right_shift)``, its bias shifted up by ``b_left_shift``. A
+product of two computed matrices has no bias, and rounds its second shift as ``rounding_method`` says.
 """
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from attrs import frozen
+from attrs import evolve, frozen
 from numpy.typing import NDArray
 from onnx import TensorProto
 
@@ -43,11 +42,6 @@ class Accumulated:
     offset: Integers
     wide: bool = False
 
-    @property
-    def channels(self) -> int:
-        """Output channels."""
-        return self.shape[-1]
-
 
 def convolution(graph: Graph, source: Source) -> Sequence[Value]:
     """Convolve pictures of integers, grouped or not, with or without a residual."""
@@ -61,25 +55,28 @@ def convolution(graph: Graph, source: Source) -> Sequence[Value]:
     bias = source.constant(2).astype(np.int64) << np.maximum(source.constant(3), 0).astype(np.int64)
     bits = source.attributes["output_bit"]
     if source.attributes.get("high_precision_output"):
-        return [_whole(graph, source, x, weight, bias)]
+        return [_activated(graph, source, _whole(graph, source, x, weight, bias))]
     t = accumulate(graph, source, x, weight, bias, source.attributes, residual)
+    return [_activated(graph, source, _scaled(graph, source, t, bits))]
+
+
+def _scaled(
+    graph: Graph, source: Source, t: Accumulated, bits: int, scale: str = "scale", shift: str = "out_shift"
+) -> Value:
+    """Add scale, shift (the names of their attributes) and saturation to a sum."""
+    count = t.shape[-1]
+    scales, shifts, stored = source.integers(scale, count), source.integers(shift, count), (1, count, 1, 1)
     name = requantize(
-        graph,
-        t.name,
-        low=t.low,
-        high=t.high,
-        scale=source.integers("scale", t.channels),
-        shift=source.integers("out_shift", t.channels),
-        bits=bits,
-        nearest=False,
-        channels=(1, t.channels, 1, 1),
-        offset=t.offset,
-        wide=t.wide,
+        graph, t.name, t.low, t.high, scales, shifts, bits, stored, nearest=False, offset=t.offset, wide=t.wide
     )
-    low, high = bounds(bits)
-    if source.attributes.get("activation") == "relu":
-        name, low = graph.add("Relu", name), 0
-    return [Value(name, t.shape, NHWC, low, high)]
+    return Value(name, t.shape, NHWC, *bounds(bits))
+
+
+def _activated(graph: Graph, source: Source, x: Value) -> Value:
+    """Add the rectifier where the node has one."""
+    if source.attributes.get("activation") != "relu":
+        return x
+    return evolve(x, name=graph.add("Relu", x.name), low=0, high=max(x.high, 0))
 
 
 def accumulate(
@@ -91,23 +88,12 @@ def accumulate(
     geometry: Mapping[str, Any],
     residual: Value | None = None,
 ) -> Accumulated:
-    """Add ``acc >> right_shift`` in float32, exactly.
+    """Add ``acc >> right_shift`` in float32, exactly; in float64 where a partial sum may reach 2^24.
 
-    The weights are scaled by 2^-right_shift, which changes no digit, so that the shift is a Floor. A bias
-    that is too large for the convolution is cut at the shift: what lies above is a whole number of steps,
-    left as an offset.
-
-    Args:
-        graph: to add to.
-        source: the node, for its shifts and for messages.
-        x: stored as NCHW.
-        weight: int8, (O, kH, kW, I / group).
-        bias: int32, (O,).
-        geometry: ``strides``, ``pads``, ``dilations``, ``group``; ONNX's defaults where missing.
-        residual: integers to add, e.
-
-    Raises:
-        ModelFileError: a partial sum may reach 2^24, beyond which float32 is not exact.
+    The weights are scaled by 2^-right_shift, which changes no digit, so that the shift is a Floor. A bias that is too
+    large for the convolution is cut at the shift: what lies above is a whole number of steps, left as an offset.
+    ``x`` is stored as NCHW, ``weight`` int8 (O, kH, kW, I / group), ``bias`` int32 (O,); ``geometry`` is ``strides``,
+    ``pads``, ``dilations`` and ``group``, ONNX's defaults where missing.
     """
     channels = weight.shape[0]
     right = source.integers("right_shift", channels)
@@ -219,10 +205,7 @@ def _whole(graph: Graph, source: Source, x: Value, weight: NDArray[Any], bias: I
         name = wide_convolve(graph, source, x, weight, unit, source.attributes)
         name = graph.add("Add", name, graph.constant(spread(bias.astype(np.float64)), np.float64))
         name = graph.add("Cast", wrapped(graph, name, largest, np.ones(())), to=TensorProto.FLOAT)
-    ends = (max(int(low.min()), -INT32), min(int(high.max()), INT32 - 1))
-    if source.attributes.get("activation") == "relu":
-        return Value(graph.add("Relu", name), shape, NHWC, 0, max(ends[1], 0))
-    return Value(name, shape, NHWC, *ends)
+    return Value(name, shape, NHWC, max(int(low.min()), -INT32), min(int(high.max()), INT32 - 1))
 
 
 def _shape(x: Value, weight: NDArray[Any], geometry: Mapping[str, Any]) -> tuple[int, ...]:
@@ -247,24 +230,9 @@ def preprocess(graph: Graph, source: Source) -> Sequence[Value]:
     )
     if np.any(source.constant(3)):
         raise source.unknown("bias_b_scale is not 0")
-    bits = source.attributes["output_bit"]
     x = graph.picture(graph.values[source.node.input[0]])
     t = accumulate(graph, source, x, source.constant(1), source.constant(2), {})
-    name = requantize(
-        graph,
-        t.name,
-        low=t.low,
-        high=t.high,
-        scale=source.integers("scale", t.channels),
-        shift=source.integers("out_shift", t.channels),
-        bits=bits,
-        nearest=False,
-        channels=(1, t.channels, 1, 1),
-        offset=t.offset,
-        wide=t.wide,
-    )
-    low, high = bounds(bits)
-    return [Value(name, t.shape, x.axes, low, high)]
+    return [_scaled(graph, source, t, source.attributes["output_bit"])]
 
 
 def transposed_convolution(graph: Graph, source: Source) -> Sequence[Value]:
@@ -279,12 +247,12 @@ def transposed_convolution(graph: Graph, source: Source) -> Sequence[Value]:
     if (up < 0).any():
         raise source.unknown("b_left_shift is negative")
     right = source.integers("accu_right_shift", channels)
-    strides = source.attributes.get("strides", [1, 1])
+    strides, dilations = source.attributes.get("strides", [1, 1]), source.attributes.get("dilations", [1, 1])
     # (I, kH, kW, O / group) -> output channels first
     inputs = weight.shape[0] // groups
     first = weight.reshape(groups, inputs, *weight.shape[1:]).transpose(0, 4, 2, 3, 1)
     first = first.reshape(channels, *weight.shape[1:3], inputs)
-    low, high = _reach(x, first, source.attributes.get("dilations", [1, 1]), strides)
+    low, high = _reach(x, first, dilations, strides)
     steps, rest = bias >> right, bias & ((np.int64(1) << right) - 1)
     largest = np.maximum(np.abs(low), np.abs(high)) + rest
     if (largest >= EXACT).any():
@@ -299,30 +267,15 @@ def transposed_convolution(graph: Graph, source: Source) -> Sequence[Value]:
     }
     shape = list(source.attributes.get("kernel_shape", weight.shape[1:3]))
     inputs_of_node = [x.name, graph.constant(kernel), graph.constant(rest * unit)]
-    name = graph.add("ConvTranspose", *inputs_of_node, kernel_shape=shape, **geometry)
-    name = graph.add("Floor", name)
-    name = requantize(
-        graph,
-        name,
-        low=((low + rest) >> right) + steps,
-        high=((high + rest) >> right) + steps,
-        scale=source.integers("y_quant_scale", channels),
-        shift=source.integers("y_right_shift", channels),
-        bits=8,
-        nearest=False,
-        channels=(1, channels, 1, 1),
-        offset=steps,
-    )
-    least, most = bounds(8)
-    if source.attributes.get("activation") == "relu":
-        name, least = graph.add("Relu", name), 0
+    name = graph.add("Floor", graph.add("ConvTranspose", *inputs_of_node, kernel_shape=shape, **geometry))
     pads, extra = source.attributes.get("pads", [0] * 4), source.attributes.get("output_padding", [0, 0])
-    dilations = source.attributes.get("dilations", [1, 1])
     sides = [
         (x.shape[1 + i] - 1) * strides[i] + dilations[i] * (shape[i] - 1) + 1 + extra[i] - pads[i] - pads[2 + i]
         for i in range(2)
     ]
-    return [Value(name, (x.shape[0], *sides, channels), NHWC, least, most)]
+    ends = ((low + rest) >> right) + steps, ((high + rest) >> right) + steps
+    t = Accumulated(name, (x.shape[0], *sides, channels), *ends, steps)
+    return [_activated(graph, source, _scaled(graph, source, t, 8, "y_quant_scale", "y_right_shift"))]
 
 
 def _reach(
@@ -367,15 +320,7 @@ def matmul(graph: Graph, source: Source) -> Sequence[Value]:
         ends = (graph.constant(end, np.float64) for end in INT16)
         name = graph.add("Cast", graph.add("Clip", graph.add("Floor", name), *ends), to=TensorProto.FLOAT)
         low, high = INT16
-    name = requantize(
-        graph,
-        name,
-        low=np.array([low]),
-        high=np.array([high]),
-        scale=source.integers("scale", 1),
-        shift=source.integers("out_shift", 1),
-        bits=bits,
-        nearest=source.attributes["rounding_method"] == "ROUND",
-        channels=(),
-    )
+    scale, shift = source.integers("scale", 1), source.integers("out_shift", 1)
+    nearest = source.attributes["rounding_method"] == "ROUND"
+    name = requantize(graph, name, np.array([low]), np.array([high]), scale, shift, bits, (), nearest=nearest)
     return [Value(name, shape, axes, *bounds(bits))]

@@ -26,8 +26,7 @@ def quantize(graph: Graph, source: Source) -> Sequence[Value]:
     low, high = bounds(bits)
     factor = graph.constant(scale.reshape(()))
     if bits == 8:
-        zero = graph.constant(np.zeros((), np.int8), np.int8)
-        name = graph.cast_integer(graph.add("QuantizeLinear", x.name, factor, zero))
+        name = graph.quantized(x.name, scale.reshape(()))
     else:
         name = graph.add("Round", graph.add("Div", x.name, factor))
         name = graph.add("Clip", name, graph.constant(low), graph.constant(high))
@@ -46,17 +45,8 @@ def rescale(graph: Graph, source: Source) -> Sequence[Value]:
     elif scale.size != x.shape[-1] or shift.size != x.shape[-1]:
         raise source.unknown(f"{scale.size} scales for {x.shape[-1]} channels")
     bits = source.attributes["bits"]
-    name = requantize(
-        graph,
-        x.name,
-        low=np.array([x.low]),
-        high=np.array([x.high]),
-        scale=scale,
-        shift=shift,
-        bits=bits,
-        nearest=True,
-        channels=channels(x.axes, scale.size),
-    )
+    ends = np.array([x.low]), np.array([x.high])
+    name = requantize(graph, x.name, *ends, scale, shift, bits, channels(x.axes, scale.size), nearest=True)
     low, high = bounds(bits)
     return [evolve(x, name=name, low=low, high=high)]
 

@@ -119,17 +119,8 @@ def _tail(
             name = graph.add("Add", name, graph.constant(half.reshape(stored if half.size > 1 else ())))
         name = graph.add("Floor", name)
     bits = source.attributes["output_bit"]
-    name = requantize(
-        graph,
-        name,
-        low=(np.int64(total.low) >> right),
-        high=(np.int64(total.high) >> right) + 1,
-        scale=scales,
-        shift=shifts,
-        bits=bits,
-        nearest=nearest,
-        channels=stored,
-    )
+    ends = np.int64(total.low) >> right, (np.int64(total.high) >> right) + 1
+    name = requantize(graph, name, *ends, scales, shifts, bits, stored, nearest=nearest)
     low, high = bounds(bits)
     return evolve(total, name=name, low=low, high=high)
 

@@ -21,12 +21,9 @@ _HALF = 8  # bits of the lower part of an int16
 
 
 def reach(low: int, high: int, weight: NDArray[Any]) -> tuple[Integers, Integers]:
-    """Return the smallest and largest sum of products per output channel; padding adds zeros.
+    """Return the smallest and largest sum of products of inputs in low..high per output channel, weight's first axis.
 
-    Args:
-        low: smallest input.
-        high: largest.
-        weight: integers, output channels first.
+    Padding adds zeros.
     """
     flat = weight.reshape(weight.shape[0], -1).astype(np.int64)
     positive, negative = np.maximum(flat, 0).sum(1), np.minimum(flat, 0).sum(1)
@@ -35,18 +32,11 @@ def reach(low: int, high: int, weight: NDArray[Any]) -> tuple[Integers, Integers
 
 
 def convolve(graph: Graph, x: str, kernel: NDArray[Any], bias: NDArray[Any] | None, geometry: Mapping[str, Any]) -> str:
-    """Add a Conv.
+    """Add a Conv of ``x``, float32 NCHW, with a kernel (O, I / group, kH, kW) and a bias (O,).
 
-    Args:
-        graph: to add to.
-        x: float32, NCHW.
-        kernel: (O, I / group, kH, kW).
-        bias: (O,).
-        geometry: ``strides``, ``pads``, ``dilations``, ``group``; ONNX's defaults where missing.
+    ``geometry`` is ``strides``, ``pads``, ``dilations`` and ``group``; ONNX's defaults where missing.
     """
-    attributes: dict[str, Any] = {
-        key: geometry[key] for key in ("strides", "pads", "dilations", "group") if key in geometry
-    }
+    attributes = {key: geometry[key] for key in ("strides", "pads", "dilations", "group") if key in geometry}
     inputs = [x, graph.constant(kernel)]
     if bias is not None and bias.any():
         inputs.append(graph.constant(bias))
@@ -56,15 +46,9 @@ def convolve(graph: Graph, x: str, kernel: NDArray[Any], bias: NDArray[Any] | No
 def wide_convolve(
     graph: Graph, source: Source, x: Value, weight: NDArray[Any], unit: NDArray[np.float64], geometry: Mapping[str, Any]
 ) -> str:
-    """Add an exact convolution of any size, as float64.
+    """Add an exact convolution of any size, as float64, its sums multiplied with ``unit``: powers of two, (O,).
 
-    Args:
-        graph: to add to.
-        source: for messages.
-        x: stored as NCHW.
-        weight: integers, (O, kH, kW, I / group).
-        unit: powers of two, (O,), that the sums are multiplied with.
-        geometry: as for :func:`convolve`.
+    ``x`` is stored as NCHW, ``weight`` is of integers, (O, kH, kW, I / group), ``geometry`` as for :func:`convolve`.
     """
     total = ""
     for name, low, high, factor in _halves(graph, x):
@@ -76,13 +60,9 @@ def wide_convolve(
 
 
 def wrapped(graph: Graph, name: str, largest: int, unit: NDArray[np.float64]) -> str:
-    """Add what int32 makes of a float64 sum: beyond 2^31 it wraps.
+    """Add what int32 makes of float64 sums up to a magnitude: beyond 2^31 they wrap.
 
-    Args:
-        graph: to add to.
-        name: float64 sums, each multiplied with its ``unit``.
-        largest: magnitude that a sum can have; below 2^31 nothing is added.
-        unit: powers of two, shaped to broadcast against the sums.
+    Each sum is multiplied with its ``unit``, a power of two, shaped to broadcast against the sums.
     """
     if largest < INT32:
         return name

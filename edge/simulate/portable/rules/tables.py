@@ -123,8 +123,7 @@ def prelu(graph: Graph, source: Source) -> Sequence[Value]:
         raise source.unknown(f"{slope.size} slopes for {x.shape[-1]} channels")
     steps = 1 << bits
     if slope.size * steps <= TABLE:
-        every = np.arange(*bounds(bits), dtype=np.int64)
-        every = np.append(every, bounds(bits)[1])
+        every = np.arange(-(steps // 2), steps // 2, dtype=np.int64)
         table = _function(source, every[None], slope[:, None], bits)
         name = _look_up(graph, x, table, steps)
     else:
@@ -157,17 +156,8 @@ def _computed(graph: Graph, source: Source, x: Value, slope: Integers, bits: int
     """Compute both sides and choose; the product of two int16 needs float64."""
 
     def tail(t: str, low: int, high: int, sign: str) -> str:
-        return requantize(
-            graph,
-            t,
-            low=np.array([low]),
-            high=np.array([high]),
-            scale=_one(source, f"{sign}_scale"),
-            shift=_one(source, f"{sign}_right_shift"),
-            bits=bits,
-            nearest=True,
-            channels=(),
-        )
+        scale, shift = _one(source, f"{sign}_scale"), _one(source, f"{sign}_right_shift")
+        return requantize(graph, t, np.array([low]), np.array([high]), scale, shift, bits, (), nearest=True)
 
     unit = slope * np.exp2(-_one(source, "accu_right_shift").astype(np.float64))
     wide = graph.add("Cast", x.name, to=TensorProto.DOUBLE)
