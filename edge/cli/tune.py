@@ -180,9 +180,8 @@ def tune_command(
 ) -> None:
     """Search the recipe with which MODEL loses least accuracy at nearly int8's speed.
 
-    Half of the pictures are searched on, the figures at the end are of the other half. Every trial is a real
-    compile; finished ones are kept, and the same command goes on from there. edge build takes the recipe by
-    itself.
+    Half of the pictures are searched on, the figures at the end are of the other half. Every trial is a real compile;
+    finished ones are kept, and the same command goes on from there. edge build takes the recipe by itself.
     """
     import cattrs
     from attrs import evolve

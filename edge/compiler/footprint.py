@@ -110,11 +110,10 @@ def estimate(extent: Extent, purpose: Purpose, pictures: int = 100) -> int:
       picture's input (100 pictures beside 16); 17 copies of the first 60 M weights and 5 of the rest
       (NextViT and ConvNeXt_large at 384x384).
 
-    Copies are those that lie above all measured, 5 % and more. What the compiler fuses, such as a swish,
-    counts all the same, so that such a network takes up to 1.65 times less. Level and 16-bit outputs change
-    nothing (O2 beside O0 2 MiB, int16 beside int8 outputs 3). The checker, which does not calibrate, takes
-    the same at every input size (455 MiB at 1024x1024), and at most the smaller of 550 MiB with 17 copies of
-    the weights and 1200 MiB with 12.5.
+    Copies are those that lie above all measured, 5 % and more. What the compiler fuses, such as a swish, counts all
+    the same, so that such a network takes up to 1.65 times less. Level and 16-bit outputs change nothing (O2 beside O0
+    2 MiB, int16 beside int8 outputs 3). The checker, which does not calibrate, takes the same at every input size (455
+    MiB at 1024x1024), and at most the smaller of 550 MiB with 17 copies of the weights and 1200 MiB with 12.5.
 
     Args:
         extent: of the network.

@@ -59,8 +59,7 @@ def bundle(source: Path, out: Path | None = None) -> Bundle:
 
     Args:
         source: a build folder, a bundle, or a program file in one of them.
-        out: a folder, or a name ending in ``.tar.gz`` or ``.tgz``; by default ``<source>_bundle`` beside the
-            source.
+        out: a folder, or a name ending in ``.tar.gz`` or ``.tgz``; by default ``<source>_bundle`` beside the source.
 
     Raises:
         ModelFileError: no finished build, or a file that is not what ``metadata.json`` says.

@@ -1,10 +1,9 @@
 """Count the operator patterns that the compiler fuses into one operator.
 
-A simplifier that folds one constant of a pattern elsewhere hides it from the compiler, and the graph gets
-slower. Each rule here was found by handing one-pattern nets to hb_mapper 1.24.3 and reading its node table:
-what it does not fuse (a GELU written with x * 0.5 first, or by tanh; a Softmax written with Exp) is not
-counted either. Every value inside a pattern must have one reader: with a second one the compiler leaves the
-pattern alone, or even fails.
+A simplifier that folds one constant of a pattern elsewhere hides it from the compiler, and the graph gets slower. Each
+rule here was found by handing one-pattern nets to hb_mapper 1.24.3 and reading its node table: what it does not fuse
+(a GELU written with x * 0.5 first, or by tanh; a Softmax written with Exp) is not counted either. Every value inside a
+pattern must have one reader: with a second one the compiler leaves the pattern alone, or even fails.
 """
 
 from __future__ import annotations

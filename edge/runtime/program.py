@@ -51,8 +51,7 @@ def locate(path: str | Path) -> Program:
     """Find the program's files and check those that ``metadata.json`` lists by size.
 
     Args:
-        path: a build folder, a bundle, a ``.bin``, or a ``*_portable_int8.onnx`` or
-            ``*_quantized_model.onnx``.
+        path: a build folder, a bundle, a ``.bin``, or a ``*_portable_int8.onnx`` or ``*_quantized_model.onnx``.
 
     Raises:
         ModelFileError: nothing is there, a listed file is missing or of another size.

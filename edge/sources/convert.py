@@ -147,8 +147,7 @@ def _store_constants(graph: onnx.GraphProto) -> None:
 def _mean_squares(graph: onnx.GraphProto) -> None:
     """Rewrite ReduceSumSquare(x) / n, MindSpore's variance, as ReduceMean(x ** 2): the BPU has no former.
 
-    n has to be the number of elements that are summed, by the inferred shape. Where it is not so, the node
-    stays.
+    n has to be the number of elements that are summed, by the inferred shape. Where it is not so, the node stays.
     """
     import onnx
     from onnx import helper, numpy_helper

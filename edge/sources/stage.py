@@ -34,8 +34,7 @@ class Weights:
     """Where the weights came from.
 
     Attributes:
-        source: ``timm``, ``vendor``, ``demo``, ``random``, ``onnx``, ``torchscript``, ``paddle`` or
-            ``mindspore``.
+        source: ``timm``, ``vendor``, ``demo``, ``random``, ``onnx``, ``torchscript``, ``paddle`` or ``mindspore``.
         tag: timm tag, URL or file name.
         sha256: of the weights' file; of the exported ONNX for ``random``.
         seed: of ``random``; else None.

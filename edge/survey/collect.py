@@ -181,11 +181,10 @@ class Collected:
 def collect(build_dir: Path, specs: Iterable[ModelSpec], known: Records | None = None) -> Collected:
     """Return what a folder of builds holds of each model.
 
-    Counts and checks are those that ``edge models`` kept there. A compile counts if it is what
-    ``request_of`` asks for, at any level and with any calibration pictures: the model's own input and recipe,
-    its own weights or random ones of seed 0, and the network that the model's check saw, where the weights
-    are the same. Of several it is the one of the highest level, and the newest of those, whether its build
-    went on to its end or not.
+    Counts and checks are those that ``edge models`` kept there. A compile counts if it is what ``request_of`` asks
+    for, at any level and with any calibration pictures: the model's own input and recipe, its own weights or random
+    ones of seed 0, and the network that the model's check saw, where the weights are the same. Of several it is the
+    one of the highest level, and the newest of those, whether its build went on to its end or not.
 
     Args:
         build_dir: folder of the builds.

@@ -29,8 +29,7 @@ class Counted:
         macs: multiply-accumulates of convolutions and matrix products for one picture.
         attention: those of ``macs`` between two activations.
         other: operations of everything else.
-        published_at: side of the square input for which the published FLOPs were counted, where that is
-            another.
+        published_at: side of the square input for which the published FLOPs were counted, where that is another.
         macs_published_at: ``macs`` at that input.
         versions: of what exported and counted.
         max_error: of the exported ONNX against the framework that it came from, as a share of the range of
@@ -59,8 +58,7 @@ class Checked:
         bpu: nodes on the BPU, as the compiler merges them.
         cpu: nodes on the CPU.
         tail: names of the CPU nodes behind the last BPU node: what turns the result into scores.
-        moved: names of CPU nodes before it that the model's recipe moves to the BPU, which the checker is not
-            told of.
+        moved: names of CPU nodes before it that the model's recipe moves to the BPU, which the checker is not told of.
         inside: names of all other CPU nodes.
         seconds: of export, simplification and check together.
         peak_memory: bytes that the checker held at most; None if unknown.
@@ -178,9 +176,8 @@ class Record:
     def update(self, new: Record) -> Record:
         """Return this record with what is new.
 
-        A compile gives way to one of the same or a higher level, and to any if it is of another network than
-        the check saw. A check that failed for want of memory or of a compiler is no reason to forget one that
-        did not.
+        A compile gives way to one of the same or a higher level, and to any if it is of another network than the check
+        saw. A check that failed for want of memory or of a compiler is no reason to forget one that did not.
         """
         checked = new.checked or self.checked
         if checked and checked.machine and self.checked and not self.checked.failed:

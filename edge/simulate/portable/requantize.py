@@ -1,12 +1,11 @@
 """The step at the end of almost every quantized operator: scale, shift, saturate - with the same integers.
 
-The vendor computes ``saturate((t * scale) >> shift)`` in integers, t being 16 bits, rounding down or to
-nearest. That is a staircase in t, and a staircase with at most 256 steps is told by the places of its
-steps. In float32 ``round((t + d) / S)`` is a staircase too, because every float operation is monotone. The
-two are equal for all t if they are equal just before and at each step, which is checked here with the very
-float32 operations that onnxruntime will do. d and S are searched for near their ideal values until the
-check holds for each channel; where none is found, the step is done in float64, which holds every product
-exactly.
+The vendor computes ``saturate((t * scale) >> shift)`` in integers, t being 16 bits, rounding down or to nearest. That
+is a staircase in t, and a staircase with at most 256 steps is told by the places of its steps. In float32 ``round((t +
+d) / S)`` is a staircase too, because every float operation is monotone. The two are equal for all t if they are equal
+just before and at each step, which is checked here with the very float32 operations that onnxruntime will do. d and S
+are searched for near their ideal values until the check holds for each channel; where none is found, the step is done
+in float64, which holds every product exactly.
 """
 
 from __future__ import annotations

@@ -6,10 +6,9 @@ Not imported by edge. One JSON object as the only argument::
      "layout": "NCHW", "seed": 0, "pictures": 2, "range": [-2, 2],
      "out": "model.onnx", "scores": "scores.npz"}
 
-Writes what paddle2onnx makes at opset 11, and what Paddle itself answers to seeded inputs: ``inputs``
-(pictures, 1, ...) and ``outputs`` (pictures, ...), float32. The last line of stdout is one JSON object:
-``{"versions", "input"}``, or with exit status 1 ``{"error": "one line", "about": "model" or "input",
-"remedy": "one line" or null}``.
+Writes what paddle2onnx makes at opset 11, and what Paddle itself answers to seeded inputs: ``inputs`` (pictures, 1,
+...) and ``outputs`` (pictures, ...), float32. The last line of stdout is one JSON object: ``{"versions", "input"}``,
+or with exit status 1 ``{"error": "one line", "about": "model" or "input", "remedy": "one line" or null}``.
 """
 
 from __future__ import annotations
