@@ -29,15 +29,10 @@ DEMO = "demo:test"
 
 @frozen
 class BuildResult:
-    """A finished build. It is also a path: ``edge.load(built)`` opens its program.
+    """A finished build. It is also a path: ``edge.load(built)`` opens its program."""
 
-    Attributes:
-        folder: the build folder, such as ``build/ConvNeXt_atto``.
-        manifest: the content of ``manifest.json``, as JSON values.
-    """
-
-    folder: Path
-    manifest: Mapping[str, Any] = field(repr=False)
+    folder: Path  #: the build folder, such as ``build/ConvNeXt_atto``.
+    manifest: Mapping[str, Any] = field(repr=False)  #: the content of ``manifest.json``, as JSON values.
 
     def __fspath__(self) -> str:
         return str(self.folder)

@@ -132,17 +132,11 @@ def discard_stale(root: Path, models: Collection[str]) -> None:
 
 @frozen
 class Answered:
-    """What one hop has now.
+    """What one hop has now."""
 
-    Attributes:
-        known: whether it has an answer, of each picture of the set.
-        computed: pictures that were computed now.
-        seconds: that took.
-    """
-
-    known: NDArray[np.bool_]
-    computed: int
-    seconds: float
+    known: NDArray[np.bool_]  #: whether it has an answer, of each picture of the set.
+    computed: int  #: pictures that were computed now.
+    seconds: float  #: that took.
 
 
 def measure(

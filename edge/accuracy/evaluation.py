@@ -39,17 +39,11 @@ _STAND_FOR_THE_PROGRAM: tuple[HopName, ...] = ("quantized", "portable")
 
 @frozen
 class Pictures:
-    """What is measured on.
+    """What is measured on."""
 
-    Attributes:
-        images: the set; labels are class indices.
-        unlabelled: why there is no Top-1; empty if the labels speak of the network's classes.
-        seed: of the sample of hops that take one, and of the bootstrap.
-    """
-
-    images: ImageSet
-    unlabelled: str = ""
-    seed: int = 0
+    images: ImageSet  #: the set; labels are class indices.
+    unlabelled: str = ""  #: why there is no Top-1; empty if the labels speak of the network's classes.
+    seed: int = 0  #: of the sample of hops that take one, and of the bootstrap.
 
 
 def evaluate(

@@ -49,25 +49,15 @@ _CODE = "edge.measure.networks"
 
 @frozen
 class Subject:
-    """What is measured: a network on its way from float to program.
+    """What is measured: a network on its way from float to program."""
 
-    Attributes:
-        name: of the program, such as ``ConvNeXt_atto_demo``.
-        preprocess: from a picture to the network's input.
-        classes: number of scores.
-        files: role -> file, with the roles of :class:`edge.folder.built.Built`.
-        sha256: role -> hash.
-        toolchain: the compiler; None without one.
-        no_toolchain: why there is none.
-    """
-
-    name: str
-    preprocess: Preprocess
-    classes: int
-    files: Mapping[str, Path]
-    sha256: Mapping[str, str]
-    toolchain: Toolchain | None = None
-    no_toolchain: str = "no compiler"
+    name: str  #: of the program, such as ``ConvNeXt_atto_demo``.
+    preprocess: Preprocess  #: from a picture to the network's input.
+    classes: int  #: number of scores.
+    files: Mapping[str, Path]  #: role -> file, with the roles of :class:`edge.folder.built.Built`.
+    sha256: Mapping[str, str]  #: role -> hash.
+    toolchain: Toolchain | None = None  #: the compiler; None without one.
+    no_toolchain: str = "no compiler"  #: why there is none.
 
 
 Opened = Callable[[int], AbstractContextManager[Runner]]
@@ -75,27 +65,17 @@ Opened = Callable[[int], AbstractContextManager[Runner]]
 
 @frozen
 class Hop:
-    """One hop, closed.
+    """One hop, closed."""
 
-    Attributes:
-        name: its name.
-        by: what executes it, such as ``onnxruntime 1.32.0``.
-        role: of the file that it executes.
-        model: sha256 of that file.
-        key: sha256 over everything that decides its answers to a picture.
-        open: takes how many pictures may be computed at once, gives a context manager of a runner.
-        count: how many pictures it is measured on; None for all.
-        in_flight: pictures handed to it at once; None for as many as are computed at once.
-    """
-
-    name: HopName
-    by: str
-    role: str
-    model: str
-    key: str
+    name: HopName  #: its name.
+    by: str  #: what executes it, such as ``onnxruntime 1.32.0``.
+    role: str  #: of the file that it executes.
+    model: str  #: sha256 of that file.
+    key: str  #: sha256 over everything that decides its answers to a picture.
+    #: takes how many pictures may be computed at once, gives a context manager of a runner.
     open: Opened = field(eq=False)
-    count: int | None = None
-    in_flight: int | None = None
+    count: int | None = None  #: how many pictures it is measured on; None for all.
+    in_flight: int | None = None  #: pictures handed to it at once; None for as many as are computed at once.
 
 
 @frozen

@@ -18,56 +18,32 @@ HopName = Literal["float", "simplified", "nv12", "calibrated", "quantized", "pro
 
 @frozen
 class Change:
-    """A hop against the hop before it, on the same pictures.
+    """A hop against the hop before it, on the same pictures."""
 
-    Attributes:
-        points: Top-1 of this hop less that of the hop before, in points; negative is a loss.
-        interval: 95 % bootstrap interval of ``points`` (percentile, pictures resampled in pairs).
-        lost: pictures that the hop before got right and this one wrong.
-        gained: the reverse.
-        p: of the exact two-sided McNemar test.
-    """
-
-    points: float
-    interval: tuple[float, float]
-    lost: int
-    gained: int
-    p: float
+    points: float  #: Top-1 of this hop less that of the hop before, in points; negative is a loss.
+    interval: tuple[float, float]  #: 95 % bootstrap interval of ``points`` (percentile, pictures resampled in pairs).
+    lost: int  #: pictures that the hop before got right and this one wrong.
+    gained: int  #: the reverse.
+    p: float  #: of the exact two-sided McNemar test.
 
 
 @frozen
 class HopResult:
-    """One hop.
+    """One hop."""
 
-    Attributes:
-        hop: its name.
-        by: what executed it, such as ``onnxruntime 1.32.0``.
-        n: pictures that it answered; of a sample fewer than of the other hops.
-        score: None without labels.
-        before: the hop that it is compared with; None for the first.
-        change: None for the first hop and without labels.
-        agreement: of its n pictures, those with the same Top-1 answer as the float hop.
-        cosine: mean cosine of its scores with the float hop's, -1..1.
-        agreement_before: the same with the hop before; None for the first.
-        cosine_before: likewise.
-        seconds: wall time of what was computed now.
-        computed: pictures computed now; the others came from an earlier run.
-        identical_before: of its n pictures, those whose scores are bit for bit the hop before's.
-    """
-
-    hop: HopName
-    by: str
-    n: int
-    score: Score | None
-    before: HopName | None
-    change: Change | None
-    agreement: int
-    cosine: float
-    agreement_before: int | None
-    cosine_before: float | None
-    seconds: float
-    computed: int
-    identical_before: int | None = None
+    hop: HopName  #: its name.
+    by: str  #: what executed it, such as ``onnxruntime 1.32.0``.
+    n: int  #: pictures that it answered; of a sample fewer than of the other hops.
+    score: Score | None  #: None without labels.
+    before: HopName | None  #: the hop that it is compared with; None for the first.
+    change: Change | None  #: None for the first hop and without labels.
+    agreement: int  #: of its n pictures, those with the same Top-1 answer as the float hop.
+    cosine: float  #: mean cosine of its scores with the float hop's, -1..1.
+    agreement_before: int | None  #: the same with the hop before; None for the first.
+    cosine_before: float | None  #: likewise.
+    seconds: float  #: wall time of what was computed now.
+    computed: int  #: pictures computed now; the others came from an earlier run.
+    identical_before: int | None = None  #: of its n pictures, those whose scores are bit for bit the hop before's.
 
     @property
     def agreement_percent(self) -> float:
@@ -77,71 +53,43 @@ class HopResult:
 
 @frozen
 class Mistake:
-    """A picture that float got right (or, without labels, answered otherwise) and the last hop did not.
+    """A picture that float got right (or, without labels, answered otherwise) and the last hop did not."""
 
-    Attributes:
-        picture: its name in the set.
-        path: where the file is, absolute; None for a rendered one.
-        label: class index; None if unknown.
-        float_answer: class index that the float hop gave.
-        answer: class index that the last quantized hop gave.
-        float_probability: softmax of the float hop's own answer, 0..1.
-        probability: softmax of the quantized hop's answer.
-    """
-
-    picture: str
-    path: str | None
-    label: int | None
-    float_answer: int
-    answer: int
-    float_probability: float
-    probability: float
+    picture: str  #: its name in the set.
+    path: str | None  #: where the file is, absolute; None for a rendered one.
+    label: int | None  #: class index; None if unknown.
+    float_answer: int  #: class index that the float hop gave.
+    answer: int  #: class index that the last quantized hop gave.
+    float_probability: float  #: softmax of the float hop's own answer, 0..1.
+    probability: float  #: softmax of the quantized hop's answer.
 
 
 @frozen
 class Evaluation:
-    """A whole evaluation; ``eval.json`` in the build folder is this.
+    """A whole evaluation; ``eval.json`` in the build folder is this."""
 
-    Attributes:
-        name: of the program, such as ``ConvNeXt_atto_demo``.
-        command: what the user typed.
-        models: role -> sha256 of the files that were measured (``float_onnx``, ``bin``, …); the table
-            speaks of these files only.
-        dataset: description of the pictures.
-        dataset_sha256: of their names, labels and contents.
-        n: pictures that were read and answered.
-        unlabelled: why there is no Top-1; empty if there is.
-        hops: in order.
-        quantized: the hop that stands for the program on all pictures: ``quantized``, or ``portable``; where
-            neither was measured, the last one that was.
-        verdict: one line.
-        explanation: in plain words which step costs what, and which changes are within noise.
-        mistakes: at most 48, those first on which float was most sure.
-        mistakes_total: how many there are.
-        unreadable: names of pictures that could not be read; they are in no figure.
-        versions: of what ran.
-        seconds: wall time of the whole command.
-        total: the change from ``float`` to ``quantized``; None without labels.
-    """
-
-    name: str
-    command: str
+    name: str  #: of the program, such as ``ConvNeXt_atto_demo``.
+    command: str  #: what the user typed.
+    #: role -> sha256 of the files that were measured (``float_onnx``, ``bin``, …); the table speaks of these files
+    #: only.
     models: Mapping[str, str]
-    dataset: str
-    dataset_sha256: str
-    n: int
-    unlabelled: str
-    hops: tuple[HopResult, ...]
+    dataset: str  #: description of the pictures.
+    dataset_sha256: str  #: of their names, labels and contents.
+    n: int  #: pictures that were read and answered.
+    unlabelled: str  #: why there is no Top-1; empty if there is.
+    hops: tuple[HopResult, ...]  #: in order.
+    #: the hop that stands for the program on all pictures: ``quantized``, or ``portable``; where neither was measured,
+    #: the last one that was.
     quantized: HopName
-    verdict: str
-    explanation: tuple[str, ...]
-    mistakes: tuple[Mistake, ...]
-    mistakes_total: int
-    unreadable: tuple[str, ...]
-    versions: Mapping[str, str] = field(factory=dict)
-    seconds: float = 0.0
+    verdict: str  #: one line.
+    explanation: tuple[str, ...]  #: in plain words which step costs what, and which changes are within noise.
+    mistakes: tuple[Mistake, ...]  #: at most 48, those first on which float was most sure.
+    mistakes_total: int  #: how many there are.
+    unreadable: tuple[str, ...]  #: names of pictures that could not be read; they are in no figure.
+    versions: Mapping[str, str] = field(factory=dict)  #: of what ran.
+    seconds: float = 0.0  #: wall time of the whole command.
     schema_version: int = SCHEMA_VERSION
-    total: Change | None = None
+    total: Change | None = None  #: the change from ``float`` to ``quantized``; None without labels.
 
     def hop(self, name: HopName) -> HopResult:
         """Return the result of a hop.

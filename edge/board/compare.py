@@ -54,29 +54,17 @@ class Answer:
 
 @frozen
 class BoardAccuracy:
-    """What a set of pictures gave on the board and in a simulator.
+    """What a set of pictures gave on the board and in a simulator."""
 
-    Attributes:
-        dataset: description of the pictures.
-        dataset_sha256: of their names, labels and contents.
-        n: pictures that were run.
-        board: None where the pictures carry no labels.
-        simulator: likewise, and None without a simulator.
-        agreement: pictures with the same Top-1 answer from both.
-        max_abs_diff: the largest difference of two scores.
-        cosine: mean cosine of the two score vectors.
-        unreadable: pictures left out of every figure.
-    """
-
-    dataset: str
-    dataset_sha256: str
-    n: int
-    board: Score | None
-    simulator: Score | None
-    agreement: int | None
-    max_abs_diff: float | None
-    cosine: float | None
-    unreadable: tuple[str, ...]
+    dataset: str  #: description of the pictures.
+    dataset_sha256: str  #: of their names, labels and contents.
+    n: int  #: pictures that were run.
+    board: Score | None  #: None where the pictures carry no labels.
+    simulator: Score | None  #: likewise, and None without a simulator.
+    agreement: int | None  #: pictures with the same Top-1 answer from both.
+    max_abs_diff: float | None  #: the largest difference of two scores.
+    cosine: float | None  #: mean cosine of the two score vectors.
+    unreadable: tuple[str, ...]  #: pictures left out of every figure.
 
     def record(self, info: Info | None) -> dict[str, Any]:
         """Return it as JSON, shares in percent; ``info`` is of the simulator."""

@@ -54,19 +54,12 @@ exit "$status"
 
 @frozen
 class Target:
-    """Where the board is.
+    """Where the board is."""
 
-    Attributes:
-        host: name, address or alias of ``~/.ssh/config``, with ``user@`` if need be.
-        port: None leaves it to ssh.
-        identity: file of a private key; None leaves it to ssh.
-        options: further ``KEY=VALUE`` options of ssh.
-    """
-
-    host: str
-    port: int | None = None
-    identity: Path | None = None
-    options: tuple[str, ...] = ()
+    host: str  #: name, address or alias of ``~/.ssh/config``, with ``user@`` if need be.
+    port: int | None = None  #: None leaves it to ssh.
+    identity: Path | None = None  #: file of a private key; None leaves it to ssh.
+    options: tuple[str, ...] = ()  #: further ``KEY=VALUE`` options of ssh.
 
     @staticmethod
     def parse(text: str, port: int | None = None, identity: Path | None = None, options: Sequence[str] = ()) -> Target:

@@ -30,19 +30,12 @@ Mark = Literal["ok", "warn", "bad"]
 
 @frozen
 class ProgramVersions:
-    """What a ``.bin`` says of its making; None where it does not.
+    """What a ``.bin`` says of its making; None where it does not."""
 
-    Attributes:
-        hbdk: version of the compiler's back end.
-        hbrt: the BPU runtime that belongs to it.
-        builder: version of hb_mapper.
-        march: ``bayes-e`` is the RDK X5's.
-    """
-
-    hbdk: str | None
-    hbrt: str | None
-    builder: str | None
-    march: str | None
+    hbdk: str | None  #: version of the compiler's back end.
+    hbrt: str | None  #: the BPU runtime that belongs to it.
+    builder: str | None  #: version of hb_mapper.
+    march: str | None  #: ``bayes-e`` is the RDK X5's.
 
 
 @frozen

@@ -22,27 +22,16 @@ _CODE = re.compile(r"-60000\d\d\b|-60001\d\d\b")
 
 @frozen
 class PerfRun:
-    """What ``hrt_model_exec perf`` said of one run; None where it said nothing.
+    """What ``hrt_model_exec perf`` said of one run; None where it said nothing."""
 
-    Attributes:
-        threads: that submitted frames.
-        frames: in all.
-        latency_ms: mean of a frame in its thread, CPU nodes included; it grows with the threads.
-        latency_min_ms: of the fastest frame.
-        latency_max_ms: of the slowest frame.
-        fps: frames per second of all threads together.
-        run_time_ms: wall time.
-        load_ms: time to load the program.
-    """
-
-    threads: int | None
-    frames: int | None
-    latency_ms: float
-    fps: float
-    latency_min_ms: float | None = None
-    latency_max_ms: float | None = None
-    run_time_ms: float | None = None
-    load_ms: float | None = None
+    threads: int | None  #: that submitted frames.
+    frames: int | None  #: in all.
+    latency_ms: float  #: mean of a frame in its thread, CPU nodes included; it grows with the threads.
+    fps: float  #: frames per second of all threads together.
+    latency_min_ms: float | None = None  #: of the fastest frame.
+    latency_max_ms: float | None = None  #: of the slowest frame.
+    run_time_ms: float | None = None  #: wall time.
+    load_ms: float | None = None  #: time to load the program.
 
 
 @frozen
@@ -56,37 +45,21 @@ class Profile:
 
 @frozen
 class TensorInfo:
-    """An input or output as ``model_info`` describes it; empty or None where it does not say.
+    """An input or output as ``model_info`` describes it; empty or None where it does not say."""
 
-    Attributes:
-        kind: ``input`` or ``output``.
-        index: as printed.
-        name: of the tensor.
-        valid: shape without padding.
-        aligned: shape with padding.
-        aligned_bytes: size of its memory.
-        type: such as ``HB_DNN_TENSOR_TYPE_S32`` or ``HB_DNN_IMG_TYPE_NV12``.
-        layout: ``NHWC``, ``NCHW`` or empty.
-        quanti: ``NONE``, ``SCALE`` or ``SHIFT``.
-        stride: bytes from one element to the next, an axis.
-        scale: one value, or one a channel.
-        zero_point: likewise; empty means 0.
-        axis: the channels' axis.
-    """
-
-    kind: str
-    index: int
-    name: str = ""
-    valid: tuple[int, ...] = ()
-    aligned: tuple[int, ...] = ()
-    aligned_bytes: int | None = None
-    type: str = ""
-    layout: str = ""
-    quanti: str = "NONE"
-    stride: tuple[int, ...] = ()
-    scale: tuple[float, ...] = ()
-    zero_point: tuple[float, ...] = ()
-    axis: int | None = None
+    kind: str  #: ``input`` or ``output``.
+    index: int  #: as printed.
+    name: str = ""  #: of the tensor.
+    valid: tuple[int, ...] = ()  #: shape without padding.
+    aligned: tuple[int, ...] = ()  #: shape with padding.
+    aligned_bytes: int | None = None  #: size of its memory.
+    type: str = ""  #: such as ``HB_DNN_TENSOR_TYPE_S32`` or ``HB_DNN_IMG_TYPE_NV12``.
+    layout: str = ""  #: ``NHWC``, ``NCHW`` or empty.
+    quanti: str = "NONE"  #: ``NONE``, ``SCALE`` or ``SHIFT``.
+    stride: tuple[int, ...] = ()  #: bytes from one element to the next, an axis.
+    scale: tuple[float, ...] = ()  #: one value, or one a channel.
+    zero_point: tuple[float, ...] = ()  #: likewise; empty means 0.
+    axis: int | None = None  #: the channels' axis.
 
 
 @frozen

@@ -74,25 +74,15 @@ for name in ("hbm_runtime", "hobot_dnn.pyeasy_dnn", "hobot_dnn_rdkx5.pyeasy_dnn"
 
 @frozen
 class State:
-    """How warm and how fast a board is; empty or None where it does not say.
+    """How warm and how fast a board is; empty or None where it does not say."""
 
-    Attributes:
-        temperatures: sensor -> degrees Celsius.
-        governor: of the CPU.
-        boost: whether the CPU may exceed its nominal clock.
-        cpu_mhz: clock of the first core.
-        cpu_max_mhz: what the governor may go up to.
-        bpu_mhz: clock of the BPU.
-        bpu_load: percent.
-    """
-
-    temperatures: Mapping[str, float] = field(factory=dict)
-    governor: str | None = None
-    boost: bool | None = None
-    cpu_mhz: float | None = None
-    cpu_max_mhz: float | None = None
-    bpu_mhz: float | None = None
-    bpu_load: int | None = None
+    temperatures: Mapping[str, float] = field(factory=dict)  #: sensor -> degrees Celsius.
+    governor: str | None = None  #: of the CPU.
+    boost: bool | None = None  #: whether the CPU may exceed its nominal clock.
+    cpu_mhz: float | None = None  #: clock of the first core.
+    cpu_max_mhz: float | None = None  #: what the governor may go up to.
+    bpu_mhz: float | None = None  #: clock of the BPU.
+    bpu_load: int | None = None  #: percent.
 
     @property
     def hottest(self) -> float | None:
@@ -102,31 +92,18 @@ class State:
 
 @frozen
 class Facts:
-    """What a board is; None where it does not say.
+    """What a board is; None where it does not say."""
 
-    Attributes:
-        arch: ``aarch64`` on every RDK.
-        os: version of RDK OS.
-        soc: such as ``X5``.
-        disk_free: bytes free where the user's files are.
-        tool: path of ``hrt_model_exec``.
-        versions: of the runtime.
-        python: version of the system's Python.
-        modules: vendor modules that it can import.
-        broken: vendor modules that are there but fail, with the reason.
-        state: how it is doing.
-    """
-
-    arch: str
-    os: str | None
-    soc: str | None
-    disk_free: int | None
-    tool: str | None
-    versions: Versions
-    python: str | None
-    modules: tuple[str, ...]
-    broken: tuple[str, ...]
-    state: State
+    arch: str  #: ``aarch64`` on every RDK.
+    os: str | None  #: version of RDK OS.
+    soc: str | None  #: such as ``X5``.
+    disk_free: int | None  #: bytes free where the user's files are.
+    tool: str | None  #: path of ``hrt_model_exec``.
+    versions: Versions  #: of the runtime.
+    python: str | None  #: version of the system's Python.
+    modules: tuple[str, ...]  #: vendor modules that it can import.
+    broken: tuple[str, ...]  #: vendor modules that are there but fail, with the reason.
+    state: State  #: how it is doing.
 
 
 def probe(connection: Connection) -> Facts:

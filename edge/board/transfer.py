@@ -57,17 +57,11 @@ class Sent:
 
 @frozen
 class Pushed:
-    """A program that lies on the board.
+    """A program that lies on the board."""
 
-    Attributes:
-        directory: absolute path there.
-        bin: absolute path of the ``.bin``.
-        files: of the program.
-    """
-
-    directory: str
-    bin: str
-    files: tuple[Sent, ...]
+    directory: str  #: absolute path there.
+    bin: str  #: absolute path of the ``.bin``.
+    files: tuple[Sent, ...]  #: of the program.
 
 
 def push(connection: Connection, program: Program, directory: str | None, reporter: Reporter) -> Pushed:

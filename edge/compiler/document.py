@@ -32,25 +32,15 @@ class Hit(NamedTuple):
 
 @frozen(eq=False)
 class Document:
-    """A parsed YAML with the facts that the rules compare it with.
+    """A parsed YAML with the facts that the rules compare it with."""
 
-    Attributes:
-        data: group -> key -> value, as YAML gives them; nothing is checked yet.
-        lines: path of keys -> line, from 1.
-        duplicates: keys given twice in one mapping, with the line of the second.
-        graph: facts of the model, if known.
-        model: the model, if at hand.
-        calibration_files: name and bytes, if known.
-        base: folder that relative paths start from; None where no path is to be looked up.
-    """
-
-    data: Mapping[str, Any]
-    lines: Mapping[tuple[str, ...], int]
-    duplicates: Sequence[tuple[str, int]]
-    graph: GraphFacts | None = None
-    model: onnx.ModelProto | None = None
-    calibration_files: Sequence[tuple[str, int]] | None = None
-    base: Path | None = None
+    data: Mapping[str, Any]  #: group -> key -> value, as YAML gives them; nothing is checked yet.
+    lines: Mapping[tuple[str, ...], int]  #: path of keys -> line, from 1.
+    duplicates: Sequence[tuple[str, int]]  #: keys given twice in one mapping, with the line of the second.
+    graph: GraphFacts | None = None  #: facts of the model, if known.
+    model: onnx.ModelProto | None = None  #: the model, if at hand.
+    calibration_files: Sequence[tuple[str, int]] | None = None  #: name and bytes, if known.
+    base: Path | None = None  #: folder that relative paths start from; None where no path is to be looked up.
 
     def group(self, group: str) -> Mapping[Any, Any]:
         """Return a group; empty where it is missing or no mapping."""

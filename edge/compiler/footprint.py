@@ -36,19 +36,12 @@ _FEW = 20  # calibration pictures that still give steady ranges
 
 @frozen
 class Extent:
-    """How large the tensors of a network are, in elements for one picture.
+    """How large the tensors of a network are, in elements for one picture."""
 
-    Attributes:
-        parameters: of all weights, biases and statistics.
-        activations: of the outputs of all operators together.
-        largest: of the largest of them.
-        input: of the input.
-    """
-
-    parameters: int
-    activations: int = 0
-    largest: int = 0
-    input: int = 0
+    parameters: int  #: of all weights, biases and statistics.
+    activations: int = 0  #: of the outputs of all operators together.
+    largest: int = 0  #: of the largest of them.
+    input: int = 0  #: of the input.
 
 
 def extent_of(onnx_file: Path) -> Extent:

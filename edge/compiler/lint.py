@@ -80,21 +80,13 @@ RULES: tuple[Rule, ...] = (
 
 @frozen
 class Finding:
-    """A broken rule.
+    """A broken rule."""
 
-    Attributes:
-        rule: name of the rule.
-        seen: what the YAML says.
-        allowed: what would be right.
-        line: in the YAML, from 1; None where the fault is that something is missing.
-        harmless: the compiler takes it and makes the same program.
-    """
-
-    rule: str
-    seen: str
-    allowed: str
-    line: int | None = None
-    harmless: bool = False
+    rule: str  #: name of the rule.
+    seen: str  #: what the YAML says.
+    allowed: str  #: what would be right.
+    line: int | None = None  #: in the YAML, from 1; None where the fault is that something is missing.
+    harmless: bool = False  #: the compiler takes it and makes the same program.
 
     def __str__(self) -> str:
         where = f"line {self.line}: " if self.line else ""
@@ -175,19 +167,12 @@ def require_clean(
 
 @frozen
 class Linted:
-    """What was found in one file.
+    """What was found in one file."""
 
-    Attributes:
-        file: the YAML.
-        findings: broken rules, in the order of their lines.
-        model: the ONNX that names and shapes were compared with; None without one.
-        why_not: why they were not compared; empty if they were.
-    """
-
-    file: Path
-    findings: tuple[Finding, ...]
-    model: Path | None
-    why_not: str = ""
+    file: Path  #: the YAML.
+    findings: tuple[Finding, ...]  #: broken rules, in the order of their lines.
+    model: Path | None  #: the ONNX that names and shapes were compared with; None without one.
+    why_not: str = ""  #: why they were not compared; empty if they were.
 
     @property
     def errors(self) -> int:

@@ -19,59 +19,35 @@ from edge.toolchain.process import clean
 
 @frozen
 class NodeRow:
-    """One line of the node table.
+    """One line of the node table."""
 
-    Attributes:
-        name: the whole node name (the log shortens names of more than 50 characters).
-        on: ``BPU`` or ``CPU``.
-        subgraph: such as ``id(0)``; ``--`` on the CPU.
-        type: the compiler's operator, such as ``HzSQuantizedConv``.
-        cosine: calibrated against float on the calibration data; None in a check.
-        threshold: of the activation; None where there is none.
-        dtype: ``int8``, ``int16`` or ``float``.
-    """
-
-    name: str
-    on: str
-    subgraph: str
-    type: str
-    cosine: float | None
-    threshold: float | None
-    dtype: str
+    name: str  #: the whole node name (the log shortens names of more than 50 characters).
+    on: str  #: ``BPU`` or ``CPU``.
+    subgraph: str  #: such as ``id(0)``; ``--`` on the CPU.
+    type: str  #: the compiler's operator, such as ``HzSQuantizedConv``.
+    cosine: float | None  #: calibrated against float on the calibration data; None in a check.
+    threshold: float | None  #: of the activation; None where there is none.
+    dtype: str  #: ``int8``, ``int16`` or ``float``.
 
 
 @frozen
 class OutputRow:
-    """How far one model output is from float after calibration, on the calibration data.
+    """How far one model output is from float after calibration, on the calibration data."""
 
-    Attributes:
-        name: the output.
-        cosine: 1 is perfect; at least 0.99 is the vendor's usual bar.
-        l1: L1 distance as the compiler defines it.
-        l2: L2 distance.
-        chebyshev: largest difference.
-    """
-
-    name: str
-    cosine: float | None
-    l1: float | None
-    l2: float | None
-    chebyshev: float | None
+    name: str  #: the output.
+    cosine: float | None  #: 1 is perfect; at least 0.99 is the vendor's usual bar.
+    l1: float | None  #: L1 distance as the compiler defines it.
+    l2: float | None  #: L2 distance.
+    chebyshev: float | None  #: largest difference.
 
 
 @frozen
 class StaticPerf:
-    """The compiler's own figures for one inference, summed over BPU subgraphs (CPU nodes not counted).
+    """The compiler's own figures for one inference, summed over BPU subgraphs (CPU nodes not counted)."""
 
-    Attributes:
-        fps: frames per second; 1e6 / latency_us when there are several subgraphs.
-        latency_us: microseconds.
-        ddr_bytes: memory traffic in bytes.
-    """
-
-    fps: float
-    latency_us: float
-    ddr_bytes: int
+    fps: float  #: frames per second; 1e6 / latency_us when there are several subgraphs.
+    latency_us: float  #: microseconds.
+    ddr_bytes: int  #: memory traffic in bytes.
 
 
 _STAMP = re.compile(r"^\d{4}-\d\d-\d\d \d\d:\d\d:\d\d")

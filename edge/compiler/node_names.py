@@ -42,17 +42,11 @@ GELU = ("Add", "Div", "Erf", "Mul", "Mul")
 
 @frozen(eq=False)
 class NodeNames:
-    """The names that a setting may use.
+    """The names that a setting may use."""
 
-    Attributes:
-        operators: float node -> operator; '' where only the name is known and does not tell.
-        heirs: float node that the optimiser replaces -> the nodes in its place.
-        known: every name that takes a setting, in graph order.
-    """
-
-    operators: Mapping[str, str]
-    heirs: Mapping[str, tuple[str, ...]]
-    known: tuple[str, ...]
+    operators: Mapping[str, str]  #: float node -> operator; '' where only the name is known and does not tell.
+    heirs: Mapping[str, tuple[str, ...]]  #: float node that the optimiser replaces -> the nodes in its place.
+    known: tuple[str, ...]  #: every name that takes a setting, in graph order.
 
     @classmethod
     def of(cls, graph: GraphFacts, model: onnx.ModelProto | None = None) -> NodeNames:

@@ -24,23 +24,14 @@ SCALE_DIGITS = 9
 
 @frozen
 class RenderResult:
-    """What ``render`` wrote.
+    """What ``render`` wrote."""
 
-    Attributes:
-        yaml: file name, relative to ``out``.
-        sha256: of that file.
-        prefix: ``output_model_file_prefix``; starts the name of every file that the mapper writes.
-        precision: name of the recipe.
-        nodes: number of nodes with a precision of their own.
-        optimize_level: ``O0`` to ``O3``.
-    """
-
-    yaml: str
-    sha256: str
-    prefix: str
-    precision: str
-    nodes: int
-    optimize_level: str
+    yaml: str  #: file name, relative to ``out``.
+    sha256: str  #: of that file.
+    prefix: str  #: ``output_model_file_prefix``; starts the name of every file that the mapper writes.
+    precision: str  #: name of the recipe.
+    nodes: int  #: number of nodes with a precision of their own.
+    optimize_level: str  #: ``O0`` to ``O3``.
 
 
 def render(

@@ -31,70 +31,40 @@ _MOST_LINES = 200_000  # of console text kept for parsing; a real log has some h
 
 @frozen
 class CompileResult:
-    """What makertbin made; every file is named relative to ``out``.
+    """What makertbin made; every file is named relative to ``out``."""
 
-    Attributes:
-        bin: the program for the board.
-        intermediates: the vendor's ONNX models, quant_info.json and subgraph html/json.
-        log: ``hb_mapper_makertbin.log``.
-        static: the compiler's own speed figures.
-        nodes: the node table.
-        bpu: number of nodes on the BPU.
-        cpu: number of nodes on the CPU.
-        output_cosine: the worst output's cosine, calibrated against float, on the calibration data.
-        calibration_method: what the compiler chose, such as ``max``.
-        seconds: wall time.
-        command: as a user would type it, beside the YAML.
-        versions: of hb_mapper, hbdk, horizon_nn, as the log says.
-        peak_memory: bytes that the compiler and its children held at most; None if unknown (a container).
-        machine: processor, cores and memory of the machine that compiled; empty if unknown.
-    """
-
-    bin: str
-    intermediates: tuple[str, ...]
-    log: str
-    static: StaticPerf | None
-    nodes: tuple[NodeRow, ...]
-    bpu: int
-    cpu: int
-    output_cosine: float | None
-    calibration_method: str | None
-    seconds: float
-    command: tuple[str, ...]
-    versions: dict[str, str]
+    bin: str  #: the program for the board.
+    intermediates: tuple[str, ...]  #: the vendor's ONNX models, quant_info.json and subgraph html/json.
+    log: str  #: ``hb_mapper_makertbin.log``.
+    static: StaticPerf | None  #: the compiler's own speed figures.
+    nodes: tuple[NodeRow, ...]  #: the node table.
+    bpu: int  #: number of nodes on the BPU.
+    cpu: int  #: number of nodes on the CPU.
+    output_cosine: float | None  #: the worst output's cosine, calibrated against float, on the calibration data.
+    calibration_method: str | None  #: what the compiler chose, such as ``max``.
+    seconds: float  #: wall time.
+    command: tuple[str, ...]  #: as a user would type it, beside the YAML.
+    versions: dict[str, str]  #: of hb_mapper, hbdk, horizon_nn, as the log says.
+    #: bytes that the compiler and its children held at most; None if unknown (a container).
     peak_memory: int | None = None
-    machine: str = ""
+    machine: str = ""  #: processor, cores and memory of the machine that compiled; empty if unknown.
 
 
 @frozen
 class CheckResult:
-    """What the checker says; speed figures are for O0 without calibration, so pessimistic.
+    """What the checker says; speed figures are for O0 without calibration, so pessimistic."""
 
-    Attributes:
-        nodes: the node table (no cosines).
-        bpu: number of nodes on the BPU.
-        cpu: number of nodes on the CPU.
-        cpu_nodes: names of the CPU nodes.
-        cpu_inside: names of those that lie between BPU nodes, and so split the graph.
-        log: ``hb_mapper_checker.log``, relative to ``out``.
-        static: the compiler's figures.
-        seconds: wall time.
-        command: as a user would type it.
-        versions: of hb_mapper, hbdk, horizon_nn.
-        peak_memory: bytes, as for a compile.
-    """
-
-    nodes: tuple[NodeRow, ...]
-    bpu: int
-    cpu: int
-    cpu_nodes: tuple[str, ...]
-    cpu_inside: tuple[str, ...]
-    log: str
-    static: StaticPerf | None
-    seconds: float
-    command: tuple[str, ...]
-    versions: dict[str, str]
-    peak_memory: int | None = None
+    nodes: tuple[NodeRow, ...]  #: the node table (no cosines).
+    bpu: int  #: number of nodes on the BPU.
+    cpu: int  #: number of nodes on the CPU.
+    cpu_nodes: tuple[str, ...]  #: names of the CPU nodes.
+    cpu_inside: tuple[str, ...]  #: names of those that lie between BPU nodes, and so split the graph.
+    log: str  #: ``hb_mapper_checker.log``, relative to ``out``.
+    static: StaticPerf | None  #: the compiler's figures.
+    seconds: float  #: wall time.
+    command: tuple[str, ...]  #: as a user would type it.
+    versions: dict[str, str]  #: of hb_mapper, hbdk, horizon_nn.
+    peak_memory: int | None = None  #: bytes, as for a compile.
 
 
 def makertbin(

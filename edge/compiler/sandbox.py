@@ -30,21 +30,13 @@ _KEY_LENGTH = 16
 
 @frozen
 class Sandbox:
-    """Where the compiler works.
+    """Where the compiler works."""
 
-    Attributes:
-        path: the fixed folder; start the compiler here, so its log lies here.
-        base: stands for the YAML's own folder; the YAML goes here.
-        tmp: its TMPDIR, inside ``path``.
-        scratch: real folder on the results' file system, seen by the compiler as ``working_dir``.
-        fixed: the path is machine-independent, so bytes repeat.
-    """
-
-    path: Path
-    base: Path
-    tmp: Path
-    scratch: Path
-    fixed: bool
+    path: Path  #: the fixed folder; start the compiler here, so its log lies here.
+    base: Path  #: stands for the YAML's own folder; the YAML goes here.
+    tmp: Path  #: its TMPDIR, inside ``path``.
+    scratch: Path  #: real folder on the results' file system, seen by the compiler as ``working_dir``.
+    fixed: bool  #: the path is machine-independent, so bytes repeat.
 
 
 @contextlib.contextmanager

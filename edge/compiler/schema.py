@@ -12,20 +12,14 @@ from attrs import frozen
 
 @frozen
 class Key:
-    """One key of a group.
+    """One key of a group."""
 
-    Attributes:
-        types: YAML types that the mapper takes.
-        choices: values that it takes, of each item; empty where there is no such list.
-        each: how many items the value holds: ``one``, ``inputs`` (a ``;`` list, one item an input) or
-            ``list`` (a ``;`` list of any length).
-        use_instead: set where the key is deprecated: what to do instead.
-    """
-
-    types: tuple[type, ...] = (str,)
-    choices: tuple[str, ...] = ()
+    types: tuple[type, ...] = (str,)  #: YAML types that the mapper takes.
+    choices: tuple[str, ...] = ()  #: values that it takes, of each item; empty where there is no such list.
+    #: how many items the value holds: ``one``, ``inputs`` (a ``;`` list, one item an input) or ``list`` (a ``;`` list
+    #: of any length).
     each: str = "one"
-    use_instead: str | None = None
+    use_instead: str | None = None  #: set where the key is deprecated: what to do instead.
 
 
 # The mapper turns these into text or a number itself.

@@ -19,15 +19,10 @@ _FOLDER = "calibration_data_*_f32"
 
 @frozen(eq=False)
 class Statistics:
-    """What a set of pictures looks like, one row a picture.
+    """What a set of pictures looks like, one row a picture."""
 
-    Attributes:
-        names: of the columns.
-        values: float64 (n, columns).
-    """
-
-    names: tuple[str, ...]
-    values: NDArray[np.float64]
+    names: tuple[str, ...]  #: of the columns.
+    values: NDArray[np.float64]  #: float64 (n, columns).
 
     def median(self, name: str) -> float:
         """Return the median of a column."""
@@ -36,19 +31,12 @@ class Statistics:
 
 @frozen
 class Difference:
-    """A statistic in which the two sets differ.
+    """A statistic in which the two sets differ."""
 
-    Attributes:
-        name: such as ``neighbour correlation``.
-        calibration: its median there.
-        evaluation: its median here.
-        order: share of the pairs, one picture of each set, in which the larger median's is larger, 0.5..1.
-    """
-
-    name: str
-    calibration: float
-    evaluation: float
-    order: float
+    name: str  #: such as ``neighbour correlation``.
+    calibration: float  #: its median there.
+    evaluation: float  #: its median here.
+    order: float  #: share of the pairs, one picture of each set, in which the larger median's is larger, 0.5..1.
 
 
 CORRELATION = "neighbour correlation"

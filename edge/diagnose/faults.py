@@ -27,35 +27,20 @@ Ranked = tuple[tuple[float, float], Remedy]
 
 @frozen(eq=False)
 class Measurements:
-    """What was measured.
+    """What was measured."""
 
-    Attributes:
-        built: the build.
-        n: pictures.
-        labelled: whether they carry labels.
-        checks: changes of the float network's input.
-        program_checks: of the program's NV12.
-        own_normalisation: how the float ONNX normalises its input itself; '' if it does not.
-        pixel_range: 0.1 % and 99.9 % quantiles of the pictures' pixels, 0..255.
-        steps: the network after one step of the build against the step before.
-        shares: weights, activations, both, NV12.
-        changed: weights that a step changed.
-        cpu: nodes on the CPU.
-        precision: the calibrated network taken apart; None without one.
-    """
-
-    built: Built
-    n: int
-    labelled: bool
-    checks: tuple[TriedInput, ...]
-    program_checks: tuple[InputCheck, ...]
-    own_normalisation: str
-    pixel_range: tuple[float, float]
-    steps: tuple[StepEffect, ...]
-    shares: tuple[Share, ...]
-    changed: tuple[ChangedTensor, ...]
-    cpu: tuple[CpuNode, ...]
-    precision: LayerStudy | None
+    built: Built  #: the build.
+    n: int  #: pictures.
+    labelled: bool  #: whether they carry labels.
+    checks: tuple[TriedInput, ...]  #: changes of the float network's input.
+    program_checks: tuple[InputCheck, ...]  #: of the program's NV12.
+    own_normalisation: str  #: how the float ONNX normalises its input itself; '' if it does not.
+    pixel_range: tuple[float, float]  #: 0.1 % and 99.9 % quantiles of the pictures' pixels, 0..255.
+    steps: tuple[StepEffect, ...]  #: the network after one step of the build against the step before.
+    shares: tuple[Share, ...]  #: weights, activations, both, NV12.
+    changed: tuple[ChangedTensor, ...]  #: weights that a step changed.
+    cpu: tuple[CpuNode, ...]  #: nodes on the CPU.
+    precision: LayerStudy | None  #: the calibrated network taken apart; None without one.
 
     def step(self, name: str) -> StepEffect | None:
         """Return a step; None if it was not measured."""
@@ -68,17 +53,11 @@ class Measurements:
 
 @frozen
 class Fault:
-    """Something that is wrong, not merely coarse.
+    """Something that is wrong, not merely coarse."""
 
-    Attributes:
-        step: ``input``, ``simplify``, ``compiler``, ``NV12``, ``weights``, ``calibration`` or ``integers``.
-        sentence: for the verdict.
-        remedy: what mends it.
-    """
-
-    step: str
-    sentence: str
-    remedy: Remedy
+    step: str  #: ``input``, ``simplify``, ``compiler``, ``NV12``, ``weights``, ``calibration`` or ``integers``.
+    sentence: str  #: for the verdict.
+    remedy: Remedy  #: what mends it.
 
 
 def faults(evidence: Measurements) -> tuple[Fault, ...]:

@@ -33,161 +33,92 @@ SCHEMA_VERSION = 1
 
 @frozen
 class Range:
-    """The values of a unit's output on the pictures, before quantisation.
+    """The values of a unit's output on the pictures, before quantisation."""
 
-    Attributes:
-        low: smallest value.
-        high: largest value.
-        threshold: where the calibration clips, as a magnitude; None where it is not quantized.
-        saturated: share of the values beyond the threshold, 0..1.
-        outlier_ratio: largest channel's magnitude over the median channel's; None without channels.
-        outlier_channel: index of that channel.
-    """
-
-    low: float
-    high: float
-    threshold: float | None
-    saturated: float
-    outlier_ratio: float | None = None
-    outlier_channel: int | None = None
+    low: float  #: smallest value.
+    high: float  #: largest value.
+    threshold: float | None  #: where the calibration clips, as a magnitude; None where it is not quantized.
+    saturated: float  #: share of the values beyond the threshold, 0..1.
+    outlier_ratio: float | None = None  #: largest channel's magnitude over the median channel's; None without channels.
+    outlier_channel: int | None = None  #: index of that channel.
 
 
 @frozen
 class LayerResult:
-    """A layer as a person sees it: a convolution, or all the nodes of one LayerNorm or GELU.
+    """A layer as a person sees it: a convolution, or all the nodes of one LayerNorm or GELU."""
 
-    Attributes:
-        name: in the model's own module path, such as ``stages.2.blocks.5.norm``.
-        kind: what it is.
-        nodes: the compiler's node names in it.
-        cosine: of its output with everything quantized, against float, mean over the pictures.
-        alone_cosine: of the network's scores with only this unit quantized, against float.
-        alone_agreement: share of pictures, 0..1, whose answer stays with only this unit quantized.
-        bits: 8 or 16.
-        on: ``BPU`` or ``CPU``.
-        range: of its output.
-    """
-
-    name: str
-    kind: UnitKind
-    nodes: tuple[str, ...]
-    cosine: float
-    alone_cosine: float
-    alone_agreement: float
-    bits: int
-    on: str
-    range: Range
+    name: str  #: in the model's own module path, such as ``stages.2.blocks.5.norm``.
+    kind: UnitKind  #: what it is.
+    nodes: tuple[str, ...]  #: the compiler's node names in it.
+    cosine: float  #: of its output with everything quantized, against float, mean over the pictures.
+    alone_cosine: float  #: of the network's scores with only this unit quantized, against float.
+    alone_agreement: float  #: share of pictures, 0..1, whose answer stays with only this unit quantized.
+    bits: int  #: 8 or 16.
+    on: str  #: ``BPU`` or ``CPU``.
+    range: Range  #: of its output.
 
 
 @frozen
 class Share:
-    """How far the network's scores move when only a part of it is quantized.
+    """How far the network's scores move when only a part of it is quantized."""
 
-    Attributes:
-        part: ``weights``, ``activations``, ``both``, or ``NV12`` (the float net behind NV12).
-        agreement: share of the pictures with the float net's answer, 0..1.
-        cosine: mean cosine with the float net's scores.
-        top1: percent right; None without labels.
-    """
-
-    part: str
-    agreement: float
-    cosine: float
-    top1: float | None
+    part: str  #: ``weights``, ``activations``, ``both``, or ``NV12`` (the float net behind NV12).
+    agreement: float  #: share of the pictures with the float net's answer, 0..1.
+    cosine: float  #: mean cosine with the float net's scores.
+    top1: float | None  #: percent right; None without labels.
 
 
 @frozen
 class CpuNode:
-    """A node that the compiler left to the CPU.
+    """A node that the compiler left to the CPU."""
 
-    Attributes:
-        name: of the node.
-        op: its operator.
-        inside: whether it cuts the network into several BPU parts; else it is at an end of it.
-        transfer_bytes: moved between BPU and CPU for it, a frame.
-        milliseconds: its time on this machine's CPU, one thread; None where it was not measured.
-    """
-
-    name: str
-    op: str
-    inside: bool
-    transfer_bytes: int
-    milliseconds: float | None
+    name: str  #: of the node.
+    op: str  #: its operator.
+    inside: bool  #: whether it cuts the network into several BPU parts; else it is at an end of it.
+    transfer_bytes: int  #: moved between BPU and CPU for it, a frame.
+    milliseconds: float | None  #: its time on this machine's CPU, one thread; None where it was not measured.
 
 
 @frozen
 class InputCheck:
-    """The network with its input made in another way: a better result tells that the input is wrong.
+    """The network with its input made in another way: a better result tells that the input is wrong."""
 
-    Attributes:
-        change: what was changed, such as ``swapped channels`` or ``video-range NV12``.
-        target: the network that was fed: ``float`` or ``program``.
-        value: Top-1 in percent, agreement in percent, or mean top probability in percent; see ``measure``.
-        as_built: the same figure for the input as the build makes it.
-        measure: ``Top-1``, ``agreement`` or ``confidence``.
-        better: whether the change is an improvement beyond chance (exact McNemar p < 0.01).
-    """
-
-    change: str
-    target: str
-    value: float
-    as_built: float
-    measure: str
-    better: bool
+    change: str  #: what was changed, such as ``swapped channels`` or ``video-range NV12``.
+    target: str  #: the network that was fed: ``float`` or ``program``.
+    value: float  #: Top-1 in percent, agreement in percent, or mean top probability in percent; see ``measure``.
+    as_built: float  #: the same figure for the input as the build makes it.
+    measure: str  #: ``Top-1``, ``agreement`` or ``confidence``.
+    better: bool  #: whether the change is an improvement beyond chance (exact McNemar p < 0.01).
 
 
 @frozen
 class Remedy:
-    """Something to do, and why.
+    """Something to do, and why."""
 
-    Attributes:
-        what: in a sentence.
-        how: the command or the recipe line.
-        figure: the measured figure that it rests on.
-        gain: expected, in points of agreement with float; what remedies are ranked by.
-    """
-
-    what: str
-    how: str
-    figure: str
-    gain: float
+    what: str  #: in a sentence.
+    how: str  #: the command or the recipe line.
+    figure: str  #: the measured figure that it rests on.
+    gain: float  #: expected, in points of agreement with float; what remedies are ranked by.
 
 
 @frozen
 class Diagnosis:
-    """A whole diagnosis.
+    """A whole diagnosis."""
 
-    Attributes:
-        name: of the program.
-        command: what the user typed.
-        models: role -> sha256 of the files that were looked at.
-        dataset: description of the pictures.
-        n: pictures.
-        labelled: whether they carry labels.
-        verdict: one line: what is wrong, or that nothing is.
-        units: in graph order.
-        shares: weights-only against activations-only loss, and NV12's own.
-        nv12_clipped: share of the pixels' channels that leave 0..255 behind NV12, 0..1.
-        cpu_nodes: what runs on the CPU.
-        input_checks: what other inputs give.
-        remedies: best first.
-        notes: anything else that a user should know, a sentence each.
-    """
-
-    name: str
-    command: str
-    models: Mapping[str, str]
-    dataset: str
-    n: int
-    labelled: bool
-    verdict: str
-    units: tuple[LayerResult, ...]
-    shares: tuple[Share, ...]
-    nv12_clipped: float
-    cpu_nodes: tuple[CpuNode, ...]
-    input_checks: tuple[InputCheck, ...]
-    remedies: tuple[Remedy, ...]
-    notes: tuple[str, ...] = ()
+    name: str  #: of the program.
+    command: str  #: what the user typed.
+    models: Mapping[str, str]  #: role -> sha256 of the files that were looked at.
+    dataset: str  #: description of the pictures.
+    n: int  #: pictures.
+    labelled: bool  #: whether they carry labels.
+    verdict: str  #: one line: what is wrong, or that nothing is.
+    units: tuple[LayerResult, ...]  #: in graph order.
+    shares: tuple[Share, ...]  #: weights-only against activations-only loss, and NV12's own.
+    nv12_clipped: float  #: share of the pixels' channels that leave 0..255 behind NV12, 0..1.
+    cpu_nodes: tuple[CpuNode, ...]  #: what runs on the CPU.
+    input_checks: tuple[InputCheck, ...]  #: what other inputs give.
+    remedies: tuple[Remedy, ...]  #: best first.
+    notes: tuple[str, ...] = ()  #: anything else that a user should know, a sentence each.
     versions: Mapping[str, str] = field(factory=dict)
     seconds: float = 0.0
     schema_version: int = SCHEMA_VERSION

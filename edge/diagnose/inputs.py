@@ -38,36 +38,22 @@ _ONES, _ZEROS = (1.0, 1.0, 1.0), (0.0, 0.0, 0.0)
 
 @frozen(eq=False)
 class InputVariant:
-    """Another way to make the input.
+    """Another way to make the input."""
 
-    Attributes:
-        name: as reports show it.
-        preprocess: of the network in place of the build's.
-        picture: what happens to the picture before; None for nothing.
-        options: of ``edge build`` that would make it so.
-    """
-
-    name: str
-    preprocess: Preprocess
-    picture: Callable[[Image], Image] | None = None
-    options: tuple[tuple[str, str], ...] = ()
+    name: str  #: as reports show it.
+    preprocess: Preprocess  #: of the network in place of the build's.
+    picture: Callable[[Image], Image] | None = None  #: what happens to the picture before; None for nothing.
+    options: tuple[tuple[str, str], ...] = ()  #: of ``edge build`` that would make it so.
 
 
 @frozen(eq=False)
 class TriedInput:
-    """A change of the float network's input, and what came of it.
+    """A change of the float network's input, and what came of it."""
 
-    Attributes:
-        check: the figures.
-        change: what was done.
-        usual_before: share of the pictures with the commonest answer as built, 0..1.
-        usual: the same with the change.
-    """
-
-    check: InputCheck
-    change: InputVariant
-    usual_before: float
-    usual: float
+    check: InputCheck  #: the figures.
+    change: InputVariant  #: what was done.
+    usual_before: float  #: share of the pictures with the commonest answer as built, 0..1.
+    usual: float  #: the same with the change.
 
 
 def changes(rule: Preprocess) -> tuple[InputVariant, ...]:
@@ -260,25 +246,15 @@ def own_normalisation(model: onnx.ModelProto) -> str:
 
 @frozen(eq=False)
 class Steps:
-    """Scores of the whole networks, (n, classes) each.
+    """Scores of the whole networks, (n, classes) each."""
 
-    Attributes:
-        float_rgb: the float network as the user feeds it.
-        float_nv12: the same behind NV12.
-        simplified: the simplified network behind NV12.
-        program: the program's integers; None where they can't be run here.
-        steps: each against the one before.
-        checks: of the float network's input.
-        program_checks: of the program's.
-    """
-
-    float_rgb: Scores
-    float_nv12: Scores
-    simplified: Scores
-    program: Scores | None
-    steps: tuple[StepEffect, ...]
-    checks: tuple[TriedInput, ...]
-    program_checks: tuple[InputCheck, ...]
+    float_rgb: Scores  #: the float network as the user feeds it.
+    float_nv12: Scores  #: the same behind NV12.
+    simplified: Scores  #: the simplified network behind NV12.
+    program: Scores | None  #: the program's integers; None where they can't be run here.
+    steps: tuple[StepEffect, ...]  #: each against the one before.
+    checks: tuple[TriedInput, ...]  #: of the float network's input.
+    program_checks: tuple[InputCheck, ...]  #: of the program's.
 
 
 def measure_steps(

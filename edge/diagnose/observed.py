@@ -20,20 +20,13 @@ Done = Callable[[int], None]  # told how many pictures are done
 
 @frozen(eq=False)
 class Seen:
-    """Activations by picture and quantizer; a weight's entries are 0.
+    """Activations by picture and quantizer; a weight's entries are 0."""
 
-    Attributes:
-        low: (n, quantizers) smallest value.
-        high: (n, quantizers) largest value.
-        beyond: (n, quantizers) share of the values beyond the threshold, 0..1.
-        excess: (n, quantizers) largest magnitude over its channel's threshold.
-        channels: quantizer -> (n, channels) largest magnitude of each channel; empty without channels.
-    """
-
-    low: NDArray[np.float64]
-    high: NDArray[np.float64]
-    beyond: NDArray[np.float64]
-    excess: NDArray[np.float64]
+    low: NDArray[np.float64]  #: (n, quantizers) smallest value.
+    high: NDArray[np.float64]  #: (n, quantizers) largest value.
+    beyond: NDArray[np.float64]  #: (n, quantizers) share of the values beyond the threshold, 0..1.
+    excess: NDArray[np.float64]  #: (n, quantizers) largest magnitude over its channel's threshold.
+    #: quantizer -> (n, channels) largest magnitude of each channel; empty without channels.
     channels: tuple[NDArray[np.float32], ...]
 
     @classmethod
@@ -105,23 +98,14 @@ def summarize(known: tuple[int, Quantizer] | None, seen: Seen, bounds: tuple[flo
 
 @frozen(eq=False)
 class Observed:
-    """One pass over the pictures, float and as built.
+    """One pass over the pictures, float and as built."""
 
-    Attributes:
-        float_scores: (n, classes), every quantizer off.
-        scores: (n, classes), every quantizer as built.
-        cosine: (n, layers): of each layer's output as built with float's.
-        low: (n, layers) smallest value of each layer's output in the float network.
-        high: (n, layers) largest.
-        seen: of each activation's values in the float network.
-    """
-
-    float_scores: Scores
-    scores: Scores
-    cosine: NDArray[np.float64]
-    low: NDArray[np.float64]
-    high: NDArray[np.float64]
-    seen: Seen
+    float_scores: Scores  #: (n, classes), every quantizer off.
+    scores: Scores  #: (n, classes), every quantizer as built.
+    cosine: NDArray[np.float64]  #: (n, layers): of each layer's output as built with float's.
+    low: NDArray[np.float64]  #: (n, layers) smallest value of each layer's output in the float network.
+    high: NDArray[np.float64]  #: (n, layers) largest.
+    seen: Seen  #: of each activation's values in the float network.
 
     def bounds(self, layer: int) -> tuple[float, float]:
         """Return the smallest and the largest value of a layer's output."""

@@ -20,49 +20,30 @@ OUTLIER = 12.0
 
 @frozen
 class WeightTensor:
-    """A weight that is rounded.
+    """A weight that is rounded."""
 
-    Attributes:
-        quantizer: its index.
-        node: the node that reads it.
-        tensor: its name.
-        shape: of it.
-        error: mean rounding error over the mean magnitude, both without each channel's largest weight;
-            0..1, 1 where all others are rounded to zero.
-        channel: the worst channel.
-        channel_error: its error.
-        outlier: largest weight of a channel over the 99th percentile of its magnitudes, the worst channel.
-        outlier_at: index of that weight in the tensor.
-        outlier_value: the weight.
-    """
-
-    quantizer: int
-    node: str
-    tensor: str
-    shape: tuple[int, ...]
+    quantizer: int  #: its index.
+    node: str  #: the node that reads it.
+    tensor: str  #: its name.
+    shape: tuple[int, ...]  #: of it.
+    #: mean rounding error over the mean magnitude, both without each channel's largest weight; 0..1, 1 where all others
+    #: are rounded to zero.
     error: float
-    channel: int
-    channel_error: float
-    outlier: float
-    outlier_at: tuple[int, ...]
-    outlier_value: float
+    channel: int  #: the worst channel.
+    channel_error: float  #: its error.
+    outlier: float  #: largest weight of a channel over the 99th percentile of its magnitudes, the worst channel.
+    outlier_at: tuple[int, ...]  #: index of that weight in the tensor.
+    outlier_value: float  #: the weight.
 
 
 @frozen
 class ChangedTensor:
-    """A weight that a step of the build changed where it should not have.
+    """A weight that a step of the build changed where it should not have."""
 
-    Attributes:
-        step: such as ``simplify`` or ``quantize``.
-        tensor: its name, or its node's.
-        share: of its elements, 0..1.
-        largest: difference, in steps of the rounding for integers.
-    """
-
-    step: str
-    tensor: str
-    share: float
-    largest: float
+    step: str  #: such as ``simplify`` or ``quantize``.
+    tensor: str  #: its name, or its node's.
+    share: float  #: of its elements, 0..1.
+    largest: float  #: difference, in steps of the rounding for integers.
 
 
 def rounded_weights(calibrated: onnx.ModelProto, quantizers: tuple[Quantizer, ...]) -> list[WeightTensor]:

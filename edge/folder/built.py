@@ -17,19 +17,15 @@ MANIFEST = "manifest.json"
 
 @frozen
 class Built:
-    """What ``edge build`` published in a folder, such as ``build/ConvNeXt_atto``.
-
-    Attributes:
-        files: role -> existing file: ``bin``, ``float_onnx``, ``bpu_onnx``, ``calibrated_onnx``, ``quantized_onnx``,
-            ``portable_onnx``, ``mapper_yaml``, ``compile_log``, ``quant_info``, …
-        sha256: role -> hash that the manifest lists.
-    """
+    """What ``edge build`` published in a folder, such as ``build/ConvNeXt_atto``."""
 
     folder: Path
     manifest: Mapping[str, Any]
     metadata: Metadata
+    #: role -> existing file: ``bin``, ``float_onnx``, ``bpu_onnx``, ``calibrated_onnx``, ``quantized_onnx``,
+    #: ``portable_onnx``, ``mapper_yaml``, ``compile_log``, ``quant_info``, …
     files: Mapping[str, Path]
-    sha256: Mapping[str, str] = field(factory=dict)
+    sha256: Mapping[str, str] = field(factory=dict)  #: role -> hash that the manifest lists.
 
     def file(self, role: str, *, remedy: str | None = None) -> Path:
         """Return the file of a role; ModelFileError where there is none, such as a ``bin`` of the portable mapper."""

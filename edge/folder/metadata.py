@@ -35,27 +35,16 @@ class FileEntry:
 
 @frozen
 class Metadata:
-    """What the runtime must know of a program.
+    """What the runtime must know of a program."""
 
-    Attributes:
-        name: of the program, such as ``ConvNeXt_atto_demo``.
-        model: the zoo's name of the model, or the user's.
-        weights: where they came from: ``timm``, ``vendor``, ``demo``, ``random`` or ``file``.
-        preprocess: from a picture to the network's input. The program itself takes NV12 of ``crop``.
-        classes: number of scores.
-        files: ``bin`` is missing where no vendor compiler was at hand.
-        toolchain: versions of what compiled or quantized it.
-        exact: whether the portable model gives the same integers as the program.
-    """
-
-    name: str
-    model: str
-    weights: str
-    preprocess: Preprocess
-    classes: int
-    files: Mapping[Role, FileEntry]
-    toolchain: Mapping[str, str] = field(factory=dict)
-    exact: bool = False
+    name: str  #: of the program, such as ``ConvNeXt_atto_demo``.
+    model: str  #: the zoo's name of the model, or the user's.
+    weights: str  #: where they came from: ``timm``, ``vendor``, ``demo``, ``random`` or ``file``.
+    preprocess: Preprocess  #: from a picture to the network's input. The program itself takes NV12 of ``crop``.
+    classes: int  #: number of scores.
+    files: Mapping[Role, FileEntry]  #: ``bin`` is missing where no vendor compiler was at hand.
+    toolchain: Mapping[str, str] = field(factory=dict)  #: versions of what compiled or quantized it.
+    exact: bool = False  #: whether the portable model gives the same integers as the program.
     march: str = MARCH
     schema_version: int = SCHEMA_VERSION
 

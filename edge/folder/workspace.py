@@ -57,23 +57,15 @@ class FileRecord:
 
 @frozen
 class Done(Generic[T_co]):
-    """A finished stage.
+    """A finished stage."""
 
-    Attributes:
-        name: such as ``compile``.
-        key: sha256 of everything the stage depends on.
-        result: what the stage function returned; its file names are relative to ``dir``.
-        seconds: how long the work took when it was done.
-        cached: whether an earlier run had done it.
-    """
-
-    name: str
-    key: str
+    name: str  #: such as ``compile``.
+    key: str  #: sha256 of everything the stage depends on.
     dir: Path
-    result: T_co
+    result: T_co  #: what the stage function returned; its file names are relative to ``dir``.
     files: tuple[FileRecord, ...]
-    seconds: float
-    cached: bool
+    seconds: float  #: how long the work took when it was done.
+    cached: bool  #: whether an earlier run had done it.
 
     def path(self, name: str) -> Path:
         """Return the path of one of the stage's files."""

@@ -19,26 +19,16 @@ PRODUCTS = ("Conv", "ConvTranspose", "Gemm", "MatMul", "Einsum")
 
 @frozen
 class Work:
-    """What one picture costs.
+    """What one picture costs."""
 
-    Attributes:
-        input_shape: for which it was counted, batch first.
-        parameters: elements of all weights, biases and statistics of the file.
-        macs: multiply-accumulates of convolutions and matrix products, attention's included; adding a bias is one.
-        attention: those of ``macs`` in products of two activations (MatMul without a weight).
-        other: operations of everything else, as onnx-tool weighs them: normalisation, activation functions, additions,
-            pooling.
-        activations: elements of all tensors between operators.
-        by_operator: operator -> operations, largest first.
-    """
-
-    input_shape: tuple[int, ...]
-    parameters: int
-    macs: int
-    attention: int
+    input_shape: tuple[int, ...]  #: for which it was counted, batch first.
+    parameters: int  #: elements of all weights, biases and statistics of the file.
+    macs: int  #: multiply-accumulates of convolutions and matrix products, attention's included; adding a bias is one.
+    attention: int  #: those of ``macs`` in products of two activations (MatMul without a weight).
+    #: operations of everything else, as onnx-tool weighs them: normalisation, activation functions, additions, pooling.
     other: int
-    activations: int
-    by_operator: Mapping[str, int]
+    activations: int  #: elements of all tensors between operators.
+    by_operator: Mapping[str, int]  #: operator -> operations, largest first.
 
 
 def count(onnx_file: Path, *, input_shape: Sequence[int] | None = None) -> Work:

@@ -17,25 +17,16 @@ if TYPE_CHECKING:
 
 @frozen
 class GraphFacts:
-    """What the later stages need to know of a graph.
-
-    Attributes:
-        input_shape: static, batch first; of the one input.
-        output_shape: static; of the first output. The last axis is the classes.
-        opset: of the default domain.
-        ir: IR version of the file.
-        node_names: in graph order.
-        parameters: elements of all float initializers.
-    """
+    """What the later stages need to know of a graph."""
 
     input_name: str
-    input_shape: tuple[int, ...]
+    input_shape: tuple[int, ...]  #: static, batch first; of the one input.
     output_name: str
-    output_shape: tuple[int, ...]
-    opset: int
-    ir: int
-    node_names: tuple[str, ...]
-    parameters: int
+    output_shape: tuple[int, ...]  #: static; of the first output. The last axis is the classes.
+    opset: int  #: of the default domain.
+    ir: int  #: IR version of the file.
+    node_names: tuple[str, ...]  #: in graph order.
+    parameters: int  #: elements of all float initializers.
 
 
 def load_onnx(path: Path) -> onnx.ModelProto:

@@ -43,22 +43,15 @@ MAX_WORKERS = 8
 
 @frozen
 class CalibrationSet:
-    """A calibration set as data: ``calibration/<name>.yaml``.
+    """A calibration set as data: ``calibration/<name>.yaml``."""
 
-    Attributes:
-        name: file name without its ending.
-        images: a source as ``edge.images.open_images`` understands it; ``~`` and ``$NAME`` are expanded, and
-            a relative path is relative to the YAML.
-        n: how many pictures.
-        seed: of the choice.
-        note: what the set is.
-    """
-
-    name: str = field(validator=instance_of(str))
+    name: str = field(validator=instance_of(str))  #: file name without its ending.
+    #: a source as ``edge.images.open_images`` understands it; ``~`` and ``$NAME`` are expanded, and a relative path is
+    #: relative to the YAML.
     images: str = field(validator=instance_of(str))
-    n: int = field(default=100, validator=[instance_of(int), ge(1)])
-    seed: int = field(default=0, validator=[instance_of(int), ge(0)])
-    note: str = field(default="", validator=instance_of(str))
+    n: int = field(default=100, validator=[instance_of(int), ge(1)])  #: how many pictures.
+    seed: int = field(default=0, validator=[instance_of(int), ge(0)])  #: of the choice.
+    note: str = field(default="", validator=instance_of(str))  #: what the set is.
 
 
 @frozen
@@ -73,29 +66,17 @@ class CalibrationPicture:
 
 @frozen
 class CalibrationResult:
-    """What :func:`calibrate` wrote; paths are relative to its ``out``.
+    """What :func:`calibrate` wrote; paths are relative to its ``out``."""
 
-    Attributes:
-        directory: folder of the raw files; its name ends in ``_f32``, from which the mapper takes their type.
-        index: the JSON that lists them.
-        n: files written.
-        asked: pictures asked for.
-        seed: of the choice.
-        sha256: over the names and hashes of all files.
-        source: what the pictures were taken from.
-        pictures: in file order.
-        unreadable: names of chosen pictures that were left out.
-    """
-
-    directory: str
-    index: str
-    n: int
-    asked: int
-    seed: int
-    sha256: str
-    source: str
-    pictures: tuple[CalibrationPicture, ...]
-    unreadable: tuple[str, ...] = ()
+    directory: str  #: folder of the raw files; its name ends in ``_f32``, from which the mapper takes their type.
+    index: str  #: the JSON that lists them.
+    n: int  #: files written.
+    asked: int  #: pictures asked for.
+    seed: int  #: of the choice.
+    sha256: str  #: over the names and hashes of all files.
+    source: str  #: what the pictures were taken from.
+    pictures: tuple[CalibrationPicture, ...]  #: in file order.
+    unreadable: tuple[str, ...] = ()  #: names of chosen pictures that were left out.
 
 
 @frozen

@@ -21,17 +21,11 @@ R = TypeVar("R")
 
 @frozen(eq=False)
 class Frame:
-    """A picture as the network's input sees it.
+    """A picture as the network's input sees it."""
 
-    Attributes:
-        name: in its set.
-        label: class index; None if unknown.
-        rgb: uint8, (H, W, 3), cropped.
-    """
-
-    name: str
-    label: int | None
-    rgb: Image
+    name: str  #: in its set.
+    label: int | None  #: class index; None if unknown.
+    rgb: Image  #: uint8, (H, W, 3), cropped.
 
     @property
     def nv12(self) -> Image:

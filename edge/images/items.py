@@ -21,19 +21,12 @@ Split = Literal["calibration", "test"]
 
 @frozen
 class ImageItem:
-    """One picture of a set.
+    """One picture of a set."""
 
-    Attributes:
-        name: unique in the set: the path relative to it, or ``calibration/000012`` of the demo.
-        label: class index; None if unknown.
-        path: the file; None for a rendered picture.
-        demo: (split, index, seed) of a rendered picture; None for a file.
-    """
-
-    name: str
-    label: int | None = None
-    path: Path | None = None
-    demo: tuple[Split, int, int] | None = None
+    name: str  #: unique in the set: the path relative to it, or ``calibration/000012`` of the demo.
+    label: int | None = None  #: class index; None if unknown.
+    path: Path | None = None  #: the file; None for a rendered picture.
+    demo: tuple[Split, int, int] | None = None  #: (split, index, seed) of a rendered picture; None for a file.
 
     def load(self) -> NDArray[np.uint8]:
         """Return the picture, RGB, uint8, (height, width, 3).
@@ -126,19 +119,12 @@ class Files(Sequence[ImageItem]):
 
 @frozen(slots=False)
 class ImageSet(Sequence[ImageItem]):
-    """Pictures in a fixed order.
+    """Pictures in a fixed order."""
 
-    Attributes:
-        items: the pictures.
-        description: what to call the set in reports, such as ``imagenet_val (500 of 50000 pictures)``.
-        unlabelled: why there are no labels; empty if every picture has one.
-        source: the set's short name.
-    """
-
-    items: Sequence[ImageItem]
-    description: str
-    unlabelled: str = ""
-    source: str = ""
+    items: Sequence[ImageItem]  #: the pictures.
+    description: str  #: what to call the set in reports, such as ``imagenet_val (500 of 50000 pictures)``.
+    unlabelled: str = ""  #: why there are no labels; empty if every picture has one.
+    source: str = ""  #: the set's short name.
 
     @property
     def labelled(self) -> bool:

@@ -33,29 +33,17 @@ _KINDS: dict[str, UnitKind] = {
 
 @frozen
 class Group:
-    """The nodes of one layer.
+    """The nodes of one layer."""
 
-    Attributes:
-        name: the model's module path where the node names have one, else the first node's name.
-        kind: what it is.
-        nodes: names, in graph order.
-        output: tensor that it computes, before rounding.
-        own: quantizers of its weights and of the tensors that it computes, indices.
-        weights: those of its weights.
-        touching: quantizers of activations that it reads or computes.
-        bits: 16 if one of its tensors is rounded to 16 bits.
-        last: whether it computes an output of the network.
-    """
-
-    name: str
-    kind: UnitKind
-    nodes: tuple[str, ...]
-    output: str
-    own: tuple[int, ...]
-    weights: tuple[int, ...]
-    touching: tuple[int, ...]
-    bits: int
-    last: bool
+    name: str  #: the model's module path where the node names have one, else the first node's name.
+    kind: UnitKind  #: what it is.
+    nodes: tuple[str, ...]  #: names, in graph order.
+    output: str  #: tensor that it computes, before rounding.
+    own: tuple[int, ...]  #: quantizers of its weights and of the tensors that it computes, indices.
+    weights: tuple[int, ...]  #: those of its weights.
+    touching: tuple[int, ...]  #: quantizers of activations that it reads or computes.
+    bits: int  #: 16 if one of its tensors is rounded to 16 bits.
+    last: bool  #: whether it computes an output of the network.
 
 
 def group(graph: Translated) -> tuple[Group, ...]:

@@ -20,29 +20,17 @@ Scores = NDArray[np.float32]  # (n, classes), or (classes,) of one picture
 
 @frozen
 class Gain:
-    """What a change wins over the network as built, on the same pictures.
+    """What a change wins over the network as built, on the same pictures."""
 
-    Attributes:
-        what: name of the change, or of the layer.
-        before: pictures with the float network's answer as built.
-        after: the same with the change.
-        n: pictures.
-        p: exact McNemar of the two.
-        cosine_before: mean cosine with float's scores.
-        cosine_after: the same with the change.
-        expected: gain in agreement, in points, that the nearer scores let expect; see :func:`expected`.
-        p_closer: that the cosine rises so much by chance; paired sign-flip test on the pictures' differences.
-    """
-
-    what: str
-    before: int
-    after: int
-    n: int
-    p: float
-    cosine_before: float
-    cosine_after: float
-    expected: float
-    p_closer: float
+    what: str  #: name of the change, or of the layer.
+    before: int  #: pictures with the float network's answer as built.
+    after: int  #: the same with the change.
+    n: int  #: pictures.
+    p: float  #: exact McNemar of the two.
+    cosine_before: float  #: mean cosine with float's scores.
+    cosine_after: float  #: the same with the change.
+    expected: float  #: gain in agreement, in points, that the nearer scores let expect; see :func:`expected`.
+    p_closer: float  #: that the cosine rises so much by chance; paired sign-flip test on the pictures' differences.
 
     @property
     def points(self) -> float:
@@ -65,19 +53,12 @@ class Gain:
 
 @frozen(eq=False)
 class StepEffect:
-    """The network after one step of the build against the step before, on the same pictures.
+    """The network after one step of the build against the step before, on the same pictures."""
 
-    Attributes:
-        name: ``NV12``, ``simplify``, ``optimize``, ``calibrated`` or ``program``.
-        what: in words.
-        agreement: share of the pictures with the same answer, 0..1.
-        cosine: mean of the scores'.
-    """
-
-    name: str
-    what: str
-    agreement: float
-    cosine: float
+    name: str  #: ``NV12``, ``simplify``, ``optimize``, ``calibrated`` or ``program``.
+    what: str  #: in words.
+    agreement: float  #: share of the pictures with the same answer, 0..1.
+    cosine: float  #: mean of the scores'.
 
 
 def gain(what: str, reference: Scores, before: Scores, after: Scores) -> Gain:

@@ -36,19 +36,12 @@ EPOCH = 315532800  # 1980-01-01
 
 @frozen
 class Bundle:
-    """A bundle that was written.
+    """A bundle that was written."""
 
-    Attributes:
-        path: the folder or archive.
-        name: of the program.
-        files: in the order in which they lie in an archive, marker left out.
-        has_bin: whether it can run on the BPU; a build with ``--mapper portable`` makes no ``.bin``.
-    """
-
-    path: Path
-    name: str
-    files: tuple[FileEntry, ...]
-    has_bin: bool
+    path: Path  #: the folder or archive.
+    name: str  #: of the program.
+    files: tuple[FileEntry, ...]  #: in the order in which they lie in an archive, marker left out.
+    has_bin: bool  #: whether it can run on the BPU; a build with ``--mapper portable`` makes no ``.bin``.
 
 
 def bundle(source: Path, out: Path | None = None) -> Bundle:

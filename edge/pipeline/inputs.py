@@ -17,14 +17,11 @@ from edge.toolchain.found import Toolchain
 
 @frozen
 class Inputs:
-    """What a stage is given.
+    """What a stage is given."""
 
-    Attributes:
-        key: all that its result depends on, as JSON: parameters, hashes of files, versions of packages.
-        arguments: makes the keywords of its work; called only where the work has to be done.
-    """
-
+    #: all that its result depends on, as JSON: parameters, hashes of files, versions of packages.
     key: Mapping[str, object]
+    #: makes the keywords of its work; called only where the work has to be done.
     arguments: Callable[[], Mapping[str, Any]]
 
 

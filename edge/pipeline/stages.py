@@ -55,27 +55,19 @@ WORKING_DIR = "model_output"  # of the vendor's own choice, for a compile by han
 
 @frozen(eq=False)
 class Stage(Generic[T]):
-    """A row: one step of a build.
+    """A row: one step of a build."""
 
-    Attributes:
-        name: such as ``compile``; also the verb that runs it.
-        work: does it, also given ``out``, an empty folder, and ``reporter`` where it takes them. What its
-            module imports is the ``code`` part of the cache key.
-        result: class that ``work`` returns.
-        needs: stages whose results ``inputs`` reads; they run before, those of them that apply.
-        inputs: what ``work`` is given in this build.
-        note: the result in a few words.
-        when: whether the build asks for it; what does not apply is not needed by others either.
-        warnings: what the user has to know of the result, of a cached one too.
-    """
-
-    name: str
+    name: str  #: such as ``compile``; also the verb that runs it.
+    #: does it, also given ``out``, an empty folder, and ``reporter`` where it takes them. What its module imports is
+    #: the ``code`` part of the cache key.
     work: Callable[..., T]
-    result: type[T]
-    needs: tuple[Stage[Any], ...]
-    inputs: Callable[[Build], Inputs]
-    note: Callable[[Build, T], str]
+    result: type[T]  #: class that ``work`` returns.
+    needs: tuple[Stage[Any], ...]  #: stages whose results ``inputs`` reads; they run before, those of them that apply.
+    inputs: Callable[[Build], Inputs]  #: what ``work`` is given in this build.
+    note: Callable[[Build, T], str]  #: the result in a few words.
+    #: whether the build asks for it; what does not apply is not needed by others either.
     when: Callable[[Build], bool] = lambda _build: True
+    #: what the user has to know of the result, of a cached one too.
     warnings: Callable[[Build, T], Iterator[str]] = lambda _build, _result: iter(())
 
 

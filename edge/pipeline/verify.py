@@ -29,32 +29,20 @@ _RELATIVE, _ABSOLUTE = 1e-5, 1e-6
 
 @frozen
 class VerifyResult:
-    """What was compared.
+    """What was compared."""
 
-    Attributes:
-        frames: pictures that went through both; 0 if it could not be verified.
-        bit_exact: all integers that the BPU gives were equal; None if it could not be verified.
-        max_abs_diff: the largest difference of two integers; None if it could not be verified.
-        pictures: names of the frames.
-        values: names of the compared outputs of the BPU.
-        integers: how many were compared on each frame.
-        calls: of the BPU in the program; only the first one is compared.
-        outputs_max_diff: the largest difference of the float outputs behind the CPU nodes; None where these
-            can't be computed here.
-        portable_exact: whether the portable model gave the same outputs bit for bit; None without one.
-        why_not: why it could not be verified; empty if it was.
-    """
-
-    frames: int
-    bit_exact: bool | None
-    max_abs_diff: int | None
-    pictures: tuple[str, ...] = ()
-    values: tuple[str, ...] = ()
-    integers: int = 0
-    calls: int = 0
+    frames: int  #: pictures that went through both; 0 if it could not be verified.
+    bit_exact: bool | None  #: all integers that the BPU gives were equal; None if it could not be verified.
+    max_abs_diff: int | None  #: the largest difference of two integers; None if it could not be verified.
+    pictures: tuple[str, ...] = ()  #: names of the frames.
+    values: tuple[str, ...] = ()  #: names of the compared outputs of the BPU.
+    integers: int = 0  #: how many were compared on each frame.
+    calls: int = 0  #: of the BPU in the program; only the first one is compared.
+    #: the largest difference of the float outputs behind the CPU nodes; None where these can't be computed here.
     outputs_max_diff: float | None = None
+    #: whether the portable model gave the same outputs bit for bit; None without one.
     portable_exact: bool | None = None
-    why_not: str = ""
+    why_not: str = ""  #: why it could not be verified; empty if it was.
 
 
 def candidates(images: ImageSet, frames: int = FRAMES) -> ImageSet:

@@ -29,23 +29,14 @@ _MOVES = ("Reshape", "Transpose", "Flatten", "Squeeze", "Unsqueeze")  # a number
 
 @frozen
 class Attention:
-    """What was written another way.
+    """What was written another way."""
 
-    Attributes:
-        fused: MatMul nodes that gave queries, keys and values in one, taken apart.
-        pools: AveragePool nodes over tokens.
-        scales: Mul or Div nodes whose number went into weights.
-        keys: Transpose nodes of keys that come before the heads are taken apart now.
-        matrices: Softmax nodes whose attention has values of three axes now.
-        shares: Softmax nodes with a convolution behind them, without which the program is wrong.
-    """
-
-    fused: tuple[str, ...] = ()
-    pools: tuple[str, ...] = ()
-    scales: tuple[str, ...] = ()
-    keys: tuple[str, ...] = ()
-    matrices: tuple[str, ...] = ()
-    shares: tuple[str, ...] = ()
+    fused: tuple[str, ...] = ()  #: MatMul nodes that gave queries, keys and values in one, taken apart.
+    pools: tuple[str, ...] = ()  #: AveragePool nodes over tokens.
+    scales: tuple[str, ...] = ()  #: Mul or Div nodes whose number went into weights.
+    keys: tuple[str, ...] = ()  #: Transpose nodes of keys that come before the heads are taken apart now.
+    matrices: tuple[str, ...] = ()  #: Softmax nodes whose attention has values of three axes now.
+    shares: tuple[str, ...] = ()  #: Softmax nodes with a convolution behind them, without which the program is wrong.
 
     def __bool__(self) -> bool:
         return any(astuple(self))
@@ -79,21 +70,13 @@ def attends(view: View, node: onnx.NodeProto) -> bool:
 
 @frozen
 class _Fused:
-    """One product and the values that are cut out of it.
+    """One product and the values that are cut out of it."""
 
-    Attributes:
-        matmul: the product.
-        bias: what is added to it; None if nothing is.
-        value: name of what is multiplied.
-        parts: part -> node whose output it is.
-        size: batch, tokens, heads, width.
-    """
-
-    matmul: onnx.NodeProto
-    bias: str | None
-    value: str
-    parts: dict[int, onnx.NodeProto]
-    size: tuple[int, int, int, int]
+    matmul: onnx.NodeProto  #: the product.
+    bias: str | None  #: what is added to it; None if nothing is.
+    value: str  #: name of what is multiplied.
+    parts: dict[int, onnx.NodeProto]  #: part -> node whose output it is.
+    size: tuple[int, int, int, int]  #: batch, tokens, heads, width.
 
 
 def take_apart(model: onnx.ModelProto) -> tuple[str, ...]:

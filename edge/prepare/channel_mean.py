@@ -149,17 +149,11 @@ REWRITES: Mapping[Rewrite, Callable[[onnx.ModelProto], tuple[onnx.ModelProto, tu
 
 @frozen
 class RewriteResult:
-    """A float ONNX with some parts written another way.
+    """A float ONNX with some parts written another way."""
 
-    Attributes:
-        onnx: file name.
-        nodes: rewrite -> names of the nodes that it changed.
-        max_abs_error: largest difference of an output from before, over seeded random inputs.
-    """
-
-    onnx: str
-    nodes: Mapping[str, tuple[str, ...]]
-    max_abs_error: float
+    onnx: str  #: file name.
+    nodes: Mapping[str, tuple[str, ...]]  #: rewrite -> names of the nodes that it changed.
+    max_abs_error: float  #: largest difference of an output from before, over seeded random inputs.
 
 
 def rewrite(

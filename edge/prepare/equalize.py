@@ -38,25 +38,15 @@ Ranges = NDArray[np.float64]
 
 @frozen
 class Convolution:
-    """A convolution with constants of its own.
+    """A convolution with constants of its own."""
 
-    Attributes:
-        name: of its node.
-        input: name of the tensor that it reads.
-        weight: name of its constant, (output channels, input channels / groups, ...).
-        bias: name of its constant; empty if it has none.
-        inputs: number of input channels.
-        outputs: number of output channels.
-        groups: 1, or as many as there are input channels: depthwise.
-    """
-
-    name: str
-    input: str
-    weight: str
-    bias: str
-    inputs: int
-    outputs: int
-    groups: int
+    name: str  #: of its node.
+    input: str  #: name of the tensor that it reads.
+    weight: str  #: name of its constant, (output channels, input channels / groups, ...).
+    bias: str  #: name of its constant; empty if it has none.
+    inputs: int  #: number of input channels.
+    outputs: int  #: number of output channels.
+    groups: int  #: 1, or as many as there are input channels: depthwise.
 
     @property
     def depthwise(self) -> bool:
@@ -66,19 +56,12 @@ class Convolution:
 
 @frozen
 class ConvolutionPair:
-    """Two convolutions with nothing between them that minds a factor on a channel.
+    """Two convolutions with nothing between them that minds a factor on a channel."""
 
-    Attributes:
-        producer: its rows are multiplied.
-        consumer: what reads the channels is divided.
-        tensor: between them, behind the activation, before a pool: what its ranges are taken of.
-        ceiling: what the activation lets pass at most; None if anything.
-    """
-
-    producer: Convolution
-    consumer: Convolution
-    tensor: str
-    ceiling: float | None
+    producer: Convolution  #: its rows are multiplied.
+    consumer: Convolution  #: what reads the channels is divided.
+    tensor: str  #: between them, behind the activation, before a pool: what its ranges are taken of.
+    ceiling: float | None  #: what the activation lets pass at most; None if anything.
 
     @property
     def name(self) -> str:
@@ -169,34 +152,21 @@ def _scale(constants: MutableMapping[str, Array], name: str, by: Ranges, axis: i
 
 @frozen
 class EqualizedPair:
-    """Two convolutions between which channels were scaled.
+    """Two convolutions between which channels were scaled."""
 
-    Attributes:
-        name: of both.
-        median: factor of a channel.
-        largest: factor.
-    """
-
-    name: str
-    median: float
-    largest: float
+    name: str  #: of both.
+    median: float  #: factor of a channel.
+    largest: float  #: factor.
 
 
 @frozen
 class EqualizeResult:
-    """A float ONNX that computes what it did, its channels in ranges that int8 steps serve well.
+    """A float ONNX that computes what it did, its channels in ranges that int8 steps serve well."""
 
-    Attributes:
-        onnx: file name.
-        pairs: in graph order.
-        pictures: calibration pictures whose ranges were taken.
-        max_abs_error: largest difference of an output from before, over calibration pictures and noise.
-    """
-
-    onnx: str
-    pairs: tuple[EqualizedPair, ...]
-    pictures: int
-    max_abs_error: float
+    onnx: str  #: file name.
+    pairs: tuple[EqualizedPair, ...]  #: in graph order.
+    pictures: int  #: calibration pictures whose ranges were taken.
+    max_abs_error: float  #: largest difference of an output from before, over calibration pictures and noise.
 
 
 def equalize(

@@ -35,15 +35,11 @@ _FREE = "Constant"
 
 @frozen
 class Reference:
-    """What the original model answers to the random inputs.
+    """What the original model answers to the random inputs."""
 
-    Attributes:
-        inputs: float32, one per seed and then the further ones, of the model's input shape.
-        outputs: one list of arrays per input.
-    """
-
+    #: float32, one per seed and then the further ones, of the model's input shape.
     inputs: tuple[NDArray[np.float32], ...]
-    outputs: tuple[list[Any], ...]
+    outputs: tuple[list[Any], ...]  #: one list of arrays per input.
 
     @property
     def shapes(self) -> list[tuple[int, ...]]:
@@ -57,17 +53,11 @@ class Rejected(Exception):  # noqa: N818 - a verdict, caught by the stage
 
 @frozen
 class Guard:
-    """What a candidate is held against.
+    """What a candidate is held against."""
 
-    Attributes:
-        original: whose inputs, outputs and contract stay.
-        expected: what it answers.
-        baseline: whose patterns stay, and whose operators do not become more.
-    """
-
-    original: onnx.ModelProto
-    expected: Reference
-    baseline: onnx.ModelProto
+    original: onnx.ModelProto  #: whose inputs, outputs and contract stay.
+    expected: Reference  #: what it answers.
+    baseline: onnx.ModelProto  #: whose patterns stay, and whose operators do not become more.
 
     @property
     def patterns(self) -> dict[str, int]:

@@ -91,29 +91,17 @@ def output_error(difference: Matrix, moments: Matrix) -> float:
 
 @frozen
 class LinearLayer:
-    """A convolution or a fully connected layer.
+    """A convolution or a fully connected layer."""
 
-    Attributes:
-        name: of its node.
-        input: name of the tensor that it reads.
-        weight: name of its constant, float32.
-        shape: of the weight as (output channels, input channels / groups, height, width).
-        groups: of the convolution.
-        strides: vertical, horizontal.
-        pads: top, left, bottom, right.
-        dilations: vertical, horizontal.
-        transposed: whether the constant holds (inputs, outputs), as a MatMul's and a Gemm's may.
-    """
-
-    name: str
-    input: str
-    weight: str
-    shape: tuple[int, int, int, int]
-    groups: int = 1
-    strides: tuple[int, int] = (1, 1)
-    pads: tuple[int, int, int, int] = (0, 0, 0, 0)
-    dilations: tuple[int, int] = (1, 1)
-    transposed: bool = False
+    name: str  #: of its node.
+    input: str  #: name of the tensor that it reads.
+    weight: str  #: name of its constant, float32.
+    shape: tuple[int, int, int, int]  #: of the weight as (output channels, input channels / groups, height, width).
+    groups: int = 1  #: of the convolution.
+    strides: tuple[int, int] = (1, 1)  #: vertical, horizontal.
+    pads: tuple[int, int, int, int] = (0, 0, 0, 0)  #: top, left, bottom, right.
+    dilations: tuple[int, int] = (1, 1)  #: vertical, horizontal.
+    transposed: bool = False  #: whether the constant holds (inputs, outputs), as a MatMul's and a Gemm's may.
 
     @property
     def columns(self) -> int:
@@ -242,39 +230,25 @@ def _four(values: Any) -> tuple[int, int, int, int]:
 
 @frozen
 class RoundedLayer:
-    """A layer whose weights were rounded.
+    """A layer whose weights were rounded."""
 
-    Attributes:
-        name: of its node.
-        nearest: mean squared error of its outputs, relative to their power, with each weight rounded to the
-            nearest step, as the compiler does by itself.
-        compensated: the same with the weights as they are now.
-        moved: share of the weights that are not at their nearest step, 0..1.
-    """
-
-    name: str
+    name: str  #: of its node.
+    #: mean squared error of its outputs, relative to their power, with each weight rounded to the nearest step, as the
+    #: compiler does by itself.
     nearest: float
-    compensated: float
-    moved: float
+    compensated: float  #: the same with the weights as they are now.
+    moved: float  #: share of the weights that are not at their nearest step, 0..1.
 
 
 @frozen
 class RoundResult:
-    """A float ONNX whose weights lie on the compiler's int8 steps.
+    """A float ONNX whose weights lie on the compiler's int8 steps."""
 
-    Attributes:
-        onnx: file name.
-        layers: in graph order.
-        left: names of layers that were left as they are: the compiler changes their weights by itself.
-        pictures: calibration pictures that were looked at.
-        error_kept: geometric mean over the layers of compensated / nearest error, 0..1.
-    """
-
-    onnx: str
-    layers: tuple[RoundedLayer, ...]
-    left: tuple[str, ...]
-    pictures: int
-    error_kept: float
+    onnx: str  #: file name.
+    layers: tuple[RoundedLayer, ...]  #: in graph order.
+    left: tuple[str, ...]  #: names of layers that were left as they are: the compiler changes their weights by itself.
+    pictures: int  #: calibration pictures that were looked at.
+    error_kept: float  #: geometric mean over the layers of compensated / nearest error, 0..1.
 
 
 def round_weights(

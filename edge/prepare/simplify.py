@@ -41,39 +41,23 @@ OPTIONS: Mapping[str, tuple[str, ...]] = {"simplified": HARMFUL, "partly simplif
 
 @frozen
 class SimplifyResult:
-    """A BPU-ready ONNX.
+    """A BPU-ready ONNX."""
 
-    Attributes:
-        onnx: file name.
-        form: ``simplified``, ``partly simplified`` (constants folded only) or ``unsimplified``.
-        reason: why this form; of the leaner ones, what the guard found.
-        max_abs_error: largest difference from the original's outputs over seeded random inputs.
-        patterns_before: what the compiler fuses, counted in the original.
-        patterns_after: the same in the result; nowhere less.
-        nodes_before: number of nodes in the file that came in, constants included.
-        nodes_after: number of nodes in the result.
-        names_lost: names of computing nodes that no longer exist, so that no recipe may use them.
-        opset: 10 or 11.
-        ir: IR version.
-        onnxsim: version of onnxsim.
-        attention: nodes of attention that were written another way, after the form was found.
-        patches: convolutions over patches that run in two steps, likewise.
-    """
-
-    onnx: str
-    form: Form
-    reason: str
-    max_abs_error: float
-    patterns_before: dict[str, int]
-    patterns_after: dict[str, int]
-    nodes_before: int
-    nodes_after: int
-    names_lost: int
-    opset: int
-    ir: int
-    onnxsim: str
+    onnx: str  #: file name.
+    form: Form  #: ``simplified``, ``partly simplified`` (constants folded only) or ``unsimplified``.
+    reason: str  #: why this form; of the leaner ones, what the guard found.
+    max_abs_error: float  #: largest difference from the original's outputs over seeded random inputs.
+    patterns_before: dict[str, int]  #: what the compiler fuses, counted in the original.
+    patterns_after: dict[str, int]  #: the same in the result; nowhere less.
+    nodes_before: int  #: number of nodes in the file that came in, constants included.
+    nodes_after: int  #: number of nodes in the result.
+    names_lost: int  #: names of computing nodes that no longer exist, so that no recipe may use them.
+    opset: int  #: 10 or 11.
+    ir: int  #: IR version.
+    onnxsim: str  #: version of onnxsim.
+    #: nodes of attention that were written another way, after the form was found.
     attention: Attention = field(factory=Attention)
-    patches: tuple[str, ...] = ()
+    patches: tuple[str, ...] = ()  #: convolutions over patches that run in two steps, likewise.
 
 
 def simplify(

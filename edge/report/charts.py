@@ -19,19 +19,12 @@ Point = tuple[float, float]
 
 @frozen
 class Canvas:
-    """What a chart is, for those who see it and those who hear it.
+    """What a chart is, for those who see it and those who hear it."""
 
-    Attributes:
-        ident: prefix of the ids in it, unique on the page.
-        width: of the drawing, in CSS pixels; type keeps its size, so a phone gets a drawing of its own.
-        title: short text alternative.
-        description: what it shows, in a sentence or two.
-    """
-
-    ident: str
-    width: int
-    title: str
-    description: str
+    ident: str  #: prefix of the ids in it, unique on the page.
+    width: int  #: of the drawing, in CSS pixels; type keeps its size, so a phone gets a drawing of its own.
+    title: str  #: short text alternative.
+    description: str  #: what it shows, in a sentence or two.
 
     @property
     def narrow(self) -> bool:
@@ -106,27 +99,16 @@ def _value(value: object) -> str:
 
 @frozen
 class Row:
-    """A row of a dot chart.
+    """A row of a dot chart."""
 
-    Attributes:
-        name: what it is.
-        value: where its dot is.
-        interval: its whiskers; None for none.
-        start: where the bar that ends at the dot starts; None for no bar.
-        mark: class of bar and dot: ``loss``, ``gain``, ``noise`` or ``plain``.
-        shown: the value as text.
-        aside: further text behind it.
-        hollow: whether the dot is open: a figure of fewer pictures than the others.
-    """
-
-    name: str
-    value: float
-    interval: Interval | None
-    start: float | None
-    mark: str
-    shown: str
-    aside: str = ""
-    hollow: bool = False
+    name: str  #: what it is.
+    value: float  #: where its dot is.
+    interval: Interval | None  #: its whiskers; None for none.
+    start: float | None  #: where the bar that ends at the dot starts; None for no bar.
+    mark: str  #: class of bar and dot: ``loss``, ``gain``, ``noise`` or ``plain``.
+    shown: str  #: the value as text.
+    aside: str = ""  #: further text behind it.
+    hollow: bool = False  #: whether the dot is open: a figure of fewer pictures than the others.
 
 
 @frozen

@@ -27,36 +27,22 @@ VISIBLE = 5e-6  # a change of a cosine that five digits show
 
 @frozen
 class Answers:
-    """What each hop answered.
+    """What each hop answered."""
 
-    Attributes:
-        labels: picture -> class index; None without one.
-        hops: hop -> picture -> answered class index.
-    """
-
-    labels: Mapping[str, int | None]
-    hops: Mapping[str, Mapping[str, int]]
+    labels: Mapping[str, int | None]  #: picture -> class index; None without one.
+    hops: Mapping[str, Mapping[str, int]]  #: hop -> picture -> answered class index.
 
 
 @frozen
 class Paired:
-    """Two networks on the same pictures.
+    """Two networks on the same pictures."""
 
-    Attributes:
-        title: what is compared.
-        n: pictures that both answered.
-        same: of them, those with the same answer.
-        a_right: of them, those that the first got right; None without labels.
-        b_right: the same of the second.
-        change: from the first to the second; None without labels.
-    """
-
-    title: str
-    n: int
-    same: int
-    a_right: int | None = None
-    b_right: int | None = None
-    change: JudgedChange | None = None
+    title: str  #: what is compared.
+    n: int  #: pictures that both answered.
+    same: int  #: of them, those with the same answer.
+    a_right: int | None = None  #: of them, those that the first got right; None without labels.
+    b_right: int | None = None  #: the same of the second.
+    change: JudgedChange | None = None  #: from the first to the second; None without labels.
 
 
 @frozen
@@ -83,33 +69,20 @@ class LayerPair:
 
 @frozen
 class Comparison:
-    """Two builds side by side.
+    """Two builds side by side."""
 
-    Attributes:
-        verdict: what B is against A, in one line.
-        a: ``letter``, ``name``, ``folder``, ``verdict`` and ``flags`` of the first build.
-        b: of the second.
-        facts: what they are made of, how fast and how large they are.
-        recipe: settings of the compiler that differ.
-        recipe_same: how many settings are the same.
-        hops: every step of either: ``title``, and ``a`` and ``b``, its figures; None where not measured.
-        paired: tests on the same pictures; the first is of the programs. Empty where there is none.
-        why_unpaired: why there is none; empty if there is.
-        layers: the layers of both, in the order of A.
-        layers_note: what the figures are, or why there are none.
-    """
-
-    verdict: str
-    a: Fact
-    b: Fact
-    facts: tuple[FactRow, ...]
-    recipe: tuple[FactRow, ...]
-    recipe_same: int
+    verdict: str  #: what B is against A, in one line.
+    a: Fact  #: ``letter``, ``name``, ``folder``, ``verdict`` and ``flags`` of the first build.
+    b: Fact  #: of the second.
+    facts: tuple[FactRow, ...]  #: what they are made of, how fast and how large they are.
+    recipe: tuple[FactRow, ...]  #: settings of the compiler that differ.
+    recipe_same: int  #: how many settings are the same.
+    #: every step of either: ``title``, and ``a`` and ``b``, its figures; None where not measured.
     hops: tuple[Fact, ...]
-    paired: tuple[Paired, ...]
-    why_unpaired: str
-    layers: tuple[LayerPair, ...]
-    layers_note: str
+    paired: tuple[Paired, ...]  #: tests on the same pictures; the first is of the programs. Empty where there is none.
+    why_unpaired: str  #: why there is none; empty if there is.
+    layers: tuple[LayerPair, ...]  #: the layers of both, in the order of A.
+    layers_note: str  #: what the figures are, or why there are none.
     schema_version: int = SCHEMA_VERSION
 
 

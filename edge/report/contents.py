@@ -21,62 +21,37 @@ Fact = Mapping[str, Any]  # a row that is only shown
 
 @frozen
 class JudgedChange:
-    """A hop against the hop before it.
+    """A hop against the hop before it."""
 
-    Attributes:
-        before: title of the hop before.
-        points: change of Top-1 in points; negative is a loss.
-        interval: 95 % interval of ``points``; None where pictures were not compared in pairs.
-        lost: pictures that became wrong; None as above.
-        gained: pictures that became right; None as above.
-        p: of the exact two-sided McNemar test; None as above.
-        judgement: what that means.
-    """
-
-    before: str
-    points: float
-    interval: Interval | None
-    lost: int | None
-    gained: int | None
-    p: float | None
-    judgement: Judgement
+    before: str  #: title of the hop before.
+    points: float  #: change of Top-1 in points; negative is a loss.
+    interval: Interval | None  #: 95 % interval of ``points``; None where pictures were not compared in pairs.
+    lost: int | None  #: pictures that became wrong; None as above.
+    gained: int | None  #: pictures that became right; None as above.
+    p: float | None  #: of the exact two-sided McNemar test; None as above.
+    judgement: Judgement  #: what that means.
 
 
 @frozen
 class HopFigures:
-    """One step from the float network to the program. All shares are percentages, their intervals Wilson's.
+    """One step from the float network to the program. All shares are percentages, their intervals Wilson's."""
 
-    Attributes:
-        name: such as ``quantized``.
-        title: for people.
-        by: what executed it.
-        n: pictures.
-        top1: None without labels; ``top5`` and the intervals likewise.
-        agreement: same Top-1 answer as float.
-        cosine: mean cosine of the scores with float's.
-        agreement_before: same answer as the hop before; None for the first or if unknown.
-        cosine_before: likewise.
-        change: None for the first and without labels.
-        seconds: wall time; None if unknown.
-        sampled: whether it answered only a part of the pictures.
-    """
-
-    name: str
-    title: str
-    by: str
-    n: int
-    top1: float | None
+    name: str  #: such as ``quantized``.
+    title: str  #: for people.
+    by: str  #: what executed it.
+    n: int  #: pictures.
+    top1: float | None  #: None without labels; ``top5`` and the intervals likewise.
     top1_interval: Interval | None
     top5: float | None
     top5_interval: Interval | None
-    agreement: float
+    agreement: float  #: same Top-1 answer as float.
     agreement_interval: Interval
-    cosine: float
-    agreement_before: float | None = None
-    cosine_before: float | None = None
-    change: JudgedChange | None = None
-    seconds: float | None = None
-    sampled: bool = False
+    cosine: float  #: mean cosine of the scores with float's.
+    agreement_before: float | None = None  #: same answer as the hop before; None for the first or if unknown.
+    cosine_before: float | None = None  #: likewise.
+    change: JudgedChange | None = None  #: None for the first and without labels.
+    seconds: float | None = None  #: wall time; None if unknown.
+    sampled: bool = False  #: whether it answered only a part of the pictures.
 
     @property
     def figure(self) -> tuple[float, Interval | None]:
@@ -88,23 +63,14 @@ class HopFigures:
 
 @frozen
 class Thumbnail:
-    """A picture as the network sees it: cropped, then through NV12.
+    """A picture as the network sees it: cropped, then through NV12."""
 
-    Attributes:
-        name: in its set.
-        alt: text alternative.
-        image: data URI; empty where the picture has gone. Not in ``report.json``.
-        why_not: why there is no image.
-        width: of the image in pixels.
-        height: likewise.
-    """
-
-    name: str
-    alt: str
-    image: str = ""
-    why_not: str = ""
-    width: int = 0
-    height: int = 0
+    name: str  #: in its set.
+    alt: str  #: text alternative.
+    image: str = ""  #: data URI; empty where the picture has gone. Not in ``report.json``.
+    why_not: str = ""  #: why there is no image.
+    width: int = 0  #: of the image in pixels.
+    height: int = 0  #: likewise.
 
 
 @frozen
@@ -121,38 +87,24 @@ class MistakeShown:
 
 @frozen
 class Accuracy:
-    """What was measured on pictures.
+    """What was measured on pictures."""
 
-    Attributes:
-        source: the file that it is from: ``eval.json`` or ``manifest.json``.
-        command: that measured it.
-        unlabelled: why there is no Top-1; empty if there is.
-        hops: in order; the first is float.
-        quantized: the hop that stands for the program.
-        verdict: one line; empty if there is none.
-        mistakes: those that are shown.
-        mistakes_total: how many there are; None if unknown.
-        unreadable: names of pictures in no figure.
-        seconds: wall time; None if unknown.
-        versions: of what ran.
-        total: the change from float to ``quantized``; None without labels or if it was not tested.
-    """
-
-    source: str
-    command: str
+    source: str  #: the file that it is from: ``eval.json`` or ``manifest.json``.
+    command: str  #: that measured it.
     dataset: str
     dataset_sha256: str
     n: int
-    unlabelled: str
-    hops: tuple[HopFigures, ...]
-    quantized: str
-    verdict: str = ""
+    unlabelled: str  #: why there is no Top-1; empty if there is.
+    hops: tuple[HopFigures, ...]  #: in order; the first is float.
+    quantized: str  #: the hop that stands for the program.
+    verdict: str = ""  #: one line; empty if there is none.
     explanation: tuple[str, ...] = ()
-    mistakes: tuple[MistakeShown, ...] = ()
-    mistakes_total: int | None = None
-    unreadable: tuple[str, ...] = ()
-    seconds: float | None = None
-    versions: Mapping[str, str] = field(factory=dict)
+    mistakes: tuple[MistakeShown, ...] = ()  #: those that are shown.
+    mistakes_total: int | None = None  #: how many there are; None if unknown.
+    unreadable: tuple[str, ...] = ()  #: names of pictures in no figure.
+    seconds: float | None = None  #: wall time; None if unknown.
+    versions: Mapping[str, str] = field(factory=dict)  #: of what ran.
+    #: the change from float to ``quantized``; None without labels or if it was not tested.
     total: JudgedChange | None = None
 
     def hop(self, name: str) -> HopFigures | None:
@@ -177,50 +129,30 @@ class Flag:
 
 @frozen
 class LayerRow:
-    """How far one layer's output is from float.
+    """How far one layer's output is from float."""
 
-    Attributes:
-        name: in the model's own module path.
-        kind: such as ``conv`` or ``LayerNorm``; the compiler's operator where there is no diagnosis.
-        on: ``BPU`` or ``CPU``.
-        dtype: ``int8``, ``int16`` or ``float``.
-        cosine: with everything quantized, -1..1.
-        alone_cosine: of the network's scores with only this layer quantized; None without a diagnosis.
-        alone_agreement: percent of pictures whose answer stays then; None likewise.
-        low: smallest value of its output; None if unknown.
-        high: largest.
-        threshold: where calibration clips; None where it is not quantized.
-        saturated: share beyond the threshold, 0..1; None if unknown.
-        outlier_ratio: largest channel over median channel; None if unknown.
-    """
-
-    name: str
-    kind: str
-    on: str
-    dtype: str
-    cosine: float
+    name: str  #: in the model's own module path.
+    kind: str  #: such as ``conv`` or ``LayerNorm``; the compiler's operator where there is no diagnosis.
+    on: str  #: ``BPU`` or ``CPU``.
+    dtype: str  #: ``int8``, ``int16`` or ``float``.
+    cosine: float  #: with everything quantized, -1..1.
+    #: of the network's scores with only this layer quantized; None without a diagnosis.
     alone_cosine: float | None = None
-    alone_agreement: float | None = None
-    low: float | None = None
-    high: float | None = None
-    threshold: float | None = None
-    saturated: float | None = None
-    outlier_ratio: float | None = None
+    alone_agreement: float | None = None  #: percent of pictures whose answer stays then; None likewise.
+    low: float | None = None  #: smallest value of its output; None if unknown.
+    high: float | None = None  #: largest.
+    threshold: float | None = None  #: where calibration clips; None where it is not quantized.
+    saturated: float | None = None  #: share beyond the threshold, 0..1; None if unknown.
+    outlier_ratio: float | None = None  #: largest channel over median channel; None if unknown.
 
 
 @frozen
 class Layers:
-    """Similarity over the depth of the network.
+    """Similarity over the depth of the network."""
 
-    Attributes:
-        source: ``diagnosis``, ``compile log``, or empty where nothing says it.
-        note: what the figures are measured on.
-        rows: in graph order.
-    """
-
-    source: str
-    note: str
-    rows: tuple[LayerRow, ...] = ()
+    source: str  #: ``diagnosis``, ``compile log``, or empty where nothing says it.
+    note: str  #: what the figures are measured on.
+    rows: tuple[LayerRow, ...] = ()  #: in graph order.
 
     @property
     def alone(self) -> bool:
@@ -279,58 +211,37 @@ class CalibrationShown:
 
 @frozen
 class Report:
-    """Everything that a report says.
+    """Everything that a report says."""
 
-    Attributes:
-        name: of the program, such as ``ConvNeXt_atto_demo``.
-        model: the zoo's name, or the user's.
-        verdict: what it is, what it costs, how fast it is, in one line.
-        flags: what a reader must know first.
-        command: that built it.
-        edge: version of edge that built it.
-        recipe: the mapper's settings: flat key -> value.
-        versions: of the compiler's tools.
-        exporter: of the float network; empty if unknown.
-        diagnosis: None if there is no ``diagnosis.json`` of these files.
-        placement: ``bpu`` and ``cpu``, numbers of nodes, and ``nodes``, those on the CPU: ``name``, ``op``,
-            ``inside`` (the network, else at an end of it). None without the vendor's compiler.
-        board: what ``edge board`` recorded; None if nothing.
-        board_facts: of it, what is no speed, as names and values.
-        published_accuracy: what others published, as a sentence; empty if nothing.
-        verify: whether the program computes what was measured; empty if that was not looked at.
-        verified: None if that was not looked at.
-        stages: ``name``, ``seconds`` of its work, ``cached`` if an earlier run had done it, ``command``.
-        files: ``role``, ``path``, ``bytes``, ``sha256``.
-        search: None if ``edge tune`` was not run for this float network.
-        prepared: what was changed of the float network before the compiler read it, as sentences.
-    """
-
-    name: str
-    model: str
-    verdict: str
-    flags: tuple[Flag, ...]
-    command: str
-    edge: str
+    name: str  #: of the program, such as ``ConvNeXt_atto_demo``.
+    model: str  #: the zoo's name, or the user's.
+    verdict: str  #: what it is, what it costs, how fast it is, in one line.
+    flags: tuple[Flag, ...]  #: what a reader must know first.
+    command: str  #: that built it.
+    edge: str  #: version of edge that built it.
     weights: Mapping[str, Any]
     precision: str
-    recipe: Mapping[str, str]
+    recipe: Mapping[str, str]  #: the mapper's settings: flat key -> value.
     mapper: str
-    versions: Mapping[str, str]
-    exporter: str
+    versions: Mapping[str, str]  #: of the compiler's tools.
+    exporter: str  #: of the float network; empty if unknown.
     preprocess: Mapping[str, Any]
     accuracy: Accuracy
-    diagnosis: Diagnosis | None
+    diagnosis: Diagnosis | None  #: None if there is no ``diagnosis.json`` of these files.
     layers: Layers
+    #: ``bpu`` and ``cpu``, numbers of nodes, and ``nodes``, those on the CPU: ``name``, ``op``, ``inside`` (the
+    #: network, else at an end of it). None without the vendor's compiler.
     placement: Fact | None
     speed: Speed
-    board: Mapping[str, Any] | None
-    board_facts: tuple[tuple[str, str], ...]
-    published_accuracy: str
+    board: Mapping[str, Any] | None  #: what ``edge board`` recorded; None if nothing.
+    board_facts: tuple[tuple[str, str], ...]  #: of it, what is no speed, as names and values.
+    published_accuracy: str  #: what others published, as a sentence; empty if nothing.
     calibration: CalibrationShown
-    verify: str
-    verified: bool | None
+    verify: str  #: whether the program computes what was measured; empty if that was not looked at.
+    verified: bool | None  #: None if that was not looked at.
+    #: ``name``, ``seconds`` of its work, ``cached`` if an earlier run had done it, ``command``.
     stages: tuple[Fact, ...]
-    files: tuple[Fact, ...]
+    files: tuple[Fact, ...]  #: ``role``, ``path``, ``bytes``, ``sha256``.
     schema_version: int = SCHEMA_VERSION
-    search: PrecisionSearch | None = None
-    prepared: tuple[str, ...] = ()
+    search: PrecisionSearch | None = None  #: None if ``edge tune`` was not run for this float network.
+    prepared: tuple[str, ...] = ()  #: what was changed of the float network before the compiler read it, as sentences.

@@ -16,53 +16,31 @@ SCHEMA_VERSION = 1
 
 @frozen
 class TriedRecipe:
-    """A recipe that was compiled at the shipping level.
-
-    Attributes:
-        latency_us: static, microseconds.
-        ratio: of plain int8's latency.
-        agreement: with float behind NV12 on the pictures kept back, percent.
-        top1: on them, percent; None without labels.
-        divergence: of the softmax, nats.
-        chosen: whether the search chose it.
-        on_front: whether no other one is as fast and gives float's answer as often.
-    """
+    """A recipe that was compiled at the shipping level."""
 
     name: str
-    latency_us: float
-    ratio: float
-    agreement: float
-    top1: float | None
-    divergence: float
-    chosen: bool
-    on_front: bool
+    latency_us: float  #: static, microseconds.
+    ratio: float  #: of plain int8's latency.
+    agreement: float  #: with float behind NV12 on the pictures kept back, percent.
+    top1: float | None  #: on them, percent; None without labels.
+    divergence: float  #: of the softmax, nats.
+    chosen: bool  #: whether the search chose it.
+    on_front: bool  #: whether no other one is as fast and gives float's answer as often.
 
 
 @frozen
 class PrecisionSearch:
-    """A precision search.
+    """A precision search."""
 
-    Attributes:
-        tried: the recipes, in the order in which they were compiled; plain int8 first.
-        failed: name and reason of those that gave no program.
-        why: what was chosen, and why.
-        report: pictures that the figures are for.
-        selection: pictures that were searched on.
-        max_latency_us: the bar.
-        trials: everything that was tried.
-        time: kind of work, times done, seconds.
-        seconds: of all of it.
-    """
-
-    tried: tuple[TriedRecipe, ...]
-    failed: tuple[tuple[str, str], ...]
-    why: str
-    report: str
-    selection: str
-    max_latency_us: float
-    trials: int
-    time: tuple[tuple[str, int, float], ...]
-    seconds: float
+    tried: tuple[TriedRecipe, ...]  #: the recipes, in the order in which they were compiled; plain int8 first.
+    failed: tuple[tuple[str, str], ...]  #: name and reason of those that gave no program.
+    why: str  #: what was chosen, and why.
+    report: str  #: pictures that the figures are for.
+    selection: str  #: pictures that were searched on.
+    max_latency_us: float  #: the bar.
+    trials: int  #: everything that was tried.
+    time: tuple[tuple[str, int, float], ...]  #: kind of work, times done, seconds.
+    seconds: float  #: of all of it.
 
 
 def search_of(built: Built) -> PrecisionSearch | None:

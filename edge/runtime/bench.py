@@ -33,34 +33,21 @@ class Latency:
 
 @frozen
 class Throughput:
-    """The forward pass with so many threads.
+    """The forward pass with so many threads."""
 
-    Attributes:
-        threads: that called ``net.run`` at once, each with the next frame as soon as it had done its last.
-        warm_up: frames before the measurement, of all threads together; not counted.
-        seconds: from the common start to the end of the last frame.
-        fps: frames / seconds.
-        latency: of one call, waiting for a free backend included.
-    """
-
-    threads: int
-    warm_up: int
-    seconds: float
-    fps: float
-    latency: Latency
+    threads: int  #: that called ``net.run`` at once, each with the next frame as soon as it had done its last.
+    warm_up: int  #: frames before the measurement, of all threads together; not counted.
+    seconds: float  #: from the common start to the end of the last frame.
+    fps: float  #: frames / seconds.
+    latency: Latency  #: of one call, waiting for a free backend included.
 
 
 @frozen
 class Preprocessing:
-    """What one thread takes from a picture file to the program's input.
+    """What one thread takes from a picture file to the program's input."""
 
-    Attributes:
-        decode: from the file's bytes in memory to RGB.
-        nv12: from RGB to NV12: resize, crop, encode.
-    """
-
-    decode: Latency
-    nv12: Latency
+    decode: Latency  #: from the file's bytes in memory to RGB.
+    nv12: Latency  #: from RGB to NV12: resize, crop, encode.
 
 
 def measure(

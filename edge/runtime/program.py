@@ -18,17 +18,11 @@ _log = logging.getLogger("edge.runtime")
 
 @frozen
 class Program:
-    """A program on disk.
+    """A program on disk."""
 
-    Attributes:
-        path: what the user named.
-        files: role -> existing file.
-        metadata: None for a single file without a ``metadata.json`` that speaks of it.
-    """
-
-    path: Path
-    files: dict[Role, Path]
-    metadata: Metadata | None = None
+    path: Path  #: what the user named.
+    files: dict[Role, Path]  #: role -> existing file.
+    metadata: Metadata | None = None  #: None for a single file without a ``metadata.json`` that speaks of it.
 
     @property
     def name(self) -> str:

@@ -15,19 +15,12 @@ Scores = NDArray[np.float32]
 
 @frozen
 class Tensor:
-    """An input or output of a program.
+    """An input or output of a program."""
 
-    Attributes:
-        name: as the program names it.
-        shape: logical shape; (1, 3, H, W) for an NV12 input, whose buffer is flat.
-        dtype: numpy name of the elements that go over the wire: ``uint8`` for NV12.
-        nv12: whether it is a packed full-range NV12 picture of H*W*3/2 bytes.
-    """
-
-    name: str
-    shape: tuple[int, ...]
-    dtype: str
-    nv12: bool = False
+    name: str  #: as the program names it.
+    shape: tuple[int, ...]  #: logical shape; (1, 3, H, W) for an NV12 input, whose buffer is flat.
+    dtype: str  #: numpy name of the elements that go over the wire: ``uint8`` for NV12.
+    nv12: bool = False  #: whether it is a packed full-range NV12 picture of H*W*3/2 bytes.
 
     @property
     def elements(self) -> int:
@@ -43,23 +36,14 @@ class Tensor:
 
 @frozen
 class Info:
-    """What a backend says of the program that it opened.
+    """What a backend says of the program that it opened."""
 
-    Attributes:
-        backend: its name, one of ``edge.runtime.BACKENDS``.
-        model: the program's own name.
-        version: of the runtime that executes it.
-        inputs: in the order in which ``run`` takes them.
-        outputs: in the order in which ``run`` gives them, dequantised.
-        exact: whether it computes the same integers as the board.
-    """
-
-    backend: str
-    model: str
-    version: str
-    inputs: tuple[Tensor, ...]
-    outputs: tuple[Tensor, ...]
-    exact: bool = True
+    backend: str  #: its name, one of ``edge.runtime.BACKENDS``.
+    model: str  #: the program's own name.
+    version: str  #: of the runtime that executes it.
+    inputs: tuple[Tensor, ...]  #: in the order in which ``run`` takes them.
+    outputs: tuple[Tensor, ...]  #: in the order in which ``run`` gives them, dequantised.
+    exact: bool = True  #: whether it computes the same integers as the board.
 
 
 class Backend(Protocol):

@@ -20,18 +20,13 @@ class Dequantizer:
     """One output's rule: ``(q - zero_point) * scale`` for integers, nothing for floats.
 
     The product is taken in float32, as the compiler's own Dequantize does.
-
-    Attributes:
-        name: of the output.
-        shape: of the result.
-        scale: float32, broadcasts against ``shape``; None where values are taken as they are.
-        zero_point: int64, broadcasts against ``shape``; None for zero.
     """
 
-    name: str
-    shape: tuple[int, ...]
+    name: str  #: of the output.
+    shape: tuple[int, ...]  #: of the result.
+    #: float32, broadcasts against ``shape``; None where values are taken as they are.
     scale: NDArray[np.float32] | None = None
-    zero_point: NDArray[np.int64] | None = None
+    zero_point: NDArray[np.int64] | None = None  #: int64, broadcasts against ``shape``; None for zero.
 
     def __call__(self, values: Array) -> Scores:
         """Return float32 of ``shape``, in memory of its own.

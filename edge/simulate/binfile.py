@@ -100,27 +100,17 @@ class BinNode:
 
 @frozen
 class BinProgram:
-    """The content of a ``.bin``.
-
-    Attributes:
-        inputs: of the whole program; the shape is the network's, (1, H, W, 3) for a picture.
-        input_kinds: how each input arrives, ``NV12`` for a picture on this board.
-        outputs: of the whole program, behind its CPU nodes.
-        nodes: in execution order.
-        constants: of the CPU nodes.
-        values: everything between the nodes, by name.
-        hbm: what the BPU executes.
-        origin: how it was built, as the compiler states it, such as ``BUILDER_VERSION``.
-    """
+    """The content of a ``.bin``."""
 
     name: str
-    inputs: tuple[BinValue, ...]
-    input_kinds: tuple[str, ...]
-    outputs: tuple[BinValue, ...]
-    nodes: tuple[BinNode, ...]
-    constants: Mapping[str, Constant]
-    values: Mapping[str, BinValue]
-    hbm: bytes = field(repr=False)
+    inputs: tuple[BinValue, ...]  #: of the whole program; the shape is the network's, (1, H, W, 3) for a picture.
+    input_kinds: tuple[str, ...]  #: how each input arrives, ``NV12`` for a picture on this board.
+    outputs: tuple[BinValue, ...]  #: of the whole program, behind its CPU nodes.
+    nodes: tuple[BinNode, ...]  #: in execution order.
+    constants: Mapping[str, Constant]  #: of the CPU nodes.
+    values: Mapping[str, BinValue]  #: everything between the nodes, by name.
+    hbm: bytes = field(repr=False)  #: what the BPU executes.
+    #: how it was built, as the compiler states it, such as ``BUILDER_VERSION``.
     origin: Mapping[str, str] = field(factory=dict)
 
     @property

@@ -28,35 +28,20 @@ PARAMETER_TOLERANCE = 0.02  # the sisters of one family differ by 40 % and more
 
 @frozen
 class ModelFacts:
-    """What a classifier's file says of itself.
+    """What a classifier's file says of itself."""
 
-    Attributes:
-        input_name: name of the picture input.
-        input_shape: four numbers, batch 1.
-        layout: where the three colour channels are.
-        crop: (height, width) of the input, in pixels.
-        classes: number of scores.
-        output_shape: as in the file; it flattens to ``classes``.
-        parameters: number of float weights.
-        constants: float values that the file keeps in Constant nodes, where some exporters have the weights.
-        head: weights of the last layer, a share of which belongs to each class; 0 if it is not found.
-        names: of the classes, from the file's metadata; None where it holds none.
-        softmax: the scores are already probabilities.
-        outputs: number of graph outputs; the first one counts.
-    """
-
-    input_name: str
-    input_shape: tuple[int, ...]
-    layout: Layout
-    crop: tuple[int, int]
-    classes: int
-    output_shape: tuple[int, ...]
-    parameters: int
-    constants: int
-    head: int
-    names: tuple[str, ...] | None
-    softmax: bool
-    outputs: int
+    input_name: str  #: name of the picture input.
+    input_shape: tuple[int, ...]  #: four numbers, batch 1.
+    layout: Layout  #: where the three colour channels are.
+    crop: tuple[int, int]  #: (height, width) of the input, in pixels.
+    classes: int  #: number of scores.
+    output_shape: tuple[int, ...]  #: as in the file; it flattens to ``classes``.
+    parameters: int  #: number of float weights.
+    constants: int  #: float values that the file keeps in Constant nodes, where some exporters have the weights.
+    head: int  #: weights of the last layer, a share of which belongs to each class; 0 if it is not found.
+    names: tuple[str, ...] | None  #: of the classes, from the file's metadata; None where it holds none.
+    softmax: bool  #: the scores are already probabilities.
+    outputs: int  #: number of graph outputs; the first one counts.
 
 
 def inspect_onnx(path: Path) -> ModelFacts:

@@ -28,18 +28,13 @@ AGAIN = "copy or save it again; if that changes nothing, export it to ONNX yours
 
 @frozen
 class Converted:
-    """How the conversion went.
+    """How the conversion went."""
 
-    Attributes:
-        exporter: versions of what ran.
-        max_error: largest difference between the scores of the ONNX and of the framework, as a share of the
-            range of the framework's.
-        notes: what the user should know.
-    """
-
-    exporter: str
+    exporter: str  #: versions of what ran.
+    #: largest difference between the scores of the ONNX and of the framework, as a share of the range of the
+    #: framework's.
     max_error: float
-    notes: tuple[str, ...]
+    notes: tuple[str, ...]  #: what the user should know.
 
 
 def convert(

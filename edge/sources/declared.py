@@ -25,23 +25,14 @@ _INDEX = re.compile(r"(\d+)\s*[:,\s]\s*(.+)")
 
 @frozen
 class Declared:
-    """What a configuration states; what it does not state is left out.
+    """What a configuration states; what it does not state is left out."""
 
-    Attributes:
-        origin: how to call it, such as ``inference.yml``; empty where there is none.
-        values: of :class:`edge.specs.Preprocess`, in its units.
-        classes: number of classes.
-        names: of the classes, in index order.
-        model: the network's name.
-        notes: what could not be taken over as it stands.
-    """
-
-    origin: str = ""
-    values: Mapping[str, Any] = field(factory=dict)
-    classes: int | None = None
-    names: tuple[str, ...] | None = None
-    model: str | None = None
-    notes: tuple[str, ...] = ()
+    origin: str = ""  #: how to call it, such as ``inference.yml``; empty where there is none.
+    values: Mapping[str, Any] = field(factory=dict)  #: of :class:`edge.specs.Preprocess`, in its units.
+    classes: int | None = None  #: number of classes.
+    names: tuple[str, ...] | None = None  #: of the classes, in index order.
+    model: str | None = None  #: the network's name.
+    notes: tuple[str, ...] = ()  #: what could not be taken over as it stands.
 
 
 def spec_of(

@@ -121,17 +121,11 @@ def reason(error: object) -> str:
 
 @frozen
 class Downloaded:
-    """A complete file on disk.
+    """A complete file on disk."""
 
-    Attributes:
-        path: where it is.
-        sha256: of its bytes, as hex.
-        bytes: its size.
-    """
-
-    path: Path
-    sha256: str
-    bytes: int
+    path: Path  #: where it is.
+    sha256: str  #: of its bytes, as hex.
+    bytes: int  #: its size.
 
 
 def cache_dir() -> Path:

@@ -63,15 +63,10 @@ _SHOWN = 8  # names of a folder in a message
 
 @frozen
 class FrameworkFiles:
-    """A model's files on this machine.
+    """A model's files on this machine."""
 
-    Attributes:
-        main: the graph, or the MindSpore file.
-        sha256: of all of them together.
-    """
-
-    main: Path
-    sha256: str
+    main: Path  #: the graph, or the MindSpore file.
+    sha256: str  #: of all of them together.
 
 
 def paddle_files(folder: Path) -> FrameworkFiles:

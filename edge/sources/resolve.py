@@ -94,13 +94,10 @@ class Options:
 
     The field names are the command line's options in snake_case, the defaults are its own. Numbers may be
     given as numbers: ``mean=127.5``, ``crop=(256, 320)``.
-
-    Attributes:
-        model: a zoo name, a model .yaml, ``timm:NAME``, or the user's own .onnx or TorchScript file; None
-            where ``paddle`` or ``mindspore`` is the model.
-        arguments: what is recorded as the command, from :func:`as_typed`.
     """
 
+    #: a zoo name, a model .yaml, ``timm:NAME``, or the user's own .onnx or TorchScript file; None where ``paddle`` or
+    #: ``mindspore`` is the model.
     model: str | None = field(default=None, converter=_text)
     weights: Weights = _option(Weights, "auto", "Where weights come from.")
     onnx: Path | None = _option(Path, None, "Your own float ONNX for a zoo model.")
@@ -138,7 +135,7 @@ class Options:
     )
     any_memory: bool = _option(bool, False, "Compile even if the memory estimate exceeds what is free.")
     build_dir: Path | None = _option(Path, Path("build"), None)
-    arguments: tuple[str, ...] = ()
+    arguments: tuple[str, ...] = ()  #: what is recorded as the command, from :func:`as_typed`.
 
     def changes(self) -> dict[str, Any]:
         """Return what the user sets of the preprocessing: keys of ``Preprocess``.

@@ -37,29 +37,18 @@ _HAS_EXPORTER = "import sys, importlib.util as u; sys.exit(not all(u.find_spec(m
 
 @frozen
 class Resolved:
-    """A concrete choice of weights, present on this machine.
+    """A concrete choice of weights, present on this machine."""
 
-    Attributes:
-        source: where they come from.
-        name: of the exported file and of all that follows: the model's, with ``_demo`` or ``_random``.
-        tag: timm tag, URL or file name; for ``random`` the timm tag of the architecture.
-        file: absolute path of the file; None for ``random``.
-        sha256: of the file (with its external data, if any); None for ``random``.
-        seed: of ``random``; else None.
-        classes: number of scores that the spec demands; None where it leaves that to the weights.
-        network: mindcv's name of the network that a MindSpore file holds.
-        published_m: millions of parameters that are published of a model of the zoo, which a file of the
-            user's has to have to be called so; else None.
-    """
-
-    source: SourceName
-    name: str
-    tag: str
-    file: str | None
-    sha256: str | None
-    seed: int | None = None
-    classes: int | None = None
-    network: str | None = None
+    source: SourceName  #: where they come from.
+    name: str  #: of the exported file and of all that follows: the model's, with ``_demo`` or ``_random``.
+    tag: str  #: timm tag, URL or file name; for ``random`` the timm tag of the architecture.
+    file: str | None  #: absolute path of the file; None for ``random``.
+    sha256: str | None  #: of the file (with its external data, if any); None for ``random``.
+    seed: int | None = None  #: of ``random``; else None.
+    classes: int | None = None  #: number of scores that the spec demands; None where it leaves that to the weights.
+    network: str | None = None  #: mindcv's name of the network that a MindSpore file holds.
+    #: millions of parameters that are published of a model of the zoo, which a file of the user's has to have to be
+    #: called so; else None.
     published_m: float | None = None
 
     @property

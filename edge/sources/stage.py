@@ -31,48 +31,29 @@ LOG = "export.log"
 
 @frozen
 class Weights:
-    """Where the weights came from.
+    """Where the weights came from."""
 
-    Attributes:
-        source: ``timm``, ``vendor``, ``demo``, ``random``, ``onnx``, ``torchscript``, ``paddle`` or ``mindspore``.
-        tag: timm tag, URL or file name.
-        sha256: of the weights' file; of the exported ONNX for ``random``.
-        seed: of ``random``; else None.
-    """
-
-    source: str
-    tag: str
-    sha256: str
-    seed: int | None
+    source: str  #: ``timm``, ``vendor``, ``demo``, ``random``, ``onnx``, ``torchscript``, ``paddle`` or ``mindspore``.
+    tag: str  #: timm tag, URL or file name.
+    sha256: str  #: of the weights' file; of the exported ONNX for ``random``.
+    seed: int | None  #: of ``random``; else None.
 
 
 @frozen
 class ExportResult:
-    """A float ONNX, ready to simplify.
+    """A float ONNX, ready to simplify."""
 
-    Attributes:
-        onnx: file name.
-        weights: where its weights came from.
-        name: the model's name, with ``_demo`` or ``_random`` where it is that; starts all file names.
-        input_name: name of the picture input.
-        input_shape: batch first.
-        classes: number of scores.
-        parameters: number of float weights.
-        exporter: versions of what exported it; empty where the file came as ONNX.
-        notes: what the user should know of it.
-        max_error: largest difference between the scores of the ONNX and of the framework on the same seeded
-            noise, as a share of the range of the scores; None where the file came as ONNX.
-    """
-
-    onnx: str
-    weights: Weights
-    name: str
-    input_name: str
-    input_shape: tuple[int, ...]
-    classes: int
-    parameters: int
-    exporter: str = ""
-    notes: tuple[str, ...] = ()
+    onnx: str  #: file name.
+    weights: Weights  #: where its weights came from.
+    name: str  #: the model's name, with ``_demo`` or ``_random`` where it is that; starts all file names.
+    input_name: str  #: name of the picture input.
+    input_shape: tuple[int, ...]  #: batch first.
+    classes: int  #: number of scores.
+    parameters: int  #: number of float weights.
+    exporter: str = ""  #: versions of what exported it; empty where the file came as ONNX.
+    notes: tuple[str, ...] = ()  #: what the user should know of it.
+    #: largest difference between the scores of the ONNX and of the framework on the same seeded noise, as a share of
+    #: the range of the scores; None where the file came as ONNX.
     max_error: float | None = None
 
 

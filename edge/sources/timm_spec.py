@@ -27,21 +27,13 @@ _INTERPOLATIONS = ("bilinear", "bicubic")
 
 @frozen
 class TimmModel:
-    """What timm says of a model.
+    """What timm says of a model."""
 
-    Attributes:
-        tag: with the tag of its weights, such as ``resnet18.a1_in1k``; without one where timm has none.
-        timm: version of timm.
-        spec: to build it.
-        has_weights: whether timm names trained weights.
-        notes: what could not be taken over as it is, or is not known.
-    """
-
-    tag: str
-    timm: str
-    spec: ModelSpec
-    has_weights: bool
-    notes: tuple[str, ...]
+    tag: str  #: with the tag of its weights, such as ``resnet18.a1_in1k``; without one where timm has none.
+    timm: str  #: version of timm.
+    spec: ModelSpec  #: to build it.
+    has_weights: bool  #: whether timm names trained weights.
+    notes: tuple[str, ...]  #: what could not be taken over as it is, or is not known.
 
 
 def describe_timm(name: str, toolchain: Toolchain, changes: Mapping[str, Any]) -> TimmModel:

@@ -55,19 +55,13 @@ for _kind in (str, int, float, bool):
 
 @frozen
 class ModelFile:
-    """A model and where it was read.
+    """A model and where it was read."""
 
-    Attributes:
-        spec: the model; its files are found.
-        path: its YAML.
-        shipped: whether it is one of edge's own zoo.
-        assumed: keys of ``preprocess``, in the schema's order, and ``labels`` and ``classes``, that the YAML
-            leaves to the schema's defaults.
-    """
-
-    spec: ModelSpec
-    path: Path
-    shipped: bool
+    spec: ModelSpec  #: the model; its files are found.
+    path: Path  #: its YAML.
+    shipped: bool  #: whether it is one of edge's own zoo.
+    #: keys of ``preprocess``, in the schema's order, and ``labels`` and ``classes``, that the YAML leaves to the
+    #: schema's defaults.
     assumed: tuple[str, ...]
 
 

@@ -46,26 +46,18 @@ def _name(_: object, attribute: Attribute[str], value: str) -> None:
 
 @frozen
 class Preprocess:
-    """From a picture to the network's input; see ``edge.images.preprocess`` for the arithmetic.
+    """From a picture to the network's input; see ``edge.images.preprocess`` for the arithmetic."""
 
-    Attributes:
-        crop: (height, width) of the network input, in pixels.
-        resize: length of the shorter side before the centre crop, in pixels; None stretches the whole
-            picture to ``crop`` without keeping its aspect.
-        interpolation: how to enlarge; shrinking is always antialiased.
-        color: channel order the network was trained with.
-        mean: per channel of ``color``, in 0..255.
-        std: per channel of ``color``, in 0..255; the network sees (x - mean) / std.
-        layout: of the network's input.
-    """
-
-    crop: tuple[int, int] = (224, 224)
+    crop: tuple[int, int] = (224, 224)  #: (height, width) of the network input, in pixels.
+    #: length of the shorter side before the centre crop, in pixels; None stretches the whole picture to ``crop``
+    #: without keeping its aspect.
     resize: int | None = 256
-    interpolation: Interpolation = "bicubic"
-    color: Color = "rgb"
-    mean: tuple[float, float, float] = (123.675, 116.28, 103.53)
+    interpolation: Interpolation = "bicubic"  #: how to enlarge; shrinking is always antialiased.
+    color: Color = "rgb"  #: channel order the network was trained with.
+    mean: tuple[float, float, float] = (123.675, 116.28, 103.53)  #: per channel of ``color``, in 0..255.
+    #: per channel of ``color``, in 0..255; the network sees (x - mean) / std.
     std: tuple[float, float, float] = (58.395, 57.12, 57.375)
-    layout: Layout = "NCHW"
+    layout: Layout = "NCHW"  #: of the network's input.
 
     def __attrs_post_init__(self) -> None:
         height, width = self.crop
@@ -113,31 +105,18 @@ OWN_FILES: tuple[OwnFile, ...] = ("onnx", "torchscript", "paddle", "mindspore")
 
 @frozen
 class Sources:
-    """Where a model's weights may come from; None where there is no such source.
+    """Where a model's weights may come from; None where there is no such source."""
 
-    Attributes:
-        timm: pinned timm tag, such as ``convnext_atto.d2_in1k``.
-        timm_sha256: checksum of the tag's ``model.safetensors``, where known.
-        vendor: URL of the vendor's float ONNX.
-        vendor_sha256: its checksum, where known.
-        demo: file name in ``edge/zoo/demo`` of weights that the project trained itself.
-        onnx: path of the user's own ONNX, absolute or relative to the YAML that names it.
-        torchscript: path of the user's own TorchScript file, likewise.
-        paddle: path of the folder of a PaddlePaddle inference model, likewise.
-        mindspore: path of a MindIR or a MindSpore checkpoint, likewise.
-        network: mindcv's name of the network, which a checkpoint needs.
-    """
-
-    timm: str | None = None
-    timm_sha256: str | None = None
-    vendor: str | None = None
-    vendor_sha256: str | None = None
-    demo: str | None = None
-    onnx: str | None = None
-    torchscript: str | None = None
-    paddle: str | None = None
-    mindspore: str | None = None
-    network: str | None = None
+    timm: str | None = None  #: pinned timm tag, such as ``convnext_atto.d2_in1k``.
+    timm_sha256: str | None = None  #: checksum of the tag's ``model.safetensors``, where known.
+    vendor: str | None = None  #: URL of the vendor's float ONNX.
+    vendor_sha256: str | None = None  #: its checksum, where known.
+    demo: str | None = None  #: file name in ``edge/zoo/demo`` of weights that the project trained itself.
+    onnx: str | None = None  #: path of the user's own ONNX, absolute or relative to the YAML that names it.
+    torchscript: str | None = None  #: path of the user's own TorchScript file, likewise.
+    paddle: str | None = None  #: path of the folder of a PaddlePaddle inference model, likewise.
+    mindspore: str | None = None  #: path of a MindIR or a MindSpore checkpoint, likewise.
+    network: str | None = None  #: mindcv's name of the network, which a checkpoint needs.
 
     def __attrs_post_init__(self) -> None:
         own = [kind for kind in OWN_FILES if getattr(self, kind) is not None]
@@ -151,28 +130,20 @@ class Sources:
 
 @frozen
 class Published:
-    """Figures that others published, to compare with. Top-1 and Top-5 in percent.
+    """Figures that others published, to compare with. Top-1 and Top-5 in percent."""
 
-    Attributes:
-        source: who published them and how they were measured.
-        latency_ms: on the board, one thread.
-        fps_4_threads: on the board, four threads.
-        params_m: millions of parameters.
-        gflops: as published; conventions differ.
-        gflops_input: side in pixels of the square input that ``gflops`` fits, where that is not the model's.
-        accuracy_of: whose weights ``float_top1`` and ``float_top5`` belong to, where those are not the
-            weights of the model's timm tag: then the figures are no goal for it.
-    """
-
-    source: str
+    source: str  #: who published them and how they were measured.
     float_top1: float | None = None
     float_top5: float | None = None
     int8_top1: float | None = None
-    latency_ms: float | None = None
-    fps_4_threads: float | None = None
-    params_m: float | None = None
-    gflops: float | None = None
+    latency_ms: float | None = None  #: on the board, one thread.
+    fps_4_threads: float | None = None  #: on the board, four threads.
+    params_m: float | None = None  #: millions of parameters.
+    gflops: float | None = None  #: as published; conventions differ.
+    #: side in pixels of the square input that ``gflops`` fits, where that is not the model's.
     gflops_input: int | None = None
+    #: whose weights ``float_top1`` and ``float_top5`` belong to, where those are not the weights of the model's timm
+    #: tag: then the figures are no goal for it.
     accuracy_of: str | None = None
 
     def __attrs_post_init__(self) -> None:
@@ -186,21 +157,15 @@ class Published:
 
 @frozen
 class ModelSpec:
-    """Everything edge needs to know of a classifier.
+    """Everything edge needs to know of a classifier."""
 
-    Attributes:
-        name: names the build folder and every file.
-        labels: ``imagenet``, ``demo``, or a path of a text file with a class name a line; None if unknown.
-        classes: number of outputs of the head; None if unknown.
-        precision: name of a recipe in ``mapper_yaml/precision`` or a path.
-    """
-
-    name: str = field(validator=_name)
+    name: str = field(validator=_name)  #: names the build folder and every file.
     sources: Sources
     preprocess: Preprocess = Preprocess()
+    #: ``imagenet``, ``demo``, or a path of a text file with a class name a line; None if unknown.
     labels: str | None = "imagenet"
-    classes: int | None = 1000
-    precision: str = "int8"
+    classes: int | None = 1000  #: number of outputs of the head; None if unknown.
+    precision: str = "int8"  #: name of a recipe in ``mapper_yaml/precision`` or a path.
     published: Published | None = None
 
     def __attrs_post_init__(self) -> None:
@@ -209,19 +174,12 @@ class ModelSpec:
 
 @frozen
 class Calibration:
-    """``calibration_parameters`` of the mapper.
+    """``calibration_parameters`` of the mapper."""
 
-    Attributes:
-        method: the mapper's ``calibration_type``.
-        max_percentile: 0.5..1, only with method ``max``.
-        per_channel: activation scales per channel.
-        optimization: the mapper's optimization values.
-    """
-
-    method: Literal["default", "kl", "max", "mix"] = "default"
-    max_percentile: float | None = None
-    per_channel: bool = False
-    optimization: tuple[str, ...] = ()
+    method: Literal["default", "kl", "max", "mix"] = "default"  #: the mapper's ``calibration_type``.
+    max_percentile: float | None = None  #: 0.5..1, only with method ``max``.
+    per_channel: bool = False  #: activation scales per channel.
+    optimization: tuple[str, ...] = ()  #: the mapper's optimization values.
 
     def __attrs_post_init__(self) -> None:
         if self.max_percentile is not None:
@@ -237,32 +195,21 @@ class Calibration:
 
 @frozen
 class NodePrecision:
-    """``node_info`` of one node: where it runs and with which bits.
+    """``node_info`` of one node: where it runs and with which bits."""
 
-    Attributes:
-        on: ``BPU`` or ``CPU``; None leaves it to the mapper.
-        inputs: bits of its input activations.
-        outputs: bits of its output activation.
-    """
-
-    on: Literal["BPU", "CPU"] | None = None
-    inputs: Bits | None = None
-    outputs: Bits | None = None
+    on: Literal["BPU", "CPU"] | None = None  #: ``BPU`` or ``CPU``; None leaves it to the mapper.
+    inputs: Bits | None = None  #: bits of its input activations.
+    outputs: Bits | None = None  #: bits of its output activation.
 
 
 @frozen
 class Compiler:
-    """``compiler_parameters`` of the mapper.
+    """``compiler_parameters`` of the mapper."""
 
-    Attributes:
-        optimize_level: O0 compiles in seconds, O3 is what ships.
-        compile_mode: ``latency`` or ``bandwidth``.
-        jobs: threads of the compiler. A constant, not the machine's cores: the program records it, and the
-            same inputs must give the same bytes on every machine.
-    """
-
-    optimize_level: Level = "O3"
-    compile_mode: Literal["latency", "bandwidth"] = "latency"
+    optimize_level: Level = "O3"  #: O0 compiles in seconds, O3 is what ships.
+    compile_mode: Literal["latency", "bandwidth"] = "latency"  #: ``latency`` or ``bandwidth``.
+    #: threads of the compiler. A constant, not the machine's cores: the program records it, and the same inputs must
+    #: give the same bytes on every machine.
     jobs: int = 4
 
 
@@ -271,14 +218,10 @@ class Rounding:
     """Weights put on the compiler's int8 steps beforehand, errors compensated; see ``edge.prepare``.
 
     Costs no time on the BPU: graph and types stay, only the integers are chosen better.
-
-    Attributes:
-        pictures: calibration pictures to look at, 1 and above; all of them if there are fewer.
-        damping: share of the mean squared input that is added to the diagonal of the layer's moments.
     """
 
-    pictures: int = 64
-    damping: float = 0.01
+    pictures: int = 64  #: calibration pictures to look at, 1 and above; all of them if there are fewer.
+    damping: float = 0.01  #: share of the mean squared input that is added to the diagonal of the layer's moments.
 
     def __attrs_post_init__(self) -> None:
         _check(self.pictures >= 1, f"rounding: pictures {self.pictures}", "1 and above")
@@ -290,12 +233,9 @@ class Equalization:
     """Channels scaled between convolutions so that int8 steps fit each; see ``edge.prepare``.
 
     Costs no time on the BPU: the float network computes the same, from other weights.
-
-    Attributes:
-        pictures: calibration pictures to look at, 1 and above; all of them if there are fewer.
     """
 
-    pictures: int = 64
+    pictures: int = 64  #: calibration pictures to look at, 1 and above; all of them if there are fewer.
 
     def __attrs_post_init__(self) -> None:
         _check(self.pictures >= 1, f"equalization: pictures {self.pictures}", "1 and above")
@@ -306,58 +246,35 @@ class Evidence:
     """What a recipe of ``edge tune`` was found on, and what it was measured to give.
 
     Agreement is the share of the pictures, in percent, with the answer of the float network behind NV12.
-
-    Attributes:
-        float_sha256: of the float ONNX that it was searched for.
-        chosen_on: pictures of the search.
-        reported_on: pictures of the figures below, none of them in ``chosen_on``.
-        n: how many.
-        agreement: of this recipe.
-        agreement_int8: of plain int8 on the same pictures.
-        top1_float: percent, behind NV12; None without labels, as the next two.
-        top1: of this recipe.
-        top1_int8: of plain int8.
-        latency_us: static, microseconds, at ``compiler.optimize_level``.
-        latency_us_int8: of plain int8 at the same level.
-        seed: of every random choice.
-        versions: of what ran.
     """
 
-    float_sha256: str
-    chosen_on: str
-    reported_on: str
-    n: int
-    agreement: float
-    agreement_int8: float
-    top1_float: float | None = None
-    top1: float | None = None
-    top1_int8: float | None = None
-    latency_us: float | None = None
-    latency_us_int8: float | None = None
-    seed: int = 0
-    versions: Mapping[str, str] = field(factory=dict)
+    float_sha256: str  #: of the float ONNX that it was searched for.
+    chosen_on: str  #: pictures of the search.
+    reported_on: str  #: pictures of the figures below, none of them in ``chosen_on``.
+    n: int  #: how many.
+    agreement: float  #: of this recipe.
+    agreement_int8: float  #: of plain int8 on the same pictures.
+    top1_float: float | None = None  #: percent, behind NV12; None without labels, as the next two.
+    top1: float | None = None  #: of this recipe.
+    top1_int8: float | None = None  #: of plain int8.
+    latency_us: float | None = None  #: static, microseconds, at ``compiler.optimize_level``.
+    latency_us_int8: float | None = None  #: of plain int8 at the same level.
+    seed: int = 0  #: of every random choice.
+    versions: Mapping[str, str] = field(factory=dict)  #: of what ran.
 
 
 @frozen
 class Precision:
-    """A precision recipe.
+    """A precision recipe."""
 
-    Attributes:
-        name: as reports show it.
-        nodes: node name in the model's own module paths -> precision; ``*`` in a name stands for any text.
-        rewrites: parts of the graph in another form with the same answers; see ``edge.prepare``.
-        equalization: of the channels; None leaves them as they are.
-        rounding: of the weights; None leaves each to the nearest step, as the compiler rounds.
-        note: what the recipe was measured on.
-        evidence: figures behind a recipe that ``edge tune`` found.
-    """
-
-    name: str = field(validator=_name)
+    name: str = field(validator=_name)  #: as reports show it.
     calibration: Calibration = Calibration()
+    #: node name in the model's own module paths -> precision; ``*`` in a name stands for any text.
     nodes: Mapping[str, NodePrecision] = field(factory=dict)
     compiler: Compiler = Compiler()
-    note: str = ""
+    note: str = ""  #: what the recipe was measured on.
+    #: parts of the graph in another form with the same answers; see ``edge.prepare``.
     rewrites: tuple[Rewrite, ...] = ()
-    equalization: Equalization | None = None
-    rounding: Rounding | None = None
-    evidence: Evidence | None = None
+    equalization: Equalization | None = None  #: of the channels; None leaves them as they are.
+    rounding: Rounding | None = None  #: of the weights; None leaves each to the nearest step, as the compiler rounds.
+    evidence: Evidence | None = None  #: figures behind a recipe that ``edge tune`` found.

@@ -32,35 +32,20 @@ Data = Mapping[str, Any]
 
 @frozen
 class Origin:
-    """What one compile was made from.
+    """What one compile was made from."""
 
-    Attributes:
-        spec: of the model, as its build knew it.
-        precision: the recipe with its level.
-        export: the float ONNX and its weights.
-        onnx: sha256 of the ONNX that was compiled.
-        simplified: sha256 of the simplified ONNX: the same, unless the recipe has it rewritten.
-        pictures: calibration pictures that were written.
-        asked: calibration pictures that were asked for.
-        calibration: what they were taken from.
-        calibration_sha256: of the set.
-        images: fingerprint of the pictures before they were chosen and cropped.
-        seed: of the choice.
-        toolchain: identity of the compiler.
-    """
-
-    spec: ModelSpec
-    precision: Precision
-    export: ExportResult
-    onnx: str
-    simplified: str
-    pictures: int
-    asked: int
-    calibration: str
-    calibration_sha256: str
-    images: str
-    seed: int
-    toolchain: str
+    spec: ModelSpec  #: of the model, as its build knew it.
+    precision: Precision  #: the recipe with its level.
+    export: ExportResult  #: the float ONNX and its weights.
+    onnx: str  #: sha256 of the ONNX that was compiled.
+    simplified: str  #: sha256 of the simplified ONNX: the same, unless the recipe has it rewritten.
+    pictures: int  #: calibration pictures that were written.
+    asked: int  #: calibration pictures that were asked for.
+    calibration: str  #: what they were taken from.
+    calibration_sha256: str  #: of the set.
+    images: str  #: fingerprint of the pictures before they were chosen and cropped.
+    seed: int  #: of the choice.
+    toolchain: str  #: identity of the compiler.
 
 
 def recipe_sha256(precision: Precision) -> str:
@@ -167,14 +152,11 @@ def read_json(path: Path) -> dict[str, Any]:
 
 @frozen
 class Collected:
-    """What a folder of builds holds.
+    """What a folder of builds holds."""
 
-    Attributes:
-        records: name -> what is new of a model; models of which there is nothing are left out.
-        left_out: name -> why none of a model's programs counts, where it has some.
-    """
-
+    #: name -> what is new of a model; models of which there is nothing are left out.
     records: Mapping[str, Record] = field(factory=dict)
+    #: name -> why none of a model's programs counts, where it has some.
     left_out: Mapping[str, str] = field(factory=dict)
 
 

@@ -14,19 +14,12 @@ TOLERANCE = 2.0  # percent
 
 @frozen
 class Compared:
-    """Percentages are measured against published; None where nothing was published.
+    """Percentages are measured against published; None where nothing was published."""
 
-    Attributes:
-        parameters: difference in percent.
-        macs: difference in percent.
-        why: of a difference beyond the tolerance, in words; empty where there is none.
-        explained: every difference is within the tolerance or has its reason, checked by a count.
-    """
-
-    parameters: float | None
-    macs: float | None
-    why: str
-    explained: bool
+    parameters: float | None  #: difference in percent.
+    macs: float | None  #: difference in percent.
+    why: str  #: of a difference beyond the tolerance, in words; empty where there is none.
+    explained: bool  #: every difference is within the tolerance or has its reason, checked by a count.
 
 
 def compare(counted: Counted, published: Published | None) -> Compared:

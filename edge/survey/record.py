@@ -20,73 +20,44 @@ LEVELS = ("O0", "O1", "O2", "O3")
 
 @frozen
 class Counted:
-    """Size and work of the exported network, see :class:`edge.graph.count.Work`.
+    """Size and work of the exported network, see :class:`edge.graph.count.Work`."""
 
-    Attributes:
-        height: of the input, pixels.
-        width: of the input, pixels.
-        parameters: of the exported ONNX.
-        macs: multiply-accumulates of convolutions and matrix products for one picture.
-        attention: those of ``macs`` between two activations.
-        other: operations of everything else.
-        published_at: side of the square input for which the published FLOPs were counted, where that is another.
-        macs_published_at: ``macs`` at that input.
-        versions: of what exported and counted.
-        max_error: of the exported ONNX against the framework that it came from, as a share of the range of
-            the scores; None where the file came as ONNX, or in a record of an earlier edge.
-    """
-
-    height: int
-    width: int
-    parameters: int
-    macs: int
-    attention: int
-    other: int
+    height: int  #: of the input, pixels.
+    width: int  #: of the input, pixels.
+    parameters: int  #: of the exported ONNX.
+    macs: int  #: multiply-accumulates of convolutions and matrix products for one picture.
+    attention: int  #: those of ``macs`` between two activations.
+    other: int  #: operations of everything else.
+    #: side of the square input for which the published FLOPs were counted, where that is another.
     published_at: int | None = None
-    macs_published_at: int | None = None
-    versions: Mapping[str, str] = field(factory=dict)
+    macs_published_at: int | None = None  #: ``macs`` at that input.
+    versions: Mapping[str, str] = field(factory=dict)  #: of what exported and counted.
+    #: of the exported ONNX against the framework that it came from, as a share of the range of the scores; None where
+    #: the file came as ONNX, or in a record of an earlier edge.
     max_error: float | None = None
 
 
 @frozen
 class Checked:
-    """Where the compiler's checker puts the nodes.
+    """Where the compiler's checker puts the nodes."""
 
-    Attributes:
-        weights: such as ``random``.
-        nodes: operators of the ONNX that the compiler takes.
-        bpu: nodes on the BPU, as the compiler merges them.
-        cpu: nodes on the CPU.
-        tail: names of the CPU nodes behind the last BPU node: what turns the result into scores.
-        moved: names of CPU nodes before it that the model's recipe moves to the BPU, which the checker is not told of.
-        inside: names of all other CPU nodes.
-        seconds: of export, simplification and check together.
-        peak_memory: bytes that the checker held at most; None if unknown.
-        versions: of the compiler.
-        failed: why there is no placement; empty if there is one.
-        machine: whether the machine is the reason, which lacks memory or the compiler, and not the model.
-        network: content of the ONNX and the recipe that it was held against.
-        same_as: model of the same network, whose check this is; empty if it was checked itself.
-        remedy: what to do about ``failed``; empty where nobody knows.
-        max_error: of the exported ONNX, as in :class:`Counted`.
-    """
-
-    weights: str
-    nodes: int = 0
-    bpu: int = 0
-    cpu: int = 0
-    tail: tuple[str, ...] = ()
+    weights: str  #: such as ``random``.
+    nodes: int = 0  #: operators of the ONNX that the compiler takes.
+    bpu: int = 0  #: nodes on the BPU, as the compiler merges them.
+    cpu: int = 0  #: nodes on the CPU.
+    tail: tuple[str, ...] = ()  #: names of the CPU nodes behind the last BPU node: what turns the result into scores.
+    #: names of CPU nodes before it that the model's recipe moves to the BPU, which the checker is not told of.
     moved: tuple[str, ...] = ()
-    inside: tuple[str, ...] = ()
-    seconds: float = 0.0
-    peak_memory: int | None = None
-    versions: Mapping[str, str] = field(factory=dict)
-    failed: str = ""
-    machine: bool = False
-    network: str = ""
-    same_as: str = ""
-    remedy: str = ""
-    max_error: float | None = None
+    inside: tuple[str, ...] = ()  #: names of all other CPU nodes.
+    seconds: float = 0.0  #: of export, simplification and check together.
+    peak_memory: int | None = None  #: bytes that the checker held at most; None if unknown.
+    versions: Mapping[str, str] = field(factory=dict)  #: of the compiler.
+    failed: str = ""  #: why there is no placement; empty if there is one.
+    machine: bool = False  #: whether the machine is the reason, which lacks memory or the compiler, and not the model.
+    network: str = ""  #: content of the ONNX and the recipe that it was held against.
+    same_as: str = ""  #: model of the same network, whose check this is; empty if it was checked itself.
+    remedy: str = ""  #: what to do about ``failed``; empty where nobody knows.
+    max_error: float | None = None  #: of the exported ONNX, as in :class:`Counted`.
 
     @property
     def passed(self) -> bool:
@@ -96,63 +67,34 @@ class Checked:
 
 @frozen
 class Compiled:
-    """A real compile. What an earlier edge did not record is empty or None: unknown.
+    """A real compile. What an earlier edge did not record is empty or None: unknown."""
 
-    Attributes:
-        weights: where they came from; static speed does not depend on it.
-        level: optimisation level.
-        recipe: precision recipe.
-        latency_us: static, microseconds.
-        fps: static.
-        ddr_bytes: memory traffic a frame.
-        bin_bytes: size of the program.
-        seconds: that the compiler took.
-        peak_memory: bytes that it and its children held at most; None if unknown.
-        bpu: nodes on the BPU.
-        cpu: nodes on the CPU.
-        inside: names of the CPU nodes before the last BPU node.
-        verified: whether the program was seen to equal the quantized model; None if nobody looked.
-        versions: of the compiler.
-        onnx: sha256 of the ONNX that was compiled.
-        network: content of the simplified ONNX and the recipe, as in :class:`Checked`.
-        recipe_sha256: of what the recipe does, see :func:`edge.survey.collect.recipe_sha256`.
-        tag: of the weights: timm tag, URL or file name.
-        seed: of random weights; else None.
-        max_error: of the exported ONNX, as in :class:`Counted`.
-        pictures: number of calibration pictures.
-        calibration: what they were taken from.
-        calibration_sha256: of the set.
-        toolchain: identity of the compiler: its versions and its lock file.
-        machine: that compiled: what ``seconds`` and ``peak_memory`` are of.
-        command: that compiles the same again; empty where no command line does, as with own pictures.
-    """
-
-    weights: str
-    level: str
-    recipe: str
-    latency_us: float | None
-    fps: float | None
-    ddr_bytes: int | None
-    bin_bytes: int
-    seconds: float
-    peak_memory: int | None
-    bpu: int
-    cpu: int
-    inside: tuple[str, ...] = ()
-    verified: bool | None = None
-    versions: Mapping[str, str] = field(factory=dict)
-    onnx: str = ""
-    network: str = ""
-    recipe_sha256: str = ""
-    tag: str = ""
-    seed: int | None = None
-    max_error: float | None = None
-    pictures: int | None = None
-    calibration: str = ""
-    calibration_sha256: str = ""
-    toolchain: str = ""
-    machine: str = ""
-    command: str = ""
+    weights: str  #: where they came from; static speed does not depend on it.
+    level: str  #: optimisation level.
+    recipe: str  #: precision recipe.
+    latency_us: float | None  #: static, microseconds.
+    fps: float | None  #: static.
+    ddr_bytes: int | None  #: memory traffic a frame.
+    bin_bytes: int  #: size of the program.
+    seconds: float  #: that the compiler took.
+    peak_memory: int | None  #: bytes that it and its children held at most; None if unknown.
+    bpu: int  #: nodes on the BPU.
+    cpu: int  #: nodes on the CPU.
+    inside: tuple[str, ...] = ()  #: names of the CPU nodes before the last BPU node.
+    verified: bool | None = None  #: whether the program was seen to equal the quantized model; None if nobody looked.
+    versions: Mapping[str, str] = field(factory=dict)  #: of the compiler.
+    onnx: str = ""  #: sha256 of the ONNX that was compiled.
+    network: str = ""  #: content of the simplified ONNX and the recipe, as in :class:`Checked`.
+    recipe_sha256: str = ""  #: of what the recipe does, see :func:`edge.survey.collect.recipe_sha256`.
+    tag: str = ""  #: of the weights: timm tag, URL or file name.
+    seed: int | None = None  #: of random weights; else None.
+    max_error: float | None = None  #: of the exported ONNX, as in :class:`Counted`.
+    pictures: int | None = None  #: number of calibration pictures.
+    calibration: str = ""  #: what they were taken from.
+    calibration_sha256: str = ""  #: of the set.
+    toolchain: str = ""  #: identity of the compiler: its versions and its lock file.
+    machine: str = ""  #: that compiled: what ``seconds`` and ``peak_memory`` are of.
+    command: str = ""  #: that compiles the same again; empty where no command line does, as with own pictures.
 
 
 @frozen

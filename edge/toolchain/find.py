@@ -49,36 +49,22 @@ print("edge-versions " + json.dumps(found))
 
 @frozen
 class Route:
-    """One way to have the compiler.
+    """One way to have the compiler."""
 
-    Attributes:
-        kind: ``managed``, ``path`` or ``docker``.
-        available: it can be used now.
-        where: bin folder or image, where there is one.
-        versions: of hb_mapper, hbdk, horizon_nn.
-        why_not: why it was passed over; empty when available.
-    """
-
-    kind: str
-    available: bool
-    where: str
-    versions: dict[str, str]
-    why_not: str = ""
+    kind: str  #: ``managed``, ``path`` or ``docker``.
+    available: bool  #: it can be used now.
+    where: str  #: bin folder or image, where there is one.
+    versions: dict[str, str]  #: of hb_mapper, hbdk, horizon_nn.
+    why_not: str = ""  #: why it was passed over; empty when available.
 
 
 @frozen
 class ToolchainStatus:
-    """What ``edge toolchain status`` shows.
+    """What ``edge toolchain status`` shows."""
 
-    Attributes:
-        routes: in the order in which ``auto`` takes them.
-        python310: the interpreter an install would use, or why there is none.
-        frameworks: the environments to export from; none is needed for a compile.
-    """
-
-    routes: tuple[Route, ...]
-    python310: str
-    frameworks: tuple[Route, ...] = ()
+    routes: tuple[Route, ...]  #: in the order in which ``auto`` takes them.
+    python310: str  #: the interpreter an install would use, or why there is none.
+    frameworks: tuple[Route, ...] = ()  #: the environments to export from; none is needed for a compile.
 
 
 def find(which: Which = "auto") -> Toolchain:

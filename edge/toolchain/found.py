@@ -27,23 +27,15 @@ _DROPPED = ("PYTHONPATH", "PYTHONHOME", "PYTHONSTARTUP", "VIRTUAL_ENV", "CONDA_P
 
 @frozen
 class Toolchain:
-    """The vendor's compiler, ready to run.
+    """The vendor's compiler, ready to run."""
 
-    Attributes:
-        kind: ``managed`` (installed by edge), ``path`` (the user's own) or ``docker``.
-        where: the bin folder, or the image's name.
-        versions: versions of ``hb_mapper``, ``hbdk`` and ``horizon_nn``, where known.
-        identity: goes into cache keys; changes whenever the compiler's output may.
-        python: the compiler's own interpreter; None where unknown.
-        engine: the container engine's program, for docker.
-    """
-
-    kind: Kind
-    where: str
+    kind: Kind  #: ``managed`` (installed by edge), ``path`` (the user's own) or ``docker``.
+    where: str  #: the bin folder, or the image's name.
+    #: versions of ``hb_mapper``, ``hbdk`` and ``horizon_nn``, where known.
     versions: dict[str, str] = field(factory=dict)
-    identity: str = ""
-    python: str | None = None
-    engine: str = "docker"
+    identity: str = ""  #: goes into cache keys; changes whenever the compiler's output may.
+    python: str | None = None  #: the compiler's own interpreter; None where unknown.
+    engine: str = "docker"  #: the container engine's program, for docker.
 
     def run(
         self,

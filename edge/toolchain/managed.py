@@ -24,40 +24,24 @@ _VERSION = re.compile(r"^__version__\s*=\s*r?[\"']([^\"']+)", re.MULTILINE)
 
 @frozen
 class Environment:
-    """One environment, pinned by a lock file, in a folder of its own under the cache.
+    """One environment, pinned by a lock file, in a folder of its own under the cache."""
 
-    Attributes:
-        name: the word for it on the command line.
-        title: what messages call it.
-        folder: where it lies in the cache.
-        lock: name of its lock file, beside this module.
-        needed_bytes: free space that an install asks for, downloads included.
-        size: what a user is told of it before.
-        install: the command that installs it.
-        version_files: name in results -> file that states the version, relative to site-packages; empty
-            where :attr:`distributions` say it.
-        distributions: packages whose versions are told.
-        programs: what has to be in its bin folder.
-        modules: what has to be in its site-packages.
-        verify: commands that have to end with status 0 before it counts as whole.
-        elsewhere: what to do on a machine that it can't be had for.
-        offline: what to do without a network, besides trying again.
-    """
-
-    name: str
-    title: str
-    folder: str
-    lock: str
-    needed_bytes: int
-    size: str
-    install: str
-    elsewhere: str
+    name: str  #: the word for it on the command line.
+    title: str  #: what messages call it.
+    folder: str  #: where it lies in the cache.
+    lock: str  #: name of its lock file, beside this module.
+    needed_bytes: int  #: free space that an install asks for, downloads included.
+    size: str  #: what a user is told of it before.
+    install: str  #: the command that installs it.
+    elsewhere: str  #: what to do on a machine that it can't be had for.
+    #: name in results -> file that states the version, relative to site-packages; empty where :attr:`distributions` say
+    #: it.
     version_files: Mapping[str, str] = field(factory=dict)
-    distributions: tuple[str, ...] = ()
-    programs: tuple[str, ...] = ()
-    modules: tuple[str, ...] = ()
-    verify: tuple[tuple[str, ...], ...] = ()
-    offline: str = ""
+    distributions: tuple[str, ...] = ()  #: packages whose versions are told.
+    programs: tuple[str, ...] = ()  #: what has to be in its bin folder.
+    modules: tuple[str, ...] = ()  #: what has to be in its site-packages.
+    verify: tuple[tuple[str, ...], ...] = ()  #: commands that have to end with status 0 before it counts as whole.
+    offline: str = ""  #: what to do without a network, besides trying again.
 
 
 COMPILER = Environment(
@@ -129,17 +113,11 @@ ENVIRONMENTS: Mapping[str, Environment] = {env.name: env for env in (COMPILER, P
 
 @frozen
 class Place:
-    """Where this version of edge wants a managed environment.
+    """Where this version of edge wants a managed environment."""
 
-    Attributes:
-        folder: its folder, whether or not it is there.
-        digest: 16 hex digits of the lock file and the Python version.
-        environment: what it is.
-    """
-
-    folder: Path
-    digest: str
-    environment: Environment = COMPILER
+    folder: Path  #: its folder, whether or not it is there.
+    digest: str  #: 16 hex digits of the lock file and the Python version.
+    environment: Environment = COMPILER  #: what it is.
 
     @property
     def bin(self) -> Path:

@@ -32,20 +32,13 @@ _GUARD = 'trap "" INT TERM HUP; read -r word || { kill -s KILL -- "-$1"; eval "$
 
 @frozen
 class Completed:
-    """How a program ended.
+    """How a program ended."""
 
-    Attributes:
-        returncode: exit status; negative is the signal that ended it.
-        seconds: wall time.
-        tail: the last lines of its output, clean of escape codes and progress bars.
-        timed_out: it was stopped at its time limit.
-        peak_memory: bytes that it and its children held at most, see :class:`PeakMemory`; None if unknown.
-    """
-
-    returncode: int
-    seconds: float
-    tail: str
-    timed_out: bool = False
+    returncode: int  #: exit status; negative is the signal that ended it.
+    seconds: float  #: wall time.
+    tail: str  #: the last lines of its output, clean of escape codes and progress bars.
+    timed_out: bool = False  #: it was stopped at its time limit.
+    #: bytes that it and its children held at most, see :class:`PeakMemory`; None if unknown.
     peak_memory: int | None = None
 
 

@@ -27,17 +27,11 @@ _PROBE = (
 
 @frozen
 class Python310:
-    """An interpreter that fits.
+    """An interpreter that fits."""
 
-    Attributes:
-        path: of the program.
-        version: such as ``3.10.13``.
-        source: where it was found: ``given``, ``EDGE_PYTHON310``, ``PATH``, ``pyenv``, ``conda`` or ``uv``.
-    """
-
-    path: Path
-    version: str
-    source: str
+    path: Path  #: of the program.
+    version: str  #: such as ``3.10.13``.
+    source: str  #: where it was found: ``given``, ``EDGE_PYTHON310``, ``PATH``, ``pyenv``, ``conda`` or ``uv``.
 
 
 def find_python310(

@@ -79,25 +79,16 @@ def _part(images: ImageSet, items: Sequence[ImageItem], which: str) -> ImageSet:
 
 @frozen
 class Options:
-    """What the user asks of a search.
+    """What the user asks of a search."""
 
-    Attributes:
-        max_drop: points of Top-1 that may be lost against float behind NV12.
-        max_latency: share of plain int8's latency that a recipe may take, 1 and up; None if in microseconds.
-        max_latency_us: microseconds; None if a share.
-        min_agreement: percent; None for no bar.
-        seconds: for the whole search.
-        trial_seconds: for one compile.
-        command: what the user typed.
-    """
-
-    max_drop: float = 0.3
+    max_drop: float = 0.3  #: points of Top-1 that may be lost against float behind NV12.
+    #: share of plain int8's latency that a recipe may take, 1 and up; None if in microseconds.
     max_latency: float | None = 1.10
-    max_latency_us: float | None = None
-    min_agreement: float | None = None
-    seconds: float = 1800.0
-    trial_seconds: float = 600.0
-    command: str = ""
+    max_latency_us: float | None = None  #: microseconds; None if a share.
+    min_agreement: float | None = None  #: percent; None for no bar.
+    seconds: float = 1800.0  #: for the whole search.
+    trial_seconds: float = 600.0  #: for one compile.
+    command: str = ""  #: what the user typed.
 
 
 @frozen(eq=False)
@@ -111,22 +102,14 @@ class Candidate:
 
 @define(eq=False)
 class Context:
-    """One search: what is given, what follows from it, and what was left out so far.
+    """One search: what is given, what follows from it, and what was left out so far."""
 
-    Attributes:
-        request: what is built; its precision is plain int8 at the level that ships, see
-            :func:`edge.tune.spaces.baseline`.
-        workspace: folder of the trials, held.
-        options: bars and time.
-        listener: told of progress.
-        left_out: what there was no time for.
-    """
-
+    #: what is built; its precision is plain int8 at the level that ships, see :func:`edge.tune.spaces.baseline`.
     request: Request
-    workspace: Workspace
-    options: Options
-    listener: Listener
-    left_out: list[str] = field(factory=list)
+    workspace: Workspace  #: folder of the trials, held.
+    options: Options  #: bars and time.
+    listener: Listener  #: told of progress.
+    left_out: list[str] = field(factory=list)  #: what there was no time for.
     _best: tuple[float, str] | None = None
 
     @cached_property

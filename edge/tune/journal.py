@@ -34,25 +34,15 @@ TRIAL_ERRORS = (ToolchainError, GateError, ModelFileError, BackendError, SpecErr
 
 @frozen
 class Entry:
-    """A finished trial.
+    """A finished trial."""
 
-    Attributes:
-        key: sha256 of its kind and all it depends on.
-        kind: ``build``, ``ship``, ``latency``, ``rank``, ``damage`` or ``report``.
-        name: as the user reads it.
-        seconds: that it took when it was done.
-        failed: why it gave no figures; empty if it did.
-        limit: seconds that it was allowed, where it was stopped at a time limit; else 0.
-        values: its figures.
-    """
-
-    key: str
-    kind: str
-    name: str
-    seconds: float
-    failed: str = ""
-    limit: float = 0.0
-    values: Mapping[str, Any] = field(factory=dict)
+    key: str  #: sha256 of its kind and all it depends on.
+    kind: str  #: ``build``, ``ship``, ``latency``, ``rank``, ``damage`` or ``report``.
+    name: str  #: as the user reads it.
+    seconds: float  #: that it took when it was done.
+    failed: str = ""  #: why it gave no figures; empty if it did.
+    limit: float = 0.0  #: seconds that it was allowed, where it was stopped at a time limit; else 0.
+    values: Mapping[str, Any] = field(factory=dict)  #: its figures.
 
 
 class Journal:

@@ -23,25 +23,16 @@ TIE = 0.01  # of plain int8's divergence: recipes that are no further apart coun
 
 @frozen
 class Point:
-    """A recipe that was compiled at the shipping level.
+    """A recipe that was compiled at the shipping level."""
 
-    Attributes:
-        name: as the user reads it.
-        precision: the recipe.
-        latency_us: the compiler's static latency, microseconds; None if the trial failed.
-        selection: on the pictures of the search; None if the trial failed.
-        report: on the pictures that were kept back; None where there was no time.
-        bit_exact: whether program and quantized model were seen to be equal; None if it could not be seen.
-        failed: why there is no program; empty if there is.
-    """
-
-    name: str
-    precision: Precision
-    latency_us: float | None = None
-    selection: Measured | None = None
-    report: Measured | None = None
+    name: str  #: as the user reads it.
+    precision: Precision  #: the recipe.
+    latency_us: float | None = None  #: the compiler's static latency, microseconds; None if the trial failed.
+    selection: Measured | None = None  #: on the pictures of the search; None if the trial failed.
+    report: Measured | None = None  #: on the pictures that were kept back; None where there was no time.
+    #: whether program and quantized model were seen to be equal; None if it could not be seen.
     bit_exact: bool | None = None
-    failed: str = ""
+    failed: str = ""  #: why there is no program; empty if there is.
 
 
 @frozen
@@ -59,55 +50,32 @@ class TuneResult:
     """A whole search.
 
     Attributes:
-        model: name of the model.
-        command: what the user typed.
-        float_sha256: of the float ONNX.
-        seed: of the split of the pictures.
-        level: optimisation level that ships.
-        cost_level: at which the cost of a unit was measured.
-        selection: description of the pictures that were searched on.
-        report: description of those that the figures are for.
-        unlabelled: why there is no Top-1; empty if there is.
-        max_drop: points of Top-1 that may be lost.
-        max_latency_us: microseconds that the program may take.
-        min_agreement: percent that it has to have; None for no bar.
         baseline: plain int8.
-        points: recipes at the shipping level, the baseline first.
-        path: the front of the search in the calibrated model.
-        chosen: index in ``points``; None if nothing met the bars of the search.
-        met: whether the chosen one meets the bars on the report pictures.
-        why: what stands in the way, or what was chosen and why, one line.
-        trials: everything that was tried, failures included.
-        time: how it divides.
-        seconds: of all of it, of an interrupted search too.
-        left_out: what there was no time for.
-        versions: of what ran.
-        recipe: path of the recipe that was written; empty if none was.
     """
 
-    model: str
-    command: str
-    float_sha256: str
-    seed: int
-    level: str
-    cost_level: str
-    selection: str
-    report: str
-    unlabelled: str
-    max_drop: float
-    max_latency_us: float
-    min_agreement: float | None
-    points: tuple[Point, ...]
-    path: tuple[Step, ...]
-    chosen: int | None
-    met: bool
-    why: str
-    trials: tuple[Entry, ...]
-    time: tuple[TimeShare, ...]
-    seconds: float
-    left_out: tuple[str, ...] = ()
-    versions: Mapping[str, str] = field(factory=dict)
-    recipe: str = ""
+    model: str  #: name of the model.
+    command: str  #: what the user typed.
+    float_sha256: str  #: of the float ONNX.
+    seed: int  #: of the split of the pictures.
+    level: str  #: optimisation level that ships.
+    cost_level: str  #: at which the cost of a unit was measured.
+    selection: str  #: description of the pictures that were searched on.
+    report: str  #: description of those that the figures are for.
+    unlabelled: str  #: why there is no Top-1; empty if there is.
+    max_drop: float  #: points of Top-1 that may be lost.
+    max_latency_us: float  #: microseconds that the program may take.
+    min_agreement: float | None  #: percent that it has to have; None for no bar.
+    points: tuple[Point, ...]  #: recipes at the shipping level, the baseline first.
+    path: tuple[Step, ...]  #: the front of the search in the calibrated model.
+    chosen: int | None  #: index in ``points``; None if nothing met the bars of the search.
+    met: bool  #: whether the chosen one meets the bars on the report pictures.
+    why: str  #: what stands in the way, or what was chosen and why, one line.
+    trials: tuple[Entry, ...]  #: everything that was tried, failures included.
+    time: tuple[TimeShare, ...]  #: how it divides.
+    seconds: float  #: of all of it, of an interrupted search too.
+    left_out: tuple[str, ...] = ()  #: what there was no time for.
+    versions: Mapping[str, str] = field(factory=dict)  #: of what ran.
+    recipe: str = ""  #: path of the recipe that was written; empty if none was.
     schema_version: int = SCHEMA_VERSION
 
     @property

@@ -40,19 +40,12 @@ ROUNDINGS: Mapping[str, Rounding] = {
 
 @frozen
 class Unit:
-    """Something that gets 16 bits as one.
+    """Something that gets 16 bits as one."""
 
-    Attributes:
-        name: as the user reads it: a module path, or two nodes with an arrow for a single tensor.
-        kind: such as ``LayerNorm``, ``add`` or ``tensor``.
-        nodes: node -> its setting in a recipe.
-        widened: quantizers that become 16 bits, indices in graph order.
-    """
-
-    name: str
-    kind: str
-    nodes: Mapping[str, NodePrecision]
-    widened: frozenset[int]
+    name: str  #: as the user reads it: a module path, or two nodes with an arrow for a single tensor.
+    kind: str  #: such as ``LayerNorm``, ``add`` or ``tensor``.
+    nodes: Mapping[str, NodePrecision]  #: node -> its setting in a recipe.
+    widened: frozenset[int]  #: quantizers that become 16 bits, indices in graph order.
 
 
 def units(graph: Translated, groups: Sequence[Group], on_cpu: Iterable[str] = ()) -> tuple[Unit, ...]:

@@ -43,25 +43,15 @@ _PREFIX = "latency"
 
 @frozen
 class Measured:
-    """A network's answers on a set of pictures, beside those of the float network behind NV12.
+    """A network's answers on a set of pictures, beside those of the float network behind NV12."""
 
-    Attributes:
-        n: pictures.
-        agreement: of them, with the float network's answer.
-        divergence: mean Kullback-Leibler divergence of its softmax from the float network's, nats, 0 and up.
-        right: of the n, those answered as labelled; None without labels.
-        float_right: the same of the float network behind NV12.
-        lost: float right, this one wrong; 0 without labels.
-        gained: the other way round.
-    """
-
-    n: int
-    agreement: int
-    divergence: float
-    right: int | None = None
-    float_right: int | None = None
-    lost: int = 0
-    gained: int = 0
+    n: int  #: pictures.
+    agreement: int  #: of them, with the float network's answer.
+    divergence: float  #: mean Kullback-Leibler divergence of its softmax from the float network's, nats, 0 and up.
+    right: int | None = None  #: of the n, those answered as labelled; None without labels.
+    float_right: int | None = None  #: the same of the float network behind NV12.
+    lost: int = 0  #: float right, this one wrong; 0 without labels.
+    gained: int = 0  #: the other way round.
 
     @classmethod
     def of(cls, reference: Scores, scores: Scores, labels: Sequence[int | None]) -> Measured:
@@ -116,29 +106,17 @@ class Measured:
 
 @frozen(eq=False)
 class Costs:
-    """Measures the latency of a network with some nodes at 16 bits.
+    """Measures the latency of a network with some nodes at 16 bits."""
 
-    Attributes:
-        toolchain: the compiler.
-        onnx: the BPU-ready ONNX.
-        sha256: of it.
-        calibration: a calibration folder; its files are not read, but the compiler wants it to be there.
-        preprocess: of the network.
-        compiler: its settings; the level is replaced by :data:`LEVEL`.
-        journal: of finished work.
-        folder: for working files.
-        optimization: the mapper's items that every program of the search has.
-    """
-
-    toolchain: Toolchain
-    onnx: Path
-    sha256: str
-    calibration: Path
-    preprocess: PreprocessSpec
-    compiler: Compiler
-    journal: Journal
-    folder: Path
-    optimization: tuple[str, ...] = ()
+    toolchain: Toolchain  #: the compiler.
+    onnx: Path  #: the BPU-ready ONNX.
+    sha256: str  #: of it.
+    calibration: Path  #: a calibration folder; its files are not read, but the compiler wants it to be there.
+    preprocess: PreprocessSpec  #: of the network.
+    compiler: Compiler  #: its settings; the level is replaced by :data:`LEVEL`.
+    journal: Journal  #: of finished work.
+    folder: Path  #: for working files.
+    optimization: tuple[str, ...] = ()  #: the mapper's items that every program of the search has.
 
     def measure(
         self, name: str, nodes: Mapping[str, NodePrecision], limit: float, reporter: Reporter | None = None
@@ -197,40 +175,24 @@ class Costs:
 
 @frozen(eq=False)
 class Set:
-    """Pictures with the float network's answers.
+    """Pictures with the float network's answers."""
 
-    Attributes:
-        frames: the pictures, cropped.
-        reference: scores of the float network behind NV12, (n, classes).
-        labels: class indices; all None where there is no Top-1.
-        fingerprint: of names, labels and contents.
-    """
-
-    frames: Sequence[Frame]
-    reference: Scores
-    labels: Sequence[int | None]
-    fingerprint: str
+    frames: Sequence[Frame]  #: the pictures, cropped.
+    reference: Scores  #: scores of the float network behind NV12, (n, classes).
+    labels: Sequence[int | None]  #: class indices; all None where there is no Top-1.
+    fingerprint: str  #: of names, labels and contents.
 
 
 @frozen(eq=False)
 class Trials:
-    """Makes builds of recipes and measures them.
+    """Makes builds of recipes and measures them."""
 
-    Attributes:
-        request: what is built; its precision is replaced.
-        workspace: folder of the trials, held.
-        journal: of finished work.
-        listener: told of progress.
-        identity: what all trials depend on: hashes of network and calibration, the compiler.
-        kept: builds whose stages are asked for again.
-    """
-
-    request: Request
-    workspace: Workspace
-    journal: Journal
-    listener: Inside
-    identity: Mapping[str, object]
-    kept: list[Build] = field(factory=list)
+    request: Request  #: what is built; its precision is replaced.
+    workspace: Workspace  #: folder of the trials, held.
+    journal: Journal  #: of finished work.
+    listener: Inside  #: told of progress.
+    identity: Mapping[str, object]  #: what all trials depend on: hashes of network and calibration, the compiler.
+    kept: list[Build] = field(factory=list)  #: builds whose stages are asked for again.
 
     def build(self, precision: Precision, limit: float, *, keep: bool = False) -> Build:
         """Return the build of a recipe; nothing runs yet."""

@@ -54,29 +54,19 @@ Latency = Callable[[Chosen], float | None]
 
 @frozen
 class Step:
-    """A set of units on the way.
+    """A set of units on the way."""
 
-    Attributes:
-        units: names of those at 16 bits, sorted.
-        divergence: mean divergence from float, on the calibrated model.
-        latency_us: at the cheap level, microseconds.
-    """
-
-    units: tuple[str, ...]
-    divergence: float
-    latency_us: float
+    units: tuple[str, ...]  #: names of those at 16 bits, sorted.
+    divergence: float  #: mean divergence from float, on the calibrated model.
+    latency_us: float  #: at the cheap level, microseconds.
 
 
 @frozen
 class Int16Sets:
-    """What the search over units found.
+    """What the search over units found."""
 
-    Attributes:
-        steps: from the empty set to the best.
-        sets: name and settings of the sets worth a program, the best first.
-    """
-
-    steps: tuple[Step, ...] = ()
+    steps: tuple[Step, ...] = ()  #: from the empty set to the best.
+    #: name and settings of the sets worth a program, the best first.
     sets: tuple[tuple[str, Mapping[str, NodePrecision]], ...] = ()
 
 

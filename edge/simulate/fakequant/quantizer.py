@@ -35,27 +35,20 @@ class Quantizer:
 
     in float32, halves to even, with the type's whole range: -128..127, 0..255, -32768..32767. This was read off the
     vendor's runtime, value for value. It rounds ``tensor``, a constant where ``weight``, to ``output``.
-
-    Attributes:
-        producer: node that computes ``tensor``; empty for a constant and for the network's input.
-        consumers: nodes that read ``output``.
-        thresholds: float32, one, or one a channel.
-        axis: of the channels; None for a single threshold.
-        group: of a weight whose channels are counted over the groups of its convolution, else 1.
-        gain: float32, one a channel: the rounded values come out multiplied by it, since the next convolution's
-            weights are divided by it; None mostly.
     """
 
     name: str
     tensor: str
     output: str
-    producer: str
-    consumers: tuple[str, ...]
+    producer: str  #: node that computes ``tensor``; empty for a constant and for the network's input.
+    consumers: tuple[str, ...]  #: nodes that read ``output``.
     weight: bool
     type: Type
-    thresholds: NDArray[np.float32]
-    axis: int | None = None
-    group: int = 1
+    thresholds: NDArray[np.float32]  #: float32, one, or one a channel.
+    axis: int | None = None  #: of the channels; None for a single threshold.
+    group: int = 1  #: of a weight whose channels are counted over the groups of its convolution, else 1.
+    #: float32, one a channel: the rounded values come out multiplied by it, since the next convolution's weights are
+    #: divided by it; None mostly.
     gain: NDArray[np.float32] | None = field(default=None)
 
     @property

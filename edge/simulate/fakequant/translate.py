@@ -37,27 +37,18 @@ _LAST_OPSET = 12  # Split, ReduceMax and others take as attributes what later op
 
 @frozen(eq=False)
 class Translated:
-    """The translation, and names in it.
+    """The translation, and names in it."""
 
-    Attributes:
-        model: standard ONNX and operators of onnxruntime's own domain; inputs are the picture, ``edge_int8`` and
-            ``edge_int16`` (bool, one entry a quantizer) and ``edge_steps`` (float32, one entry a step).
-        quantizers: in graph order.
-        slots: of each quantizer, where its steps lie in ``edge_steps``; None for a weight.
-        picture: the picture's input, of ``shape``.
-        outputs: the model's own.
-        nodes: the calibrated model's nodes, quantizers left out, in graph order.
-        constants: of the calibrated model.
-    """
-
+    #: standard ONNX and operators of onnxruntime's own domain; inputs are the picture, ``edge_int8`` and ``edge_int16``
+    #: (bool, one entry a quantizer) and ``edge_steps`` (float32, one entry a step).
     model: onnx.ModelProto
-    quantizers: tuple[Quantizer, ...]
-    slots: tuple[slice | None, ...]
-    picture: str
+    quantizers: tuple[Quantizer, ...]  #: in graph order.
+    slots: tuple[slice | None, ...]  #: of each quantizer, where its steps lie in ``edge_steps``; None for a weight.
+    picture: str  #: the picture's input, of ``shape``.
     shape: tuple[int, ...]
-    outputs: tuple[str, ...]
-    nodes: tuple[onnx.NodeProto, ...]
-    constants: frozenset[str]
+    outputs: tuple[str, ...]  #: the model's own.
+    nodes: tuple[onnx.NodeProto, ...]  #: the calibrated model's nodes, quantizers left out, in graph order.
+    constants: frozenset[str]  #: of the calibrated model.
 
 
 def translate(source: onnx.ModelProto, inner: Iterable[str] = ()) -> Translated:

@@ -24,23 +24,14 @@ from edge.simulate.portable.rules.sums import INT32, convolve, reach, wide_convo
 
 @frozen
 class Accumulated:
-    """``acc >> right_shift``, but for an offset per channel that is left to the next step.
+    """``acc >> right_shift``, but for an offset per channel that is left to the next step."""
 
-    Attributes:
-        name: float32 tensor of integers, NCHW.
-        shape: logical, NHWC.
-        low: smallest value per channel, with the offset.
-        high: largest.
-        offset: to be added per channel.
-        wide: the tensor is float64.
-    """
-
-    name: str
-    shape: tuple[int, ...]
-    low: Integers
-    high: Integers
-    offset: Integers
-    wide: bool = False
+    name: str  #: float32 tensor of integers, NCHW.
+    shape: tuple[int, ...]  #: logical, NHWC.
+    low: Integers  #: smallest value per channel, with the offset.
+    high: Integers  #: largest.
+    offset: Integers  #: to be added per channel.
+    wide: bool = False  #: the tensor is float64.
 
 
 def convolution(graph: Graph, source: Source) -> Sequence[Value]:
