@@ -91,9 +91,6 @@ def replace_symlink(link: Path, target: Path) -> None:
 def disk_errors(root: Path) -> Iterator[None]:
     """Turn a full disk or a read-only folder into a clear error.
 
-    Args:
-        root: the folder being written.
-
     Raises:
         WorkspaceError: instead of the OSError.
     """

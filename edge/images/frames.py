@@ -64,13 +64,7 @@ def load_frames(
 
 
 def spread(work: Callable[[T], R], items: Sequence[T], done: Callable[[int], None] | None = None) -> list[R]:
-    """Map in threads, results in order; onnxruntime and numpy compute outside the interpreter's lock.
-
-    Args:
-        work: called from several threads.
-        items: what it is called with.
-        done: told how many are done, from the calling thread.
-    """
+    """Map in threads, results in order; onnxruntime and numpy compute outside the interpreter's lock."""
     return list(_spread(work, items, done))
 
 

@@ -97,13 +97,7 @@ def choose_calibration(request: Request) -> CalibrationSet:
 
 
 def choose_pictures(request: Request, source: str, classes: int) -> tuple[ImageSet, str]:
-    """Return the pictures to measure on, and why there is no Top-1; empty if there is.
-
-    Args:
-        request: what the user asked for.
-        source: of the weights.
-        classes: of the network.
-    """
+    """Return the pictures to measure on, and why there is no Top-1; empty if there is."""
     labels = "demo" if source == "demo" else request.spec.labels
     return pictures(request.images, labels, source, classes, count=request.images_count, seed=request.seed)
 

@@ -38,10 +38,6 @@ def given(*packages: str, also: Mapping[str, object] | None = None, **arguments:
 
     A file of a stage counts as its hash, a compiler as its identity, images as their fingerprint.
 
-    Args:
-        packages: whose version the result depends on.
-        also: further entries of the key.
-        arguments: keywords of the work.
     """
     key = {name: _key_of(value) for name, value in arguments.items()}
     kept = {name: value for name, value in key.items() if value is not None}

@@ -46,12 +46,7 @@ class VerifyResult:
 
 
 def candidates(images: ImageSet, frames: int = FRAMES) -> ImageSet:
-    """Return the pictures to take frames from, the same ones each time; rendered ones follow.
-
-    Args:
-        images: what the build is measured on.
-        frames: how many are needed.
-    """
+    """Return the pictures to take frames from, the same ones each time; rendered ones follow."""
     chosen = sample(images, frames * _SPARE, _SEED)
     rendered = open_images("demo:test", count=frames)
     return ImageSet((*chosen, *rendered), chosen.description, "order is all that matters", chosen.source)

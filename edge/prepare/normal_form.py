@@ -76,9 +76,6 @@ def _rewrite(node: onnx.NodeProto, opset: int, target: int, stored: dict[str, on
 def read_model(path: Path) -> onnx.ModelProto:
     """Load a float32 ONNX with a static input; its outputs may still be of unknown shape.
 
-    Args:
-        path: an .onnx file, its weights inside or beside it.
-
     Raises:
         ModelFileError: missing, corrupt, over 2 GB, dynamic, half precision, several inputs, operators
             outside standard ONNX, or weights that lie elsewhere and can't be read.

@@ -132,13 +132,7 @@ def verify_line(verify: Mapping[str, Any]) -> str:
 
 
 def published_line(model: str, published: Published | None, weights: str) -> str:
-    """Return what others published of a model's accuracy, and what it may be compared with; empty if nothing.
-
-    Args:
-        model: name of the zoo.
-        published: its figures.
-        weights: source of the weights that were measured here.
-    """
+    """Return what others published of a model's accuracy, and what it may be compared with; empty if nothing."""
     if published is None:
         return ""
     figures = {"Top-1": published.float_top1, "Top-5": published.float_top5, "Top-1 int8": published.int8_top1}

@@ -221,13 +221,7 @@ def _above(view: View, name: str, past: Collection[str] = SHAPE_ONLY) -> tuple[s
 
 
 def _head(view: View, stored: Mapping[str, onnx.TensorProto], name: str) -> int:
-    """Return the number of weights of the last layer, its bias included; 0 where it can't be told.
-
-    Args:
-        view: of the network.
-        stored: its stored tensors, by name.
-        name: of the scores.
-    """
+    """Return the number of weights of the last layer, its bias included; 0 where it can't be told."""
     found = 0
     while (node := _above(view, name, {*SHAPE_ONLY, "Softmax"})[1]) is not None:
         tensors = [stored.get(_above(view, operand)[0]) for operand in node.input]

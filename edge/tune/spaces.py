@@ -57,10 +57,6 @@ def units(graph: Translated, groups: Sequence[Group], on_cpu: Iterable[str] = ()
     A node that reads the picture keeps its 8-bit inputs: camera pixels have no more, and a program with
     16 bits there was seen to differ from the compiler's own quantized model.
 
-    Args:
-        graph: the translated calibrated model.
-        groups: its layers.
-        on_cpu: nodes that take no bits.
     """
     skipped = set(on_cpu) | {node.name for node in graph.nodes if node.op_type == PREPROCESS}
     reads_picture = _readers_of_picture(graph, skipped)

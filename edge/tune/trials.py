@@ -325,12 +325,7 @@ def adopt(source: Path, target: Path, names: Callable[[str], bool] = lambda _nam
 
 
 class Inside:
-    """Shows the stages of a trial as its steps, with how the search stands; each warning once.
-
-    Args:
-        listener: told of it.
-        standing: gives what to put behind every step.
-    """
+    """Shows the stages of a trial as its steps, with how the search stands; each warning once."""
 
     def __init__(self, listener: Listener, standing: Callable[[], str] = str) -> None:
         self._listener = listener

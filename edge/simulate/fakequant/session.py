@@ -22,11 +22,6 @@ Bits = NDArray[np.uint8]
 class FakeQuant:
     """The compiler's ``*_calibrated_model.onnx`` in stock onnxruntime; may be called from several threads.
 
-    Args:
-        model: path of the file.
-        inner: tensors inside it that :meth:`run` can return.
-        threads: of one run.
-
     Raises:
         ModelFileError: it can't be read, or holds something that no rule covers.
     """
