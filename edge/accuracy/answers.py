@@ -41,7 +41,6 @@ class KeptAnswers:
 
     Args:
         root: the build folder, its lock held.
-        classes: scores a picture.
         warn: told in one line that answers of an earlier version of edge can't be used.
 
     Raises:
@@ -157,12 +156,8 @@ def measure(
     Args:
         hop: closed; opened only if there is something to compute.
         answers: known ones; grows.
-        images: the set.
         wanted: indices of the pictures to answer, readable as files.
         preprocess: of the network.
-        classes: scores that it has to give.
-        workers: pictures that are computed at once.
-        reporter: told count, rate and the time left.
 
     Raises:
         ModelFileError: it gives another number of scores, or scores that are no numbers.

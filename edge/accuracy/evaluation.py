@@ -60,12 +60,8 @@ def evaluate(
     """Measure the hops, each on what it has not answered before, and compare them.
 
     Args:
-        subject: what is measured.
         hops: in order, ``float`` first; from :func:`edge.accuracy.hops.choose`.
-        pictures: the same for every hop.
         root: the build folder, its lock held; answers to single pictures are kept in it.
-        command: what the user typed, for the record.
-        answers: file to write every answer to.
         workers: pictures that are computed at once; the number of usable cores if None.
         listener: told which hop is measured and how it goes.
 
@@ -212,8 +208,6 @@ def tally(
 
     Args:
         columns: the hops in order, ``float`` first.
-        pictures: what they were measured on.
-        quantized: the hop whose mistakes are listed.
         sink: takes a row a picture: its name, its label, and the class that each hop answered; None where
             there is none.
 

@@ -115,7 +115,6 @@ def find_hops(subject: Subject, program_count: int = PROGRAM_COUNT) -> tuple[lis
     """Return the hops that can be measured here, in order, and those that can't.
 
     Args:
-        subject: what is measured.
         program_count: pictures for the hop ``program``.
     """
     found: list[Hop] = []
@@ -159,11 +158,8 @@ def key_of(name: HopName, model: str, subject: Subject, code: tuple[str, ...], *
     """Return the key of a hop: the same key means the same answers.
 
     Args:
-        name: of the hop.
         model: sha256 of the file that it executes.
-        subject: what is measured.
         code: further modules of edge that take part.
-        versions: of what executes it.
     """
     inputs = {
         "model": model,

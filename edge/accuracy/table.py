@@ -115,7 +115,6 @@ def explain(
 
     Args:
         hops: in order, ``float`` first.
-        quantized: the hop that stands for the program.
         total: from ``float`` to that hop; None without labels.
         unlabelled: why there is no Top-1; empty if there is.
     """

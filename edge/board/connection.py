@@ -141,7 +141,6 @@ class Connection:
 
         Args:
             script: reads ``arguments`` as ``$1`` and so on; they are quoted here.
-            arguments: any text.
             limit: seconds, after which the script and all it started are ended.
             data: gives what the script reads from its standard input.
             on_line: called with each line of its standard output as it comes.
@@ -256,7 +255,6 @@ def explain_failure(target: Target, words: str) -> EdgeError:
     """Return the error to raise.
 
     Args:
-        target: which ssh was asked to reach.
         words: what ssh wrote to standard error; empty where it was stopped at the time limit.
     """
     host, login = target.host, target.command

@@ -204,7 +204,6 @@ class BoardRunner:
     frames of the others. A frame is packed NV12, uint8; it gives class scores, float32 (classes,).
 
     Args:
-        connection: to the board.
         program: path of the ``.bin`` there.
         size: (height, width) of the frames.
         limit: seconds that a chunk may take.
@@ -306,7 +305,6 @@ def dequantise(data: bytes, tensor: TensorInfo) -> Scores:
 
     Args:
         data: content of ``model_infer_output_<i>_<name>.bin``.
-        tensor: its description.
 
     Returns:
         float32 of the valid shape.

@@ -26,12 +26,7 @@ HOW_LINES = 3
 
 
 def diagnosis_table(diagnosis: Diagnosis, file: Path) -> str:
-    """Return what to print.
-
-    Args:
-        diagnosis: what was found.
-        file: where all of it is.
-    """
+    """Return what to print."""
     lines = textwrap.wrap(diagnosis.verdict, WIDTH)
     lines = [click.style(line, bold=True) for line in lines]
     if diagnosis.units:

@@ -44,11 +44,7 @@ def examples(lines: Sequence[str]) -> str:
 
 
 class Display:
-    """A pipeline listener that shows stages as they go.
-
-    Args:
-        verbose: show every step on a line of its own.
-    """
+    """A pipeline listener that shows stages as they go."""
 
     def __init__(self, *, verbose: bool = False) -> None:
         self._console = Console(stderr=True, highlight=False, soft_wrap=True)

@@ -30,12 +30,7 @@ TEXT = 100  # columns of the sentences
 
 
 def eval_table(evaluation: Evaluation, root: Path) -> str:
-    """Return the table, what it means in words, and where more is.
-
-    Args:
-        evaluation: what was measured.
-        root: the build folder.
-    """
+    """Return the table, what it means in words, and where more is."""
     from edge.accuracy import ANSWERS, FILE
 
     rows = [HEAD, *(_row(hop) for hop in evaluation.hops)]

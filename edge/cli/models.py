@@ -71,12 +71,8 @@ class Survey:
     """One run over several models. What fails of one model is told, and the others get their turn.
 
     Args:
-        typed: the models by what the user typed.
-        build_dir: folder of the builds.
         timeout: seconds for one run of the compiler.
         any_memory: check even where the memory is foretold not to do.
-        as_json: print JSON on stdout.
-        verbose: show every step.
     """
 
     def __init__(

@@ -33,8 +33,6 @@ def tune_table(result: TuneResult, root: Path, out: Path | None) -> str:
     """Return the tables.
 
     Args:
-        result: of the search.
-        root: the build folder.
         out: the recipe's place, if the user gave one.
     """
     lines = [f"{'recipe':<44} {'latency':>10} {'':>7} {'Top-1':>7} {'agreement':>9} {'divergence':>10}"]

@@ -110,10 +110,8 @@ def diagnose(text: str, returncode: int, *, log: str | None = None) -> CompileEr
     """Return what to tell the user.
 
     Args:
-        text: the console log.
         returncode: exit status as from subprocess (negative: ended by a signal); 0 means that it claimed
             success but the ``.bin`` or the table is missing.
-        log: path of the full log.
     """
     rows = [row.rstrip() for row in lines(text)]
     plain = "\n".join(rows)

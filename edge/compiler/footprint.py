@@ -111,7 +111,6 @@ def estimate(extent: Extent, purpose: Purpose, pictures: int = 100) -> int:
     Args:
         extent: of the network.
         purpose: ``check`` without calibration, or ``compile``.
-        pictures: to calibrate on.
     """
     if purpose == "check":
         return min(base * _MIB + round(copies * _FLOAT * extent.parameters) for base, copies in _CHECK)
@@ -144,10 +143,8 @@ def require(extent: Extent, purpose: Purpose, *, free: int | None, name: str, pi
 
     Args:
         extent: of the network.
-        purpose: of the run.
         free: bytes that can be had, see :func:`edge.toolchain.memory.available`; None where that is unknown.
         name: of the network, for the message.
-        pictures: to calibrate on.
 
     Raises:
         NotEnoughMemory: the estimate is above ``free``.

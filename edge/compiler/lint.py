@@ -104,7 +104,6 @@ def lint(
     """Return every broken rule of a mapper YAML, in the order of the rules.
 
     Args:
-        text: of the YAML.
         graph: facts of its model; without them, names and shapes are not compared with the model.
         calibration_files: name and size in bytes of each calibration file; None looks into ``cal_data_dir``
             where ``base`` is given.
@@ -147,7 +146,6 @@ def require_clean(
 
     Args:
         text: as in ``lint``.
-        origin: how to call the YAML in the message.
         graph: as in ``lint``.
         calibration_files: as in ``lint``.
         base: as in ``lint``.

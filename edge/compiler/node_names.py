@@ -170,8 +170,6 @@ def moves(precision: Precision, name: str, operator: str) -> bool:
     """Tell whether a recipe puts a node on the BPU.
 
     Args:
-        precision: the recipe.
-        name: of the node.
         operator: of the node, as the compiler's table has it.
     """
     node = setting(precision, name)

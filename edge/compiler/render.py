@@ -58,12 +58,10 @@ def render(
         onnx_model: path relative to the YAML's folder.
         cal_data_dir: path relative to the YAML's folder; ends in ``_f32``, as the mapper expects of float32.
         working_dir: path relative to the YAML's folder; the mapper makes it.
-        out: an existing folder.
         graph: facts of the ONNX that ``onnx_model`` names; None reads them from ``model``.
         model: that ONNX; without it the rules that need its operators do not run.
         calibration_files: name and size in bytes of each calibration file.
         base: folder that the paths are relative to, to check that they exist; None checks no path.
-        reporter: told what goes on.
 
     Raises:
         ModelFileError: ``model`` is no ONNX with one static image input.

@@ -146,10 +146,8 @@ def checker(
 
     Args:
         toolchain: from :func:`edge.toolchain.find.find`.
-        onnx: the model.
         input_name: with ``input_shape``, a shape other than the model's own.
         input_shape: such as (1, 3, 224, 224).
-        out: existing folder that receives the log.
         timeout: seconds.
         reporter: told of stages and percentages.
 

@@ -38,8 +38,6 @@ def diagnose(
         built: from :func:`edge.folder.built.open_built`.
         images: the pictures; labels are class indices.
         unlabelled: why there is no Top-1; empty if there is.
-        command: what the user typed.
-        reporter: told what goes on.
 
     Raises:
         InputError: no picture can be read.

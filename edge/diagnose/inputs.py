@@ -110,7 +110,6 @@ def check_float(
 
     Args:
         net: the user's float network.
-        frames: the pictures.
         as_built: (n, classes) with the build's own input.
         labels: (n,) class indices; None without.
     """
@@ -140,7 +139,6 @@ def check_program(
 
     Args:
         program: NV12 to scores.
-        frames: the pictures.
         answers: (n,) the right answers: labels, or the float network's own.
         as_built: (n, classes) with the NV12 that edge makes.
         labelled: whether ``answers`` are labels.
@@ -263,11 +261,8 @@ def measure_steps(
     """Run the whole networks.
 
     Args:
-        built: the build.
-        frames: the pictures.
         labels: (n,) class indices; None without.
         program: its integers in the portable model; None where they can't be run here.
-        reporter: told what goes on.
     """
     rule = built.metadata.preprocess
     net = FloatNet(built.file("float_onnx"), rule)

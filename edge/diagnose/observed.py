@@ -75,7 +75,6 @@ def summarize(known: tuple[int, Quantizer] | None, seen: Seen, bounds: tuple[flo
 
     Args:
         known: index and quantizer of the output; None where it is not rounded.
-        seen: by picture.
         bounds: smallest and largest value of the output.
     """
     if known is None:
@@ -123,9 +122,6 @@ def observe(net: FakeQuant, groups: Sequence[Group], frames: Sequence[Frame], do
 
     Args:
         net: opened with :func:`inner_tensors`.
-        groups: its layers.
-        frames: the pictures.
-        done: told how many are done.
     """
     output, before, after = net.graph.outputs[0], [item.output for item in groups], _rounded(net, groups)
     wanted = list(dict.fromkeys([output, *before, *_activations(net)]))

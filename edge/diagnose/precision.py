@@ -51,9 +51,6 @@ def wider_layers(
 
     Args:
         net: the calibrated network.
-        groups: its layers.
-        frames: the pictures.
-        observed: of them.
         damage: layer -> how far its rounding alone moves the scores.
         done: told how many pictures are done; there are two passes.
 

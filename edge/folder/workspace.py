@@ -228,7 +228,6 @@ class Workspace:
         folders where the file system has them, copies elsewhere.
 
         Args:
-            artifacts: files of stages.
             manifest: what to write; its ``artifacts`` name the files.
             texts: further files, name -> content.
             folders: name -> stage folder to show under that name, as a symbolic link.

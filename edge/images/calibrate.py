@@ -133,10 +133,8 @@ def calibrate(
     ``preprocess.layout``, without the batch axis. The same inputs give the same bytes.
 
     Args:
-        images: to choose from.
         preprocess: of the network.
         n: how many; fewer if there are not so many.
-        seed: of the choice.
         out: an existing, empty folder.
         reporter: told the count as it grows; warned of a set that is poor but usable.
 

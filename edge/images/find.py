@@ -41,12 +41,10 @@ def open_images(
     """Find the pictures of a source, and their labels.
 
     Args:
-        source: see the module's table.
         classes: class names in index order, or how many classes there are; None if unknown. Labels are
             checked against it.
         count: how many demo pictures; by default 1000 of ``test`` and 100 of ``calibration``. Other sources
             are taken whole: see :func:`sample`.
-        seed: of the demo pictures.
 
     Raises:
         UsageError: the source does not exist.

@@ -171,9 +171,7 @@ def sample(images: ImageSet, n: int, seed: int = 0) -> ImageSet:
     Every picture is as likely as any other; of a labelled set each class gets its share, give or take one.
 
     Args:
-        images: the set, in any order.
         n: how many; all of them if there are fewer.
-        seed: of the choice.
 
     Raises:
         UsageError: ``n`` is not positive.

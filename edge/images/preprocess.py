@@ -100,7 +100,6 @@ def resize_crop(rgb: Image, pre: Preprocess) -> Image:
 
     Args:
         rgb: uint8, (height, width, 3).
-        pre: the rule.
 
     Returns:
         uint8, (*pre.crop, 3), C-contiguous, RGB. Equal to Pillow's result.
@@ -257,7 +256,6 @@ def calibration_picture(file: Path, pre: Preprocess) -> Image:
     Args:
         file: float32 in 0..255, in the network's channel order and layout, as ``edge.images.calibrate``
         writes it.
-        pre: gives both, and the size.
 
     Returns:
         uint8, (*pre.crop, 3), C-contiguous, RGB.

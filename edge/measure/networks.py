@@ -31,10 +31,6 @@ class Runner(Protocol):
 class FloatNet:
     """A float-input ONNX classifier in stock onnxruntime, one thread a picture; may be called from several.
 
-    Args:
-        model: path of the ONNX.
-        preprocess: how a picture becomes its input.
-
     Raises:
         ModelFileError: onnxruntime refuses the model.
     """

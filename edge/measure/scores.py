@@ -65,10 +65,7 @@ def gain(what: str, reference: Scores, before: Scores, after: Scores) -> Gain:
     """Return what a change wins.
 
     Args:
-        what: its name.
         reference: (n, classes) of the float network.
-        before: as built.
-        after: with the change.
     """
     answers = reference.argmax(1)
     old, new = before.argmax(1) == answers, after.argmax(1) == answers

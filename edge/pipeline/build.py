@@ -38,9 +38,7 @@ class Build:
     """The stages of one request, run as they are asked for.
 
     Args:
-        request: what to build.
         workspace: the model's build folder, held.
-        listener: learns of progress.
 
     Raises:
         EdgeError: a path of the request is wrong; told now, not after minutes of compiling.

@@ -89,7 +89,6 @@ def manifest(build: Build, files: Iterable[Artifact], texts: Mapping[str, str]) 
     """Return the content of ``manifest.json``.
 
     Args:
-        build: finished.
         files: from :func:`artifacts`.
         texts: further files of the build folder, name -> content.
     """
@@ -106,7 +105,6 @@ def metadata(build: Build, files: Iterable[Artifact], labels: str) -> Metadata:
     """Return what the runtime must know of the program.
 
     Args:
-        build: finished.
         files: from :func:`artifacts`.
         labels: text of ``labels.txt``; empty if the class names are not known.
     """

@@ -56,7 +56,6 @@ def stale_results(root: Path, hashes: Mapping[str, str]) -> list[str]:
     """Return the names of later results in a build folder that do not speak of these files.
 
     Args:
-        root: the build folder.
         hashes: role -> sha256 of what is going to be published.
     """
     stale: list[str] = []

@@ -261,17 +261,23 @@ REWRITE = Stage(
 )
 
 
-def _equalize_inputs(build: Build) -> Inputs:
+def _refined(build: Build, after: Stage[Any], ending: str, **asked: Any) -> Inputs:
+    """Return what equalize and round are given: the ONNX so far and the calibration set."""
     return given(
         "numpy",
         "onnx",
         "onnxruntime",
-        equalization=_of_recipe(build, "equalization", "does not equalize channels", "int8_equalized"),
-        model=build.onnx_after(REWRITE),
+        model=build.onnx_after(after),
         calibration=Keyed(build.calibration_files(), build.stage(CALIBRATE).result.sha256),
         preprocess=build.request.spec.preprocess,
-        name=f"{build.stage(EXPORT).result.name}_bpu_equalized",
+        name=f"{build.stage(EXPORT).result.name}_bpu_{ending}",
+        **asked,
     )
+
+
+def _equalize_inputs(build: Build) -> Inputs:
+    asked = _of_recipe(build, "equalization", "does not equalize channels", "int8_equalized")
+    return _refined(build, REWRITE, "equalized", equalization=asked)
 
 
 EQUALIZE = Stage(
@@ -286,17 +292,8 @@ EQUALIZE = Stage(
 
 
 def _round_inputs(build: Build) -> Inputs:
-    return given(
-        "numpy",
-        "onnx",
-        "onnxruntime",
-        rounding=_of_recipe(build, "rounding", "does not round weights", "int8_rounded"),
-        model=build.onnx_after(EQUALIZE),
-        calibration=Keyed(build.calibration_files(), build.stage(CALIBRATE).result.sha256),
-        preprocess=build.request.spec.preprocess,
-        seed=build.request.seed,
-        name=f"{build.stage(EXPORT).result.name}_bpu_rounded",
-    )
+    asked = _of_recipe(build, "rounding", "does not round weights", "int8_rounded")
+    return _refined(build, EQUALIZE, "rounded", rounding=asked, seed=build.request.seed)
 
 
 ROUND = Stage(

@@ -66,14 +66,11 @@ def verify(
     """Run pictures through the compiled program, the quantized model and the portable model.
 
     Args:
-        toolchain: the compiler that made both.
         program: the ``.bin``.
         quantized: its ``*_quantized_model.onnx``.
         portable: the translation of that; None if there is none.
         images: from :func:`candidates`; the first that can be read are taken.
         preprocess: of the network.
-        frames: how many.
-        reporter: told the count as it grows.
 
     Returns:
         What was compared; with ``why_not`` where the compiler has no simulator or it can't run this program.

@@ -161,13 +161,6 @@ def rewrite(
 ) -> RewriteResult:
     """Write ``<name>.onnx``; inputs, outputs and answers stay.
 
-    Args:
-        model: the simplified ONNX.
-        rewrites: what to write another way, in order.
-        out: existing folder for the result.
-        name: of the result, without its ending.
-        reporter: told of progress.
-
     Raises:
         ModelFileError: a rewrite finds nothing in this model, or the outputs differ from what they were.
     """

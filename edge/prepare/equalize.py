@@ -118,7 +118,6 @@ def factors(ranges: Ranges, ceiling: float | None, *, depthwise: bool) -> Ranges
     """Return what each channel between two convolutions is multiplied by, (channels,), 1 and above.
 
     Args:
-        ranges: of the channels.
         ceiling: what the activation lets pass; no channel is brought above it.
         depthwise: whether the consumer keeps channels apart, so that each can fill the tensor's range.
     """
@@ -185,14 +184,9 @@ def equalize(
     looked at: there it is cut off, much as the int8 steps would.
 
     Args:
-        model: the simplified ONNX.
         calibration: raw float32 files of :func:`edge.images.calibrate.calibrate`; the first
             ``equalization.pictures`` of them are looked at, behind NV12.
         preprocess: of the network.
-        equalization: how.
-        out: existing folder for the result.
-        name: of the result, without its ending.
-        reporter: told of progress.
 
     Raises:
         ModelFileError: there is no pair, or the outputs differ from what they were.

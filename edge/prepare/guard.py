@@ -68,7 +68,6 @@ class Guard:
         """Return the largest absolute difference of the candidate's outputs.
 
         Args:
-            candidate: to check.
             operators: check too that no kind of operator became more frequent.
 
         Raises:
@@ -100,7 +99,6 @@ def reference(
 
     Args:
         model: from ``read_model``.
-        origin: how to call it in messages.
         value_range: lowest and highest input value that the network sees.
         further: inputs of its shape to run it on besides.
 

@@ -128,7 +128,6 @@ def normal_form(model: onnx.ModelProto, origin: str) -> onnx.ModelProto:
 
     Args:
         model: from ``read_model``.
-        origin: how to call it in messages.
 
     Raises:
         ModelFileError: it can't be brought to opset 10 or 11.

@@ -13,8 +13,6 @@ def main(source: str, target: str, *options: str) -> None:
     """Simplify one file into another.
 
     Args:
-        source: the ONNX file to simplify.
-        target: where to write.
         options: ``--no-optimizer`` to fold constants and infer shapes only; else names of passes to skip.
     """
     import onnx

@@ -125,7 +125,6 @@ class LinearLayer:
         Args:
             tensor: the layer's input for one picture: (1, channels, height, width), or (..., channels).
             most: positions to take; drawn where there are more.
-            random: draws them.
         """
         if tensor.ndim != 4 or self.transposed:
             rows = tensor.reshape(-1, self.columns)
@@ -265,15 +264,9 @@ def round_weights(
     """Round the weights of a BPU-ready ONNX; graph, names and shapes stay.
 
     Args:
-        model: the simplified ONNX.
         calibration: raw float32 files of :func:`edge.images.calibrate.calibrate`; the first
             ``rounding.pictures`` of them are looked at, behind NV12.
         preprocess: of the network.
-        rounding: how.
-        seed: of the positions that are looked at.
-        out: existing folder for the result.
-        name: of the result, without its ending.
-        reporter: told of progress.
 
     Raises:
         ModelFileError: no layer can be rounded, or a layer's outputs would get worse.

@@ -14,7 +14,6 @@ def report_of_build(built: Built, names: Sequence[str], measured: Evaluation) ->
     """Return the reports of a build that is about to be published, file name -> text.
 
     Args:
-        built: its files where they are now.
         names: of the classes; empty if unknown.
         measured: what the build measured; an ``eval.json`` of the same files tells more and is preferred.
     """

@@ -261,9 +261,7 @@ def front(tried: Sequence[TriedRecipe], bar_us: float, canvas: Canvas) -> str:
     """Draw every recipe as a dot, numbered as in the table; those that none beats are joined.
 
     Args:
-        tried: the recipes.
         bar_us: latency that a recipe may take, microseconds; a dotted line.
-        canvas: of the drawing.
     """
     narrow = canvas.narrow
     left, top, height = 52, 14, 220

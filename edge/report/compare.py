@@ -152,7 +152,6 @@ def paired(title: str, a: Mapping[str, int], b: Mapping[str, int], labels: Mappi
     """Compare two networks picture by picture.
 
     Args:
-        title: what is compared.
         a: picture -> answer of the first.
         b: the same of the second.
         labels: picture -> class index; None if right and wrong are not known.

@@ -67,7 +67,6 @@ def gather(built: Built, *, names: Sequence[str] | None = None, measured: Evalua
     """Return the report of a build.
 
     Args:
-        built: the build folder.
         names: of the classes; None reads them from the folder.
         measured: what the build measured itself, of a build that is about to be published; None reads it from
             the folder.
@@ -234,8 +233,6 @@ def from_evaluation(evaluation: Evaluation, source: str, names: Sequence[str], p
     """Return what an evaluation says, with pictures.
 
     Args:
-        evaluation: of this build.
-        source: name of the file that it is from.
         names: of the classes; empty if unknown.
         preprocess: of the network, for the pictures.
     """
@@ -344,11 +341,8 @@ def read_sidecar(path: Path, built: Built, kind: type[T], version: int, command:
     """Read one of the files.
 
     Args:
-        path: of the file.
         built: the build folder that it has to speak of.
         kind: the class that it holds; it has ``models``, role -> sha256 of what was measured.
-        version: its schema.
-        command: that makes the file anew.
 
     Returns:
         What it holds, None if it is not there or not to be used; and why not, None if nothing is to be said.

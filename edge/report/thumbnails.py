@@ -54,7 +54,6 @@ def calibration_pictures(
     Args:
         files: (name, raw float32 file) as ``edge.images.calibrate`` writes them.
         preprocess: of the network: size, channel order and layout of the files.
-        count: how many at most.
     """
     step = max(1.0, len(files) / count)
     chosen = [files[int(index * step)] for index in range(min(count, len(files)))]
@@ -74,7 +73,6 @@ def mistakes_shown(
     """Return mistakes with their pictures and the names of the classes.
 
     Args:
-        mistakes: of an evaluation.
         dataset: its description, which tells the seed of rendered pictures.
         names: of the classes; empty if unknown.
         preprocess: of the network.

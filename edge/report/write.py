@@ -43,7 +43,6 @@ def write_into(built: Built, texts: Mapping[str, str]) -> list[Path]:
     A kill in between leaves a manifest that lists none of them, never one that lists other bytes.
 
     Args:
-        built: the build folder.
         texts: file name -> text, of ``OWN_FILES``.
 
     Raises:

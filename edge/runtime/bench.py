@@ -59,7 +59,6 @@ def measure(
         net: loaded with at least so many ``threads``, or its threads wait for each other.
         inputs: as for ``net.run``.
         threads: 1 and above.
-        frames: of all threads together.
         limit: seconds after which no further frame is begun; ``latency.frames`` says how many were done.
 
     Raises:

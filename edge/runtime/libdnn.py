@@ -55,7 +55,6 @@ def vendor_module(names: tuple[str, ...], member: str, source: str) -> ModuleTyp
     """Import the first of the vendor's modules that is there.
 
     Args:
-        names: of modules that are the same API.
         member: what the module must have; other platforms ship modules of the same name.
         source: where the module comes from, for the remedy.
 
@@ -117,7 +116,6 @@ def check_version(program: Program, version: str) -> str | None:
 
     Args:
         program: with the compiler's versions in its metadata; without metadata nothing is checked.
-        version: as libdnn states it.
 
     Returns:
         What does not fit, to explain a later failure; None if all is well or nothing is known.

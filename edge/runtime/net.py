@@ -37,7 +37,6 @@ class Net:
             serves only one caller.
         preprocess: from a picture to the input; None if unknown, then only :meth:`run` works.
         labels: class names in index order; None if unknown.
-        metadata: of the program, if it has any.
         passed_over: what ``auto`` tried before.
     """
 

@@ -57,8 +57,6 @@ def dequantizer(
     """Make an output's rule from what the runtime tells.
 
     Args:
-        name: of the output.
-        shape: of the output.
         dtype: numpy name of what the runtime gives; scales of floats are ignored.
         scale: empty (not quantised), one value (the whole tensor), or one a channel.
         zero_point: empty (zero), one value, or one a channel.
@@ -84,10 +82,7 @@ def channel_axis(name: str, shape: Sequence[int], layout: str, scales: int) -> i
     """Return the axis of the channels where the runtime tells only the layout.
 
     Args:
-        name: of the output.
-        shape: of the output.
         layout: ``NHWC``, ``NCHW``, or anything else if the runtime does not know.
-        scales: how many there are.
 
     Raises:
         BackendError: the layout is not known and several axes, or none, have so many channels.

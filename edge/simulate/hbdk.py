@@ -36,7 +36,6 @@ class Simulator:
     """A compiled program on the PC; may be called from several threads, each call is a process of its own.
 
     Args:
-        toolchain: the compiler whose simulator to use.
         path: the ``.bin``, built by this or another version of the compiler.
         timeout: seconds for one frame.
 

@@ -106,9 +106,6 @@ def require_fit(found: ModelFacts, spec: ModelSpec, origin: str, *, classes: boo
     """Fail where a model contradicts its spec.
 
     Args:
-        found: of the model.
-        spec: what was promised.
-        origin: how to call the model in messages.
         classes: whether the number of classes counts (demo weights have their own).
 
     Raises:
@@ -145,10 +142,7 @@ def require_parameters(found: ModelFacts, promised: float, origin: str, name: st
     more in its last layer.
 
     Args:
-        found: of the file.
         promised: published millions of parameters.
-        origin: how to call the file in messages.
-        name: of the model.
         remedy: how to build the file under a name of its own.
 
     Raises:

@@ -57,11 +57,6 @@ def convert(
         file: Paddle's graph, whose weights lie beside it, a MindIR or a checkpoint.
         network: mindcv's name; a checkpoint needs it, a MindIR has to be that network.
         classes: number of scores that a checkpoint's network shall have; None takes the checkpoint's.
-        preprocess: its crop and layout are the input.
-        environment: the framework's managed environment.
-        target: the ONNX to write.
-        log: receives the framework's words.
-        seed: of the inputs of the comparison.
         timeout: seconds.
 
     Raises:
@@ -108,8 +103,6 @@ def normal_form(model: onnx.ModelProto, shape: tuple[int, ...], scores: tuple[in
 
     Args:
         model: of one input and with the scores as its first output; changed in place.
-        shape: of the input.
-        scores: of the first output, for that input.
     """
     stored = {tensor.name for tensor in model.graph.initializer}
     pictures = [value for value in model.graph.input if value.name not in stored]
@@ -198,11 +191,8 @@ def compare(path: Path, inputs: np.ndarray, outputs: np.ndarray, origin: str, ti
     """Return the largest difference from the framework's scores, as a share of their range.
 
     Args:
-        path: the ONNX.
         inputs: float32, (pictures, 1, ...).
         outputs: the framework's scores for them, (pictures, ...).
-        origin: how to call the model in messages.
-        title: of the framework.
 
     Raises:
         ModelFileError: it is above the tolerance, or a score is no number.

@@ -47,8 +47,6 @@ def spec_of(
     """Return a spec from what the source says and what the user sets, and notes on it.
 
     Args:
-        declared: by the source.
-        sources: where the weights come from.
         changes: what the user sets: keys of ``Preprocess``; they win.
         name: of the model, unless ``base`` has one.
         base: the zoo's model that it is meant to be; its preprocessing fills what nobody states, and its
@@ -111,10 +109,7 @@ def require_stated(stated: Mapping[str, Any], needed: Sequence[str], seen: str, 
     """Fail where keys of the preprocessing are stated nowhere.
 
     Args:
-        stated: what is known.
         needed: of ``NEEDED``.
-        seen: where they were looked for.
-        example: a command that states everything.
 
     Raises:
         UsageError: one is missing.

@@ -41,7 +41,6 @@ def reach(url: str, within: float) -> str:
     """Fail unless some address of the URL's host, or of the proxy in between, accepts a connection in time.
 
     Args:
-        url: http or https.
         within: seconds for all of it: name lookup and every address together.
 
     Returns:
@@ -188,11 +187,9 @@ def download(
     """Download one file; ``dest`` appears only once it is complete, checked and on the disk.
 
     Args:
-        url: http or https.
         dest: the file to write; an older one is replaced at the end.
         sha256: expected checksum, hex. Without it the server's own statement counts: Hugging Face's
             ``X-Linked-Etag`` (the sha256 of the file) and ``Content-Length``.
-        reporter: hears of the progress.
         connect_timeout: seconds until any address of the host, or of the proxy, must have answered.
         read_timeout: seconds that the server may stay silent.
 

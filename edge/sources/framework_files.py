@@ -108,7 +108,6 @@ def mindspore_file(path: Path, network: str | None) -> FrameworkFiles:
     """Return a MindIR, with the weights beside it, or a checkpoint.
 
     Args:
-        path: .mindir or .ckpt.
         network: mindcv's name of the network; a checkpoint needs one.
 
     Raises:

@@ -67,9 +67,6 @@ def _option(kind: Any, default: object, text: str | None, *, least: float | None
 
     Args:
         kind: ``Path``, ``str``, ``int``, ``float``, ``bool``, or a Literal of what may be chosen.
-        default: as it stands.
-        text: help.
-        least: smallest number.
         convert: makes what one types of a value; the usual one for the kind without it.
     """
 
@@ -431,9 +428,6 @@ def described(
     """Return how a network sees pictures, in lines for the user to check.
 
     Args:
-        title: what it is, and who says so.
-        spec: the model.
-        notes: what else the user should know.
         assumed: keys of its preprocessing that nobody stated; they are marked.
         of_zoo: whether it is meant to be the zoo's model of its name.
     """

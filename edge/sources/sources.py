@@ -97,8 +97,6 @@ def choose_weights(
     source or an error.
 
     Args:
-        spec: the model.
-        weights: the user's wish.
         toolchain: finds the compiler, whose Python exports timm models; called only where that matters.
             Without it, whether there is one is left to ``export``.
         seed: for ``random``.

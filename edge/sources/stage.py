@@ -74,7 +74,6 @@ def export(
         toolchain: whose Python exports timm models; not needed for ready-made files.
         framework: the managed environment that exports PaddlePaddle's or MindSpore's.
         out: an empty folder.
-        reporter: hears of the progress.
 
     Raises:
         ToolchainMissing: timm or random weights without a Python that exports.

@@ -41,7 +41,6 @@ def describe_timm(name: str, toolchain: Toolchain, changes: Mapping[str, Any]) -
 
     Args:
         name: timm's name, with or without the tag of its weights.
-        toolchain: whose Python has timm.
         changes: what the user sets other than timm does: ``crop``, ``resize``, ``mean``, ….
 
     Raises:

@@ -69,7 +69,6 @@ def request_of(spec: ModelSpec, *, timeout: float, any_memory: bool = False) -> 
     downloaded. A model that is a file keeps its own.
 
     Args:
-        spec: of the model.
         timeout: seconds for one run of the compiler.
         any_memory: run the compiler even where it is foretold not to fit in memory.
 
@@ -97,8 +96,6 @@ def check_model(
 
     Args:
         request: from ``request_of``.
-        build_dir: folder of the builds.
-        listener: hears of the stages.
         earlier: what this run found of other models, by name.
     """
     from edge.pipeline.build import Build

@@ -169,8 +169,6 @@ def collect(build_dir: Path, specs: Iterable[ModelSpec], known: Records | None =
     one of the highest level, and the newest of those, whether its build went on to its end or not.
 
     Args:
-        build_dir: folder of the builds.
-        specs: of the models to look for.
         known: what was recorded of them elsewhere; a check of ``build_dir`` comes before one of these.
 
     Raises:
@@ -219,7 +217,6 @@ def unfit(origin: Origin, request: Request, checked: Checked | None) -> str:
     """Return why a program is not the model's own; empty if it is.
 
     Args:
-        origin: what it was made from.
         request: from ``request_of``.
         checked: what the model's check saw; None if there was none.
     """

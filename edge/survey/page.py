@@ -119,9 +119,7 @@ def page(specs: Sequence[ModelSpec], records: Records, *, command: str) -> str:
     """Return ``docs/models.md``.
 
     Args:
-        specs: of the models, in the order to show.
         records: what was measured; models may be missing. Those without a spec come last, by name.
-        command: that writes the page.
     """
     known = {spec.name: spec for spec in specs}
     models: Models = {**known, **dict.fromkeys(sorted(set(records) - set(known)))}

@@ -53,7 +53,6 @@ class Toolchain:
 
         Args:
             args: tool and arguments; with ``python`` a script, most often from :meth:`worker_path`, and its.
-            cwd: folder to start in.
             timeout: seconds; then everything it started is stopped and ``Completed.timed_out`` is set.
             on_line: called with each line of output and each step of a progress bar.
             log: file that receives the output without progress bars.

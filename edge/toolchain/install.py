@@ -42,7 +42,6 @@ def install(
 
     Args:
         environment: which one; the compiler's by default.
-        reporter: told of each step.
         python: a CPython 3.10 to use; None searches.
         timeout: seconds for everything, waiting for another install included.
 

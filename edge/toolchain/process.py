@@ -100,7 +100,6 @@ def run(
 
     Args:
         argv: program and arguments; no shell.
-        cwd: folder to start in.
         env: the whole environment; None takes ours.
         timeout: seconds until the whole group is stopped (SIGTERM, then SIGKILL).
         on_line: called with each piece of output, split at ``\n`` and ``\r``, escape codes stripped.
@@ -147,7 +146,6 @@ def communicate(
 
     Args:
         argv: program and arguments; no shell.
-        env: the whole environment.
         timeout: seconds until the whole group is stopped.
         data: gives what it reads; without it the standard input stays open, and silent, to its end.
         on_line: called with each piece of its standard output, split at ``\n`` and ``\r``, as it comes.
@@ -237,11 +235,9 @@ def _pump(
     """Pass the output on until it ends; return False when the deadline came first.
 
     Args:
-        process: started with pipes.
         sinks: take the standard output, and the standard error if it has a pipe; empty at its end.
         deadline: of ``time.monotonic``.
         feed: writes to the standard input, and returns whether there is more.
-        look: called again and again.
     """
     ended: float | None = None
     with selectors.DefaultSelector() as selector:

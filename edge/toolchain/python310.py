@@ -42,7 +42,6 @@ def find_python310(
     Args:
         given: the user's choice; nothing else is tried then, nor when EDGE_PYTHON310 is set.
         download: let uv fetch one when none is on this machine.
-        say: told before a download.
 
     Raises:
         InstallError: none fits; lists every place and what was wrong with it.

@@ -52,7 +52,6 @@ class Journal:
     done, so that a search that goes on decides as one that was never interrupted.
 
     Args:
-        folder: of the file.
         warn: told in one line that a journal can't be read and is begun anew.
         code: digest of the code that the figures depend on; another one makes every trial a new one.
 
@@ -95,9 +94,6 @@ class Journal:
         """Return a trial's entry, from an earlier run or by doing the work now.
 
         Args:
-            kind: of the trial.
-            name: for the user.
-            inputs: all it depends on, as JSON.
             work: gives its figures, as JSON. A failure of the compiler, the proof or the model is a result.
             limit: seconds that it may take; one that was stopped at a shorter limit is tried again.
 

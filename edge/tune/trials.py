@@ -59,7 +59,6 @@ class Measured:
 
         Args:
             reference: of the float network behind NV12, (n, classes).
-            scores: likewise.
             labels: class indices; Top-1 is left out where one is missing.
         """
         before, after = reference.argmax(axis=1), scores.argmax(axis=1)
@@ -124,10 +123,7 @@ class Costs:
         """Return the entry of a compile for the latency alone; ``latency_us`` among its values.
 
         Args:
-            name: for the user.
-            nodes: the settings.
             limit: seconds that it may take.
-            reporter: told of its progress.
         """
         text = self._yaml(nodes)
         inputs = {"onnx": self.sha256, "yaml": text, "toolchain": self.toolchain.identity}
@@ -206,9 +202,6 @@ class Trials:
         """Compile at the quickest level and measure: accuracy only.
 
         Args:
-            name: for the user.
-            precision: the recipe.
-            pictures: to measure on.
             limit: seconds for the compiler.
         """
         precision = at_level(precision, QUICK)
@@ -303,13 +296,7 @@ def described(precision: Precision) -> dict[str, Any]:
 
 
 def adopt(source: Path, target: Path, names: Callable[[str], bool] = lambda _name: True) -> None:
-    """Link the finished stages of one build folder into another, so that neither does them again.
-
-    Args:
-        source: a build folder.
-        target: another.
-        names: which of the stage folders.
-    """
+    """Link the finished stages of one build folder into another, so that neither does them again."""
     for folder in sorted((source / STAGES).glob("*-*")) if (source / STAGES).is_dir() else ():
         final = target / STAGES / folder.name
         if folder.name.startswith(".") or final.exists() or not names(folder.name):

@@ -41,7 +41,6 @@ def tune(request: Request, workspace: Workspace, options: Options, listener: Lis
     Args:
         request: what to build; its precision is what plain int8 is, at the level that ships.
         workspace: the model's build folder, held.
-        options: bars and time.
         listener: told of progress; each trial is a stage.
 
     Returns:

@@ -74,9 +74,6 @@ def search_int16_units(search: Context, best: Candidate, compiled: Precision, ra
     """Search units for 16 bits on top of a calibration.
 
     Args:
-        search: the search.
-        best: the calibration.
-        compiled: the recipe under which it was compiled.
         ratio: of plain int8's latency that a program may take.
     """
     try:
@@ -97,7 +94,6 @@ def tightened_budget(cheap: float, shipped: float, allowed: float) -> float | No
 
     Args:
         cheap: latency of that set at the cheap level, as a share of int8's there.
-        shipped: the same at the level that ships.
         allowed: share of plain int8's latency that a program may take.
     """
     if shipped <= allowed or cheap <= 1:

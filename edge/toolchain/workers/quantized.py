@@ -35,9 +35,6 @@ FLOAT = 1  # onnx.TensorProto.FLOAT
 class ImageInput:
     """How the model takes its picture: size, order of the axes, type.
 
-    Args:
-        session: the loaded model.
-
     Raises:
         ValueError: it takes something else than one picture of three channels.
     """
