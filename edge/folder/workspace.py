@@ -23,7 +23,6 @@ import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Generic, TypeVar
 
 import cattrs
@@ -131,9 +130,7 @@ class Workspace:
             self._reporter.warn(f"{old} stages in {self.root} are of an earlier edge; they are made anew")
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._lock.release()
 
     def _claim(self) -> None:

@@ -23,7 +23,7 @@ from edge.errors import CalibrationError, CompileError
 from edge.files import sha256_of
 from edge.graph.files import facts, load_onnx, opset_of, session
 from edge.images.preprocess import Tensor, calibration_input, calibration_picture, rgb_to_nv12
-from edge.progress import Reporter, Silent
+from edge.progress import SILENT, Reporter
 from edge.simulate.portable import nv12
 from edge.specs import Preprocess
 
@@ -57,7 +57,7 @@ class PortableResult:
 
 
 def quantize(
-    *, model: Path, calibration: Path, preprocess: Preprocess, prefix: str, out: Path, reporter: Reporter | None = None
+    *, model: Path, calibration: Path, preprocess: Preprocess, prefix: str, out: Path, reporter: Reporter = SILENT
 ) -> PortableResult:
     """Quantize a float classifier with one static picture input; the same inputs give the same bytes.
 
@@ -71,7 +71,6 @@ def quantize(
     """
     import onnx
 
-    reporter = reporter or Silent()
     started = time.monotonic()
     files = sorted(path for path in calibration.iterdir() if path.is_file()) if calibration.is_dir() else []
     if not files:
