@@ -20,6 +20,8 @@ _TABLE = (
 )
 _GET = "SELECT key, value, crc FROM entries WHERE part = ?"
 _PUT = "INSERT OR REPLACE INTO entries (part, key, value, crc) VALUES (?, ?, ?, ?)"
+# sqlite quotes a damaged schema in its message, which need not be text then.
+_DAMAGE = (sqlite3.DatabaseError, UnicodeDecodeError)
 # What is the disk's fault, by sqlite's text: its error codes can't be read before Python 3.11.
 _DISK = {
     "database or disk is full": errno.ENOSPC,
@@ -86,7 +88,7 @@ class Store:
         with self._disk_errors():
             try:
                 return self._transaction(statement, rows)
-            except sqlite3.DatabaseError as error:
+            except _DAMAGE as error:
                 if str(error) in _DISK:
                     raise
                 self._database.close()
@@ -114,7 +116,7 @@ class Store:
                     database.execute(_TABLE)
                     database.execute(f"PRAGMA user_version = {FORMAT}")
                 return database
-        except sqlite3.DatabaseError as error:
+        except _DAMAGE as error:
             if str(error) in _DISK:
                 database.close()
                 raise
