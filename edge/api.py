@@ -221,6 +221,9 @@ def evaluate(
         hops = hops.split(",") if isinstance(hops, str) else hops
         hops = [name.strip() for name in hops if name.strip()]
         given["hops"] = ",".join(hops)
+    for name, value, least in (("count", count, 0), ("program_count", program_count, 1), ("seed", seed, 0)):
+        if isinstance(value, bool) or not isinstance(value, int) or value < least:
+            raise UsageError(f"{name}={value!r}", allowed=f"a whole number, {least} and above")
     if command is None:
         usual = {"count": 500, "program_count": 10, "seed": 0}
         typed = {name: value for name, value in {**given, "seed": seed}.items() if value is not None}

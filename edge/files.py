@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import shutil
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -55,9 +56,14 @@ def json_text(data: object) -> str:
     return json.dumps(data, indent=2, ensure_ascii=False) + "\n"
 
 
+def _beside(path: Path) -> Path:
+    """Return where a new file is made before it replaces ``path``; another one for each writer."""
+    return path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}.tmp")
+
+
 def write_text(path: Path, text: str) -> None:
     """Write text so that the file is either the old one or the complete new one."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = _beside(path)
     try:
         with temporary.open("w", encoding="utf-8") as stream:
             stream.write(text)
@@ -70,7 +76,7 @@ def write_text(path: Path, text: str) -> None:
 
 def link_or_copy(source: Path, target: Path) -> None:
     """Make ``target`` the same file as ``source``: a hard link if possible, else a copy; replace it whole."""
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    temporary = _beside(target)
     temporary.unlink(missing_ok=True)
     try:
         os.link(source, temporary)
@@ -81,7 +87,7 @@ def link_or_copy(source: Path, target: Path) -> None:
 
 def replace_symlink(link: Path, target: Path) -> None:
     """Make ``link`` point at ``target``, relatively, so that the folder that holds both can be moved."""
-    temporary = link.with_name(f".{link.name}.{os.getpid()}.tmp")
+    temporary = _beside(link)
     temporary.unlink(missing_ok=True)
     temporary.symlink_to(os.path.relpath(target, link.parent))
     temporary.replace(link)

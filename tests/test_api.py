@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import attrs
+import numpy as np
 import pytest
 
 import edge as package
@@ -152,3 +153,22 @@ def test_the_guides_examples_run(place: Path, capsys: pytest.CaptureFixture[str]
     out = capsys.readouterr().out
     assert "Top-1" in out
     assert "\nportable 24 " in out
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        ("count", 20.5), ("count", "20"), ("count", True), ("calib_count", float("nan")), ("seed", -1), ("seed", None),
+        ("timeout", None), ("timeout", "5"), ("timeout", float("nan")), ("any_memory", "no"), ("color", "grey"),
+    ],
+)  # fmt: skip
+def test_a_wrong_value_is_a_usage_error_before_anything_runs(place: Path, option: str, value: object) -> None:
+    with pytest.raises(package.EdgeError, match=f"--{option.replace('_', '-')}"):
+        package.build("net.onnx", **{option: value})
+
+
+def test_whole_numbers_of_numpy_are_whole_numbers() -> None:
+    assert Options(model="x", count=np.int64(20), seed=np.int64(1)).seed == 1
+    for count in (20.5, "20", True, -1):
+        with pytest.raises(package.EdgeError, match="count="):
+            package.evaluate("nowhere", count=count)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import onnx
@@ -69,12 +70,15 @@ def test_names_are_compared_with_a_model_of_the_users(edge: Run, yaml: Path, tmp
     code, out, _ = edge("lint", str(yaml), "--model", str(other))
     assert "[unknown_node]" in out
     assert "not compared" not in out
+    assert "does not exist" not in out
 
 
-def test_a_model_that_cannot_be_compared_is_told(edge: Run, yaml: Path) -> None:
+def test_a_model_that_is_none_is_an_error(edge: Run, yaml: Path) -> None:
     (yaml.parent / "net.onnx").write_text("<html>")
+    line = 1 + GOOD.splitlines().index("  onnx_model: './net.onnx'")
     code, out, _ = edge("lint", str(yaml))
-    assert code == 0
+    assert code == 1
+    assert f"{yaml}:{line}: error: " in out
     assert "names and shapes are not compared: " in out
     code, _, err = edge("lint", str(yaml), "--model", str(yaml.parent / "net.onnx"))
     assert code == 1
@@ -93,27 +97,58 @@ def laughs() -> str:
 
 @pytest.mark.parametrize(
     "text",
-    ["", "- a", "a: [", nested(5000), laughs(), "a: &a [*a]", "\x00", "model_parameters: {onnx_model: 3}"],
-    ids=["empty", "list", "broken", "deep", "laughs", "holds itself", "control", "number"],
-)
+    [
+        "",
+        "- a",
+        "a: [",
+        nested(5000),
+        laughs(),
+        "a: &a [*a]",
+        "\x00",
+        "model_parameters: {onnx_model: 3}",
+        GOOD.replace("'bayes-e'", "2020-99-99"),
+        GOOD.replace("'bayes-e'", "!!int x"),
+        GOOD.replace("'bayes-e'", "!!timestamp x"),
+        GOOD.replace("'bayes-e'", "9" * 5000),
+        GOOD.replace("./net.onnx", f"./{'n' * 5000}.onnx"),
+        GOOD.replace("./cal_f32", f"./{'n' * 5000}_f32"),
+        GOOD.replace("'latency'", "'latency,bandwidth'"),
+        GOOD.replace("'1x3x32x64'", "' '"),
+    ],
+    ids=[
+        "empty", "list", "broken", "deep", "laughs", "holds itself", "control", "number", "date", "int", "timestamp",
+        "digits", "long path", "long folder", "two choices", "blank",
+    ],
+)  # fmt: skip
 def test_bad_files_are_findings(edge: Run, tmp_path: Path, text: str) -> None:
     path = tmp_path / "bad.yaml"
     path.write_text(text)
     code, out, err = edge("lint", str(path))
     assert code == 1, err
     assert "error: " in out
-    assert len(out) < 10_000
+    assert len(out) < 30_000
 
 
-def test_files_that_are_no_text(edge: Run, tmp_path: Path) -> None:
+def test_files_that_are_no_text_do_not_hide_the_others(edge: Run, yaml: Path, tmp_path: Path) -> None:
     (tmp_path / "bytes.yaml").write_bytes(b"\xff\xfe\x00a")
     (tmp_path / "large.yaml").write_text("a: 1\n" * 300_000)
-    for name, word in (("bytes.yaml", "no UTF-8"), ("large.yaml", "bytes")):
-        code, _, err = edge("lint", name)
-        assert code == 2
-        assert word in err
-    code, _, err = edge("lint", "missing.yaml")
+    os.mkfifo(tmp_path / "pipe.yaml")
+    for name, word in (("bytes.yaml", "no UTF-8"), ("large.yaml", "bytes"), ("pipe.yaml", "no regular file")):
+        code, out, _ = edge("lint", name, str(yaml))
+        assert code == 1
+        assert word in out
+        assert f"{yaml}: 0 errors" in out
+    code, out, _ = edge("lint", "/dev/zero")
+    assert (code, "no regular file" in out) == (1, True)
+    code, _, _ = edge("lint", "missing.yaml")
     assert code == 2
+
+
+def test_the_same_value_twice_can_stay(edge: Run, yaml: Path) -> None:
+    yaml.write_text(GOOD.replace("  jobs: 2\n", "  jobs: 2\n  jobs: 2\n"))
+    assert edge("lint", str(yaml))[0] == 0
+    yaml.write_text(GOOD.replace("  jobs: 2\n", "  jobs: 2\n  jobs: 3\n"))
+    assert edge("lint", str(yaml))[0] == 1
 
 
 def test_a_vendors_flow(edge: Run, shared: Path) -> None:

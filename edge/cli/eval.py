@@ -92,7 +92,9 @@ EXAMPLES = (
     help="Pictures to measure on: a folder, list file or labels.csv.  [default: those that the build was "
     "measured on, if they were the demo's]",
 )
-@click.option("--count", type=click.IntRange(min=0), default=500, show_default=True, help="Of them; 0: all.")
+@click.option(
+    "--count", type=click.IntRange(min=0), default=500, show_default=True, help="Number of images; 0 means all."
+)
 @click.option(
     "--hops",
     help="Which, with commas: float, simplified, nv12, calibrated, quantized, program, portable, board. "
@@ -113,7 +115,7 @@ EXAMPLES = (
     help="Exit with 1 if fewer answers are the float network's.",
 )
 @click.option("--labels", help="imagenet, demo, or a text file with a class name a line.  [default: MODEL's]")
-@click.option("--seed", type=int, default=0, show_default=True, help="Of every random choice.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Random seed.")
 @click.option("--workers", type=click.IntRange(min=1), help="Pictures at once.  [default: the cores]")
 @click.option("--board", metavar="HOST", help="Measure on this board too, over SSH; see edge board --help.")
 @reach_options

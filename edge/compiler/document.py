@@ -30,13 +30,21 @@ class Hit(NamedTuple):
     harmless: bool = False
 
 
+class Duplicate(NamedTuple):
+    """A key that stands in one mapping again: the line of the second, and whether its value is the same."""
+
+    key: str
+    line: int
+    same: bool
+
+
 @frozen(eq=False)
 class Document:
     """A parsed YAML with the facts that the rules compare it with."""
 
     data: Mapping[str, Any]  #: group -> key -> value, as YAML gives them; nothing is checked yet.
     lines: Mapping[tuple[str, ...], int]  #: path of keys -> line, from 1.
-    duplicates: Sequence[tuple[str, int]]  #: keys given twice in one mapping, with the line of the second.
+    duplicates: Sequence[Duplicate]  #: keys given twice in one mapping.
     graph: GraphFacts | None = None  #: facts of the model, if known.
     model: onnx.ModelProto | None = None  #: the model, if at hand.
     calibration_files: Sequence[tuple[str, int]] | None = None  #: name and bytes, if known.
@@ -114,7 +122,7 @@ def has_type(value: object, types: tuple[type, ...]) -> bool:
     return isinstance(value, types)
 
 
-def read(text: str) -> tuple[dict[Any, Any], dict[tuple[str, ...], int], list[tuple[str, int]]]:
+def read(text: str) -> tuple[dict[Any, Any], dict[tuple[str, ...], int], list[Duplicate]]:
     """Parse a YAML text.
 
     Returns:
@@ -132,7 +140,7 @@ def read(text: str) -> tuple[dict[Any, Any], dict[tuple[str, ...], int], list[tu
     if not isinstance(node, yaml.MappingNode) or not isinstance(data, dict):
         raise TypeError(type(data).__name__)
     lines: dict[tuple[str, ...], int] = {}
-    duplicates: list[tuple[str, int]] = []
+    duplicates: list[Duplicate] = []
     _walk(node, (), lines, duplicates)
     return data, lines, duplicates
 
@@ -149,13 +157,15 @@ def _unfolded(node: yaml.Node | None, known: dict[int, float]) -> float:
 
 
 def _walk(
-    node: yaml.MappingNode, path: tuple[str, ...], lines: dict[tuple[str, ...], int], duplicates: list[tuple[str, int]]
+    node: yaml.MappingNode, path: tuple[str, ...], lines: dict[tuple[str, ...], int], duplicates: list[Duplicate]
 ) -> None:
+    first: dict[str, yaml.Node] = {}
     for key, value in node.value:
-        here = (*path, str(key.value))
-        line = key.start_mark.line + 1  # yaml counts from 0
-        if here in lines:
-            duplicates.append((here[-1], line))
+        name = str(key.value)
+        here, line = (*path, name), key.start_mark.line + 1  # yaml counts from 0
+        if name in first:
+            duplicates.append(Duplicate(name, line, yaml.serialize(first[name]) == yaml.serialize(value)))
+        first.setdefault(name, value)
         lines[here] = line
         if isinstance(value, yaml.MappingNode) and len(here) < DEEPEST:
             _walk(value, here, lines, duplicates)

@@ -114,6 +114,8 @@ def lint(
         data, lines, duplicates = read(text)
     except RecursionError:
         return (Finding("yaml_syntax", "the file nests too deep", "four levels"),)
+    except (ValueError, AttributeError) as error:  # what PyYAML lets through of a date or a tag that can't be
+        return (Finding("yaml_syntax", f"a value can't be read: {error}", "YAML 1.1"),)
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else None
         return (Finding("yaml_syntax", f"no YAML: {error.problem or error}", "YAML 1.1", line),)
@@ -130,7 +132,14 @@ def lint(
         calibration_files=calibration_files,
         base=base,
     )
-    return tuple(Finding(rule.__name__, *hit) for rule in RULES for hit in rule(doc))
+    return tuple(finding for rule in RULES for finding in _apply(rule, doc))
+
+
+def _apply(rule: Rule, doc: Document) -> list[Finding]:
+    try:
+        return [Finding(rule.__name__, *hit) for hit in rule(doc)]
+    except (OSError, ValueError) as error:  # a name that no file system takes, a number of thousands of digits
+        return [Finding(rule.__name__, f"a value can't be judged: {error}"[:200], "a usual length")]
 
 
 def require_clean(
@@ -179,19 +188,22 @@ class Linted:
 
 
 def lint_file(file: Path, model: Path | None = None) -> Linted:
-    """Return every broken rule of a mapper YAML, whoever wrote it.
+    """Return every broken rule of a mapper YAML, whoever wrote it; a file that can't be read is a finding too.
 
     Args:
         file: the YAML; paths in it start from its folder.
         model: the ONNX to compare names and shapes with; None takes the one that the YAML names.
 
     Raises:
-        SpecError: the file can't be read, is no text or is too large.
-        ModelFileError: ``model`` can't be read.
+        ModelFileError: ``model`` can't be read, or is none whose names can be compared.
     """
-    text = _text(file)
+    try:
+        text = _text(file)
+    except SpecError as error:
+        return Linted(file, (Finding("file", error.seen, error.allowed or "a mapper YAML"),), None)
     named = model or _named_model(text, file.parent)
     network, graph, why_not = None, None, "" if named else "the YAML names no ONNX that is there"
+    broken: list[Finding] = []
     if named is not None:
         try:
             network = load_onnx(named)
@@ -200,27 +212,42 @@ def lint_file(file: Path, model: Path | None = None) -> Linted:
             if model is not None:
                 raise
             why_not = error.seen
+            if network is None:
+                broken.append(Finding("model_file", error.seen, "a valid ONNX", _line_of_model(text)))
     found = lint(text, graph=graph, base=file.parent, model=network)
-    ordered = sorted(found, key=lambda finding: finding.line or 0)
+    if model is not None:  # it stands for the one that is named
+        found = tuple(item for item in found if not (item.rule == "model_file" and "does not exist" in item.seen))
+    ordered = sorted((*broken, *found), key=lambda finding: finding.line or 0)
     return Linted(file, tuple(ordered), named if graph else None, why_not)
+
+
+def _line_of_model(text: str) -> int | None:
+    return read(text)[1].get(("model_parameters", "onnx_model"))
 
 
 def _named_model(text: str, folder: Path) -> Path | None:
     """Return the ONNX that a YAML names, where it is there."""
     try:
         group = read(text)[0].get("model_parameters")
-    except (yaml.YAMLError, TypeError, RecursionError):
+    except (yaml.YAMLError, TypeError, RecursionError, ValueError, AttributeError):
         return None
     name = group.get("onnx_model") if isinstance(group, dict) else None
     path = folder / name if isinstance(name, str) and name else None
-    return path if path is not None and path.is_file() else None
+    try:
+        return path if path is not None and path.is_file() else None
+    except (OSError, ValueError):
+        return None
 
 
 def _text(file: Path) -> str:
     try:
-        if file.stat().st_size > LARGEST:
-            raise SpecError(f"{file} has {file.stat().st_size:,} bytes", allowed=f"at most {LARGEST:,}")
-        return file.read_text(encoding="utf-8")
+        if not file.is_file():
+            raise SpecError(f"{file} is no regular file", allowed="a mapper YAML")
+        with file.open("rb") as stream:
+            data = stream.read(LARGEST + 1)  # what a size says, a special file need not hold
+        if len(data) > LARGEST:
+            raise SpecError(f"{file} has more than {LARGEST:,} bytes", allowed=f"at most {LARGEST:,}")
+        return data.decode("utf-8-sig")
     except OSError as error:
         raise SpecError(f"can't read {file}: {error.strerror}", allowed="a mapper YAML") from error
     except UnicodeDecodeError as error:

@@ -279,8 +279,8 @@ def unknown_key(doc: Document) -> Iterator[Hit]:
 
 def duplicate_key(doc: Document) -> Iterator[Hit]:
     """YAML takes the last of two equal keys without a word."""
-    for key, line in doc.duplicates:
-        yield Hit(f"{key!r} is given twice", "once", line)
+    for key, line, same in doc.duplicates:
+        yield Hit(f"{key!r} is given twice", "once", line, harmless=same)
 
 
 def missing_key(doc: Document) -> Iterator[Hit]:
@@ -313,7 +313,7 @@ def empty_value(doc: Document) -> Iterator[Hit]:
     """An empty value fails, or becomes the text 'None'; empty text counts as none for some keys."""
     for group, key, value, _ in _known(doc):
         if value is None or (isinstance(value, str) and not value.strip()):
-            line, unset = doc.line(group, key), value is not None and key in EMPTY_IS_UNSET
+            line, unset = doc.line(group, key), value == "" and key in EMPTY_IS_UNSET
             yield Hit(f"{key}: has no value", f"a value, or no {key} at all", line, harmless=unset)
 
 
@@ -325,7 +325,7 @@ def choice(doc: Document) -> Iterator[Hit]:
         items = [doc.text(group, key)] if rule.each == "one" else doc.items(group, key)
         for item in items:
             # A comma has its own rule, which says what is wrong.
-            if item and item not in rule.choices and "," not in item:
+            if item and item not in rule.choices and ("," not in item or rule.each == "one"):
                 yield Hit(f"{key}: {item!r}", ", ".join(rule.choices), doc.line(group, key))
 
 

@@ -139,12 +139,21 @@ GROUPS: Mapping[str, Mapping[str, Key]] = {
 
 # Keys whose empty text the mapper takes as if they were not there; that of others fails.
 EMPTY_IS_UNSET = (
+    "caffe_model",
     "cal_data_type",
+    "input_batch",
+    "input_layout_rt",
     "input_name",
     "input_shape",
     "input_space_and_range",
+    "log_level",
+    "norm_type",
     "optimization",
     "output_model_file_prefix",
+    "output_nodes",
+    "prototxt",
+    "remove_node_name",
+    "remove_node_type",
     "run_on_bpu",
     "run_on_cpu",
     "working_dir",

@@ -127,7 +127,7 @@ class Workspace:
             self._reporter.warn(f"another edge is building in {self.root}; waiting for it to end")
             self._lock.acquire()
         if old := self._of_earlier_edge():
-            self._reporter.warn(f"{old} stages in {self.root} are of an earlier edge; they are made anew")
+            self._reporter.warn(f"{old} stages in {self.root} are of an earlier edge and are not taken")
         return self
 
     def __exit__(self, *_: object) -> None:

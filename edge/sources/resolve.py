@@ -7,6 +7,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from numbers import Integral, Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
@@ -40,6 +41,7 @@ OWN_RECIPE, INSIST = "recipe.yaml", "recipe"
 # Of the fields of Options, those that change nothing of the result.
 UNRECORDED = frozenset({"build_dir", "install", "any_memory"})
 Notes = tuple[str, ...]
+_NUMBERS: Mapping[Any, type] = {int: Integral, float: Real}
 
 
 def flag(name: str) -> str:
@@ -58,6 +60,10 @@ def _size(value: object) -> str | None:
     return "x".join(map(str, value)) if isinstance(value, (list, tuple)) else _text(value)
 
 
+def _whole(value: object) -> object:
+    return int(value) if isinstance(value, Integral) and not isinstance(value, bool) else value  # numpy's too
+
+
 def _path(value: str | Path | None) -> Path | None:
     return None if value is None else Path(value)
 
@@ -71,15 +77,21 @@ def _option(kind: Any, default: object, text: str | None, *, least: float | None
     """
 
     def check(_: object, attribute: Attribute[Any], value: Any) -> None:
-        choices = get_args(kind)
-        if value is not None and choices and value not in choices:
-            raise UsageError(f"{flag(attribute.name)} {value}", allowed=", ".join(choices))
-        if value is not None and least is not None and value < least:
-            raise UsageError(f"{flag(attribute.name)} {value}", allowed=f"{least:g} and above")
+        choices, name = get_args(kind), flag(attribute.name)
+        if value is None and default is None:
+            return
+        if choices and value not in choices:
+            raise UsageError(f"{name} {value}", allowed=", ".join(choices))
+        if kind in _NUMBERS and (isinstance(value, bool) or not isinstance(value, _NUMBERS[kind])):
+            raise UsageError(f"{name} {value!r}", allowed="a whole number" if kind is int else "a number")
+        if kind is bool and not isinstance(value, bool):
+            raise UsageError(f"{name} {value!r}", allowed="True or False")
+        if least is not None and not value >= least:  # nan is not
+            raise UsageError(f"{name} {value}", allowed=f"{least:g} and above")
 
     return field(
         default=default,
-        converter=convert or {Path: _path, str: _text}.get(kind),
+        converter=convert or {Path: _path, str: _text, int: _whole}.get(kind),
         validator=check,
         metadata={"kind": kind, "help": text, "least": least},
     )
@@ -125,7 +137,7 @@ class Options:
     crop: str | None = _option(str, None, "Input size, such as 224 or 256x320 (height x width).", convert=_size)
     interpolation: Interpolation | None = _option(Interpolation, None, "Interpolation when enlarging.")
     labels: str | None = _option(str, None, "Text file with a class name a line.")
-    seed: int = _option(int, 0, "Random seed.")
+    seed: int = _option(int, 0, "Random seed.", least=0)
     timeout: float = _option(float, 120.0, "Minutes that one run of the compiler may take.", least=0.01)
     install: bool = _option(
         bool, False, "First install what is missing: the compiler, or the framework of --paddle and --mindspore."
