@@ -61,11 +61,7 @@ cat -- "$4/profiler.log" 2>/dev/null
 exit "$status"
 """
 )
-_INFO = (
-    _FIND
-    + r"""hrt_model_exec model_info --model_file="$1" 2>&1
-"""
-)
+_INFO = _FIND + 'hrt_model_exec model_info --model_file="$1" 2>&1\n'
 _UNPACK = 'mkdir -p -- "$1/in" "$1/out" && tar -xf - -C "$1/in"'
 # The tool loads the program anew for each frame; -6000006 then comes up now and again and goes away.
 _INFER = r"""
