@@ -250,11 +250,9 @@ class BoardRunner:
             future.set_result(scores)
 
     def run(self, frames: Sequence[Frame], on_frame: Callable[[int], None] | None = None) -> list[Scores]:
-        """Run a chunk of frames: one transfer there, one loop on the board, one transfer back.
+        """Run up to :data:`CHUNK_FRAMES`: one transfer there, one loop on the board, one transfer back.
 
-        Args:
-            frames: as many as :data:`CHUNK_FRAMES`, or fewer.
-            on_frame: called with the number of frames done.
+        ``on_frame`` is called with the number of frames done.
         """
         packed, folder, done = _pack(frames), self._folder, 0
         self._connection.run(_UNPACK, folder, limit=60 + len(packed) / 50_000, data=lambda: iter([packed]))
@@ -296,14 +294,9 @@ class BoardRunner:
 def dequantise(data: bytes, tensor: TensorInfo) -> Scores:
     """Read an output as the board dumped it: padding removed, integers scaled.
 
-    The arithmetic is libdnn's: SCALE means (x - zero_point) * scale. Scales are as ``model_info`` prints
-    them, with six digits, so that a result may differ from the runtime's own by some parts in a million.
-
-    Args:
-        data: content of ``model_infer_output_<i>_<name>.bin``.
-
-    Returns:
-        float32 of the valid shape.
+    The arithmetic is libdnn's: SCALE means (x - zero_point) * scale. Scales are as ``model_info`` prints them, with six
+    digits, so that a result may differ from the runtime's own by some parts in a million. ``data`` is the content of
+    ``model_infer_output_<i>_<name>.bin``; the result is float32 of the valid shape.
 
     Raises:
         BoardError: the size or the scales do not fit the description.

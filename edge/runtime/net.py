@@ -115,14 +115,9 @@ class Net:
         return self.run(self.nv12(picture))[0].reshape(-1)
 
     def classify(self, picture: Picture, k: int = 5) -> list[tuple[str, float]]:
-        """Return the ``k`` best classes with their probabilities, best first.
+        """Return the ``k`` best classes, or all if there are fewer: (label, probability in 0..1), best first.
 
-        Args:
-            picture: as for :meth:`nv12`.
-            k: how many; at most as many as there are classes.
-
-        Returns:
-            (label, probability in 0..1); the class index as text where labels are not known.
+        Labels that are not known are the class index as text. ``picture`` is as for :meth:`nv12`.
         """
         if k < 1:
             raise UsageError(f"k = {k}", allowed="1 and above")
