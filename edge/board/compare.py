@@ -239,20 +239,12 @@ def measure_accuracy(
 
 
 def read_frames(pictures: Sequence[str], preprocess: Preprocess) -> list[Frame]:
-    """Make the board's input from picture files.
-
-    Raises:
-        ImageError: one is missing or can't be read.
-    """
+    """Make the board's input from picture files; raise ImageError where one can't be read."""
     return [_frame(decode(Path(name).expanduser(), name), preprocess) for name in pictures]
 
 
 def require_preprocess(program: Program) -> Preprocess:
-    """Return how pictures become the program's input.
-
-    Raises:
-        UsageError: it came without ``metadata.json``.
-    """
+    """Return how pictures become the program's input; raise UsageError where it came without ``metadata.json``."""
     if program.metadata is None:
         raise UsageError(
             f"{program.name} comes without metadata.json: how pictures become its input is not known",

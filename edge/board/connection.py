@@ -193,25 +193,20 @@ class Connection:
     def _ssh(self) -> list[str]:
         assert self._folder is not None  # noqa: S101 - __enter__ made it
         # ssh takes the first value it meets: ours where safety rests on it, the user's, then our defaults.
-        fixed = {
-            "BatchMode": "yes",
-            "StrictHostKeyChecking": "yes",
-            "ControlPath": str(self._folder / "s"),
-            "LogLevel": "INFO",
-            "ClearAllForwardings": "yes",
-        }
-        defaults = {
-            "ConnectTimeout": str(CONNECT_SECONDS),
-            "ServerAliveInterval": str(ALIVE_SECONDS),
-            "ServerAliveCountMax": "3",
-        }
+        options = [
+            "BatchMode=yes",
+            "StrictHostKeyChecking=yes",
+            f"ControlPath={self._folder / 's'}",
+            "LogLevel=INFO",
+            "ClearAllForwardings=yes",
+            *self.target.options,
+            f"ConnectTimeout={CONNECT_SECONDS}",
+            f"ServerAliveInterval={ALIVE_SECONDS}",
+            "ServerAliveCountMax=3",
+        ]
         argv = ["ssh", "-T"]
-        for key, value in fixed.items():
-            argv += ["-o", f"{key}={value}"]
-        for option in self.target.options:
+        for option in options:
             argv += ["-o", option]
-        for key, value in defaults.items():
-            argv += ["-o", f"{key}={value}"]
         if self.target.port is not None:
             argv += ["-p", str(self.target.port)]
         if self.target.identity is not None:
@@ -252,11 +247,7 @@ def _environment() -> dict[str, str]:
 
 
 def explain_failure(target: Target, words: str) -> EdgeError:
-    """Return the error to raise.
-
-    Args:
-        words: what ssh wrote to standard error; empty where it was stopped at the time limit.
-    """
+    """Return the error to raise; ``words`` is ssh's standard error, empty where it was stopped at the time limit."""
     host, login = target.host, target.command
     address = host.rpartition("@")[2]
     entry = f"[{address}]:{target.port}" if target.port not in (None, 22) else address

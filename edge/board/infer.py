@@ -61,11 +61,7 @@ cat -- "$4/profiler.log" 2>/dev/null
 exit "$status"
 """
 )
-_INFO = (
-    _FIND
-    + r"""hrt_model_exec model_info --model_file="$1" 2>&1
-"""
-)
+_INFO = _FIND + 'hrt_model_exec model_info --model_file="$1" 2>&1\n'
 _UNPACK = 'mkdir -p -- "$1/in" "$1/out" && tar -xf - -C "$1/in"'
 # The tool loads the program anew for each frame; -6000006 then comes up now and again and goes away.
 _INFER = r"""
@@ -254,11 +250,9 @@ class BoardRunner:
             future.set_result(scores)
 
     def run(self, frames: Sequence[Frame], on_frame: Callable[[int], None] | None = None) -> list[Scores]:
-        """Run a chunk of frames: one transfer there, one loop on the board, one transfer back.
+        """Run up to :data:`CHUNK_FRAMES`: one transfer there, one loop on the board, one transfer back.
 
-        Args:
-            frames: as many as :data:`CHUNK_FRAMES`, or fewer.
-            on_frame: called with the number of frames done.
+        ``on_frame`` is called with the number of frames done.
         """
         packed, folder, done = _pack(frames), self._folder, 0
         self._connection.run(_UNPACK, folder, limit=60 + len(packed) / 50_000, data=lambda: iter([packed]))
@@ -300,14 +294,9 @@ class BoardRunner:
 def dequantise(data: bytes, tensor: TensorInfo) -> Scores:
     """Read an output as the board dumped it: padding removed, integers scaled.
 
-    The arithmetic is libdnn's: SCALE means (x - zero_point) * scale. Scales are as ``model_info`` prints
-    them, with six digits, so that a result may differ from the runtime's own by some parts in a million.
-
-    Args:
-        data: content of ``model_infer_output_<i>_<name>.bin``.
-
-    Returns:
-        float32 of the valid shape.
+    The arithmetic is libdnn's: SCALE means (x - zero_point) * scale. Scales are as ``model_info`` prints them, with six
+    digits, so that a result may differ from the runtime's own by some parts in a million. ``data`` is the content of
+    ``model_infer_output_<i>_<name>.bin``; the result is float32 of the valid shape.
 
     Raises:
         BoardError: the size or the scales do not fit the description.

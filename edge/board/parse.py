@@ -6,6 +6,7 @@ or six decimals and more or fewer keys from version to version.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 from collections.abc import Mapping
@@ -83,24 +84,21 @@ def parse_perf(text: str) -> PerfRun | None:
     The summary counts; where it is missing, the last of the progress lines, one for every 200 frames.
     """
     text = "\n".join(lines_of(text))
-    latency = _last(rf"Average\s+latency\s+is:\s*{_NUMBER}\s*ms", text)
-    fps = _last(rf"Frame\s+rate\s+is:\s*{_NUMBER}\s*FPS", text)
-    latency = _last(rf"Thread Average:\s*{_NUMBER}\s*ms", text) if latency is None else latency
-    fps = _last(rf"\bFPS:\s*{_NUMBER}", text) if fps is None else fps
+    latency = _last(text, rf"Average\s+latency\s+is:\s*{_NUMBER}\s*ms", rf"Thread Average:\s*{_NUMBER}\s*ms")
+    fps = _last(text, rf"Frame\s+rate\s+is:\s*{_NUMBER}\s*FPS", rf"\bFPS:\s*{_NUMBER}")
     if latency is None or fps is None:
         return None
-    threads = _last(r"Thread\s+number\s+is:\s*(\d+)", text)
-    frames = _last(r"Frame\s+count\s+is:\s*(\d+)", text)
-    frames = _last(r"Frame\s+count:\s*(\d+)", text) if frames is None else frames
+    threads = _last(text, r"Thread\s+number\s+is:\s*(\d+)")
+    frames = _last(text, r"Frame\s+count\s+is:\s*(\d+)", r"Frame\s+count:\s*(\d+)")
     return PerfRun(
         threads=None if threads is None else int(threads),
         frames=None if frames is None else int(frames),
         latency_ms=latency,
         fps=fps,
-        latency_min_ms=_last(rf"thread\s+min\s+latency:\s*{_NUMBER}", text),
-        latency_max_ms=_last(rf"thread\s+max\s+latency:\s*{_NUMBER}", text),
-        run_time_ms=_last(rf"Program\s+run\s+time:\s*{_NUMBER}", text),
-        load_ms=_last(rf"Load model to DDR cost\s+{_NUMBER}\s*ms", text),
+        latency_min_ms=_last(text, rf"thread\s+min\s+latency:\s*{_NUMBER}"),
+        latency_max_ms=_last(text, rf"thread\s+max\s+latency:\s*{_NUMBER}"),
+        run_time_ms=_last(text, rf"Program\s+run\s+time:\s*{_NUMBER}"),
+        load_ms=_last(text, rf"Load model to DDR cost\s+{_NUMBER}\s*ms"),
     )
 
 
@@ -169,12 +167,12 @@ def error_code(text: str) -> int | None:
     return int(found[-1]) if found else None
 
 
-def _last(pattern: str, text: str) -> float | None:
-    for found in reversed(re.findall(pattern, text)):
-        try:
-            return float(found)
-        except ValueError:  # such as 1.2.3
-            continue
+def _last(text: str, *patterns: str) -> float | None:
+    """Return the last number that the first pattern finds, or else the next pattern."""
+    for pattern in patterns:
+        for found in reversed(re.findall(pattern, text)):
+            with contextlib.suppress(ValueError):  # such as 1.2.3
+                return float(found)
     return None
 
 

@@ -101,11 +101,7 @@ def push(connection: Connection, program: Program, directory: str | None, report
 
 
 def require_bin(program: Program) -> Path:
-    """Return the path of the program's ``.bin``.
-
-    Raises:
-        ModelFileError: it has none.
-    """
+    """Return the path of the program's ``.bin``; raise ModelFileError where it has none."""
     if "bin" not in program.files:
         raise ModelFileError(
             f"{program.name} has no .bin: only the vendor's compiler makes programs for the board",
@@ -162,11 +158,7 @@ def _send(connection: Connection, path: Path, final: str, want: str, on_sent: Ca
 
 
 def read_manifest(root: Path) -> dict[str, Any] | None:
-    """Return the manifest of a build folder; None where there is none, as in a bundle.
-
-    Raises:
-        WorkspaceError: it is there and can't be read.
-    """
+    """Return the manifest of a build folder; None where there is none, as in a bundle."""
     path = root / MANIFEST
     if not path.is_file():
         return None

@@ -67,8 +67,7 @@ def measure(
     """
     if threads < 1 or frames < 1:
         raise UsageError(f"{threads} threads, {frames} frames", allowed="1 and above")
-    run = _Run(net, inputs, threads, frames, limit)
-    return run.measure()
+    return _Run(net, inputs, threads, frames, limit).measure()
 
 
 def measure_preprocessing(net: Net, data: bytes, *, frames: int = PREPROCESS_FRAMES) -> Preprocessing:

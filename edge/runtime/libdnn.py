@@ -77,11 +77,7 @@ def vendor_module(names: tuple[str, ...], member: str, source: str) -> ModuleTyp
 
 
 def bin_of(program: Program) -> Path:
-    """Return the program's ``.bin``.
-
-    Raises:
-        BackendMissing: it has none.
-    """
+    """Return the program's ``.bin``; raise BackendMissing where it has none."""
     path = program.files.get("bin")
     if path is None:
         raise BackendMissing(
@@ -92,12 +88,8 @@ def bin_of(program: Program) -> Path:
 
 
 def reason(error: BaseException) -> str:
-    """Return in one line why the vendor's runtime failed, its error code put into words.
-
-    Args:
-        error: what it raised; a SystemError hides the reason in its cause.
-    """
-    hidden = error.__cause__ or error.__context__
+    """Return in one line why the vendor's runtime failed, its error code put into words."""
+    hidden = error.__cause__ or error.__context__  # a SystemError hides the reason there
     text = _line(hidden if isinstance(error, SystemError) and hidden else error)
     code = _CODE.search(text)
     return f"{text} ({explained(int(code[0]))})" if code else text
@@ -111,14 +103,9 @@ def explained(code: int) -> str:
 def check_version(program: Program, version: str) -> str | None:
     """Warn (logger ``edge.runtime``) if the runtime is older than the compiler that made the program.
 
-    The vendor numbers libdnn like hb_mapper, such as ``1.24.5_(3.15.55 HBRT)`` for hb_mapper 1.24; programs
-    of an older compiler run on a newer runtime, not the other way round.
-
-    Args:
-        program: with the compiler's versions in its metadata; without metadata nothing is checked.
-
-    Returns:
-        What does not fit, to explain a later failure; None if all is well or nothing is known.
+    The vendor numbers libdnn like hb_mapper, such as ``1.24.5_(3.15.55 HBRT)`` for hb_mapper 1.24; programs of an older
+    compiler run on a newer runtime, not the other way round. Returns what does not fit, to explain a later failure;
+    None if all is well, or nothing is known since the program has no metadata.
     """
     built = _number(_builder(program.metadata))
     here = _number(version)
@@ -146,11 +133,7 @@ def load_failure(backend: str, path: Path, error: BaseException | str, gap: str 
 
 @contextmanager
 def known_interface(backend: str) -> Iterator[None]:
-    """Turn what a vendor's module of an unknown version lacks into a clear error.
-
-    Raises:
-        BackendError: instead of the AttributeError, KeyError or IndexError.
-    """
+    """Raise BackendError where a vendor's module of an unknown version lacks an attribute, key or index."""
     try:
         yield
     except (AttributeError, KeyError, IndexError) as error:

@@ -12,7 +12,7 @@ import numpy as np
 from attrs import frozen
 from numpy.typing import NDArray
 
-from edge.errors import BackendError, ImageError, LabelError, UsageError
+from edge.errors import BackendError, LabelError, UsageError
 from edge.folder.metadata import Metadata
 from edge.images.preprocess import decode, resize_crop, rgb_to_nv12
 from edge.runtime.protocol import Array, Backend, Info, Scores, Tensor
@@ -83,13 +83,7 @@ class Net:
                 "how pictures become this program's input is not known",
                 allowed="a build folder or a bundle, which say so, or load(path, preprocess=Preprocess(...))",
             )
-        if isinstance(picture, np.ndarray):
-            rgb = picture
-        else:
-            try:
-                rgb = decode(Path(picture).expanduser().read_bytes(), str(picture))
-            except OSError as error:
-                raise ImageError(f"{picture} can't be read: {error.strerror or error}") from error
+        rgb = picture if isinstance(picture, np.ndarray) else decode(Path(picture).expanduser(), str(picture))
         return rgb_to_nv12(np.ascontiguousarray(resize_crop(rgb, self.preprocess)))
 
     def run(self, *inputs: Array) -> list[Scores]:
@@ -109,7 +103,9 @@ class Net:
         """
         expected = self.info.inputs
         if len(inputs) != len(expected):
-            raise UsageError(f"{len(inputs)} inputs", allowed=f"{len(expected)}: {_names(expected)}")
+            raise UsageError(
+                f"{len(inputs)} inputs", allowed=f"{len(expected)}: {', '.join(tensor.name for tensor in expected)}"
+            )
         checked = [_checked(array, tensor) for array, tensor in zip(inputs, expected, strict=True)]
         with self._borrow() as backend:
             return backend.run(checked)
@@ -119,20 +115,15 @@ class Net:
         return self.run(self.nv12(picture))[0].reshape(-1)
 
     def classify(self, picture: Picture, k: int = 5) -> list[tuple[str, float]]:
-        """Return the ``k`` best classes with their probabilities, best first.
+        """Return the ``k`` best classes, or all if there are fewer: (label, probability in 0..1), best first.
 
-        Args:
-            picture: as for :meth:`nv12`.
-            k: how many; at most as many as there are classes.
-
-        Returns:
-            (label, probability in 0..1); the class index as text where labels are not known.
+        Labels that are not known are the class index as text. ``picture`` is as for :meth:`nv12`.
         """
         if k < 1:
             raise UsageError(f"k = {k}", allowed="1 and above")
         chances = probabilities(self.scores(picture))
         best = np.argsort(-chances, kind="stable")[:k]
-        return [(self._label(int(index)), float(chances[index])) for index in best]
+        return [(self.labels[index] if self.labels else str(index), float(chances[index])) for index in best.tolist()]
 
     def close(self) -> None:
         """Give the backend back when the runs in progress have ended; further calls do nothing."""
@@ -169,9 +160,6 @@ class Net:
         if self._closed:
             raise BackendError(f"{self.info.model} is closed", remedy="load it again")
 
-    def _label(self, index: int) -> str:
-        return self.labels[index] if self.labels else str(index)
-
     def _check_labels(self) -> None:
         count = self.info.outputs[0].elements
         if self.labels is not None and len(self.labels) != count:
@@ -191,17 +179,12 @@ class Net:
 
 
 def probabilities(scores: Scores) -> NDArray[np.float64]:
-    """Return the softmax of class scores; scores that already are probabilities (>= 0, sum 1) stay.
-
-    Args:
-        scores: float32, (classes,).
-    """
+    """Return the softmax of class scores, (classes,); scores that already are probabilities (>= 0, sum 1) stay."""
     values = scores.astype(np.float64)
     if values.min() >= 0 and abs(values.sum() - 1) < 1e-3:
         return values
-    powers: NDArray[np.float64] = np.exp(values - values.max())
-    chances: NDArray[np.float64] = powers / powers.sum()
-    return chances
+    powers = np.exp(values - values.max())
+    return np.asarray(powers / powers.sum())
 
 
 def _checked(array: Array, tensor: Tensor) -> Array:
@@ -215,7 +198,3 @@ def _checked(array: Array, tensor: Tensor) -> Array:
         raise UsageError(f"input {tensor.name!r} is {array.dtype} {array.shape}", allowed=allowed)
     flat = array.reshape(-1) if tensor.nv12 else array
     return np.ascontiguousarray(flat)
-
-
-def _names(tensors: Sequence[Tensor]) -> str:
-    return ", ".join(tensor.name for tensor in tensors)

@@ -54,8 +54,7 @@ def load(
         raise UsageError(f"threads = {threads}", allowed="1 and above")
     program = locate(path)
     metadata = program.metadata
-    if labels is None:
-        labels = program.class_names()
+    class_names = program.class_names() if labels is None else labels
     passed_over: list[PassedOver] = []
     if backend == "auto":
         backends = _first_that_works(program, threads, passed_over)
@@ -65,7 +64,7 @@ def load(
         return Net(
             backends,
             preprocess=preprocess or (metadata.preprocess if metadata else None),
-            labels=labels,
+            labels=class_names,
             metadata=metadata,
             passed_over=passed_over,
         )

@@ -54,12 +54,7 @@ def png(rgb: Image) -> bytes:
 
 
 def save_picture(path: Path, rgb: Image) -> None:
-    """Write a picture (uint8, RGB) whole or not at all; the name's ending says the format.
-
-    Raises:
-        UsageError: another ending.
-        WorkspaceError: the disk is full or the folder can't be written.
-    """
+    """Write a picture (uint8, RGB) whole or not at all; the name's ending says the format: see ``check_format``."""
     check_format(path)
     data = _encode(rgb, path.suffix.lower())
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
@@ -72,11 +67,7 @@ def save_picture(path: Path, rgb: Image) -> None:
 
 
 def check_format(path: Path) -> None:
-    """Refuse a name that :func:`save_picture` can't write.
-
-    Raises:
-        UsageError: its ending is none of ``FORMATS``.
-    """
+    """Raise UsageError for a name that :func:`save_picture` can't write: its ending is none of ``FORMATS``."""
     if path.suffix.lower() not in FORMATS:
         raise UsageError(f"{path} names no kind of picture", allowed="a name ending in " + ", ".join(FORMATS))
 

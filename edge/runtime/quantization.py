@@ -29,10 +29,7 @@ class Dequantizer:
     zero_point: NDArray[np.int64] | None = None  #: int64, broadcasts against ``shape``; None for zero.
 
     def __call__(self, values: Array) -> Scores:
-        """Return float32 of ``shape``, in memory of its own.
-
-        Args:
-            values: what the runtime gave, any shape of as many elements.
+        """Return float32 of ``shape``, in memory of its own, from any shape of as many elements.
 
         Raises:
             BackendError: another number of elements.
@@ -79,10 +76,7 @@ def dequantizer(
 
 
 def channel_axis(name: str, shape: Sequence[int], layout: str, scales: int) -> int:
-    """Return the axis of the channels where the runtime tells only the layout.
-
-    Args:
-        layout: ``NHWC``, ``NCHW``, or anything else if the runtime does not know.
+    """Return the axis of the channels where the runtime tells only the layout, or not even ``NHWC`` or ``NCHW``.
 
     Raises:
         BackendError: the layout is not known and several axes, or none, have so many channels.

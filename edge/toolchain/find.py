@@ -90,27 +90,19 @@ def find(which: Which = "auto") -> Toolchain:
 
 def status() -> ToolchainStatus:
     """Look at every route without stopping at the first."""
-    routes = []
-    for kind in ORDER:
-        got = _ROUTES[kind]()
-        if isinstance(got, Toolchain):
-            routes.append(Route(kind, True, got.where, got.versions))
-        else:
-            routes.append(Route(kind, False, "", {}, got))
+    routes = tuple(_route(kind, _ROUTES[kind]()) for kind in ORDER)
     try:
         python = find_python310(download=False)
         said = f"{python.version} at {python.path} ({python.source})"
     except InstallError as error:
         said = error.seen
-    return ToolchainStatus(tuple(routes), said, tuple(map(_framework, FRAMEWORKS.values())))
+    return ToolchainStatus(routes, said, tuple(_route(name, _managed(env)) for name, env in FRAMEWORKS.items()))
 
 
-def _framework(environment: Environment) -> Route:
-    where = managed.place(environment)
-    if why := managed.why_unusable(where):
-        return Route(environment.name, False, "", {}, why)
-    tool = managed.toolchain(where)
-    return Route(environment.name, True, tool.where, tool.versions)
+def _route(kind: str, got: Toolchain | str) -> Route:
+    if isinstance(got, str):
+        return Route(kind, False, "", {}, got)
+    return Route(kind, True, got.where, got.versions)
 
 
 def _remedy(which: str) -> str:
@@ -123,8 +115,8 @@ def _remedy(which: str) -> str:
     return "edge toolchain install, or go on without the vendor's compiler: --mapper portable"
 
 
-def _managed() -> Toolchain | str:
-    where = managed.place()
+def _managed(environment: Environment = COMPILER) -> Toolchain | str:
+    where = managed.place(environment)
     return managed.why_unusable(where) or managed.toolchain(where)
 
 

@@ -97,11 +97,8 @@ class Toolchain:
     def python_argv(self, *, cwd: Path | None = None, mounts: Sequence[Path] = ()) -> list[str] | None:
         """Return what to put before a script to run it in the compiler's Python, for pipes held open.
 
-        Start it with ``env=toolchain.environ()``. None where the interpreter is not known.
-
-        Args:
-            cwd: folder to start in (docker only).
-            mounts: paths that the script needs (docker only).
+        Start it with ``env=toolchain.environ()``. None where the interpreter is not known. The folder to start in and
+        the mounts are for docker only.
         """
         if self.kind == "docker":
             return [*self._docker(cwd, {}, mounts)[0], *_IN_IMAGE]

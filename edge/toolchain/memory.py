@@ -20,32 +20,20 @@ _EVERY = 0.25  # seconds between two looks at running programs; a look takes 2 t
 def available(root: Path = Path("/")) -> int | None:
     """Return the bytes that can be had before something is killed; None where the system does not tell.
 
-    The smaller of what the kernel calls available (free, or held by caches that it can drop; swap is left
-    out) and of what each control group above this process has left.
-
-    Args:
-        root: of the file system that holds ``proc`` and ``sys``.
+    The smaller of what the kernel calls available (free, or held by caches that it can drop; swap is left out) and of
+    what each control group above this process has left. ``root`` holds ``proc`` and ``sys``.
     """
-    figures = [_machine(root, "MemAvailable:"), *(left for _, left in _groups(root))]
-    return min((figure for figure in figures if figure is not None), default=None)
+    return min([*_machine(root, "MemAvailable:"), *(left for _, left in _groups(root))], default=None)
 
 
 def total(root: Path = Path("/")) -> int | None:
-    """Return the bytes that this machine has, or its container may take; None where nobody tells.
-
-    Args:
-        root: as for ``available``.
-    """
-    figures = [_machine(root, "MemTotal:"), *(most for most, _ in _groups(root))]
-    return min((figure for figure in figures if figure is not None), default=None)
+    """Return the bytes that this machine has, or its container may take; None where nobody tells."""
+    return min([*_machine(root, "MemTotal:"), *(most for most, _ in _groups(root))], default=None)
 
 
-def _machine(root: Path, wanted: str) -> int | None:
-    """Read one line of proc_meminfo(5)."""
-    for name, value in _fields(root / "proc/meminfo"):
-        if name == wanted:
-            return value * KIB
-    return None
+def _machine(root: Path, wanted: str) -> list[int]:
+    """Read one line of proc_meminfo(5); empty where it is missing."""
+    return next(([value * KIB] for name, value in _fields(root / "proc/meminfo") if name == wanted), [])
 
 
 def _groups(root: Path) -> Iterator[tuple[int, int]]:
@@ -98,12 +86,9 @@ def _fields(path: Path) -> Iterator[tuple[str, int]]:
 class PeakMemory:
     """The largest memory that all processes of a session held together.
 
-    Pages that several processes share count once where the kernel tells their shares: a process that has
-    just forked would count twice else. A peak shorter than a quarter of a second may be missed but for the
-    largest single process, whose own high-water mark the kernel keeps.
-
-    Args:
-        session: id of the session, that of the process which leads it.
+    Pages that several processes share count once where the kernel tells their shares: a process that has just forked
+    would count twice else. A peak shorter than a quarter of a second may be missed but for the largest single process,
+    whose own high-water mark the kernel keeps. A session's id is that of the process which leads it.
     """
 
     def __init__(self, session: int) -> None:

@@ -232,12 +232,10 @@ def _pump(
     feed: Callable[[], bool] | None = None,
     look: Callable[[], None] = lambda: None,
 ) -> bool:
-    """Pass the output on until it ends; return False when the deadline came first.
+    """Pass the output on until it ends; return False when the deadline (of ``time.monotonic``) came first.
 
-    Args:
-        sinks: take the standard output, and the standard error if it has a pipe; empty at its end.
-        deadline: of ``time.monotonic``.
-        feed: writes to the standard input, and returns whether there is more.
+    The sinks take the standard output, and the standard error if it has a pipe; empty at its end. ``feed`` writes to
+    the standard input, and returns whether there is more.
     """
     ended: float | None = None
     with selectors.DefaultSelector() as selector:
