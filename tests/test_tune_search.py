@@ -24,7 +24,7 @@ from edge.folder.store import Store
 from edge.measure.scores import divergence
 from edge.progress import Quiet, Silent
 from edge.specs import Precision
-from edge.tune import Options
+from edge.tune import SearchOptions
 from edge.tune.context import Context
 from edge.tune.journal import FILE, FORMER, PART, Journal
 from edge.tune.result import Point, chosen_of
@@ -322,7 +322,7 @@ def test_code_that_a_trial_runs_is_part_of_its_key(
 
     def key() -> str:
         code_digest.cache_clear()
-        search: Any = Context(cast(Any, None), cast(Any, SimpleNamespace(root=tmp_path)), Options(), Quiet())
+        search: Any = Context(cast(Any, None), cast(Any, SimpleNamespace(root=tmp_path)), SearchOptions(), Quiet())
         return str(search.journal.once("ship", "a", {}, dict).key)
 
     before = key()
@@ -374,7 +374,7 @@ def recipes(*rows: tuple[float, float]) -> list[Point]:
 
 
 def test_of_recipes_that_are_equally_true_the_fastest_is_chosen() -> None:
-    options = Options()
+    options = SearchOptions()
     assert chosen_of(recipes((100, 1.0), (109, 0.020), (101, 0.025)), options, 110)[0] == 2
     assert chosen_of(recipes((100, 1.0), (109, 0.020), (101, 0.250)), options, 110)[0] == 1
     assert chosen_of(recipes((100, 1.0), (120, 0.020), (101, 0.250)), options, 110)[0] == 2

@@ -10,7 +10,6 @@ from collections.abc import Callable, Collection, Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, closing
 from pathlib import Path
-from types import TracebackType
 
 import numpy as np
 from attrs import define, frozen
@@ -23,7 +22,7 @@ from edge.images import ImageSet
 from edge.images.preprocess import resize_crop
 from edge.measure.networks import Runner
 from edge.measure.scores import Scores
-from edge.progress import Reporter, Silent
+from edge.progress import SILENT, Reporter
 from edge.specs import Preprocess
 
 FOLDER = ".outputs"
@@ -39,12 +38,7 @@ _CHUNK = 256  # answers that are read at once
 class KeptAnswers:
     """The answers of all hops of a build, each under the hop's key and the sha256 of the picture's content.
 
-    Args:
-        root: the build folder, its lock held.
-        warn: told in one line that answers of an earlier version of edge can't be used.
-
-    Raises:
-        WorkspaceError: the disk is full or the folder can't be written.
+    The lock of the build folder ``root`` is held.
     """
 
     def __init__(self, root: Path, classes: int, warn: Callable[[str], None]) -> None:
@@ -61,9 +55,7 @@ class KeptAnswers:
     def __enter__(self) -> KeptAnswers:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         with closing(self._store):
             self.write()
 
@@ -77,11 +69,7 @@ class KeptAnswers:
         return found
 
     def read(self, hop: Hop, contents: Digests) -> Scores:
-        """Return the scores of pictures that are known, (n, classes).
-
-        Raises:
-            WorkspaceError: the file was damaged since.
-        """
+        """Return the scores of pictures that are known, (n, classes)."""
         rows = [row.tobytes() for row in contents]
         have = self._find(hop, rows)
         if len(have) < len(set(rows)):
@@ -92,11 +80,7 @@ class KeptAnswers:
         return scores
 
     def add(self, hop: Hop, content: bytes, scores: Scores) -> None:
-        """Add an answer; it is in the file after a second, or after :meth:`write`.
-
-        Raises:
-            WorkspaceError: the disk is full; what was written before stays whole.
-        """
+        """Add an answer; it is in the file after a second, or after :meth:`write`."""
         self._new.setdefault(_part(hop), {})[content] = np.ascontiguousarray(scores, "<f4").tobytes()
         if time.monotonic() - self._written > _SECONDS:
             self.write()
@@ -118,14 +102,9 @@ def _part(hop: Hop) -> str:
 
 
 def discard_stale(root: Path, models: Collection[str]) -> None:
-    """Remove the answers of models that are not published any more.
-
-    Args:
-        root: the build folder, its lock held.
-        models: sha256 of the published files.
-    """
+    """Remove the answers of all models but those published, told by the sha256 of their files."""
     if (root / NAME).exists():
-        with Store(root, NAME, Silent().warn) as store:
+        with Store(root, NAME, SILENT.warn) as store:
             store.remove([part for part in store.parts() if part.split(" ")[1] not in models])
 
 
@@ -157,12 +136,10 @@ def measure(
         hop: closed; opened only if there is something to compute.
         answers: known ones; grows.
         wanted: indices of the pictures to answer, readable as files.
-        preprocess: of the network.
 
     Raises:
         ModelFileError: it gives another number of scores, or scores that are no numbers.
         InputError: a picture was changed while it was measured.
-        EdgeError: whatever its runner raises.
     """
     started = time.monotonic()
     asked = images.contents[wanted].view(f"V{images.contents.shape[1]}").ravel()

@@ -26,7 +26,7 @@ from edge.images import ImageItem, ImageSet
 from edge.images.frames import cores
 from edge.measure.scores import Score, Scores, cosines, ranks
 from edge.measure.statistics import mcnemar, paired_bootstrap
-from edge.progress import Listener, Quiet
+from edge.progress import SILENT, Listener
 from edge.runtime.net import probabilities
 
 ANSWERS = "answers.csv"
@@ -55,7 +55,7 @@ def evaluate(
     command: str = "",
     answers: Path | None = None,
     workers: int | None = None,
-    listener: Listener | None = None,
+    listener: Listener = SILENT,
 ) -> Evaluation:
     """Measure the hops, each on what it has not answered before, and compare them.
 
@@ -68,11 +68,9 @@ def evaluate(
     Raises:
         LabelError: a label outside the classes.
         InputError: no picture could be read.
-        WorkspaceError: the disk is full.
-        EdgeError: a hop failed.
     """
-    listener, workers = listener or Quiet(), workers or cores()
     images, started = pictures.images, time.monotonic()
+    workers = workers or cores()
     if not pictures.unlabelled:
         _check_labels(images, subject.classes)
     listener.update(f"reading {len(images)} pictures")
@@ -122,11 +120,7 @@ def evaluate(
 
 
 def write_evaluation(path: Path, evaluation: Evaluation) -> None:
-    """Write ``eval.json`` whole or not at all.
-
-    Raises:
-        WorkspaceError: the disk is full or the folder can't be written.
-    """
+    """Write ``eval.json`` whole or not at all."""
     with disk_errors(path.parent):
         write_json(path, cattrs.unstructure(evaluation))
 
@@ -208,12 +202,11 @@ def tally(
 
     Args:
         columns: the hops in order, ``float`` first.
-        sink: takes a row a picture: its name, its label, and the class that each hop answered; None where
-            there is none.
+        sink: takes a row a picture: its name, its label, and the class that each hop answered; None where it has none.
 
     Returns:
-        One result a column, the change from the first hop to the quantized one (None without labels or if
-        they are the same), and the mistakes.
+        One result a column, the change from the first hop to the quantized one (None without labels or if they are
+        the same), and the mistakes.
     """
     images, labelled = pictures.images, not pictures.unlabelled
     names = [column.hop.name for column in columns]

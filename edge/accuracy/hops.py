@@ -112,11 +112,7 @@ def subject_of(built: Built, toolchain: Toolchain | None, no_toolchain: str = ""
 
 
 def find_hops(subject: Subject, program_count: int = PROGRAM_COUNT) -> tuple[list[Hop], list[Missing]]:
-    """Return the hops that can be measured here, in order, and those that can't.
-
-    Args:
-        program_count: pictures for the hop ``program``.
-    """
+    """Return the hops that can be measured here, in order, and those that can't."""
     found: list[Hop] = []
     missing: list[Missing] = []
     for name, (role, way) in _WAYS.items():

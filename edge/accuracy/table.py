@@ -92,11 +92,7 @@ class Evaluation:
     total: Change | None = None  #: the change from ``float`` to ``quantized``; None without labels.
 
     def hop(self, name: HopName) -> HopResult:
-        """Return the result of a hop.
-
-        Raises:
-            KeyError: it was not measured.
-        """
+        """Return the result of a hop; KeyError if it was not measured."""
         for result in self.hops:
             if result.hop == name:
                 return result
@@ -111,13 +107,7 @@ class Evaluation:
 def explain(
     hops: Sequence[HopResult], quantized: HopName, total: Change | None, unlabelled: str
 ) -> tuple[str, tuple[str, ...]]:
-    """Return the verdict in one line, and sentences about the steps.
-
-    Args:
-        hops: in order, ``float`` first.
-        total: from ``float`` to that hop; None without labels.
-        unlabelled: why there is no Top-1; empty if there is.
-    """
+    """Return the verdict in one line, and sentences about the steps; the first hop is ``float``."""
     last = next(hop for hop in hops if hop.hop == quantized)
     steps = [hop for hop in hops if hop.before is not None]
     sentences = [_step(hop) for hop in steps]

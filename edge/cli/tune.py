@@ -187,7 +187,7 @@ def tune_command(
     from edge.files import disk_errors, write_json
     from edge.folder.workspace import Workspace
     from edge.specs import load_precision, recipe_place, save_precision
-    from edge.tune import FILE, Options, tune
+    from edge.tune import FILE, SearchOptions, tune
     from edge.tune.spaces import baseline, operator_items
 
     if options["precision"] is not None:
@@ -195,7 +195,7 @@ def tune_command(
             f"--precision {options['precision']} with edge tune, which searches for it", remedy="leave --precision away"
         )
     share, microseconds = parse_latency(max_latency)
-    wanted = Options(
+    wanted = SearchOptions(
         max_drop=max_drop,
         max_latency=share,
         max_latency_us=microseconds,

@@ -14,6 +14,9 @@ from edge.images.preprocess import Image, calibration_picture
 
 APART = 0.95  # share of pairs, one picture of each set, that a statistic puts in the same order
 NOISE = 0.5  # photographs' neighbouring pixels correlate above 0.9, independent ones not at all
+CORRELATION = "neighbour correlation"
+_NAMES = ("mean red", "mean green", "mean blue", "contrast", CORRELATION, "colourfulness")
+_LEAST = (12.0, 12.0, 12.0, 8.0, 0.05, 8.0)  # medians nearer than this are alike, however sure
 _FOLDER = "calibration_data_*_f32"
 
 
@@ -39,17 +42,8 @@ class Difference:
     order: float  #: share of the pairs, one picture of each set, in which the larger median's is larger, 0.5..1.
 
 
-CORRELATION = "neighbour correlation"
-_NAMES = ("mean red", "mean green", "mean blue", "contrast", CORRELATION, "colourfulness")
-_LEAST = (12.0, 12.0, 12.0, 8.0, 0.05, 8.0)  # medians nearer than this are alike, however sure
-
-
 def calibration_frames(built: Built, count: int) -> tuple[Frame, ...]:
-    """Return the pictures that the build was calibrated on, evenly taken; none if they are not there.
-
-    Raises:
-        CalibrationError: a file is broken.
-    """
+    """Return the pictures that the build was calibrated on, evenly taken; none if they are not there."""
     folder = next(iter(sorted(built.folder.glob(_FOLDER))), None)
     files = sorted(folder.glob("*.bin")) if folder else []
     if len(files) > count:

@@ -22,7 +22,7 @@ from edge.folder.built import Built
 from edge.graph.files import load_onnx
 from edge.images import ImageSet
 from edge.images.frames import cores, load_frames
-from edge.progress import Reporter, Silent
+from edge.progress import SILENT, Reporter
 from edge.runtime import load
 from edge.simulate.fakequant import Quantizer
 
@@ -30,20 +30,18 @@ _ROLES = ("float_onnx", "bpu_onnx", "calibrated_onnx", "quantized_onnx", "portab
 
 
 def diagnose(
-    built: Built, images: ImageSet, *, unlabelled: str, command: str, reporter: Reporter | None = None
+    built: Built, images: ImageSet, *, unlabelled: str, command: str, reporter: Reporter = SILENT
 ) -> Diagnosis:
     """Diagnose a build on pictures.
 
     Args:
-        built: from :func:`edge.folder.built.open_built`.
-        images: the pictures; labels are class indices.
+        images: their labels are class indices.
         unlabelled: why there is no Top-1; empty if there is.
 
     Raises:
         InputError: no picture can be read.
         ModelFileError: a file of the build can't be run, or holds an operator without a rule.
     """
-    reporter = reporter or Silent()
     started = time.monotonic()
     reporter.update("pictures", 0.0)
     frames, unreadable = load_frames(images, built.metadata.preprocess, reporter)

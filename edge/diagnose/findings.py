@@ -11,6 +11,9 @@ from numpy.typing import NDArray
 from edge.measure.layers import UnitKind
 from edge.measure.scores import Scores, cosines
 
+FILE = "diagnosis.json"
+SCHEMA_VERSION = 1
+
 
 def share(part: str, reference: Scores, scores: Scores, labels: NDArray[np.int64] | None) -> Share:
     """Return how far a part moves the scores from the reference's."""
@@ -25,10 +28,6 @@ def share(part: str, reference: Scores, scores: Scores, labels: NDArray[np.int64
 def names(items: Sequence[str], most: int = 3) -> str:
     """Return the first of several names, and how many more there are."""
     return ", ".join(items[:most]) + (f" and {len(items) - most} more" if len(items) > most else "")
-
-
-FILE = "diagnosis.json"
-SCHEMA_VERSION = 1
 
 
 @frozen

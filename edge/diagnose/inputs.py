@@ -108,10 +108,7 @@ def check_float(
 ) -> tuple[TriedInput, ...]:
     """Feed the float network in every other way.
 
-    Args:
-        net: the user's float network.
-        as_built: (n, classes) with the build's own input.
-        labels: (n,) class indices; None without.
+    ``as_built`` are its scores (n, classes) with the build's own input, ``labels`` class indices (n,).
     """
     tried = changes(net.preprocess)
 
@@ -141,7 +138,6 @@ def check_program(
         program: NV12 to scores.
         answers: (n,) the right answers: labels, or the float network's own.
         as_built: (n, classes) with the NV12 that edge makes.
-        labelled: whether ``answers`` are labels.
     """
     made: tuple[tuple[str, Callable[[Image], Image]], ...] = (
         (SWAPPED, lambda rgb: rgb_to_nv12(np.ascontiguousarray(rgb[..., ::-1]))),
@@ -210,8 +206,8 @@ def _joined(values: Sequence[float]) -> str:
 def own_normalisation(model: onnx.ModelProto) -> str:
     """Return how a network begins by normalising its input itself, in a few words; '' if it does not.
 
-    Such are a Sub, Add, Mul or Div by one value or three, and a BatchNormalization of three channels, before
-    the first operator of another kind.
+    Such are a Sub, Add, Mul or Div by one value or three, and a BatchNormalization of three channels, before the first
+    operator of another kind.
     """
     constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
     for node in model.graph.node:
@@ -258,12 +254,7 @@ class Steps:
 def measure_steps(
     built: Built, frames: Sequence[Frame], labels: NDArray[np.int64] | None, program: Net | None, reporter: Reporter
 ) -> Steps:
-    """Run the whole networks.
-
-    Args:
-        labels: (n,) class indices; None without.
-        program: its integers in the portable model; None where they can't be run here.
-    """
+    """Run the whole networks; ``program`` is None where its integers can't be run here."""
     rule = built.metadata.preprocess
     net = FloatNet(built.file("float_onnx"), rule)
     reporter.update("float network", 0.02)

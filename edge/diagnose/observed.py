@@ -42,12 +42,7 @@ class Seen:
 
 
 def look(net: FakeQuant, values: Mapping[str, NDArray[np.float32]]) -> Seen:
-    """Return what one picture's activations show.
-
-    Args:
-        net: the network.
-        values: tensor -> float32, of the float network.
-    """
+    """Return what one picture's activations show, from the float network's tensors."""
     count = len(net.quantizers)
     low, high, beyond, excess = (np.zeros((1, count)) for _ in range(4))
     channels: list[NDArray[np.float32]] = []
@@ -75,7 +70,6 @@ def summarize(known: tuple[int, Quantizer] | None, seen: Seen, bounds: tuple[flo
 
     Args:
         known: index and quantizer of the output; None where it is not rounded.
-        bounds: smallest and largest value of the output.
     """
     if known is None:
         return Range(low=bounds[0], high=bounds[1], threshold=None, saturated=0.0)
@@ -118,11 +112,7 @@ def inner_tensors(net: FakeQuant, groups: Sequence[Group]) -> list[str]:
 
 
 def observe(net: FakeQuant, groups: Sequence[Group], frames: Sequence[Frame], done: Done | None = None) -> Observed:
-    """Run every picture through the float and the calibrated network and compare layer by layer.
-
-    Args:
-        net: opened with :func:`inner_tensors`.
-    """
+    """Compare the float and the calibrated network layer by layer; ``net`` was opened with :func:`inner_tensors`."""
     output, before, after = net.graph.outputs[0], [item.output for item in groups], _rounded(net, groups)
     wanted = list(dict.fromkeys([output, *before, *_activations(net)]))
 

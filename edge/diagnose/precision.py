@@ -50,7 +50,6 @@ def wider_layers(
     """Try 16 bits: at each of the worst layers, at the best of those together, at all activations.
 
     Args:
-        net: the calibrated network.
         damage: layer -> how far its rounding alone moves the scores.
         done: told how many pictures are done; there are two passes.
 
@@ -83,10 +82,10 @@ def wider_layers(
 def _widens(net: FakeQuant, group: Group) -> bool:
     """Tell whether 16 bits at a layer win in the program what they win in the calibrated model.
 
-    Measured on MobileNetV1 with hb_mapper 1.24.3: 16 bits at its first convolutions raised the calibrated
-    model's agreement with float and brought the program's down from 90 to 75 %, since the integers of 16-bit
-    convolutions keep fewer bits; and with 16 bits behind the preprocess node the compiled program no longer
-    equalled the quantized model. LayerNorms, pools and sums kept what they won.
+    Measured on MobileNetV1 with hb_mapper 1.24.3: 16 bits at its first convolutions raised the calibrated model's
+    agreement with float and brought the program's down from 90 to 75 %, since the integers of 16-bit convolutions keep
+    fewer bits; and with 16 bits behind the preprocess node the compiled program no longer equalled the quantized
+    model. LayerNorms, pools and sums kept what they won.
     """
     first = {"", *(node.name for node in net.graph.nodes if node.op_type == "HzPreprocess")}
     reads_input = any(net.quantizers[i].producer in first for i in group.touching)
@@ -100,11 +99,7 @@ def _wider(net: FakeQuant, at: Sequence[int]) -> NDArray[np.uint8]:
 def unrounded_weights(
     net: FakeQuant, weights: Sequence[WeightTensor], frames: Sequence[Frame], observed: Observed
 ) -> dict[int, Gain]:
-    """Try the weights with outliers, or with the largest rounding errors, unrounded.
-
-    Returns:
-        Quantizer of the weight -> gain.
-    """
+    """Try the weights with outliers, or with the largest rounding errors, unrounded: quantizer of each -> gain."""
     odd = sorted((w for w in weights if w.outlier >= OUTLIER), key=lambda w: -w.outlier)[:SUSPECTS]
     rough = sorted(weights, key=lambda w: -w.channel_error)[:SUSPECTS]
     suspects = list({w.quantizer: w for w in [*odd, *rough]}.values())
@@ -155,21 +150,21 @@ class LayerStudy:
     quantizers: tuple[Quantizer, ...]
     groups: tuple[Group, ...]
     observed: Observed
-    alone: dict[str, tuple[float, float]]
-    alone_n: int
+    alone: dict[str, tuple[float, float]]  #: layer -> mean cosine and agreement with only this layer rounded.
+    alone_n: int  #: pictures for that.
     shares: tuple[Share, ...]
     steps: tuple[StepEffect, ...]
     weights: tuple[WeightTensor, ...]
-    weight_gains: dict[int, Gain]
+    weight_gains: dict[int, Gain]  #: quantizer of a weight -> what leaving it unrounded wins.
     changed: tuple[ChangedTensor, ...]
-    layer_gains: tuple[tuple[Group, Gain], ...]
-    set_gains: tuple[tuple[tuple[Group, ...], Gain], ...]
-    all_gain: Gain
-    calibration_n: int
-    differences: tuple[Difference, ...]
-    refit_gain: Gain
-    max_gain: Gain | None
-    video_node: bool
+    layer_gains: tuple[tuple[Group, Gain], ...]  #: of 16 bits, the best first.
+    set_gains: tuple[tuple[tuple[Group, ...], Gain], ...]  #: of 16 bits, the fewest layers first.
+    all_gain: Gain  #: of 16 bits at every activation.
+    calibration_n: int  #: calibration pictures that were compared; 0 where they are gone.
+    differences: tuple[Difference, ...]  #: of these from the pictures measured on.
+    refit_gain: Gain  #: of thresholds of the pictures themselves.
+    max_gain: Gain | None  #: of ``method: max``; None without calibration pictures.
+    video_node: bool  #: whether the program decodes video-range NV12.
     program_checks: tuple[InputCheck, ...]
 
 

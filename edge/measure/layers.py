@@ -17,7 +17,6 @@ UnitKind = Literal[
     "conv", "depthwise conv", "linear", "LayerNorm", "GELU", "activation", "add", "matmul", "softmax", "pool", "other"
 ]
 
-
 _CONVOLUTIONS = {"Conv", "ConvTranspose"}
 _ACTIVATIONS = {
     "Clip", "Elu", "HardSigmoid", "HardSwish", "HzHardSwish", "HzMish", "HzSwish", "LeakyRelu", "PRelu",
@@ -208,7 +207,8 @@ class _Net:
         centred = self._before(square)
         if centred is None or self._nodes[centred].op_type != "Sub":
             return [root]
-        found += [at, square, centred, *self._writers(centred, "ReduceMean")]
+        means = [i for i in self._writers_of(centred) if self._nodes[i].op_type == "ReduceMean"]
+        found += [at, square, centred, *means]
         last = root
         while (after := self._only(last)) is not None and self._nodes[after].op_type in ("Reciprocal", "Mul", "Div"):
             found.append(after)
@@ -262,9 +262,6 @@ class _Net:
     def _writers_of(self, index: int) -> list[int]:
         names = (self.source(name) for name in self._nodes[index].input)
         return [self._writer[name] for name in names if name in self._writer]
-
-    def _writers(self, index: int, op: str) -> list[int]:
-        return [i for i in self._writers_of(index) if self._nodes[i].op_type == op]
 
     def _only(self, index: int) -> int | None:
         """Return the one node that reads a node's result; None if there are more."""

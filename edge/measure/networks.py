@@ -29,11 +29,7 @@ class Runner(Protocol):
 
 
 class FloatNet:
-    """A float-input ONNX classifier in stock onnxruntime, one thread a picture; may be called from several.
-
-    Raises:
-        ModelFileError: onnxruntime refuses the model.
-    """
+    """A float-input ONNX classifier in stock onnxruntime, one thread a picture; may be called from several."""
 
     def __init__(self, model: Path, preprocess: Preprocess) -> None:
         self._session = open_session(model)

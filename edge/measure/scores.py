@@ -62,11 +62,7 @@ class StepEffect:
 
 
 def gain(what: str, reference: Scores, before: Scores, after: Scores) -> Gain:
-    """Return what a change wins.
-
-    Args:
-        reference: (n, classes) of the float network.
-    """
+    """Return what a change wins; ``reference`` are the float network's scores, each (n, classes)."""
     answers = reference.argmax(1)
     old, new = before.argmax(1) == answers, after.argmax(1) == answers
     near_before, near_after = cosines(reference, before), cosines(reference, after)
@@ -84,16 +80,12 @@ def gain(what: str, reference: Scores, before: Scores, after: Scores) -> Gain:
 
 
 def expected(reference: Scores, scores: Scores) -> float:
-    """Return the agreement that the scores' errors let expect, 0..1.
+    """Return the agreement, 0..1, that the errors of scores against the float network's, both (n, classes), let expect.
 
-    A count of equal answers moves by whole pictures. This takes each picture's errors as independent and
-    normal with their own standard deviation s, and asks how likely the first answer stays before each of its
-    nearest rivals j, a margin m_j behind: the integral of phi(t) * prod_j Phi(t + m_j / s) over t, by
-    Gauss and Hermite, averaged over the pictures.
-
-    Args:
-        reference: (n, classes) of the float network.
-        scores: (n, classes) of the other.
+    A count of equal answers moves by whole pictures. This takes each picture's errors as independent and normal with
+    their own standard deviation s, and asks how likely the first answer stays before each of its nearest rivals j, a
+    margin m_j behind: the integral of phi(t) * prod_j Phi(t + m_j / s) over t, by Gauss and Hermite, averaged over the
+    pictures.
     """
     ordered = -np.sort(-reference.astype(np.float64), axis=1)[:, : RIVALS + 1]
     margins = ordered[:, :1] - ordered[:, 1:]
@@ -115,8 +107,8 @@ def _normal(values: NDArray[np.float64]) -> NDArray[np.float64]:
 def _sign_flip(differences: NDArray[np.float64]) -> float:
     """Return the one-sided p of a paired randomization test: how often random signs give as large a mean.
 
-    Unlike a count of signs it sees a change that helps few pictures much. Source: R. A. Fisher, "The Design
-    of Experiments" (1935), section 21.
+    Unlike a count of signs it sees a change that helps few pictures much. Source: R. A. Fisher, "The Design of
+    Experiments" (1935), section 21.
     """
     rng = np.random.Generator(np.random.PCG64(0))
     signs = rng.integers(0, 2, (DRAWS, len(differences)), np.int8) * 2 - 1
@@ -191,13 +183,9 @@ def score_record(score: Score | None) -> dict[str, object] | None:
 
 
 def ranks(scores: Scores, labels: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Return the place of each row's label among its scores; 0 is Top-1.
+    """Return the place, (n,), of each row's label among its scores, (n, classes); 0 is Top-1.
 
     Of equal scores the lower class index comes first, as with argmax.
-
-    Args:
-        scores: (n, classes).
-        labels: (n,) class indices.
     """
     own = np.take_along_axis(scores, labels[:, None], axis=1)
     lower = np.arange(scores.shape[1])[None] < labels[:, None]
@@ -206,12 +194,7 @@ def ranks(scores: Scores, labels: NDArray[np.int64]) -> NDArray[np.int64]:
 
 
 def score(scores: Scores, labels: NDArray[np.int64]) -> Score:
-    """Count the right answers.
-
-    Args:
-        scores: (n, classes).
-        labels: (n,) class indices.
-    """
+    """Count the right answers in scores, (n, classes); labels are class indices, (n,)."""
     places = ranks(scores, labels)
     return Score(len(labels), top1_right=int((places == 0).sum()), top5_right=int((places < 5).sum()))
 
@@ -231,13 +214,13 @@ def log_softmax(scores: Scores) -> NDArray[np.float64]:
 def divergence(reference: Scores, scores: Scores) -> float:
     """Return the mean Kullback-Leibler divergence of the answers from the reference's, in nats.
 
-    A count of changed answers moves by whole pictures; this moves with every score, so that recipes that
-    differ by less than a picture in a hundred can be told apart on a few hundred. Units and recipes are
-    ranked by it: of the 294 units of a trained ConvNeXt-atto, the twelve that it put first on 32 pictures
-    won 0.54 points of agreement each on 300 others, those of the mean cosine 0.53, of :func:`expected`
-    0.48, of a count 0.47 (means of 40 draws, standard errors 0.02 to 0.03). :func:`expected` stays for what
-    is told to a reader, in points of agreement; it needs no softmax. Source: S. Kullback and R. A. Leibler,
-    "On Information and Sufficiency", Annals of Mathematical Statistics 22 (1951).
+    A count of changed answers moves by whole pictures; this moves with every score, so that recipes that differ by
+    less than a picture in a hundred can be told apart on a few hundred. Units and recipes are ranked by it: of the 294
+    units of a trained ConvNeXt-atto, the twelve that it put first on 32 pictures won 0.54 points of agreement each on
+    300 others, those of the mean cosine 0.53, of :func:`expected` 0.48, of a count 0.47 (means of 40 draws, standard
+    errors 0.02 to 0.03). :func:`expected` stays for what is told to a reader, in points of agreement; it needs no
+    softmax. Source: S. Kullback and R. A. Leibler, "On Information and Sufficiency", Annals of Mathematical
+    Statistics 22 (1951).
     """
     p, q = log_softmax(reference), log_softmax(scores)
     return float((np.exp(p) * (p - q)).sum(axis=1).mean())

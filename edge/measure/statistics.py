@@ -12,19 +12,11 @@ NOISE = 0.05  # p at and above which a change counts as chance
 
 
 def wilson(successes: int, n: int, z: float = Z95) -> tuple[float, float]:
-    """Return the Wilson score interval of a proportion.
+    """Return the lower and upper bound, in 0..1, of the Wilson score interval of a proportion.
 
-    Unlike the plain normal interval it stays within 0..1 and holds for small n and near the ends.
-    Source: E. B. Wilson, "Probable Inference, the Law of Succession, and Statistical Inference",
-    Journal of the American Statistical Association 22 (1927).
-
-    Args:
-        successes: 0..n.
-        n: number of trials, above 0.
-        z: quantile of the normal distribution; the default gives 95 %.
-
-    Returns:
-        Lower and upper bound, in 0..1.
+    Unlike the plain normal interval it stays within 0..1 and holds for small n and near the ends; ``z`` is a quantile
+    of the normal distribution. Source: E. B. Wilson, "Probable Inference, the Law of Succession, and Statistical
+    Inference", Journal of the American Statistical Association 22 (1927).
 
     Raises:
         ValueError: n is not positive or successes is outside 0..n.
@@ -41,17 +33,11 @@ def wilson(successes: int, n: int, z: float = Z95) -> tuple[float, float]:
 def mcnemar(lost: int, gained: int) -> float:
     """Return the exact two-sided p of McNemar's test: of a change as uneven as this, if nothing had changed.
 
-    Only pictures on which two networks differ tell anything. If neither is better, each of those falls to
-    either side with probability 1/2, so that ``lost`` is binomial; p is twice the smaller tail, at most 1.
-    Source: Q. McNemar, "Note on the sampling error of the difference between correlated proportions or
-    percentages", Psychometrika 12 (1947); exact form as in A. Agresti, "Categorical Data Analysis".
-
-    Args:
-        lost: right before, wrong after.
-        gained: wrong before, right after.
-
-    Returns:
-        p in 0..1; 1 without any such picture.
+    Only pictures on which two networks differ tell anything: those ``lost``, right before and wrong after, and those
+    ``gained``. If neither is better, each falls to either side with probability 1/2, so that ``lost`` is binomial; p is
+    twice the smaller tail, at most 1, and 1 without any such picture. Source: Q. McNemar, "Note on the sampling error
+    of the difference between correlated proportions or percentages", Psychometrika 12 (1947); exact form as in
+    A. Agresti, "Categorical Data Analysis".
 
     Raises:
         ValueError: a negative count.
@@ -80,22 +66,12 @@ def may_be_chance(p: float, interval: tuple[float, float] | None = None) -> bool
 def paired_bootstrap(
     lost: int, gained: int, n: int, *, seed: int = 0, draws: int = 20_000, level: float = 0.95
 ) -> tuple[float, float]:
-    """Return the bootstrap percentile interval of a paired change of a proportion.
+    """Return the bootstrap percentile interval of a paired change of a proportion: (gained - lost) / n, in -1..1.
 
-    To draw n pictures with replacement, each with both answers, is to draw how many of them are lost, gained
-    or the same from a multinomial distribution with the observed shares; so nothing of single pictures is
-    needed. Source: B. Efron and R. J. Tibshirani, "An Introduction to the Bootstrap" (1993), chapter 13.
-
-    Args:
-        lost: right before, wrong after.
-        gained: wrong before, right after.
-        n: all pictures, above 0.
-        seed: of the draws; the same seed gives the same interval.
-        draws: how many.
-        level: share of the draws inside the interval.
-
-    Returns:
-        Lower and upper bound of (right after - right before) / n, in -1..1.
+    To draw n pictures with replacement, each with both answers, is to draw how many of them are lost, gained or the
+    same from a multinomial distribution with the observed shares; so nothing of single pictures is needed. ``level``
+    is the share of the draws inside the interval. Source: B. Efron and R. J. Tibshirani, "An Introduction to the
+    Bootstrap" (1993), chapter 13.
 
     Raises:
         ValueError: counts that are negative or more than n.

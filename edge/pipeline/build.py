@@ -35,10 +35,7 @@ T = TypeVar("T")
 
 
 class Build:
-    """The stages of one request, run as they are asked for.
-
-    Args:
-        workspace: the model's build folder, held.
+    """The stages of one request, run as they are asked for in the model's build folder, which is held.
 
     Raises:
         EdgeError: a path of the request is wrong; told now, not after minutes of compiling.
@@ -63,11 +60,7 @@ class Build:
                 self.stage(row)
 
     def stage(self, row: Stage[T]) -> Done[T]:
-        """Return a finished stage; it and those that it needs run now if they have not yet.
-
-        Raises:
-            EdgeError: whatever stopped it.
-        """
+        """Return a finished stage; it and those that it needs run now if they have not yet."""
         if row.name not in self._done:
             for need in row.needs:
                 if need.when(self):

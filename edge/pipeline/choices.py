@@ -111,7 +111,6 @@ def pictures(
         images: a source of pictures; None takes the demo's.
         labels: what names the network's classes, as for :func:`edge.images.class_names`.
         source: of the weights, such as ``timm``, ``demo`` or ``random``.
-        classes: of the network.
         count: at most so many pictures; 0 takes all.
         seed: of the choice; rendered pictures are taken from the first on.
     """

@@ -37,7 +37,6 @@ def given(*packages: str, also: Mapping[str, object] | None = None, **arguments:
     """Return arguments with the key that follows from them.
 
     A file of a stage counts as its hash, a compiler as its identity, images as their fingerprint.
-
     """
     key = {name: _key_of(value) for name, value in arguments.items()}
     kept = {name: value for name, value in key.items() if value is not None}

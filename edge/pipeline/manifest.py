@@ -86,12 +86,7 @@ def artifacts(build: Build) -> list[Artifact]:
 
 
 def manifest(build: Build, files: Iterable[Artifact], texts: Mapping[str, str]) -> dict[str, object]:
-    """Return the content of ``manifest.json``.
-
-    Args:
-        files: from :func:`artifacts`.
-        texts: further files of the build folder, name -> content.
-    """
+    """Return the content of ``manifest.json``; ``texts`` are further files of the build folder, name -> content."""
     listed: list[dict[str, object]] = []
     for file in files:
         record = build.record(file.source)
@@ -102,12 +97,7 @@ def manifest(build: Build, files: Iterable[Artifact], texts: Mapping[str, str]) 
 
 
 def metadata(build: Build, files: Iterable[Artifact], labels: str) -> Metadata:
-    """Return what the runtime must know of the program.
-
-    Args:
-        files: from :func:`artifacts`.
-        labels: text of ``labels.txt``; empty if the class names are not known.
-    """
+    """Return what the runtime must know of the program; ``labels`` is the text of ``labels.txt``, empty for none."""
     found: dict[Role, FileEntry] = {}
     for file in files:
         if file.role in RUNTIME_ROLES:

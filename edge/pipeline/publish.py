@@ -53,11 +53,7 @@ def publish(build: Build, workspace: Workspace, reports: Reports) -> dict[str, o
 
 
 def stale_results(root: Path, hashes: Mapping[str, str]) -> list[str]:
-    """Return the names of later results in a build folder that do not speak of these files.
-
-    Args:
-        hashes: role -> sha256 of what is going to be published.
-    """
+    """Return the names of later results in a build folder that do not speak of what is published, role -> sha256."""
     stale: list[str] = []
     for name, belonging in RESULTS.items():
         try:

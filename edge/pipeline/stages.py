@@ -414,7 +414,6 @@ QUANTIZE = Stage(
     when=lambda build: not with_compiler(build),
 )
 
-
 PORTABLE = Stage(
     "portable",
     work=translate_or_say,
@@ -480,7 +479,7 @@ def _eval_inputs(build: Build) -> Inputs:
         hops=Keyed(hops, {hop.name: hop.key for hop in hops}),
         pictures=Keyed(Pictures(images, no_top1, seed), [images.fingerprint, images.description, no_top1, seed]),
         root=Keyed(build.workspace.root),
-        listener=Keyed(_Inside(build.listener)),
+        listener=Keyed(Inside(build.listener)),
     )
 
 
@@ -492,24 +491,31 @@ def _eval_note(_build: Build, result: Evaluation) -> str:
     return f"Top-1 {first.score.top1:.2f} → {last.score.top1:.2f} %, {agreement}"
 
 
-class _Inside:
-    """Shows the hops of one stage as its steps."""
+class Inside:
+    """Shows the stages of something that is a stage itself as its steps; each warning once."""
 
-    def __init__(self, listener: Listener) -> None:
+    def __init__(self, listener: Listener, standing: Callable[[], str] = str) -> None:
         self._listener = listener
-        self._hop = ""
+        self._standing = standing  # what stands behind each line
+        self._warned: set[str] = set()
+        self._step = ""
 
     def begin(self, stage: str) -> None:
-        self._hop = stage
+        """Note the step."""
+        self._step = stage
 
     def end(self, stage: str, seconds: float, *, cached: bool, note: str) -> None:
         """A step ends without a word."""
 
     def update(self, text: str, fraction: float | None = None) -> None:
-        self._listener.update(f"{self._hop}: {text}" if self._hop else text, fraction)
+        """Show the step."""
+        self._listener.update((f"{self._step}: {text}" if self._step else text) + self._standing(), fraction)
 
     def warn(self, message: str) -> None:
-        self._listener.warn(message)
+        """Pass a warning on, once."""
+        if message not in self._warned:
+            self._warned.add(message)
+            self._listener.warn(message)
 
 
 EVAL = Stage(

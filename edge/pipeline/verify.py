@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from edge.errors import GateError, ImageError, ModelFileError, ToolchainError
 from edge.images import ImageSet, open_images, sample
 from edge.images.preprocess import resize_crop, rgb_to_nv12
-from edge.progress import Reporter, Silent
+from edge.progress import SILENT, Reporter
 from edge.runtime import load
 from edge.runtime.protocol import Scores
 from edge.simulate.hbdk import Simulator, why_unusable
@@ -61,26 +61,18 @@ def verify(
     images: ImageSet,
     preprocess: Preprocess,
     frames: int = FRAMES,
-    reporter: Reporter | None = None,
+    reporter: Reporter = SILENT,
 ) -> VerifyResult:
     """Run pictures through the compiled program, the quantized model and the portable model.
 
-    Args:
-        program: the ``.bin``.
-        quantized: its ``*_quantized_model.onnx``.
-        portable: the translation of that; None if there is none.
-        images: from :func:`candidates`; the first that can be read are taken.
-        preprocess: of the network.
-
-    Returns:
-        What was compared; with ``why_not`` where the compiler has no simulator or it can't run this program.
+    Of the images, from :func:`candidates`, the first that can be read are taken. Where the compiler has no simulator,
+    or it can't run this program, the result has ``why_not``.
 
     Raises:
         GateError: the program and the quantized model differ, or the portable model gives other answers.
         ToolchainError: the simulator or the runtime failed.
         ModelFileError: the ``.bin`` or the ONNX is broken.
     """
-    reporter = reporter or Silent()
     if why := why_unusable(toolchain):
         return VerifyResult(0, None, None, why_not=why)
     try:

@@ -25,11 +25,7 @@ if TYPE_CHECKING:
 
 
 def measure_model(request: Request, build_dir: Path, listener: Listener) -> Counted:
-    """Export a model, simplify it as proof that it can be built, and count the exported network.
-
-    Raises:
-        EdgeError: whatever stopped the export, the simplification or the count.
-    """
+    """Export a model, simplify it as proof that it can be built, and count the exported network."""
     from edge.graph.count import count
     from edge.pipeline.build import Build
     from edge.pipeline.stages import EXPORT, SIMPLIFY
@@ -65,15 +61,8 @@ def measure_model(request: Request, build_dir: Path, listener: Listener) -> Coun
 def request_of(spec: ModelSpec, *, timeout: float, any_memory: bool = False) -> Request:
     """Return the request of one model.
 
-    Weights are random, from seed 0: shapes, placement and speed do not depend on them, and none have to be
-    downloaded. A model that is a file keeps its own.
-
-    Args:
-        timeout: seconds for one run of the compiler.
-        any_memory: run the compiler even where it is foretold not to fit in memory.
-
-    Raises:
-        SpecError: its recipe breaks the schema.
+    Weights are random, from seed 0: shapes, placement and speed do not depend on them, and none have to be downloaded.
+    A model that is a file keeps its own. One run of the compiler may take ``timeout`` seconds.
     """
     own = any(getattr(spec.sources, kind) for kind in OWN_FILES)
     return Request(
@@ -91,12 +80,8 @@ def check_model(
 ) -> Checked:
     """Return the placement of one model; a known failure is a result too, so that the others get their turn.
 
-    What an earlier run finished is taken from the build folder. Models of one architecture are one network
-    before their weights are loaded: it is checked once.
-
-    Args:
-        request: from ``request_of``.
-        earlier: what this run found of other models, by name.
+    What an earlier run finished is taken from the build folder. Models of one architecture are one network before their
+    weights are loaded: it is checked once, so what this run found ``earlier`` is looked at.
     """
     from edge.pipeline.build import Build
     from edge.pipeline.stages import CHECK, EXPORT, SIMPLIFY

@@ -56,13 +56,9 @@ def recipe_sha256(precision: Precision) -> str:
 
 
 class Stages:
-    """The stage records of one build folder.
+    """The stage records of one build folder, which need not exist.
 
-    The manifest does not do here: ``edge compile`` writes none, and it names a recipe without saying
-    what the recipe does.
-
-    Args:
-        folder: such as ``build/ConvNeXt_atto``; it need not exist.
+    The manifest does not do here: ``edge compile`` writes none, and it names a recipe without saying what it does.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -87,11 +83,7 @@ class Stages:
             return []
 
     def verified(self, program: str) -> bool | None:
-        """Return whether a program's integers were seen to be the quantized model's; None if nobody looked.
-
-        Args:
-            program: sha256 of the ``.bin``.
-        """
+        """Return whether a ``.bin`` of this sha256 was seen to equal the quantized model; None if nobody looked."""
         for data in self._records.get("verify", ()):
             result = data.get("result") or {}
             if data["inputs"].get("program") == program and not result.get("why_not"):
@@ -170,10 +162,6 @@ def collect(build_dir: Path, specs: Iterable[ModelSpec], known: Records | None =
 
     Args:
         known: what was recorded of them elsewhere; a check of ``build_dir`` comes before one of these.
-
-    Raises:
-        InputError: the kept records can't be read.
-        SpecError: a model's recipe breaks the schema.
     """
     kept = load_records(build_dir / RECORDS)
     records, left_out = {}, {}
@@ -214,12 +202,7 @@ def _best(folder: Path, request: Request, checked: Checked | None) -> tuple[Comp
 
 
 def unfit(origin: Origin, request: Request, checked: Checked | None) -> str:
-    """Return why a program is not the model's own; empty if it is.
-
-    Args:
-        request: from ``request_of``.
-        checked: what the model's check saw; None if there was none.
-    """
+    """Return why a program is not the model's own, as ``request_of`` asks for it; empty if it is."""
     spec, export = request.spec, origin.export
     if not _own_weights(origin, request):
         return f"{export.weights.source} weights ({export.weights.tag}) are not the model's own"

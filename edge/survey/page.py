@@ -10,6 +10,55 @@ from edge.specs import ModelSpec, Published
 from edge.survey.record import Counted, Record, Records
 
 TOLERANCE = 2.0  # percent
+NONE = "-"
+GB, MB = 1e9, 1e6
+
+Models = Mapping[str, ModelSpec | None]  # None: there are records of it, but no YAML here
+
+HEAD = """# The models, measured
+
+Written by `{command}`; do not edit.
+
+Sizes, placement and speed are measured here; what others published stands beside. "{none}" is what was not
+measured.
+"""
+
+SIZE = """
+## Size and placement
+
+"Export error" is the largest difference between the scores of the exported ONNX and of the framework that it
+came from on the same noise, as a share of the range of the scores.
+
+Parameters and multiply-accumulates (MACs) are counted on the exported ONNX by onnx-tool. MACs are those of
+convolutions and matrix products, attention's included; a multiplication and the addition after it are one.
+Published "FLOPs" of these families are MACs of that kind. Normalisation, activation functions, softmax,
+pooling and additions of two tensors are not among them: "beside" says how many operations those are, in
+percent of the MACs.
+
+Placement is what `hb_mapper checker` says of the simplified ONNX with random weights, as
+`edge models --check-all` runs it. The CPU nodes of the tail turn the result into scores; a CPU node inside
+would split the network. "Moved" ones are those that the model's recipe puts on the BPU, of which the checker
+is not told: the table of compiles shows where they went. Seconds are those of all three steps, and depend on
+what else the machine had to do. Models that differ in their weights alone are one network, checked once:
+the seconds of the others are without a check.
+"""
+
+SPEED = """
+## Compiled
+
+Static figures are the compiler's own for one frame; they do not depend on the weights. Time and peak memory
+are those of `hb_mapper makertbin` alone, on the machine that compiled. "Bit for bit" says whether the
+simulated program was seen to give the integers of the quantized model.
+"""
+
+MADE = """
+## What was compiled
+
+"ONNX" and "recipe" begin the sha256 of the file that was compiled and of what the recipe does. "Network" says
+whether it is the very network that the checker saw, which only the same weights can tell. "{unknown}" is what
+the edge that compiled did not record.
+"""
+UNKNOWN = "unknown"
 
 
 @frozen
@@ -64,63 +113,8 @@ def _percent(measured: float, published: float | None) -> float | None:
     return None if not published else 100 * (measured - published) / published
 
 
-NONE = "-"
-GB, MB = 1e9, 1e6
-
-Models = Mapping[str, ModelSpec | None]  # None: there are records of it, but no YAML here
-
-HEAD = """# The models, measured
-
-Written by `{command}`; do not edit.
-
-Sizes, placement and speed are measured here; what others published stands beside. "{none}" is what was not
-measured.
-"""
-
-SIZE = """
-## Size and placement
-
-"Export error" is the largest difference between the scores of the exported ONNX and of the framework that it
-came from on the same noise, as a share of the range of the scores.
-
-Parameters and multiply-accumulates (MACs) are counted on the exported ONNX by onnx-tool. MACs are those of
-convolutions and matrix products, attention's included; a multiplication and the addition after it are one.
-Published "FLOPs" of these families are MACs of that kind. Normalisation, activation functions, softmax,
-pooling and additions of two tensors are not among them: "beside" says how many operations those are, in
-percent of the MACs.
-
-Placement is what `hb_mapper checker` says of the simplified ONNX with random weights, as
-`edge models --check-all` runs it. The CPU nodes of the tail turn the result into scores; a CPU node inside
-would split the network. "Moved" ones are those that the model's recipe puts on the BPU, of which the checker
-is not told: the table of compiles shows where they went. Seconds are those of all three steps, and depend on
-what else the machine had to do. Models that differ in their weights alone are one network, checked once:
-the seconds of the others are without a check.
-"""
-
-SPEED = """
-## Compiled
-
-Static figures are the compiler's own for one frame; they do not depend on the weights. Time and peak memory
-are those of `hb_mapper makertbin` alone, on the machine that compiled. "Bit for bit" says whether the
-simulated program was seen to give the integers of the quantized model.
-"""
-
-MADE = """
-## What was compiled
-
-"ONNX" and "recipe" begin the sha256 of the file that was compiled and of what the recipe does. "Network" says
-whether it is the very network that the checker saw, which only the same weights can tell. "{unknown}" is what
-the edge that compiled did not record.
-"""
-UNKNOWN = "unknown"
-
-
 def page(specs: Sequence[ModelSpec], records: Records, *, command: str) -> str:
-    """Return ``docs/models.md``.
-
-    Args:
-        records: what was measured; models may be missing. Those without a spec come last, by name.
-    """
+    """Return ``docs/models.md``; models that have records but no spec come last, by name."""
     known = {spec.name: spec for spec in specs}
     models: Models = {**known, **dict.fromkeys(sorted(set(records) - set(known)))}
     found = {name: records.get(name, Record()) for name in models}

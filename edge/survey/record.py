@@ -174,11 +174,7 @@ def _foreign(path: Path, error: Exception) -> InputError:
 
 
 def save_records(path: Path, records: Records) -> None:
-    """Write the records of all models, sorted by name.
-
-    Raises:
-        WorkspaceError: the file can't be written.
-    """
+    """Write the records of all models, sorted by name."""
     with disk_errors(path.parent):
         path.parent.mkdir(parents=True, exist_ok=True)
         models = {name: cattrs.unstructure(records[name]) for name in sorted(records)}
@@ -189,10 +185,6 @@ def keep(path: Path, new: Records) -> dict[str, Record]:
     """Add what is new of some models to the records in a file, and return all of them.
 
     Several edges may do so at a time: each waits for the others.
-
-    Raises:
-        InputError: the file is none of ours.
-        WorkspaceError: it can't be written.
     """
     with disk_errors(path.parent):
         path.parent.mkdir(parents=True, exist_ok=True)

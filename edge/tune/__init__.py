@@ -1,8 +1,8 @@
 """The precision search: float accuracy back at int8 speed, measured on real compiles."""
 
-from edge.tune.context import Options
+from edge.tune.context import SearchOptions
 from edge.tune.result import FILE, Point, TimeShare, TuneResult
 from edge.tune.trials import Measured
 from edge.tune.tune import tune
 
-__all__ = ["FILE", "Measured", "Options", "Point", "TimeShare", "TuneResult", "tune"]
+__all__ = ["FILE", "Measured", "Point", "SearchOptions", "TimeShare", "TuneResult", "tune"]

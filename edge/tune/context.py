@@ -20,7 +20,7 @@ from edge.images import ImageItem, ImageSet, sample
 from edge.images.frames import load_frames, spread
 from edge.measure.networks import FloatNet
 from edge.pipeline.build import Build
-from edge.pipeline.stages import CALIBRATE, EXPORT, SIMPLIFY
+from edge.pipeline.stages import CALIBRATE, EXPORT, SIMPLIFY, Inside
 from edge.prepare.channel_mean import channel_mean
 from edge.prepare.equalize import find_pairs
 from edge.progress import Listener
@@ -28,7 +28,7 @@ from edge.specs import Precision
 from edge.specs.request import Request, Weights
 from edge.toolchain.found import Toolchain
 from edge.tune.journal import Entry, Journal
-from edge.tune.trials import Inside, Measured, Set, Trials, measured
+from edge.tune.trials import Measured, Set, Trials, measured
 
 TRIALS = ".trials"
 WORK = ("edge.tune.trials", "edge.tune.units")  # the modules that measure: a trial depends on all they run
@@ -48,9 +48,6 @@ def halves(images: ImageSet, seed: int) -> Halves:
     """Split a set in two, each class in halves where there are labels.
 
     Pictures of equal content come into one part, wherever they are.
-
-    Raises:
-        InputError: there are too few.
     """
     if len(images) < FEWEST:
         raise InputError(
@@ -78,7 +75,7 @@ def _part(images: ImageSet, items: Sequence[ImageItem], which: str) -> ImageSet:
 
 
 @frozen
-class Options:
+class SearchOptions:
     """What the user asks of a search."""
 
     max_drop: float = 0.3  #: points of Top-1 that may be lost against float behind NV12.
@@ -107,7 +104,7 @@ class Context:
     #: what is built; its precision is plain int8 at the level that ships, see :func:`edge.tune.spaces.baseline`.
     request: Request
     workspace: Workspace  #: folder of the trials, held.
-    options: Options  #: bars and time.
+    options: SearchOptions  #: bars and time.
     listener: Listener  #: told of progress.
     left_out: list[str] = field(factory=list)  #: what there was no time for.
     _best: tuple[float, str] | None = None
@@ -219,11 +216,7 @@ class Context:
         return f" ({best}{max(self.left, 0) / 60:.0f} min left)"
 
     def load(self, part: str) -> Set:
-        """Return the ``selection`` or the ``report`` half of the pictures, with the float network's answers.
-
-        Raises:
-            InputError: none of the pictures can be read.
-        """
+        """Return the ``selection`` or the ``report`` half of the pictures, with the float network's answers."""
         split, unlabelled = self.halves
         images: ImageSet = getattr(split, part)
         preprocess = self.request.spec.preprocess

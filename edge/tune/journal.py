@@ -14,7 +14,6 @@ from attrs import evolve, field, frozen
 from edge.errors import (
     BackendError,
     CompileTimeout,
-    EdgeError,
     GateError,
     ModelFileError,
     NotEnoughMemory,
@@ -48,24 +47,19 @@ class Entry:
 class Journal:
     """The trials of one model, each in the file as soon as it is finished.
 
-    Every entry that this search used counts into :attr:`spent` with the seconds that it took when it was
-    done, so that a search that goes on decides as one that was never interrupted.
+    Every entry that this search used counts into :attr:`spent` with the seconds that it took when it was done, so that
+    a search that goes on decides as one that was never interrupted.
 
     Args:
-        warn: told in one line that a journal can't be read and is begun anew.
         code: digest of the code that the figures depend on; another one makes every trial a new one.
-
-    Attributes:
-        used: entries of this search, in the order in which they were asked for.
-        done: how many of them were computed now.
     """
 
     def __init__(self, folder: Path, warn: Callable[[str], None], code: str = "") -> None:
         self._folder = folder
         self._warn = warn
         self._code = code
-        self.used: dict[str, Entry] = {}
-        self.done = 0
+        self.used: dict[str, Entry] = {}  #: entries of this search, in the order in which they were asked for.
+        self.done = 0  #: how many of them were computed now.
         former = folder / FORMER
         if former.exists():
             warn(f"{former} is of an earlier version of edge; what it held is computed anew")
@@ -132,9 +126,5 @@ def _tried(entry: Entry, work: Callable[[], Mapping[str, Any]], limit: float) ->
         raise  # the machine's, and perhaps only now: no word on the recipe
     except TRIAL_ERRORS as error:
         stopped = limit if isinstance(error, CompileTimeout) else 0.0
-        entry = evolve(entry, failed=_why(error), limit=stopped)
+        entry = evolve(entry, failed=" ".join(error.seen.split())[:300], limit=stopped)
     return evolve(entry, seconds=round(time.monotonic() - started, 2))
-
-
-def _why(error: EdgeError) -> str:
-    return " ".join(error.seen.split())[:300]

@@ -11,7 +11,7 @@ from edge import __version__
 from edge.measure.statistics import may_be_chance, mcnemar
 from edge.pipeline.stages import EXPORT
 from edge.specs import Evidence, Precision
-from edge.tune.context import Context, Options
+from edge.tune.context import Context, SearchOptions
 from edge.tune.journal import Entry
 from edge.tune.trials import LEVEL, Measured, latency, measured
 from edge.tune.units import Step
@@ -47,11 +47,7 @@ class TimeShare:
 
 @frozen
 class TuneResult:
-    """A whole search.
-
-    Attributes:
-        baseline: plain int8.
-    """
+    """A whole search."""
 
     model: str  #: name of the model.
     command: str  #: what the user typed.
@@ -89,7 +85,7 @@ class TuneResult:
         return None if self.chosen is None else self.points[self.chosen]
 
 
-def chosen_of(points: Sequence[Point], options: Options, budget: float) -> tuple[int | None, str]:
+def chosen_of(points: Sequence[Point], options: SearchOptions, budget: float) -> tuple[int | None, str]:
     """Return the best that keeps the bars on the pictures of the search, and why.
 
     Of those that lie within a hundredth of plain int8's divergence of the truest, the fastest is the best.
@@ -113,7 +109,7 @@ def chosen_of(points: Sequence[Point], options: Options, budget: float) -> tuple
     return best, f"{points[best].name}: the fastest of those nearest to float that keep the bars"
 
 
-def passes(found: Measured, options: Options) -> bool:
+def passes(found: Measured, options: SearchOptions) -> bool:
     """Tell whether accuracy keeps the bars. A loss of Top-1 that may be chance is none."""
     if options.min_agreement is not None and found.agreement_percent < options.min_agreement:
         return False

@@ -54,9 +54,8 @@ def units(graph: Translated, groups: Sequence[Group], on_cpu: Iterable[str] = ()
     That is each layer whole, each tensor alone, and all layers or tensors of one kind together, since many
     small losses add up to what no single unit shows.
 
-    A node that reads the picture keeps its 8-bit inputs: camera pixels have no more, and a program with
-    16 bits there was seen to differ from the compiler's own quantized model.
-
+    A node that reads the picture keeps its 8-bit inputs: camera pixels have no more, and a program with 16 bits there
+    was seen to differ from the compiler's own quantized model.
     """
     skipped = set(on_cpu) | {node.name for node in graph.nodes if node.op_type == PREPROCESS}
     reads_picture = _readers_of_picture(graph, skipped)

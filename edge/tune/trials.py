@@ -25,8 +25,8 @@ from edge.images.frames import Frame, cores, spread
 from edge.measure import networks as runners
 from edge.measure.scores import Scores, divergence
 from edge.pipeline.build import Build
-from edge.pipeline.stages import COMPILE, PORTABLE, VERIFY
-from edge.progress import Listener, Reporter, Silent
+from edge.pipeline.stages import COMPILE, PORTABLE, VERIFY, Inside
+from edge.progress import SILENT, Reporter
 from edge.specs import Calibration, NodePrecision, Precision
 from edge.specs import Preprocess as PreprocessSpec
 from edge.specs.request import Request
@@ -98,9 +98,9 @@ class Measured:
     @property
     def drop(self) -> float | None:
         """Top-1 lost from float behind NV12, points; None without labels."""
-        return (
-            None if self.right is None or self.float_right is None else 100 * (self.float_right - self.right) / self.n
-        )
+        if self.right is None or self.float_right is None:
+            return None
+        return 100 * (self.float_right - self.right) / self.n
 
 
 @frozen(eq=False)
@@ -118,19 +118,15 @@ class Costs:
     optimization: tuple[str, ...] = ()  #: the mapper's items that every program of the search has.
 
     def measure(
-        self, name: str, nodes: Mapping[str, NodePrecision], limit: float, reporter: Reporter | None = None
+        self, name: str, nodes: Mapping[str, NodePrecision], limit: float, reporter: Reporter = SILENT
     ) -> Entry:
-        """Return the entry of a compile for the latency alone; ``latency_us`` among its values.
-
-        Args:
-            limit: seconds that it may take.
-        """
+        """Return the entry of a compile, of ``limit`` seconds, for the latency alone: ``latency_us`` in its values."""
         text = self._yaml(nodes)
         inputs = {"onnx": self.sha256, "yaml": text, "toolchain": self.toolchain.identity}
 
         def work() -> dict[str, float]:
             with tempfile.TemporaryDirectory(prefix="latency-", dir=self.folder) as out:
-                return {"latency_us": self._compile(text, Path(out), limit, reporter or Silent())}
+                return {"latency_us": self._compile(text, Path(out), limit, reporter)}
 
         return self.journal.once("latency", name, inputs, work, limit=limit)
 
@@ -199,11 +195,7 @@ class Trials:
         return build
 
     def quick(self, name: str, precision: Precision, pictures: Set, limit: float) -> Entry:
-        """Compile at the quickest level and measure: accuracy only.
-
-        Args:
-            limit: seconds for the compiler.
-        """
+        """Compile at the quickest level, ``limit`` seconds at most, and measure: accuracy only."""
         precision = at_level(precision, QUICK)
 
         def work() -> dict[str, Any]:
@@ -309,31 +301,3 @@ def adopt(source: Path, target: Path, names: Callable[[str], bool] = lambda _nam
             if path.is_file():
                 link_or_copy(path, place)
         partial.replace(final)
-
-
-class Inside:
-    """Shows the stages of a trial as its steps, with how the search stands; each warning once."""
-
-    def __init__(self, listener: Listener, standing: Callable[[], str] = str) -> None:
-        self._listener = listener
-        self._standing = standing
-        self._warned: set[str] = set()
-        self._stage = ""
-
-    def begin(self, stage: str) -> None:
-        """Note the step."""
-        self._stage = stage
-
-    def end(self, stage: str, seconds: float, *, cached: bool, note: str) -> None:
-        """A step ends without a word."""
-
-    def update(self, text: str, fraction: float | None = None) -> None:
-        """Show the step."""
-        step = f"{self._stage}: {text}" if self._stage else text
-        self._listener.update(step + self._standing(), fraction)
-
-    def warn(self, message: str) -> None:
-        """Pass a warning on, once."""
-        if message not in self._warned:
-            self._warned.add(message)
-            self._listener.warn(message)

@@ -24,7 +24,7 @@ from edge.progress import Listener
 from edge.specs import Precision
 from edge.specs.request import Request
 from edge.tune import spaces
-from edge.tune.context import TRIALS, Candidate, Context, Options
+from edge.tune.context import TRIALS, Candidate, Context, SearchOptions
 from edge.tune.journal import Entry
 from edge.tune.result import Point, TuneResult, chosen_of, outcome, point_of
 from edge.tune.trials import QUICK, adopt, figures, latency, measured
@@ -35,22 +35,17 @@ FEW = 100  # pictures in a part; fewer say little
 PROGRAMS = 4  # at the level that ships, besides plain int8
 
 
-def tune(request: Request, workspace: Workspace, options: Options, listener: Listener) -> TuneResult:
-    """Search a recipe for a model.
+def tune(request: Request, workspace: Workspace, options: SearchOptions, listener: Listener) -> TuneResult:
+    """Search a recipe for a model; it is returned, not written. Each trial is a stage to the listener.
 
     Args:
         request: what to build; its precision is what plain int8 is, at the level that ships.
         workspace: the model's build folder, held.
-        listener: told of progress; each trial is a stage.
-
-    Returns:
-        What was found; the recipe itself is not written.
 
     Raises:
         UsageError: there is no compiler, or plain int8 is slower than the bar in microseconds allows.
         InputError: too few pictures.
         GateError: plain int8 itself can't be compiled or proved.
-        EdgeError: whatever a stage of a build raises before there is anything to try.
     """
     root = workspace.root / TRIALS
     with Workspace(root, listener) as trials:
@@ -180,10 +175,9 @@ class Search(Context):
             done for item in variants if (done := self._quick(item.name, item.precision, self.reserve)) is not None
         ]
         tried = sorted(tried, key=_order) or variants[:1]
+        base = tried[0].name.partition(" + ")[0]
         cheaper = [
-            Candidate(
-                f"{_base_name(tried[0].name)} + {other}", evolve(tried[0].precision, nodes=dict(set_)), best.measured
-            )
+            Candidate(f"{base} + {other}", evolve(tried[0].precision, nodes=dict(set_)), best.measured)
             for other, set_ in found.sets[1:]
         ]
         return [tried[0], *cheaper[:1], *tried[1:2], *cheaper[1:], *calibrations[:2]]
@@ -221,7 +215,6 @@ class Search(Context):
 
         Args:
             finals: the most promising first.
-            budget: microseconds.
             points: what shipped so far; what ships is added.
             most: that keep the budget, besides plain int8.
         """
@@ -264,10 +257,6 @@ def _neighbours(best: Candidate, calibrations: list[Candidate]) -> list[Candidat
     ]
     other = [item for item in calibrations if item.precision.calibration.method != best.precision.calibration.method]
     return [*same[:1], *other[:1]]
-
-
-def _base_name(name: str) -> str:
-    return name.partition(" + ")[0]
 
 
 def _told(entry: Entry) -> str:

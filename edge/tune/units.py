@@ -1,10 +1,10 @@
 """Which units get 16 bits: ranked on the calibrated model, priced by compiles, searched.
 
-The search is greedy, a pure function of measured numbers. Units are added one after the other, each time the
-one with the largest gain for its time among those that still fit into the latency budget. Gains are measured
-anew behind each pick, since units act together: two that write into one sum win little each while the other
-still rounds. Where no single unit helps, pairs are tried. At the end every unit is tried without, since a
-later pick may have made an earlier one needless.
+The search is greedy, a pure function of measured numbers. Units are added one after the other, each time the one with
+the largest gain for its time among those that still fit into the latency budget. Gains are measured anew behind each
+pick, since units act together: two that write into one sum win little each while the other still rounds. Where no
+single unit helps, pairs are tried. At the end every unit is tried without, since a later pick may have made an earlier
+one needless.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ from edge.graph.files import facts, load_onnx
 from edge.images.frames import Frame
 from edge.measure.layers import group
 from edge.measure.scores import divergence
-from edge.pipeline.stages import CALIBRATE, COMPILE, SIMPLIFY
+from edge.pipeline.stages import CALIBRATE, COMPILE, SIMPLIFY, Inside
 from edge.simulate.fakequant import AS_BUILT, INT16, FakeQuant
 from edge.specs import NodePrecision, Precision
 from edge.tune import spaces
 from edge.tune.context import LEAST_LIMIT, Candidate, Context
-from edge.tune.trials import LEVEL, Costs, Inside
+from edge.tune.trials import LEVEL, Costs
 
 SINGLES_ON = 32  # pictures on which every unit is tried alone
 SETS_ON = 96  # pictures on which sets are compared
@@ -71,11 +71,7 @@ class Int16Sets:
 
 
 def search_int16_units(search: Context, best: Candidate, compiled: Precision, ratio: float) -> Int16Sets:
-    """Search units for 16 bits on top of a calibration.
-
-    Args:
-        ratio: of plain int8's latency that a program may take.
-    """
+    """Search units for 16 bits on top of a calibration; a program may take ``ratio`` of plain int8's latency."""
     try:
         units = _Units(search, compiled)
     except ModelFileError as error:
