@@ -55,7 +55,7 @@ def evaluate(
     command: str = "",
     answers: Path | None = None,
     workers: int | None = None,
-    listener: Listener = SILENT,
+    listener: Listener | None = None,
 ) -> Evaluation:
     """Measure the hops, each on what it has not answered before, and compare them.
 
@@ -69,8 +69,8 @@ def evaluate(
         LabelError: a label outside the classes.
         InputError: no picture could be read.
     """
+    listener, workers = listener or SILENT, workers or cores()
     images, started = pictures.images, time.monotonic()
-    workers = workers or cores()
     if not pictures.unlabelled:
         _check_labels(images, subject.classes)
     listener.update(f"reading {len(images)} pictures")
