@@ -3,13 +3,18 @@
 ``node_info`` goes by the names after the mapper's optimiser has run, most of which are the float model's.
 Measured on the optimised models of hb_mapper 1.24.3:
 
-==============================  ================================================================== float node
-after the optimiser ==============================  ==================================================================
-``X`` = Div by a tensor         ``X_reciprocal`` and ``X_mul`` ``X`` = Div by a constant       ``X_mul`` ``X`` = Div of
-a constant       ``X_reciprocal`` Sqrt read by a Div ``X``        part of ``X_reciprocal`` (LayerNorm) GELU: Div, Erf,
-Add, Mul, Mul   the last Mul Constant, Identity, Dropout     nothing Gemm ``X`` at the end           ``X`` and
-``X_transpose_output_reshape``, which runs on the CPU MatMul ``X`` at the end         ``X`` and
-``X_transpose_0_reshape``, which runs on the CPU the input ``x``                 ``HZ_PREPROCESS_FOR_x``
+==============================  ==================================================================
+float node                      after the optimiser
+==============================  ==================================================================
+``X`` = Div by a tensor         ``X_reciprocal`` and ``X_mul``
+``X`` = Div by a constant       ``X_mul``
+``X`` = Div of a constant       ``X_reciprocal``
+Sqrt read by a Div ``X``        part of ``X_reciprocal`` (LayerNorm)
+GELU: Div, Erf, Add, Mul, Mul   the last Mul
+Constant, Identity, Dropout     nothing
+Gemm ``X`` at the end           ``X`` and ``X_transpose_output_reshape``, which runs on the CPU
+MatMul ``X`` at the end         ``X`` and ``X_transpose_0_reshape``, which runs on the CPU
+the input ``x``                 ``HZ_PREPROCESS_FOR_x``
 ==============================  ==================================================================
 """
 
