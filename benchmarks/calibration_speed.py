@@ -107,8 +107,7 @@ class Vendor:
 
 def calibration_seconds(paths: list[Path], threads: int | None) -> float:
     """Time the real stage, hashes, checks and index included, on ``threads`` (None: as it ships)."""
-    import edge.calibrate
-
+    import edge.images.calibrate
     from edge.images import ImageItem, ImageSet
     from edge.specs import Preprocess
 

@@ -22,7 +22,7 @@ from edge.cli.tune import parse_duration, parse_latency, tune_command
 from edge.folder.workspace import Workspace
 from edge.measure.statistics import mcnemar
 from edge.specs import load_precision
-from edge.tune import Options, tune
+from edge.tune import SearchOptions, tune
 from edge.tune.context import TRIALS
 from edge.tune.result import Point
 from edge.tune.spaces import at_level
@@ -43,7 +43,7 @@ def search(words: list[str], rivals: list[str]) -> tuple[list[Point], int | None
     for key in ("out", "as_json", "verbose"):
         options.pop(key)
     share, microseconds = parse_latency(own["max_latency"])
-    wanted = Options(
+    wanted = SearchOptions(
         max_drop=own["max_drop"],
         max_latency=share,
         max_latency_us=microseconds,

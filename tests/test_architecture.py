@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import importlib
 import os
 import re
 import subprocess
@@ -129,3 +130,43 @@ def test_a_file_is_one_thought() -> None:
     assert {path: lines for path, lines in lengths.items() if lines > 600} == {}
     assert len(lengths) <= 215
     assert sum(lengths.values()) <= 35_500
+
+
+def beside() -> list[Path]:
+    root = PACKAGE.parent
+    folders = (root / "benchmarks", root / "scripts", root / "notebooks" / "source")
+    return [path for folder in folders for path in sorted(folder.glob("*.py"))]
+
+
+def missing_names(source: str) -> list[str]:
+    """Return what a script takes from the package that the package has not, without running the script."""
+    missing = []
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "edge":
+            wanted = [(str(node.module), alias.name) for alias in node.names]
+        elif isinstance(node, ast.Import):
+            wanted = [(alias.name, "") for alias in node.names if alias.name.split(".")[0] == "edge"]
+        else:
+            continue
+        for module, name in wanted:
+            try:
+                found = importlib.import_module(module)
+                if name and not hasattr(found, name):
+                    importlib.import_module(f"{module}.{name}")
+            except ImportError:
+                missing.append(f"{module} {name}".strip())
+    return missing
+
+
+@pytest.mark.parametrize("path", beside(), ids=lambda path: path.name)
+def test_scripts_beside_the_package_take_what_it_has(path: Path) -> None:
+    """Benchmarks run by hand only: a name that moved would be seen when somebody needs the figure."""
+    assert missing_names(path.read_text()) == []
+
+
+def test_a_name_that_moved_is_seen() -> None:
+    assert missing_names("def f():\n    import edge.calibrate\n    from edge.tune import Gone\n") == [
+        "edge.calibrate",
+        "edge.tune Gone",
+    ]
+    assert missing_names("from edge.images import preprocess, open_images") == []

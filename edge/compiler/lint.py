@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -201,9 +202,10 @@ def lint_file(file: Path, model: Path | None = None) -> Linted:
         text = _text(file)
     except SpecError as error:
         return Linted(file, (Finding("file", error.seen, error.allowed or "a mapper YAML"),), None)
-    named = model or _named_model(text, file.parent)
+    named, line = _named_model(text, file.parent)
+    named = model or named
     network, graph, why_not = None, None, "" if named else "the YAML names no ONNX that is there"
-    broken: list[Finding] = []
+    broken: tuple[Finding, ...] = ()
     if named is not None:
         try:
             network = load_onnx(named)
@@ -213,30 +215,21 @@ def lint_file(file: Path, model: Path | None = None) -> Linted:
                 raise
             why_not = error.seen
             if network is None:
-                broken.append(Finding("model_file", error.seen, "a valid ONNX", _line_of_model(text)))
+                broken = (Finding("model_file", error.seen, "a valid ONNX", line),)
     found = lint(text, graph=graph, base=file.parent, model=network)
-    if model is not None:  # it stands for the one that is named
-        found = tuple(item for item in found if not (item.rule == "model_file" and "does not exist" in item.seen))
     ordered = sorted((*broken, *found), key=lambda finding: finding.line or 0)
     return Linted(file, tuple(ordered), named if graph else None, why_not)
 
 
-def _line_of_model(text: str) -> int | None:
-    return read(text)[1].get(("model_parameters", "onnx_model"))
-
-
-def _named_model(text: str, folder: Path) -> Path | None:
-    """Return the ONNX that a YAML names, where it is there."""
-    try:
-        group = read(text)[0].get("model_parameters")
-    except (yaml.YAMLError, TypeError, RecursionError, ValueError, AttributeError):
-        return None
-    name = group.get("onnx_model") if isinstance(group, dict) else None
-    path = folder / name if isinstance(name, str) and name else None
-    try:
-        return path if path is not None and path.is_file() else None
-    except (OSError, ValueError):
-        return None
+def _named_model(text: str, folder: Path) -> tuple[Path | None, int | None]:
+    """Return the ONNX that a YAML names, where it is there, and the line that names it."""
+    with contextlib.suppress(
+        yaml.YAMLError, TypeError, RecursionError, AttributeError, ValueError, LookupError, OSError
+    ):
+        data, lines, _ = read(text)
+        name = data["model_parameters"]["onnx_model"]
+        return (folder / name if (folder / name).is_file() else None), lines["model_parameters", "onnx_model"]
+    return None, None
 
 
 def _text(file: Path) -> str:

@@ -25,14 +25,14 @@ TABLES = ("node_info", "set_node_data_type")
 
 
 def model_file(doc: Document) -> Iterator[Hit]:
-    """A model file with the right suffix, that exists."""
+    """A model file with the right suffix, that exists; the model at hand stands for it where there is one."""
     onnx_model, caffe, prototxt = (doc.text(GROUP, key) for key in ("onnx_model", "caffe_model", "prototxt"))
     line = doc.line(GROUP, "onnx_model")
     if not onnx_model and not caffe:
         yield Hit("no model file", "onnx_model: a path that ends in .onnx", line)
     if onnx_model and not onnx_model.endswith(".onnx"):
         yield Hit(f"onnx_model: {onnx_model!r}", "a path that ends in .onnx", line)
-    elif onnx_model and doc.base is not None and not (doc.base / onnx_model).is_file():
+    elif onnx_model and doc.base is not None and doc.model is None and not (doc.base / onnx_model).is_file():
         yield Hit(f"onnx_model: {onnx_model!r} does not exist", f"a file, from {doc.base}", line)
     if onnx_model and caffe:
         # Without --model-type, the mapper silently takes the Caffe one.
