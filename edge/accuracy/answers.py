@@ -32,7 +32,7 @@ Digests = NDArray[np.uint8]  # sha256 of pictures' contents, (n, 32)
 Indices = NDArray[np.int32]  # of pictures in their set
 
 _SECONDS = 1.0  # after which answers are written: what a kill may cost
-_CHUNK = 256  # answers that are read at once
+_CHUNK = 256  # answers that are read, or wait to be written, at once: a thousand classes make 1 MB of them
 
 
 class KeptAnswers:
@@ -81,8 +81,9 @@ class KeptAnswers:
 
     def add(self, hop: Hop, content: bytes, scores: Scores) -> None:
         """Add an answer; it is in the file after a second, or after :meth:`write`."""
-        self._new.setdefault(_part(hop), {})[content] = np.ascontiguousarray(scores, "<f4").tobytes()
-        if time.monotonic() - self._written > _SECONDS:
+        waiting = self._new.setdefault(_part(hop), {})
+        waiting[content] = np.ascontiguousarray(scores, "<f4").tobytes()
+        if len(waiting) >= _CHUNK or time.monotonic() - self._written > _SECONDS:
             self.write()
 
     def write(self) -> None:

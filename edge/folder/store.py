@@ -20,6 +20,7 @@ _TABLE = (
 )
 _GET = "SELECT key, value, crc FROM entries WHERE part = ?"
 _PUT = "INSERT OR REPLACE INTO entries (part, key, value, crc) VALUES (?, ?, ?, ?)"
+_AT_ONCE = 256  # keys in one statement; every sqlite takes 999 variables
 # sqlite quotes a damaged schema in its message, which need not be text then.
 _DAMAGE = (sqlite3.DatabaseError, UnicodeDecodeError)
 # What is the disk's fault, by sqlite's text: its error codes can't be read before Python 3.11.
@@ -63,9 +64,13 @@ class Store:
 
     def find(self, part: str, keys: Sequence[bytes]) -> dict[bytes, bytes]:
         """Return the values of those keys that have one."""
-        rows = self._do(f"{_GET} AND key = ?", [(part, key) for key in keys])
-        wanted = set(keys)
-        return {key: value for key, value in _sound(part, rows) if key in wanted}
+        found: dict[bytes, bytes] = {}
+        for start in range(0, len(keys), _AT_ONCE):
+            some = keys[start : start + _AT_ONCE]
+            rows = self._do(f"{_GET} AND key IN ({', '.join('?' * len(some))})", [(part, *some)])
+            wanted = set(some)  # a damaged index may give others
+            found |= {key: value for key, value in _sound(part, rows) if key in wanted}
+        return found
 
     def items(self, part: str) -> Iterator[tuple[bytes, bytes]]:
         """Yield keys and values of a part in the order in which they were put."""
