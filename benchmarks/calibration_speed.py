@@ -1,11 +1,11 @@
-"""Calibration pictures per second: edge's stage against the vendor's transformer chains.
+"""Calibration images per second: edge's stage against the vendor's transformer chains.
 
 Both read the same photographs and write the same kind of file (raw float32, 3x224x224), on the same machine,
 in turns, the vendor's chains in the compiler's own Python. The chains are those of the vendor's samples:
 
 - ``resize``: cv2.imread, ResizeTransformer (scikit-image), as in the RDK X5 samples' 02_preprocess.sh;
 - ``mobilenet``: scikit-image, ShortSideResize 256, CenterCrop 224, as in the MobileNet and ResNet samples;
-- ``mobilenet-cv2``: the same with cv2.imread; no antialiasing, no float picture: the cheapest there is;
+- ``mobilenet-cv2``: the same with cv2.imread; no antialiasing, no float image: the cheapest there is;
 - ``pil``: PILResize 256 (bicubic, antialiased), PILCenterCrop 224: the one chain whose pixels equal ours;
 - ``… nv12``: the chain goes on to NV12 with the vendor's RGB2NV12Transformer, as calibration itself does.
 
@@ -89,7 +89,7 @@ class Vendor:
         self.chains: list[str] = self._ask({"chain": None})
 
     def seconds(self, chain: str, paths: list[str]) -> float:
-        """Time one chain over the pictures."""
+        """Time one chain over the images."""
         return self._ask({"chain": chain, "paths": paths, "out": str(self._out / "vendor.bin")})
 
     def close(self) -> None:
@@ -139,7 +139,7 @@ def main() -> int:
     """Print the table; exit 1 below the gate."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", type=Path, required=True, help="folder of photographs")
-    parser.add_argument("--n", type=int, default=50, help="pictures a round")
+    parser.add_argument("--n", type=int, default=50, help="images a round")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--toolchain-python", help="the compiler's Python; found by edge by default")
     options = parser.parse_args()
@@ -151,7 +151,7 @@ def main() -> int:
     cv2.setNumThreads(1)
     paths = sorted(p for p in options.images.iterdir() if p.suffix.lower() in EXTENSIONS)[: options.n]
     if not paths:
-        sys.exit(f"{options.images} holds no pictures")
+        sys.exit(f"{options.images} holds no images")
     if options.toolchain_python:
         argv, env = [options.toolchain_python], dict(os.environ)
     else:
@@ -178,7 +178,7 @@ def main() -> int:
         vendor.close()
     # The fastest round is the one least disturbed by whatever else the machine did.
     rate = {name: len(paths) / min(values) for name, values in times.items()}
-    print(f"{len(paths)} pictures, {os.cpu_count()} cores; pictures/s, fastest of {options.rounds} rounds")
+    print(f"{len(paths)} images, {os.cpu_count()} cores; images/s, fastest of {options.rounds} rounds")
     for name in ours:
         print(f"{name:24s} {rate[name]:8.1f}   (median {len(paths) / statistics.median(times[name]):.1f})")
     for name in theirs:

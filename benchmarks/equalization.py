@@ -3,7 +3,7 @@
     python benchmarks/equalization.py MODEL --images DIR [options of edge build]
 
 Builds MODEL twice, with the recipe int8_equalized and with the same without its key 'equalization', and
-prints how many answers of the float network behind NV12 each program keeps on the same pictures, the exact
+prints how many answers of the float network behind NV12 each program keeps on the same images, the exact
 McNemar test between the two, and the static latency of each. ``--level O0`` is quickest; the integers do not
 depend on the level, the latency does.
 """

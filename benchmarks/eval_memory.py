@@ -1,8 +1,8 @@
-"""Peak memory of ``edge eval`` on 50,000 pictures against 500: is it the same?
+"""Peak memory of ``edge eval`` on 50,000 images against 500: is it the same?
 
     python benchmarks/eval_memory.py [--many 50000] [--few 500] [--classes 1000]
 
-A tiny network with many classes, built with the portable mapper, is measured on tiny rendered pictures in
+A tiny network with many classes, built with onnxruntime, is measured on tiny rendered images in
 class folders, so that what grows with n stands out: names, labels, hashes and answers. The figure is the
 largest resident memory of the process tree, sampled every 20 ms, or the kernel's own peak of the parent.
 """
@@ -45,8 +45,8 @@ def save_net(path: Path, classes: int) -> Path:
     return path
 
 
-def save_pictures(folder: Path, n: int, classes: int) -> Path:
-    """Save n pictures, no two alike, in class folders."""
+def save_images(folder: Path, n: int, classes: int) -> Path:
+    """Save n images, no two alike, in class folders."""
     ramp = np.repeat(np.arange(0, 256, 256 // SIZE, dtype=np.uint8), 3 * SIZE).reshape(SIZE, SIZE, 3)
     for index in range(n):
         path = folder / str(index % classes) / f"ILSVRC2012_val_{index:08d}.png"
@@ -87,10 +87,10 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="edge-bench-") as name:
         scratch = Path(name)
         net = save_net(scratch / "tiny.onnx", options.classes)
-        few = save_pictures(scratch / "few", options.few, options.classes)
-        many = save_pictures(scratch / "many", options.many, options.classes)
+        few = save_images(scratch / "few", options.few, options.classes)
+        many = save_images(scratch / "many", options.many, options.classes)
         build = [*EDGE, "build", str(net), "--mean", "127.5", "--std", "127.5", "--resize", str(SIZE)]
-        build += ["--mapper", "portable", "--calib", str(few), "--calib-count", "20", "--images", str(few)]
+        build += ["--compiler", "onnxruntime", "--calib", str(few), "--calib-count", "20", "--images", str(few)]
         build += ["--count", "20", "--build-dir", str(scratch / "build")]
         subprocess.run(build, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         figures = {}
@@ -98,10 +98,10 @@ def main() -> None:
             command = [*EDGE, "eval", str(scratch / "build" / "tiny"), "--images", str(folder), "--count", "0"]
             for run in ("all to compute", "nothing to compute"):
                 figures[n, run], seconds = peak(command)
-                print(f"{n:6} pictures, {run:18}: {figures[n, run]:6.1f} MB, {seconds:6.1f} s", flush=True)
+                print(f"{n:6} images, {run:18}: {figures[n, run]:6.1f} MB, {seconds:6.1f} s", flush=True)
         for run in ("all to compute", "nothing to compute"):
             ratio = figures[options.many, run] / figures[options.few, run]
-            print(f"{run}: {options.many} against {options.few} pictures: ratio {ratio:.3f} (at most 1.10)")
+            print(f"{run}: {options.many} against {options.few} images: ratio {ratio:.3f} (at most 1.10)")
 
 
 if __name__ == "__main__":

@@ -1,14 +1,14 @@
-"""Speed of ``edge eval``: worker processes against a plain loop, and a hop added against starting over.
+"""Speed of ``edge eval``: worker processes against a plain loop, and a step added against starting over.
 
     python benchmarks/eval_speed.py [--images DIR] [--count 100] [--workers 2] [BUILD]
 
 BUILD is a build folder by the vendor's compiler; without it demo ConvNeXt_atto is built here at O0.
 
-1. Pictures a second of the hop ``quantized``, decoding and preprocessing included, against a plain loop over
+1. Images a second of the step ``quantized``, decoding and preprocessing included, against a plain loop over
    the vendor's runtime (``HB_ONNXRuntime``) in one process of the compiler's Python, which gets its NV12
    frames ready-made. The loop runs twice: with the threads that the runtime takes by itself, all cores, and
    with one. Loading counts for neither. The three run in turns, and each one's best round counts.
-2. An evaluation of all hops where all but ``nv12`` had been measured, against one from nothing.
+2. An evaluation of all steps where all but ``nv12`` had been measured, against one from nothing.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from pathlib import Path
 import numpy as np
 from attrs import evolve
 
-from edge.accuracy import Hop, Pictures, Subject, evaluate, find_hops, subject_of
+from edge.accuracy import MeasuredOn, Step, Subject, evaluate, find_steps, subject_of
 from edge.accuracy.answers import KeptAnswers, measure
 from edge.folder.built import open_built
 from edge.images import ImageSet, open_images, sample
@@ -43,12 +43,12 @@ from horizon_tc_ui import HB_ONNXRuntime
 from quantized import ImageInput, open_session
 threads = int(sys.argv[4])
 session = open_session(sys.argv[2], threads) if threads else HB_ONNXRuntime(sys.argv[2], input_batch=1)
-picture = ImageInput(session)
+image = ImageInput(session)
 frames = np.load(sys.argv[3])
-session.run(session.output_names, {picture.name: picture.from_nv12(frames[0].tobytes())})
+session.run(session.output_names, {image.name: image.from_nv12(frames[0].tobytes())})
 started = time.perf_counter()
 for frame in frames:
-    session.run(session.output_names, {picture.name: picture.from_nv12(frame.tobytes())})
+    session.run(session.output_names, {image.name: image.from_nv12(frame.tobytes())})
 print("seconds", time.perf_counter() - started)
 """
 
@@ -62,16 +62,16 @@ def plain_loop(subject: Subject, frames: Path, threads: int) -> float:
     return float(done.tail.split("seconds ")[1].split()[0])
 
 
-def pool(subject: Subject, hop: Hop, images: ImageSet, workers: int) -> float:
-    """Return the seconds that the hop takes for all pictures once its workers are up."""
-    with hop.open(workers) as runner, tempfile.TemporaryDirectory() as scratch:
+def pool(subject: Subject, step: Step, images: ImageSet, workers: int) -> float:
+    """Return the seconds that the step takes for all images once its workers are up."""
+    with step.open(workers) as runner, tempfile.TemporaryDirectory() as scratch:
 
         @contextmanager
         def ready(_workers: int) -> Iterator[Runner]:
             yield runner
 
         runner(np.ascontiguousarray(resize_crop(images[0].load(), subject.preprocess)))
-        opened = evolve(hop, open=ready)
+        opened = evolve(step, open=ready)
         with KeptAnswers(Path(scratch), subject.classes, print) as kept:
             found = measure(
                 opened,
@@ -86,8 +86,8 @@ def pool(subject: Subject, hop: Hop, images: ImageSet, workers: int) -> float:
     return found.seconds
 
 
-def first(subject: Subject, hop: Hop, images: ImageSet, workers: int, rounds: int) -> None:
-    """Print pictures a second of the hop and of the loops."""
+def first(subject: Subject, step: Step, images: ImageSet, workers: int, rounds: int) -> None:
+    """Print images a second of the step and of the loops."""
     frames = np.stack(
         [rgb_to_nv12(np.ascontiguousarray(resize_crop(item.load(), subject.preprocess))) for item in images]
     )
@@ -96,30 +96,30 @@ def first(subject: Subject, hop: Hop, images: ImageSet, workers: int, rounds: in
         path = Path(scratch) / "frames.npy"
         np.save(path, frames)
         for _ in range(rounds):
-            seconds.setdefault("hop", []).append(pool(subject, hop, images, workers))
+            seconds.setdefault("step", []).append(pool(subject, step, images, workers))
             seconds.setdefault("loop", []).append(plain_loop(subject, path, 0))
             seconds.setdefault("loop, 1 thread", []).append(plain_loop(subject, path, 1))
     rates = {name: len(images) / min(times) for name, times in seconds.items()}
-    print(f"quantized, {len(images)} pictures, best of {rounds} rounds:")
-    print(f"  hop, {workers} workers        {rates['hop']:7.2f} pictures/s, decoding included")
-    print(f"  loop, runtime's threads {rates['loop']:7.2f} pictures/s: ratio {rates['hop'] / rates['loop']:.2f}")
+    print(f"quantized, {len(images)} images, best of {rounds} rounds:")
+    print(f"  step, {workers} workers        {rates['step']:7.2f} images/s, decoding included")
+    print(f"  loop, runtime's threads {rates['loop']:7.2f} images/s: ratio {rates['step'] / rates['loop']:.2f}")
     one = rates["loop, 1 thread"]
-    print(f"  loop, one thread        {one:7.2f} pictures/s: ratio {rates['hop'] / one:.2f}")
+    print(f"  loop, one thread        {one:7.2f} images/s: ratio {rates['step'] / one:.2f}")
 
 
-def second(subject: Subject, hops: list[Hop], images: ImageSet) -> None:
-    """Print the seconds from nothing and with one hop added."""
+def second(subject: Subject, steps: list[Step], images: ImageSet) -> None:
+    """Print the seconds from nothing and with one step added."""
     with tempfile.TemporaryDirectory() as fresh, tempfile.TemporaryDirectory() as known:
-        pictures = Pictures(images)
-        evaluate(subject, [hop for hop in hops if hop.name != "nv12"], pictures, root=Path(known))
+        measured_on = MeasuredOn(images)
+        evaluate(subject, [step for step in steps if step.name != "nv12"], measured_on, root=Path(known))
         started = time.perf_counter()
-        added = evaluate(subject, hops, pictures, root=Path(known))
+        added = evaluate(subject, steps, measured_on, root=Path(known))
         between = time.perf_counter()
-        anew = evaluate(subject, hops, pictures, root=Path(fresh))
+        anew = evaluate(subject, steps, measured_on, root=Path(fresh))
         over = time.perf_counter() - between
-    same = [hop.agreement for hop in added.hops] == [hop.agreement for hop in anew.hops]
+    same = [step.agreement for step in added.steps] == [step.agreement for step in anew.steps]
     print(
-        f"{len(hops)} hops from nothing {over:.1f} s, nv12 added {between - started:.1f} s: "
+        f"{len(steps)} steps from nothing {over:.1f} s, nv12 added {between - started:.1f} s: "
         f"ratio {over / (between - started):.1f}; same table: {same}"
     )
 
@@ -141,13 +141,13 @@ def main() -> None:
             folder = Path(scratch) / DEMO[0]
         built = open_built(folder)
         subject = subject_of(built, find("auto"))
-        hops, _ = find_hops(subject)
+        steps, _ = find_steps(subject)
         images = open_images(options.images, classes=subject.classes)
         if options.count:
             images = sample(images, options.count)
-        quantized = next(hop for hop in hops if hop.name == "quantized")
+        quantized = next(step for step in steps if step.name == "quantized")
         first(subject, quantized, images, options.workers, options.rounds)
-        second(subject, hops, images)
+        second(subject, steps, images)
 
 
 if __name__ == "__main__":

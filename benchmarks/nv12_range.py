@@ -1,10 +1,10 @@
-"""What a program loses when its pictures arrive in OpenCV's video range instead of full range.
+"""What a program loses when its images arrive in OpenCV's video range instead of full range.
 
-    python benchmarks/nv12_range.py PROGRAM.bin PICTURES [--count 100] [--threads 2]
+    python benchmarks/nv12_range.py PROGRAM.bin IMAGES [--count 100] [--threads 2]
 
 Many samples make NV12 with OpenCV's ``COLOR_BGR2YUV_I420``: BT.601 in video range (luma 16..235), while
 programs are compiled for full range unless their YAML says ``bt601_video``. Here the compiled program itself
-runs on both, in the vendor's simulator, on the same pictures: resize 256, crop 224, bilinear.
+runs on both, in the vendor's simulator, on the same images: resize 256, crop 224, bilinear.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def video_range_nv12(rgb: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 @frozen
 class Row:
-    """One picture: label, answers and right class's probability of both; how far bytes and scores differ."""
+    """One image: label, answers and right class's probability of both; how far bytes and scores differ."""
 
     label: int
     answers: tuple[int, int]
@@ -47,7 +47,7 @@ class Row:
 
 
 def measure(net: Net, item: ImageItem, preprocess: Preprocess) -> Row:
-    """Run a picture in full range and in video range."""
+    """Run an image in full range and in video range."""
     rgb = np.ascontiguousarray(resize_crop(item.load(), preprocess))
     full, video = rgb_to_nv12(rgb), video_range_nv12(rgb)
     a, b = (probabilities(net.run(nv12)[0].reshape(-1)) for nv12 in (full, video))
@@ -64,15 +64,15 @@ def measure(net: Net, item: ImageItem, preprocess: Preprocess) -> Row:
 
 
 def main() -> None:
-    """Run all pictures twice and print Top-1 of both, the loss and how far the answers move."""
+    """Run all images twice and print Top-1 of both, the loss and how far the answers move."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("program", type=Path)
-    parser.add_argument("pictures", type=Path)
+    parser.add_argument("images", type=Path)
     parser.add_argument("--count", type=int, default=100)
     parser.add_argument("--threads", type=int, default=2)
     arguments = parser.parse_args()
     preprocess = Preprocess(crop=(224, 224), resize=256, interpolation="bilinear")
-    items = open_images(arguments.pictures, classes=1000)[: arguments.count]
+    items = open_images(arguments.images, classes=1000)[: arguments.count]
     started = time.monotonic()
     with load(arguments.program, "hbdk_sim") as net, ThreadPoolExecutor(arguments.threads) as pool:
         rows = list(pool.map(lambda item: measure(net, item, preprocess), items))
@@ -82,7 +82,7 @@ def main() -> None:
     right = np.array([[answer == row.label for answer in row.answers] for row in rows])
     chance = np.array([row.right for row in rows])
     cosine = np.array([row.cosine for row in rows])
-    print(f"{title}: {n} pictures, {seconds:.2f} s a frame on one of {arguments.threads} threads")
+    print(f"{title}: {n} images, {seconds:.2f} s a frame on one of {arguments.threads} threads")
     print("NV12                    right   Top-1 %   95 % interval   mean probability of the right class")
     for index, name in enumerate(("full range (edge)", "video range (OpenCV)")):
         count = int(right[:, index].sum())
@@ -94,7 +94,7 @@ def main() -> None:
     lost, won = int((right[:, 0] & ~right[:, 1]).sum()), int((~right[:, 0] & right[:, 1]).sum())
     same = sum(row.answers[0] == row.answers[1] for row in rows)
     levels = np.mean([row.levels for row in rows])
-    print(f"loss: {100 * (lost - won) / n:.2f} points ({lost} pictures lost, {won} won)")
+    print(f"loss: {100 * (lost - won) / n:.2f} points ({lost} images lost, {won} won)")
     print(
         f"same answer on {same}/{n}; NV12 bytes differ by {levels:.1f} levels on average; cosine of the "
         f"probabilities {cosine.mean():.4f}, at worst {cosine.min():.4f}"

@@ -4,7 +4,7 @@
 
 Without BUILD: demo ConvNeXt_atto, and a block in the manner of CSPDarkNet (split, residual, concatenation,
 leaky ReLU) with random weights, both compiled here at O0; the integers do not depend on the level. A BUILD
-is a build folder. Pictures are the demo's unless --images says others; programs without such pictures get
+is a build folder. Images are the demo's unless --images says others; programs without such images get
 them all the same.
 """
 
@@ -82,14 +82,14 @@ def built(scratch: Path) -> Iterator[Path]:
 
 
 def frames_of(net: Net, images: ImageSet) -> list[NDArray[np.uint8]]:
-    """Return every picture as NV12."""
+    """Return every image as NV12."""
     return [net.nv12(item.load()) for item in images]
 
 
 def timed(
     run: Callable[[NDArray[np.uint8]], NDArray[np.float32]], frames: list[NDArray[np.uint8]], threads: int
 ) -> tuple[list[NDArray[np.float32]], float]:
-    """Return every answer, and pictures a second with so many callers at once."""
+    """Return every answer, and images a second with so many callers at once."""
     run(frames[0])
     with ThreadPoolExecutor(threads) as pool:
         started = time.perf_counter()
@@ -109,7 +109,7 @@ def compare(folder: Path, images: ImageSet, threads: int) -> None:
     n = len(frames)
     print(
         f"{folder.name}: n = {n}, {threads} thread{'s' * (threads > 1)}: same bits {same}/{n}, "
-        f"same Top-1 {top1}/{n}; portable {our_rate:.1f}, vendor {their_rate:.2f} pictures/s: "
+        f"same Top-1 {top1}/{n}; portable {our_rate:.1f}, vendor {their_rate:.2f} images/s: "
         f"ratio {our_rate / their_rate:.1f}"
     )
 

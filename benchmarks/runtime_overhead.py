@@ -4,7 +4,7 @@
   fakes of the board's libraries whose program does nothing. ``classify`` adds softmax, sorting and labels;
   preprocessing is not counted.
 - **import**: seconds that ``import edge.runtime`` takes after numpy and OpenCV, fastest of several.
-- **JPEG to NV12**: pictures a second against the vendor's Python transformers, in turns, one thread each
+- **JPEG to NV12**: images a second against the vendor's Python transformers, in turns, one thread each
   (needs ``--images`` and the compiler's Python; the chains are those of ``calibration_speed.py``).
 
     python benchmarks/runtime_overhead.py [--images DIR]
@@ -79,7 +79,7 @@ def overhead(rounds: int) -> float:
             with load(folder, backend=library, labels=[f"class {i}" for i in range(CLASSES)]) as net:
                 frame = net.nv12(rgb)
                 # The same net without its preprocessing, so that classify costs what it adds.
-                net.nv12 = lambda picture: picture  # type: ignore[method-assign]
+                net.nv12 = lambda image: image  # type: ignore[method-assign]
                 calls = {
                     "bare": lambda: bare(frame),  # noqa: B023 - called within this round
                     "run": lambda: net.run(frame),  # noqa: B023
@@ -142,7 +142,7 @@ def jpeg_to_nv12(folder: Path, count: int, rounds: int) -> float:
     cv2.setNumThreads(1)
     paths = sorted(p for p in folder.iterdir() if p.suffix.lower() in EXTENSIONS)[:count]
     if not paths:
-        sys.exit(f"{folder} holds no pictures")
+        sys.exit(f"{folder} holds no images")
     toolchain = find("auto")
     argv = toolchain.python_argv()
     if argv is None:
@@ -158,7 +158,7 @@ def jpeg_to_nv12(folder: Path, count: int, rounds: int) -> float:
         vendor.close()
     # The fastest round is the one least disturbed by whatever else the machine did.
     rate = {name: len(paths) / min(values) for name, values in times.items()}
-    print(f"JPEG to NV12   edge {rate['edge']:.1f} pictures/s on one thread, {len(paths)} pictures")
+    print(f"JPEG to NV12   edge {rate['edge']:.1f} images/s on one thread, {len(paths)} images")
     for chain in chains:
         print(f"  vendor {chain:19s} {rate[chain]:7.1f}   edge is {rate['edge'] / rate[chain]:.2f}x")
     return rate["edge"] / rate[GATED_CHAIN]
@@ -168,8 +168,8 @@ def main() -> int:
     """Print the figures; exit 1 if one misses its gate."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", type=Path, help="folder of photographs; without it no JPEG to NV12")
-    parser.add_argument("--n", type=int, default=50, help="pictures a round")
-    parser.add_argument("--rounds", type=int, default=3, help="of the pictures")
+    parser.add_argument("--n", type=int, default=50, help="images a round")
+    parser.add_argument("--rounds", type=int, default=3, help="of the images")
     parser.add_argument("--frames", type=int, default=1000, help="of the run")
     parser.add_argument("--python", default=sys.executable, help="whose import time to measure")
     options = parser.parse_args()

@@ -3,7 +3,7 @@
     python benchmarks/simplify_guard.py [MODEL] [--onnx FILE] [--level O3]
     python benchmarks/simplify_guard.py NextViT_small_224 --level O1 --optimization set_Softmax_input_int16
 
-Takes three compiles. Calibration pictures are random: they set scales, not speed.
+Takes three compiles. Calibration images are random: they set scales, not speed.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ input_parameters:
   mean_value: '123.675 116.28 103.53'
   scale_value: '0.01712475 0.017507 0.01742919'
 calibration_parameters:
-  cal_data_dir: './pictures'
+  cal_data_dir: './images'
   cal_data_type: 'float32'
   calibration_type: 'default'
 {optimization}compiler_parameters:
@@ -50,7 +50,7 @@ calibration_parameters:
 """
 
 
-def compiled(model: Path, pictures: Path, level: str, optimization: str, scratch: Path) -> CompileResult:
+def compiled(model: Path, images: Path, level: str, optimization: str, scratch: Path) -> CompileResult:
     """Compile one form."""
     folder = scratch / f"compile_{model.stem}"
     folder.mkdir()
@@ -62,7 +62,7 @@ def compiled(model: Path, pictures: Path, level: str, optimization: str, scratch
     return makertbin(
         find(),
         yaml=yaml,
-        files={"model.onnx": model, "pictures": pictures},
+        files={"model.onnx": model, "images": images},
         out=out,
         prefix="model",
         working_dir="out",
@@ -84,18 +84,18 @@ def main() -> None:
     parser.add_argument("model", nargs="?", default="ConvNeXt_atto")
     parser.add_argument("--onnx", type=Path, help="an NCHW ONNX file, instead of a zoo model")
     parser.add_argument("--level", default="O3")
-    parser.add_argument("--optimization", default="", help="of the mapper's calibration parameters")
+    parser.add_argument("--optimization", default="", help="of the compiler's calibration parameters")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         scratch = Path(folder)
         source = arguments.onnx or exported(arguments.model, scratch)
         plain = onnx.load(source)
         _, shape = image_input(plain)
-        pictures = scratch / "pictures"
-        pictures.mkdir()
+        images = scratch / "images"
+        images.mkdir()
         rng = np.random.default_rng(0)
         for index in range(20):
-            rng.uniform(0, 255, shape).astype(np.float32).tofile(pictures / f"{index:03}.bin")
+            rng.uniform(0, 255, shape).astype(np.float32).tofile(images / f"{index:03}.bin")
 
         forms = {"exported": scratch / "exported.onnx", "onnxsim": scratch / "onnxsim.onnx"}
         onnx.save(plain, forms["exported"])
@@ -108,7 +108,7 @@ def main() -> None:
         print("form       nodes  BPU nodes        us     FPS   DDR bytes  us / exported")
         first = 0.0
         for form, path in forms.items():
-            done = compiled(path, pictures, arguments.level, arguments.optimization, scratch)
+            done = compiled(path, images, arguments.level, arguments.optimization, scratch)
             if done.static is None:
                 raise SystemExit(f"{form}: the compiler gave no static figures")
             first = first or done.static.latency_us

@@ -1,11 +1,11 @@
 """What a Softmax on the CPU, of 8 and of 16 bits costs a small NextViT that is really trained.
 
-    python benchmarks/softmax_recipes.py [--pictures 3000] [--epochs 10] [--level O1] [--keep DIR]
+    python benchmarks/softmax_recipes.py [--images 3000] [--epochs 10] [--level O1] [--keep DIR]
 
-Four blocks of timm's NextViT, two of them with attention, learn the rendered pictures at 96x96 in the
+Four blocks of timm's NextViT, two of them with attention, learn the rendered images at 96x96 in the
 compiler's Python, on the CPU, in some minutes. Then ``edge build`` compiles each recipe, and the
-integers that it verified are compared with the float network behind NV12 on 480 test pictures.
-The same seeds give the same pictures; torch on another processor gives somewhat other weights.
+integers that it verified are compared with the float network behind NV12 on 480 test images.
+The same seeds give the same images; torch on another processor gives somewhat other weights.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
-from edge.images.demo import CLASSES, picture
+from edge.images.demo import CLASSES, draw
 from edge.images.preprocess import network_input_from_nv12, resize_crop, rgb_to_nv12
 from edge.runtime import load
 from edge.specs import Preprocess
@@ -42,7 +42,7 @@ import torch
 from timm.models.nextvit import ConvNormAct, NextConvBlock, NextTransformerBlock
 from torch import nn
 
-pictures, labels, out, classes, epochs = *sys.argv[1:4], int(sys.argv[4]), int(sys.argv[5])
+images, labels, out, classes, epochs = *sys.argv[1:4], int(sys.argv[4]), int(sys.argv[5])
 torch.manual_seed(0)
 net = nn.Sequential(
     ConvNormAct(3, 16, stride=2), ConvNormAct(16, 32, stride=2),
@@ -52,7 +52,7 @@ net = nn.Sequential(
     NextTransformerBlock(64, 128, 0.0, stride=2, sr_ratio=1, head_dim=16, mix_block_ratio=0.5),
     nn.BatchNorm2d(128), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(128, classes),
 )
-x, y = np.load(pictures), torch.from_numpy(np.load(labels))
+x, y = np.load(images), torch.from_numpy(np.load(labels))
 mean, std = (torch.tensor(v).view(1, 3, 1, 1) for v in (MEAN, STD))
 steps = len(x) // 64 * epochs
 optimizer = torch.optim.AdamW(net.parameters(), weight_decay=0.02)
@@ -74,7 +74,7 @@ for epoch in range(epochs):
         schedule.step()
         right += int((scores.argmax(1) == y[index]).sum())
     share = 100 * right / (len(x) // 64 * 64)
-    print(f"epoch {epoch + 1}: {share:.1f} % of the training pictures", file=sys.stderr)
+    print(f"epoch {epoch + 1}: {share:.1f} % of the training images", file=sys.stderr)
 net.eval()
 print(sum(p.numel() for p in net.parameters()))
 torch.onnx.export(net, torch.zeros(1, 3, SIDE, SIDE), out, opset_version=11, do_constant_folding=True)
@@ -82,17 +82,17 @@ torch.onnx.export(net, torch.zeros(1, 3, SIDE, SIDE), out, opset_version=11, do_
 
 
 def rendered(count: int) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-    """Return training pictures as the network sees them, RGB (count, 96, 96, 3), and their classes."""
+    """Return training images as the network sees them, RGB (count, 96, 96, 3), and their classes."""
     x, y = np.empty((count, SIDE, SIDE, 3), np.uint8), np.empty(count, np.int64)
     for index in range(count):
-        rgb, y[index] = picture("train", index)
+        rgb, y[index] = draw("train", index)
         x[index] = resize_crop(rgb, SEEN)
     return x, y
 
 
-def trained(folder: Path, pictures: int, epochs: int) -> Path:
+def trained(folder: Path, images: int, epochs: int) -> Path:
     """Train in the compiler's Python and return the ONNX."""
-    x, y = rendered(pictures)
+    x, y = rendered(images)
     np.save(folder / "x.npy", x)
     np.save(folder / "y.npy", y)
     python = find("managed").python
@@ -102,7 +102,7 @@ def trained(folder: Path, pictures: int, epochs: int) -> Path:
     argv = [str(python), str(script), "x.npy", "y.npy", out.name, str(len(CLASSES)), str(epochs)]
     done = subprocess.run(argv, cwd=folder, check=True, stdout=subprocess.PIPE, text=True)
     parameters = int(done.stdout.split()[0])
-    print(f"{parameters / 1e6:.2f} M parameters, {pictures} pictures, {epochs} epochs, {SIDE}x{SIDE}")
+    print(f"{parameters / 1e6:.2f} M parameters, {images} images, {epochs} epochs, {SIDE}x{SIDE}")
     return out
 
 
@@ -135,7 +135,7 @@ def compared(onnx: Path, build: Path, frames: list[NDArray[np.uint8]]) -> tuple[
 def main() -> None:
     """Train, build three times, print a line a recipe."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--pictures", type=int, default=3000)
+    parser.add_argument("--images", type=int, default=3000)
     parser.add_argument("--epochs", type=int, default=10)
     parser.add_argument("--level", default="O1")
     parser.add_argument("--keep", type=Path, help="folder of the network and the builds, kept")
@@ -145,8 +145,8 @@ def main() -> None:
         folder.mkdir(parents=True, exist_ok=True)
         onnx = folder / "small_nextvit.onnx"
         if not onnx.exists():
-            trained(folder, arguments.pictures, arguments.epochs)
-        frames = [rgb_to_nv12(resize_crop(picture("test", index)[0], SEEN)) for index in range(480)]
+            trained(folder, arguments.images, arguments.epochs)
+        frames = [rgb_to_nv12(resize_crop(draw("test", index)[0], SEEN)) for index in range(480)]
         print("Softmax              agreement %    cosine        us  us / the CPU's BPU parts")
         first = 0.0
         for recipe, name in RECIPES.items():

@@ -3,7 +3,7 @@
     python benchmarks/tune.py --rival vendor_ConvNeXt_atto -- ConvNeXt_atto --max-latency 1.10x --time 45m
 
 Everything behind ``--`` is for ``edge tune``, which goes on where it stopped: what a search has tried is not
-tried again. A rival is a recipe; it is compiled at the same level and measured on the same pictures, those
+tried again. A rival is a recipe; it is compiled at the same level and measured on the same images, those
 that the search kept back.
 """
 

@@ -3,7 +3,7 @@
     python benchmarks/weight_rounding.py MODEL --images DIR [options of edge build]
 
 Builds MODEL twice, with the recipes int8 and int8_rounded, and prints how many answers of the float network
-behind NV12 each program keeps on the same pictures, the exact McNemar test between the two, and the static
+behind NV12 each program keeps on the same images, the exact McNemar test between the two, and the static
 latency of each. ``--level O0`` is quickest; the integers do not depend on the level, the latency does.
 """
 
@@ -26,7 +26,7 @@ RECIPES = ("int8", "int8_rounded")
 
 @frozen
 class Built:
-    """One build: per picture whether its answer is the float network's behind NV12, and static latency."""
+    """One build: per image whether its answer is the float network's behind NV12, and static latency."""
 
     kept: list[bool]
     latency_us: float
@@ -41,8 +41,8 @@ def build(recipe: str, arguments: list[str], folder: Path) -> Built:
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
     root = next(path for path in place.iterdir() if path.is_dir())
     images = [value for option in ("--images", "--count") for value in given(arguments, option)]
-    hops = ["--hops", "float,nv12,portable"]
-    subprocess.run([*edge, "eval", str(root), *images, *hops], check=True, stdout=subprocess.DEVNULL)
+    steps = ["--steps", "float,nv12,portable"]
+    subprocess.run([*edge, "eval", str(root), *images, *steps], check=True, stdout=subprocess.DEVNULL)
     with (root / "answers.csv").open(encoding="utf-8", newline="") as stream:
         kept = [row["nv12"] == row["portable"] for row in csv.DictReader(stream)]
     manifest = json.loads((root / "manifest.json").read_text(encoding="utf-8"))

@@ -16,7 +16,7 @@ from edge.progress import SILENT, Listener
 from edge.sources.resolve import UNRECORDED, Options, as_typed, flag, resolve
 
 if TYPE_CHECKING:
-    from edge.accuracy import Evaluation, Hop, Missing, Pictures, Subject
+    from edge.accuracy import Evaluation, MeasuredOn, Missing, Step, Subject
     from edge.folder.built import Built
     from edge.images import ImageSet
     from edge.runtime import Net
@@ -44,7 +44,7 @@ class BuildResult:
 
     @property
     def program(self) -> Path | None:
-        """The ``.bin`` for the board; None where the portable mapper built."""
+        """The ``.bin`` for the board; None where onnxruntime built."""
         return self.file("bin")
 
     @property
@@ -59,7 +59,7 @@ class BuildResult:
 
     @property
     def n(self) -> int:
-        """Number of pictures behind the figures of accuracy."""
+        """Number of images behind the figures of accuracy."""
         return int(self.manifest["accuracy"]["n"])
 
     @property
@@ -74,7 +74,7 @@ class BuildResult:
 
     @property
     def agreement(self) -> float:
-        """Share of the pictures with the float network's answer, in percent."""
+        """Share of the images with the float network's answer, in percent."""
         return float(self.manifest["accuracy"]["agreement"])
 
     @property
@@ -177,88 +177,88 @@ def evaluate(
     *,
     images: str | Path | None = None,
     count: int = 500,
-    hops: str | Sequence[str] | None = None,
+    steps: str | Sequence[str] | None = None,
     program_count: int = 10,
     labels: str | Path | None = None,
     seed: int = 0,
     workers: int | None = None,
     listener: Listener = SILENT,
     command: str | None = None,
-    board: Callable[[Subject], Hop] | None = None,
-    check: Callable[[Pictures, Sequence[Hop]], None] | None = None,
+    board: Callable[[Subject], Step] | None = None,
+    check: Callable[[MeasuredOn, Sequence[Step]], None] | None = None,
     **unknown: object,
 ) -> Evaluation:
     """Measure a build after each step from float to program, as ``edge eval`` does; it writes ``eval.json``.
 
     Args:
         built: a finished build, or its folder.
-        images: pictures to measure on: a folder, list file or labels.csv; None takes those that the build
+        images: images to measure on: a folder, list file or labels.csv; None takes those that the build
             was measured on, if they were the demo's.
         count: number of them; 0 means all.
-        hops: which steps, as a sequence or with commas; None takes all that can be measured here. ``float``
+        steps: which steps, as a sequence or with commas; None takes all that can be measured here. ``float``
             is always measured.
-        program_count: pictures for the hop ``program``, which takes seconds each.
+        program_count: images for the step ``program``, which takes seconds each.
         labels: ``imagenet``, ``demo``, or a text file with a class name a line; None takes the build's.
-        seed: of the choice of pictures.
-        workers: pictures at once; None takes the cores.
+        seed: of the choice of images.
+        workers: images at once; None takes the cores.
         listener: hears of progress and of what is left out.
         command: recorded as what the user typed; None records the verb that does the same.
-        board: connects to a board and returns it as a hop.
-        check: may refuse pictures and hops before anything is measured.
+        board: connects to a board and returns it as a step.
+        check: may refuse images and steps before anything is measured.
         unknown: refused, with the name that was meant.
 
     Returns:
-        One row a hop, Top-1 and agreement in percent, changes in points.
+        One row a step, Top-1 and agreement in percent, changes in points.
 
     Raises:
-        UsageError: no such hop or option, or no pictures.
+        UsageError: no such step or option, or no images.
         EdgeError: another known failure. Every answer so far is kept.
     """
     path = Path(built)
-    given = {"images": images, "count": count, "hops": hops, "program_count": program_count, "labels": labels}
+    given = {"images": images, "count": count, "steps": steps, "program_count": program_count, "labels": labels}
     _refuse_unknown(unknown, (*given, "seed", "workers", "listener"))
-    if hops is not None:
-        hops = hops.split(",") if isinstance(hops, str) else hops
-        hops = [name.strip() for name in hops if name.strip()]
-        given["hops"] = ",".join(hops)
+    if steps is not None:
+        steps = steps.split(",") if isinstance(steps, str) else steps
+        steps = [name.strip() for name in steps if name.strip()]
+        given["steps"] = ",".join(steps)
     for name, value, least in (("count", count, 0), ("program_count", program_count, 1), ("seed", seed, 0)):
         if isinstance(value, bool) or not isinstance(value, int) or value < least:
-            raise UsageError(f"{name}={value!r}", allowed=f"a whole number, {least} and above")
+            raise UsageError(f"{name}={value!r}", expected=f"a whole number, {least} and above")
     if command is None:
         usual = {"count": 500, "program_count": 10, "seed": 0}
         typed = {name: value for name, value in {**given, "seed": seed}.items() if value is not None}
         words = [(flag(name), value) for name, value in typed.items() if value != usual.get(name)]
         command = shlex.join(["edge", "eval", *as_typed([("", path), *words])])
-    from edge.accuracy import ANSWERS, FILE, Pictures, choose, discard_stale, find_hops, subject_of, write_evaluation
+    from edge.accuracy import ANSWERS, FILE, MeasuredOn, choose, discard_stale, find_steps, subject_of, write_evaluation
     from edge.accuracy import evaluate as measure
     from edge.folder.built import open_built
     from edge.folder.workspace import Workspace
 
     if path.exists() and not path.is_dir():
         raise ModelFileError(
-            f"{path} is a single file", allowed="the folder of a finished build", remedy=f"edge eval {path.parent}"
+            f"{path} is a single file", expected="the folder of a finished build", remedy=f"edge eval {path.parent}"
         )
     open_built(path)  # a wrong folder is told before anything waits
     with Workspace(path, listener):
         finished = open_built(path)  # from here on no build replaces it
-        found, unlabelled = built_pictures(finished, "eval", images, labels, count=count, seed=seed)
-        pictures = Pictures(found, unlabelled, seed)
+        found, unlabelled = built_images(finished, "eval", images, labels, count=count, seed=seed)
+        measured_on = MeasuredOn(found, unlabelled, seed)
         subject = subject_of(finished, *_compiler_of(finished))
-        chosen, missing = find_hops(subject, program_count)
+        chosen, missing = find_steps(subject, program_count)
         if board is not None:
             chosen.append(board(subject))
-        if hops is None:
+        if steps is None:
             _tell_missing(missing, listener)
         else:
-            chosen = choose(chosen, missing, hops)
+            chosen = choose(chosen, missing, steps)
         if check is not None:
-            check(pictures, chosen)
+            check(measured_on, chosen)
         if unlabelled:
             listener.warn(f"{unlabelled}; agreement with the float network is measured instead")
         evaluation = measure(
             subject,
             chosen,
-            pictures,
+            measured_on,
             root=path,
             command=command,
             answers=path / ANSWERS,
@@ -270,32 +270,32 @@ def evaluate(
     return evaluation
 
 
-def built_pictures(
+def built_images(
     built: Built, verb: str, images: str | Path | None, labels: str | Path | None, *, count: int, seed: int
 ) -> tuple[ImageSet, str]:
-    """Return the pictures to measure a build on, and why there is no Top-1; empty if there is.
+    """Return the images to measure a build on, and why there is no Top-1; empty if there is.
 
     Args:
         built: the build.
         verb: for the remedy, such as ``diagnose``.
-        images: a source of pictures; None takes those of the build's own measurement, if the demo's.
+        images: a source of images; None takes those of the build's own measurement, if the demo's.
         labels: what names the classes, as for :func:`edge.images.class_names`; None takes the build's own.
-        count: at most so many pictures; 0 takes all.
+        count: at most so many images; 0 takes all.
         seed: of the choice.
 
     Raises:
-        UsageError: no pictures are named and the build was measured on others than the demo's.
+        UsageError: no images are named and the build was measured on others than the demo's.
         EdgeError: as :func:`edge.images.open_images`.
     """
     from edge.pipeline import choices
 
     about = built.metadata
     if images is None:
-        measured = str(built.manifest.get("accuracy", {}).get("dataset", "other pictures"))
+        measured = str(built.manifest.get("accuracy", {}).get("dataset", "other images"))
         if not measured.startswith(DEMO):
             raise UsageError(
                 f"no --images, and {about.model} was measured on {measured}, which may have moved",
-                allowed="a folder of pictures, a list file or labels.csv",
+                expected="a folder of images, a list file or labels.csv",
                 remedy=f"edge {verb} {built.folder.name} --images DIR",
             )
     names = labels
@@ -303,16 +303,16 @@ def built_pictures(
         own = built.folder / about.files["labels"].path if "labels" in about.files else None
         names = "demo" if about.weights == "demo" else own
     images, names = (None if item is None else str(item) for item in (images, names))
-    return choices.pictures(images, names, about.weights, about.classes, count=count, seed=seed)
+    return choices.image_set(images, names, about.weights, about.classes, count=count, seed=seed)
 
 
 def _compiler_of(built: Built) -> tuple[Toolchain | None, str]:
     """Return the compiler that made the build, or another one; or why there is none."""
     from edge.toolchain.find import find
 
-    kind = built.manifest.get("mapper")
-    if kind == "portable":
-        return None, "built without the vendor's compiler (--mapper portable)"
+    kind = built.manifest.get("toolchain", {}).get("kind")
+    if kind == "onnxruntime":
+        return None, "built without the vendor's compiler (--compiler onnxruntime)"
     why = "no compiler"
     for choice in (kind, "auto"):
         try:
@@ -337,6 +337,6 @@ def _refuse_unknown(given: Iterable[str], known: Iterable[str]) -> None:
             near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
             raise UsageError(
                 f"no option is called {name!r}",
-                allowed=", ".join(names),
+                expected=", ".join(names),
                 remedy=f"{near[0]}=… is the nearest" if near else None,
             )

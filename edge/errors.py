@@ -7,8 +7,8 @@
     │   └── SpecError             a model YAML or a precision recipe breaks its schema
     ├── InputError                a file of the user's can't be used
     │   ├── ModelFileError        an ONNX file is missing, corrupt, dynamic or of a wrong shape
-    │   ├── ImageError            a picture can't be read or is too small
-    │   ├── LabelError            labels do not match the pictures or the classes
+    │   ├── ImageError            an image can't be read or is too small
+    │   ├── LabelError            labels do not match the images or the classes
     │   └── CalibrationError      a calibration set that would spoil the model
     ├── DownloadError             a download failed, timed out or has the wrong checksum
     ├── ToolchainError            the vendor's compiler
@@ -32,22 +32,22 @@ class EdgeError(Exception):
 
     Args:
         seen: what was found, with the value itself.
-        allowed: what would have been right.
+        expected: what would have been right.
         remedy: what to do next, best as the command to type.
     """
 
     exit_code = 1
 
-    def __init__(self, seen: str, *, allowed: str | None = None, remedy: str | None = None) -> None:
+    def __init__(self, seen: str, *, expected: str | None = None, remedy: str | None = None) -> None:
         super().__init__(seen)
         self.seen = seen
-        self.allowed = allowed
+        self.expected = expected
         self.remedy = remedy
 
     def __str__(self) -> str:
         lines = [self.seen]
-        if self.allowed:
-            lines.append(f"allowed: {self.allowed}")
+        if self.expected:
+            lines.append(f"expected: {self.expected}")
         if self.remedy:
             lines.append(f"next: {self.remedy}")
         return "\n".join(lines)
@@ -72,11 +72,11 @@ class ModelFileError(InputError):
 
 
 class ImageError(InputError):
-    """A picture can't be read or is too small."""
+    """An image can't be read or is too small."""
 
 
 class LabelError(InputError):
-    """Labels do not match the pictures or the classes."""
+    """Labels do not match the images or the classes."""
 
 
 class CalibrationError(InputError):
@@ -92,15 +92,15 @@ class ToolchainError(EdgeError):
 
     Args:
         seen: as for every error; the next two likewise.
-        allowed: what would have been right.
+        expected: what would have been right.
         remedy: what to do next.
         log: path of the full log, shown to the user; a stage that fails keeps its log and sets this.
     """
 
     def __init__(
-        self, seen: str, *, allowed: str | None = None, remedy: str | None = None, log: str | None = None
+        self, seen: str, *, expected: str | None = None, remedy: str | None = None, log: str | None = None
     ) -> None:
-        super().__init__(seen, allowed=allowed, remedy=remedy)
+        super().__init__(seen, expected=expected, remedy=remedy)
         self.log = log
 
     def __str__(self) -> str:

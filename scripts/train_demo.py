@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Train the demo network on the pictures that edge renders, and pack it for the wheel.
+"""Train the demo network on the images that edge renders, and pack it for the wheel.
 
 Three steps, each its own subcommand, because they want different Pythons:
 
@@ -29,7 +29,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from edge.images.demo import CLASSES, SIDE, picture
+from edge.images.demo import CLASSES, SIDE, draw
 
 MODEL = "convnext_atto"
 INPUT = (1, 3, SIDE, SIDE)
@@ -45,9 +45,9 @@ def main() -> int:
 
     step = steps.add_parser("train", help="render, train, write demo.safetensors and training.json")
     step.add_argument("--out", type=Path, required=True, help="folder for the results")
-    step.add_argument("--cache", type=Path, help="folder for the rendered pictures (default: OUT)")
-    step.add_argument("--pictures", type=int, default=16_000, help="training pictures; 147 KiB each")
-    step.add_argument("--validation", type=int, default=480, help="pictures to watch the training with")
+    step.add_argument("--cache", type=Path, help="folder for the rendered images (default: OUT)")
+    step.add_argument("--images", type=int, default=16_000, help="training images; 147 KiB each")
+    step.add_argument("--validation", type=int, default=480, help="images to watch the training with")
     step.add_argument(
         "--init", type=Path, help="safetensors to start from; tensors that don't fit, as the head, are left out"
     )
@@ -60,7 +60,7 @@ def main() -> int:
         "because they hold the subject and cost a quarter (default: %(default)s)",
     )
     step.add_argument("--batch", type=int, default=64)
-    step.add_argument("--seed", type=int, default=0, help="of the weights, the order and the pictures")
+    step.add_argument("--seed", type=int, default=0, help="of the weights, the order and the images")
     step.add_argument("--jobs", type=int, default=os.cpu_count(), help="processes that render")
     step.add_argument("--device", default=None, help="cpu or cuda (default: cuda where there is one)")
     step.set_defaults(run=train)
@@ -74,7 +74,7 @@ def main() -> int:
     step.add_argument("--onnx", type=Path, required=True)
     step.add_argument("--training", type=Path, required=True, help="training.json of the train step")
     step.add_argument("--record", type=Path, required=True, help="JSON file to write")
-    step.add_argument("--pictures", type=int, default=2400)
+    step.add_argument("--images", type=int, default=2400)
     step.set_defaults(run=measure)
 
     args = parser.parse_args()
@@ -82,29 +82,29 @@ def main() -> int:
     return 0
 
 
-def network_picture(split: str, index: int, seed: int) -> tuple[np.ndarray, int]:
-    """Return a rendered picture as the network is to see it: edge's own resize and crop."""
+def network_image(split: str, index: int, seed: int) -> tuple[np.ndarray, int]:
+    """Return a rendered image as the network is to see it: edge's own resize and crop."""
     from edge.images.preprocess import resize_crop
     from edge.specs import Preprocess
 
-    rgb, label = picture(split, index, seed)
+    rgb, label = draw(split, index, seed)
     return resize_crop(rgb, Preprocess()), label
 
 
 def _render_range(split: str, start: int, count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    pairs = [network_picture(split, index, seed) for index in range(start, start + count)]
+    pairs = [network_image(split, index, seed) for index in range(start, start + count)]
     return np.stack([p for p, _ in pairs]), np.array([label for _, label in pairs])
 
 
 def render(file: Path, start: int, count: int, seed: int, jobs: int) -> tuple[np.ndarray, np.ndarray]:
-    """Render ``count`` pictures of the train stream to ``file`` unless it holds them already.
+    """Render ``count`` images of the train stream to ``file`` unless it holds them already.
 
     Returns:
-        The pictures, uint8 (count, 224, 224, 3), mapped from the file, and their labels.
+        The images, uint8 (count, 224, 224, 3), mapped from the file, and their labels.
     """
     labels_file = file.with_suffix(".labels.npy")
     if not labels_file.exists():
-        pictures = np.lib.format.open_memmap(file, "w+", np.uint8, (count, SIDE, SIDE, 3))
+        images = np.lib.format.open_memmap(file, "w+", np.uint8, (count, SIDE, SIDE, 3))
         labels = np.empty(count, np.int64)
         chunk = 200
         with ProcessPoolExecutor(jobs) as pool:
@@ -114,8 +114,8 @@ def render(file: Path, start: int, count: int, seed: int, jobs: int) -> tuple[np
                 pool.submit(_render_range, "train", start + s, n, seed) for s, n in zip(starts, sizes, strict=True)
             ]
             for s, n, task in zip(starts, sizes, tasks, strict=True):
-                pictures[s : s + n], labels[s : s + n] = task.result()
-        pictures.flush()
+                images[s : s + n], labels[s : s + n] = task.result()
+        images.flush()
         np.save(labels_file, labels)
     return np.load(file, mmap_mode="r"), np.load(labels_file)
 
@@ -135,14 +135,14 @@ def train(args: argparse.Namespace) -> None:
     args.out.mkdir(parents=True, exist_ok=True)
     cache = args.cache or args.out
     cache.mkdir(parents=True, exist_ok=True)
-    key = hashlib.sha256(b"".join(picture("train", i)[0].tobytes() for i in range(12))).hexdigest()
+    key = hashlib.sha256(b"".join(draw("train", i)[0].tobytes() for i in range(12))).hexdigest()
     name = f"{key[:12]}-{args.seed}"
-    pictures, labels = render(cache / f"train-{args.pictures}-{name}.npy", 0, args.pictures, args.seed, args.jobs)
+    images, labels = render(cache / f"train-{args.images}-{name}.npy", 0, args.images, args.seed, args.jobs)
     held_out, held_labels = render(
         cache / f"held-{args.validation}-{name}.npy", VALIDATION_START, args.validation, args.seed, args.jobs
     )
     rendered = time.monotonic()
-    print(f"{args.pictures} pictures ready after {rendered - began:.0f} s", flush=True)
+    print(f"{args.images} images ready after {rendered - began:.0f} s", flush=True)
 
     torch.manual_seed(args.seed)
     order = np.random.default_rng(args.seed)
@@ -178,7 +178,7 @@ def train(args: argparse.Namespace) -> None:
     plan = []
     for phase in args.phases:
         crop, epochs, rate = phase.split(":")
-        plan.append((int(crop), int(args.pictures * float(epochs)) // args.batch, float(rate)))
+        plan.append((int(crop), int(args.images * float(epochs)) // args.batch, float(rate)))
     total = sum(steps for _, steps, _ in plan)
     decayed = [p for p in model.parameters() if p.ndim > 1]
     kept = [p for p in model.parameters() if p.ndim <= 1]
@@ -193,12 +193,12 @@ def train(args: argparse.Namespace) -> None:
             for group in optimizer.param_groups:
                 group["lr"] = rate * min(1.0, (step + 1) / warmup) * cosine
             if len(queue) < args.batch:
-                queue = np.concatenate([queue, order.permutation(args.pictures)])
+                queue = np.concatenate([queue, order.permutation(args.images)])
             chosen, queue = np.sort(queue[: args.batch]), queue[args.batch :]
             room = SIDE - crop
             # The subject lies near the centre; a small shift is all that keeps it inside the crop.
             y, x = (room // 2 + int(order.integers(-min(6, room // 2), min(6, room // 2) + 1)) for _ in "yx")
-            batch = pictures[chosen, y : y + crop, x : x + crop]
+            batch = images[chosen, y : y + crop, x : x + crop]
             if order.integers(2):
                 batch = batch[:, :, ::-1]
             with autocast():
@@ -229,12 +229,12 @@ def train(args: argparse.Namespace) -> None:
         "model": MODEL,
         "classes": list(CLASSES),
         "seed": args.seed,
-        "training_pictures": args.pictures,
+        "training_images": args.images,
         "phases": args.phases,
         "batch": args.batch,
         "init": args.init.name if args.init else None,
         "init_sha256": hashlib.sha256(args.init.read_bytes()).hexdigest() if args.init else None,
-        "first_12_pictures_sha256": key,
+        "first_12_images_sha256": key,
         "device": torch.cuda.get_device_name() if device == "cuda" else "cpu",
         "training_seconds": round(time.monotonic() - rendered),
         "versions": {
@@ -244,7 +244,7 @@ def train(args: argparse.Namespace) -> None:
             "numpy": np.__version__,
             "opencv": cv2.__version__,
         },
-        "held_out": {"pictures": args.validation, "top1": round(held_top1, 2)},
+        "held_out": {"images": args.validation, "top1": round(held_top1, 2)},
     }
     (args.out / "training.json").write_text(json.dumps(record, indent=2) + "\n")
     print(f"held-out Top-1 {held_top1:.1f} of {args.validation}, float16 weights")
@@ -290,7 +290,7 @@ def wilson(right: int, count: int, z: float = 1.959964) -> tuple[float, float]:
 
 
 def measure(args: argparse.Namespace) -> None:
-    """Run the packed file on unseen test pictures and write the record."""
+    """Run the packed file on unseen test images and write the record."""
     import onnxruntime
 
     from edge.sources.demo_weights import unpack
@@ -298,24 +298,24 @@ def measure(args: argparse.Namespace) -> None:
     session = onnxruntime.InferenceSession(unpack(args.onnx).SerializeToString(), providers=["CPUExecutionProvider"])
     training = json.loads(args.training.read_text())
     first = fifth = 0
-    for index in range(args.pictures):
-        rgb, label = network_picture("test", index, 0)
+    for index in range(args.images):
+        rgb, label = network_image("test", index, 0)
         data = ((rgb.astype(np.float32) - MEAN) / STD).astype(np.float32).transpose(2, 0, 1)[None]
         ranked = np.argsort(-session.run(None, {"data": data})[0][0], kind="stable")
         first += int(ranked[0] == label)
         fifth += int(label in ranked[:5])
     figures = {
-        "pictures": args.pictures,
+        "images": args.images,
         "split": "test",
         "seed": 0,
-        "top1": round(100 * first / args.pictures, 2),
-        "top1_wilson95": [round(v, 2) for v in wilson(first, args.pictures)],
-        "top5": round(100 * fifth / args.pictures, 2),
-        "top5_wilson95": [round(v, 2) for v in wilson(fifth, args.pictures)],
+        "top1": round(100 * first / args.images, 2),
+        "top1_wilson95": [round(v, 2) for v in wilson(first, args.images)],
+        "top5": round(100 * fifth / args.images, 2),
+        "top5_wilson95": [round(v, 2) for v in wilson(fifth, args.images)],
         "onnxruntime": onnxruntime.__version__,
     }
     record = {
-        "note": "a demo network, trained on rendered pictures; its figures say nothing about ImageNet",
+        "note": "a demo network, trained on rendered images; its figures say nothing about ImageNet",
         "file": args.onnx.name,
         "file_sha256": hashlib.sha256(args.onnx.read_bytes()).hexdigest(),
         "file_bytes": args.onnx.stat().st_size,

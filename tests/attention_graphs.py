@@ -29,14 +29,14 @@ def attention_net(
     seed: int = 0,
     **pool: Any,
 ) -> onnx.ModelProto:
-    """Return a picture's attention over pooled keys, as torch exports NextViT's, with its number somewhere.
+    """Return an image's attention over pooled keys, as torch exports NextViT's, with its number somewhere.
 
     Args:
         window: tokens that become one key; 1 for no pooling.
         at: query, key, values or scores.
         shared: queries and keys come of the same weights.
         seen: the scaled value is an output too.
-        scores: a picture of 3 * side + 2 goes in, a score a channel comes out.
+        scores: an image of 3 * side + 2 goes in, a score a channel comes out.
         changes: operators and constants that change the scores, a bias for instance.
         pool: further attributes of the AveragePool.
     """
@@ -85,9 +85,9 @@ def attention_net(
     mixed = add("MatMul", "mixed", share, split("v", fewer, [0, 2, 1, 3]))
     joined = add("Transpose", "joined", mixed, perm=[0, 2, 1, 3])
     if scores:
-        constants["to_picture"] = np.array([1, channels, side, side])
+        constants["to_image"] = np.array([1, channels, side, side])
         turned = add("Transpose", "turned", add("Reshape", "row", joined, "from_heads"), perm=[0, 2, 1])
-        shown = add("Relu", "shown", add("Reshape", "back", turned, "to_picture"))
+        shown = add("Relu", "shown", add("Reshape", "back", turned, "to_image"))
         add("Flatten", "y", add("GlobalAveragePool", "mean", shown))
     else:
         add("Reshape", "y", joined, "from_heads")
@@ -154,8 +154,8 @@ def transformer_net(
         nodes.append(helper.make_node(kind, list(inputs), [output], name=f"/{output}/{kind}", **attributes))
         return output
 
-    picture = add("Conv", "patch", "x", "patch_w", strides=[patch, patch], kernel_shape=[patch, patch])
-    row = add("Transpose", "row", add("Reshape", "planes", picture, "to_tokens"), perm=[0, 2, 1])
+    image = add("Conv", "patch", "x", "patch_w", strides=[patch, patch], kernel_shape=[patch, patch])
+    row = add("Transpose", "row", add("Reshape", "planes", image, "to_tokens"), perm=[0, 2, 1])
     product = add("MatMul", "qkv", add("Tanh", "calm", row), "qkv_w")
     if bias:
         product = add("Add", "biased", "qkv_b", product)

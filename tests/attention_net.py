@@ -1,4 +1,4 @@
-"""A small trained classifier of the operators of NextViT and CSPDarkNet53, and the pictures that it knows.
+"""A small trained classifier of the operators of NextViT and CSPDarkNet53, and the images that it knows.
 
 A stem; a cross-stage part (Split, LeakyRelu, Add, Concat); an attention over pooled keys as NextViT's e_mhsa
 exports it (BatchNormalization, AveragePool, MatMul of two activations, Softmax); a head solved by ridge
@@ -17,7 +17,7 @@ import onnxruntime
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from tests.trained_net import COLORS, SIDE, normalized, picture
+from tests.trained_net import COLORS, SIDE, image, normalized
 
 CHANNELS, HEADS, WIDTH = 32, 2, 16
 TOKENS, KEYS = (SIDE // 4) ** 2, (SIDE // 8) ** 2
@@ -47,7 +47,7 @@ def train() -> Weights:
     )
     labels = np.arange(480) % len(COLORS)
     features = np.concatenate(
-        [session.run(None, {"x": normalized(picture(int(label), rng))})[0] for label in labels]
+        [session.run(None, {"x": normalized(image(int(label), rng))})[0] for label in labels]
     ).astype(np.float64)
     wide = np.hstack([features, np.ones((len(features), 1))])
     solved = np.linalg.solve(wide.T @ wide + 10 * np.eye(65), wide.T @ (np.eye(len(COLORS))[labels] * 8))
@@ -64,7 +64,7 @@ def network(weights: Weights, *, classes: int = len(COLORS)) -> onnx.ModelProto:
         "to_tokens": np.array([1, CHANNELS, -1]),
         "to_heads": np.array([1, -1, HEADS, WIDTH]),
         "from_heads": np.array([1, TOKENS, CHANNELS]),
-        "to_picture": np.array([1, CHANNELS, side, side]),
+        "to_image": np.array([1, CHANNELS, side, side]),
         "scale": np.array(WIDTH**-0.5, np.float32),
     }
     nodes: list[onnx.NodeProto] = []
@@ -94,7 +94,7 @@ def network(weights: Weights, *, classes: int = len(COLORS)) -> onnx.ModelProto:
     logits = add("MatMul", "logits", query, heads("k", pooled, [0, 2, 3, 1]))
     weighted = add("MatMul", "weighted", add("Softmax", "share", logits, axis=3), heads("v", pooled, [0, 2, 1, 3]))
     joined = add("Reshape", "joined", add("Transpose", "weighted_t", weighted, perm=[0, 2, 1, 3]), "from_heads")
-    back = add("Reshape", "back", add("Transpose", "back_t", linear("proj", joined), perm=[0, 2, 1]), "to_picture")
+    back = add("Reshape", "back", add("Transpose", "back_t", linear("proj", joined), perm=[0, 2, 1]), "to_image")
     mixed = add("Add", "residual", whole, back)
     mixed = add("Conv", "mix", mixed, "mix_w", "mix_b", pads=[1, 1, 1, 1], kernel_shape=[3, 3])
     flat = add("Flatten", "flat", add("GlobalAveragePool", "pool", add("Relu", "mix_r", mixed)))

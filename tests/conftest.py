@@ -174,8 +174,8 @@ def save_net(path: Path, shape: tuple[int | str, ...] = (1, 3, 64, 64), dtype: i
     return path
 
 
-def save_pictures(folder: Path, n: int, size: int = 80, seed: int = 0) -> Path:
-    """Save n coloured noise pictures in class folders 0..3."""
+def save_images(folder: Path, n: int, size: int = 80, seed: int = 0) -> Path:
+    """Save n coloured noise images in class folders 0..3."""
     rng = np.random.default_rng(seed)
     for index in range(n):
         path = folder / str(index % 4) / f"{index:03d}.png"

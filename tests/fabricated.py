@@ -1,6 +1,6 @@
 """A finished build folder, made within a second: a tiny classifier as float ONNX and as portable model.
 
-Both average the picture's RGB over a 2x2 grid and apply a linear head; the portable one takes NV12 as all
+Both average the image's RGB over a 2x2 grid and apply a linear head; the portable one takes NV12 as all
 portable models do, and its head's weights are rounded, so that the two differ as float and quantized do.
 """
 
@@ -16,7 +16,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from edge.folder.metadata import FileEntry, Metadata, Role, write_metadata
-from edge.images.demo import picture
+from edge.images.demo import draw
 from edge.specs import Preprocess
 
 MEAN, STD = 127.5, 50.0
@@ -114,9 +114,9 @@ def portable_net(size: int, head: np.ndarray, *, exact: bool) -> onnx.ModelProto
 
 
 def save_photo(path: Path, index: int = 0, color: tuple[int, int, int] | None = None) -> Path:
-    """Write a rendered picture, or one of a single RGB colour, 120 rows of 160."""
+    """Write a rendered image, or one of a single RGB colour, 120 rows of 160."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    rgb = picture("test", index)[0][:120, :160] if color is None else np.full((120, 160, 3), color, np.uint8)
+    rgb = draw("test", index)[0][:120, :160] if color is None else np.full((120, 160, 3), color, np.uint8)
     cv2.imwrite(str(path), np.ascontiguousarray(rgb[..., ::-1]))
     return path
 

@@ -43,8 +43,8 @@ def mindspore_models(folder: Path) -> None:
     net.set_train(False)
     folder.mkdir(parents=True, exist_ok=True)
     ms.save_checkpoint(net, str(folder / "net.ckpt"))
-    picture = ms.Tensor(np.zeros((1, 3, 32, 32), np.float32))
-    ms.export(net, picture, file_name=str(folder / "net"), file_format="MINDIR")
+    image = ms.Tensor(np.zeros((1, 3, 32, 32), np.float32))
+    ms.export(net, image, file_name=str(folder / "net"), file_format="MINDIR")
 
 
 if __name__ == "__main__":

@@ -11,11 +11,11 @@ import cattrs
 import cv2
 import numpy as np
 
-from edge.accuracy.table import Change, Evaluation, HopName, HopResult, Mistake
+from edge.accuracy.table import Change, Evaluation, Mistake, StepName, StepResult
 from edge.diagnose.findings import CpuNode, Diagnosis, InputCheck, LayerResult, Range, Remedy, Share
 from edge.folder.built import Built, open_built
 from edge.folder.metadata import Metadata, write_metadata
-from edge.images.demo import CLASSES, picture
+from edge.images.demo import CLASSES, draw
 from edge.measure.scores import Score
 from edge.specs import Preprocess
 
@@ -54,7 +54,7 @@ def make_build(
     layout: str = "NCHW",
     recipe: str = YAML,
 ) -> Path:
-    """Write a build folder: manifest, metadata, labels, logs, calibration pictures; no eval, no diagnosis."""
+    """Write a build folder: manifest, metadata, labels, logs, calibration images; no eval, no diagnosis."""
     folder.mkdir(parents=True)
     name = f"{folder.name}_demo"
     rule = Preprocess(crop=(64, 64), resize=72, color=color, layout=layout)  # type: ignore[arg-type]
@@ -91,15 +91,15 @@ def make_build(
 def calibration(folder: Path, rule: Preprocess, count: int = 30) -> None:
     directory = folder / f"calibration_data_{rule.color}_f32"
     directory.mkdir()
-    pictures = []
+    images = []
     for index in range(count):
-        rgb = cv2.resize(picture("calibration", index)[0], (64, 64), interpolation=cv2.INTER_AREA)
+        rgb = cv2.resize(draw("calibration", index)[0], (64, 64), interpolation=cv2.INTER_AREA)
         ordered = rgb[..., ::-1] if rule.color == "bgr" else rgb
         raw = ordered.transpose(2, 0, 1) if rule.layout == "NCHW" else ordered
         file = f"{index:04d}.bin"
         np.ascontiguousarray(raw, "<f4").tofile(directory / file)
-        pictures.append({"name": f"calibration/{index:06d}", "file": file, "sha256": HASH, "source_sha256": HASH})
-    index = {"directory": directory.name, "index": "calibration.json", "n": count, "pictures": pictures}
+        images.append({"name": f"calibration/{index:06d}", "file": file, "sha256": HASH, "source_sha256": HASH})
+    index = {"directory": directory.name, "index": "calibration.json", "n": count, "images": images}
     (folder / "calibration.json").write_text(json.dumps(index))
 
 
@@ -109,7 +109,7 @@ def facts(
     score = {"top1": 94.4, "top5": 100.0, "top1_interval": [92.0, 96.1], "top5_interval": [99.24, 100.0]}
     worse = {"top1": 90.6, "top5": 99.8, "top1_interval": [87.7, 92.9], "top5_interval": [98.9, 100.0]}
     verify: dict[str, Any] = {"frames": 3, "bit_exact": True, "max_abs_diff": 0, "portable_exact": True}
-    verify |= {"integers": 48, "calls": 1, "pictures": ["test/000003"]}
+    verify |= {"integers": 48, "calls": 1, "images": ["test/000003"]}
     if not verified:
         verify = {"frames": 0, "bit_exact": None, "max_abs_diff": None, "why_not": "the simulator is missing"}
     return {
@@ -129,9 +129,11 @@ def facts(
             "std": [58.395, 57.12, 57.375],
             "layout": "NCHW",
         },
-        "mapper": "managed" if vendor else "portable",
         "precision": precision,
-        "toolchain": {"kind": "managed", "versions": {"hbdk": "3.49.15", "hb_mapper": "1.24.3"}},
+        "toolchain": {
+            "kind": "managed" if vendor else "onnxruntime",
+            "versions": {"hbdk": "3.49.15", "hb_mapper": "1.24.3"},
+        },
         "static": {
             "fps": 811.95,
             "latency_us": 1231.6,
@@ -146,11 +148,11 @@ def facts(
             "n": 100,
             "seed": 0,
             "sha256": HASH,
-            "images": "demo:calibration (100 rendered pictures, seed 0)",
+            "images": "demo:calibration (100 rendered images, seed 0)",
             "method": "kl:num_bin=1024,max_num_bin=16384,per_channel",
         },
         "accuracy": {
-            "dataset": "demo:test (500 rendered pictures, seed 0)",
+            "dataset": "demo:test (500 rendered images, seed 0)",
             "dataset_sha256": HASH,
             "n": 500,
             "float": score if labelled else None,
@@ -185,8 +187,8 @@ def board_record(digest: str) -> dict[str, Any]:
     }
 
 
-HOPS: tuple[tuple[HopName, int, int, int, int, float], ...] = (
-    # hop, n, Top-1 right, became wrong, became right, p
+STEPS: tuple[tuple[StepName, int, int, int, int, float], ...] = (
+    # step, n, Top-1 right, became wrong, became right, p
     ("float", 500, 472, 0, 0, 1.0),
     ("simplified", 500, 472, 0, 0, 1.0),
     ("nv12", 500, 470, 4, 2, 0.6875),
@@ -197,18 +199,18 @@ HOPS: tuple[tuple[HopName, int, int, int, int, float], ...] = (
 )
 
 
-def evaluation(built: Built, *, labelled: bool = True, pictures: Path | None = None) -> Evaluation:
+def evaluation(built: Built, *, labelled: bool = True, images: Path | None = None) -> Evaluation:
     """Return an evaluation of the build; its first mistake is a file that has gone."""
-    hops = []
-    before: HopName | None = None
+    steps = []
+    before: StepName | None = None
     agree = {"float": 1.0, "simplified": 1.0, "nv12": 0.99, "calibrated": 0.95, "program": 0.95}
-    for hop, n, right, lost, gained, p in HOPS:
+    for step, n, right, lost, gained, p in STEPS:
         points = 100 * (gained - lost) / n
         change = Change(points, (points - 1.4, points + 1.4), lost, gained, p) if before and labelled else None
-        same = round(n * agree.get(hop, 0.93))
-        hops.append(
-            HopResult(
-                hop=hop,
+        same = round(n * agree.get(step, 0.93))
+        steps.append(
+            StepResult(
+                name=step,
                 by="onnxruntime 1.32.0",
                 n=n,
                 score=Score(n, right, n) if labelled else None,
@@ -222,20 +224,20 @@ def evaluation(built: Built, *, labelled: bool = True, pictures: Path | None = N
                 computed=n,
             )
         )
-        before = "quantized" if hop == "program" else hop
+        before = "quantized" if step == "program" else step
     mistakes = [Mistake("gone/cat.jpg", "/nowhere/cat.jpg", len(NAMES) - 1, len(NAMES) - 1, 0, 0.99, 0.6)]
-    if pictures is not None:
-        mistakes.append(Mistake("<b>.png", str(pictures), 1, 1, 2, 0.97, 0.51))
+    if images is not None:
+        mistakes.append(Mistake("<b>.png", str(images), 1, 1, 2, 0.97, 0.51))
     mistakes += [Mistake(f"test/{i:06d}", None, i % 47, i % 47, (i + 1) % 47, 0.9, 0.5) for i in range(12)]
     return Evaluation(
         name=f"{built.folder.name}_demo",
         command=f"edge eval {built.folder.name}",
         models={role: built.sha256[role] for role in ("float_onnx", "bin", "quantized_onnx")},
-        dataset="demo:test (500 rendered pictures, seed 0)",
+        dataset="demo:test (500 rendered images, seed 0)",
         dataset_sha256=HASH,
         n=500,
         unlabelled="" if labelled else "a folder without labels",
-        hops=tuple(hops),
+        steps=tuple(steps),
         quantized="quantized",
         verdict="Quantization costs 3.8 points of Top-1, 94.4 % to 90.6 %, beyond noise (p = 0.002)",
         explanation=(
@@ -252,15 +254,15 @@ def evaluation(built: Built, *, labelled: bool = True, pictures: Path | None = N
 
 
 def write_answers(folder: Path, right: dict[str, int], *, seed: int = 0, labelled: bool = True) -> None:
-    """Write ``answers.csv``: of each hop as many right as said, of its first n pictures."""
+    """Write ``answers.csv``: of each step as many right as said, of its first n images."""
     rng = np.random.default_rng(seed)
     columns: dict[str, list[int | str]] = {}
-    for hop, n, *_ in HOPS:
+    for step, n, *_ in STEPS:
         answers: list[int | str] = [index % 48 for index in range(n)]
-        for index in rng.permutation(n)[: n - right[hop]]:
+        for index in rng.permutation(n)[: n - right[step]]:
             answers[index] = (index + 1) % 48
-        columns[hop] = [*answers, *[""] * (500 - n)]
-    rows = ["picture,label," + ",".join(columns)]
+        columns[step] = [*answers, *[""] * (500 - n)]
+    rows = ["image,label," + ",".join(columns)]
     for index in range(500):
         label = index % 48 if labelled else ""
         rows.append(f"test/{index:06d},{label}," + ",".join(str(column[index]) for column in columns.values()))
@@ -282,7 +284,7 @@ def diagnosis(built: Built, seed: int = 5) -> Diagnosis:
         name=f"{built.folder.name}_demo",
         command=f"edge diagnose {built.folder.name}",
         models={role: built.sha256[role] for role in ("float_onnx", "quantized_onnx")},
-        dataset="demo:test (64 rendered pictures, seed 0)",
+        dataset="demo:test (64 rendered images, seed 0)",
         n=64,
         labelled=True,
         verdict="The LayerNorms of the third stage lose most; the input is right.",
@@ -309,7 +311,7 @@ def diagnosis(built: Built, seed: int = 5) -> Diagnosis:
                 "alone it changes 3.1 % of the answers",
                 2.4,
             ),
-            Remedy("Calibrate on more pictures.", "edge build MODEL --calib-count 200", "saturation 0.8 %", 0.6),
+            Remedy("Calibrate on more images.", "edge build MODEL --calib-count 200", "saturation 0.8 %", 0.6),
         ),
         notes=("GELU is one table on the BPU.",),
         seconds=41.0,
@@ -332,11 +334,11 @@ def _unit(name: str, kind: Any, error: float, rng: np.random.Generator) -> Layer
     )
 
 
-def with_sidecars(folder: Path, *, labelled: bool = True, pictures: Path | None = None, seed: int = 5) -> Built:
+def with_sidecars(folder: Path, *, labelled: bool = True, images: Path | None = None, seed: int = 5) -> Built:
     """Put ``eval.json``, ``answers.csv`` and ``diagnosis.json`` of this very build beside it."""
     built = open_built(folder)
-    write_answers(folder, {hop: right for hop, _, right, *_ in HOPS}, seed=seed, labelled=labelled)
-    found = cattrs.unstructure(evaluation(built, labelled=labelled, pictures=pictures))
+    write_answers(folder, {step: right for step, _, right, *_ in STEPS}, seed=seed, labelled=labelled)
+    found = cattrs.unstructure(evaluation(built, labelled=labelled, images=images))
     (folder / "eval.json").write_text(json.dumps(found))
     (folder / "diagnosis.json").write_text(json.dumps(cattrs.unstructure(diagnosis(built, seed))))
     return built

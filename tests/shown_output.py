@@ -85,8 +85,8 @@ KINDS = (
         "within noise",
         rf"(?:(?:costs|gains) {NUMBER} points?|leaves Top-1 as it is) \(95 % {NUMBER} to {NUMBER}\), "
         rf"within noise \(p = {NUMBER}\)(?:(?=:)|; \d+ answers? changed, \d+ to wrong and \d+ to right)"
-        r"|changes no answer on \d+ pictures"
-        r"|(?<=^- The simplifier )gives the scores of float bit for bit on all \d+ pictures",
+        r"|changes no answer on \d+ images"
+        r"|(?<=^- The simplifier )gives the scores of float bit for bit on all \d+ images",
         "last digits of float scores turn an answer or two, either way; beyond noise is another verdict",
     ),
     Kind("time", r"\b\d[\d,]*\.\d+(?= (?:s|ms|us)\b)", "the machine's speed; the static one: see figure"),

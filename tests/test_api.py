@@ -18,7 +18,7 @@ from edge.cli.build import build_command
 from edge.errors import ModelFileError, UsageError
 from edge.progress import Quiet
 from edge.sources.resolve import Options
-from tests.conftest import Run, save_net, save_pictures
+from tests.conftest import Run, save_images, save_net
 
 GUIDE = Path(__file__).resolve().parent.parent / "docs" / "guides" / "python.md"
 GIVEN: dict[str, Any] = {
@@ -26,17 +26,17 @@ GIVEN: dict[str, Any] = {
     "std": (127.5, 127.5, 127.5),
     "resize": 64,
     "calib_count": 20,
-    "mapper": "portable",
+    "compiler": "onnxruntime",
     "count": 0,
 }
 
 
 @pytest.fixture
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder with a network and pictures, the current one."""
+    """A folder with a network and images, the current one."""
     monkeypatch.chdir(tmp_path)
     save_net(tmp_path / "net.onnx")
-    save_pictures(tmp_path / "pictures", 24)
+    save_images(tmp_path / "images", 24)
     return tmp_path
 
 
@@ -60,11 +60,11 @@ def test_every_option_of_the_command_line_is_one_of_the_library() -> None:
 
 
 def test_a_build_is_that_of_the_command_line(edge: Run, place: Path) -> None:
-    built = package.build("net.onnx", images="pictures", calib="pictures", build_dir=place / "a", **GIVEN)
+    built = package.build("net.onnx", images="images", calib="images", build_dir=place / "a", **GIVEN)
     options = [word for name in ("mean", "std") for word in (f"--{name}", "127.5")]
     code, out, err = edge(
-        "build", "net.onnx", "--images", "pictures", "--calib", "pictures", "--calib-count", "20", *options,
-        "--resize", "64", "--mapper", "portable", "--build-dir", "b", "--json",
+        "build", "net.onnx", "--images", "images", "--calib", "images", "--calib-count", "20", *options,
+        "--resize", "64", "--compiler", "onnxruntime", "--build-dir", "b", "--json",
     )  # fmt: skip
     assert code == 0, err
     typed = json.loads(out)
@@ -72,7 +72,7 @@ def test_a_build_is_that_of_the_command_line(edge: Run, place: Path) -> None:
     for key in ("accuracy", "calibration", "preprocess", "weights"):
         assert built.manifest[key] == typed[key]
     assert built.manifest["command"] == (
-        "edge build net.onnx --images pictures --count 0 --calib pictures --calib-count 20 --mapper portable "
+        "edge build net.onnx --images images --count 0 --calib images --calib-count 20 --compiler onnxruntime "
         "--mean 127.5 --std 127.5,127.5,127.5 --resize 64"
     )
     assert built.manifest["artifacts"][0] == typed["artifacts"][0]
@@ -87,14 +87,18 @@ def test_a_build_is_that_of_the_command_line(edge: Run, place: Path) -> None:
 
 
 def test_an_evaluation_is_that_of_the_command_line(edge: Run, place: Path) -> None:
-    built = package.build("net.onnx", images="pictures", calib="pictures", **GIVEN)
-    found = package.evaluate(built, images="pictures", hops=["nv12", "portable"])
+    built = package.build("net.onnx", images="images", calib="images", **GIVEN)
+    found = package.evaluate(built, images="images", steps=["nv12", "portable"])
     written = json.loads((built.folder / "eval.json").read_text())
-    assert written["command"] == "edge eval build/net --images pictures --hops nv12,portable"
-    code, out, err = edge("eval", "net", "--images", "pictures", "--hops", "nv12, portable", "--json")
+    assert written["command"] == "edge eval build/net --images images --steps nv12,portable"
+    code, out, err = edge("eval", "net", "--images", "images", "--steps", "nv12, portable", "--json")
     assert code == 0, err
     typed = json.loads(out)
-    assert [hop.hop for hop in found.hops] == [hop["hop"] for hop in typed["hops"]] == ["float", "nv12", "portable"]
+    assert (
+        [step.name for step in found.steps]
+        == [step["name"] for step in typed["steps"]]
+        == ["float", "nv12", "portable"]
+    )
     assert (found.n, found.verdict) == (typed["n"], typed["verdict"])
 
 
@@ -108,13 +112,13 @@ def test_what_the_command_line_tells_the_listener_hears(place: Path) -> None:
             self.stages.append(stage)
 
     listener = Ends()
-    package.build("net.onnx", images="pictures", calib="pictures", listener=listener, **GIVEN)
+    package.build("net.onnx", images="images", calib="images", listener=listener, **GIVEN)
     assert listener.warnings[0].startswith("net.onnx, as the file and your options say; check it:\n  input")
     assert listener.stages[0] == "export"
 
 
 def test_nothing_is_printed(place: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    package.build("net.onnx", images="pictures", calib="pictures", **GIVEN)
+    package.build("net.onnx", images="images", calib="images", **GIVEN)
     assert capfd.readouterr() == ("", "")
 
 
@@ -137,16 +141,16 @@ def test_a_wrong_option_is_a_usage_error(options: dict[str, Any], message: str, 
 
 
 def test_an_evaluation_refuses_what_it_can_not_read(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="no option is called 'hop'") as caught:
-        package.evaluate(tmp_path, hop="nv12")
-    assert "hops" in str(caught.value.remedy)
+    with pytest.raises(UsageError, match="no option is called 'step'") as caught:
+        package.evaluate(tmp_path, step="nv12")
+    assert "steps" in str(caught.value.remedy)
     with pytest.raises(ModelFileError, match=r"holds no manifest\.json"):
         package.evaluate(tmp_path)
 
 
 def test_the_guides_examples_run(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    save_pictures(place / "val", 24)
-    save_pictures(place / "train", 24, seed=1)
+    save_images(place / "val", 24)
+    save_images(place / "train", 24, seed=1)
     blocks = re.findall(r"^```python\n(.*?)^```$", GUIDE.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
     assert len(blocks) == 5
     exec(compile("\n".join(blocks), str(GUIDE), "exec"), {})

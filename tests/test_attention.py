@@ -33,7 +33,7 @@ from edge.specs import (
 )
 from edge.toolchain.found import Toolchain
 from tests.attention_net import network, train
-from tests.trained_net import MEAN, SIDE, STD, picture
+from tests.trained_net import MEAN, SIDE, STD, image
 
 PRE = Preprocess((SIDE, SIDE), SIDE, "bilinear", "rgb", MEAN, STD)
 SOFTMAX = "/share/Softmax"
@@ -88,23 +88,23 @@ class Made:
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """The simplified network, and a folder of calibration pictures."""
+    """The simplified network, and a folder of calibration images."""
     folder = tmp_path_factory.mktemp("attention")
     onnx.save(network(train()), folder / "net.onnx")
     assert simplify(model=folder / "net.onnx", out=folder, name="net_bpu").form == "simplified"
-    pictures = folder / "rgb_f32"
-    pictures.mkdir()
+    images = folder / "rgb_f32"
+    images.mkdir()
     rng = np.random.default_rng(1)
     for index in range(24):
-        data = picture(index % 8, rng).astype(np.float32).transpose(2, 0, 1)
-        (pictures / f"{index:03d}.bin").write_bytes(np.ascontiguousarray(data).tobytes())
-    return folder / "net_bpu.onnx", pictures
+        data = image(index % 8, rng).astype(np.float32).transpose(2, 0, 1)
+        (images / f"{index:03d}.bin").write_bytes(np.ascontiguousarray(data).tobytes())
+    return folder / "net_bpu.onnx", images
 
 
 @pytest.fixture(scope="module")
 def made(trained: tuple[Path, Path], toolchain: Toolchain, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Made]:
     """The network compiled with Softmax on the CPU and, in int8 and int16, on the BPU."""
-    model, pictures = trained
+    model, images = trained
     found = {}
     for recipe in ("int8", "int8_softmax_int8", SOFTMAX_RECIPE):
         out = tmp_path_factory.mktemp(recipe)
@@ -115,7 +115,7 @@ def made(trained: tuple[Path, Path], toolchain: Toolchain, tmp_path_factory: pyt
             calibration=evolve(precision.calibration, method="max", max_percentile=0.9999),
             compiler=evolve(precision.compiler, optimize_level="O0"),
         )
-        files = {"m.onnx": model, "c_f32": pictures}
+        files = {"m.onnx": model, "c_f32": images}
         spec = ModelSpec("net", Sources(), PRE)
         yaml = render(
             spec=spec, precision=precision, prefix="net", onnx_model="m.onnx", cal_data_dir="c_f32",
@@ -155,11 +155,11 @@ def test_softmax_leaves_the_cpu_and_the_program_is_one_part(made: dict[str, Made
 @pytest.mark.compiler
 def test_the_portable_models_have_the_vendors_bits(made: dict[str, Made], toolchain: Toolchain) -> None:
     rng = np.random.default_rng(2)
-    pictures = [picture(index % 8, rng) for index in range(6)]
+    images = [image(index % 8, rng) for index in range(6)]
     for one in made.values():
         portable = session_of(one.folder / "net_portable_int8.onnx")
         with QuantizedPool(toolchain, one.folder / "net_quantized_model.onnx", 1) as vendors:
-            for rgb in pictures:
+            for rgb in images:
                 own = scores(portable, rgb_to_nv12(rgb).reshape(-1))
                 np.testing.assert_array_equal(own, vendors(rgb))
 
@@ -169,7 +169,7 @@ def test_int16_softmax_keeps_the_answers_of_the_float_network(
     trained: tuple[Path, Path], made: dict[str, Made]
 ) -> None:
     rng = np.random.default_rng(3)
-    frames = [rgb_to_nv12(picture(index % 8, rng)) for index in range(160)]
+    frames = [rgb_to_nv12(image(index % 8, rng)) for index in range(160)]
     plain = session_of(trained[0])
     wanted = np.stack([scores(plain, network_input_from_nv12(frame, PRE)) for frame in frames])
     agreement, cosine = {}, {}
@@ -180,7 +180,7 @@ def test_int16_softmax_keeps_the_answers_of_the_float_network(
         lengths = np.linalg.norm(seen, axis=1) * np.linalg.norm(wanted, axis=1)
         cosine[name] = float(((seen * wanted).sum(1) / lengths).mean())
     assert agreement[SOFTMAX_RECIPE] >= 0.9
-    assert agreement[SOFTMAX_RECIPE] >= agreement["int8"] - 0.0125  # two pictures
+    assert agreement[SOFTMAX_RECIPE] >= agreement["int8"] - 0.0125  # two images
     # int16 costs nothing against the float Softmax of the CPU; int8 is behind both.
     assert 1 - cosine[SOFTMAX_RECIPE] < 1.1 * (1 - cosine["int8"])
     assert cosine["int8_softmax_int8"] < cosine[SOFTMAX_RECIPE]

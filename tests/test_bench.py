@@ -20,7 +20,7 @@ from tests.fake_board import board_build, plug_in
 
 PORTABLE = ("--backend", "portable")
 FRAME = np.zeros(64 * 64 * 3 // 2, np.uint8)
-PICTURE = Tensor("nv12", (1, 3, 64, 64), "uint8", nv12=True)
+IMAGE = Tensor("nv12", (1, 3, 64, 64), "uint8", nv12=True)
 
 
 class Scripted:
@@ -28,7 +28,7 @@ class Scripted:
 
     concurrent = True
 
-    def __init__(self, action: Callable[[int], None], inputs: tuple[Tensor, ...] = (PICTURE,)) -> None:
+    def __init__(self, action: Callable[[int], None], inputs: tuple[Tensor, ...] = (IMAGE,)) -> None:
         self.info = Info("scripted", "net", "1", inputs, (Tensor("y", (1, 4), "float32"),))
         self._action, self._lock, self.runs, self.closed = action, threading.Lock(), 0, False
 
@@ -134,7 +134,7 @@ def test_preprocessing_is_measured_in_its_two_parts(tmp_path: Path) -> None:
     assert seen.decode.frames == seen.nv12.frames == 7
     assert 0 < seen.decode.minimum <= seen.decode.p50 <= seen.decode.maximum
     with pytest.raises(ImageError):
-        measure_preprocessing(net(Scripted(lambda _: None)), b"no picture")
+        measure_preprocessing(net(Scripted(lambda _: None)), b"no image")
 
 
 def test_nonsense_is_refused() -> None:
@@ -157,7 +157,7 @@ def test_a_simulators_speed_is_called_this_machines(edge: Run, tmp_path: Path) -
     assert [line.split()[:2] for line in lines[header + 1 : header + 3]] == [["1", "5"], ["2", "5"]]
     assert "backend    portable (onnxruntime" in out
     assert f"machine    {machine.machine()}" in out
-    assert "picture    rendered, 640x480 JPEG" in out
+    assert "image    rendered, 640x480 JPEG" in out
     assert "decode" in out
     assert "static      1231.6 us, 811.95 FPS" in out
     assert "this machine's speed, not the board's" in out
@@ -180,7 +180,7 @@ def test_json_holds_every_figure(edge: Run, tmp_path: Path) -> None:
         assert latency["minimum"] <= latency["p50"] <= latency["p90"] <= latency["p99"] <= latency["maximum"]
     assert told["simulator"] is True
     assert told["static"] is None
-    assert told["picture"] == "photo.jpg, 160x120"
+    assert told["image"] == "photo.jpg, 160x120"
     assert told["preprocessing"]["threads"] == 1
 
 
@@ -202,7 +202,7 @@ def test_a_board_is_no_simulator(edge: Run, tmp_path: Path, monkeypatch: pytest.
         (("--threads", "1,,2"), 2, ("--threads 1,,2",)),
         (("--frames", "0"), 2, ("--frames",)),
         (("--image", "gone.jpg"), 1, ("gone.jpg can't be read",)),
-        (("--image", "junk.jpg"), 1, ("junk.jpg is not a whole picture",)),
+        (("--image", "junk.jpg"), 1, ("junk.jpg is not a whole image",)),
         (("--backend", "tpu"), 2, ("'tpu'",)),
         (("--resize", "80"), 2, ("metadata.json says",)),
     ],
@@ -211,7 +211,7 @@ def test_wrong_input_gives_one_clear_error(
     edge: Run, tmp_path: Path, arguments: tuple[str, ...], code: int, says: tuple[str, ...]
 ) -> None:
     make_build(tmp_path / "build" / "ConvNeXt_atto")
-    (tmp_path / "junk.jpg").write_bytes(b"no picture")
+    (tmp_path / "junk.jpg").write_bytes(b"no image")
     chosen = arguments if "--backend" in arguments else (*arguments, *PORTABLE)
     seen, out, err = edge("bench", "ConvNeXt_atto", *chosen)
     assert seen == code
@@ -220,13 +220,13 @@ def test_wrong_input_gives_one_clear_error(
         assert text in err
 
 
-def test_a_program_that_takes_no_picture_is_refused(edge: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_program_that_takes_no_image_is_refused(edge: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     make_build(tmp_path / "build" / "ConvNeXt_atto")
-    backend = Scripted(lambda _: None, inputs=(PICTURE, Tensor("features", (1, 8), "float32")))
+    backend = Scripted(lambda _: None, inputs=(IMAGE, Tensor("features", (1, 8), "float32")))
     monkeypatch.setattr("edge.runtime.backends.portable.open_backend", lambda _: backend)
     code, _, err = edge("bench", "ConvNeXt_atto", *PORTABLE)
     assert code == 2
-    assert "takes 2 inputs, not one NV12 picture" in err
+    assert "takes 2 inputs, not one NV12 image" in err
     assert backend.closed
 
 

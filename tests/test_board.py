@@ -443,10 +443,10 @@ def test_run_gives_the_simulator_s_answers(
     assert code == 0, err
     result = json.loads(out)
     assert result["simulator"] == {"backend": "portable", "exact": True}
-    assert [picture["max_abs_diff"] for picture in result["pictures"]] == [0, 0, 0]
-    assert all(picture["same_top1"] for picture in result["pictures"])
-    assert result["pictures"][0]["best"][0]["label"].endswith("thing")
-    assert sum(picture["probability"] for picture in result["pictures"][0]["best"]) == pytest.approx(1)
+    assert [image["max_abs_diff"] for image in result["images"]] == [0, 0, 0]
+    assert all(image["same_top1"] for image in result["images"])
+    assert result["images"][0]["best"][0]["label"].endswith("thing")
+    assert sum(image["probability"] for image in result["images"][0]["best"]) == pytest.approx(1)
     assert board.left_over() == []
     assert {call.split()[1] for call in board.calls() if call.startswith("infer")} == {
         hashlib.sha256(PROGRAM).hexdigest()
@@ -457,9 +457,9 @@ def test_integer_outputs_are_dequantised(edge: Run, board: Board, build: Path, p
     board.mode(output="integer")
     code, out, err = edge("board", "run", board.host, MODEL, *photos, *board.reach, "--json")
     assert code == 0, err
-    for picture in json.loads(out)["pictures"]:
-        assert picture["same_top1"]
-        assert 0 < picture["max_abs_diff"] <= 2.0**-11 + 1e-6  # half a step of the coarsest channel
+    for image in json.loads(out)["images"]:
+        assert image["same_top1"]
+        assert 0 < image["max_abs_diff"] <= 2.0**-11 + 1e-6  # half a step of the coarsest channel
 
 
 def test_a_board_that_answers_otherwise_fails_the_gate(edge: Run, board: Board, build: Path, photos: list[str]) -> None:
@@ -498,7 +498,7 @@ def test_a_board_that_stays_busy_is_an_error(
         ({"exec": "fail", "at": "infer"}, "infer failed"),
         ({"exec": "drop", "at": "infer"}, "was lost"),
         ({"exec": "hang", "at": "infer"}, "time limit"),
-        ({"input": "HB_DNN_IMG_TYPE_RGB"}, "one NV12 picture"),
+        ({"input": "HB_DNN_IMG_TYPE_RGB"}, "one NV12 image"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
@@ -521,8 +521,8 @@ def test_a_program_of_another_size(edge: Run, board: Board, build: Path, photos:
     assert "64x64" in err
 
 
-def test_wrong_pictures(edge: Run, board: Board, build: Path, tmp_path: Path) -> None:
-    (tmp_path / "x.jpg").write_text("no picture")
+def test_wrong_images(edge: Run, board: Board, build: Path, tmp_path: Path) -> None:
+    (tmp_path / "x.jpg").write_text("no image")
     for name in ("nowhere.jpg", "x.jpg"):
         code, _, err = edge("board", "run", board.host, MODEL, name, *board.reach)
         assert code == 1
@@ -533,7 +533,7 @@ def test_wrong_pictures(edge: Run, board: Board, build: Path, tmp_path: Path) ->
 
 
 def labelled(folder: Path, build: Path) -> Path:
-    """Pictures whose labels are the simulator's answers, but for the last."""
+    """Images whose labels are the simulator's answers, but for the last."""
     from edge.runtime import load
 
     with load(build, backend="portable") as net:

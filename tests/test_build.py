@@ -1,4 +1,4 @@
-"""``edge build`` from end to end, without the vendor's compiler: the portable mapper and a scripted fake."""
+"""``edge build`` from end to end, without the vendor's compiler: onnxruntime and a scripted fake."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
-from tests.conftest import FakeCompiler, Run, gone, save_net, save_pictures, wait_for
+from tests.conftest import FakeCompiler, Run, gone, save_images, save_net, wait_for
 
 NORM = ("--mean", "127.5", "--std", "127.5", "--resize", "64")
 
@@ -25,13 +25,13 @@ def net(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def pictures(tmp_path: Path) -> Path:
-    return save_pictures(tmp_path / "pictures", 24)
+def images(tmp_path: Path) -> Path:
+    return save_images(tmp_path / "images", 24)
 
 
-def portable(net: Path, pictures: Path, *more: str) -> tuple[str, ...]:
-    calib = ("--calib", str(pictures), "--calib-count", "20", "--images", str(pictures))
-    return ("build", str(net), *NORM, *calib, "--mapper", "portable", "--json", *more)
+def portable(net: Path, images: Path, *more: str) -> tuple[str, ...]:
+    calib = ("--calib", str(images), "--calib-count", "20", "--images", str(images))
+    return ("build", str(net), *NORM, *calib, "--compiler", "onnxruntime", "--json", *more)
 
 
 def manifest_of(tmp_path: Path) -> dict[str, Any]:
@@ -45,13 +45,13 @@ def check_hashes(tmp_path: Path) -> None:
         assert len(data) == artifact["bytes"]
 
 
-def test_a_portable_build_never_makes_a_bin(edge: Run, tmp_path: Path, net: Path, pictures: Path) -> None:
-    code, out, err = edge(*portable(net, pictures))
+def test_a_portable_build_never_makes_a_bin(edge: Run, tmp_path: Path, net: Path, images: Path) -> None:
+    code, out, err = edge(*portable(net, images))
     assert code == 0, err
     manifest = json.loads(out)
     assert manifest == manifest_of(tmp_path)
     assert not list(tmp_path.rglob("*.bin.*")) + list((tmp_path / "build/net").glob("*.bin"))
-    assert manifest["mapper"] == "portable"
+    assert manifest["toolchain"]["kind"] == "onnxruntime"
     assert manifest["artifacts"][0]["path"].endswith("_portable_int8.onnx")
     assert manifest["accuracy"]["n"] == 24
     assert manifest["accuracy"]["float"]["top1"] is not None
@@ -63,45 +63,45 @@ def test_a_portable_build_never_makes_a_bin(edge: Run, tmp_path: Path, net: Path
     check_hashes(tmp_path)
 
 
-def test_nothing_changed_means_nothing_is_done_again(edge: Run, tmp_path: Path, net: Path, pictures: Path) -> None:
-    edge(*portable(net, pictures))
-    _, out, _ = edge(*portable(net, pictures))
+def test_nothing_changed_means_nothing_is_done_again(edge: Run, tmp_path: Path, net: Path, images: Path) -> None:
+    edge(*portable(net, images))
+    _, out, _ = edge(*portable(net, images))
     assert all(stage["cached"] for stage in json.loads(out)["stages"])
 
 
-def test_a_change_runs_only_what_depends_on_it(edge: Run, tmp_path: Path, net: Path, pictures: Path) -> None:
-    edge(*portable(net, pictures))
-    save_pictures(pictures, 28)
-    _, out, _ = edge(*portable(net, pictures, "--seed", "1"))
+def test_a_change_runs_only_what_depends_on_it(edge: Run, tmp_path: Path, net: Path, images: Path) -> None:
+    edge(*portable(net, images))
+    save_images(images, 28)
+    _, out, _ = edge(*portable(net, images, "--seed", "1"))
     again = {stage["name"]: not stage["cached"] for stage in json.loads(out)["stages"]}
     assert again == {"export": False, "simplify": False, "calibrate": True, "quantize": True, "eval": True}
 
 
 def test_other_weights_under_the_same_name_are_another_network(
-    edge: Run, tmp_path: Path, net: Path, pictures: Path
+    edge: Run, tmp_path: Path, net: Path, images: Path
 ) -> None:
-    edge(*portable(net, pictures))
+    edge(*portable(net, images))
     before = {stage["name"]: stage["key"] for stage in manifest_of(tmp_path)["stages"]}
     model = onnx.load(net)
     weight = next(tensor for tensor in model.graph.initializer if tensor.data_type == onnx.TensorProto.FLOAT)
     weight.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(weight) * 0.5, weight.name))
     onnx.save(model, net)
-    _, out, _ = edge(*portable(net, pictures))
+    _, out, _ = edge(*portable(net, images))
     again = {stage["name"]: not stage["cached"] for stage in json.loads(out)["stages"]}
     assert again == {"export": True, "simplify": True, "calibrate": False, "quantize": True, "eval": True}
     after = {stage["name"]: stage["key"] for stage in manifest_of(tmp_path)["stages"]}
     assert [name for name in after if after[name] == before[name]] == ["calibrate"]
 
 
-def test_another_normalisation_quantizes_again(edge: Run, tmp_path: Path, net: Path, pictures: Path) -> None:
+def test_another_normalisation_quantizes_again(edge: Run, tmp_path: Path, net: Path, images: Path) -> None:
     """The calibration files hold raw pixels, so they alone do not tell what the network sees."""
-    edge(*portable(net, pictures))
-    _, out, _ = edge(*portable(net, pictures, "--std", "60"))
+    edge(*portable(net, images))
+    _, out, _ = edge(*portable(net, images, "--std", "60"))
     again = {stage["name"] for stage in json.loads(out)["stages"] if not stage["cached"]}
     assert {"quantize", "eval"} <= again
 
 
-def test_a_folder_called_demo_is_not_taken_for_the_demos_pictures(
+def test_a_folder_called_demo_is_not_taken_for_the_demos_images(
     edge: Run, tmp_path: Path, net: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -111,17 +111,17 @@ def test_a_folder_called_demo_is_not_taken_for_the_demos_pictures(
     assert json.loads(out)["result"]["source"].startswith("demo:calibration")
     code, _, err = edge("calibrate", str(net), *NORM, "--calib", "demo")
     assert code == 1
-    assert "demo holds no pictures" in err
+    assert "demo holds no images" in err
 
 
-def test_paths_in_the_manifest_are_relative(edge: Run, tmp_path: Path, net: Path, pictures: Path) -> None:
-    _, out, _ = edge(*portable(net, pictures))
+def test_paths_in_the_manifest_are_relative(edge: Run, tmp_path: Path, net: Path, images: Path) -> None:
+    _, out, _ = edge(*portable(net, images))
     assert str(tmp_path) not in json.dumps(json.loads(out)["artifacts"])
 
 
-def fake(net: Path, pictures: Path, *more: str) -> tuple[str, ...]:
-    calib = ("--calib", str(pictures), "--calib-count", "20", "--images", str(pictures))
-    return ("compile", str(net), *NORM, *calib, "--mapper", "path", *more)
+def fake(net: Path, images: Path, *more: str) -> tuple[str, ...]:
+    calib = ("--calib", str(images), "--calib-count", "20", "--images", str(images))
+    return ("compile", str(net), *NORM, *calib, "--compiler", "path", *more)
 
 
 @pytest.mark.parametrize(
@@ -136,13 +136,13 @@ def fake(net: Path, pictures: Path, *more: str) -> tuple[str, ...]:
     ],
 )
 def test_a_failing_compiler_leaves_nothing_and_loses_nothing(
-    edge: Run, tmp_path: Path, net: Path, pictures: Path, fake_compiler: FakeCompiler, mode: str, says: str
+    edge: Run, tmp_path: Path, net: Path, images: Path, fake_compiler: FakeCompiler, mode: str, says: str
 ) -> None:
-    code, _, err = edge(*portable(net, pictures))
+    code, _, err = edge(*portable(net, images))
     assert code == 0, err
     before = manifest_of(tmp_path)
     fake_compiler.mode(mode)
-    code, out, err = edge(*fake(net, pictures))
+    code, out, err = edge(*fake(net, images))
     assert code == 1
     assert out == ""
     assert "error: " in err
@@ -154,12 +154,12 @@ def test_a_failing_compiler_leaves_nothing_and_loses_nothing(
 
 
 def test_a_hanging_compiler_is_stopped_with_its_children(
-    edge: Run, net: Path, pictures: Path, fake_compiler: FakeCompiler
+    edge: Run, net: Path, images: Path, fake_compiler: FakeCompiler
 ) -> None:
     fake_compiler.mode("ok")
-    edge("check", *fake(net, pictures)[1:])
+    edge("check", *fake(net, images)[1:])
     fake_compiler.mode("hang")
-    code, _, err = edge(*fake(net, pictures, "--timeout", "0.05"))
+    code, _, err = edge(*fake(net, images, "--timeout", "0.05"))
     assert code == 1
     assert "time limit" in err
     assert "--timeout" in err
@@ -169,12 +169,12 @@ def test_a_hanging_compiler_is_stopped_with_its_children(
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupted_build_resumes(
-    edge: Run, net: Path, pictures: Path, fake_compiler: FakeCompiler, number: int
+    edge: Run, net: Path, images: Path, fake_compiler: FakeCompiler, number: int
 ) -> None:
     fake_compiler.mode("ok")
-    edge("check", *fake(net, pictures)[1:])
+    edge("check", *fake(net, images)[1:])
     fake_compiler.mode("hang")
-    process = subprocess.Popen([sys.executable, "-m", "edge", *fake(net, pictures)], stderr=subprocess.PIPE)
+    process = subprocess.Popen([sys.executable, "-m", "edge", *fake(net, images)], stderr=subprocess.PIPE)
     try:
         assert wait_for(fake_compiler.pids)
         process.send_signal(number)
@@ -184,53 +184,53 @@ def test_an_interrupted_build_resumes(
     assert process.returncode == 130
     assert b"Traceback" not in err
     fake_compiler.mode("ok")
-    code, out, err_text = edge(*fake(net, pictures, "--json"))
+    code, out, err_text = edge(*fake(net, images, "--json"))
     assert code == 0, err_text
     assert json.loads(out)["cached"] is False
     assert err_text.count("unchanged") == 4  # export, simplify, calibrate, render
 
 
 def test_without_a_compiler_the_next_step_is_told(
-    edge: Run, net: Path, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    edge: Run, net: Path, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("EDGE_CACHE", str(tmp_path / "empty-cache"))
-    code, _, err = edge("compile", str(net), *NORM, "--calib", str(pictures))
+    code, _, err = edge("compile", str(net), *NORM, "--calib", str(images))
     assert code == 1
     assert "edge toolchain install" in err
 
 
-def test_where_none_can_be_had_the_portable_mapper_is_taken_loudly(
-    edge: Run, net: Path, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_where_none_can_be_had_onnxruntime_is_taken_loudly(
+    edge: Run, net: Path, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("EDGE_CACHE", str(tmp_path / "empty-cache"))
     monkeypatch.setattr("platform.machine", lambda: "aarch64")
-    arguments = [a for a in portable(net, pictures) if a not in ("--mapper", "portable")]
+    arguments = [a for a in portable(net, images) if a not in ("--compiler", "onnxruntime")]
     code, out, err = edge(*arguments)
     assert code == 0, err
     assert "NO COMPILER" in err
-    assert json.loads(out)["mapper"] == "portable"
+    assert json.loads(out)["toolchain"]["kind"] == "onnxruntime"
 
 
-def test_labels_of_other_classes_are_named(edge: Run, net: Path, pictures: Path) -> None:
-    names = "\n".join(f"{path.relative_to(pictures)},9" for path in sorted(pictures.rglob("*.png")))
-    (pictures / "labels.csv").write_text("filename,class_index\n" + names + "\n")
-    code, _, err = edge(*portable(net, pictures))
+def test_labels_of_other_classes_are_named(edge: Run, net: Path, images: Path) -> None:
+    names = "\n".join(f"{path.relative_to(images)},9" for path in sorted(images.rglob("*.png")))
+    (images / "labels.csv").write_text("filename,class_index\n" + names + "\n")
+    code, _, err = edge(*portable(net, images))
     assert code == 1
     assert "9" in err
     assert "0..3" in err
 
 
-def test_a_foreign_build_folder_is_left_alone(edge: Run, tmp_path: Path, net: Path, pictures: Path) -> None:
+def test_a_foreign_build_folder_is_left_alone(edge: Run, tmp_path: Path, net: Path, images: Path) -> None:
     (tmp_path / "build/net").mkdir(parents=True)
     (tmp_path / "build/net/mine.txt").write_text("mine")
-    code, _, err = edge(*portable(net, pictures))
+    code, _, err = edge(*portable(net, images))
     assert code == 1
     assert "mine.txt" in err
     assert [path.name for path in (tmp_path / "build/net").iterdir()] == ["mine.txt"]
 
 
-def test_two_builds_at_once_both_end_well(tmp_path: Path, net: Path, pictures: Path) -> None:
-    argv = [sys.executable, "-m", "edge", *portable(net, pictures)]
+def test_two_builds_at_once_both_end_well(tmp_path: Path, net: Path, images: Path) -> None:
+    argv = [sys.executable, "-m", "edge", *portable(net, images)]
     both = [subprocess.Popen(argv, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE) for _ in "ab"]
     for process in both:
         _, err = process.communicate(timeout=300)

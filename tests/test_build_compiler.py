@@ -23,7 +23,7 @@ from edge.compiler.run import makertbin
 from edge.folder.workspace import content_key
 from edge.runtime import load
 from edge.toolchain.found import Toolchain
-from tests.conftest import save_pictures
+from tests.conftest import save_images
 
 pytestmark = pytest.mark.compiler
 
@@ -84,8 +84,8 @@ def build(folder: Path, *arguments: str) -> dict[str, Any]:
 def built(tmp_path_factory: pytest.TempPathFactory, toolchain: Toolchain) -> Built:
     folder = tmp_path_factory.mktemp("small")
     net = save_small_net(folder / "small.onnx")
-    pictures = save_pictures(folder / "pictures", 24)
-    data = ("--images", str(pictures), "--calib", str(pictures), "--calib-count", "20")
+    images = save_images(folder / "images", 24)
+    data = ("--images", str(images), "--calib", str(images), "--calib-count", "20")
     arguments = (str(net), *NORM, *data)
     return Built(folder, arguments, build(folder, *arguments))
 
@@ -112,8 +112,8 @@ def test_the_result_on_disk(built: Built, toolchain: Toolchain) -> None:
     assert manifest["placement"]["cpu_inside"] == []
     assert manifest["calibration"]["n"] == 20
     assert manifest["accuracy"]["n"] == 24
-    for hop in ("float", "quantized"):
-        assert 0 <= manifest["accuracy"][hop]["top1"] <= manifest["accuracy"][hop]["top5"] <= 100
+    for step in ("float", "quantized"):
+        assert 0 <= manifest["accuracy"][step]["top1"] <= manifest["accuracy"][step]["top5"] <= 100
     stages = ["export", "simplify", "check", "calibrate", "render", "compile"]
     stages += ["portable", "verify", "eval"]
     assert [stage["name"] for stage in manifest["stages"]] == stages
@@ -134,13 +134,13 @@ def test_the_build_folder_runs_as_it_is(built: Built) -> None:
     """What the runtime reads is there, and the portable model measured the program."""
     assert built.manifest["verify"]["portable_exact"] is True
     assert built.manifest["accuracy"]["quantized_by"].startswith("the portable model")
-    picture = next(built.folder.rglob("*.png"))
+    image = next(built.folder.rglob("*.png"))
     answers = []
     for backend in ("hbdk_sim", "quantized", "portable"):
         with load(built.root, backend) as net:
             assert net.backend == backend
             assert net.info.exact
-            answers.append(net.scores(picture))
+            answers.append(net.scores(image))
     assert np.array_equal(answers[0], answers[1])
     assert np.array_equal(answers[1], answers[2])
 

@@ -21,7 +21,7 @@ from edge.folder.metadata import FILE, read_metadata, write_metadata
 from edge.pipeline.bundle import MARKER, bundle, notebook
 from edge.runtime import load
 from edge.toolchain.found import Toolchain
-from tests.conftest import Run, save_pictures
+from tests.conftest import Run, save_images
 from tests.fabricated import entry, make_build, save_photo
 from tests.test_build_compiler import save_small_net
 
@@ -72,15 +72,15 @@ def test_a_bundle_holds_what_the_board_needs(edge: Run, build: Path, tmp_path: P
 
 def test_a_bundle_answers_as_its_build_does(build: Path, tmp_path: Path) -> None:
     made = bundle(build, tmp_path / "out")
-    picture = save_photo(tmp_path / "photo.png", 4)
+    image = save_photo(tmp_path / "photo.png", 4)
     with load(build, "portable") as one, load(made.path, "portable") as other:
-        assert one.classify(picture) == other.classify(picture)
+        assert one.classify(image) == other.classify(image)
         assert other.labels == one.labels
 
 
 def test_the_readmes_commands_run_in_the_bundle(build: Path, tmp_path: Path) -> None:
     made = bundle(build, tmp_path / "out").path
-    save_photo(made / "PICTURE.jpg")
+    save_photo(made / "IMAGE.jpg")
     text = (made / "README.txt").read_text()
     commands = [line.strip() for line in text.splitlines() if "-m edge" in line]
     assert len(commands) == 2
@@ -193,7 +193,7 @@ def test_what_edge_did_not_make_is_never_overwritten(
     code, _, err = edge("bundle", "ConvNeXt_atto", "--out", name)
     assert code == 1
     assert says in err
-    assert "next: " in err or "allowed: " in err
+    assert "next: " in err or "expected: " in err
     assert (contents(out) if out.is_dir() else out.read_bytes()) == before
     assert sorted(path.name for path in tmp_path.iterdir()) == ["build", name]
 
@@ -290,9 +290,9 @@ def real(tmp_path_factory: pytest.TempPathFactory, toolchain: Toolchain) -> Path
     """The build folder of a small net, by the vendor's compiler at O0."""
     folder = tmp_path_factory.mktemp("real")
     (folder / "names.txt").write_text("p\nq\nr\ns\n")
-    net, pictures = save_small_net(folder / "small.onnx"), save_pictures(folder / "pictures", 24)
+    net, images = save_small_net(folder / "small.onnx"), save_images(folder / "images", 24)
     words = ("--mean", "127.5", "--std", "64", "--resize", "64", "--level", "O0", "--labels", "names.txt")
-    data = ("--images", str(pictures), "--calib", str(pictures), "--calib-count", "20")
+    data = ("--images", str(images), "--calib", str(images), "--calib-count", "20")
     argv = [sys.executable, "-m", "edge", "build", str(net), *words, *data]
     done = subprocess.run(argv, cwd=folder, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
@@ -307,10 +307,10 @@ def test_a_real_build_is_bundled_and_answers_the_same_in_every_simulator(edge: R
     with tarfile.open("small.tar.gz") as archive:
         archive.extractall(tmp_path)
     assert {".bin", ".onnx", ".txt", ".json", ".ipynb"} <= {path.suffix for path in (tmp_path / "small").iterdir()}
-    pictures = [str(save_photo(tmp_path / f"{index}.png", index)) for index in range(3)]
+    images = [str(save_photo(tmp_path / f"{index}.png", index)) for index in range(3)]
     answers = {}
     for folder, backend in (("small", "hbdk_sim"), ("small", "portable"), (str(real), "quantized")):
-        code, out, err = edge("run", folder, *pictures, "--backend", backend, "--json")
+        code, out, err = edge("run", folder, *images, "--backend", backend, "--json")
         assert code == 0, err
         told = json.loads(out)
         assert told["backend"] == backend

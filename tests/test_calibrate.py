@@ -46,39 +46,39 @@ def run(folder: Path, out: Path, pre: Preprocess = PRE, **options) -> tuple[Cali
 @pytest.mark.parametrize("layout", ["NCHW", "NHWC"])
 @pytest.mark.parametrize("color", ["rgb", "bgr"])
 def test_files_hold_the_crops_own_values(folder, tmp_path, color, layout):
-    """0..255 as float32, in the network's colour order: the mapper does mean, std and NV12 itself."""
+    """0..255 as float32, in the network's colour order: the compiler does mean, std and NV12 itself."""
     pre = Preprocess(crop=(32, 64), resize=64, color=color, layout=layout)
     result, warnings = run(folder, tmp_path / "out", pre, n=20)
     assert warnings == []
     assert result.directory == f"calibration_data_{color}_f32"
-    assert result.n == len(result.pictures) == 20
-    for picture in result.pictures:
-        data = np.fromfile(tmp_path / "out" / result.directory / picture.file, "<f4")
+    assert result.n == len(result.images) == 20
+    for image in result.images:
+        data = np.fromfile(tmp_path / "out" / result.directory / image.file, "<f4")
         shape = (3, 32, 64) if layout == "NCHW" else (32, 64, 3)
-        want = resize_crop(cv2.imread(str(folder / picture.name))[..., ::-1].copy(), pre)
+        want = resize_crop(cv2.imread(str(folder / image.name))[..., ::-1].copy(), pre)
         want = want if color == "rgb" else want[..., ::-1]
         assert np.array_equal(data.reshape(shape), want.transpose(2, 0, 1) if layout == "NCHW" else want)
     assert sorted(p.name for p in (tmp_path / "out" / result.directory).iterdir()) == [
-        picture.file for picture in result.pictures
+        image.file for image in result.images
     ]
 
 
-def test_the_index_records_every_picture(folder, tmp_path):
+def test_the_index_records_every_image(folder, tmp_path):
     result, _ = run(folder, tmp_path / "out", n=20, seed=3)
     text = json.loads((tmp_path / "out" / result.index).read_text())
     assert cattrs.structure(text, CalibrationResult) == result
     assert text["seed"] == 3
-    assert result.pictures[0].file == "0000_" + result.pictures[0].name.replace(" ", "_").replace(".png", ".bin")
+    assert result.images[0].file == "0000_" + result.images[0].name.replace(" ", "_").replace(".png", ".bin")
     assert str(tmp_path) not in json.dumps(text)
 
 
-def test_same_inputs_same_bytes_and_another_seed_other_pictures(folder, tmp_path):
+def test_same_inputs_same_bytes_and_another_seed_other_images(folder, tmp_path):
     first, _ = run(folder, tmp_path / "a", n=20, seed=1)
     second, _ = run(folder, tmp_path / "b", n=20, seed=1)
     third, _ = run(folder, tmp_path / "c", n=20, seed=2)
     assert first == second
-    for picture in first.pictures:
-        one, two = (tmp_path / x / first.directory / picture.file for x in "ab")
+    for image in first.images:
+        one, two = (tmp_path / x / first.directory / image.file for x in "ab")
         assert one.read_bytes() == two.read_bytes()
     assert third.sha256 != first.sha256
 
@@ -93,18 +93,18 @@ def test_names_from_several_folders_do_not_collide(tmp_path):
     for i in range(20):
         put(tmp_path / "set" / f"{i}" / "same.png", noise(i))
     result, _ = run(tmp_path / "set", tmp_path / "out")
-    assert len({picture.file for picture in result.pictures}) == 20
+    assert len({image.file for image in result.images}) == 20
 
 
-def test_few_pictures_warn(folder, tmp_path):
+def test_few_images_warn(folder, tmp_path):
     _, warnings = run(folder, tmp_path / "out", n=5)
-    assert warnings == ["only 5 calibration pictures; 20 to 100 give steadier ranges"]
+    assert warnings == ["only 5 calibration images; 20 to 100 give steadier ranges"]
     _, warnings = run(folder, tmp_path / "more", n=30)
     assert len(warnings) == 1
-    assert "24 calibration pictures instead of the 30" in warnings[0]
+    assert "24 calibration images instead of the 30" in warnings[0]
 
 
-def test_one_unreadable_picture_is_named_and_left_out(folder, tmp_path):
+def test_one_unreadable_image_is_named_and_left_out(folder, tmp_path):
     (folder / "p 03.png").write_bytes((folder / "p 03.png").read_bytes()[:500])
     result, warnings = run(folder, tmp_path / "out", n=24)
     assert result.n == 23
@@ -113,14 +113,14 @@ def test_one_unreadable_picture_is_named_and_left_out(folder, tmp_path):
     assert "p 03.png" in warnings[0]
 
 
-def test_many_unreadable_pictures_are_refused(folder, tmp_path):
+def test_many_unreadable_images_are_refused(folder, tmp_path):
     for i in range(3):
         (folder / f"p {i:02d}.png").write_text("no")
     with pytest.raises(CalibrationError, match=r"3 of 24.*p 00\.png, p 01\.png, p 02\.png"):
         run(folder, tmp_path / "out", n=24)
 
 
-def test_no_readable_picture_is_refused(tmp_path):
+def test_no_readable_image_is_refused(tmp_path):
     (tmp_path / "photos").mkdir()
     (tmp_path / "photos" / "x.jpg").write_text("no")
     with pytest.raises(CalibrationError, match=r"none of the 1 .*x\.jpg"):
@@ -146,29 +146,29 @@ def test_values_in_the_low_byte_of_16_bits_are_refused(folder, tmp_path):
         run(folder, tmp_path / "out")
 
 
-def test_flat_pictures_are_refused_and_some_of_them_warn(folder, tmp_path):
+def test_flat_images_are_refused_and_some_of_them_warn(folder, tmp_path):
     put(folder / "p 05.png", np.full((50, 60, 3), 90, np.uint8))
     result, warnings = run(folder, tmp_path / "some")
     assert result.n == 24
-    assert any("1 calibration pictures are one flat colour: p 05.png" in w for w in warnings)
+    assert any("1 calibration images are one flat colour: p 05.png" in w for w in warnings)
     spoil(folder, lambda rgb: np.full_like(rgb, (90, 80, 70)))
     with pytest.raises(CalibrationError, match="one flat colour"):
         run(folder, tmp_path / "all")
 
 
-def test_grey_pictures_warn_only_if_all_are(folder, tmp_path):
+def test_grey_images_warn_only_if_all_are(folder, tmp_path):
     spoil(folder, lambda rgb: rgb[..., :1].repeat(3, axis=2))
     assert any("is grey" in w for w in run(folder, tmp_path / "all", n=24)[1])
     put(folder / "p 00.png", noise(0))
     assert run(folder, tmp_path / "some", n=24)[1] == []
 
 
-def test_small_pictures_warn_and_tiny_ones_are_refused(folder, tmp_path):
+def test_small_images_warn_and_tiny_ones_are_refused(folder, tmp_path):
     pre = Preprocess(crop=(64, 64), resize=64)
     put(folder / "p 01.png", noise(1, 31, 90))
     put(folder / "p 02.png", noise(1, 32, 90))
     _, warnings = run(folder, tmp_path / "small", pre, n=24)
-    assert warnings == ["1 calibration pictures are smaller than half the input: p 01.png"]
+    assert warnings == ["1 calibration images are smaller than half the input: p 01.png"]
     put(folder / "p 01.png", noise(1, 15, 90))
     with pytest.raises(CalibrationError, match=r"smaller than 16 pixels: p 01\.png"):
         run(folder, tmp_path / "tiny", pre, n=24)

@@ -105,8 +105,8 @@ def wrong(name: str, *arguments: str, code: int, says: tuple[str, ...]) -> objec
             "ConvNeXt_atto",
             "--weights",
             "demo",
-            "--mapper",
-            "portable",
+            "--compiler",
+            "onnxruntime",
             "--images",
             "nowhere",
             code=2,
@@ -151,7 +151,7 @@ def test_debug_shows_the_traceback() -> None:
 def test_errors_know_their_exit_codes() -> None:
     assert EdgeError("x").exit_code == 1
     assert UsageError("x").exit_code == 2
-    assert str(EdgeError("a", allowed="b", remedy="c")) == "a\nallowed: b\nnext: c"
+    assert str(EdgeError("a", expected="b", remedy="c")) == "a\nexpected: b\nnext: c"
 
 
 def test_doctor_names_what_is_missing_and_the_remedy(

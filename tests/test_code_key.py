@@ -13,7 +13,7 @@ import pytest
 from edge.folder.code import ROOT, closure, code_digest
 from edge.pipeline.build import Build
 from edge.pipeline.stages import Stage
-from tests.conftest import Run, save_pictures
+from tests.conftest import Run, save_images
 from tests.test_build_compiler import save_small_net
 
 WORKS = (
@@ -117,10 +117,10 @@ def test_a_module_that_is_not_there_is_an_error(tmp_path: Path) -> None:
         closure("edge.nowhere", root=tmp_path)
 
 
-@pytest.mark.parametrize("mapper", ["portable", "path"])
+@pytest.mark.parametrize("compiler", ["onnxruntime", "path"])
 @pytest.mark.parametrize("precision", ["int8", "int8_rounded", "int8_equalized"])
 def test_a_stage_reads_only_what_its_row_says_it_needs(
-    mapper: str, precision: str, edge: Run, tmp_path: Path, fake_compiler: object, monkeypatch: pytest.MonkeyPatch
+    compiler: str, precision: str, edge: Run, tmp_path: Path, fake_compiler: object, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What a row's inputs read has run before them, since the row needs it."""
     row: list[Stage[Any]] = []
@@ -141,11 +141,11 @@ def test_a_stage_reads_only_what_its_row_says_it_needs(
 
     monkeypatch.setattr(Build, "_run", strict_run)
     monkeypatch.setattr(Build, "stage", strict_stage)
-    pictures = str(save_pictures(tmp_path / "pictures", 20))
+    images = str(save_images(tmp_path / "images", 20))
     net = str(save_small_net(tmp_path / "net.onnx"))
-    norm = ("--mean", "127.5", "--std", "127.5", "--resize", "64", "--mapper", mapper, "--precision", precision)
-    data = ("--calib", pictures, "--calib-count", "20", "--images", pictures)
-    code, _, err = edge("build" if mapper == "portable" else "verify", net, *norm, *data, "--precision", precision)
+    norm = ("--mean", "127.5", "--std", "127.5", "--resize", "64", "--compiler", compiler, "--precision", precision)
+    data = ("--calib", images, "--calib-count", "20", "--images", images)
+    code, _, err = edge("build" if compiler == "onnxruntime" else "verify", net, *norm, *data, "--precision", precision)
     assert code == 0, err
     assert {"export", "simplify", "calibrate"} <= asked
 

@@ -1,4 +1,4 @@
-"""The demo's pictures and network: the same bytes everywhere, and a network that a wrong input path hurts."""
+"""The demo's images and network: the same bytes everywhere, and a network that a wrong input path hurts."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 from edge.errors import ModelFileError, UsageError
-from edge.images.demo import CLASSES, COLORS, Split, label, picture
+from edge.images.demo import CLASSES, COLORS, Split, draw, label
 from edge.images.preprocess import network_input, network_input_from_nv12, resize_crop, rgb_to_nv12
 from edge.sources.demo_weights import pack, unpack
 from edge.specs import Preprocess
@@ -29,44 +29,44 @@ PRE = Preprocess()
 SPLITS = get_args(Split)
 SHIPPED = Path(str(resources.files("edge"))) / "zoo" / "demo" / "ConvNeXt_atto_demo.onnx"
 RECORD = SHIPPED.with_suffix(".json")
-PICTURES = 384  # eight of each class
+IMAGES = 384  # eight of each class
 COMPARED = 96
 
-# --- pictures -----------------------------------------------------------------------------------------------
+# --- images -----------------------------------------------------------------------------------------------
 
 # The demo weights were trained on exactly these bytes: a change here means training again.
 GOLDEN = "b4ea36792f748d2201d21e540628fadb7b11c224c42884b0e2740080f4622f0f"
 
 
-def test_bytes_of_the_pictures_never_change() -> None:
+def test_bytes_of_the_images_never_change() -> None:
     digest = hashlib.sha256()
     for split in SPLITS:
         for index in range(16):
-            digest.update(picture(split, index)[0].tobytes())
+            digest.update(draw(split, index)[0].tobytes())
     assert digest.hexdigest() == GOLDEN
 
 
-def test_a_picture_is_rgb_bytes_and_a_label_in_range() -> None:
-    rgb, drawn = picture("test", 5)
+def test_a_image_is_rgb_bytes_and_a_label_in_range() -> None:
+    rgb, drawn = draw("test", 5)
     assert (rgb.shape, rgb.dtype, rgb.flags.c_contiguous) == ((224, 224, 3), np.uint8, True)
     assert 0 <= drawn < len(CLASSES)
     assert drawn == label("test", 5)
 
 
-def test_splits_and_seeds_and_indices_share_no_picture() -> None:
+def test_splits_and_seeds_and_indices_share_no_image() -> None:
     keys = [(split, index, seed) for split in SPLITS for index in range(8) for seed in (0, 1)]
-    assert len({picture(*key)[0].tobytes() for key in keys}) == len(keys)
+    assert len({draw(*key)[0].tobytes() for key in keys}) == len(keys)
 
 
 @pytest.mark.parametrize("split", SPLITS)
-def test_any_run_of_48_pictures_shows_every_class_once(split: Split) -> None:
+def test_any_run_of_48_images_shows_every_class_once(split: Split) -> None:
     assert set(Counter(label(split, 1000 + i) for i in range(len(CLASSES))).values()) == {1}
 
 
 def test_the_outer_frame_shows_another_class_than_the_subject() -> None:
     reds = [i for i in range(48) if CLASSES[label("test", i)].startswith("red")]
     for index in reds:
-        rgb = picture("test", index)[0].astype(int)
+        rgb = draw("test", index)[0].astype(int)
         frame = np.concatenate([rgb[:10].reshape(-1, 3), rgb[-10:].reshape(-1, 3)])
         vivid = frame[frame.max(1) - frame.min(1) > 120]
         assert np.median(vivid[:, 1]) > 70, "red subjects sit in orange frames"
@@ -75,8 +75,8 @@ def test_the_outer_frame_shows_another_class_than_the_subject() -> None:
 @pytest.mark.parametrize(("split", "index", "seed"), [("validation", 0, 0), ("test", -1, 0), ("test", 0, -1)])
 def test_wrong_arguments_say_what_is_allowed(split: str, index: int, seed: int) -> None:
     with pytest.raises(UsageError) as caught:
-        picture(split, index, seed)  # type: ignore[arg-type]
-    assert caught.value.allowed
+        draw(split, index, seed)  # type: ignore[arg-type]
+    assert caught.value.expected
 
 
 # --- weights ------------------------------------------------------------------------------------------------
@@ -136,7 +136,7 @@ def test_the_shipped_weights_are_small_and_the_record_is_of_them() -> None:
     record = json.loads(RECORD.read_text())
     assert record["file_sha256"] == hashlib.sha256(SHIPPED.read_bytes()).hexdigest()
     assert record["training"]["classes"] == list(CLASSES)
-    assert record["float"]["pictures"] >= 2000
+    assert record["float"]["images"] >= 2000
     low, high = record["float"]["top1_wilson95"]
     assert low < record["float"]["top1"] < high
 
@@ -178,20 +178,20 @@ PATHS: dict[str, Path_] = {
 
 @pytest.fixture(scope="module")
 def hits() -> Callable[[str, int], np.ndarray]:
-    """Return which of the first n test pictures come out right through a named path."""
+    """Return which of the first n test images come out right through a named path."""
     session = onnxruntime.InferenceSession(unpack(SHIPPED).SerializeToString())
-    pictures = [picture("test", i) for i in range(PICTURES)]
+    images = [draw("test", i) for i in range(IMAGES)]
 
     def run(name: str, count: int) -> np.ndarray:
-        scores = (session.run(None, {"data": PATHS[name](rgb)})[0] for rgb, _ in pictures[:count])
-        return np.array([int(s.argmax()) == truth for s, (_, truth) in zip(scores, pictures, strict=False)])
+        scores = (session.run(None, {"data": PATHS[name](rgb)})[0] for rgb, _ in images[:count])
+        return np.array([int(s.argmax()) == truth for s, (_, truth) in zip(scores, images, strict=False)])
 
     return run
 
 
 @pytest.fixture(scope="module")
 def right(hits: Callable[[str, int], np.ndarray]) -> np.ndarray:
-    return hits("right", PICTURES)
+    return hits("right", IMAGES)
 
 
 def test_float_top1_is_good_but_not_perfect(right: np.ndarray) -> None:

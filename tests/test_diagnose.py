@@ -26,7 +26,7 @@ from edge.diagnose.inputs import (
     RAW,
     SWAPPED,
     SYMMETRIC,
-    VIDEO_PICTURES,
+    VIDEO_IMAGES,
     changes,
     confidence,
     expanded,
@@ -42,7 +42,7 @@ from edge.simulate.fakequant import FLOAT, FakeQuant, translate
 from edge.specs import Preprocess
 from tests import trained_net
 from tests.conftest import Run
-from tests.test_fakequant import calibration, model, picture, tensor
+from tests.test_fakequant import calibration, image, model, tensor
 
 Array = NDArray[Any]
 
@@ -189,7 +189,7 @@ def test_ranges_saturation_and_outlier_channels(tmp_path: Path) -> None:
     net = FakeQuant(tmp_path / "n_calibrated_model.onnx", ["c"])
     parts, values = [], []
     for seed in range(2):
-        (value,) = net.run(picture(seed), net.bits(FLOAT), ["c"])
+        (value,) = net.run(image(seed), net.bits(FLOAT), ["c"])
         values.append(value)
         parts.append(look(net, {"c": value}))
     seen = Seen.stacked(parts)
@@ -303,7 +303,7 @@ def test_video_range_nv12_of_primary_colours(color: tuple[int, int, int], yuv: t
     assert np.abs(np.array(seen) - yuv).max() <= 1
 
 
-def test_expanding_undoes_a_video_range_picture() -> None:
+def test_expanding_undoes_a_video_range_image() -> None:
     full = np.arange(256, dtype=np.uint8).reshape(16, 16, 1).repeat(3, axis=2)
     narrow = np.rint(full.astype(np.float64) * 219 / 255 + 16).astype(np.uint8)
     assert np.abs(expanded(narrow).astype(int) - full).max() <= 1
@@ -313,7 +313,7 @@ def test_the_builds_own_input_is_no_hypothesis() -> None:
     rule = Preprocess(mean=(127.5,) * 3, std=(127.5,) * 3)
     tried = {change.name: change for change in changes(rule)}
     assert SYMMETRIC not in tried
-    assert {SWAPPED, RAW, VIDEO_PICTURES} <= set(tried)
+    assert {SWAPPED, RAW, VIDEO_IMAGES} <= set(tried)
     assert tried[SWAPPED].preprocess.color == "bgr"
     assert tried[SWAPPED].options == (("--color", "bgr"),)
 
@@ -347,19 +347,19 @@ def test_confidence_is_a_probability_of_either_kind_of_scores() -> None:
     np.testing.assert_allclose(confidence(softmax), softmax.max(axis=1), rtol=1e-6)
 
 
-# ----- calibration pictures
+# ----- calibration images
 
 
 def frames(n: int, *, noise: bool = False, seed: int = 0) -> list[Frame]:
     rng = np.random.default_rng(seed)
     if noise:
-        pictures = [rng.integers(0, 256, (64, 64, 3), np.uint8) for _ in range(n)]
+        images = [rng.integers(0, 256, (64, 64, 3), np.uint8) for _ in range(n)]
     else:
-        pictures = [trained_net.picture(i % 8, rng) for i in range(n)]
-    return [Frame(str(i), None, rgb) for i, rgb in enumerate(pictures)]
+        images = [trained_net.image(i % 8, rng) for i in range(n)]
+    return [Frame(str(i), None, rgb) for i, rgb in enumerate(images)]
 
 
-def test_noise_and_dark_pictures_are_told_from_others() -> None:
+def test_noise_and_dark_images_are_told_from_others() -> None:
     usual = statistics(frames(40))
     assert differences(statistics(frames(40, seed=1)), usual) == ()
     found = differences(statistics(frames(40, noise=True)), usual)
@@ -437,11 +437,11 @@ def test_the_expected_agreement_is_what_normal_errors_give() -> None:
 def portable_build(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("portable")
     onnx.save(trained_net.network(trained_net.train()), folder / "trained.onnx")
-    trained_net.save_pictures(folder / "val", 40, seed=11)
+    trained_net.save_images(folder / "val", 40, seed=11)
     argv = [
         sys.executable, "-m", "edge", "build", "trained.onnx", "--mean", "123.675,116.28,103.53",
         "--std", "58.395,57.12,57.375", "--resize", "64", "--images", "val", "--calib", "val",
-        "--calib-count", "40", "--mapper", "portable",
+        "--calib-count", "40", "--compiler", "onnxruntime",
     ]  # fmt: skip
     done = subprocess.run(argv, cwd=folder, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
@@ -449,8 +449,8 @@ def portable_build(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_a_portable_build_is_diagnosed_as_far_as_it_goes(portable_build: Path, edge: Run) -> None:
-    pictures = str(portable_build.parents[1] / "val")
-    code, out, _ = edge("diagnose", str(portable_build), "--images", pictures, "--json")
+    images = str(portable_build.parents[1] / "val")
+    code, out, _ = edge("diagnose", str(portable_build), "--images", images, "--json")
     assert code == 0
     printed = json.loads(out)
     assert printed == json.loads((portable_build / "diagnosis.json").read_text())
@@ -466,14 +466,14 @@ def test_a_portable_build_is_diagnosed_as_far_as_it_goes(portable_build: Path, e
 
 
 def test_the_last_lines_are_the_remedies(portable_build: Path, edge: Run) -> None:
-    pictures = str(portable_build.parents[1] / "val")
-    code, out, _ = edge("diagnose", str(portable_build), "--images", pictures, "--count", "24")
+    images = str(portable_build.parents[1] / "val")
+    code, out, _ = edge("diagnose", str(portable_build), "--images", images, "--count", "24")
     assert code == 0
     assert out.rstrip().splitlines()[-1].startswith("No remedy")
     assert "24" in json.loads((portable_build / "diagnosis.json").read_text())["dataset"]
 
 
-def test_pictures_have_to_be_named(portable_build: Path, edge: Run) -> None:
+def test_images_have_to_be_named(portable_build: Path, edge: Run) -> None:
     code, _, err = edge("diagnose", str(portable_build))
     assert code == 2
     assert "no --images" in err
@@ -481,9 +481,9 @@ def test_pictures_have_to_be_named(portable_build: Path, edge: Run) -> None:
 
 
 def test_labels_outside_the_classes_are_named(portable_build: Path, edge: Run, tmp_path: Path) -> None:
-    pictures = trained_net.save_pictures(tmp_path / "p", 4, seed=0)
-    (pictures / "0").rename(pictures / "99")
-    code, _, err = edge("diagnose", str(portable_build), "--images", str(pictures))
+    images = trained_net.save_images(tmp_path / "p", 4, seed=0)
+    (images / "0").rename(images / "99")
+    code, _, err = edge("diagnose", str(portable_build), "--images", str(images))
     assert code == 1
     assert "99" in err
 
@@ -503,7 +503,7 @@ def test_an_earlier_diagnosis_survives_a_failure(portable_build: Path, edge: Run
     kept.write_text('{"earlier": true}')
     empty = tmp_path / "empty"
     empty.mkdir()
-    (empty / "broken.png").write_bytes(b"no picture")
+    (empty / "broken.png").write_bytes(b"no image")
     code, _, err = edge("diagnose", str(portable_build), "--images", str(empty))
     assert code == 1
     assert "could be read" in err
@@ -516,9 +516,9 @@ def test_float_runs_of_the_translation_are_float(tmp_path: Path) -> None:
     built = block_net()
     onnx.save(built, tmp_path / "n_calibrated_model.onnx")
     net = FakeQuant(tmp_path / "n_calibrated_model.onnx", ["c"])
-    (c,) = net.run(picture(), net.bits(FLOAT), ["c"])
+    (c,) = net.run(image(), net.bits(FLOAT), ["c"])
     weight = numpy_helper.to_array(next(t for t in built.graph.initializer if t.name == "w1"))
-    expected = np.einsum("oi,nihw->nohw", weight[:, :, 0, 0], tensor(picture()) / 64)
+    expected = np.einsum("oi,nihw->nohw", weight[:, :, 0, 0], tensor(image()) / 64)
     np.testing.assert_allclose(np.asarray(c), expected, rtol=1e-4, atol=1e-5)
 
 

@@ -25,7 +25,7 @@ from edge.tune.context import Candidate
 from edge.tune.spaces import ROUNDINGS
 from edge.tune.trials import Measured
 from edge.tune.tune import Search
-from tests.conftest import Run, save_pictures
+from tests.conftest import Run, save_images
 from tests.test_build_compiler import NORM, build
 from tests.test_rounding import calibration
 
@@ -41,7 +41,7 @@ BETWEEN: dict[str, list[tuple[str, dict[str, Any]]]] = {
 
 
 class Net:
-    """A net that grows node by node: a picture in, ten scores out."""
+    """A net that grows node by node: an image in, ten scores out."""
 
     def __init__(self, seed: int, size: int = 64) -> None:
         self.random = np.random.default_rng(seed)
@@ -235,12 +235,12 @@ def test_a_network_without_pairs_is_told(tmp_path: Path) -> None:
 
 
 def test_a_recipe_reads_back_and_nonsense_is_refused(tmp_path: Path) -> None:
-    written = Precision("mine", equalization=Equalization(pictures=3))
+    written = Precision("mine", equalization=Equalization(images=3))
     save_precision(tmp_path / "mine.yaml", written)
     assert load_precision(str(tmp_path / "mine.yaml")) == written
     assert load_precision("int8_equalized").equalization == Equalization()
-    (tmp_path / "r.yaml").write_text("equalization: {pictures: 0}\n")
-    with pytest.raises(SpecError, match="pictures 0"):
+    (tmp_path / "r.yaml").write_text("equalization: {images: 0}\n")
+    with pytest.raises(SpecError, match="images 0"):
         load_precision(str(tmp_path / "r.yaml"))
 
 
@@ -270,8 +270,8 @@ def test_the_search_tries_it_where_there_are_pairs(monkeypatch: pytest.MonkeyPat
 
 def test_equalize_needs_a_recipe_that_asks_for_it(edge: Run, tmp_path: Path) -> None:
     onnx.save(bumpy().model(), tmp_path / "net.onnx")
-    pictures = save_pictures(tmp_path / "pictures", 24)
-    common = (str(tmp_path / "net.onnx"), *NORM[:4], "--resize", "64", "--calib", str(pictures))
+    images = save_images(tmp_path / "images", 24)
+    common = (str(tmp_path / "net.onnx"), *NORM[:4], "--resize", "64", "--calib", str(images))
     code, _, err = edge("equalize", *common)
     assert code == 2
     assert "recipe int8 does not equalize channels" in err
@@ -284,10 +284,10 @@ def test_equalize_needs_a_recipe_that_asks_for_it(edge: Run, tmp_path: Path) -> 
 @pytest.mark.compiler
 def test_the_real_compiler_answers_better(toolchain: Toolchain, tmp_path: Path) -> None:
     onnx.save(quiet_channels().model(), tmp_path / "quiet.onnx")
-    pictures = save_pictures(tmp_path / "pictures", 40)
-    arguments = (str(tmp_path / "quiet.onnx"), *NORM, "--images", str(pictures), "--calib", str(pictures))
+    images = save_images(tmp_path / "images", 40)
+    arguments = (str(tmp_path / "quiet.onnx"), *NORM, "--images", str(images), "--calib", str(images))
     cosines, latency = {}, {}
-    for name, key in (("plain", ""), ("scaled", "equalization: {pictures: 32}\n")):
+    for name, key in (("plain", ""), ("scaled", "equalization: {images: 32}\n")):
         chosen = tmp_path / f"{name}.yaml"
         chosen.write_text("calibration: {method: max}\n" + key)
         (tmp_path / name).mkdir()
@@ -299,5 +299,5 @@ def test_the_real_compiler_answers_better(toolchain: Toolchain, tmp_path: Path) 
     assert latency["scaled"] == pytest.approx(latency["plain"], rel=0.01)
     made = json.loads((tmp_path / "scaled" / "build" / "quiet" / "manifest.json").read_text())
     assert [pair["name"] for pair in made["equalization"]["pairs"]] == ["n0 → n2", "n2 → n4", "n4 → n7"]
-    assert made["equalization"]["pictures"] == 32
+    assert made["equalization"]["images"] == 32
     assert "equalized_onnx" in {entry["role"] for entry in made["artifacts"]}

@@ -1,6 +1,6 @@
 """``edge eval`` from end to end: files, gates, wrong input, and a kill in the middle.
 
-The compiler is a stand-in: a Python whose worker answers with the brightness of the picture's quarters.
+The compiler is a stand-in: a Python whose worker answers with the brightness of the image's quarters.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from edge.accuracy.answers import FOLDER, NAME
 from edge.accuracy.table import Evaluation
 from edge.folder.metadata import read_metadata, write_metadata
 from tests.board_server import PROGRAM, Board, board, server
-from tests.conftest import Run, gone, save_net, save_pictures, wait_for
+from tests.conftest import Run, gone, save_images, save_net, wait_for
 from tests.fabricated import make_build, save_photo
 
 __all__ = ["board", "server"]
@@ -79,30 +79,36 @@ def vendor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Vendor:
     return Vendor(folder / "log")
 
 
-def list_artifacts(folder: Path, mapper: str = "portable", **roles: str) -> None:
+def list_artifacts(folder: Path, compiler: str = "onnxruntime", **roles: str) -> None:
     artifacts = []
     for role, name in roles.items():
         data = (folder / name).read_bytes()
         digest = hashlib.sha256(data).hexdigest()
         artifacts.append({"role": role, "path": name, "bytes": len(data), "sha256": digest})
-    manifest = {"mapper": mapper, "accuracy": {"dataset": "elsewhere (9 pictures)"}, "artifacts": artifacts}
+    manifest = {
+        "toolchain": {"kind": compiler},
+        "accuracy": {"dataset": "elsewhere (9 images)"},
+        "artifacts": artifacts,
+    }
     (folder / "manifest.json").write_text(json.dumps({"schema_version": 1, **manifest}))
 
 
-def finished(folder: Path, *, weights: str = "onnx", mapper: str = "portable", program: bytes | None = None) -> Path:
-    """A finished build: float, BPU-ready and portable ONNX; with ``mapper`` path a quantized one too."""
+def finished(
+    folder: Path, *, weights: str = "onnx", compiler: str = "onnxruntime", program: bytes | None = None
+) -> Path:
+    """A finished build: float, BPU-ready and portable ONNX; with ``compiler`` path a quantized one too."""
     make_build(folder, program=program)
     write_metadata(folder / "metadata.json", evolve(read_metadata(folder / "metadata.json"), weights=weights))
     name = folder.name
     shutil.copy(folder / f"{name}.onnx", folder / f"{name}_bpu.onnx")
     roles = {"float_onnx": f"{name}.onnx", "bpu_onnx": f"{name}_bpu.onnx"}
     roles["portable_onnx"] = f"{name}_64x64_nv12_portable_int8.onnx"
-    if mapper == "path":
+    if compiler == "path":
         (folder / f"{name}_quantized_model.onnx").write_bytes(b"the worker does not look")
         roles["quantized_onnx"] = f"{name}_quantized_model.onnx"
     if program is not None:
         roles["bin"] = f"{name}_64x64_nv12.bin"
-    list_artifacts(folder, mapper, **roles)
+    list_artifacts(folder, compiler, **roles)
     return folder
 
 
@@ -112,7 +118,7 @@ def build(tmp_path: Path) -> Path:
 
 
 def answered(build: Path, folder: Path, count: int = 12, wrong: int = 2) -> Path:
-    """Pictures in class folders of the float network's own answers, but for the first ones."""
+    """Images in class folders of the float network's own answers, but for the first ones."""
     from edge.images.preprocess import decode, resize_crop
     from edge.measure.networks import FloatNet
 
@@ -144,21 +150,21 @@ def test_the_whole_table(edge: Run, build: Path, photos: Path) -> None:
     code, out, err = edge("eval", "small", "--images", str(photos))
     assert code == 0, err
     lines = out.strip().splitlines()
-    assert " ".join(lines[0].split()) == "hop Top-1 % Top-5 % change in points p agreement % cosine n by"
+    assert " ".join(lines[0].split()) == "step Top-1 % Top-5 % change in points p agreement % cosine n by"
     assert [line.split()[0] for line in lines[1:5]] == ["float", "simplified", "nv12", "portable"]
     assert lines[1].split()[1] == "83.33"
     assert "left out: calibrated, quantized" not in err
     assert "left out: calibrated (" in err
     found = eval_json(build)
     assert found["n"] == 12
-    assert found["hops"][0]["score"] == {"n": 12, "top1_right": 10, "top5_right": 12}
+    assert found["steps"][0]["score"] == {"n": 12, "top1_right": 10, "top5_right": 12}
     assert found["command"] == f"edge eval small --images {photos.relative_to(build.parents[1])}"
     assert found["models"]["float_onnx"] == hashlib.sha256((build / "small.onnx").read_bytes()).hexdigest()
     assert found["verdict"] in out
     assert found["verdict"].startswith("Quantization, NV12 included,")
     code, out, _ = edge("eval", "small", "--images", str(photos), "--json")
     assert json.loads(out) == eval_json(build)
-    assert [hop["computed"] for hop in json.loads(out)["hops"]] == [0, 0, 0, 0]
+    assert [step["computed"] for step in json.loads(out)["steps"]] == [0, 0, 0, 0]
 
 
 def test_eval_json_is_the_contract(edge: Run, build: Path, photos: Path) -> None:
@@ -167,7 +173,7 @@ def test_eval_json_is_the_contract(edge: Run, build: Path, photos: Path) -> None
     edge("eval", "small", "--images", str(photos))
     found = cattrs.structure(eval_json(build), Evaluation)
     assert json.loads(json.dumps(cattrs.unstructure(found))) == eval_json(build)
-    assert found.drop == pytest.approx(found.hop("float").score.top1 - found.hop("portable").score.top1)
+    assert found.drop == pytest.approx(found.step("float").score.top1 - found.step("portable").score.top1)
 
 
 def test_every_answer_is_listed(edge: Run, build: Path, photos: Path) -> None:
@@ -177,21 +183,21 @@ def test_every_answer_is_listed(edge: Run, build: Path, photos: Path) -> None:
     assert "broken.png can't be read" in err
     assert "unreadable  1: 0/broken.png" in out
     rows = list(csv.DictReader((build / "answers.csv").open()))
-    assert list(rows[0]) == ["picture", "label", "float", "simplified", "nv12", "portable"]
+    assert list(rows[0]) == ["image", "label", "float", "simplified", "nv12", "portable"]
     assert len(rows) == 13
-    broken = next(row for row in rows if row["picture"] == "0/broken.png")
-    assert [broken[hop] for hop in ("float", "portable")] == ["", ""]
+    broken = next(row for row in rows if row["image"] == "0/broken.png")
+    assert [broken[step] for step in ("float", "portable")] == ["", ""]
     right = sum(row["label"] == row["float"] for row in rows)
-    assert eval_json(build)["hops"][0]["score"]["top1_right"] == right == 10
+    assert eval_json(build)["steps"][0]["score"]["top1_right"] == right == 10
     assert eval_json(build)["unreadable"] == ["0/broken.png"]
     assert not list(build.glob(".*.tmp"))
 
 
 def test_count_takes_some_and_a_larger_count_only_the_rest(edge: Run, build: Path, photos: Path) -> None:
-    _, out, _ = edge("eval", "small", "--images", str(photos), "--count", "12", "--json", "--hops", "nv12")
-    assert [hop["computed"] for hop in json.loads(out)["hops"]] == [12, 12]
+    _, out, _ = edge("eval", "small", "--images", str(photos), "--count", "12", "--json", "--steps", "nv12")
+    assert [step["computed"] for step in json.loads(out)["steps"]] == [12, 12]
     _, out, _ = edge("eval", "small", "--images", str(photos), "--count", "5", "--json")
-    assert [(hop["hop"], hop["n"], hop["computed"]) for hop in json.loads(out)["hops"]] == [
+    assert [(step["name"], step["n"], step["computed"]) for step in json.loads(out)["steps"]] == [
         ("float", 5, 0), ("simplified", 5, 5), ("nv12", 5, 0), ("portable", 5, 5)
     ]  # fmt: skip
 
@@ -203,36 +209,36 @@ def test_random_weights_measure_agreement_only(edge: Run, tmp_path: Path, photos
     assert "random weights have no Top-1; agreement with the float network" in err
     assert "Top-1 %" not in out
     assert "There is no Top-1" in out
-    assert eval_json(tmp_path / "build" / "random")["hops"][0]["score"] is None
+    assert eval_json(tmp_path / "build" / "random")["steps"][0]["score"] is None
 
 
-def test_pictures_without_labels_measure_agreement(edge: Run, build: Path, tmp_path: Path) -> None:
+def test_images_without_labels_measure_agreement(edge: Run, build: Path, tmp_path: Path) -> None:
     save_photo(tmp_path / "loose" / "a.png", index=1)
     code, _, err = edge("eval", "small", "--images", str(tmp_path / "loose"))
     assert code == 0
     assert "neither labels.csv nor class folders" in err
 
 
-def test_the_demos_pictures_say_nothing_of_other_classes(edge: Run, build: Path) -> None:
+def test_the_demos_images_say_nothing_of_other_classes(edge: Run, build: Path) -> None:
     code, _, err = edge("eval", "small", "--images", "demo:test", "--count", "3")
     assert code == 0
-    assert "the labels of the demo's pictures are not this network's classes" in err
+    assert "the labels of the demo's images are not this network's classes" in err
 
 
-# --- the vendor's hops and the gates
+# --- the vendor's steps and the gates
 
 
 def test_the_vendors_network_is_measured_in_its_workers(
     edge: Run, tmp_path: Path, vendor: Vendor, photos: Path
 ) -> None:
-    build = finished(tmp_path / "build" / "vendor", mapper="path")
+    build = finished(tmp_path / "build" / "vendor", compiler="path")
     code, out, err = edge("eval", "vendor", "--images", str(photos), "--workers", "3", "--json")
     assert code == 0, err
     found = json.loads(out)
-    assert [hop["hop"] for hop in found["hops"]] == ["float", "simplified", "nv12", "quantized", "portable"]
+    assert [step["name"] for step in found["steps"]] == ["float", "simplified", "nv12", "quantized", "portable"]
     assert found["quantized"] == "quantized"
-    assert found["hops"][3]["by"] == "the compiler's runtime (hb_mapper 9.9)"
-    assert found["hops"][4]["before"] == "quantized"
+    assert found["steps"][3]["by"] == "the compiler's runtime (hb_mapper 9.9)"
+    assert found["steps"][4]["before"] == "quantized"
     assert "left out: calibrated (the build has no calibrated_onnx)" in err
     assert len(vendor.pids()) == 3
     assert wait_for(lambda: all(map(gone, vendor.pids())))
@@ -244,13 +250,13 @@ def test_the_vendors_network_is_measured_in_its_workers(
 def test_a_drop_beyond_the_gate_exits_with_1_after_writing(
     edge: Run, tmp_path: Path, vendor: Vendor, photos: Path
 ) -> None:
-    build = finished(tmp_path / "build" / "vendor", mapper="path")
+    build = finished(tmp_path / "build" / "vendor", compiler="path")
     code, out, err = edge("eval", "vendor", "--images", str(photos), "--max-drop", "1.0")
     assert code == 1
     found = eval_json(build)
     drop = found["total"]["points"]
     assert drop < -1
-    assert f"error: Top-1 falls by {-drop:.2f} points from float to quantized, on 12 pictures" in err
+    assert f"error: Top-1 falls by {-drop:.2f} points from float to quantized, on 12 images" in err
     assert "at most 1 (--max-drop)" in err
     assert "edge diagnose vendor" in err
     assert found["verdict"] in out
@@ -271,7 +277,7 @@ def test_a_gate_on_top1_needs_labels(edge: Run, build: Path, tmp_path: Path) -> 
 
 
 def test_a_gate_needs_the_quantized_network(edge: Run, build: Path, photos: Path) -> None:
-    code, _, err = edge("eval", "small", "--images", str(photos), "--hops", "nv12", "--max-drop", "1")
+    code, _, err = edge("eval", "small", "--images", str(photos), "--steps", "nv12", "--max-drop", "1")
     assert code == 2
     assert "--max-drop without the quantized network" in err
 
@@ -282,9 +288,9 @@ def test_a_gate_needs_the_quantized_network(edge: Run, build: Path, photos: Path
 @pytest.mark.parametrize(
     ("options", "code", "says"),
     [
-        (("--hops", "int8"), 2, ("no hop is called 'int8'", "calibrated")),
-        (("--hops", "quantized"), 2, ("hop quantized can't be measured: the build has no quantized_onnx",)),
-        (("--hops", "board"), 2, ("--board HOST",)),
+        (("--steps", "int8"), 2, ("no step is called 'int8'", "calibrated")),
+        (("--steps", "quantized"), 2, ("step quantized can't be measured: the build has no quantized_onnx",)),
+        (("--steps", "board"), 2, ("--board HOST",)),
         (("--images", "nowhere"), 2, ("nowhere does not exist",)),
         (("--board", "rdk"), 2, ("holds no .bin",)),
         (("--labels", "imagenet"), 0, ()),
@@ -303,10 +309,10 @@ def test_wrong_options(
         assert not (build / "eval.json").exists()
 
 
-def test_without_pictures_the_remedy_is_told(edge: Run, build: Path) -> None:
+def test_without_images_the_remedy_is_told(edge: Run, build: Path) -> None:
     code, _, err = edge("eval", "small")
     assert code == 2
-    assert "elsewhere (9 pictures)" in err
+    assert "elsewhere (9 images)" in err
     assert "edge eval small --images DIR" in err
 
 
@@ -345,7 +351,7 @@ def test_only_a_build_folder_will_do(edge: Run, build: Path, photos: Path, what:
 
 
 def answers_of(build: Path) -> dict[str, int]:
-    """Count the kept answers of each hop."""
+    """Count the kept answers of each step."""
     if not (build / NAME).exists():
         return {}
     with closing(sqlite3.connect(build / NAME)) as database:
@@ -361,9 +367,9 @@ def answers_of(build: Path) -> dict[str, int]:
 def test_a_killed_run_leaves_no_worker_and_resumes(
     edge: Run, tmp_path: Path, vendor: Vendor, monkeypatch: pytest.MonkeyPatch, number: int
 ) -> None:
-    build = finished(tmp_path / "build" / "vendor", mapper="path")
+    build = finished(tmp_path / "build" / "vendor", compiler="path")
     photos = answered(build, tmp_path / "val", count=30)
-    command = ["eval", "vendor", "--images", str(photos), "--hops", "quantized", "--workers", "2"]
+    command = ["eval", "vendor", "--images", str(photos), "--steps", "quantized", "--workers", "2"]
     monkeypatch.setenv("WORKER_SLEEP", "0.15")
 
     def kept() -> int:
@@ -389,43 +395,43 @@ def test_a_killed_run_leaves_no_worker_and_resumes(
     code, out, err_text = edge(*command, "--json")
     assert code == 0, err_text
     resumed = json.loads(out)
-    assert [(hop["n"], hop["computed"]) for hop in resumed["hops"]] == [(30, 0), (30, 30 - done)]
+    assert [(step["n"], step["computed"]) for step in resumed["steps"]] == [(30, 0), (30, 30 - done)]
     shutil.rmtree(build / FOLDER)
     _, out, _ = edge(*command, "--json")
     fresh = json.loads(out)
     for result in (resumed, fresh):
-        for hop in result["hops"]:
-            del hop["seconds"], hop["computed"]
-    assert resumed["hops"] == fresh["hops"]
+        for step in result["steps"]:
+            del step["seconds"], step["computed"]
+    assert resumed["steps"] == fresh["steps"]
 
 
 # --- after a build
 
 
-def portable(net: Path, pictures: Path, *more: str) -> tuple[str, ...]:
-    calib = ("--calib", str(pictures), "--calib-count", "20", "--images", str(pictures))
+def portable(net: Path, images: Path, *more: str) -> tuple[str, ...]:
+    calib = ("--calib", str(images), "--calib-count", "20", "--images", str(images))
     norm = ("--mean", "127.5", "--std", "127.5", "--resize", "64")
-    return ("build", str(net), *norm, *calib, "--mapper", "portable", *more)
+    return ("build", str(net), *norm, *calib, "--compiler", "onnxruntime", *more)
 
 
 def test_a_build_leaves_its_answers_to_eval_and_keeps_what_still_holds(edge: Run, tmp_path: Path) -> None:
-    net, pictures = save_net(tmp_path / "net.onnx"), save_pictures(tmp_path / "pictures", 24)
-    code, _, err = edge(*portable(net, pictures))
+    net, images = save_net(tmp_path / "net.onnx"), save_images(tmp_path / "images", 24)
+    code, _, err = edge(*portable(net, images))
     assert code == 0, err
-    code, out, err = edge("eval", "net", "--images", str(pictures), "--json")
+    code, out, err = edge("eval", "net", "--images", str(images), "--json")
     assert code == 0, err
     found = json.loads(out)
-    assert {hop["hop"]: hop["computed"] for hop in found["hops"]} == {
+    assert {step["name"]: step["computed"] for step in found["steps"]} == {
         "float": 0, "simplified": 24, "nv12": 0, "portable": 0
     }  # fmt: skip
     accuracy = json.loads((tmp_path / "build/net/manifest.json").read_text())["accuracy"]
-    by_name = {hop["hop"]: hop["score"] for hop in found["hops"]}
-    for hop, key in (("float", "float"), ("nv12", "nv12"), ("portable", "quantized")):
-        assert accuracy[key]["top1"] == pytest.approx(100 * by_name[hop]["top1_right"] / 24, abs=1e-4)
-    edge(*portable(net, pictures))
+    by_name = {step["name"]: step["score"] for step in found["steps"]}
+    for step, key in (("float", "float"), ("nv12", "nv12"), ("portable", "quantized")):
+        assert accuracy[key]["top1"] == pytest.approx(100 * by_name[step]["top1_right"] / 24, abs=1e-4)
+    edge(*portable(net, images))
     assert eval_json(tmp_path / "build/net") == found
     assert (tmp_path / "build/net/answers.csv").is_file()
-    code, _, err = edge(*portable(net, pictures, "--seed", "1", "--calib-count", "10"))
+    code, _, err = edge(*portable(net, images, "--seed", "1", "--calib-count", "10"))
     assert code == 0, err
     assert not (tmp_path / "build/net/eval.json").exists()
     assert not (tmp_path / "build/net/answers.csv").exists()
@@ -435,7 +441,7 @@ def test_a_build_leaves_its_answers_to_eval_and_keeps_what_still_holds(edge: Run
 # --- a board
 
 
-def test_a_board_is_the_last_hop(edge: Run, board: Board, tmp_path: Path) -> None:
+def test_a_board_is_the_last_step(edge: Run, board: Board, tmp_path: Path) -> None:
     build = finished(tmp_path / "build" / "vendor", program=PROGRAM)
     shutil.copy(next(build.glob("*_portable_int8.onnx")), board.root / "model.onnx")
     photos = answered(build, tmp_path / "val")
@@ -443,8 +449,8 @@ def test_a_board_is_the_last_hop(edge: Run, board: Board, tmp_path: Path) -> Non
     code, out, err = edge(*command)
     assert code == 0, err
     found = json.loads(out)
-    last = found["hops"][-1]
-    assert (last["hop"], last["before"], last["n"], last["computed"]) == ("board", "portable", 12, 12)
+    last = found["steps"][-1]
+    assert (last["name"], last["before"], last["n"], last["computed"]) == ("board", "portable", 12, 12)
     assert last["agreement_before"] == 12
     assert "HBRT 3.15.55.0" in last["by"] or "hbrt 3.15.55.0" in last["by"]
     assert found["models"]["bin"] == hashlib.sha256(PROGRAM).hexdigest()
@@ -452,7 +458,7 @@ def test_a_board_is_the_last_hop(edge: Run, board: Board, tmp_path: Path) -> Non
     assert calls == 12
     assert board.left_over() == []
     _, out, _ = edge(*command)
-    assert json.loads(out)["hops"][-1]["computed"] == 0
+    assert json.loads(out)["steps"][-1]["computed"] == 0
     assert len([call for call in board.calls() if call.startswith("infer")]) == calls
 
 

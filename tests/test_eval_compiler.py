@@ -17,7 +17,7 @@ import pytest
 from edge.accuracy import NAMES
 from edge.simulate.vendor import QuantizedModel
 from edge.toolchain.found import Toolchain
-from tests.conftest import save_pictures
+from tests.conftest import save_images
 from tests.test_build_compiler import NORM, save_small_net
 
 pytestmark = [pytest.mark.compiler]
@@ -62,33 +62,33 @@ def float_top1(model: Path, images: Path) -> float:
 @pytest.mark.slow
 def test_the_float_row_is_an_independent_evaluations(mobilenet: Path, shared: Path) -> None:
     images = shared / "data/imagenet_val_500"
-    found = edge_eval(mobilenet, "--images", str(images), "--hops", "float")
-    score = found["hops"][0]["score"]
+    found = edge_eval(mobilenet, "--images", str(images), "--steps", "float")
+    score = found["steps"][0]["score"]
     ours = 100 * score["top1_right"] / score["n"]
     assert score["n"] == 500
     independent = float_top1(shared / "models/mobilenet_v1_0.75_224_float.onnx", images)
     assert ours == pytest.approx(independent, abs=0.5)
-    assert found["hops"][0]["computed"] == 0  # the build had measured it
+    assert found["steps"][0]["computed"] == 0  # the build had measured it
 
 
 @pytest.mark.slow
 def test_program_quantized_and_portable_answer_alike(mobilenet: Path, shared: Path) -> None:
     images = str(shared / "data/imagenet_val_500")
     found = edge_eval(mobilenet, "--images", images, "--count", "60", "--program-count", "6")
-    hops = {hop["hop"]: hop for hop in found["hops"]}
-    assert list(hops) == [name for name in NAMES if name != "board"]
-    assert hops["program"]["n"] == hops["program"]["identical_before"] == 6
-    assert hops["portable"]["n"] == hops["portable"]["identical_before"] == 60
-    assert (hops["program"]["before"], hops["portable"]["before"]) == ("quantized", "quantized")
+    steps = {step["name"]: step for step in found["steps"]}
+    assert list(steps) == [name for name in NAMES if name != "board"]
+    assert steps["program"]["n"] == steps["program"]["identical_before"] == 6
+    assert steps["portable"]["n"] == steps["portable"]["identical_before"] == 60
+    assert (steps["program"]["before"], steps["portable"]["before"]) == ("quantized", "quantized")
     rows = list(csv.DictReader((mobilenet / "answers.csv").open()))
     sampled = [row for row in rows if row["program"]]
     assert (len(rows), len(sampled)) == (60, 6)
     assert all(row["quantized"] == row["program"] == row["portable"] for row in sampled)
     assert all(row["quantized"] == row["portable"] for row in rows)
     # int8 keeps most answers, and the simulation in float foretells the integers.
-    assert hops["quantized"]["agreement"] >= 48
-    assert hops["quantized"]["cosine_before"] > 0.99
-    assert "bit for bit on the 6 pictures it was tried on" in " ".join(found["explanation"])
+    assert steps["quantized"]["agreement"] >= 48
+    assert steps["quantized"]["cosine_before"] > 0.99
+    assert "bit for bit on the 6 images it was tried on" in " ".join(found["explanation"])
 
 
 def test_the_compilers_float_models_answer_like_onnxruntime(toolchain: Toolchain, tmp_path: Path) -> None:
@@ -98,9 +98,9 @@ def test_the_compilers_float_models_answer_like_onnxruntime(toolchain: Toolchain
     from edge.measure.networks import FloatNet
 
     net = save_small_net(tmp_path / "small.onnx")
-    pictures = save_pictures(tmp_path / "pictures", 24)
-    argv = [sys.executable, "-m", "edge", "build", str(net), *NORM, "--calib", str(pictures)]
-    argv += ["--calib-count", "20", "--images", str(pictures), "--build-dir", str(tmp_path / "build")]
+    images = save_images(tmp_path / "images", 24)
+    argv = [sys.executable, "-m", "edge", "build", str(net), *NORM, "--calib", str(images)]
+    argv += ["--calib-count", "20", "--images", str(images), "--build-dir", str(tmp_path / "build")]
     done = subprocess.run(argv, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     built = open_built(tmp_path / "build" / "small")
@@ -110,7 +110,7 @@ def test_the_compilers_float_models_answer_like_onnxruntime(toolchain: Toolchain
     try:
         for model in models.values():
             model.wait_ready()
-        for path in sorted(pictures.rglob("*.png"))[:5]:
+        for path in sorted(images.rglob("*.png"))[:5]:
             rgb = np.ascontiguousarray(resize_crop(decode(path), rule))
             scores = {role: model.run(rgb_to_nv12(rgb))[0].ravel() for role, model in models.items()}
             expected = runner.behind_nv12(rgb_to_nv12(rgb))

@@ -1,4 +1,4 @@
-"""The table: counting, labels, unreadable pictures, networks that do not fit."""
+"""The table: counting, labels, unreadable images, networks that do not fit."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from onnx import TensorProto, helper
 
-from edge.accuracy import Evaluation, Hop, Pictures, Subject, choose, evaluate, find_hops
+from edge.accuracy import Evaluation, MeasuredOn, Step, Subject, choose, evaluate, find_steps
 from edge.errors import InputError, LabelError, ModelFileError
 from edge.images import open_images
 from edge.measure.networks import FloatNet
@@ -44,9 +44,9 @@ def brightest_channel(path: Path, classes: int = 3) -> Path:
 
 
 @pytest.fixture
-def pictures(tmp_path: Path) -> Path:
-    """Four pictures: two red, one green, one blue, in class folders 0, 1, 2."""
-    folder = tmp_path / "pictures"
+def images(tmp_path: Path) -> Path:
+    """Four images: two red, one green, one blue, in class folders 0, 1, 2."""
+    folder = tmp_path / "images"
     for name, colour in (("0/a", (0, 0, 250)), ("0/b", (0, 0, 240)), ("1/c", (0, 250, 0)), ("2/d", (250, 0, 0))):
         path = folder / f"{name}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -69,90 +69,90 @@ def subject(path: Path, *, after: Path | None = None, classes: int = 3) -> Subje
     return Subject("net", PRE, classes, files, hashes)
 
 
-def scripted(name: str, answer: Callable[[np.ndarray], np.ndarray], *, count: int | None = None) -> Hop:
-    """A hop that a test computes itself."""
+def scripted(name: str, answer: Callable[[np.ndarray], np.ndarray], *, count: int | None = None) -> Step:
+    """A step that a test computes itself."""
 
     @contextmanager
     def opened(workers: int) -> Iterator[object]:
         yield answer
 
-    return Hop(name, "a test", f"{name}_onnx", "11" * 32, "22" * 32, opened, count)
+    return Step(name, "a test", f"{name}_onnx", "11" * 32, "22" * 32, opened, count)
 
 
 def run(
-    tmp_path: Path, folder: Path, *more: Hop, unlabelled: str = "", hops: tuple[str, ...] = (), **options: object
+    tmp_path: Path, folder: Path, *more: Step, unlabelled: str = "", steps: tuple[str, ...] = (), **options: object
 ) -> Evaluation:
     what = subject(save(tmp_path))
-    found, missing = find_hops(what)
+    found, missing = find_steps(what)
     images = open_images(folder, classes=None if unlabelled else 3)
-    chosen = [*choose(found, missing, hops), *more]
-    return evaluate(what, chosen, Pictures(images, unlabelled), root=tmp_path / "build", **options)
+    chosen = [*choose(found, missing, steps), *more]
+    return evaluate(what, chosen, MeasuredOn(images, unlabelled), root=tmp_path / "build", **options)
 
 
 def swapped(rgb: np.ndarray) -> np.ndarray:
     return rgb[:, :, ::-1].astype(np.float32).mean((0, 1))
 
 
-def test_a_perfect_network_scores_100(tmp_path: Path, pictures: Path) -> None:
-    result = run(tmp_path, pictures, hops=("simplified",))
-    first, second = result.hops
+def test_a_perfect_network_scores_100(tmp_path: Path, images: Path) -> None:
+    result = run(tmp_path, images, steps=("simplified",))
+    first, second = result.steps
     assert (result.n, first.score.top1, second.score.top1) == (4, 100, 100)
     assert (result.drop, second.agreement_percent, second.identical_before) == (0, 100, 4)
     assert second.cosine == pytest.approx(1)
     assert (second.change.lost, second.change.gained, second.change.p) == (0, 0, 1)
 
 
-def test_a_broken_quantized_network_is_seen(tmp_path: Path, pictures: Path) -> None:
-    result = run(tmp_path, pictures, scripted("quantized", swapped))
+def test_a_broken_quantized_network_is_seen(tmp_path: Path, images: Path) -> None:
+    result = run(tmp_path, images, scripted("quantized", swapped))
     assert result.quantized == "quantized"
-    assert result.hop("float").score.top1 == 100
-    assert result.hop("quantized").score.top1 == 25
-    assert result.hop("quantized").agreement == 1
+    assert result.step("float").score.top1 == 100
+    assert result.step("quantized").score.top1 == 25
+    assert result.step("quantized").agreement == 1
     assert result.drop == 75
     assert (result.mistakes_total, len(result.mistakes)) == (3, 3)
     assert {(m.label, m.float_answer, m.answer) for m in result.mistakes} == {(0, 0, 2), (2, 2, 0)}
     assert Path(result.mistakes[0].path).is_file()
 
 
-def test_without_labels_agreement_is_measured(tmp_path: Path, pictures: Path) -> None:
-    result = run(tmp_path, pictures, scripted("quantized", swapped), unlabelled="a test")
-    last = result.hop("quantized")
+def test_without_labels_agreement_is_measured(tmp_path: Path, images: Path) -> None:
+    result = run(tmp_path, images, scripted("quantized", swapped), unlabelled="a test")
+    last = result.step("quantized")
     assert (last.score, last.change, result.total, result.drop) == (None, None, None, None)
     assert (last.agreement, last.agreement_before, result.mistakes_total) == (1, 1, 3)
 
 
-def test_unreadable_pictures_are_named_and_in_no_figure(tmp_path: Path, pictures: Path) -> None:
-    (pictures / "1" / "broken.png").write_bytes(b"no picture")
+def test_unreadable_images_are_named_and_in_no_figure(tmp_path: Path, images: Path) -> None:
+    (images / "1" / "broken.png").write_bytes(b"no image")
     listener = Quiet()
-    result = run(tmp_path, pictures, hops=("nv12",), listener=listener)
-    assert [hop.n for hop in result.hops] == [4, 4]
+    result = run(tmp_path, images, steps=("nv12",), listener=listener)
+    assert [step.n for step in result.steps] == [4, 4]
     assert [Path(name).name for name in result.unreadable] == ["broken.png"]
     assert any("broken.png" in warning for warning in listener.warnings)
 
 
-def test_only_unreadable_pictures_is_an_error(tmp_path: Path) -> None:
+def test_only_unreadable_images_is_an_error(tmp_path: Path) -> None:
     folder = tmp_path / "p"
     folder.mkdir()
-    (folder / "a.png").write_bytes(b"no picture")
+    (folder / "a.png").write_bytes(b"no image")
     with pytest.raises(InputError, match="could be read"):
         run(tmp_path, folder, unlabelled="a test")
 
 
-def test_a_label_outside_the_classes_is_named(tmp_path: Path, pictures: Path) -> None:
-    (pictures / "labels.csv").write_text("filename,class_index\n0/a.png,0\n0/b.png,7\n1/c.png,1\n2/d.png,2\n")
+def test_a_label_outside_the_classes_is_named(tmp_path: Path, images: Path) -> None:
+    (images / "labels.csv").write_text("filename,class_index\n0/a.png,0\n0/b.png,7\n1/c.png,1\n2/d.png,2\n")
     with pytest.raises(LabelError, match="7"):
-        run(tmp_path, pictures)
+        run(tmp_path, images)
 
 
-def test_networks_of_different_width_are_refused(tmp_path: Path, pictures: Path) -> None:
+def test_networks_of_different_width_are_refused(tmp_path: Path, images: Path) -> None:
     other = scripted("quantized", lambda rgb: np.zeros(5, np.float32))
     with pytest.raises(ModelFileError, match="scores"):
-        run(tmp_path, pictures, other)
+        run(tmp_path, images, other)
 
 
-def test_scores_that_are_no_numbers_are_refused(tmp_path: Path, pictures: Path) -> None:
+def test_scores_that_are_no_numbers_are_refused(tmp_path: Path, images: Path) -> None:
     with pytest.raises(ModelFileError, match="nan"):
-        run(tmp_path, pictures, scripted("quantized", lambda rgb: np.full(3, np.nan, np.float32)))
+        run(tmp_path, images, scripted("quantized", lambda rgb: np.full(3, np.nan, np.float32)))
 
 
 def test_a_model_that_onnxruntime_refuses_is_told(tmp_path: Path) -> None:

@@ -52,7 +52,7 @@ def net(
     outputs: int = 1,
     external: bool = False,
 ) -> Path:
-    """ReduceMean over the picture, then one Gemm."""
+    """ReduceMean over the image, then one Gemm."""
     last = shape[1] != 3
     axes = [1, 2] if last else [2, 3]
     weight = np.random.default_rng(0).normal(size=(CLASSES, shape[3] if last else shape[1]))
@@ -61,7 +61,7 @@ def net(
         numpy_helper.from_array(np.array(output, np.int64), "shape"),
     ]
     nodes = [
-        helper.make_node("ReduceMean", ["picture"], ["mean"], "/mean", axes=axes, keepdims=0),
+        helper.make_node("ReduceMean", ["image"], ["mean"], "/mean", axes=axes, keepdims=0),
         helper.make_node("Gemm", ["mean", "w"], ["g"], "/head", transB=1),
         helper.make_node("Softmax", ["g"], ["s"], "/softmax", axis=1)
         if softmax
@@ -71,7 +71,7 @@ def net(
     outs = [helper.make_tensor_value_info("scores", TensorProto.FLOAT, output)]
     if outputs == 2:
         outs.append(helper.make_tensor_value_info("mean", TensorProto.FLOAT, [1, weight.shape[1]]))
-    inputs = [helper.make_tensor_value_info("picture", TensorProto.FLOAT, shape)]
+    inputs = [helper.make_tensor_value_info("image", TensorProto.FLOAT, shape)]
     graph = helper.make_graph(nodes, "tiny", inputs, outs, tensors)
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 11)], ir_version=7)
     onnx.save(model, path, save_as_external_data=external, location=path.name + ".data", size_threshold=0)
@@ -378,7 +378,7 @@ def test_the_users_onnx_is_copied_and_described(tmp_path: Path, out: Path) -> No
     assert (out / result.onnx).read_bytes() == path.read_bytes()
     assert (result.weights.source, result.weights.tag, result.weights.seed) == ("onnx", "my.onnx", None)
     assert result.weights.sha256 == sha256_of(path)
-    assert (result.input_name, result.input_shape) == ("picture", (1, 3, 32, 32))
+    assert (result.input_name, result.input_shape) == ("image", (1, 3, 32, 32))
     assert (result.classes, result.parameters, result.notes) == (CLASSES, 24, ())
     assert cattrs.structure(json.loads(json.dumps(cattrs.unstructure(result))), ExportResult) == result
 
@@ -408,8 +408,8 @@ def test_what_is_fine_all_the_same_is_noted(tmp_path: Path, out: Path, settings:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"shape": (1, 3, 64, 64)}, "pictures of 64x64"),
-        ({"shape": (1, 3, 64, 32)}, "pictures of 64x32"),
+        ({"shape": (1, 3, 64, 64)}, "images of 64x64"),
+        ({"shape": (1, 3, 64, 32)}, "images of 64x32"),
         ({"shape": (1, 32, 32, 3)}, "NHWC"),
         ({"shape": (1, 1, 32, 32)}, "three colour channels"),
         ({"shape": (2, 3, 32, 32), "output": (2, CLASSES)}, "2x3x32x32"),
@@ -422,7 +422,7 @@ def test_a_model_that_does_not_fit_is_refused(
 ) -> None:
     with pytest.raises(ModelFileError, match=message) as caught:
         users(net(tmp_path / "my.onnx", **settings), out)
-    assert caught.value.allowed
+    assert caught.value.expected
 
 
 def test_the_remedy_for_a_wrong_size_is_the_flag_to_type(tmp_path: Path, out: Path) -> None:
@@ -522,20 +522,20 @@ def test_a_failing_worker_is_one_clear_line(
 
 
 @pytest.mark.parametrize(
-    ("near", "allowed", "remedy"),
+    ("near", "expected", "remedy"),
     [
         ({"tags": [], "close": ["tiny.a2"]}, "such as tiny.a2", "sources: {timm: tiny.a2} in the model's YAML"),
         ({"tags": [], "close": []}, "a name of timm.list_models()", None),
     ],
 )
 def test_a_name_that_timm_has_not_is_told_with_close_ones(
-    out: Path, near: dict[str, Any], allowed: str, remedy: str | None
+    out: Path, near: dict[str, Any], expected: str, remedy: str | None
 ) -> None:
     failed = '{"error": "RuntimeError: Invalid pretrained tag", "about": "model"}'
     chain: Any = FakeToolchain(answer=failed, returncode=1, near=json.dumps({"known": False, **near}))
     with pytest.raises(SpecError, match=r"timm has no model 'tiny\.a1'") as caught:
         export(resolved=RANDOM, spec=timm_spec(), toolchain=chain, out=out)
-    assert (caught.value.allowed, caught.value.remedy) == (allowed, remedy)
+    assert (caught.value.expected, caught.value.remedy) == (expected, remedy)
 
 
 def test_random_weights_without_a_compiler_are_refused(out: Path) -> None:

@@ -39,7 +39,7 @@ def save_net_of_1000(path: Path) -> Path:
 
 
 def export_of(spec: ModelSpec, folder: Path) -> Done[ExportResult]:
-    request = Request(spec=spec, precision=load_precision("int8"), mapper="portable")
+    request = Request(spec=spec, precision=load_precision("int8"), compiler="onnxruntime")
     with Workspace(folder / spec.name, Quiet()) as workspace:
         return Build(request, workspace, Quiet()).stage(EXPORT)
 

@@ -51,7 +51,7 @@ def opened(built: onnx.ModelProto, folder: Path, *inner: str) -> FakeQuant:
     return FakeQuant(folder / "n_calibrated_model.onnx", inner)
 
 
-def picture(seed: int = 0) -> NDArray[np.uint8]:
+def image(seed: int = 0) -> NDArray[np.uint8]:
     return np.random.default_rng(seed).integers(0, 256, (SIDE, SIDE, 3), np.uint8)
 
 
@@ -91,7 +91,7 @@ def test_an_activation_is_rounded_as_stated(qtype: str, threshold: float, seed: 
     import onnxruntime
 
     session = onnxruntime.InferenceSession(translated.model.SerializeToString(), providers=["CPUExecutionProvider"])
-    x = tensor(picture(seed))
+    x = tensor(image(seed))
     (item,) = translated.quantizers
     feeds = {
         "x": x,
@@ -109,7 +109,7 @@ def test_every_quantizer_is_switched_alone(tmp_path: Path) -> None:
         ("qw", "", ("conv",), True),
         ("qr", "relu", ("last",), False),
     ]
-    yuv = picture()
+    yuv = image()
     x = tensor(yuv)
     off = dict(zip(["xq", "r", "rq"], net.run(yuv, net.bits(FLOAT), ["xq", "r", "rq"]), strict=True))
     np.testing.assert_array_equal(off["xq"], x)
@@ -137,7 +137,7 @@ def test_a_weight_is_rounded_a_channel(tmp_path: Path) -> None:
         numpy_helper.from_array(stepped.astype(np.float32), "w")
     )
     net, expected = opened(built, tmp_path, "c"), opened(other, tmp_path, "c")
-    yuv = picture()
+    yuv = image()
     np.testing.assert_array_equal(
         net.run(yuv, net.bits(INT8, [1]), ["c"])[0], expected.run(yuv, expected.bits(FLOAT), ["c"])[0]
     )
@@ -145,7 +145,7 @@ def test_a_weight_is_rounded_a_channel(tmp_path: Path) -> None:
 
 def test_other_thresholds_for_a_run(tmp_path: Path) -> None:
     net = opened(conv_net(), tmp_path, "xq")
-    yuv = picture()
+    yuv = image()
     (xq,) = net.run(yuv, net.bits(), ["xq"], {0: np.array([33.0], np.float32)})
     np.testing.assert_array_equal(xq, rounded(tensor(yuv), "int8", 33))
 
@@ -158,7 +158,7 @@ def test_a_quantizer_that_is_switched_off_passes_on(tmp_path: Path) -> None:
         tmp_path,
         "xq",
     )
-    yuv = picture()
+    yuv = image()
     assert net.quantizers == ()
     y, xq = net.run(yuv, net.bits(), ["y", "xq"])
     np.testing.assert_array_equal(y, np.maximum(tensor(yuv), 0))
@@ -173,7 +173,7 @@ def test_rescaled_channels_come_out_multiplied(tmp_path: Path) -> None:
         ),
         tmp_path,
     )
-    yuv = picture()
+    yuv = image()
     gain = np.array(gains, np.float32).reshape(1, 3, 1, 1)
     np.testing.assert_array_equal(net.run(yuv, net.bits(FLOAT))[0], tensor(yuv) * gain)
     each = [rounded(tensor(yuv)[:, c], "int8", t) for c, t in enumerate((64.0, 32.0, 16.0))]
@@ -218,9 +218,9 @@ def test_a_wrong_setting_is_refused(tmp_path: Path) -> None:
     net = opened(conv_net(), tmp_path)
     for setting in (np.zeros(2, np.uint8), np.full(3, 4, np.uint8)):
         with pytest.raises(ValueError, match="setting"):
-            net.run(picture(), setting)
-    with pytest.raises(ValueError, match="picture"):
-        net.run(picture()[:2], net.bits())
+            net.run(image(), setting)
+    with pytest.raises(ValueError, match="image"):
+        net.run(image()[:2], net.bits())
     with pytest.raises(ModelFileError, match="no tensor 'nothing'"):
         translate(conv_net(), ["nothing"])
 
@@ -240,8 +240,8 @@ def test_a_transposed_convolutions_weight_has_its_channels_over_the_groups(
         (1, 6, SIDE, SIDE),
     )
     net = opened(built, tmp_path)
-    expected = np.asarray(vendor.run(built, {"x": tensor(picture())})["y"], np.float32)
-    np.testing.assert_allclose(np.asarray(net.run(picture(), net.bits())[0]), expected, rtol=0, atol=1e-4)
+    expected = np.asarray(vendor.run(built, {"x": tensor(image())})["y"], np.float32)
+    np.testing.assert_allclose(np.asarray(net.run(image(), net.bits())[0]), expected, rtol=0, atol=1e-4)
 
 
 @pytest.fixture(scope="module")
@@ -292,14 +292,14 @@ def vendor_forms() -> dict[str, tuple[list[onnx.NodeProto], float]]:
 @pytest.mark.compiler
 @pytest.mark.parametrize("form", list(vendor_forms()))
 def test_the_vendors_runtime_gives_the_same(form: str, vendor: VendorRuntime, tmp_path: Path) -> None:
-    nodes, allowed = vendor_forms()[form]
+    nodes, expected = vendor_forms()[form]
     built = model(nodes, {"k": np.array(0.1, np.float32)})
     net = opened(built, tmp_path)
-    yuv = picture()
+    yuv = image()
     expected = np.asarray(vendor.run(built, {"x": tensor(yuv)})["y"], np.float32)
     seen = np.asarray(net.run(yuv, net.bits())[0])
     assert math.isfinite(float(np.abs(seen).max()))
-    np.testing.assert_allclose(seen, expected, rtol=0, atol=allowed)
+    np.testing.assert_allclose(seen, expected, rtol=0, atol=expected)
 
 
 @pytest.mark.compiler
@@ -307,6 +307,6 @@ def test_the_vendors_runtime_gives_the_same_for_convolutions(vendor: VendorRunti
     built = conv_net()
     net = opened(built, tmp_path)
     for seed in range(3):
-        expected = np.asarray(vendor.run(built, {"x": tensor(picture(seed))})["y"], np.float32)
-        seen = np.asarray(net.run(picture(seed), net.bits())[0])
+        expected = np.asarray(vendor.run(built, {"x": tensor(image(seed))})["y"], np.float32)
+        seen = np.asarray(net.run(image(seed), net.bits())[0])
         np.testing.assert_allclose(seen, expected, rtol=0, atol=2e-3)

@@ -44,7 +44,7 @@ ZOO: dict[str, Extent] = {
 }
 RESNET18_64 = Extent(11_690_000, 400_000, 65_536, 12_288)  # weights counted, the rest about
 TINY_64 = Extent(28_589_128, 7_530_000, 98_304, 12_288)
-# Convolutions with ReLU and others over the whole picture: `width` channels, `depth` operators, see `stack`.
+# Convolutions with ReLU and others over the whole image: `width` channels, `depth` operators, see `stack`.
 STACKS: dict[str, Extent] = {
     "4 of 32, 64x64": Extent(28_970, 1_048_650, 131_072, 12_288),
     "4 of 32, 256x256": Extent(28_970, 16_777_290, 2_097_152, 196_608),
@@ -59,7 +59,7 @@ STACKS: dict[str, Extent] = {
 }
 
 # Peak resident memory in MiB of the process tree, hb_mapper 1.24.3 with hbdk 3.49.15 and horizon_nn 1.1.0;
-# recipe int8 and O0 unless said otherwise; calibration pictures before it.
+# recipe int8 and O0 unless said otherwise; calibration images before it.
 MEASURED: list[tuple[str, Extent, int, float]] = [
     ("ConvNeXt_atto", ZOO["ConvNeXt_atto"], 20, 843),
     ("ResNet18 at 64 pixels", RESNET18_64, 20, 1788),
@@ -69,12 +69,12 @@ MEASURED: list[tuple[str, Extent, int, float]] = [
     ("ConvNeXt_base_384", ZOO["ConvNeXt_base_384"], 10, 7210),
     ("4 of 32, 64x64", STACKS["4 of 32, 64x64"], 16, 449),
     ("4 of 32, 256x256", STACKS["4 of 32, 256x256"], 16, 799),
-    ("4 of 32, 512x512, one picture", STACKS["4 of 32, 512x512"], 1, 1270),
-    ("4 of 32, 512x512, 4 pictures", STACKS["4 of 32, 512x512"], 4, 1281),
+    ("4 of 32, 512x512, one image", STACKS["4 of 32, 512x512"], 1, 1270),
+    ("4 of 32, 512x512, 4 images", STACKS["4 of 32, 512x512"], 4, 1281),
     ("4 of 32, 512x512", STACKS["4 of 32, 512x512"], 16, 1957),
     ("4 of 32, 512x512, O2", STACKS["4 of 32, 512x512"], 16, 1955),
     ("4 of 32, 512x512, max, int16 outputs", STACKS["4 of 32, 512x512"], 16, 1658),
-    ("4 of 32, 512x512, 100 pictures", STACKS["4 of 32, 512x512"], 100, 2234),
+    ("4 of 32, 512x512, 100 images", STACKS["4 of 32, 512x512"], 100, 2234),
     ("4 of 32, 1024x1024", STACKS["4 of 32, 1024x1024"], 16, 6587),
     ("12 of 32, 512x512", STACKS["12 of 32, 512x512"], 16, 2892),
     ("4 of 8, 512x512", STACKS["4 of 8, 512x512"], 16, 923),
@@ -92,16 +92,16 @@ FURTHEST = 1.66
 PURPOSES: tuple[Purpose, ...] = ("check", "compile")
 
 
-@pytest.mark.parametrize(("name", "extent", "pictures", "peak"), MEASURED)
+@pytest.mark.parametrize(("name", "extent", "images", "peak"), MEASURED)
 def test_the_estimate_lies_above_what_was_measured_and_not_far(
-    name: str, extent: Extent, pictures: int, peak: float
+    name: str, extent: Extent, images: int, peak: float
 ) -> None:
-    ratio = estimate(extent, "compile", pictures) / MIB / peak
+    ratio = estimate(extent, "compile", images) / MIB / peak
     assert 1.04 <= ratio < FURTHEST, f"{name}: {ratio:.2f}"
 
 
 @pytest.mark.parametrize(("name", "extent", "peak"), CHECKED)
-def test_a_check_needs_no_more_for_large_pictures(name: str, extent: Extent, peak: float) -> None:
+def test_a_check_needs_no_more_for_large_images(name: str, extent: Extent, peak: float) -> None:
     ratio = estimate(extent, "check") / MIB / peak
     assert 1.04 <= ratio < FURTHEST, f"{name}: {ratio:.2f}"
 
@@ -130,7 +130,7 @@ def test_no_peak_of_the_committed_records_is_above_its_estimate() -> None:
         # The BPU-ready ONNX has up to 0.1 % fewer: some are folded into others.
         assert extents[name].parameters == pytest.approx(record.counted.parameters, rel=2e-3)
         assert extents[name].input == 3 * record.counted.height * record.counted.width
-    # A rule by the weights alone is seen to be too low for large pictures.
+    # A rule by the weights alone is seen to be too low for large images.
     weights = {(name, p): 800 * MIB + 90 * x.parameters for name, x in extents.items() for p in PURPOSES}
     forecast = {key: min(low, 1500 * MIB + 68 * extents[key[0]].parameters) for key, low in weights.items()}
     assert "compile NextViT_large_384" in too_low(forecast)
@@ -140,20 +140,20 @@ EXTENTS = st.builds(Extent, st.integers(0, 10**9), st.integers(0, 10**9), st.int
 
 
 @given(EXTENTS, st.integers(1, 1000), st.integers(1, 10**9), st.sampled_from(PURPOSES))
-def test_more_of_anything_never_needs_less(extent: Extent, pictures: int, more: int, purpose: Purpose) -> None:
-    before = estimate(extent, purpose, pictures)
+def test_more_of_anything_never_needs_less(extent: Extent, images: int, more: int, purpose: Purpose) -> None:
+    before = estimate(extent, purpose, images)
     for larger in (
         evolve(extent, parameters=extent.parameters + more),
         evolve(extent, activations=extent.activations + more),
         evolve(extent, largest=extent.largest + more),
         evolve(extent, input=extent.input + more),
     ):
-        assert estimate(larger, purpose, pictures) >= before
-    assert estimate(extent, purpose, pictures + more) >= before
+        assert estimate(larger, purpose, images) >= before
+    assert estimate(extent, purpose, images + more) >= before
     grown = evolve(extent, parameters=extent.parameters + 1000)
-    assert estimate(grown, purpose, pictures) > before or purpose == "compile"
+    assert estimate(grown, purpose, images) > before or purpose == "compile"
     grown = evolve(grown, activations=extent.activations + 1000)
-    assert estimate(grown, "compile", pictures) > estimate(extent, "compile", pictures)
+    assert estimate(grown, "compile", images) > estimate(extent, "compile", images)
 
 
 def stack(path: Path, *, unknown: bool = False) -> Path:
@@ -228,12 +228,12 @@ def test_what_does_not_fit_is_refused_with_advice() -> None:
 def test_advice_where_the_activations_decide() -> None:
     net = STACKS["4 of 32, 512x512"]
     with pytest.raises(NotEnoughMemory) as caught:
-        require(net, "compile", free=5 * GIB // 2, name="net", pictures=500)
+        require(net, "compile", free=5 * GIB // 2, name="net", images=500)
     text = str(caught.value)
-    for words in ("67.1 M activations, 500 calibration pictures", "the activations decide", "--calib-count 20"):
+    for words in ("67.1 M activations, 500 calibration images", "the activations decide", "--calib-count 20"):
         assert words in text, text
     with pytest.raises(NotEnoughMemory, match="a smaller input or a smaller model"):
-        require(net, "compile", free=GIB, name="net", pictures=500)
+        require(net, "compile", free=GIB, name="net", images=500)
     with pytest.raises(NotEnoughMemory, match="the weights decide"):  # a check holds no activations
         require(net, "check", free=GIB // 4, name="net")
 

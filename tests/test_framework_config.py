@@ -1,4 +1,4 @@
-"""What PaddleClas's and mindcv's own configurations say of pictures, and which files make a model."""
+"""What PaddleClas's and mindcv's own configurations say of images, and which files make a model."""
 
 from __future__ import annotations
 
@@ -110,7 +110,7 @@ def test_stretching_and_cropping_is_noted(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("data", "seen"),
     [
-        ({"Global": {}}, "no operations on pictures"),
+        ({"Global": {}}, "no operations on images"),
         ([1], "no mapping"),
         (with_transforms({"CropImage": {"size": "large"}}), "CropImage: size"),
         (with_transforms({"CropImage": {"size": -1}}), "CropImage: size"),
@@ -173,7 +173,7 @@ def test_a_network_that_states_nothing_gets_mindcvs_defaults_and_a_note() -> Non
     assert "states no mean, std" in found.notes[0]
 
 
-def test_a_network_that_states_its_pictures() -> None:
+def test_a_network_that_states_its_images() -> None:
     found = mindcv.of_network("cmt_small")  # mean and std in 0..1
     assert found.values["mean"] == (123.675, 116.28, 103.53)
     assert found.values["std"] == (58.395, 57.12, 57.375)
@@ -198,7 +198,7 @@ def test_a_training_yaml_of_mindcv(tmp_path: Path) -> None:
     data = {"model": "convnext_tiny", "num_classes": 7, "image_resize": 256, "crop_pct": 0.95, "lr": 0.1}
     found = mindcv.read_config(save_yaml(tmp_path / "c.yaml", data))
     assert (found.values["crop"], found.values["resize"], found.classes) == ((256, 256), 269, 7)
-    with pytest.raises(InputError, match="nothing of pictures"):
+    with pytest.raises(InputError, match="nothing of images"):
         mindcv.read_config(save_yaml(tmp_path / "d.yaml", {"lr": 0.1}))
     for key, value in (("crop_pct", 0), ("crop_pct", float("nan")), ("image_resize", float("inf"))):
         with pytest.raises(InputError, match=key):

@@ -190,8 +190,8 @@ def test_a_checkpoint_and_the_mindir_of_the_same_network_agree(
         assert result.max_error <= 1e-3
         assert result.exporter == "mindspore 2.7.2, mindcv 0.3.0"
         session = open_session(tmp_path / "net.onnx")
-        picture = np.random.default_rng(1).uniform(-1, 1, (1, 3, 32, 32)).astype(np.float32)
-        found.append(session.run(None, {session.get_inputs()[0].name: picture})[0])
+        image = np.random.default_rng(1).uniform(-1, 1, (1, 3, 32, 32)).astype(np.float32)
+        found.append(session.run(None, {session.get_inputs()[0].name: image})[0])
         operators = {node.op_type for node in onnx.load(tmp_path / "net.onnx").graph.node}
         assert "ReduceSumSquare" not in operators
     assert np.abs(found[0] - found[1]).max() <= 1e-4 * np.ptp(found[0])
@@ -341,13 +341,13 @@ def test_mindspores_variance_gets_the_form_of_the_bpu_only_where_it_is_one(
     tmp_path: Path, divisor: float, expected: list[str]
 ) -> None:
     model = layer_norm(divisor)
-    picture = np.random.default_rng(0).normal(size=(1, 2, 4, 8)).astype(np.float32)
+    image = np.random.default_rng(0).normal(size=(1, 2, 4, 8)).astype(np.float32)
     normal_form(model, (1, 2, 4, 8), (1, 2, 4, 1))
     onnx.checker.check_model(model, full_check=True)
     assert [node.op_type for node in model.graph.node] == expected
     onnx.save(model, tmp_path / "m.onnx")
-    found = open_session(tmp_path / "m.onnx").run(None, {"x": picture})[0]
-    np.testing.assert_allclose(found, (picture**2).sum(3, keepdims=True) / divisor, rtol=1e-5)
+    found = open_session(tmp_path / "m.onnx").run(None, {"x": image})[0]
+    np.testing.assert_allclose(found, (image**2).sum(3, keepdims=True) / divisor, rtol=1e-5)
 
 
 def test_weights_in_constant_nodes_become_initializers() -> None:

@@ -30,7 +30,7 @@ FRAME = np.arange(4 * 32 * 3 // 2, dtype=np.uint8)
 
 
 def message(**changes: Any) -> Any:
-    """A program as the compiler writes it: BPU, Dequantize, Reshape; one picture in, two scores out."""
+    """A program as the compiler writes it: BPU, Dequantize, Reshape; one image in, two scores out."""
     model = binfile._message("Model")()
     graph = model.graphs.add(name="tiny")
     graph.node.add(name="part_0", op_type="BPU", input=["x"], output=["fc/int"])
@@ -308,7 +308,7 @@ def test_the_backend_says_what_it_opened_and_what_it_refuses(tool: Any, tiny: Pa
 
 
 def compiled(folder: Path, toolchain: Toolchain, nodes: list[Any], outputs: dict[str, list[int]]) -> Program:
-    """Compile a net of 48x64 pictures at O0."""
+    """Compile a net of 48x64 images at O0."""
     rng = np.random.default_rng(0)
     weights = {
         name: rng.normal(0, 0.3, shape).astype(np.float32)
@@ -324,15 +324,15 @@ def compiled(folder: Path, toolchain: Toolchain, nodes: list[Any], outputs: dict
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 11)], ir_version=6)
     onnx.save(model, str(folder / "net.onnx"))
     (folder / "tiny.yaml").write_text(YAML)
-    (folder / "pictures").mkdir()
+    (folder / "images").mkdir()
     for index in range(3):
-        rng.uniform(0, 255, (3, 48, 64)).astype(np.float32).tofile(folder / "pictures" / f"{index}.bin")
+        rng.uniform(0, 255, (3, 48, 64)).astype(np.float32).tofile(folder / "images" / f"{index}.bin")
     out = folder / "out"
     out.mkdir()
     makertbin(
         toolchain,
         yaml=folder / "tiny.yaml",
-        files={"net.onnx": folder / "net.onnx", "../calib_f32": folder / "pictures"},
+        files={"net.onnx": folder / "net.onnx", "../calib_f32": folder / "images"},
         out=out,
         prefix="tiny",
         working_dir="model_output",

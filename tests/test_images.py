@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from edge.errors import ImageError, InputError, LabelError, UsageError
 from edge.images import ImageItem, ImageSet, class_names, open_images, sample
-from edge.images.demo import picture as render
+from edge.images.demo import draw as render
 
 
 def put(path: Path, value: int = 0) -> Path:
@@ -27,19 +27,19 @@ def labels(images: ImageSet) -> dict[str, int | None]:
     return {item.name: item.label for item in images}
 
 
-def test_a_folder_of_pictures_has_no_labels(tmp_path):
+def test_a_folder_of_images_has_no_labels(tmp_path):
     for i, name in enumerate(("b.png", "a.PNG", ".hidden.png")):
         put(tmp_path / name, i)
-    (tmp_path / "notes.txt").write_text("no picture")
+    (tmp_path / "notes.txt").write_text("no image")
     images = open_images(tmp_path)
     assert [item.name for item in images] == ["a.PNG", "b.png"]
     assert not images.labelled
     assert "labels.csv" in images.unlabelled
     assert images[0].load().shape == (8, 8, 3)
-    assert images.description == f"{tmp_path.name} (2 pictures)"
+    assert images.description == f"{tmp_path.name} (2 images)"
 
 
-def test_one_picture(tmp_path):
+def test_one_image(tmp_path):
     images = open_images(put(tmp_path / "photo.png"))
     assert [item.name for item in images] == ["photo.png"]
     assert not images.labelled
@@ -169,22 +169,22 @@ def test_sources_that_are_not_there(tmp_path):
     with pytest.raises(UsageError, match="does not exist"):
         open_images(tmp_path / "gone")
     (tmp_path / "empty").mkdir()
-    with pytest.raises(InputError, match="no pictures"):
+    with pytest.raises(InputError, match="no images"):
         open_images(tmp_path / "empty")
     with pytest.raises(UsageError, match="train"):
         open_images("demo:train")
-    with pytest.raises(UsageError, match="0 pictures"):
+    with pytest.raises(UsageError, match="0 images"):
         open_images("demo:test", count=0)
 
 
-def test_loose_pictures_beside_class_folders_are_refused(tmp_path):
+def test_loose_images_beside_class_folders_are_refused(tmp_path):
     put(tmp_path / "stray.png")
     put(tmp_path / "cat" / "1.png")
     with pytest.raises(LabelError, match="mixes 1 loose"):
         open_images(tmp_path, classes=("cat",))
 
 
-def test_demo_pictures_and_their_labels():
+def test_demo_images_and_their_labels():
     images = open_images("demo", count=100, seed=5)
     assert images.labelled
     assert len(images) == 100
@@ -251,7 +251,7 @@ def test_sample_is_a_seeded_subset_whatever_the_order(count, n, seed, classes):
     assert set(chosen) <= set(images)
     if n < count:
         assert sample(backwards, n, seed) == chosen
-        assert chosen.description == f"made ({n} of {count} pictures, seed {seed})"
+        assert chosen.description == f"made ({n} of {count} images, seed {seed})"
 
 
 @given(st.integers(1, 100), st.integers(0, 99))
@@ -263,7 +263,7 @@ def test_each_class_gets_its_share(n, seed):
         assert abs(counts[label] - share * n) < 1 + 1e-9
 
 
-def test_the_seed_matters_and_every_picture_can_be_chosen():
+def test_the_seed_matters_and_every_image_can_be_chosen():
     for classes in (None, 5):
         images = made(40, classes)
         assert sample(images, 10, 0) != sample(images, 10, 1)
@@ -271,7 +271,7 @@ def test_the_seed_matters_and_every_picture_can_be_chosen():
 
 
 def test_sample_refuses_none():
-    with pytest.raises(UsageError, match="0 pictures"):
+    with pytest.raises(UsageError, match="0 images"):
         sample(made(3, None), 0)
 
 

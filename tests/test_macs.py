@@ -138,7 +138,7 @@ def test_another_input_size_explains_only_what_it_gives() -> None:
     assert not told.explained
 
 
-def test_weights_among_the_inputs_are_no_picture(tmp_path: Path) -> None:
+def test_weights_among_the_inputs_are_no_image(tmp_path: Path) -> None:
     path = save(
         tmp_path / "net.onnx",
         [helper.make_node("Gemm", ["x", "s"], ["y"], name="fc")],

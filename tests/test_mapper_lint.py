@@ -218,7 +218,7 @@ def test_rule_fires(case: Case) -> None:
     assert rules(findings) <= {case.rule, *case.others}, findings
     for finding in findings:
         assert finding.seen
-        assert finding.allowed
+        assert finding.expected
 
 
 def test_every_rule_is_shown_to_fire() -> None:
@@ -275,13 +275,13 @@ def test_finding_points_at_the_line() -> None:
 
 def test_hints_name_the_right_word() -> None:
     (finding,) = check(GOOD.replace("optimize_level", "optimise_level"))
-    assert finding.allowed == "did you mean optimize_level?"
+    assert finding.expected == "did you mean optimize_level?"
     (finding,) = check(GOOD.replace("  jobs: 2", "  jobs: 2\n  march: 'bayes-e'"))
-    assert "belongs in model_parameters" in finding.allowed
+    assert "belongs in model_parameters" in finding.expected
     (finding,) = check(GOOD.replace("/norm/Div_mul", "/norm/Div_mull"))
-    assert "/norm/Div_mul" in finding.allowed
+    assert "/norm/Div_mul" in finding.expected
     (finding,) = check(GOOD.replace("/norm/Div_mul", "/norm/Div"))
-    assert finding.allowed == "/norm/Div_reciprocal and /norm/Div_mul"
+    assert finding.expected == "/norm/Div_reciprocal and /norm/Div_mul"
 
 
 def test_require_clean_lists_every_finding() -> None:
@@ -319,7 +319,7 @@ def test_calibration_files(files: tuple[tuple[str, int], ...], rule: str) -> Non
     (finding,) = check(GOOD, calibration_files=files)
     assert finding.rule == rule
     if files and files[0][0].endswith(".npy"):
-        assert "header" in finding.allowed
+        assert "header" in finding.expected
 
 
 def test_paths_are_looked_up_from_base(tmp_path: Path) -> None:
@@ -472,8 +472,8 @@ def test_gelu_is_one_node() -> None:
     names = NodeNames.of(graph)
     assert set(names.known) == {"HZ_PREPROCESS_FOR_data", "/act/Mul_1"}
     (finding,) = check(GOOD.replace("/norm/Div_mul", "/act/Erf"), graph=graph)
-    assert (finding.rule, finding.allowed) == ("dissolved_node", "/act/Mul_1")
-    # A factor folded elsewhere leaves another pattern, which the mapper does not fuse.
+    assert (finding.rule, finding.expected) == ("dissolved_node", "/act/Mul_1")
+    # A factor folded elsewhere leaves another pattern, which the compiler does not fuse.
     graph = attrs.evolve(GRAPH, node_names=("/act/Div", "/act/Erf", "/act/Add", "/act/Mul"))
     assert check(GOOD.replace("/norm/Div_mul", "/act/Erf"), graph=graph) == ()
 

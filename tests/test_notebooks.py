@@ -1,4 +1,4 @@
-"""The notebooks come from their source, run here and on the board, and their pictures show what they say."""
+"""The notebooks come from their source, run here and on the board, and their images show what they say."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ import pytest
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
 
-from edge.images.demo import picture
+from edge.images.demo import draw
 from edge.images.preprocess import decode
 from edge.pipeline.bundle import bundle
 from edge.runtime import load
-from edge.runtime.picture import ROW, annotate
+from edge.runtime.annotated import ROW, annotate
 from tests.fabricated import NAMES, make_build, save_photo
 from tests.fake_board import FOLDER as FAKES
 from tests.fake_board import board_build
@@ -32,10 +32,10 @@ STEPS = (
     "1. Memory",
     "2. Imports",
     "3. Load the program",
-    "4. Picture to NV12",
+    "4. Image to NV12",
     "5. Forward",
     "6. Softmax and label",
-    "7. The picture with its labels",
+    "7. The image with its labels",
     "8. Speed",
 )
 HRT = """#!/bin/sh
@@ -53,12 +53,12 @@ END
 
 
 class Ran:
-    """An executed notebook: what it printed, cell by cell, and the pictures it made."""
+    """An executed notebook: what it printed, cell by cell, and the images it made."""
 
     def __init__(self, notebook: nbformat.NotebookNode) -> None:
         outputs = [output for cell in notebook.cells for output in cell.get("outputs", ())]
         self.text = "".join(output.text for output in outputs if output.output_type == "stream")
-        self.pictures = [
+        self.images = [
             decode(base64.b64decode(output.data["image/png"]))
             for output in outputs
             if "image/png" in output.get("data", {})
@@ -113,15 +113,15 @@ def test_a_models_notebook_runs_on_a_pc(tmp_path: Path, model: str) -> None:
     assert "1 thread " in ran.text
     assert "4 threads" in ran.text
 
-    rgb, _ = picture("test", 0)
+    rgb, _ = draw("test", 0)
     with load(build, "portable") as net:
         ranked = net.classify(rgb)
     for label, chance in ranked:
         assert f"{100 * chance:6.2f} %  {label}" in ran.text
-    seen, labelled = ran.pictures
+    seen, labelled = ran.images
     assert seen.shape == (64, 64, 3)
     assert np.ptp(seen, axis=(0, 1)).min() > 50
-    # What the network sees is the picture's middle, at another size.
+    # What the network sees is the image's middle, at another size.
     middle = rgb[13:211, 13:211].reshape(-1, 3).mean(axis=0)
     assert np.abs(seen.reshape(-1, 3).mean(axis=0) - middle).max() < 12
     assert np.array_equal(labelled, annotate(rgb, ranked))
@@ -132,14 +132,14 @@ def test_a_models_notebook_runs_on_a_pc(tmp_path: Path, model: str) -> None:
         assert (labelled[ends] != bare[ends]).any(axis=-1).sum() > 100  # letters
 
 
-def test_it_runs_inside_its_bundle_with_a_picture_of_the_users(tmp_path: Path) -> None:
+def test_it_runs_inside_its_bundle_with_a_image_of_the_users(tmp_path: Path) -> None:
     made = bundle(make_build(tmp_path / "build" / "my_net"), tmp_path / "bundle").path
     photo = save_photo(made / "photo.png", 9)
-    ran = run(made / "test_my_net.ipynb", edit=lambda text: text.replace("PICTURE = None", "PICTURE = 'photo.png'"))
+    ran = run(made / "test_my_net.ipynb", edit=lambda text: text.replace("IMAGE = None", "IMAGE = 'photo.png'"))
     assert "my_net runs on portable" in ran.text
     assert "160x120 pixels" in ran.text
     with load(made, "portable") as net:
-        assert np.array_equal(ran.pictures[1], annotate(decode(photo), net.classify(photo)))
+        assert np.array_equal(ran.images[1], annotate(decode(photo), net.classify(photo)))
 
 
 def test_it_runs_unchanged_on_a_board(tmp_path: Path) -> None:
@@ -159,7 +159,7 @@ def test_it_runs_unchanged_on_a_board(tmp_path: Path) -> None:
     assert (tool.parent / "asked").read_text().splitlines() == [
         f"perf --model_file {program} --frame_count 200 --thread_num {threads}" for threads in (1, 4)
     ]
-    assert len(ran.pictures) == 2
+    assert len(ran.images) == 2
 
 
 def test_without_a_build_it_says_what_to_type(tmp_path: Path) -> None:
@@ -175,13 +175,13 @@ def test_float_and_quantized_are_compared(tmp_path: Path) -> None:
     )
     told = dict(line.split("  ", 1) for line in ran.text.splitlines() if "  " in line)
     told = {key: value.strip() for key, value in told.items()}
-    assert told["pictures"] == "40"
+    assert told["images"] == "40"
     assert 50 < float(told["same Top-1 answer"].split()[0]) <= 100
     assert told["cosine of the scores"].startswith("0.99")
     assert 0 < float(told["largest difference"].split()[0]) < 0.5
     assert told["Top-1 of the labels"].startswith("not measured")
     assert f"{build.name}.onnx in onnxruntime" in ran.text
-    scatter, histograms, worst = ran.pictures
+    scatter, histograms, worst = ran.images
     for shown in (scatter, histograms, worst):
         assert shown.shape[0] > 250
         assert shown.shape[1] > 400
@@ -196,13 +196,13 @@ def test_float_and_quantized_are_compared(tmp_path: Path) -> None:
     assert len(np.unique(worst.reshape(-1, 3), axis=0)) > 1000  # photographs
 
 
-def test_labelled_pictures_give_top1_of_both(tmp_path: Path) -> None:
+def test_labelled_images_give_top1_of_both(tmp_path: Path) -> None:
     make_build(tmp_path / "build" / "ConvNeXt_atto")
     for index in range(12):
         save_photo(tmp_path / "notebooks" / "photos" / NAMES[index % 4] / f"{index}.png", index)
     ran = run(
         placed(tmp_path, "compare_float_quantized.ipynb"),
-        edit=lambda text: text.replace('PICTURES = \\"demo:test\\"', 'PICTURES = \\"photos\\"'),
+        edit=lambda text: text.replace('IMAGES = \\"demo:test\\"', 'IMAGES = \\"photos\\"'),
     )
     assert "Top-1 float" in ran.text
     assert "Top-1 quantized" in ran.text
@@ -228,13 +228,13 @@ def test_missing_matplotlib_is_told(tmp_path: Path) -> None:
         )
 
 
-def test_a_blank_picture_would_be_seen(tmp_path: Path) -> None:
+def test_a_blank_image_would_be_seen(tmp_path: Path) -> None:
     """The comparison above fails on a notebook that draws no letters."""
     make_build(tmp_path / "build" / "ConvNeXt_atto")
     ran = run(
         placed(tmp_path, "test_ConvNeXt_atto.ipynb"),
         edit=lambda text: text.replace("annotate(rgb, ranked)", "annotate(rgb, [(str(), p) for _, p in ranked])"),
     )
-    rgb, _ = picture("test", 0)
+    rgb, _ = draw("test", 0)
     with load(tmp_path / "build" / "ConvNeXt_atto", "portable") as net:
-        assert not np.array_equal(ran.pictures[1], annotate(rgb, net.classify(rgb)))
+        assert not np.array_equal(ran.images[1], annotate(rgb, net.classify(rgb)))

@@ -77,7 +77,7 @@ def test_the_same_network_fits_whatever_its_classes(tmp_path: Path, form: str, c
     other = inspect_onnx(net(tmp_path / "other.onnx", classes, width=150, form=form))
     with pytest.raises(ModelFileError, match=rf"{classes} classes") as caught:
         require_parameters(other, PUBLISHED, "other.onnx", "Tiny", "build it")
-    assert "another network's file" in str(caught.value.allowed)
+    assert "another network's file" in str(caught.value.expected)
     assert caught.value.remedy == "build it"
 
 

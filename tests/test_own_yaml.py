@@ -75,7 +75,7 @@ def test_a_file_of_the_users_needs_mean_and_std(tmp_path: Path, kind: str, prepr
     with pytest.raises(SpecError) as caught:
         load_model(str(path))
     assert caught.value.seen.endswith(seen.removesuffix("$"))
-    assert caught.value.allowed
+    assert caught.value.expected
     assert "mean: [123.675, 116.28, 103.53]" in str(caught.value.remedy)
 
 
@@ -159,7 +159,7 @@ def test_a_missing_file_of_names_is_told_before_anything_runs(
     save_net_of(tmp_path / "zoo2" / "net.onnx", 3)
     save_yaml(tmp_path / "zoo2" / "Mine.yaml", more="labels: gone.txt\n")
     monkeypatch.setenv("EDGE_ZOO", str(tmp_path / "zoo2"))
-    code, _, err = edge("build", "Mine", "--mapper", "portable")
+    code, _, err = edge("build", "Mine", "--compiler", "onnxruntime")
     assert (code, "export" in err.partition("error:")[0]) == (1, False)
     assert str(tmp_path / "zoo2" / "gone.txt") in err
     assert "next: --labels FILE" in err
@@ -191,7 +191,7 @@ def test_a_file_of_names_is_read_whatever_the_number_of_classes(tmp_path: Path) 
 
 
 @pytest.mark.parametrize(
-    ("text", "seen", "allowed"),
+    ("text", "seen", "expected"),
     [
         ("sources: {onnx: a.onnx, paddle: b}\n", "onnx and paddle together", "one file"),
         ("sources: {timm: a.b, network: convnext_tiny}\n", "without mindspore", "beside mindspore"),
@@ -205,12 +205,12 @@ def test_a_file_of_names_is_read_whatever_the_number_of_classes(tmp_path: Path) 
         ("sources: {timm: a.b}\npreprocess: {resize: big}\n", "preprocess.resize", "null, which stretches"),
     ],
 )
-def test_a_wrong_value_is_told_with_what_is_allowed(tmp_path: Path, text: str, seen: str, allowed: str) -> None:
+def test_a_wrong_value_is_told_with_what_is_allowed(tmp_path: Path, text: str, seen: str, expected: str) -> None:
     (tmp_path / "mine.yaml").write_text(text)
     with pytest.raises(SpecError) as caught:
         load_model(str(tmp_path / "mine.yaml"))
     assert seen in caught.value.seen
-    assert allowed in str(caught.value.allowed)
+    assert expected in str(caught.value.expected)
 
 
 def test_the_edges_of_published_figures_are_allowed() -> None:
@@ -231,7 +231,7 @@ def test_a_misspelt_network_is_told_before_mindspore_starts(tmp_path: Path) -> N
     sources = Sources(mindspore=str(tmp_path / "net.ckpt"), network="convnext_tyni")
     with pytest.raises(SpecError, match="no network 'convnext_tyni'") as caught:
         choose_weights(ModelSpec("m", sources))
-    assert "convnext_tiny" in str(caught.value.allowed)
+    assert "convnext_tiny" in str(caught.value.expected)
     right = attrs.evolve(sources, network="convnext_tiny")
     assert choose_weights(ModelSpec("m", right)).network == "convnext_tiny"
 

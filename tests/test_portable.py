@@ -31,7 +31,7 @@ def tiny_net(path: Path, *, opset: int = 11, layout: str = "NCHW", op: str = "Re
         "w2": rng.normal(size=(CLASSES, 16)).astype(np.float32),
         "b2": rng.normal(size=CLASSES).astype(np.float32),
     }
-    first = "picture" if layout == "NCHW" else "moved"
+    first = "image" if layout == "NCHW" else "moved"
     nodes = [
         helper.make_node("Conv", [first, "w0", "b0"], ["a"], "/stem/Conv", strides=[2, 2], pads=[1, 1, 1, 1]),
         helper.make_node(op, ["a"], ["b"], "/act"),
@@ -42,12 +42,12 @@ def tiny_net(path: Path, *, opset: int = 11, layout: str = "NCHW", op: str = "Re
     ]
     shape = [1, 3, 32, 32]
     if layout == "NHWC":
-        nodes.insert(0, helper.make_node("Transpose", ["picture"], ["moved"], "/in", perm=[0, 3, 1, 2]))
+        nodes.insert(0, helper.make_node("Transpose", ["image"], ["moved"], "/in", perm=[0, 3, 1, 2]))
         shape = [1, 32, 32, 3]
     graph = helper.make_graph(
         nodes,
         "tiny",
-        [helper.make_tensor_value_info("picture", TensorProto.FLOAT, shape)],
+        [helper.make_tensor_value_info("image", TensorProto.FLOAT, shape)],
         [helper.make_tensor_value_info("scores", TensorProto.FLOAT, [1, CLASSES])],
         [numpy_helper.from_array(value, name) for name, value in tensors.items()],
     )
@@ -56,7 +56,7 @@ def tiny_net(path: Path, *, opset: int = 11, layout: str = "NCHW", op: str = "Re
     return path
 
 
-def pictures(n: int, seed: int = 1) -> list[np.ndarray]:
+def images(n: int, seed: int = 1) -> list[np.ndarray]:
     rng = np.random.default_rng(seed)
     coarse = rng.integers(0, 256, (n, 4, 4, 3), dtype=np.uint8)
     return list(coarse.repeat(8, axis=1).repeat(8, axis=2))
@@ -66,7 +66,7 @@ def calibration(folder: Path, n: int = 12, pre: Preprocess = PRE) -> Path:
     from edge.images.preprocess import arrange
 
     folder.mkdir()
-    for number, rgb in enumerate(pictures(n, seed=2)):
+    for number, rgb in enumerate(images(n, seed=2)):
         arrange(rgb.astype(np.float32), pre).tofile(folder / f"{number:03}.bin_f32")
     return folder
 
@@ -105,7 +105,7 @@ def relative_error(reference: np.ndarray, other: np.ndarray) -> float:
 def test_quantized_stays_close_to_float_in_stock_onnxruntime(tmp_path: Path, out: Path, opset: int) -> None:
     model = tiny_net(tmp_path / "tiny.onnx", opset=opset)
     result = run(tmp_path, out, model)
-    frames = [rgb_to_nv12(rgb) for rgb in pictures(40)]
+    frames = [rgb_to_nv12(rgb) for rgb in images(40)]
     inputs = [network_input_from_nv12(frame, PRE) for frame in frames]
     expected, got = scores(model, inputs), scores(out / result.onnx, frames)
     assert 0 < relative_error(expected, got) < 0.05
@@ -118,8 +118,8 @@ def test_the_closeness_gate_fails_on_wrong_weights(tmp_path: Path, out: Path) ->
     weight = next(t for t in broken.graph.initializer if t.name == "w1_quantized")
     weight.CopyFrom(numpy_helper.from_array(255 - numpy_helper.to_array(weight), weight.name))
     onnx.save(broken, tmp_path / "broken.onnx")
-    expected = scores(tmp_path / "tiny.onnx", [network_input(rgb, PRE) for rgb in pictures(10)])
-    got = scores(tmp_path / "broken.onnx", [rgb_to_nv12(rgb) for rgb in pictures(10)])
+    expected = scores(tmp_path / "tiny.onnx", [network_input(rgb, PRE) for rgb in images(10)])
+    got = scores(tmp_path / "broken.onnx", [rgb_to_nv12(rgb) for rgb in images(10)])
     assert relative_error(expected, got) > 0.2
 
 
@@ -138,7 +138,7 @@ def test_counts_names_and_record(tmp_path: Path, out: Path) -> None:
     assert [path.name for path in out.iterdir()] == [result.onnx]  # no .bin, no scratch files
     data = (out / result.onnx).read_bytes()
     assert (result.bytes, result.sha256) == (len(data), hashlib.sha256(data).hexdigest())
-    assert result.pictures == 12
+    assert result.images == 12
     assert result.quantized == 5  # two Conv, pool, Flatten, Gemm; Relu became the first Conv's range
     assert result.floating == 0
     back = cattrs.structure(json.loads(json.dumps(cattrs.unstructure(result))), PortableResult)
@@ -160,12 +160,12 @@ def test_channels_last_and_bgr(tmp_path: Path, out: Path) -> None:
     pre = Preprocess(crop=(32, 32), resize=32, layout="NHWC", color="bgr")
     model = tiny_net(tmp_path / "tiny.onnx", layout="NHWC")
     result = run(tmp_path, out, model, pre)
-    frames = [rgb_to_nv12(rgb) for rgb in pictures(20)]
+    frames = [rgb_to_nv12(rgb) for rgb in images(20)]
     expected = scores(model, [network_input_from_nv12(frame, pre) for frame in frames])
     assert relative_error(expected, scores(out / result.onnx, frames)) < 0.1
 
 
-def test_progress_counts_the_pictures(tmp_path: Path, out: Path) -> None:
+def test_progress_counts_the_images(tmp_path: Path, out: Path) -> None:
     class Listener(Silent):
         fractions: list[float] = []  # noqa: RUF012 - one instance
 
@@ -188,7 +188,7 @@ def test_progress_counts_the_pictures(tmp_path: Path, out: Path) -> None:
 def test_refuses_an_empty_or_missing_calibration_set(tmp_path: Path, out: Path) -> None:
     folder = tmp_path / "calibration_data_rgb_f32"
     for _ in range(2):
-        with pytest.raises(CalibrationError, match="no calibration pictures"):
+        with pytest.raises(CalibrationError, match="no calibration images"):
             quantize(model=tiny_net(tmp_path / "t.onnx"), calibration=folder, preprocess=PRE, prefix="t", out=out)
         folder.mkdir(exist_ok=True)
 

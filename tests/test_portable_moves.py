@@ -21,7 +21,7 @@ from tests.vendor_runtime import VendorRuntime
 pytestmark = pytest.mark.compiler
 
 TYPES = [np.int8, np.int16]
-PICTURE = (1, 8, 10, 12)
+IMAGE = (1, 8, 10, 12)
 
 
 def kind(dtype: Any) -> int:
@@ -35,8 +35,8 @@ def test_requantize(vendor: VendorRuntime, dtype: Any, bits: int) -> None:
         random = np.random.default_rng(seed)
         attributes = {"axis": 3, "bits": bits, "method": "Rescale"}
         scale = {"output_scale": many(random, 1, 32768, count), "output_right_shift": many(random, 4, 24, count)}
-        x = anything(random, dtype, *PICTURE)
-        same(vendor, Case("HzRequantize", {"x": x}, attributes | scale, PICTURE, out_type(bits)))
+        x = anything(random, dtype, *IMAGE)
+        same(vendor, Case("HzRequantize", {"x": x}, attributes | scale, IMAGE, out_type(bits)))
 
 
 @pytest.mark.parametrize("slopes", [1, 12], ids=["one slope", "a slope each"])
@@ -53,8 +53,8 @@ def test_prelu(vendor: VendorRuntime, dtype: Any, slopes: int) -> None:
             "data_format": "NHWC",
         }
         slope = {"s": np.broadcast_to(anything(random, np.int16, 1, 1, 1, slopes), (1, 1, 1, 12)).copy()}
-        x = anything(random, dtype, *PICTURE)
-        same(vendor, Case("HzSPRelu", {"x": x}, attributes, PICTURE, kind(dtype), slope))
+        x = anything(random, dtype, *IMAGE)
+        same(vendor, Case("HzSPRelu", {"x": x}, attributes, IMAGE, kind(dtype), slope))
 
 
 @pytest.mark.parametrize("rounding", ["ROUND", "FLOOR"])
@@ -89,21 +89,21 @@ def test_max_pool(vendor: VendorRuntime, dtype: Any, ceil_mode: int) -> None:
 @pytest.mark.parametrize("axis", [1, 3])
 @pytest.mark.parametrize("dtype", TYPES)
 def test_reduce_max(vendor: VendorRuntime, dtype: Any, axis: int) -> None:
-    x = anything(np.random.default_rng(0), dtype, *PICTURE)
-    shape = [1 if i == axis else n for i, n in enumerate(PICTURE)]
+    x = anything(np.random.default_rng(0), dtype, *IMAGE)
+    shape = [1 if i == axis else n for i, n in enumerate(IMAGE)]
     attributes = {"axis": axis, "output_bit": np.iinfo(dtype).bits}
     same(vendor, Case("HzQuantizedReduceMax", {"x": x}, attributes, shape, kind(dtype)))
 
 
 def test_global_max_pool(vendor: VendorRuntime) -> None:
-    x = anything(np.random.default_rng(0), np.int8, *PICTURE)
+    x = anything(np.random.default_rng(0), np.int8, *IMAGE)
     attributes = {"data_format": "NHWC"}
     same(vendor, Case("HzQuantizedGlobalMaxPool", {"x": x}, attributes, (1, 1, 1, 12)))
 
 
 @pytest.mark.parametrize("size", [(16, 20), (8, 10), (32, 30), (19, 13), (3, 7), (1, 1), (40, 41)], ids=str)
 def test_bilinear_resize(vendor: VendorRuntime, size: tuple[int, int]) -> None:
-    x = anything(np.random.default_rng(0), np.int8, *PICTURE)
+    x = anything(np.random.default_rng(0), np.int8, *IMAGE)
     attributes = {
         "align_mode": "center",
         "sizes": list(size),
@@ -116,7 +116,7 @@ def test_bilinear_resize(vendor: VendorRuntime, size: tuple[int, int]) -> None:
 
 
 def test_nearest_resize(vendor: VendorRuntime) -> None:
-    x = anything(np.random.default_rng(0), np.int8, *PICTURE)
+    x = anything(np.random.default_rng(0), np.int8, *IMAGE)
     attributes = {"mode": "nearest", "scale": [3, 2], "data_format": "NHWC"}
     same(vendor, Case("HzQuantizedResizeUpsample", {"x": x}, attributes, (1, 24, 20, 12)))
 
@@ -134,14 +134,14 @@ def test_nearest_resize_on_the_cpu(vendor: VendorRuntime, size: tuple[int, int])
 @pytest.mark.parametrize("mode", ["constant", "edge", "reflect"])
 @pytest.mark.parametrize("dtype", TYPES)
 def test_pad(vendor: VendorRuntime, dtype: Any, mode: str) -> None:
-    x = anything(np.random.default_rng(0), dtype, *PICTURE)
+    x = anything(np.random.default_rng(0), dtype, *IMAGE)
     attributes = {"pads": [0, 1, 2, 0, 0, 3, 0, 0], "mode": mode, "data_format": "NHWC"}
     fill = {"fill": np.array([-77], dtype)}
     same(vendor, Case("HzPad", {"x": x}, attributes, (1, 12, 12, 12), kind(dtype), fill))
 
 
 MOVES: dict[str, tuple[str, dict[str, Any], Any]] = {
-    "shuffle": ("HzChannelShuffle", {"group": 3, "data_format": "NHWC"}, PICTURE),
+    "shuffle": ("HzChannelShuffle", {"group": 3, "data_format": "NHWC"}, IMAGE),
     "depth CRD": ("HzDepthToSpace", {"blocksize": 2, "mode": "CRD", "data_format": "NHWC"}, (1, 16, 20, 3)),
     "depth DCR": ("HzDepthToSpace", {"blocksize": 2, "mode": "DCR", "data_format": "NHWC"}, (1, 16, 20, 3)),
     "split": ("Split", {"axis": 3, "split": [5, 7]}, [(1, 8, 10, 5), (1, 8, 10, 7)]),
@@ -154,7 +154,7 @@ MOVES: dict[str, tuple[str, dict[str, Any], Any]] = {
 @pytest.mark.parametrize("move", MOVES)
 def test_moves(vendor: VendorRuntime, move: str, dtype: Any) -> None:
     operator, attributes, shape = MOVES[move]
-    x = anything(np.random.default_rng(0), dtype, *PICTURE)
+    x = anything(np.random.default_rng(0), dtype, *IMAGE)
     domain = "horizon" if operator.startswith("Hz") else ""
     constants = {"to": np.array([0, -1, 16, 12])} if operator == "Reshape" else {}
     same(vendor, Case(operator, {"x": x}, attributes, shape, kind(dtype), constants, domain=domain))
@@ -163,7 +163,7 @@ def test_moves(vendor: VendorRuntime, move: str, dtype: Any) -> None:
 @pytest.mark.parametrize("dtype", TYPES)
 def test_joins_and_cuts(vendor: VendorRuntime, dtype: Any) -> None:
     random = np.random.default_rng(0)
-    x, y = anything(random, dtype, *PICTURE), anything(random, dtype, 1, 8, 10, 5)
+    x, y = anything(random, dtype, *IMAGE), anything(random, dtype, 1, 8, 10, 5)
     same(vendor, Case("Concat", {"x": x, "y": y}, {"axis": 3}, (1, 8, 10, 17), kind(dtype), domain=""))
     ends = {"s": [1, -9], "e": [-1, 12], "a": [1, 3], "t": [2, 1]}
     constants = {key: np.array(value) for key, value in ends.items()}
@@ -223,8 +223,8 @@ def test_float_operators(vendor: VendorRuntime, operator: str) -> None:
 
 
 def test_an_unknown_operator_is_named() -> None:
-    x = anything(np.random.default_rng(0), np.int8, *PICTURE)
-    case = Case("HzGridSample", {"x": x}, {}, PICTURE)
+    x = anything(np.random.default_rng(0), np.int8, *IMAGE)
+    case = Case("HzGridSample", {"x": x}, {}, IMAGE)
     with pytest.raises(ModelFileError, match=r"HzGridSample 'the_node'.*does not know"):
         portable(case.model(), case.inputs)
 
@@ -244,11 +244,11 @@ def _matmul(random: Random) -> Case:
 
 def _requantize(random: Random) -> Case:
     attributes = {"axis": 3, "bits": 8, "method": "Rescale", "output_scale": [20001], "output_right_shift": [15]}
-    return Case("HzRequantize", {"x": anything(random, np.int8, *PICTURE)}, attributes, PICTURE)
+    return Case("HzRequantize", {"x": anything(random, np.int8, *IMAGE)}, attributes, IMAGE)
 
 
 def _sum(random: Random) -> Case:
-    case = elementwise(random, "HzSElementwiseAdd", (np.int8, np.int8), 8, (PICTURE, PICTURE))
+    case = elementwise(random, "HzSElementwiseAdd", (np.int8, np.int8), 8, (IMAGE, IMAGE))
     settled = {"accu_right_shift": [9], "output_scale": [32671], "output_right_shift": [22]}
     return evolve(case, attributes=dict(case.attributes) | settled | {"x_shift": [16], "e_scale": [25531]})
 

@@ -198,7 +198,7 @@ def elementwise(
     return Case(operator, {"a": a, "b": b}, attributes, shape, out_type(bits))
 
 
-PICTURE = (1, 12, 13, 8)
+IMAGE = (1, 12, 13, 8)
 
 
 @pytest.mark.parametrize("wrap", [0, 3], ids=["", "wrapped"])
@@ -206,7 +206,7 @@ PICTURE = (1, 12, 13, 8)
 @pytest.mark.parametrize("types", [(np.int8, np.int8), (np.int16, np.int16), (np.int8, np.int16)], ids=str)
 @pytest.mark.parametrize("operator", ["HzSElementwiseAdd", "HzSElementwiseSub", "HzSElementwiseMul"])
 def test_elementwise(vendor: VendorRuntime, operator: str, types: Any, bits: int, wrap: int) -> None:
-    shapes = [(PICTURE, PICTURE), (PICTURE, (1, 12, 13, 1)), (PICTURE, (1, 1, 1, 8))]
+    shapes = [(IMAGE, IMAGE), (IMAGE, (1, 12, 13, 1)), (IMAGE, (1, 1, 1, 8))]
     for seed, pair in enumerate(shapes):
         same(vendor, elementwise(np.random.default_rng(seed), operator, types, bits, pair, wrap))
 
@@ -217,7 +217,7 @@ def test_elementwise(vendor: VendorRuntime, operator: str, types: Any, bits: int
 def test_sums_over_an_axis(vendor: VendorRuntime, operator: str, bits: int, axis: int) -> None:
     for seed in range(4):
         random = np.random.default_rng(seed)
-        x = anything(random, out_dtype(bits), *PICTURE)
+        x = anything(random, out_dtype(bits), *IMAGE)
         count = x.shape[axis]
         attributes = {"axis": axis, "output_bit": bits}
         for key, low, high in (("accu_right_shift", 0, 7), ("scale", 1, 32768), ("out_shift", 12, 20)):
@@ -244,7 +244,7 @@ def test_global_average_pool(vendor: VendorRuntime, rounding: str) -> None:
 
 
 def every(dtype: Any) -> Array:
-    """Every number of the type, as a picture."""
+    """Every number of the type, as an image."""
     limits = np.iinfo(dtype)
     return np.arange(limits.min, limits.max + 1).astype(dtype).reshape(1, 16, -1, 1)
 

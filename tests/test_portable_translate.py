@@ -175,8 +175,8 @@ def test_same_model_same_bytes() -> None:
     ("model", "message"),
     [
         (quantized_net("HzDreamt"), "HzDreamt 'n'"),
-        (quantized_net(shape=(1, 4, 4, 4)), "one NV12 picture"),
-        (quantized_net(shape=(2, 4, 4, 3)), "one NV12 picture"),
+        (quantized_net(shape=(1, 4, 4, 4)), "one NV12 image"),
+        (quantized_net(shape=(2, 4, 4, 3)), "one NV12 image"),
         (quantized_net("HzSQuantizedReduceMean", axis=3), "is missing"),
     ],
     ids=["operator", "channels", "batch", "attribute"],

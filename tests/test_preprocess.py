@@ -28,7 +28,7 @@ from edge.images.resample import resample
 from edge.specs import Preprocess
 
 EVEN = st.integers(1, 12).map(lambda half: 2 * half)
-PICTURES = st.tuples(EVEN, EVEN).flatmap(lambda size: arrays(np.uint8, (*size, 3)))
+IMAGES = st.tuples(EVEN, EVEN).flatmap(lambda size: arrays(np.uint8, (*size, 3)))
 # Full range, truncated: as the compiler encodes them.
 COLOURS = {
     (0, 0, 0): (0, 128, 128),
@@ -40,7 +40,7 @@ COLOURS = {
 }
 
 
-def picture(height: int, width: int, seed: int = 0) -> np.ndarray:
+def image(height: int, width: int, seed: int = 0) -> np.ndarray:
     """Smooth gradients under noise: something that a wrong filter visibly changes."""
     rng = np.random.default_rng(seed)
     y, x = np.mgrid[:height, :width]
@@ -70,7 +70,7 @@ def test_video_range_is_not_what_we_make():
     assert int(rgb_to_nv12(flat((0, 0, 0)))[0]) == 0
 
 
-@given(PICTURES)
+@given(IMAGES)
 @settings(deadline=None)
 def test_nv12_is_the_float_formula_truncated(rgb):
     height, width = rgb.shape[:2]
@@ -85,7 +85,7 @@ def test_nv12_is_the_float_formula_truncated(rgb):
     assert np.array_equal(planes[height:, 1::2], v)
 
 
-@given(PICTURES)
+@given(IMAGES)
 @settings(deadline=None)
 def test_chroma_is_the_top_left_pixels_alone(rgb):
     """The other three pixels of a block change Y but neither U nor V."""
@@ -215,7 +215,7 @@ def test_network_input_orders_and_normalizes(color, layout):
 @pytest.mark.parametrize("color", ["rgb", "bgr"])
 def test_input_behind_nv12_is_near_the_plain_one(color):
     pre = Preprocess(crop=(64, 64), resize=64, color=color, mean=(0, 0, 0), std=(1.5, 1.5, 1.5))
-    smooth = cv2.resize(picture(8, 8), (64, 64), interpolation=cv2.INTER_CUBIC)
+    smooth = cv2.resize(image(8, 8), (64, 64), interpolation=cv2.INTER_CUBIC)
     plain, behind = network_input(smooth, pre), network_input_from_nv12(rgb_to_nv12(smooth), pre)
     assert behind.shape == plain.shape
     assert np.abs(plain - behind).mean() < 6
@@ -273,12 +273,12 @@ def test_halves_round_up_as_in_pillow():
 
 
 def test_a_window_is_a_part_of_the_whole():
-    rgb = picture(61, 97)
+    rgb = image(61, 97)
     whole = resample(rgb, (40, 64), (0, 0, 40, 64), "bicubic")
     assert np.array_equal(resample(rgb, (40, 64), (3, 11, 32, 32), "bicubic"), whole[3:35, 11:43])
 
 
-def test_a_huge_picture_is_filtered_in_parts():
+def test_a_huge_image_is_filtered_in_parts():
     rgb = np.full((64, 9000, 3), 77, np.uint8)
     assert (resample(rgb, (32, 32), (0, 0, 32, 32), "bilinear") == 77).all()
 
@@ -291,7 +291,7 @@ def test_a_huge_picture_is_filtered_in_parts():
     st.tuples(*[st.integers(0, 255)] * 3),
 )
 @settings(deadline=None, max_examples=60)
-def test_a_flat_picture_stays_flat(height, width, name, resize, color):
+def test_a_flat_image_stays_flat(height, width, name, resize, color):
     pre = Preprocess(crop=(32, 32), resize=resize, interpolation=name)
     out = resize_crop(flat(color, height, width), pre)
     assert out.shape == (32, 32, 3)
@@ -303,7 +303,7 @@ def test_a_flat_picture_stays_flat(height, width, name, resize, color):
 @pytest.mark.parametrize("upright", [True, False])
 def test_crop_starts_where_torchvision_starts(upright):
     """96x131 with the shorter side kept: the long margin 131-64 = 67 halves to 33.5, and 34 is even."""
-    rgb = picture(131, 96) if upright else picture(96, 131)
+    rgb = image(131, 96) if upright else image(96, 131)
     out = resize_crop(rgb, Preprocess(crop=(64, 64), resize=96))
     want = rgb[34:98, 16:80] if upright else rgb[16:80, 34:98]
     assert np.array_equal(out, want)
@@ -311,18 +311,18 @@ def test_crop_starts_where_torchvision_starts(upright):
 
 def test_half_margins_round_to_even():
     """97-64 = 33 halves to 16.5, and 16 is even."""
-    rgb = picture(96, 97)
+    rgb = image(96, 97)
     assert np.array_equal(resize_crop(rgb, Preprocess(crop=(64, 64), resize=96)), rgb[16:80, 16:80])
 
 
 def test_the_long_side_is_cut_not_rounded():
     """100x199 to 64: int(127.36) = 127 columns; the flat right half begins at the same place in both."""
-    rgb = picture(100, 199)
+    rgb = image(100, 199)
     want = resample(rgb, (64, 127), (0, round(63 / 2), 64, 64), "bicubic")
     assert np.array_equal(resize_crop(rgb, Preprocess(crop=(64, 64), resize=64)), want)
 
 
-def test_stretching_keeps_the_whole_picture():
+def test_stretching_keeps_the_whole_image():
     rgb = np.zeros((50, 200, 3), np.uint8)
     rgb[:, :100] = 200
     out = resize_crop(rgb, Preprocess(crop=(64, 32), resize=None, interpolation="area"))
@@ -343,7 +343,7 @@ def test_shrinking_is_antialiased():
 
 def test_resize_crop_matches_golden_values():
     """Pinned from Pillow 12.3 (bicubic, 37x53 to 48 on the shorter side, centre 32x32)."""
-    out = resize_crop(picture(37, 53, seed=7), Preprocess(crop=(32, 32), resize=48))
+    out = resize_crop(image(37, 53, seed=7), Preprocess(crop=(32, 32), resize=48))
     assert (int(out.sum()), out[0, 0].tolist(), out[31, 31].tolist(), out[16, 9].tolist()) == GOLDEN
 
 
@@ -365,23 +365,23 @@ def encoded(rgb: np.ndarray, ending: str = ".png") -> bytes:
 
 
 def test_decode_gives_rgb(tmp_path):
-    rgb = picture(9, 12)
+    rgb = image(9, 12)
     (tmp_path / "a.png").write_bytes(encoded(rgb))
     assert np.array_equal(decode(tmp_path / "a.png"), rgb)
     assert np.array_equal(decode(encoded(rgb, ".bmp")), rgb)
 
 
 def test_decode_makes_three_channels_of_8_bits():
-    grey = picture(6, 8)[..., 0]
+    grey = image(6, 8)[..., 0]
     assert np.array_equal(decode(encoded(grey)), grey[..., None].repeat(3, axis=2))
-    bgra = np.dstack([picture(6, 8), np.full((6, 8), 9, np.uint8)])
+    bgra = np.dstack([image(6, 8), np.full((6, 8), 9, np.uint8)])
     assert np.array_equal(decode(encoded(bgra)), bgra[..., 2::-1])
     deep = grey.astype(np.uint16) << 8
     assert np.array_equal(decode(encoded(deep)), grey[..., None].repeat(3, axis=2))
 
 
-def test_decode_turns_pictures_as_exif_says():
-    jpeg = encoded(cv2.resize(picture(4, 4), (32, 16)), ".jpg")
+def test_decode_turns_images_as_exif_says():
+    jpeg = encoded(cv2.resize(image(4, 4), (32, 16)), ".jpg")
     # Orientation 6 (turn clockwise), in the smallest EXIF segment that says so.
     tiff = b"II*\0\x08\0\0\0\x01\0" + b"\x12\x01\x03\0\x01\0\0\0\x06\0\0\0" + b"\0\0\0\0"
     segment = b"Exif\0\0" + tiff
@@ -392,13 +392,13 @@ def test_decode_turns_pictures_as_exif_says():
 @pytest.mark.parametrize("ending", [".jpg", ".png", ".bmp", ".webp"])
 @pytest.mark.parametrize("keep", [0.1, 0.5, 0.99])
 def test_decode_refuses_a_file_cut_short(ending, keep):
-    data = encoded(picture(64, 64), ending)
+    data = encoded(image(64, 64), ending)
     with pytest.raises(ImageError, match=r"cat\.x"):
         decode(data[: int(len(data) * keep)], "cat.x")
 
 
 def test_a_jpeg_cut_short_is_noticed_behind_its_thumbnail():
-    thumbnail, jpeg = encoded(picture(16, 16), ".jpg"), encoded(picture(64, 64), ".jpg")
+    thumbnail, jpeg = encoded(image(16, 16), ".jpg"), encoded(image(64, 64), ".jpg")
     segment = b"\xff\xe1" + (len(thumbnail) + 2).to_bytes(2, "big") + thumbnail
     whole = jpeg[:2] + segment + jpeg[2:]
     assert decode(whole + b"trailing bytes of a camera").shape == (64, 64, 3)
@@ -407,7 +407,7 @@ def test_a_jpeg_cut_short_is_noticed_behind_its_thumbnail():
 
 
 def test_progressive_jpeg_is_whole_too():
-    bgr = picture(64, 64)
+    bgr = image(64, 64)
     data = cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_PROGRESSIVE, 1, cv2.IMWRITE_JPEG_RST_INTERVAL, 2])[1].tobytes()
     assert decode(data).shape == (64, 64, 3)
     with pytest.raises(ImageError):
@@ -415,7 +415,7 @@ def test_progressive_jpeg_is_whole_too():
 
 
 def test_decode_names_what_it_cannot_read(tmp_path):
-    (tmp_path / "notes.jpg").write_text("not a picture")
+    (tmp_path / "notes.jpg").write_text("not an image")
     with pytest.raises(ImageError, match=r"notes\.jpg"):
         decode(tmp_path / "notes.jpg")
     (tmp_path / "empty.jpg").touch()

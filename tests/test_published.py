@@ -8,7 +8,7 @@ import pytest
 
 from edge.report.wording import published_line
 from edge.specs import Published, load_model
-from tests.conftest import Run, save_net, save_pictures
+from tests.conftest import Run, save_images, save_net
 
 
 @pytest.mark.parametrize(
@@ -40,8 +40,8 @@ def test_reports_hold_it(tmp_path: Path, edge: Run, monkeypatch: pytest.MonkeyPa
         "published: {source: the makers, float_top1: 81.25}\n"
     )
     monkeypatch.setenv("EDGE_ZOO", str(tmp_path))
-    pictures = str(save_pictures(tmp_path / "pictures", 20))
-    code, _, err = edge("build", "Mine", "--mapper", "portable", "--calib", pictures, "--images", pictures)
+    images = str(save_images(tmp_path / "images", 20))
+    code, _, err = edge("build", "Mine", "--compiler", "onnxruntime", "--calib", images, "--images", images)
     assert code == 0, err
     for name in ("report.md", "report.html", "report.json"):
         text = (tmp_path / "build/Mine" / name).read_text()

@@ -38,13 +38,13 @@ def worker(tmp_path: Path, code: str) -> Toolchain:
     return Toolchain("path", str(tmp_path), python=str(python))
 
 
-def test_pictures_go_out_as_nv12_and_scores_come_back(tmp_path: Path) -> None:
+def test_images_go_out_as_nv12_and_scores_come_back(tmp_path: Path) -> None:
     with QuantizedPool(worker(tmp_path, HELLO + ECHO), tmp_path / "m.onnx", 2) as pool:
         for _ in range(5):
             assert pool(RGB).tolist() == [200, 128]  # grey: luma as it is, chroma in the middle
 
 
-def test_a_picture_of_another_size_is_refused(tmp_path: Path) -> None:
+def test_a_image_of_another_size_is_refused(tmp_path: Path) -> None:
     large = np.zeros((8, 8, 3), np.uint8)
     toolchain = worker(tmp_path, HELLO + ECHO)
     with QuantizedPool(toolchain, tmp_path / "m.onnx", 1) as pool, pytest.raises(ToolchainError, match="bytes"):

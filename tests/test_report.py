@@ -23,7 +23,7 @@ from edge.accuracy.table import Change
 from edge.errors import ModelFileError, WorkspaceError
 from edge.folder.built import Built, open_built
 from edge.images import ImageItem
-from edge.images.demo import picture
+from edge.images.demo import draw
 from edge.images.preprocess import nv12_to_yuv444, resize_crop, rgb_to_nv12, yuv444_to_rgb_float
 from edge.report import write as writing
 from edge.report.charts import Bar, Canvas, Row, bars, depth, depths, dots, module_of, percent_axis, split, waterfall
@@ -96,7 +96,7 @@ def test_everything_that_is_known_is_on_the_page_in_markdown_and_in_data(tmp_pat
     assert found.flags == (found.flags[0],)  # demo weights
     for fact in (
         "demo weights",
-        "90.60",  # Top-1 of the quantized hop
+        "90.60",  # Top-1 of the quantized step
         MINUS + "2.20",  # what calibration costs
         "a loss, p = 0.013",
         "within noise, p = 0.15",
@@ -118,7 +118,7 @@ def test_everything_that_is_known_is_on_the_page_in_markdown_and_in_data(tmp_pat
         if fact not in ("within noise, p = 0.15", "207.0", "RDK OS 3.5.0"):
             assert fact.split(",")[0] in texts["report.md"], fact
     assert data["schema_version"] == 1
-    assert data["accuracy"]["hops"][0]["top1"] == pytest.approx(94.4)
+    assert data["accuracy"]["steps"][0]["top1"] == pytest.approx(94.4)
     assert data["diagnosis"]["remedies"][0]["gain"] == 2.4
     assert data["accuracy"]["total"]["points"] == -3.8
     assert data["verdict"] == found.verdict
@@ -126,7 +126,7 @@ def test_everything_that_is_known_is_on_the_page_in_markdown_and_in_data(tmp_pat
         assert file["sha256"][:32] in text.replace(" ", "")
 
 
-def test_the_page_is_one_file_with_a_name_for_every_picture_and_chart(build: Path) -> None:
+def test_the_page_is_one_file_with_a_name_for_every_image_and_chart(build: Path) -> None:
     with_sidecars(build)
     _, page, texts = told(build)
     html = texts["report.html"]
@@ -151,8 +151,8 @@ def test_the_page_is_one_file_with_a_name_for_every_picture_and_chart(build: Pat
 
 
 def test_text_of_others_is_no_markup(build: Path, tmp_path: Path) -> None:
-    cv2.imwrite(str(tmp_path / "x.png"), picture("test", 3)[0])
-    with_sidecars(build, pictures=tmp_path / "x.png")
+    cv2.imwrite(str(tmp_path / "x.png"), draw("test", 3)[0])
+    with_sidecars(build, images=tmp_path / "x.png")
     content = json.loads((build / "manifest.json").read_text())
     content["command"] = "edge build '<img src=x onerror=alert(1)>' & \"y\""
     content["weights"]["tag"] = "</style><script>alert(2)</script>"
@@ -163,10 +163,10 @@ def test_text_of_others_is_no_markup(build: Path, tmp_path: Path) -> None:
     (build / "diagnosis.json").write_text(json.dumps(found))
     _, page, texts = told(build)
     assert page.every("script") == []
-    assert not [image for image in page.every("img") if "onerror" in image]
+    assert not [tag for tag in page.every("img") if "onerror" in tag]
     text = words(page)
     for typed in (NAMES[-1], "<b>.png", "<img src=x onerror=alert(1)>", "</title><script>alert(3)</script>"):
-        assert typed in text or any(typed in (image["alt"] or "") for image in page.every("img"))
+        assert typed in text or any(typed in (tag["alt"] or "") for tag in page.every("img"))
     assert not re.search(r"(?<!\\)<(script|img|/style|/title|b)\b", re.sub(r"`[^`]*`", "", texts["report.md"]))
 
 
@@ -192,13 +192,13 @@ def test_what_a_reader_must_know_first_comes_first(tmp_path: Path, options: dict
 def test_without_labels_agreement_is_the_figure(tmp_path: Path) -> None:
     folder = make_build(tmp_path / "net", labelled=False)
     found, page, _ = told(folder)
-    assert found.accuracy.hops[-1].top1 is None
-    assert "float's answer on 93.0 % of 500 pictures" in found.verdict
+    assert found.accuracy.steps[-1].top1 is None
+    assert "float's answer on 93.0 % of 500 images" in found.verdict
     with_sidecars(folder, labelled=False)
     found, page, texts = told(folder)
     assert "Agreement with float after each step" in words(page)
     assert "No Top-1: a folder without labels" in words(page)
-    assert "Pictures with another answer than float's" in words(page)
+    assert "Images with another answer than float's" in words(page)
     assert "change of Top-1" not in words(page) + texts["report.md"]
 
 
@@ -316,7 +316,7 @@ def test_the_part_of_a_network_that_a_layer_belongs_to(name: str, module: str) -
     assert module_of(name) == module
 
 
-# --- pictures
+# --- images
 
 
 def decoded(uri: str) -> np.ndarray:
@@ -325,19 +325,19 @@ def decoded(uri: str) -> np.ndarray:
 
 
 @given(st.integers(0, 2**32 - 1))
-def test_pictures_are_shown_as_the_network_sees_them(seed: int) -> None:
+def test_images_are_shown_as_the_network_sees_them(seed: int) -> None:
     crop = np.random.default_rng(seed).integers(0, 256, (4, 6, 3), np.uint8)
     seen = yuv444_to_rgb_float(nv12_to_yuv444(rgb_to_nv12(crop), (4, 6)))
     assert np.abs(behind_nv12(crop) - np.clip(seen, 0, 255)).max() <= 0.5
 
 
 @pytest.mark.parametrize(("color", "layout"), [("rgb", "NCHW"), ("bgr", "NCHW"), ("rgb", "NHWC"), ("bgr", "NHWC")])
-def test_calibration_pictures_have_their_own_colours(tmp_path: Path, color: str, layout: str) -> None:
+def test_calibration_images_have_their_own_colours(tmp_path: Path, color: str, layout: str) -> None:
     found = gather(open_built(make_build(tmp_path / "net", color=color, layout=layout)))
-    shown = found.calibration.pictures
+    shown = found.calibration.images
     assert len(shown) == 24
     assert shown[0].name == "calibration/000000"
-    crop = cv2.resize(picture("calibration", 0)[0], (64, 64), interpolation=cv2.INTER_AREA)
+    crop = cv2.resize(draw("calibration", 0)[0], (64, 64), interpolation=cv2.INTER_AREA)
     difference = np.abs(decoded(shown[0].image).astype(int) - behind_nv12(crop))
     assert difference.mean() < 12  # JPEG; swapped channels give more than 20
     assert np.abs(decoded(shown[0].image).astype(int) - behind_nv12(crop)[..., ::-1]).mean() > 20
@@ -347,26 +347,26 @@ def test_a_calibration_file_of_another_size_is_told(build: Path) -> None:
     (build / "calibration_data_rgb_f32" / "0000.bin").write_bytes(b"1234")
     (build / "calibration_data_rgb_f32" / "0001.bin").unlink()
     found, page, _ = told(build)
-    assert "0000.bin holds 1 values" in found.calibration.pictures[0].why_not
-    assert "No such file" in found.calibration.pictures[1].why_not
+    assert "0000.bin holds 1 values" in found.calibration.images[0].why_not
+    assert "No such file" in found.calibration.images[1].why_not
     assert "gone: 0001.bin can't be read" in words(page)
 
 
-def test_mistakes_show_the_picture_or_say_that_it_has_gone(build: Path, tmp_path: Path) -> None:
-    cv2.imwrite(str(tmp_path / "x.png"), picture("test", 7)[0][..., ::-1])
-    with_sidecars(build, pictures=tmp_path / "x.png")
+def test_mistakes_show_the_image_or_say_that_it_has_gone(build: Path, tmp_path: Path) -> None:
+    cv2.imwrite(str(tmp_path / "x.png"), draw("test", 7)[0][..., ::-1])
+    with_sidecars(build, images=tmp_path / "x.png")
     found, page, texts = told(build)
     gone, file, rendered, *_ = found.accuracy.mistakes
-    assert gone.picture.image == ""
-    assert "gone/cat.jpg can't be read" in gone.picture.why_not
+    assert gone.image.image == ""
+    assert "gone/cat.jpg can't be read" in gone.image.why_not
     assert "gone: gone/cat.jpg can't be read" in words(page)
     rule = Preprocess(crop=(64, 64), resize=72)
     for shown, index in ((file, 7), (rendered, 0)):
         expected = behind_nv12(resize_crop(ImageItem("", demo=("test", index, 0)).load(), rule))
-        assert np.abs(decoded(shown.picture.image).astype(int) - expected).mean() < 6
+        assert np.abs(decoded(shown.image.image).astype(int) - expected).mean() < 6
     assert (gone.label, gone.answer) == (NAMES[-1], NAMES[0])
     assert "base64" not in texts["report.json"]
-    assert json.loads(texts["report.json"])["accuracy"]["mistakes"][0]["picture"]["name"] == "gone/cat.jpg"
+    assert json.loads(texts["report.json"])["accuracy"]["mistakes"][0]["image"]["name"] == "gone/cat.jpg"
 
 
 # --- charts
@@ -386,9 +386,9 @@ PHONE = Canvas("c", 340, "a title", "a <description>")
 
 @pytest.mark.parametrize("canvas", [DESK, PHONE], ids=["desk", "phone"])
 def test_charts_are_well_formed_at_their_ends(canvas: Canvas, build: Path) -> None:
-    hops = gather(with_sidecars(build)).accuracy.hops
-    assert len(parsed(waterfall(hops, canvas)).findall("g")) == len(hops)
-    parsed(waterfall(hops[:1], canvas))
+    steps = gather(with_sidecars(build)).accuracy.steps
+    assert len(parsed(waterfall(steps, canvas)).findall("g")) == len(steps)
+    parsed(waterfall(steps[:1], canvas))
     parsed(dots([Row("<a>", 100.0, (100.0, 100.0), None, "plain", "100 %")], canvas))
     parsed(bars([Bar("zero", 0.0, "0 ms"), Bar("one", 1.0, "1 ms")], canvas))
     for counts in ((0, 0), (1, 0), (0, 1), (158, 1)):
@@ -402,9 +402,9 @@ def test_charts_are_well_formed_at_their_ends(canvas: Canvas, build: Path) -> No
     parsed(depths(layers, layers[::-1], canvas))
 
 
-def test_a_loss_is_drawn_from_the_hop_before_to_the_hop(build: Path) -> None:
-    hops = gather(with_sidecars(build)).accuracy.hops
-    root = parsed(waterfall(hops, DESK))
+def test_a_loss_is_drawn_from_the_step_before_to_the_step(build: Path) -> None:
+    steps = gather(with_sidecars(build)).accuracy.steps
+    root = parsed(waterfall(steps, DESK))
     calibrated = root.findall("g")[3]
     bar, dot = calibrated.find("rect"), calibrated.find("circle")
     before = root.findall("g")[2].find("circle")
@@ -417,9 +417,9 @@ def test_a_loss_is_drawn_from_the_hop_before_to_the_hop(build: Path) -> None:
     assert end == pytest.approx(float(before.get("cx", "")), abs=0.02)
 
 
-def test_a_figure_of_few_pictures_does_not_squeeze_the_others() -> None:
+def test_a_figure_of_few_images_does_not_squeeze_the_others() -> None:
     many = [Row(str(value), value, (value - 2, value + 2), None, "plain", "") for value in (90.0, 91.0)]
-    few = Row("few", 60.0, (31.0, 83.0), 61.0, "noise", "60 %", "10 pictures", hollow=True)
+    few = Row("few", 60.0, (31.0, 83.0), 61.0, "noise", "60 %", "10 images", hollow=True)
     root = parsed(dots([*many, few], DESK))
     assert root.findtext("text") == "88 %"
     drawn = root.findall("g")[2]
@@ -566,16 +566,16 @@ def test_what_a_recipe_changed_of_the_float_network_is_told(build: Path) -> None
         "attention": {"pools": ["p"], "scales": ["s", "t"], "keys": []},
         "patches": ["/proj/Conv"],
         "rewrites": {"nodes": {"channel_mean": ["a", "b"]}, "max_abs_error": 1e-7},
-        "equalization": {"pairs": [{}], "pictures": 16, "max_abs_error": 0.0},
-        "rounding": {"layers": 7, "left": [], "pictures": 32, "error_kept": 0.4321},
+        "equalization": {"pairs": [{}], "images": 16, "max_abs_error": 0.0},
+        "rounding": {"layers": 7, "left": [], "images": 32, "error_kept": 0.4321},
     }
     path.write_text(json.dumps(manifest))
     told = (
         "attention laid out for the BPU: 3 nodes written another way",
         "patches cut in two steps: 1 convolution written another way",
         "channel_mean: 2 nodes written another way",
-        "channels of 1 pair of layers equalized on 16 calibration pictures",
-        "weights of 7 layers rounded on 32 calibration pictures: 43 % of the nearest steps' error is left",
+        "channels of 1 pair of layers equalized on 16 calibration images",
+        "weights of 7 layers rounded on 32 calibration images: 43 % of the nearest steps' error is left",
     )
     texts = documents(gather(open_built(build)))
     for line in told:

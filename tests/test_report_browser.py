@@ -14,7 +14,7 @@ import pytest
 from attrs import frozen
 
 from edge.folder.built import open_built
-from edge.images.demo import picture
+from edge.images.demo import draw
 from edge.report.compare import compare
 from edge.report.compare import documents as comparison_documents
 from edge.report.gather import gather
@@ -62,8 +62,8 @@ def browser() -> Iterator[Any]:
 @pytest.fixture(scope="session")
 def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     folder = tmp_path_factory.mktemp("pages")
-    cv2.imwrite(str(folder / "x.png"), picture("test", 5)[0])
-    one = with_sidecars(make_build(folder / "a" / "ConvNeXt_atto", board=True), pictures=folder / "x.png")
+    cv2.imwrite(str(folder / "x.png"), draw("test", 5)[0])
+    one = with_sidecars(make_build(folder / "a" / "ConvNeXt_atto", board=True), images=folder / "x.png")
     two = with_sidecars(make_build(folder / "b" / "ConvNeXt_atto", precision="int16", salt="b"), seed=6)
     bare = gather(open_built(make_build(folder / "c" / "my_net", labelled=False, weights="file")))
     texts = {

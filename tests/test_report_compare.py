@@ -1,4 +1,4 @@
-"""Two builds side by side: what differs, and tests on the same pictures where there are the same pictures."""
+"""Two builds side by side: what differs, and tests on the same images where there are the same images."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from edge.folder.built import Built, open_built
 from edge.report.compare import Comparison, compare, documents, paired, read_answers
 from edge.report.gather import evaluation_of
 from tests.conftest import Run
-from tests.report_build import HOPS, NAMES, YAML, make_build, with_sidecars, write_answers
+from tests.report_build import NAMES, STEPS, YAML, make_build, with_sidecars, write_answers
 
 OTHER_YAML = YAML.replace("default", "max") + "model_parameters: {node_info: {/stem/Conv: {OutputType: int16}}}\n"
 
@@ -39,13 +39,13 @@ def two(tmp_path: Path) -> Built:
     return change_right(built, "quantized", 465)
 
 
-def change_right(built: Built, hop: str, right: int) -> Built:
+def change_right(built: Built, step: str, right: int) -> Built:
     path = built.folder / "eval.json"
     content = json.loads(path.read_text())
-    entry = next(entry for entry in content["hops"] if entry["hop"] == hop)
+    entry = next(entry for entry in content["steps"] if entry["name"] == step)
     entry["score"]["top1_right"] = right
     path.write_text(json.dumps(content))
-    counts = {name: count for name, _, count, *_ in HOPS} | {hop: right}
+    counts = {name: count for name, _, count, *_ in STEPS} | {step: right}
     write_answers(built.folder, counts, seed=2)
     return built
 
@@ -60,7 +60,7 @@ def texts(found: Comparison) -> dict[str, str]:
     return documents(found)
 
 
-def test_the_programs_are_compared_on_the_same_pictures(one: Built, two: Built) -> None:
+def test_the_programs_are_compared_on_the_same_images(one: Built, two: Built) -> None:
     found = compare(one, two)
     programs = found.paired[0]
     assert programs.title == "the programs"
@@ -74,7 +74,7 @@ def test_the_programs_are_compared_on_the_same_pictures(one: Built, two: Built) 
     assert change.p == pytest.approx(binomtest(change.lost, change.lost + change.gained).pvalue)
     assert change.interval is not None
     assert change.interval[0] < 2.4 < change.interval[1]
-    assert "B is right on 93.0 % of the same 500 pictures, A on 90.6 %: +2.4 points" in found.verdict
+    assert "B is right on 93.0 % of the same 500 images, A on 90.6 %: +2.4 points" in found.verdict
     assert "B is slower by the compiler's figure: 1.41 ms a frame against 1.23 ms (+14.5 %)" in found.verdict
     sampled = next(row for row in found.paired if row.title == "compiled program")
     assert sampled.n == 20
@@ -98,21 +98,21 @@ def test_what_differs_is_told_and_what_is_the_same_counted(one: Built, two: Buil
 
 def test_a_build_against_itself_differs_in_nothing(one: Built) -> None:
     found = compare(one, one)
-    assert "right and wrong on the same pictures as A, all 500" in found.verdict
+    assert "right and wrong on the same images as A, all 500" in found.verdict
     assert not any(row.differs for row in found.facts)
     assert found.recipe == ()
     assert all(row.same == row.n for row in found.paired)
     assert "No layer moved." in texts(found)["comparison.html"]
 
 
-def test_different_pictures_are_not_paired(one: Built, two: Built) -> None:
+def test_different_images_are_not_paired(one: Built, two: Built) -> None:
     path = two.folder / "eval.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), "dataset_sha256": "1" * 64}))
     found = compare(one, two)
     assert found.paired == ()
-    assert "different pictures" in found.why_unpaired
+    assert "different images" in found.why_unpaired
     assert "can't" not in found.verdict
-    assert "not compared picture by picture" in found.verdict
+    assert "not compared image by image" in found.verdict
     for text in (texts(found)["comparison.html"], texts(found)["comparison.md"]):
         assert "cannot be paired" in text
 
@@ -129,13 +129,13 @@ def test_a_build_without_an_evaluation_names_the_command(one: Built, two: Built)
     "spoil",
     [
         lambda path: path.unlink(),
-        lambda path: path.write_text("picture,label\n"),
+        lambda path: path.write_text("image,label\n"),
         lambda path: path.write_text(path.read_text().replace(",3,3", ",3,4", 1)),
         lambda path: path.write_text("\n".join(path.read_text().splitlines()[:-1])),
         lambda path: path.write_text(path.read_text().replace(",3,3", ",3,three", 1)),
         lambda path: path.write_bytes(b"\xff\xfe\x00"),
     ],
-    ids=["gone", "no columns", "another answer", "a picture less", "no number", "no text"],
+    ids=["gone", "no columns", "another answer", "an image less", "no number", "no text"],
 )
 def test_answers_that_are_not_the_evaluations_are_not_used(one: Built, two: Built, spoil: object) -> None:
     spoil(two.folder / "answers.csv")  # type: ignore[operator]

@@ -17,7 +17,7 @@ from edge.errors import ModelFileError, SpecError
 from edge.prepare.channel_mean import RewriteResult, channel_mean, rewrite
 from edge.specs import Precision, load_precision, precision_text, save_precision
 from edge.toolchain.found import Toolchain
-from tests.conftest import Run, save_pictures
+from tests.conftest import Run, save_images
 from tests.test_build_compiler import NORM, build
 from tests.test_equalize import Net, run
 
@@ -107,7 +107,7 @@ def seen_from_outside() -> onnx.ModelProto:
     return model
 
 
-def a_picture_among_its_constants() -> onnx.ModelProto:
+def a_image_among_its_constants() -> onnx.ModelProto:
     model = two_norms()
     for tensor in model.graph.initializer:
         if tensor.name.endswith(".bias"):
@@ -116,7 +116,7 @@ def a_picture_among_its_constants() -> onnx.ModelProto:
     return model
 
 
-@pytest.mark.parametrize("make", [another_axis, seen_from_outside, a_picture_among_its_constants])
+@pytest.mark.parametrize("make", [another_axis, seen_from_outside, a_image_among_its_constants])
 def test_what_has_another_form_stays(tmp_path: Path, make: Any) -> None:
     model = make()
     changed, names = channel_mean(model)
@@ -165,7 +165,7 @@ def test_rewrite_needs_a_recipe_that_asks_for_it(edge: Run, tmp_path: Path) -> N
 
 def test_what_follows_a_rewrite_is_made_of_it(edge: Run, tmp_path: Path) -> None:
     onnx.save(two_norms(), tmp_path / "net.onnx")
-    pictures = save_pictures(tmp_path / "pictures", 24)
+    images = save_images(tmp_path / "images", 24)
     made = {}
     for name in ("plain", "rewritten"):
         chosen = tmp_path / f"{name}.yaml"
@@ -174,7 +174,7 @@ def test_what_follows_a_rewrite_is_made_of_it(edge: Run, tmp_path: Path) -> None
             "round",
             str(tmp_path / "net.onnx"),
             *NORM[:4],
-            *("--resize", "64", "--calib", str(pictures), "--calib-count", "20"),
+            *("--resize", "64", "--calib", str(images), "--calib-count", "20"),
             *("--precision", str(chosen), "--json"),
         )
         assert code == 0, err
@@ -187,8 +187,8 @@ def test_what_follows_a_rewrite_is_made_of_it(edge: Run, tmp_path: Path) -> None
 @pytest.mark.compiler
 def test_the_real_compiler_runs_means_as_exactly(toolchain: Toolchain, tmp_path: Path) -> None:
     onnx.save(two_norms(), tmp_path / "norms.onnx")
-    pictures = save_pictures(tmp_path / "pictures", 24)
-    arguments = (str(tmp_path / "norms.onnx"), *NORM, "--images", str(pictures), "--calib", str(pictures))
+    images = save_images(tmp_path / "images", 24)
+    arguments = (str(tmp_path / "norms.onnx"), *NORM, "--images", str(images), "--calib", str(images))
     cosines = {}
     for name, key in (("plain", ""), ("rewritten", "rewrites: [channel_mean]\n")):
         chosen = tmp_path / f"{name}.yaml"

@@ -31,7 +31,7 @@ from edge.prepare.rounding import (
 )
 from edge.specs import Preprocess, Rounding, load_precision
 from edge.toolchain.found import Toolchain
-from tests.conftest import Run, save_pictures
+from tests.conftest import Run, save_images
 from tests.test_build_compiler import NORM, build, save_small_net
 
 PRE = Preprocess(crop=(64, 64), resize=64)
@@ -213,7 +213,7 @@ def rounded(tmp_path: Path, name: str = "net_bpu_rounded") -> RoundResult:
         model=save_small_net(tmp_path / "net.onnx"),
         calibration=calibration(tmp_path / "cal", 6),
         preprocess=PRE,
-        rounding=Rounding(pictures=5),
+        rounding=Rounding(images=5),
         seed=0,
         out=tmp_path,
         name=name,
@@ -224,7 +224,7 @@ def test_a_network_keeps_its_graph_and_loses_error(tmp_path: Path) -> None:
     result = rounded(tmp_path)
     before, after = onnx.load(tmp_path / "net.onnx"), onnx.load(tmp_path / result.onnx)
     assert [layer.name for layer in result.layers] == ["/stem/Conv", "/block/Conv", "/head/fc/Gemm"]
-    assert result.pictures == 5
+    assert result.images == 5
     assert result.error_kept < 0.6
     assert all(layer.compensated <= layer.nearest for layer in result.layers)
     assert any(layer.moved > 0 for layer in result.layers)
@@ -269,7 +269,7 @@ def test_a_network_without_weights_and_a_broken_file_are_told(tmp_path: Path) ->
 
 
 @pytest.mark.parametrize(
-    ("text", "seen"), [("pictures: 0", "pictures 0"), ("damping: 0", "damping 0"), ("damping: 2", "damping 2")]
+    ("text", "seen"), [("images: 0", "images 0"), ("damping: 0", "damping 0"), ("damping: 2", "damping 2")]
 )
 def test_a_recipe_that_asks_for_nonsense_is_refused(tmp_path: Path, text: str, seen: str) -> None:
     (tmp_path / "r.yaml").write_text(f"rounding: {{{text}}}\n")
@@ -278,8 +278,8 @@ def test_a_recipe_that_asks_for_nonsense_is_refused(tmp_path: Path, text: str, s
 
 
 def test_round_needs_a_recipe_that_asks_for_it(edge: Run, tmp_path: Path) -> None:
-    net, pictures = save_small_net(tmp_path / "net.onnx"), save_pictures(tmp_path / "pictures", 24)
-    common = (str(net), "--mean", "127.5", "--std", "127.5", "--resize", "64", "--calib", str(pictures))
+    net, images = save_small_net(tmp_path / "net.onnx"), save_images(tmp_path / "images", 24)
+    common = (str(net), "--mean", "127.5", "--std", "127.5", "--resize", "64", "--calib", str(images))
     code, _, err = edge("round", *common)
     assert code == 2
     assert "recipe int8 does not round weights" in err
@@ -291,8 +291,8 @@ def test_round_needs_a_recipe_that_asks_for_it(edge: Run, tmp_path: Path) -> Non
 
 @pytest.mark.compiler
 def test_the_real_compiler_finds_the_integers_that_were_chosen(toolchain: Toolchain, tmp_path: Path) -> None:
-    net, pictures = save_small_net(tmp_path / "small.onnx"), save_pictures(tmp_path / "pictures", 24)
-    arguments = (str(net), *NORM, "--images", str(pictures), "--calib", str(pictures))
+    net, images = save_small_net(tmp_path / "small.onnx"), save_images(tmp_path / "images", 24)
+    arguments = (str(net), *NORM, "--images", str(images), "--calib", str(images))
     manifest = build(tmp_path, *arguments, "--precision", "int8_rounded")
     root = tmp_path / "build" / "small"
     assert manifest["rounding"]["layers"] == 3

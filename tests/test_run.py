@@ -1,4 +1,4 @@
-"""``edge run``, and the pictures that it writes."""
+"""``edge run``, and the images that it writes."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from edge.errors import ImageError, UsageError, WorkspaceError
 from edge.images.preprocess import decode, resize_crop, rgb_to_nv12
-from edge.runtime.picture import BAR, ROW, annotate, png, save_picture
+from edge.runtime.annotated import BAR, ROW, annotate, png, save_image
 from edge.specs import Preprocess
 from tests.conftest import Run
 from tests.fabricated import MEAN, NAMES, STD, make_build, save_photo
@@ -27,10 +27,10 @@ def build(tmp_path: Path) -> Path:
     return make_build(tmp_path / "build" / "ConvNeXt_atto")
 
 
-def expected(build: Path, picture: Path) -> list[tuple[str, float]]:
+def expected(build: Path, image: Path) -> list[tuple[str, float]]:
     """Labels and probabilities, best first, without the runtime."""
     rule = Preprocess(crop=(64, 64), resize=73, interpolation="bilinear", mean=(MEAN,) * 3, std=(STD,) * 3)
-    nv12 = rgb_to_nv12(resize_crop(decode(picture), rule))
+    nv12 = rgb_to_nv12(resize_crop(decode(image), rule))
     session = onnxruntime.InferenceSession(str(next(build.glob("*_portable_int8.onnx"))))
     scores = session.run(None, {"nv12": nv12})[0].reshape(-1).astype(np.float64)
     chances = np.exp(scores) / np.exp(scores).sum()
@@ -38,13 +38,13 @@ def expected(build: Path, picture: Path) -> list[tuple[str, float]]:
 
 
 def test_a_name_means_its_build_folder(edge: Run, build: Path, tmp_path: Path) -> None:
-    picture = save_photo(tmp_path / "photo.png", 3)
+    image = save_photo(tmp_path / "photo.png", 3)
     code, out, _ = edge("run", "ConvNeXt_atto", "photo.png", "--k", "3", *PORTABLE)
     assert code == 0
     assert out.startswith("backend  portable (onnxruntime ")
     assert "the same integers as on the board" in out
     lines = out[out.index("photo.png") :].splitlines()[1:]
-    assert lines == [f"  {100 * p:6.2f} %  {name}" for name, p in expected(build, picture)[:3]]
+    assert lines == [f"  {100 * p:6.2f} %  {name}" for name, p in expected(build, image)[:3]]
 
 
 @pytest.mark.parametrize("how", ["ConvNeXt_atto/", "build/ConvNeXt_atto", "file", "elsewhere"])
@@ -65,7 +65,7 @@ def test_other_ways_to_name_the_program(edge: Run, build: Path, tmp_path: Path, 
 
 
 def test_json_tells_everything(edge: Run, build: Path, tmp_path: Path) -> None:
-    picture = save_photo(tmp_path / "photo.png", 5)
+    image = save_photo(tmp_path / "photo.png", 5)
     _, out, _ = edge("run", "ConvNeXt_atto", "photo.png", "--json")
     told = json.loads(out)
     assert told["backend"] == "portable"
@@ -79,7 +79,7 @@ def test_json_tells_everything(edge: Run, build: Path, tmp_path: Path) -> None:
         "quantized",
     ]
     labels = told["images"][0]["labels"]
-    assert [entry["label"] for entry in labels] == [name for name, _ in expected(build, picture)]
+    assert [entry["label"] for entry in labels] == [name for name, _ in expected(build, image)]
     assert sum(entry["probability"] for entry in labels) == pytest.approx(1)
 
 
@@ -100,31 +100,31 @@ def test_an_approximation_is_called_one(edge: Run, tmp_path: Path) -> None:
     assert "same integers" not in out
 
 
-def test_a_picture_that_is_none_is_named_and_the_others_are_shown(edge: Run, build: Path, tmp_path: Path) -> None:
+def test_a_image_that_is_none_is_named_and_the_others_are_shown(edge: Run, build: Path, tmp_path: Path) -> None:
     save_photo(tmp_path / "a.png", 1)
-    (tmp_path / "b.jpg").write_bytes(b"no picture")
+    (tmp_path / "b.jpg").write_bytes(b"no image")
     save_photo(tmp_path / "c.png", 2)
     names = ("a.png", "b.jpg", "gone.png", "c.png")
     code, out, err = edge("run", "ConvNeXt_atto", *names, *PORTABLE)
     assert code == 1
     assert out.count(NAMES[0]) == 2
-    assert "error: b.jpg is not a whole picture" in err
+    assert "error: b.jpg is not a whole image" in err
     assert "error: gone.png can't be read" in err
     code, out, _ = edge("run", "ConvNeXt_atto", *names, "--json", *PORTABLE)
     assert code == 1
     assert ["error" in entry for entry in json.loads(out)["images"]] == [False, True, True, False]
 
 
-def test_one_picture_with_its_labels_is_written(edge: Run, build: Path, tmp_path: Path) -> None:
-    picture = save_photo(tmp_path / "photo.png", 3)
+def test_one_image_with_its_labels_is_written(edge: Run, build: Path, tmp_path: Path) -> None:
+    image = save_photo(tmp_path / "photo.png", 3)
     code, out, _ = edge("run", "ConvNeXt_atto", "photo.png", "--out", "new/shown.png", *PORTABLE)
     assert code == 0
     assert "→ new/shown.png" in out
     written = decode(tmp_path / "new" / "shown.png")
-    assert np.array_equal(written, annotate(decode(picture), expected(build, picture)))
+    assert np.array_equal(written, annotate(decode(image), expected(build, image)))
 
 
-def test_several_pictures_go_into_a_folder(edge: Run, build: Path, tmp_path: Path) -> None:
+def test_several_images_go_into_a_folder(edge: Run, build: Path, tmp_path: Path) -> None:
     save_photo(tmp_path / "in" / "a.png", 1)
     save_photo(tmp_path / "in" / "b.jpg", 2)
     save_photo(tmp_path / "a.jpg", 3)
@@ -136,13 +136,13 @@ def test_several_pictures_go_into_a_folder(edge: Run, build: Path, tmp_path: Pat
 
 def test_a_file_alone_says_what_it_assumes_and_takes_it_from_options(edge: Run, build: Path, tmp_path: Path) -> None:
     shutil.copy(next(build.glob("*_portable_int8.onnx")), tmp_path / "x_portable_int8.onnx")
-    picture = save_photo(tmp_path / "photo.png", 3)
+    image = save_photo(tmp_path / "photo.png", 3)
     run = ("run", "x_portable_int8.onnx", "photo.png", *PORTABLE)
     code, out, _ = edge(*run)
     assert code == 0
-    assert "comes without metadata.json; pictures: shorter side to 73" in out
+    assert "comes without metadata.json; images: shorter side to 73" in out
     assert "assumed" in out
-    numbers = [f"  {100 * p:6.2f} %  {NAMES.index(name)}" for name, p in expected(build, picture)]
+    numbers = [f"  {100 * p:6.2f} %  {NAMES.index(name)}" for name, p in expected(build, image)]
     assert [line for line in out.splitlines() if " %  " in line] == numbers
     _, stretched, _ = edge(*run, "--resize", "stretch", "--interpolation", "area")
     assert "stretched to 64x64, area (as given)" in stretched
@@ -161,7 +161,7 @@ def test_a_file_alone_says_what_it_assumes_and_takes_it_from_options(edge: Run, 
         (("gone.bin", "photo.png"), 1, ("gone.bin does not exist",)),
         (("photo.png", "photo.png"), 1, ("photo.png is no program",)),
         (("ConvNeXt_atto",), 2, ("IMAGE",)),
-        (("ConvNeXt_atto", "empty"), 1, ("empty holds no pictures",)),
+        (("ConvNeXt_atto", "empty"), 1, ("empty holds no images",)),
         (("ConvNeXt_atto", "photo.png", "--k", "0"), 2, ("--k",)),
         (("ConvNeXt_atto", "photo.png", "--backend", "tpu"), 2, ("'tpu'", "hbdk_sim, quantized, portable")),
         (("ConvNeXt_atto", "photo.png", "--backend", "hobot_dnn"), 1, ("comes without its .bin",)),
@@ -171,7 +171,7 @@ def test_a_file_alone_says_what_it_assumes_and_takes_it_from_options(edge: Run, 
         (("ConvNeXt_atto", "photo.png", "--out", "x.gif"), 2, ("x.gif", ".png, .jpg")),
         (("ConvNeXt_atto", "photo.png", "--out", "photo.png"), 2, ("would overwrite photo.png",)),
         (("ConvNeXt_atto", "photo.png", "--out", "."), 2, ("would overwrite photo.png",)),
-        (("ConvNeXt_atto", "photo.png", "other.png", "--out", "x.png"), 2, ("for 2 pictures", "a folder")),
+        (("ConvNeXt_atto", "photo.png", "other.png", "--out", "x.png"), 2, ("for 2 images", "a folder")),
         (("bare_portable_int8.onnx", "photo.png", "--resize", "wide"), 2, ("'wide'", "stretch")),
         (("bare_portable_int8.onnx", "photo.png", "--resize", "32"), 2, ("resize >= crop",)),
     ],
@@ -192,7 +192,7 @@ def test_wrong_input_gives_one_clear_error(
     assert (tmp_path / "photo.png").read_bytes() == photo
 
 
-def test_a_disk_that_refuses_is_told_for_that_picture(
+def test_a_disk_that_refuses_is_told_for_that_image(
     edge: Run, build: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     save_photo(tmp_path / "photo.png")
@@ -200,21 +200,21 @@ def test_a_disk_that_refuses_is_told_for_that_picture(
     def full(path: Path, rgb: object) -> None:
         raise WorkspaceError(f"the disk that holds {path.parent} is full (0 MB free)")
 
-    monkeypatch.setattr("edge.runtime.picture.save_picture", full)
+    monkeypatch.setattr("edge.runtime.annotated.save_image", full)
     code, out, err = edge("run", "ConvNeXt_atto", "photo.png", "--out", "x.png", *PORTABLE)
     assert code == 1
     assert NAMES[0] in out
     assert "error: the disk that holds . is full" in err
 
 
-# The picture
+# The image
 
 
 def sample_rgb(height: int = 480, width: int = 640) -> np.ndarray:
     return np.random.default_rng(0).integers(0, 256, (height, width, 3)).astype(np.uint8)
 
 
-def test_rows_of_text_lie_below_the_picture_which_stays_as_it_is() -> None:
+def test_rows_of_text_lie_below_the_image_which_stays_as_it_is() -> None:
     rgb = sample_rgb()
     drawn = annotate(rgb, [("cat", 0.75), ("dog", 0.25)])
     assert drawn.shape == (480 + 2 * ROW, 640, 3)
@@ -251,29 +251,29 @@ def test_accents_are_left_out() -> None:
     assert np.array_equal(annotate(rgb, [("café", 0.5)]), annotate(rgb, [("cafe", 0.5)]))
 
 
-def test_pictures_survive_a_file(tmp_path: Path) -> None:
+def test_images_survive_a_file(tmp_path: Path) -> None:
     rgb = sample_rgb(30, 20)
-    save_picture(tmp_path / "a.png", rgb)
+    save_image(tmp_path / "a.png", rgb)
     assert np.array_equal(decode(tmp_path / "a.png"), rgb)
     assert np.array_equal(decode(png(rgb)), rgb)
-    save_picture(tmp_path / "a.jpg", np.full((30, 20, 3), (200, 100, 50), np.uint8))
+    save_image(tmp_path / "a.jpg", np.full((30, 20, 3), (200, 100, 50), np.uint8))
     assert abs(decode(tmp_path / "a.jpg").astype(int) - (200, 100, 50)).max() < 6
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.jpg", "a.png"]
 
 
-def test_pictures_that_cannot_be_written(tmp_path: Path) -> None:
+def test_images_that_cannot_be_written(tmp_path: Path) -> None:
     rgb = sample_rgb(8, 8)
-    with pytest.raises(UsageError, match="names no kind of picture"):
-        save_picture(tmp_path / "x.txt", rgb)
+    with pytest.raises(UsageError, match="names no kind of image"):
+        save_image(tmp_path / "x.txt", rgb)
     with pytest.raises(ImageError, match="float64"):
         png(rgb.astype(np.float64))
     (tmp_path / "file").write_text("")
     with pytest.raises(WorkspaceError, match="can't be written"):
-        save_picture(tmp_path / "file" / "x.png", rgb)
+        save_image(tmp_path / "file" / "x.png", rgb)
 
 
 def test_the_fabricated_pair_differs_as_float_and_quantized_do(build: Path, tmp_path: Path) -> None:
-    """What other tests rest on: alike, not equal, and different from picture to picture."""
+    """What other tests rest on: alike, not equal, and different from image to image."""
     from edge.images.preprocess import network_input
     from edge.runtime import load
 

@@ -138,12 +138,12 @@ def test_a_path_that_is_not_there(tmp_path: Path) -> None:
         load(tmp_path / "gone.bin")
 
 
-@pytest.mark.parametrize("name", ["model.onnx", "model.hbm", "bin", "picture.jpg"])
+@pytest.mark.parametrize("name", ["model.onnx", "model.hbm", "bin", "image.jpg"])
 def test_a_file_that_is_no_program(tmp_path: Path, name: str) -> None:
     (tmp_path / name).write_bytes(b"x")
     with pytest.raises(ModelFileError, match=f"{name} is no program") as error:
         load(tmp_path / name)
-    assert ".bin" in str(error.value.allowed)
+    assert ".bin" in str(error.value.expected)
 
 
 def test_a_single_file_takes_the_metadata_that_speaks_of_it(build: Path, portable: Path) -> None:
@@ -229,7 +229,7 @@ def test_nothing_works(build: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_backend_that_does_not_exist(build: Path) -> None:
     with pytest.raises(UsageError, match="no backend is called 'cuda'") as error:
         load(build, backend="cuda")  # type: ignore[arg-type]
-    assert "portable" in str(error.value.allowed)
+    assert "portable" in str(error.value.expected)
 
 
 @pytest.mark.parametrize("threads", [0, -1])
@@ -285,7 +285,7 @@ def test_what_was_opened_is_closed_when_loading_fails(build: Path, monkeypatch: 
     assert [backend.closed for backend in opened] == [1]
 
 
-# Pictures, scores, classes
+# Images, scores, classes
 
 
 def test_classes_and_probabilities(build: Path, tmp_path: Path) -> None:
@@ -326,7 +326,7 @@ def test_labels(build: Path, portable: Path) -> None:
         assert {label for label, _ in net.classify(gray)} == set("0123")
     with pytest.raises(LabelError, match="3 labels for") as error:
         load(portable, preprocess=RULE, labels="abc")
-    assert str(error.value.allowed).startswith("4,")
+    assert str(error.value.expected).startswith("4,")
 
 
 def test_scores_that_are_probabilities_stay() -> None:
@@ -342,11 +342,11 @@ def test_a_program_whose_preprocessing_is_not_known(portable: Path) -> None:
         assert net.run(np.zeros(BYTES, np.uint8))[0].shape == (1, 4)
         with pytest.raises(UsageError, match="is not known") as error:
             net.classify(np.zeros((64, 64, 3), np.uint8))
-    assert "preprocess=" in str(error.value.allowed)
+    assert "preprocess=" in str(error.value.expected)
 
 
 def test_a_preprocessing_of_another_size(build: Path) -> None:
-    with pytest.raises(UsageError, match="takes 64x64 pictures, the preprocessing makes 96x96"):
+    with pytest.raises(UsageError, match="takes 64x64 images, the preprocessing makes 96x96"):
         load(build, backend="portable", preprocess=Preprocess(crop=(96, 96)))
     metadata = attrs.evolve(read_metadata(build / FILE), preprocess=Preprocess())
     write_metadata(build / FILE, metadata)
@@ -356,9 +356,9 @@ def test_a_preprocessing_of_another_size(build: Path) -> None:
 
 @pytest.mark.parametrize(
     ("content", "match"),
-    [(None, "can't be read"), (b"", "is empty"), (b"hello", "not a whole picture"), ("folder", "can't be read")],
+    [(None, "can't be read"), (b"", "is empty"), (b"hello", "not a whole image"), ("folder", "can't be read")],
 )
-def test_a_picture_that_is_no_picture(build: Path, tmp_path: Path, content: bytes | str | None, match: str) -> None:
+def test_a_image_that_is_no_image(build: Path, tmp_path: Path, content: bytes | str | None, match: str) -> None:
     path = tmp_path / "cheetah.jpg"
     if content == "folder":
         path.mkdir()
@@ -370,7 +370,7 @@ def test_a_picture_that_is_no_picture(build: Path, tmp_path: Path, content: byte
 
 
 @pytest.mark.parametrize("array", [np.zeros((64, 64, 3)), np.zeros((64, 64), np.uint8), np.zeros((0, 0, 3), np.uint8)])
-def test_an_array_that_is_no_picture(build: Path, array: np.ndarray) -> None:
+def test_an_array_that_is_no_image(build: Path, array: np.ndarray) -> None:
     with load(build, backend="portable") as net, pytest.raises(ImageError, match="an array of"):
         net.classify(array)
 

@@ -67,7 +67,7 @@ def test_scores_are_those_of_the_portable_model(build: Path, library: str, monke
 
 
 @every_library
-def test_a_picture_is_classified_as_by_the_portable_model(
+def test_a_image_is_classified_as_by_the_portable_model(
     build: Path, library: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rgb = np.random.default_rng(5).integers(0, 256, (90, 120, 3)).astype(np.uint8)
@@ -279,7 +279,7 @@ def test_wrong_buffers_never_reach_the_runtime(
         monkeypatch.setattr(fake, "overwrite", lambda *_: pytest.fail("it reached the runtime"))
         with pytest.raises(UsageError, match=r"^input ") as refusal:
             net.run(wrong)
-        assert f"{BYTES} bytes of NV12" in str(refusal.value.allowed)
+        assert f"{BYTES} bytes of NV12" in str(refusal.value.expected)
         with pytest.raises(UsageError, match="2 inputs"):
             net.run(nv12(), nv12())
         monkeypatch.undo()
@@ -338,7 +338,7 @@ def test_the_fakes_have_the_hazards_that_the_checks_are_for(
 @pytest.mark.parametrize(
     ("library", "kind", "match"),
     [
-        ("hobot_dnn", "RGB", "changes RGB pictures"),
+        ("hobot_dnn", "RGB", "changes RGB images"),
         ("hobot_dnn", "F32", "turns numbers other than bytes into bytes"),
         ("hobot_dnn", "S8", "turns numbers"),
         ("hbm_runtime", "NV12_SEPARATE", "type NV12_SEPARATE"),
@@ -403,7 +403,7 @@ def test_a_machine_without_the_library(build: Path, library: str, monkeypatch: p
     with pytest.raises(BackendMissing, match=f"no Python module {library}") as missing:
         load(build, backend=library)
     assert "/usr/bin/python3" in str(missing.value.remedy)
-    assert missing.value.allowed
+    assert missing.value.expected
 
 
 def test_a_library_check_that_fails_counts_as_missing(build: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -78,7 +78,7 @@ def heavy(packages: list[str]) -> set[str]:
     return {name for name in packages if "cython" not in name} - LIGHT - {"__main__"}
 
 
-def test_a_picture_is_classified_with_the_base_dependencies_alone(
+def test_a_image_is_classified_with_the_base_dependencies_alone(
     bare_python: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     build = board_build(tmp_path / "net", fake_bin())

@@ -37,14 +37,14 @@ Builder = Callable[..., Path]
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Networks and pictures."""
+    """Networks and images."""
     root = tmp_path_factory.mktemp("faults")
     weights = trained_net.train()
     onnx.save(trained_net.network(weights), root / "trained.onnx")
     onnx.save(trained_net.network(weights, own_normalisation=True), root / "normalises.onnx")
     onnx.save(trained_net.network(trained_net.with_outlier(weights)), root / "outlier.onnx")
-    trained_net.save_pictures(root / "val", COUNT, seed=11)
-    trained_net.save_pictures(root / "calib", 48, seed=12)
+    trained_net.save_images(root / "val", COUNT, seed=11)
+    trained_net.save_images(root / "calib", 48, seed=12)
     trained_net.save_noise(root / "noise", 48)
     return root
 
@@ -72,16 +72,16 @@ def compiled(folder: Path, toolchain: Toolchain) -> Iterator[Callable[[str], Pat
         yield lambda name: started[name].result()
 
 
-def diagnose(edge: Run, build: Path, pictures: Path) -> tuple[dict[str, Any], str]:
+def diagnose(edge: Run, build: Path, images: Path) -> tuple[dict[str, Any], str]:
     """Return diagnosis.json, and what a person reads."""
-    code, out, err = edge("diagnose", str(build), "--images", str(pictures), "--count", str(COUNT))
+    code, out, err = edge("diagnose", str(build), "--images", str(images), "--count", str(COUNT))
     assert code == 0, err
     return json.loads((build / "diagnosis.json").read_text()), re.sub(r"\s+", " ", out)
 
 
-def explained(edge: Run, build: Path, pictures: Path, hops: str) -> dict[str, Any]:
+def explained(edge: Run, build: Path, images: Path, steps: str) -> dict[str, Any]:
     code, out, err = edge(
-        "eval", str(build), "--images", str(pictures), "--count", str(COUNT), "--hops", hops, "--json"
+        "eval", str(build), "--images", str(images), "--count", str(COUNT), "--steps", steps, "--json"
     )
     assert code == 0, err
     return dict(json.loads(out))
@@ -122,7 +122,7 @@ def test_a_healthy_build_raises_no_alarm(compiled: Callable[[str], Path], folder
 
 
 def test_swapped_channels(folder: Path, edge: Run) -> None:
-    wrong = build(folder, "trained", "swapped", "--color", "bgr", "--mapper", "portable")
+    wrong = build(folder, "trained", "swapped", "--color", "bgr", "--compiler", "onnxruntime")
     found, text = diagnose(edge, wrong, folder / "val")
     assert re.search(r"input is wrong: swapped channels gives Top-1 \d+\.\d → 100\.0 %", found["verdict"])
     best = found["remedies"][0]
@@ -132,7 +132,7 @@ def test_swapped_channels(folder: Path, edge: Run) -> None:
 
 
 def test_mean_and_std_applied_twice(folder: Path, edge: Run) -> None:
-    wrong = build(folder, "normalises", "twice", "--mapper", "portable")
+    wrong = build(folder, "normalises", "twice", "--compiler", "onnxruntime")
     found, _ = diagnose(edge, wrong, folder / "val")
     assert "the ONNX normalises its input itself (Sub 123.7" in found["verdict"]
     assert "applied twice" in found["verdict"]
@@ -150,17 +150,17 @@ def test_mean_and_std_applied_twice(folder: Path, edge: Run) -> None:
     assert "--mean 0 --std 1" in found["remedies"][0]["how"]
 
 
-def test_pictures_of_video_range(compiled: Callable[[str], Path], folder: Path, edge: Run) -> None:
-    """A camera's video-range NV12, taken for full range, gives washed-out pictures."""
+def test_images_of_video_range(compiled: Callable[[str], Path], folder: Path, edge: Run) -> None:
+    """A camera's video-range NV12, taken for full range, gives washed-out images."""
     washed = folder / "washed"
     for path in (folder / "val").rglob("*.png"):
         target = washed / path.relative_to(folder / "val")
         target.parent.mkdir(parents=True, exist_ok=True)
-        picture = np.asarray(cv2.imread(str(path)), np.float32)
-        cv2.imwrite(str(target), np.rint(picture * 219 / 255 + 16).astype(np.uint8))
+        image = np.asarray(cv2.imread(str(path)), np.float32)
+        cv2.imwrite(str(target), np.rint(image * 219 / 255 + 16).astype(np.uint8))
     found, _ = diagnose(edge, compiled("healthy"), washed)
-    assert "the pictures are of video range (pixels " in found["verdict"]
-    assert "Decode the pictures as video range" in found["remedies"][0]["what"]
+    assert "the images are of video range (pixels " in found["verdict"]
+    assert "Decode the images as video range" in found["remedies"][0]["what"]
     assert found["remedies"][0]["gain"] > 5
 
 
@@ -194,9 +194,9 @@ def test_a_program_compiled_for_video_range(
 
 def test_calibration_on_noise(compiled: Callable[[str], Path], folder: Path, edge: Run) -> None:
     found, _ = diagnose(edge, compiled("noise"), folder / "val")
-    assert "Calibration is at fault: the calibration pictures are noise" in found["verdict"]
+    assert "Calibration is at fault: the calibration images are noise" in found["verdict"]
     best = found["remedies"][0]
-    assert best["what"].startswith("Calibrate on pictures like those")
+    assert best["what"].startswith("Calibrate on images like those")
     assert "--calib DIR" in best["how"]
     assert best["gain"] > 0
     assert "agreement with float" in best["figure"]
@@ -214,7 +214,7 @@ def test_a_ruined_weight(compiled: Callable[[str], Path], folder: Path, edge: Ru
     worst = min(found["units"], key=lambda unit: unit["alone_cosine"])
     assert worst["name"] == "block"
     table = explained(edge, compiled("outlier"), folder / "val", "simplified,nv12,calibrated,portable")
-    costs = {hop["hop"]: hop["change"]["points"] for hop in table["hops"] if hop["change"]}
+    costs = {step["name"]: step["change"]["points"] for step in table["steps"] if step["change"]}
     assert min(costs, key=lambda name: costs[name]) == "calibrated"
 
 
@@ -236,5 +236,5 @@ def test_integers_of_a_weight_overwritten(compiled: Callable[[str], Path], folde
     assert "Compile again" in found["remedies"][0]["what"]
     assert found["remedies"][0]["gain"] > 10
     table = explained(edge, wrong, folder / "val", "simplified,nv12,calibrated,portable")
-    costs = {hop["hop"]: hop["change"]["points"] for hop in table["hops"] if hop["change"]}
+    costs = {step["name"]: step["change"]["points"] for step in table["steps"] if step["change"]}
     assert min(costs, key=lambda name: costs[name]) == "portable"

@@ -144,8 +144,8 @@ COSTS = "costs 1.0 point (95 % -0.5 to 2.5), within noise (p = 0.62)"
 LEAVES = "leaves Top-1 as it is (95 % -0.5 to 0.5), within noise (p = 1.00)"
 BEYOND = "costs 5.0 points (95 % 2.5 to 8.0), beyond noise (p = 0.002)"
 NV12 = f"- NV12 {GAINS}; 3 answers changed, 1 to wrong and 2 to right."
-SIMPLIFIED = "- The simplifier gives the scores of float bit for bit on all 200 pictures."
-PORTABLE = "- The portable model gives the scores of quantized bit for bit on all 200 pictures."
+SIMPLIFIED = "- The simplifier gives the scores of float bit for bit on all 200 images."
+PORTABLE = "- The portable model gives the scores of quantized bit for bit on all 200 images."
 LAYER = "stem.0 conv 8 0.9998 1.0000 100 % -3.091 .. 2.727 2.337 0.00969 % 2.4x"
 WEIGHTS = "! timm weights: no network: huggingface.co: its name is unknown; trying vendor"
 
@@ -155,8 +155,8 @@ WEIGHTS = "! timm weights: no network: huggingface.co: its name is unknown; tryi
     [
         (NV12, f"- NV12 {COSTS}; 1 answer changed, 1 to wrong and 0 to right."),
         (NV12, f"- NV12 {LEAVES}; 2 answers changed, 1 to wrong and 1 to right."),
-        (NV12, "- NV12 changes no answer on 200 pictures."),
-        (SIMPLIFIED, "- The simplifier changes no answer on 200 pictures."),
+        (NV12, "- NV12 changes no answer on 200 images."),
+        (SIMPLIFIED, "- The simplifier changes no answer on 200 images."),
         (LAYER, "stages.1.norm LayerNorm 16 0.9 1.0000 97 % -2e-05 .. 12 11 0 % 12.4x"),
         (LAYER, "head.fc linear CPU 1.0000 1.0000 100 % -3 .. 2 - - -"),
         (WEIGHTS, "! timm weights: no network: the proxy 127.0.0.1:9: Connection refused; trying vendor"),
@@ -178,8 +178,8 @@ def test_the_same_on_another_machine(shown: str, seen: str) -> None:
         (NV12, f"- NV12 {BEYOND}; 10 answers changed, 10 to wrong and 0 to right."),
         (NV12, f"- NV12 {GAINS}."),
         (f"Quantization {GAINS}: Top-1 94.5 → 95.0 %", f"Quantization {BEYOND}: Top-1 94.5 → 89.5 %"),
-        (SIMPLIFIED, "- The simplifier changes the answer on 3 of 200 pictures (1.5 %)."),
-        (PORTABLE, "- The portable model changes no answer on 200 pictures."),
+        (SIMPLIFIED, "- The simplifier changes the answer on 3 of 200 images (1.5 %)."),
+        (PORTABLE, "- The portable model changes no answer on 200 images."),
         (LAYER, "stem.0 conv 8 0.9998 1.0000 100 % -3.091 .. 2.727 2.337 0.00969 %"),
         (LAYER, "stem.0 conv 8 0.9998 100 % -3.091 .. 2.727 2.337 0.00969 % 2.4x"),
         (WEIGHTS, "! timm weights: no network: huggingface.co: its name is unknown; trying demo"),

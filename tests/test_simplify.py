@@ -55,7 +55,7 @@ def block_net(*, opset: int = 11, softmax: bool = False, ir: int = 6) -> onnx.Mo
 
     make = helper.make_node
     nodes = [
-        make("Conv", ["picture", "stem.w", "stem.b"], ["s"], "/stem/Conv", strides=[4, 4]),
+        make("Conv", ["image", "stem.w", "stem.b"], ["s"], "/stem/Conv", strides=[4, 4]),
         make("Conv", ["s", "dw.w", "dw.b"], ["c"], "/block/conv_dw/Conv", group=C, pads=[3, 3, 3, 3]),
         mean("c", "m", "/block/norm/ReduceMean"),
         make("Sub", ["c", "m"], ["d"], "/block/norm/Sub"),
@@ -87,7 +87,7 @@ def block_net(*, opset: int = 11, softmax: bool = False, ir: int = 6) -> onnx.Mo
     graph = helper.make_graph(
         nodes,
         "block",
-        [helper.make_tensor_value_info("picture", TensorProto.FLOAT, [1, 3, 32, 32])],
+        [helper.make_tensor_value_info("image", TensorProto.FLOAT, [1, 3, 32, 32])],
         [helper.make_tensor_value_info(last, TensorProto.FLOAT, [1, 10])],
         [numpy_helper.from_array(np.asarray(value), name) for name, value in tensors.items() if name in used],
     )
@@ -206,7 +206,7 @@ def test_initializers_that_are_inputs_too_and_shared_weights_by_identity(tmp_pat
     next(n for n in model.graph.node if n.name == "/block/mlp/fc1/Conv").input[2] = "fc1.b.shared"
     model.graph.node.insert(0, shared)
     result, shipped = run(saved(model, tmp_path), tmp_path / "out")
-    assert [value.name for value in shipped.graph.input] == ["picture"]
+    assert [value.name for value in shipped.graph.input] == ["image"]
     assert "Identity" not in {node.op_type for node in shipped.graph.node}
     assert result.names_lost == 1
 

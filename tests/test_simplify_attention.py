@@ -46,7 +46,7 @@ def test_the_pool_becomes_rows_and_the_number_goes_into_the_weights() -> None:
     turned = next(node for node in after.graph.node if node.name == "/k_t/Transpose")
     assert (view.shape(turned.output[0]), view.shape("k_t")) == ([1, 8, 16], [2, 4, 16])
     rows = next(node for node in after.graph.node if node.output[0] == pool.input[0])
-    assert rows.input[0] == "stem", "the picture itself is cut into rows, not the row of tokens"
+    assert rows.input[0] == "stem", "the image itself is cut into rows, not the row of tokens"
     np.testing.assert_allclose(answers(after), answers(before), rtol=0, atol=1e-6)
     onnx.checker.check_model(after, full_check=True)
 
@@ -69,7 +69,7 @@ def test_answers_stay_wherever_the_number_stands(
     after, done = lay_out(before)
     assert done.scales == (f"/{at}_scaled/{op}",)
     assert bool(done.pools) == (window > 1 and side * side % window == 0)
-    assert bool(done.keys) == (window > 1)  # a picture's own pixels are turned last
+    assert bool(done.keys) == (window > 1)  # an image's own pixels are turned last
     assert not done.fused
     wanted = answers(before, seed)
     np.testing.assert_allclose(answers(after, seed), wanted, rtol=0, atol=2e-5 * float(np.abs(wanted).max()))
@@ -285,7 +285,7 @@ input_parameters:
   input_layout_train: 'NCHW'
   norm_type: 'no_preprocess'
 calibration_parameters:
-  cal_data_dir: './pictures'
+  cal_data_dir: './images'
   cal_data_type: 'float32'
   calibration_type: 'max'
   optimization: 'set_Softmax_input_int16'
@@ -298,11 +298,11 @@ compiler_parameters:
 def test_the_compiler_makes_it_faster(tmp_path: Path, toolchain: Toolchain) -> None:
     """Static figures depend on nothing but the graph: the pool alone costs most of this attention's time."""
     plain = attention_net(side=16, heads=2, width=16)
-    pictures = tmp_path / "pictures"
-    pictures.mkdir()
+    images = tmp_path / "images"
+    images.mkdir()
     rng = np.random.default_rng(0)
     for index in range(2):
-        rng.uniform(-2, 2, (1, 3, 16, 16)).astype(np.float32).tofile(pictures / f"{index}.bin")
+        rng.uniform(-2, 2, (1, 3, 16, 16)).astype(np.float32).tofile(images / f"{index}.bin")
     latency = {}
     for name, model in (("exported", plain), ("laid_out", lay_out(plain)[0])):
         folder = tmp_path / name
@@ -312,7 +312,7 @@ def test_the_compiler_makes_it_faster(tmp_path: Path, toolchain: Toolchain) -> N
         done = makertbin(
             toolchain,
             yaml=folder / "model.yaml",
-            files={"model.onnx": folder / "model.onnx", "pictures": pictures},
+            files={"model.onnx": folder / "model.onnx", "images": images},
             out=folder / "results",
             prefix="model",
             working_dir="out",

@@ -86,7 +86,7 @@ def test_a_value_that_others_read_keeps_its_axes_for_them(value: str) -> None:
     np.testing.assert_allclose(answers(after), answers(before), rtol=0, atol=1e-6)
 
 
-def of_two_pictures(model: onnx.ModelProto) -> None:
+def of_two_images(model: onnx.ModelProto) -> None:
     """Let the batch be 2, with half of the tokens each."""
     for tensor in model.graph.initializer:
         if tensor.name == "to_heads":
@@ -114,7 +114,7 @@ def changed_by_activations(model: onnx.ModelProto) -> None:
         model.graph.node.insert(index, new)
 
 
-@pytest.mark.parametrize("change", [of_two_pictures, over_queries, seen_scores, changed_by_activations])
+@pytest.mark.parametrize("change", [of_two_images, over_queries, seen_scores, changed_by_activations])
 def test_only_what_fits_changes(change: Callable[[onnx.ModelProto], None]) -> None:
     before = attention_net()
     change(before)

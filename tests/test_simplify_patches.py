@@ -76,7 +76,7 @@ def answers(model: onnx.ModelProto) -> NDArray[np.float32]:
 )
 @settings(max_examples=40, deadline=None)
 def test_answers_stay(window: int, channels: int, height: int, width: int, bias: bool, seed: int) -> None:
-    """Pictures need not be whole patches: what is left over is not read, as before."""
+    """Images need not be whole patches: what is left over is not read, as before."""
     before = patch_net(window, channels=channels, height=height, width=width, bias=bias, seed=seed)
     after, names = in_two_steps(before)
     assert names == ("/proj/Conv",)

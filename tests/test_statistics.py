@@ -45,8 +45,8 @@ def test_mcnemar_by_hand(lost: int, gained: int, p: float) -> None:
 @pytest.mark.parametrize(
     ("lost", "gained", "n"), [(14, 13, 500), (30, 4, 500), (3, 0, 60), (0, 0, 10), (1, 0, 1), (40, 60, 2000)]
 )
-def test_the_interval_is_scipys_bootstrap_over_single_pictures(lost: int, gained: int, n: int) -> None:
-    """Drawing counts is drawing pictures: scipy resamples the pictures themselves."""
+def test_the_interval_is_scipys_bootstrap_over_single_images(lost: int, gained: int, n: int) -> None:
+    """Drawing counts is drawing images: scipy resamples the images themselves."""
     changes = np.array([-1] * lost + [1] * gained + [0] * (n - lost - gained), float)
     ours = paired_bootstrap(lost, gained, n)
     if np.ptp(changes) == 0:  # scipy has no answer here

@@ -60,7 +60,7 @@ def test_every_kind_of_file_lies_beside_the_yaml(kind: str, zoo: Path, edge: Run
 
 
 def test_a_model_of_ones_own_is_built_by_name(zoo: Path, edge: Run, tmp_path: Path) -> None:
-    code, _, err = edge("build", "Mine", "--mapper", "portable", "--calib-count", "20", "--count", "8")
+    code, _, err = edge("build", "Mine", "--compiler", "onnxruntime", "--calib-count", "20", "--count", "8")
     assert code == 0, err
     manifest = json.loads((tmp_path / "build/Mine/manifest.json").read_text())
     assert manifest["model"] == "Mine"

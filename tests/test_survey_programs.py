@@ -25,7 +25,7 @@ from tests.test_survey import COMPILED, YAML
 
 # What records of edge 0.1.0 may lack.
 NEW = (
-    "onnx", "network", "recipe_sha256", "tag", "seed", "max_error", "pictures", "calibration",
+    "onnx", "network", "recipe_sha256", "tag", "seed", "max_error", "images", "calibration",
     "calibration_sha256", "toolchain", "machine", "command",
 )  # fmt: skip
 CALIB = ("--calib-count", "20")
@@ -75,7 +75,7 @@ def test_a_program_says_what_it_was_made_of(zoo: Path, edge: Run, tmp_path: Path
     assert made.onnx == simplified["Mine_bpu.onnx"]
     assert made.network == f"{made.onnx} int8"
     assert made.recipe_sha256 == recipe_sha256(load_precision("int8"))
-    assert (made.weights, made.tag, made.level, made.pictures) == ("onnx", "mine.onnx", "O1", 20)
+    assert (made.weights, made.tag, made.level, made.images) == ("onnx", "mine.onnx", "O1", 20)
     assert made.calibration_sha256 == stage(folder, "calibrate")["result"]["sha256"]  # type: ignore[index]
     assert made.toolchain == stage(folder, "compile")["inputs"]["toolchain"]  # type: ignore[index]
     assert "core" in made.machine
@@ -477,9 +477,9 @@ def test_a_network_file_is_no_model_of_the_list(zoo: Path, edge: Run, tmp_path: 
     (tmp_path / "net.pt").write_text("x")
     code, _, err = edge("models", name)
     assert code == 2
-    allowed = next(line for line in err.splitlines() if line.startswith("allowed"))
-    assert ".yaml" in allowed
-    assert ".onnx" not in allowed
+    expected = next(line for line in err.splitlines() if line.startswith("expected"))
+    assert ".yaml" in expected
+    assert ".onnx" not in expected
 
 
 def test_an_unknown_name_gets_close_ones(edge: Run) -> None:

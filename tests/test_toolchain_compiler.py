@@ -83,12 +83,12 @@ class Job:
         self.out.mkdir()
         self.yaml = folder / "tiny.yaml"
         self.yaml.write_text(YAML)
-        pictures = folder / "pictures"
-        pictures.mkdir()
+        images = folder / "images"
+        images.mkdir()
         for index in range(4):
             data = np.random.default_rng(index).uniform(0, 255, (3, 32, 32)).astype(np.float32)
-            data.tofile(pictures / f"{index:03}.bin")
-        self.files = {"net.onnx": write_net(folder / "model.onnx"), "../calib_f32": pictures}
+            data.tofile(images / f"{index:03}.bin")
+        self.files = {"net.onnx": write_net(folder / "model.onnx"), "../calib_f32": images}
 
     def compile(self, toolchain: Toolchain, *, key: str = "0123456789abcdef", timeout: float = 300) -> CompileResult:
         return makertbin(

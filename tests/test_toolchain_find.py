@@ -145,7 +145,7 @@ def test_nothing_at_all_says_why_for_each_route(bare: Path) -> None:
         find()
     for words in ("managed: not installed", "path: no hb_mapper on PATH", "docker: no docker or podman"):
         assert words in caught.value.seen
-    assert "portable" in str(caught.value.remedy)
+    assert "onnxruntime" in str(caught.value.remedy)
     with pytest.raises(UsageError):
         find("vendor")  # type: ignore[arg-type]
 

@@ -139,7 +139,7 @@ def test_the_lock_file_pins_everything_by_hash_and_names_no_index() -> None:
 @pytest.mark.parametrize(
     ("mode", "seen", "remedy"),
     [
-        ("offline", "can't be reached", "--mapper portable"),
+        ("offline", "can't be reached", "--compiler onnxruntime"),
         ("full", "the disk is full", "EDGE_CACHE"),
         ("hash", "does not have the pinned hash", "uv cache clean"),
         ("odd", "exit status 9:\n  something else", "--verbose"),
@@ -243,7 +243,7 @@ def test_other_platforms_are_pointed_elsewhere(
     monkeypatch.setattr(platform, "machine", lambda: machine)
     with pytest.raises(ToolchainMissing, match=machine) as caught:
         install()
-    assert "--mapper portable" in str(caught.value.remedy)
+    assert "--compiler onnxruntime" in str(caught.value.remedy)
 
 
 def test_an_environment_whose_python_is_gone_is_made_anew(fake_uv: FakeUv) -> None:

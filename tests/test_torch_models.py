@@ -92,7 +92,7 @@ def test_what_can_not_be_taken_over_is_flagged(answer: dict[str, Any], note: str
         assert found.spec.labels is None
 
 
-def test_a_squashed_picture_is_stretched() -> None:
+def test_a_squashed_image_is_stretched() -> None:
     assert asked(crop_mode="squash", crop_pct=1.0).spec.preprocess.resize is None
 
 

@@ -39,7 +39,7 @@ from edge.tune.context import halves
 from edge.tune.journal import FILE
 from edge.tune.spaces import combined
 from edge.tune.trials import adopt
-from tests.conftest import Run, save_net, save_pictures
+from tests.conftest import Run, save_images, save_net
 from tests.test_build_compiler import NORM, save_small_net
 
 MEAN = ("--mean", "127.5", "--std", "127.5", "--resize", "64")
@@ -56,7 +56,7 @@ def request_of(*, precision: str | None, build_dir: Path, model: str = "ConvNeXt
         weights="auto",
         count=500,
         precision=precision,
-        mapper="auto",
+        compiler="auto",
         interpolation=None,
         labels=None,
         seed=0,
@@ -96,14 +96,14 @@ def test_precision_is_what_is_searched_for(edge: Run) -> None:
     assert (code, "leave --precision away" in err) == (2, True)
 
 
-def test_pictures_that_are_not_there(edge: Run, tmp_path: Path, fake_compiler: object) -> None:
+def test_images_that_are_not_there(edge: Run, tmp_path: Path, fake_compiler: object) -> None:
     net = save_net(tmp_path / "net.onnx")
     code, _, err = edge("tune", str(net), *MEAN, "--images", "nowhere")
     assert code in (1, 2)
     assert "nowhere" in err
 
 
-def test_a_network_of_ones_own_wants_pictures_of_its_own(edge: Run, tmp_path: Path, fake_compiler: object) -> None:
+def test_a_network_of_ones_own_wants_images_of_its_own(edge: Run, tmp_path: Path, fake_compiler: object) -> None:
     net = save_net(tmp_path / "net.onnx")
     code, _, err = edge("tune", str(net), *MEAN)
     assert (code, "--images DIR" in err) == (2, True)
@@ -111,24 +111,24 @@ def test_a_network_of_ones_own_wants_pictures_of_its_own(edge: Run, tmp_path: Pa
 
 def test_without_the_compiler_there_is_nothing_to_search(edge: Run, tmp_path: Path) -> None:
     net = save_net(tmp_path / "net.onnx")
-    save_pictures(tmp_path / "p", 20)
-    code, _, err = edge("tune", str(net), *MEAN, "--mapper", "portable", "--images", "p", "--calib", "p")
+    save_images(tmp_path / "p", 20)
+    code, _, err = edge("tune", str(net), *MEAN, "--compiler", "onnxruntime", "--images", "p", "--calib", "p")
     assert (code, "edge toolchain install" in err) == (2, True)
     assert not (tmp_path / "build" / "net" / "tune.json").exists()
 
 
-def test_too_few_pictures_to_split(edge: Run, tmp_path: Path, fake_compiler: object) -> None:
+def test_too_few_images_to_split(edge: Run, tmp_path: Path, fake_compiler: object) -> None:
     net = save_net(tmp_path / "net.onnx")
-    save_pictures(tmp_path / "p", 12)
+    save_images(tmp_path / "p", 12)
     code, _, err = edge("tune", str(net), *MEAN, "--images", "p", "--calib", "p")
-    assert (code, "12 pictures" in err, "--images" in err) == (1, True, True)
+    assert (code, "12 images" in err, "--images" in err) == (1, True, True)
 
 
-# Pictures.
+# Images.
 
 
-def test_halves_share_no_picture_and_no_content(tmp_path: Path) -> None:
-    folder = save_pictures(tmp_path / "p", 40)
+def test_halves_share_no_image_and_no_content(tmp_path: Path) -> None:
+    folder = save_images(tmp_path / "p", 40)
     copy = folder / "0" / "copy.png"
     copy.write_bytes(next(folder.rglob("004.png")).read_bytes())
     images = open_images(folder)
@@ -141,8 +141,8 @@ def test_halves_share_no_picture_and_no_content(tmp_path: Path) -> None:
     assert halves(images, 1) != split
 
 
-def test_pictures_that_are_all_the_same(tmp_path: Path) -> None:
-    folder = save_pictures(tmp_path / "p", 1)
+def test_images_that_are_all_the_same(tmp_path: Path) -> None:
+    folder = save_images(tmp_path / "p", 1)
     file = next(folder.rglob("*.png"))
     same = ImageSet(tuple(ImageItem(f"{i}", 0, file) for i in range(20)), "copies")
     with pytest.raises(InputError, match="copies"):
@@ -247,8 +247,8 @@ def test_finished_stages_are_linked_not_done_again(tmp_path: Path) -> None:
 def small(tmp_path_factory: pytest.TempPathFactory, toolchain: Toolchain) -> tuple[Path, list[str]]:
     folder = tmp_path_factory.mktemp("tune")
     net = save_small_net(folder / "small.onnx")
-    pictures = save_pictures(folder / "pictures", 40)
-    data = ("--images", str(pictures), "--calib", str(pictures), "--calib-count", "8")
+    images = save_images(folder / "images", 40)
+    data = ("--images", str(images), "--calib", str(images), "--calib-count", "8")
     tune = ("--time", "100s", "--max-latency", "1.5x", "--out", str(folder / "out.yaml"))
     return folder, ["tune", str(net), *NORM, *data, *tune]
 
@@ -334,7 +334,7 @@ def test_units_of_a_kind_are_offered_together() -> None:
 
 @pytest.mark.compiler
 def test_units_of_a_real_calibrated_model(small: tuple[Path, list[str]]) -> None:
-    """A node that reads the picture keeps 8-bit inputs; what only the last layer computes has no output."""
+    """A node that reads the image keeps 8-bit inputs; what only the last layer computes has no output."""
     from edge.measure.layers import group
     from edge.simulate.fakequant import FakeQuant
     from edge.tune.spaces import units

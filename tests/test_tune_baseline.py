@@ -60,10 +60,10 @@ def test_only_types_of_operators_are_kept() -> None:
 
 def test_the_cost_of_16_bits_is_that_of_a_program_with_these_types(tmp_path: Path) -> None:
     path = tmp_path / "net.onnx"
-    picture = helper.make_tensor_value_info("data", TensorProto.FLOAT, [1, 3, 32, 32])
+    image = helper.make_tensor_value_info("data", TensorProto.FLOAT, [1, 3, 32, 32])
     scores = helper.make_tensor_value_info("prob", TensorProto.FLOAT, [1, 3, 32, 32])
     softmax = helper.make_node("Softmax", ["data"], ["prob"], name="/Softmax", axis=1)
-    graph = helper.make_graph([softmax], "net", [picture], [scores])
+    graph = helper.make_graph([softmax], "net", [image], [scores])
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 11)], ir_version=7), path)
     given: dict[str, Any] = {
         "toolchain": None,

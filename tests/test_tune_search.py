@@ -382,17 +382,17 @@ def test_of_recipes_that_are_equally_true_the_fastest_is_chosen() -> None:
     assert chosen_of(recipes((100, 1.0), (92, 1.5)), options, 110)[0] == 0
 
 
-@given(cheap=st.floats(1.01, 3.0), left=st.floats(0.05, 1.0), allowed=st.floats(1.0, 1.5))
-def test_a_set_that_ships_too_slow_narrows_the_budget_to_what_ships(cheap: float, left: float, allowed: float) -> None:
+@given(cheap=st.floats(1.01, 3.0), left=st.floats(0.05, 1.0), expected=st.floats(1.0, 1.5))
+def test_a_set_that_ships_too_slow_narrows_the_budget_to_what_ships(cheap: float, left: float, expected: float) -> None:
     shipped = 1 + left * (cheap - 1)  # what is left of the price at the level that ships
-    ratio = tightened_budget(cheap, shipped, allowed)
-    if shipped <= allowed:
+    ratio = tightened_budget(cheap, shipped, expected)
+    if shipped <= expected:
         assert ratio is None
         return
     assert ratio is not None
     budget = 1 + LENIENT * (ratio - 1)  # what the search lets a set take at the cheap level
     assert budget < cheap
-    assert 1 + left * (budget - 1) == pytest.approx(allowed)
+    assert 1 + left * (budget - 1) == pytest.approx(expected)
 
 
 def test_a_set_without_a_price_narrows_nothing() -> None:

@@ -25,7 +25,7 @@ from edge.simulate import binfile
 from edge.simulate.portable import translate
 from edge.specs import Preprocess
 from edge.toolchain.found import Toolchain
-from tests.conftest import FakeCompiler, Run, save_net, save_pictures
+from tests.conftest import FakeCompiler, Run, save_images, save_net
 from tests.test_build_compiler import NORM, save_small_net
 from tests.test_build_compiler import build as build_net
 from tests.test_toolchain_compiler import Job
@@ -68,8 +68,8 @@ def test_what_belongs_together_is_bit_exact(toolchain: Toolchain, tiny: Path) ->
     result = check(toolchain, tiny)
     assert (result.frames, result.bit_exact, result.max_abs_diff) == (FRAMES, True, 0)
     assert (result.integers, result.calls, result.outputs_max_diff) == (4, 1, 0.0)
-    assert len(set(result.pictures)) == FRAMES
-    assert check(toolchain, tiny).pictures == result.pictures
+    assert len(set(result.images)) == FRAMES
+    assert check(toolchain, tiny).images == result.images
 
 
 @pytest.mark.compiler
@@ -185,11 +185,11 @@ def test_a_failing_simulator_is_no_proof(toolchain: Toolchain, tiny: Path, tmp_p
 
 
 @pytest.mark.compiler
-def test_unreadable_pictures_are_passed_over(toolchain: Toolchain, tiny: Path, tmp_path: Path) -> None:
-    (tmp_path / "broken.png").write_bytes(b"no picture")
+def test_unreadable_images_are_passed_over(toolchain: Toolchain, tiny: Path, tmp_path: Path) -> None:
+    (tmp_path / "broken.png").write_bytes(b"no image")
     broken = ImageItem("broken.png", path=tmp_path / "broken.png")
     images = candidates(ImageSet((broken,), "one"))
-    assert check(toolchain, tiny, images).pictures == ("test/000000", "test/000001", "test/000002")
+    assert check(toolchain, tiny, images).images == ("test/000000", "test/000001", "test/000002")
 
 
 def test_candidates_are_the_same_each_time_and_enough() -> None:
@@ -216,9 +216,9 @@ def test_a_mismatch_fails_the_build_and_nothing_is_published(
         onnx.save(model, str(path))
         return result
 
-    pictures = str(save_pictures(tmp_path / "pictures", 20))
+    images = str(save_images(tmp_path / "images", 20))
     net = str(save_small_net(tmp_path / "small.onnx"))
-    data = ("--calib", pictures, "--calib-count", "20", "--images", pictures)
+    data = ("--calib", images, "--calib-count", "20", "--images", images)
     arguments = ("build", net, "--mean", "127.5", "--std", "60", "--resize", "64", "--level", "O0", *data)
     rows = tuple(evolve(row, work=tampered) if row is COMPILE else row for row in STAGES)
     monkeypatch.setattr("edge.pipeline.build.STAGES", rows)
@@ -235,10 +235,10 @@ def test_a_mismatch_fails_the_build_and_nothing_is_published(
 def test_a_compiler_without_a_simulator_is_told_and_recorded(
     edge: Run, tmp_path: Path, fake_compiler: FakeCompiler
 ) -> None:
-    pictures = str(save_pictures(tmp_path / "pictures", 20))
+    images = str(save_images(tmp_path / "images", 20))
     net = str(save_net(tmp_path / "net.onnx"))
-    norm = ("--mean", "127.5", "--std", "127.5", "--resize", "64", "--mapper", "path")
-    arguments = ("verify", net, *norm, "--calib", pictures, "--calib-count", "20", "--json")
+    norm = ("--mean", "127.5", "--std", "127.5", "--resize", "64", "--compiler", "path")
+    arguments = ("verify", net, *norm, "--calib", images, "--calib-count", "20", "--json")
     for _ in range(2):  # a cached stage warns too
         code, out, err = edge(*arguments)
         assert code == 0, err
@@ -248,11 +248,13 @@ def test_a_compiler_without_a_simulator_is_told_and_recorded(
     assert verify_line(result).startswith("not verified: no hbdk-sim beside hb_mapper")
 
 
-def test_the_portable_mapper_has_nothing_to_verify(edge: Run, tmp_path: Path) -> None:
+def test_onnxruntime_has_nothing_to_verify(edge: Run, tmp_path: Path) -> None:
     net = str(save_net(tmp_path / "net.onnx"))
-    code, _, err = edge("verify", net, "--mean", "127.5", "--std", "127.5", "--resize", "64", "--mapper", "portable")
+    code, _, err = edge(
+        "verify", net, "--mean", "127.5", "--std", "127.5", "--resize", "64", "--compiler", "onnxruntime"
+    )
     assert code == 2
-    assert "--mapper" in err
+    assert "--compiler" in err
 
 
 ENGINE = """#!/bin/sh
@@ -288,7 +290,7 @@ def test_a_head_with_int16_scores_verifies(toolchain: Toolchain, tmp_path: Path)
     """The simulator gives its scores with more axes of one than the program does."""
     recipe = tmp_path / "wide_head.yaml"
     recipe.write_text("nodes: {/head/fc/Gemm: {'on': BPU, outputs: int16}}\n")
-    net, pictures = save_small_net(tmp_path / "small.onnx"), save_pictures(tmp_path / "pictures", 24)
-    arguments = (str(net), *NORM, "--images", str(pictures), "--calib", str(pictures))
+    net, images = save_small_net(tmp_path / "small.onnx"), save_images(tmp_path / "images", 24)
+    arguments = (str(net), *NORM, "--images", str(images), "--calib", str(images))
     manifest = build_net(tmp_path, *arguments, "--precision", str(recipe))
     assert manifest["verify"]["bit_exact"] is True

@@ -83,7 +83,7 @@ def test_the_pinned_tags() -> None:
 
 @pytest.mark.compiler
 @pytest.mark.parametrize("name", TAGS)
-def test_pictures_reach_the_network_as_timm_has_it(name: str, timm_says: dict[str, dict[str, Any]]) -> None:
+def test_images_reach_the_network_as_timm_has_it(name: str, timm_says: dict[str, dict[str, Any]]) -> None:
     spec, config = load_model(name), timm_says[TAGS[name]]
     assert differences(spec, config) == []
     assert spec.classes == config["num_classes"] == 1000

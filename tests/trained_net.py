@@ -1,4 +1,4 @@
-"""A small classifier that is really trained, in a second, and the pictures that it knows.
+"""A small classifier that is really trained, in a second, and the images that it knows.
 
 Random convolutions and a head solved by ridge regression tell eight colours; four of them are two pairs that
 exchange red and blue, four are greys, so that wrong channels, wrong range and wrong normalisation all show.
@@ -27,7 +27,7 @@ DEAD = 5  # a channel of the first convolution that is always 0 behind its ReLU
 Weights = Mapping[str, NDArray[np.float32]]
 
 
-def picture(label: int, rng: np.random.Generator) -> NDArray[np.uint8]:
+def image(label: int, rng: np.random.Generator) -> NDArray[np.uint8]:
     """Draw a disc of the class's colour over a smooth background, RGB (64, 64, 3)."""
     coarse = rng.integers(60, 190, (4, 4, 3)).astype(np.float32)
     canvas = cv2.resize(coarse, (SIDE, SIDE), interpolation=cv2.INTER_CUBIC)
@@ -40,19 +40,19 @@ def picture(label: int, rng: np.random.Generator) -> NDArray[np.uint8]:
     return np.clip(cv2.GaussianBlur(canvas, (3, 3), 0), 0, 255).astype(np.uint8)
 
 
-def save_pictures(folder: Path, n: int, seed: int) -> Path:
-    """Save n pictures in class folders."""
+def save_images(folder: Path, n: int, seed: int) -> Path:
+    """Save n images in class folders."""
     rng = np.random.default_rng(seed)
     for index in range(n):
         name = list(COLORS)[index % len(COLORS)]
         path = folder / f"{index % len(COLORS)}" / f"{name}_{index:03d}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
-        cv2.imwrite(str(path), picture(index % len(COLORS), rng)[..., ::-1])
+        cv2.imwrite(str(path), image(index % len(COLORS), rng)[..., ::-1])
     return folder
 
 
 def save_noise(folder: Path, n: int) -> Path:
-    """Save n pictures of independent grey-level noise."""
+    """Save n images of independent grey-level noise."""
     rng = np.random.default_rng(9)
     folder.mkdir(parents=True, exist_ok=True)
     for index in range(n):
@@ -83,7 +83,7 @@ def train() -> Weights:
     )
     labels = np.arange(640) % len(COLORS)
     features = np.concatenate(
-        [session.run(None, {"x": normalized(picture(int(label), rng))})[0] for label in labels]
+        [session.run(None, {"x": normalized(image(int(label), rng))})[0] for label in labels]
     ).astype(np.float64)
     wide = np.hstack([features, np.ones((len(features), 1))])
     wanted = np.eye(len(COLORS))[labels] * 8

@@ -1,9 +1,9 @@
-"""Accuracy after each step from the float network to the program, on the same pictures."""
+"""Accuracy after each step from the float network to the program, on the same images."""
 
 from edge.accuracy.answers import discard_stale
-from edge.accuracy.evaluation import ANSWERS, Pictures, evaluate, write_evaluation
-from edge.accuracy.hops import NAMES, Hop, Missing, Subject, choose, find_hops, subject_of
-from edge.accuracy.table import FILE, Change, Evaluation, HopName, HopResult, Mistake
+from edge.accuracy.evaluation import ANSWERS, MeasuredOn, evaluate, write_evaluation
+from edge.accuracy.steps import NAMES, Missing, Step, Subject, choose, find_steps, subject_of
+from edge.accuracy.table import FILE, Change, Evaluation, Mistake, StepName, StepResult
 from edge.measure.scores import Score
 
 __all__ = [
@@ -12,18 +12,18 @@ __all__ = [
     "NAMES",
     "Change",
     "Evaluation",
-    "Hop",
-    "HopName",
-    "HopResult",
+    "MeasuredOn",
     "Missing",
     "Mistake",
-    "Pictures",
     "Score",
+    "Step",
+    "StepName",
+    "StepResult",
     "Subject",
     "choose",
     "discard_stale",
     "evaluate",
-    "find_hops",
+    "find_steps",
     "subject_of",
     "write_evaluation",
 ]

@@ -1,4 +1,4 @@
-"""What the hops answered to each picture, kept in the build folder, so that no picture is computed twice."""
+"""What the steps answered to each image, kept in the build folder, so that no image is computed twice."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import numpy as np
 from attrs import define, frozen
 from numpy.typing import NDArray
 
-from edge.accuracy.hops import Hop
+from edge.accuracy.steps import Step
 from edge.errors import ImageError, InputError, ModelFileError, WorkspaceError
 from edge.folder.store import Store
 from edge.images import ImageSet
@@ -28,15 +28,15 @@ from edge.specs import Preprocess
 FOLDER = ".outputs"
 NAME = f"{FOLDER}/answers.sqlite"
 
-Digests = NDArray[np.uint8]  # sha256 of pictures' contents, (n, 32)
-Indices = NDArray[np.int32]  # of pictures in their set
+Digests = NDArray[np.uint8]  # sha256 of images' contents, (n, 32)
+Indices = NDArray[np.int32]  # of images in their set
 
 _SECONDS = 1.0  # after which answers are written: what a kill may cost
 _CHUNK = 256  # answers that are read, or wait to be written, at once: a thousand classes make 1 MB of them
 
 
 class KeptAnswers:
-    """The answers of all hops of a build, each under the hop's key and the sha256 of the picture's content.
+    """The answers of all steps of a build, each under the step's key and the sha256 of the image's content.
 
     The lock of the build folder ``root`` is held.
     """
@@ -59,19 +59,19 @@ class KeptAnswers:
         with closing(self._store):
             self.write()
 
-    def known(self, hop: Hop, contents: Digests) -> NDArray[np.bool_]:
-        """Tell of which pictures there is an answer, (n,)."""
+    def known(self, step: Step, contents: Digests) -> NDArray[np.bool_]:
+        """Tell of which images there is an answer, (n,)."""
         found = np.zeros(len(contents), bool)
         for start in range(0, len(contents), _CHUNK):
             rows = [row.tobytes() for row in contents[start : start + _CHUNK]]
-            have = self._find(hop, rows)
+            have = self._find(step, rows)
             found[start : start + _CHUNK] = [row in have for row in rows]
         return found
 
-    def read(self, hop: Hop, contents: Digests) -> Scores:
-        """Return the scores of pictures that are known, (n, classes)."""
+    def read(self, step: Step, contents: Digests) -> Scores:
+        """Return the scores of images that are known, (n, classes)."""
         rows = [row.tobytes() for row in contents]
-        have = self._find(hop, rows)
+        have = self._find(step, rows)
         if len(have) < len(set(rows)):
             raise WorkspaceError(f"{NAME} was damaged while it was read", remedy="run it again")
         scores = np.empty((len(rows), self._classes), np.float32)
@@ -79,9 +79,9 @@ class KeptAnswers:
             scores[row] = np.frombuffer(have[content], "<f4")
         return scores
 
-    def add(self, hop: Hop, content: bytes, scores: Scores) -> None:
+    def add(self, step: Step, content: bytes, scores: Scores) -> None:
         """Add an answer; it is in the file after a second, or after :meth:`write`."""
-        waiting = self._new.setdefault(_part(hop), {})
+        waiting = self._new.setdefault(_part(step), {})
         waiting[content] = np.ascontiguousarray(scores, "<f4").tobytes()
         if len(waiting) >= _CHUNK or time.monotonic() - self._written > _SECONDS:
             self.write()
@@ -93,13 +93,13 @@ class KeptAnswers:
             self._store.put(part, entries)
         self._written = time.monotonic()
 
-    def _find(self, hop: Hop, contents: list[bytes]) -> dict[bytes, bytes]:
-        found = self._store.find(_part(hop), contents)
+    def _find(self, step: Step, contents: list[bytes]) -> dict[bytes, bytes]:
+        found = self._store.find(_part(step), contents)
         return {content: data for content, data in found.items() if len(data) == 4 * self._classes}
 
 
-def _part(hop: Hop) -> str:
-    return f"{hop.name} {hop.model} {hop.key}"
+def _part(step: Step) -> str:
+    return f"{step.name} {step.model} {step.key}"
 
 
 def discard_stale(root: Path, models: Collection[str]) -> None:
@@ -111,15 +111,15 @@ def discard_stale(root: Path, models: Collection[str]) -> None:
 
 @frozen
 class Answered:
-    """What one hop has now."""
+    """What one step has now."""
 
-    known: NDArray[np.bool_]  #: whether it has an answer, of each picture of the set.
-    computed: int  #: pictures that were computed now.
+    known: NDArray[np.bool_]  #: whether it has an answer, of each image of the set.
+    computed: int  #: images that were computed now.
     seconds: float  #: that took.
 
 
 def measure(
-    hop: Hop,
+    step: Step,
     answers: KeptAnswers,
     *,
     images: ImageSet,
@@ -129,29 +129,29 @@ def measure(
     workers: int,
     reporter: Reporter,
 ) -> Answered:
-    """Let a hop answer the pictures that it has no answer to yet.
+    """Let a step answer the images that it has no answer to yet.
 
-    Pictures of equal content are computed once. A picture that can't be read has no answer.
+    Images of equal content are computed once. An image that can't be read has no answer.
 
     Args:
-        hop: closed; opened only if there is something to compute.
+        step: closed; opened only if there is something to compute.
         answers: known ones; grows.
-        wanted: indices of the pictures to answer, readable as files.
+        wanted: indices of the images to answer, readable as files.
 
     Raises:
         ModelFileError: it gives another number of scores, or scores that are no numbers.
-        InputError: a picture was changed while it was measured.
+        InputError: an image was changed while it was measured.
     """
     started = time.monotonic()
     asked = images.contents[wanted].view(f"V{images.contents.shape[1]}").ravel()
     _, first, place = np.unique(asked, return_index=True, return_inverse=True)
     contents = images.contents[wanted[first]]
-    known = answers.known(hop, contents)
+    known = answers.known(step, contents)
     missing = np.sort(wanted[first[~known]])
     computed = 0
     if len(missing):
         with ExitStack() as stack:
-            runner = LazyRunner(hop, workers, stack)
+            runner = LazyRunner(step, workers, stack)
 
             def answer(index: int) -> Scores | None:
                 item = images[index]
@@ -166,25 +166,25 @@ def measure(
 
             pace = _Pace(len(missing))
             # No more threads than that: measured, further ones only take turns with those.
-            threads = hop.in_flight or workers
+            threads = step.in_flight or workers
             for index, scores in stack.enter_context(closing(_in_order(answer, missing.tolist(), threads))):
                 if scores is not None:
-                    _check(hop, images[index].name, scores, classes)
-                    answers.add(hop, images.contents[index].tobytes(), scores)
+                    _check(step, images[index].name, scores, classes)
+                    answers.add(step, images.contents[index].tobytes(), scores)
                     computed += 1
                 reporter.update(*pace.tick())
         answers.write()
-        known = answers.known(hop, contents)
+        known = answers.known(step, contents)
     of_set = np.zeros(len(images), bool)
     of_set[wanted] = known[place]
     return Answered(of_set, computed, time.monotonic() - started if len(missing) else 0.0)
 
 
 class LazyRunner:
-    """A runner that opens when the first picture is there: broken files alone start no process."""
+    """A runner that opens when the first image is there: broken files alone start no process."""
 
-    def __init__(self, hop: Hop, workers: int, stack: ExitStack) -> None:
-        self._hop = hop
+    def __init__(self, step: Step, workers: int, stack: ExitStack) -> None:
+        self._step = step
         self._workers = workers
         self._stack = stack
         self._lock = threading.Lock()
@@ -194,13 +194,13 @@ class LazyRunner:
         """Return the runner, opened by the first call."""
         with self._lock:
             if self._runner is None:
-                self._runner = self._stack.enter_context(self._hop.open(self._workers))
+                self._runner = self._stack.enter_context(self._step.open(self._workers))
             return self._runner
 
 
 @define
 class _Pace:
-    """Counts pictures and tells rate and time left, both from the first answer on: opening is no picture."""
+    """Counts images and tells rate and time left, both from the first answer on: opening is no image."""
 
     total: int
     done: int = 0
@@ -209,7 +209,7 @@ class _Pace:
     def tick(self) -> tuple[str, float]:
         now = time.monotonic()
         self.done += 1
-        text = f"{self.done}/{self.total} pictures"
+        text = f"{self.done}/{self.total} images"
         if self.done == 1:
             self.first = now
         elif now > self.first:
@@ -225,11 +225,11 @@ def _clock(seconds: float) -> str:
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
-def _check(hop: Hop, name: str, scores: Scores, classes: int) -> None:
+def _check(step: Step, name: str, scores: Scores, classes: int) -> None:
     if scores.shape != (classes,):
-        raise ModelFileError(f"the {hop.name} network gives {scores.size} scores", allowed=f"{classes}")
+        raise ModelFileError(f"the {step.name} network gives {scores.size} scores", expected=f"{classes}")
     if not np.isfinite(scores).all():
-        raise ModelFileError(f"the {hop.name} network answers {name} with nan or infinity", remedy="check its weights")
+        raise ModelFileError(f"the {step.name} network answers {name} with nan or infinity", remedy="check its weights")
 
 
 def _in_order(

@@ -1,4 +1,4 @@
-"""A whole evaluation: the same pictures through every hop, then counted in one pass, a few at a time."""
+"""A whole evaluation: the same images through every step, then counted in one pass, a few at a time."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 
 from edge import __version__
 from edge.accuracy.answers import Answered, Indices, KeptAnswers, measure
-from edge.accuracy.hops import Hop, Subject
-from edge.accuracy.table import Change, Evaluation, HopName, HopResult, Mistake, explain
+from edge.accuracy.steps import Step, Subject
+from edge.accuracy.table import Change, Evaluation, Mistake, StepName, StepResult, explain
 from edge.errors import InputError, LabelError
 from edge.files import disk_errors, write_json
 from edge.images import ImageItem, ImageSet
@@ -32,24 +32,24 @@ from edge.runtime.net import probabilities
 ANSWERS = "answers.csv"
 MISTAKES = 48  # that are listed
 
-_ROWS = 64  # pictures that are counted together
-_TOLD = 10  # names of broken pictures that are shown one by one; eval.json has all
-_STAND_FOR_THE_PROGRAM: tuple[HopName, ...] = ("quantized", "portable")
+_ROWS = 64  # images that are counted together
+_TOLD = 10  # names of broken images that are shown one by one; eval.json has all
+_STAND_FOR_THE_PROGRAM: tuple[StepName, ...] = ("quantized", "portable")
 
 
 @frozen
-class Pictures:
+class MeasuredOn:
     """What is measured on."""
 
     images: ImageSet  #: the set; labels are class indices.
     unlabelled: str = ""  #: why there is no Top-1; empty if the labels speak of the network's classes.
-    seed: int = 0  #: of the sample of hops that take one, and of the bootstrap.
+    seed: int = 0  #: of the sample of steps that take one, and of the bootstrap.
 
 
 def evaluate(
     subject: Subject,
-    hops: Sequence[Hop],
-    pictures: Pictures,
+    steps: Sequence[Step],
+    measured_on: MeasuredOn,
     *,
     root: Path,
     command: str = "",
@@ -57,56 +57,56 @@ def evaluate(
     workers: int | None = None,
     listener: Listener | None = None,
 ) -> Evaluation:
-    """Measure the hops, each on what it has not answered before, and compare them.
+    """Measure the steps, each on what it has not answered before, and compare them.
 
     Args:
-        hops: in order, ``float`` first; from :func:`edge.accuracy.hops.choose`.
-        root: the build folder, its lock held; answers to single pictures are kept in it.
-        workers: pictures that are computed at once; the number of usable cores if None.
-        listener: told which hop is measured and how it goes.
+        steps: in order, ``float`` first; from :func:`edge.accuracy.steps.choose`.
+        root: the build folder, its lock held; answers to single images are kept in it.
+        workers: images that are computed at once; the number of usable cores if None.
+        listener: told which step is measured and how it goes.
 
     Raises:
         LabelError: a label outside the classes.
-        InputError: no picture could be read.
+        InputError: no image could be read.
     """
     listener, workers = listener or SILENT, workers or cores()
-    images, started = pictures.images, time.monotonic()
-    if not pictures.unlabelled:
+    images, started = measured_on.images, time.monotonic()
+    if not measured_on.unlabelled:
         _check_labels(images, subject.classes)
-    listener.update(f"reading {len(images)} pictures")
+    listener.update(f"reading {len(images)} images")
     readable = np.flatnonzero(images.contents.any(axis=1)).astype(np.int32)
     with KeptAnswers(root, subject.classes, listener.warn) as kept:
         columns: list[Column] = []
-        for hop in hops:
-            listener.begin(hop.name)
+        for step in steps:
+            listener.begin(step.name)
             answered = measure(
-                hop,
+                step,
                 kept,
                 images=images,
-                wanted=_sample(readable, hop.count, pictures.seed),
+                wanted=_sample(readable, step.count, measured_on.seed),
                 preprocess=subject.preprocess,
                 classes=subject.classes,
                 workers=workers,
                 reporter=listener,
             )
-            columns.append(Column(hop, answered, kept))
-            listener.end(hop.name, answered.seconds, cached=not answered.computed, note=_note(answered))
+            columns.append(Column(step, answered, kept))
+            listener.end(step.name, answered.seconds, cached=not answered.computed, note=_note(answered))
             if len(columns) == 1:
                 readable = np.flatnonzero(answered.known).astype(np.int32)
                 unreadable = _unreadable(images, answered, listener)
-        quantized = _quantized(hops)
-        with disk_errors(root), answers_csv(answers, hops) if answers else nullcontext() as sink:
-            results, total, mistakes = tally(columns, pictures, quantized, sink)
-    verdict, explanation = explain(results, quantized, total, pictures.unlabelled)
+        quantized = _quantized(steps)
+        with disk_errors(root), answers_csv(answers, steps) if answers else nullcontext() as sink:
+            results, total, mistakes = tally(columns, measured_on, quantized, sink)
+    verdict, explanation = explain(results, quantized, total, measured_on.unlabelled)
     return Evaluation(
         name=subject.name,
         command=command,
-        models={hop.role: hop.model for hop in hops},
+        models={step.role: step.model for step in steps},
         dataset=images.description,
         dataset_sha256=images.fingerprint,
         n=len(readable),
-        unlabelled=pictures.unlabelled,
-        hops=results,
+        unlabelled=measured_on.unlabelled,
+        steps=results,
         quantized=quantized,
         verdict=verdict,
         explanation=explanation,
@@ -128,17 +128,17 @@ def write_evaluation(path: Path, evaluation: Evaluation) -> None:
 def _check_labels(images: ImageSet, classes: int) -> None:
     for item in images:
         if item.label is None:
-            raise LabelError(f"{item.name} has no label", allowed="a label for every picture, or for none")
+            raise LabelError(f"{item.name} has no label", expected="a label for every image, or for none")
         if not 0 <= item.label < classes:
             raise LabelError(
                 f"{item.name} has the label {item.label}",
-                allowed=f"0..{classes - 1}: the model has {classes} classes",
+                expected=f"0..{classes - 1}: the model has {classes} classes",
                 remedy="give the labels of this model's classes, or none at all to measure agreement",
             )
 
 
 def _sample(readable: Indices, count: int | None, seed: int) -> Indices:
-    """Choose pictures with a seed, in the set's order; of a larger count the smaller one's are a part."""
+    """Choose images with a seed, in the set's order; of a larger count the smaller one's are a part."""
     if count is None or count >= len(readable):
         return readable
     order = np.random.Generator(np.random.PCG64(seed)).permutation(len(readable))
@@ -146,31 +146,31 @@ def _sample(readable: Indices, count: int | None, seed: int) -> Indices:
 
 
 def _unreadable(images: ImageSet, answered: Answered, listener: Listener) -> tuple[str, ...]:
-    """Return the names of the pictures without an answer of the first hop, and tell of each."""
+    """Return the names of the images without an answer of the first step, and tell of each."""
     names = tuple(images[index].name for index in np.flatnonzero(~answered.known).tolist())
     for name in names[:_TOLD]:
         listener.warn(f"{name} can't be read; it is left out of every figure")
     if len(names) > _TOLD:
         listener.warn(f"and {len(names) - _TOLD} more can't be read")
     if len(names) == len(images):
-        raise InputError(f"none of the {len(images)} pictures of {images.description} could be read")
+        raise InputError(f"none of the {len(images)} images of {images.description} could be read")
     return names
 
 
-def _quantized(hops: Sequence[Hop]) -> HopName:
-    names = [hop.name for hop in hops]
+def _quantized(steps: Sequence[Step]) -> StepName:
+    names = [step.name for step in steps]
     for name in _STAND_FOR_THE_PROGRAM:
         if name in names:
             return name
-    everywhere = [hop.name for hop in hops if hop.count is None]
+    everywhere = [step.name for step in steps if step.count is None]
     return everywhere[-1] if len(everywhere) > 1 else names[-1]
 
 
 def _note(answered: Answered) -> str:
     count = int(answered.known.sum())
     if answered.computed in (0, count):
-        return f"{count} pictures"
-    return f"{count} pictures, {answered.computed} of them new"
+        return f"{count} images"
+    return f"{count} images, {answered.computed} of them new"
 
 
 def _versions(subject: Subject) -> Mapping[str, str]:
@@ -185,9 +185,9 @@ def _versions(subject: Subject) -> Mapping[str, str]:
 
 @frozen
 class Column:
-    """A hop and its answers."""
+    """A step and its answers."""
 
-    hop: Hop
+    step: Step
     answered: Answered
     answers: KeptAnswers
 
@@ -196,20 +196,20 @@ Sink = Callable[[Sequence[object]], object]
 
 
 def tally(
-    columns: Sequence[Column], pictures: Pictures, quantized: HopName, sink: Sink | None
-) -> tuple[tuple[HopResult, ...], Change | None, _Mistakes]:
-    """Go through all pictures once.
+    columns: Sequence[Column], measured_on: MeasuredOn, quantized: StepName, sink: Sink | None
+) -> tuple[tuple[StepResult, ...], Change | None, _Mistakes]:
+    """Go through all images once.
 
     Args:
-        columns: the hops in order, ``float`` first.
-        sink: takes a row a picture: its name, its label, and the class that each hop answered; None where it has none.
+        columns: the steps in order, ``float`` first.
+        sink: takes a row an image: its name, its label, and the class that each step answered; None where it has none.
 
     Returns:
-        One result a column, the change from the first hop to the quantized one (None without labels or if they are
+        One result a column, the change from the first step to the quantized one (None without labels or if they are
         the same), and the mistakes.
     """
-    images, labelled = pictures.images, not pictures.unlabelled
-    names = [column.hop.name for column in columns]
+    images, labelled = measured_on.images, not measured_on.unlabelled
+    names = [column.step.name for column in columns]
     last = names.index(quantized)
     before = [_before(columns, place) for place in range(len(columns))]
     counts = [_Counts() for _ in columns]
@@ -227,21 +227,21 @@ def tally(
             for row, item in enumerate(items):
                 sink([item.name, item.label, *(part.classes[row] if part.there[row] else None for part in parts)])
     results = tuple(
-        count.result(column, None if place is None else names[place], labelled=labelled, seed=pictures.seed)
+        count.result(column, None if place is None else names[place], labelled=labelled, seed=measured_on.seed)
         for column, count, place in zip(columns, counts, before, strict=True)
     )
-    total = counts[last].from_float.change(pictures.seed) if labelled and last else None
+    total = counts[last].from_float.change(measured_on.seed) if labelled and last else None
     return results, total, mistakes
 
 
 @contextmanager
-def answers_csv(path: Path, hops: Sequence[Hop]) -> Iterator[Sink]:
-    """Write ``picture,label`` and a column a hop; the file appears when all is written."""
+def answers_csv(path: Path, steps: Sequence[Step]) -> Iterator[Sink]:
+    """Write ``image,label`` and a column a step; the file appears when all is written."""
     temporary = path.with_name(f".{path.name}.tmp")
     try:
         with temporary.open("w", encoding="utf-8", newline="") as stream:
             writer = csv.writer(stream, lineterminator="\n")
-            writer.writerow(("picture", "label", *(hop.name for hop in hops)))
+            writer.writerow(("image", "label", *(step.name for step in steps)))
             yield writer.writerow
         temporary.replace(path)
     finally:
@@ -250,7 +250,7 @@ def answers_csv(path: Path, hops: Sequence[Hop]) -> Iterator[Sink]:
 
 @frozen
 class _Part:
-    """A hop's answers to some pictures: which are there, scores (zero where not), and the best class.
+    """A step's answers to some images: which are there, scores (zero where not), and the best class.
 
     ``top1`` and ``top5`` say whether the label is the best, and among the best five; False without labels.
     """
@@ -264,7 +264,7 @@ class _Part:
 
 def _part(column: Column, start: int, contents: NDArray[np.uint8], labels: NDArray[np.int64] | None) -> _Part:
     there = column.answered.known[start : start + len(contents)]
-    read = column.answers.read(column.hop, contents[there])
+    read = column.answers.read(column.step, contents[there])
     scores = np.zeros((len(contents), read.shape[1]), np.float32)
     scores[there] = read
     right = [np.zeros(len(contents), bool)] * 2
@@ -276,7 +276,7 @@ def _part(column: Column, start: int, contents: NDArray[np.uint8], labels: NDArr
 
 @define
 class _Pair:
-    """Two hops on the same pictures: Top-1 lost and gained, and how like the answers are."""
+    """Two steps on the same images: Top-1 lost and gained, and how like the answers are."""
 
     n: int = 0
     lost: int = 0
@@ -314,7 +314,7 @@ class _Pair:
 
 @define
 class _Counts:
-    """Of one hop."""
+    """Of one step."""
 
     n: int = 0
     top1: int = 0
@@ -330,10 +330,10 @@ class _Counts:
         if before is not None:
             self.from_before.add(before, own)
 
-    def result(self, column: Column, before: HopName | None, *, labelled: bool, seed: int) -> HopResult:
-        return HopResult(
-            hop=column.hop.name,
-            by=column.hop.by,
+    def result(self, column: Column, before: StepName | None, *, labelled: bool, seed: int) -> StepResult:
+        return StepResult(
+            name=column.step.name,
+            by=column.step.by,
             n=self.n,
             score=Score(self.n, self.top1, self.top5) if labelled else None,
             before=before,
@@ -361,7 +361,7 @@ class _Mistakes:
             self.total += 1
             item = items[row]
             mistake = Mistake(
-                picture=item.name,
+                image=item.name,
                 path=None if item.path is None else str(item.path.resolve()),
                 label=item.label if labelled else None,
                 float_answer=int(before.classes[row]),
@@ -369,7 +369,7 @@ class _Mistakes:
                 float_probability=float(probabilities(before.scores[row]).max()),
                 probability=float(probabilities(after.scores[row]).max()),
             )
-            # The count makes ties fall to the earlier picture, and mistakes never compared.
+            # The count makes ties fall to the earlier image, and mistakes never compared.
             heapq.heappush(self.heap, (mistake.float_probability, -self.total, mistake))
             if len(self.heap) > MISTAKES:
                 heapq.heappop(self.heap)
@@ -379,5 +379,5 @@ class _Mistakes:
 
 
 def _before(columns: Sequence[Column], place: int) -> int | None:
-    """Return the nearest hop before that answered all pictures; a sample is nothing to compare with."""
-    return next((i for i in reversed(range(place)) if columns[i].hop.count is None), None)
+    """Return the nearest step before that answered all images; a sample is nothing to compare with."""
+    return next((i for i in reversed(range(place)) if columns[i].step.count is None), None)

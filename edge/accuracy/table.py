@@ -1,4 +1,4 @@
-"""What an evaluation found: one row a hop, and the change from the hop before."""
+"""What an evaluation found: one row a step, and the change from the step before."""
 
 from __future__ import annotations
 
@@ -11,57 +11,57 @@ from edge.measure.scores import Score
 from edge.measure.statistics import may_be_chance, wilson
 
 FILE = "eval.json"
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
-HopName = Literal["float", "simplified", "nv12", "calibrated", "quantized", "program", "portable", "board"]
+StepName = Literal["float", "simplified", "nv12", "calibrated", "quantized", "program", "portable", "board"]
 
 
 @frozen
 class Change:
-    """A hop against the hop before it, on the same pictures."""
+    """A step against the step before it, on the same images."""
 
-    points: float  #: Top-1 of this hop less that of the hop before, in points; negative is a loss.
-    interval: tuple[float, float]  #: 95 % bootstrap interval of ``points`` (percentile, pictures resampled in pairs).
-    lost: int  #: pictures that the hop before got right and this one wrong.
+    points: float  #: Top-1 of this step less that of the step before, in points; negative is a loss.
+    interval: tuple[float, float]  #: 95 % bootstrap interval of ``points`` (percentile, images resampled in pairs).
+    lost: int  #: images that the step before got right and this one wrong.
     gained: int  #: the reverse.
     p: float  #: of the exact two-sided McNemar test.
 
 
 @frozen
-class HopResult:
-    """One hop."""
+class StepResult:
+    """One step."""
 
-    hop: HopName  #: its name.
+    name: StepName  #: of the step.
     by: str  #: what executed it, such as ``onnxruntime 1.32.0``.
-    n: int  #: pictures that it answered; of a sample fewer than of the other hops.
+    n: int  #: images that it answered; of a sample fewer than of the other steps.
     score: Score | None  #: None without labels.
-    before: HopName | None  #: the hop that it is compared with; None for the first.
-    change: Change | None  #: None for the first hop and without labels.
-    agreement: int  #: of its n pictures, those with the same Top-1 answer as the float hop.
-    cosine: float  #: mean cosine of its scores with the float hop's, -1..1.
-    agreement_before: int | None  #: the same with the hop before; None for the first.
+    before: StepName | None  #: the step that it is compared with; None for the first.
+    change: Change | None  #: None for the first step and without labels.
+    agreement: int  #: of its n images, those with the same Top-1 answer as the float step.
+    cosine: float  #: mean cosine of its scores with the float step's, -1..1.
+    agreement_before: int | None  #: the same with the step before; None for the first.
     cosine_before: float | None  #: likewise.
     seconds: float  #: wall time of what was computed now.
-    computed: int  #: pictures computed now; the others came from an earlier run.
-    identical_before: int | None = None  #: of its n pictures, those whose scores are bit for bit the hop before's.
+    computed: int  #: images computed now; the others came from an earlier run.
+    identical_before: int | None = None  #: of its n images, those whose scores are bit for bit the step before's.
 
     @property
     def agreement_percent(self) -> float:
-        """Share of its pictures with the float hop's Top-1 answer, in percent."""
+        """Share of its images with the float step's Top-1 answer, in percent."""
         return 100 * self.agreement / self.n
 
 
 @frozen
 class Mistake:
-    """A picture that float got right (or, without labels, answered otherwise) and the last hop did not."""
+    """An image that float got right (or, without labels, answered otherwise) and the last step did not."""
 
-    picture: str  #: its name in the set.
+    image: str  #: its name in the set.
     path: str | None  #: where the file is, absolute; None for a rendered one.
     label: int | None  #: class index; None if unknown.
-    float_answer: int  #: class index that the float hop gave.
-    answer: int  #: class index that the last quantized hop gave.
-    float_probability: float  #: softmax of the float hop's own answer, 0..1.
-    probability: float  #: softmax of the quantized hop's answer.
+    float_answer: int  #: class index that the float step gave.
+    answer: int  #: class index that the last quantized step gave.
+    float_probability: float  #: softmax of the float step's own answer, 0..1.
+    probability: float  #: softmax of the quantized step's answer.
 
 
 @frozen
@@ -73,28 +73,28 @@ class Evaluation:
     #: role -> sha256 of the files that were measured (``float_onnx``, ``bin``, …); the table speaks of these files
     #: only.
     models: Mapping[str, str]
-    dataset: str  #: description of the pictures.
+    dataset: str  #: description of the images.
     dataset_sha256: str  #: of their names, labels and contents.
-    n: int  #: pictures that were read and answered.
+    n: int  #: images that were read and answered.
     unlabelled: str  #: why there is no Top-1; empty if there is.
-    hops: tuple[HopResult, ...]  #: in order.
-    #: the hop that stands for the program on all pictures: ``quantized``, or ``portable``; where neither was measured,
+    steps: tuple[StepResult, ...]  #: in order.
+    #: the step that stands for the program on all images: ``quantized``, or ``portable``; where neither was measured,
     #: the last one that was.
-    quantized: HopName
+    quantized: StepName
     verdict: str  #: one line.
     explanation: tuple[str, ...]  #: in plain words which step costs what, and which changes are within noise.
     mistakes: tuple[Mistake, ...]  #: at most 48, those first on which float was most sure.
     mistakes_total: int  #: how many there are.
-    unreadable: tuple[str, ...]  #: names of pictures that could not be read; they are in no figure.
+    unreadable: tuple[str, ...]  #: names of images that could not be read; they are in no figure.
     versions: Mapping[str, str] = field(factory=dict)  #: of what ran.
     seconds: float = 0.0  #: wall time of the whole command.
     schema_version: int = SCHEMA_VERSION
     total: Change | None = None  #: the change from ``float`` to ``quantized``; None without labels.
 
-    def hop(self, name: HopName) -> HopResult:
-        """Return the result of a hop; KeyError if it was not measured."""
-        for result in self.hops:
-            if result.hop == name:
+    def step(self, name: StepName) -> StepResult:
+        """Return the result of a step; KeyError if it was not measured."""
+        for result in self.steps:
+            if result.name == name:
                 return result
         raise KeyError(name)
 
@@ -105,17 +105,17 @@ class Evaluation:
 
 
 def explain(
-    hops: Sequence[HopResult], quantized: HopName, total: Change | None, unlabelled: str
+    steps: Sequence[StepResult], quantized: StepName, total: Change | None, unlabelled: str
 ) -> tuple[str, tuple[str, ...]]:
-    """Return the verdict in one line, and sentences about the steps; the first hop is ``float``."""
-    last = next(hop for hop in hops if hop.hop == quantized)
-    steps = [hop for hop in hops if hop.before is not None]
-    sentences = [_step(hop) for hop in steps]
+    """Return the verdict in one line, and sentences about the steps; the first step is ``float``."""
+    last = next(step for step in steps if step.name == quantized)
+    later = [step for step in steps if step.before is not None]
+    sentences = [_step(step) for step in later]
     if unlabelled:
         sentences.append(f"There is no Top-1 ({unlabelled}), so whether a changed answer is a worse one can't be told.")
     else:
-        sentences += _largest(steps, total)
-    return _verdict(hops[0], last, total), tuple(sentences)
+        sentences += _largest(later, total)
+    return _verdict(steps[0], last, total), tuple(sentences)
 
 
 def within_noise(change: Change) -> bool:
@@ -123,49 +123,49 @@ def within_noise(change: Change) -> bool:
     return may_be_chance(change.p, change.interval)
 
 
-def _verdict(first: HopResult, last: HopResult, total: Change | None) -> str:
+def _verdict(first: StepResult, last: StepResult, total: Change | None) -> str:
     if first is last:
         if first.score is None:
-            return f"Only the float network was measured, on {first.n} pictures without labels."
-        return f"The float network is right on {first.score.top1:.2f} % of {first.n} pictures."
-    subject = _WHOLE.get(last.hop, f"The way up to {last.hop}")
+            return f"Only the float network was measured, on {first.n} images without labels."
+        return f"The float network is right on {first.score.top1:.2f} % of {first.n} images."
+    subject = _WHOLE.get(last.name, f"The way up to {last.name}")
     if total is None or first.score is None or last.score is None:
         low, high = wilson(last.agreement, last.n)
         share = 100 * last.agreement / last.n
-        what = "The program" if last.hop in _WHOLE else f"The {last.hop} network"
+        what = "The program" if last.name in _WHOLE else f"The {last.name} network"
         return (
-            f"{what} gives the float network's answer on {share:.1f} % of {_pictures(last.n)} "
+            f"{what} gives the float network's answer on {share:.1f} % of {_images(last.n)} "
             f"(95 % {100 * low:.1f} to {100 * high:.1f}); without labels that is all that can be said."
         )
     where = f"Top-1 {first.score.top1:.2f} → {last.score.top1:.2f} %, n = {last.n}"
     if first.n != last.n:
-        where = f"on {last.n} of {first.n} pictures"
+        where = f"on {last.n} of {first.n} images"
     return f"{subject} {_effect(total)}: {where}."
 
 
-def _step(hop: HopResult) -> str:
-    """Return a sentence on one hop against the hop before it."""
-    subject = _subject(hop)
-    sample = f" on the {_pictures(hop.n)} it was tried on" if hop.hop == "program" else ""
-    if hop.identical_before == hop.n:
-        return f"{subject} gives the scores of {hop.before} bit for bit{sample or f' on all {hop.n} pictures'}."
-    changed = hop.n - (hop.agreement_before or 0)
+def _step(step: StepResult) -> str:
+    """Return a sentence on one step against the step before it."""
+    subject = _subject(step)
+    sample = f" on the {_images(step.n)} it was tried on" if step.name == "program" else ""
+    if step.identical_before == step.n:
+        return f"{subject} gives the scores of {step.before} bit for bit{sample or f' on all {step.n} images'}."
+    changed = step.n - (step.agreement_before or 0)
     if changed == 0:
-        return f"{subject} changes no answer{sample or f' on {_pictures(hop.n)}'}."
-    if hop.change is None:
-        share = 100 * changed / hop.n
-        return f"{subject} changes the answer on {changed} of {_pictures(hop.n)} ({share:.1f} %)."
+        return f"{subject} changes no answer{sample or f' on {_images(step.n)}'}."
+    if step.change is None:
+        share = 100 * changed / step.n
+        return f"{subject} changes the answer on {changed} of {_images(step.n)} ({share:.1f} %)."
     answers = f"{changed} answer{'s' * (changed != 1)} changed"
-    turned = f"{hop.change.lost} to wrong and {hop.change.gained} to right"
-    return f"{subject} {_effect(hop.change)}{sample}; {answers}, {turned}."
+    turned = f"{step.change.lost} to wrong and {step.change.gained} to right"
+    return f"{subject} {_effect(step.change)}{sample}; {answers}, {turned}."
 
 
-def _subject(hop: HopResult) -> str:
-    if hop.hop == "quantized" and hop.before != "calibrated":
+def _subject(step: StepResult) -> str:
+    if step.name == "quantized" and step.before != "calibrated":
         return "Quantization"
-    if hop.hop == "portable" and hop.before not in ("quantized", "program"):
+    if step.name == "portable" and step.before not in ("quantized", "program"):
         return "Quantization"
-    return _STEPS[hop.hop]
+    return _STEPS[step.name]
 
 
 def _effect(change: Change) -> str:
@@ -180,18 +180,18 @@ def _effect(change: Change) -> str:
     return f"{size}, {'within' if within_noise(change) else 'beyond'} noise ({_p(change.p)})"
 
 
-def _largest(steps: Sequence[HopResult], total: Change | None) -> list[str]:
+def _largest(later: Sequence[StepResult], total: Change | None) -> list[str]:
     """Say where the loss comes from, as far as that can be told from noise."""
-    if total is None or not steps:
+    if total is None or not later:
         return []
-    real = [hop for hop in steps if hop.change and hop.change.points < 0 and not within_noise(hop.change)]
+    real = [step for step in later if step.change and step.change.points < 0 and not within_noise(step.change)]
     if not real:
         if total.points < 0 and not within_noise(total):
-            return ["The whole loss is beyond noise, but no single step is: more pictures would tell."]
-        return ["No step costs more than noise does; more pictures would narrow the intervals."]
-    worst = min(real, key=lambda hop: hop.change.points if hop.change else 0.0)
+            return ["The whole loss is beyond noise, but no single step is: more images would tell."]
+        return ["No step costs more than noise does; more images would narrow the intervals."]
+    worst = min(real, key=lambda step: step.change.points if step.change else 0.0)
     assert worst.change is not None  # noqa: S101 - real holds such only
-    return [f"The largest cost is at {worst.hop}: {_points(-worst.change.points)}."]
+    return [f"The largest cost is at {worst.name}: {_points(-worst.change.points)}."]
 
 
 def _points(value: float) -> str:
@@ -208,11 +208,11 @@ def _p(value: float) -> str:
     return "p < 0.001" if value < 0.001 else f"p = {value:.2f}" if value >= 0.1 else f"p = {value:.3f}"
 
 
-def _pictures(n: int) -> str:
-    return f"{n} picture{'s' * (n != 1)}"
+def _images(n: int) -> str:
+    return f"{n} image{'s' * (n != 1)}"
 
 
-_STEPS: dict[HopName, str] = {
+_STEPS: dict[StepName, str] = {
     "float": "The float network",
     "simplified": "The simplifier",
     "nv12": "NV12",
@@ -222,4 +222,4 @@ _STEPS: dict[HopName, str] = {
     "portable": "The portable model",
     "board": "The board",
 }
-_WHOLE: dict[HopName, str] = {"quantized": "Quantization, NV12 included,", "portable": "Quantization, NV12 included,"}
+_WHOLE: dict[StepName, str] = {"quantized": "Quantization, NV12 included,", "portable": "Quantization, NV12 included,"}

@@ -1,4 +1,4 @@
-"""The board's answers: beside a simulator's on the same bytes, and as a hop of an evaluation."""
+"""The board's answers: beside a simulator's on the same bytes, and as a step of an evaluation."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import numpy as np
 from attrs import frozen
 from numpy.typing import NDArray
 
-from edge.accuracy.hops import Hop, Subject, key_of
+from edge.accuracy.steps import Step, Subject, key_of
 from edge.board.connection import Connection, Target
 from edge.board.findings import require
 from edge.board.infer import CHUNK_FRAMES, BoardRunner, Frame, Scores
@@ -31,7 +31,7 @@ from edge.runtime.program import Program, locate
 from edge.specs import Preprocess
 
 Choice = Literal["auto", "portable", "quantized", "none"]
-HOP_LIMIT = 600.0  # seconds that a chunk of frames may take in ``edge eval``
+STEP_LIMIT = 600.0  # seconds that a chunk of frames may take in ``edge eval``
 
 
 @frozen
@@ -54,17 +54,17 @@ class Answer:
 
 @frozen
 class BoardAccuracy:
-    """What a set of pictures gave on the board and in a simulator."""
+    """What a set of images gave on the board and in a simulator."""
 
-    dataset: str  #: description of the pictures.
+    dataset: str  #: description of the images.
     dataset_sha256: str  #: of their names, labels and contents.
-    n: int  #: pictures that were run.
-    board: Score | None  #: None where the pictures carry no labels.
+    n: int  #: images that were run.
+    board: Score | None  #: None where the images carry no labels.
     simulator: Score | None  #: likewise, and None without a simulator.
-    agreement: int | None  #: pictures with the same Top-1 answer from both.
+    agreement: int | None  #: images with the same Top-1 answer from both.
     max_abs_diff: float | None  #: the largest difference of two scores.
     cosine: float | None  #: mean cosine of the two score vectors.
-    unreadable: tuple[str, ...]  #: pictures left out of every figure.
+    unreadable: tuple[str, ...]  #: images left out of every figure.
 
     def record(self, info: Info | None) -> dict[str, Any]:
         """Return it as JSON, shares in percent; ``info`` is of the simulator."""
@@ -114,8 +114,8 @@ def open_simulator(path: Path, choice: Choice, reporter: Reporter) -> Net | None
     return estimate
 
 
-def board_hop(subject: Subject, folder: Path, target: Target, reporter: Reporter, stack: ExitStack) -> Hop:
-    """Connect to a board and return it as a hop of ``edge eval``; ``stack`` closes the connection.
+def board_step(subject: Subject, folder: Path, target: Target, reporter: Reporter, stack: ExitStack) -> Step:
+    """Connect to a board and return it as a step of ``edge eval``; ``stack`` closes the connection.
 
     Raises:
         UsageError: the build holds no program for a board.
@@ -124,7 +124,7 @@ def board_hop(subject: Subject, folder: Path, target: Target, reporter: Reporter
     if "bin" not in subject.files:
         raise UsageError(
             f"--board, but {folder} holds no .bin",
-            allowed="a build by the vendor's compiler",
+            expected="a build by the vendor's compiler",
             remedy="edge build MODEL",
         )
     program = locate(folder)
@@ -137,10 +137,10 @@ def board_hop(subject: Subject, folder: Path, target: Target, reporter: Reporter
     @contextmanager
     def opened(_workers: int) -> Iterator[Runner]:
         pushed = push(connection, program, None, reporter)
-        with BoardRunner(connection, pushed.bin, subject.preprocess.crop, HOP_LIMIT) as runner:
+        with BoardRunner(connection, pushed.bin, subject.preprocess.crop, STEP_LIMIT) as runner:
             yield lambda rgb: runner(rgb_to_nv12(rgb))
 
-    return Hop(
+    return Step(
         name="board",
         by=f"the board ({known})" if known else "the board",
         role="bin",
@@ -191,18 +191,18 @@ def measure_accuracy(
     simulator: Net | None,
     reporter: Reporter,
 ) -> BoardAccuracy:
-    """Run a set of pictures on the board and in a simulator.
+    """Run a set of images on the board and in a simulator.
 
     Labels, if there are any, are class indices below ``classes``, which is the number of scores.
 
     Raises:
-        InputError: no picture can be read.
+        InputError: no image can be read.
         LabelError: a label outside the classes.
         BoardError: the board failed.
     """
     wrong = [item for item in images if item.label is not None and not 0 <= item.label < classes]
     if images.labelled and wrong:
-        raise LabelError(f"{wrong[0].name} has the label {wrong[0].label}", allowed=f"0..{classes - 1}")
+        raise LabelError(f"{wrong[0].name} has the label {wrong[0].label}", expected=f"0..{classes - 1}")
     labels: list[int] = []
     unreadable: list[str] = []
 
@@ -219,11 +219,11 @@ def measure_accuracy(
 
     found = list(answers(board, frames(), simulator=simulator, count=len(images), reporter=reporter))
     if not found:
-        raise InputError(f"none of the {len(images)} pictures of {images.description} could be read")
+        raise InputError(f"none of the {len(images)} images of {images.description} could be read")
     ours = np.stack([answer.board for answer in found])
     truth = np.array(labels) if images.labelled else None
     if ours.shape[1] != classes:
-        raise BoardError(f"the board gives {ours.shape[1]} scores", allowed=f"{classes} for this program")
+        raise BoardError(f"the board gives {ours.shape[1]} scores", expected=f"{classes} for this program")
     other = None if simulator is None else np.stack([a.simulator for a in found if a.simulator is not None])
     return BoardAccuracy(
         dataset=images.description,
@@ -238,17 +238,17 @@ def measure_accuracy(
     )
 
 
-def read_frames(pictures: Sequence[str], preprocess: Preprocess) -> list[Frame]:
-    """Make the board's input from picture files; raise ImageError where one can't be read."""
-    return [_frame(decode(Path(name).expanduser(), name), preprocess) for name in pictures]
+def read_frames(images: Sequence[str], preprocess: Preprocess) -> list[Frame]:
+    """Make the board's input from image files; raise ImageError where one can't be read."""
+    return [_frame(decode(Path(name).expanduser(), name), preprocess) for name in images]
 
 
 def require_preprocess(program: Program) -> Preprocess:
-    """Return how pictures become the program's input; raise UsageError where it came without ``metadata.json``."""
+    """Return how images become the program's input; raise UsageError where it came without ``metadata.json``."""
     if program.metadata is None:
         raise UsageError(
-            f"{program.name} comes without metadata.json: how pictures become its input is not known",
-            allowed="a build folder or a bundle",
+            f"{program.name} comes without metadata.json: how images become its input is not known",
+            expected="a build folder or a bundle",
         )
     return program.metadata.preprocess
 

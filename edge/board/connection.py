@@ -68,7 +68,7 @@ class Target:
         Raises:
             UsageError: no host, a port outside 1..65535, two ports, or no such key file.
         """
-        allowed = "user@host, host:port, [IPv6 address]:port, or an alias of ~/.ssh/config"
+        expected = "user@host, host:port, [IPv6 address]:port, or an alias of ~/.ssh/config"
         bracketed = re.fullmatch(r"((?:[^@]+@)?)\[([^\]]+)\](?::(\d+))?", text)
         plain = re.fullmatch(r"([^:]+):(\d+)", text)
         host, given = text, None
@@ -77,17 +77,17 @@ class Target:
         elif plain:
             host, given = plain[1], plain[2]
         if not host or host.startswith("-") or host.endswith("@") or re.search(r"[\s'\"`$;&|<>\\]", host):
-            raise UsageError(f"HOST {text!r}", allowed=allowed)
+            raise UsageError(f"HOST {text!r}", expected=expected)
         if given is not None and port is not None and int(given) != port:
-            raise UsageError(f"both {text} and --port {port} are given", allowed="one of them")
+            raise UsageError(f"both {text} and --port {port} are given", expected="one of them")
         port = int(given) if given is not None else port
         if port is not None and not 1 <= port <= 65535:
-            raise UsageError(f"port {port}", allowed="1..65535")
+            raise UsageError(f"port {port}", expected="1..65535")
         if identity is not None and not identity.expanduser().is_file():
-            raise UsageError(f"there is no key {identity}", allowed="the file of a private key")
+            raise UsageError(f"there is no key {identity}", expected="the file of a private key")
         for option in options:
             if not re.fullmatch(r"[A-Za-z0-9]+[= ].+", option):
-                raise UsageError(f"--ssh-option {option!r}", allowed="KEY=VALUE of ssh_config, such as ProxyJump=gate")
+                raise UsageError(f"--ssh-option {option!r}", expected="KEY=VALUE of ssh_config, such as ProxyJump=gate")
         return Target(host, port, identity.expanduser() if identity else None, tuple(options))
 
     @property
@@ -268,11 +268,11 @@ def explain_failure(target: Target, words: str) -> EdgeError:
     if "Permission denied" in words or "Too many authentication failures" in words:
         return BoardError(
             f"{host} accepts none of the keys offered",
-            allowed="a key in your agent, in ~/.ssh, or given with --identity; passwords are not used",
+            expected="a key in your agent, in ~/.ssh, or given with --identity; passwords are not used",
             remedy=f"ssh-copy-id {port}{host}",
         )
     if "Could not resolve hostname" in words or "Name or service not known" in words:
-        return BoardError(f"no host is called {address}", allowed="a name, an address or an alias of ~/.ssh/config")
+        return BoardError(f"no host is called {address}", expected="a name, an address or an alias of ~/.ssh/config")
     if "Connection refused" in words:
         return BoardError(
             f"nothing listens for ssh at {entry}",
@@ -283,5 +283,5 @@ def explain_failure(target: Target, words: str) -> EdgeError:
             f"{entry} does not answer", remedy="look at the board's power, cable and address, then try ping"
         )
     if re.search(r"Bad configuration option|command-line.*line 0|[Uu]nsupported option|keyword", words):
-        return UsageError(f"ssh does not take an option: {said}", allowed="KEY=VALUE as in man ssh_config")
+        return UsageError(f"ssh does not take an option: {said}", expected="KEY=VALUE as in man ssh_config")
     return BoardError(f"ssh can't reach {host}: {said}", remedy=f"{login}   shows more with -v")

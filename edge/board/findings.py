@@ -70,7 +70,7 @@ def program_versions(path: Path) -> ProgramVersions:
     header = _HEADER.search(data)
     if header is None:
         raise ModelFileError(
-            f"{path.name} is no program of the BPU compiler", allowed="a .bin of hb_mapper", remedy="edge build MODEL"
+            f"{path.name} is no program of the BPU compiler", expected="a .bin of hb_mapper", remedy="edge build MODEL"
         )
     versions, builder = _IN_PROGRAM.search(data), _BUILDER.search(data)
     return ProgramVersions(

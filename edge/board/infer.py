@@ -144,7 +144,7 @@ def tool_failure(verb: str, log: str, err: str, status: int) -> EdgeError:
     if status == 127:
         return BoardError(
             "the board has no hrt_model_exec",
-            allowed="an RDK OS with the package hobot-dnn",
+            expected="an RDK OS with the package hobot-dnn",
             remedy="apt-get install hobot-dnn on the board",
         )
     code = error_code(log + err)
@@ -170,7 +170,7 @@ def describe(connection: Connection, program: str, size: tuple[int, int] | None)
     ``size`` is (height, width) of the frames that it is going to be fed; None if unknown.
 
     Raises:
-        BoardError: the tool failed, or the program does not take one NV12 picture.
+        BoardError: the tool failed, or the program does not take one NV12 image.
         UsageError: it takes another size.
     """
     output = connection.run(_INFO, program, limit=60, may_fail=True)
@@ -183,11 +183,11 @@ def describe(connection: Connection, program: str, size: tuple[int, int] | None)
         raise BoardError(f"model_info names no inputs and outputs; its last words: {last_words(output.text)}")
     if len(inputs) != 1 or inputs[0].type != _NV12:
         seen = ", ".join(tensor.type or "an unknown type" for tensor in inputs)
-        raise BoardError(f"the program takes {seen}", allowed="one NV12 picture")
+        raise BoardError(f"the program takes {seen}", expected="one NV12 image")
     if size is not None and len(inputs[0].valid) == 4 and inputs[0].valid[2:] != size:
         height, width = inputs[0].valid[2:]
         raise UsageError(
-            f"the program takes {height}x{width} pictures, its metadata speaks of {size[0]}x{size[1]}",
+            f"the program takes {height}x{width} images, its metadata speaks of {size[0]}x{size[1]}",
             remedy="build it again",
         )
     return outputs
@@ -285,7 +285,7 @@ class BoardRunner:
             names = [name for name in files if name.startswith(start)]
             if len(names) != 1:
                 raise BoardError(
-                    f"{len(names)} files for output {number} of {frame}", allowed="one, as the tool dumps it"
+                    f"{len(names)} files for output {number} of {frame}", expected="one, as the tool dumps it"
                 )
             found.append(dequantise(files[names[0]], tensor))
         return found[0].reshape(-1)
@@ -303,13 +303,13 @@ def dequantise(data: bytes, tensor: TensorInfo) -> Scores:
     """
     suffix = tensor.type.rpartition("_")[2]
     if suffix not in NUMBERS or not tensor.valid:
-        raise BoardError(f"output {tensor.name!r} is of type {tensor.type or 'unknown'}", allowed=", ".join(NUMBERS))
+        raise BoardError(f"output {tensor.name!r} is of type {tensor.type or 'unknown'}", expected=", ".join(NUMBERS))
     values = _unpadded(data, np.dtype(NUMBERS[suffix]).newbyteorder("<"), tensor)
     if tensor.quanti == "NONE" or (not tensor.scale and suffix.startswith("F")):
         return np.ascontiguousarray(values, np.float32)
     if tensor.quanti != "SCALE" or not tensor.scale:
         raise BoardError(
-            f"output {tensor.name!r} is quantized by {tensor.quanti} without scales in model_info", allowed="SCALE"
+            f"output {tensor.name!r} is quantized by {tensor.quanti} without scales in model_info", expected="SCALE"
         )
     shifted = values.astype(np.float64) - _along(tensor.zero_point or (0.0,), tensor)
     return np.ascontiguousarray(shifted * _along(tensor.scale, tensor), np.float32)
@@ -328,7 +328,7 @@ def _unpadded(data: bytes, dtype: np.dtype[np.generic], tensor: TensorInfo) -> N
         whole = np.frombuffer(data, dtype).reshape(tensor.aligned)
         return whole[tuple(slice(count) for count in tensor.valid)]
     raise BoardError(
-        f"output {tensor.name!r} has {len(data)} bytes", allowed=f"{size} for {tensor.valid}, or its padded size"
+        f"output {tensor.name!r} has {len(data)} bytes", expected=f"{size} for {tensor.valid}, or its padded size"
     )
 
 

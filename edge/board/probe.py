@@ -116,7 +116,7 @@ def probe(connection: Connection) -> Facts:
     if "arch" not in said:
         raise BoardError(
             f"{connection.target.host} gives no usual answer",
-            allowed="a Linux with a POSIX shell",
+            expected="a Linux with a POSIX shell",
             remedy="log in and look",
         )
     disk = _number(said, "disk_kb")

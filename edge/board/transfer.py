@@ -105,7 +105,7 @@ def require_bin(program: Program) -> Path:
     if "bin" not in program.files:
         raise ModelFileError(
             f"{program.name} has no .bin: only the vendor's compiler makes programs for the board",
-            remedy="edge build MODEL --mapper managed",
+            remedy="edge build MODEL --compiler managed",
         )
     return program.files["bin"]
 
@@ -115,7 +115,7 @@ def _directory(program: Program, given: str | None) -> str:
         name = program.metadata.name if program.metadata else program.path.stem
         return f"edge/{name}"
     if "\n" in given or not given.strip():
-        raise UsageError(f"--to {given!r}", allowed="a folder on the board")
+        raise UsageError(f"--to {given!r}", expected="a folder on the board")
     return (given.removeprefix("~/") or ".").rstrip("/") or "/"
 
 

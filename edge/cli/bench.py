@@ -23,7 +23,7 @@ EXAMPLES = (
     "edge bench ConvNeXt_atto --threads 1,4 --frames 200 --backend portable",
     "edge bench ConvNeXt_atto_bundle --image cheetah.jpg --json",
 )
-RENDERED = (640, 480)  # width, height of the picture that is measured with if none is given
+RENDERED = (640, 480)  # width, height of the image that is measured with if none is given
 COLUMNS = ("threads", "frames", "FPS", "p50", "p90", "p99", "min", "max")
 
 
@@ -56,19 +56,19 @@ def bench_command(
 ) -> None:
     """Measure latency and frames a second of MODEL, through the same calls that a program of yours makes.
 
-    MODEL is as for edge run. Preprocessing (picture file to NV12) is measured apart from the forward pass.
+    MODEL is as for edge run. Preprocessing (image file to NV12) is measured apart from the forward pass.
     """
     from edge.runtime.bench import measure, measure_preprocessing
     from edge.runtime.machine import ON_BOARD, machine
 
     counts = _counts(threads)
-    data, described = _picture(image)
+    data, described = _image_file(image)
     path = find_program(model, build_dir)
     net, note = open_program(path, backend, threads=max(counts), resize=resize, interpolation=interpolation)
     with net:
         if len(net.info.inputs) != 1 or net.preprocess is None:
             raise UsageError(
-                f"{net.info.model} takes {len(net.info.inputs)} inputs, not one NV12 picture",
+                f"{net.info.model} takes {len(net.info.inputs)} inputs, not one NV12 image",
                 remedy="measure it with edge.runtime.bench.measure(net, inputs)",
             )
         preprocessing = measure_preprocessing(net, data)
@@ -89,7 +89,7 @@ def bench_command(
         "version": net.info.version,
         "simulator": simulator,
         "machine": machine(),
-        "picture": described,
+        "image": described,
         "note": note,
         "forward": [cattrs.unstructure(run) for run in runs],
         "preprocessing": {**cattrs.unstructure(preprocessing), "threads": 1},
@@ -104,7 +104,7 @@ def bench_command(
         for entry in net.passed_over:
             click.echo(f"           {entry.backend} passed over: {entry.why}")
     click.echo(f"machine    {document['machine']}")
-    click.echo(f"picture    {described}")
+    click.echo(f"image    {described}")
     if note:
         click.echo(f"note       {note}")
     click.echo()
@@ -146,12 +146,12 @@ def _closing(net: Net, decode: Latency, nv12: Latency, static: dict[str, Any] | 
 def _counts(text: str) -> list[int]:
     parts = [part.strip() for part in text.split(",")]
     if not all(part.isdigit() and 1 <= int(part) <= 64 for part in parts):
-        raise UsageError(f"--threads {text}", allowed="numbers of 1 to 64 with commas, such as 1,4")
+        raise UsageError(f"--threads {text}", expected="numbers of 1 to 64 with commas, such as 1,4")
     return list(dict.fromkeys(int(part) for part in parts))
 
 
-def _picture(image: Path | None) -> tuple[bytes, str]:
-    """Return the bytes of the picture file to measure with, and what it is."""
+def _image_file(image: Path | None) -> tuple[bytes, str]:
+    """Return the bytes of the image file to measure with, and what it is."""
     from edge.images.preprocess import decode
 
     if image is not None:
@@ -163,9 +163,9 @@ def _picture(image: Path | None) -> tuple[bytes, str]:
         return data, f"{image.name}, {width}x{height}"
     import cv2
 
-    from edge.images.demo import picture
+    from edge.images.demo import draw
 
-    enlarged = cv2.resize(picture("test", 0)[0], RENDERED, interpolation=cv2.INTER_CUBIC)
+    enlarged = cv2.resize(draw("test", 0)[0], RENDERED, interpolation=cv2.INTER_CUBIC)
     encoded = cv2.imencode(".jpg", enlarged[..., ::-1])[1]
     return encoded.tobytes(), f"rendered, {RENDERED[0]}x{RENDERED[1]} JPEG"
 

@@ -241,7 +241,7 @@ def perf_command(asked: Asked, *, model: str, frames: int, to: str | None, timeo
 def run_command(
     asked: Asked, *, model: str, images: tuple[str, ...], k: int, compare: Choice, to: str | None, timeout: float
 ) -> None:
-    """Run pictures on the board and compare its answers with the simulator's.
+    """Run images on the board and compare its answers with the simulator's.
 
     Exits with 1 if a simulator that computes the board's integers answers otherwise.
     """
@@ -261,14 +261,14 @@ def run_command(
     if asked.as_json:
         records = [_answer_record(name, found[i], labels, k) for i, name in enumerate(images)]
         backend = {"backend": info.backend, "exact": info.exact} if info else None
-        click.echo(json.dumps({"simulator": backend, "pictures": records}, indent=2))
+        click.echo(json.dumps({"simulator": backend, "images": records}, indent=2))
     else:
         for name, answer in zip(images, found, strict=True):
             click.echo("\n".join(_answer_lines(name, answer, labels, k, info)))
     differing = [name for name, answer in zip(images, found, strict=True) if answer.same_top1 is False]
     if info is not None and info.exact and differing:
         raise GateError(
-            f"the board and the simulator give other classes for {len(differing)} of {len(images)} pictures, "
+            f"the board and the simulator give other classes for {len(differing)} of {len(images)} images, "
             f"such as {differing[0]}",
             remedy=f"edge board check {asked.host} {model}   compares the versions",
         )
@@ -277,7 +277,7 @@ def run_command(
 @board_command.command("eval", short_help="Measure Top-1 there and in the simulator.", epilog=_epilog("eval"))
 @click.argument("host")
 @click.argument("model")
-@click.option("--images", required=True, help="Pictures: a folder, list file, labels.csv or demo:test.")
+@click.option("--images", required=True, help="Images: a folder, list file, labels.csv or demo:test.")
 @click.option(
     "--count", type=click.IntRange(min=0), default=500, show_default=True, help="Number of images; 0 means all."
 )
@@ -289,7 +289,7 @@ def run_command(
 def eval_command(
     asked: Asked, *, model: str, images: str, count: int, seed: int, compare: Choice, to: str | None, timeout: float
 ) -> None:
-    """Measure Top-1 on the board, and in the simulator on the same pictures."""
+    """Measure Top-1 on the board, and in the simulator on the same images."""
     from edge.board.compare import measure_accuracy, require_preprocess
     from edge.board.infer import BoardRunner
     from edge.images import open_images, sample
@@ -298,14 +298,14 @@ def eval_command(
     preprocess = require_preprocess(program)
     assert program.metadata is not None  # noqa: S101 - require_preprocess looked
     classes = program.metadata.classes
-    pictures = open_images(images, classes=program.class_names() or classes, count=count or None, seed=seed)
+    dataset = open_images(images, classes=program.class_names() or classes, count=count or None, seed=seed)
     if count:
-        pictures = sample(pictures, count, seed)
+        dataset = sample(dataset, count, seed)
     with (
         _at_work("eval", asked, program, to, compare) as work,
         BoardRunner(work.connection, work.pushed.bin, preprocess.crop, timeout * 60) as board,
     ):
-        result = measure_accuracy(board, preprocess, classes, pictures, simulator=work.simulator, reporter=work.display)
+        result = measure_accuracy(board, preprocess, classes, dataset, simulator=work.simulator, reporter=work.display)
     entry = {"measured": _now(), **result.record(work.simulator.info if work.simulator else None)}
     kept = _keep(program, work.facts, {"accuracy": entry})
     if asked.as_json:
@@ -404,13 +404,13 @@ def accuracy_table(entry: Mapping[str, Any]) -> str:
 
 
 def _answer_record(name: str, answer: Answer, labels: Sequence[str] | None, k: int) -> dict[str, Any]:
-    """Return the answer for one picture as JSON."""
+    """Return the answer for one image as JSON."""
     best = [{"class": c, "label": label, "probability": p} for c, label, p in _best(answer, labels, k)]
-    return {"picture": name, "best": best, "max_abs_diff": answer.max_abs_diff, "same_top1": answer.same_top1}
+    return {"image": name, "best": best, "max_abs_diff": answer.max_abs_diff, "same_top1": answer.same_top1}
 
 
 def _answer_lines(name: str, answer: Answer, labels: Sequence[str] | None, k: int, info: Info | None) -> list[str]:
-    """Return the answer for one picture as lines."""
+    """Return the answer for one image as lines."""
     lines = [name, *(f"  {chance:.4f}  {label}" for _, label, chance in _best(answer, labels, k))]
     if info is not None and answer.max_abs_diff is not None:
         same = "same class" if answer.same_top1 else "another class"

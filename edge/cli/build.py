@@ -58,7 +58,7 @@ def summary(manifest: Mapping[str, Any], root: Path) -> str:
 def _title(manifest: Mapping[str, Any]) -> str:
     weights = manifest["weights"]
     source = f"{weights['source']} weights" + (f" {weights['tag']}" if weights.get("tag") else "")
-    return f"{manifest['name']} ({source}, precision {manifest['precision']}, mapper {manifest['mapper']})"
+    return f"{manifest['name']} ({source}, precision {manifest['precision']}, compiler {manifest['toolchain']['kind']})"
 
 
 EXAMPLES = {
@@ -84,14 +84,14 @@ EXAMPLES = {
     "compile": ("edge compile ConvNeXt_atto --level O0",),
     "portable": ("edge portable ConvNeXt_atto",),
     "verify": ("edge verify ConvNeXt_atto",),
-    "quantize": ("edge quantize ConvNeXt_atto --mapper portable",),
+    "quantize": ("edge quantize ConvNeXt_atto --compiler onnxruntime",),
 }
 
 HELP = {
     "export": "Write the float ONNX.",
     "simplify": "Make the ONNX ready for the BPU, losing no fusion of the compiler's.",
     "check": "Show which nodes the compiler puts on the BPU and which on the CPU.",
-    "calibrate": "Write the calibration set as the mapper reads it.",
+    "calibrate": "Write the calibration set as the compiler reads it.",
     "rewrite": "Write parts of the graph another way, with the same answers (recipes with 'rewrites').",
     "equalize": "Scale channels so that int8 steps fit each (recipes with 'equalization').",
     "round": "Put the weights on int8 steps so that their errors cancel out (recipes with 'rounding').",
@@ -99,7 +99,7 @@ HELP = {
     "compile": "Compile the .bin.",
     "portable": "Translate the quantized model into standard ONNX with the same integers.",
     "verify": "Prove in the simulator that the .bin gives the integers of the quantized model.",
-    "quantize": "Quantize with onnxruntime instead of the vendor's compiler (--mapper portable).",
+    "quantize": "Quantize with onnxruntime instead of the vendor's compiler (--compiler onnxruntime).",
 }
 
 

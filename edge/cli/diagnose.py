@@ -140,7 +140,7 @@ EXAMPLES = (
 @program_argument
 @click.option(
     "--images",
-    help="Pictures to look at it with: a folder, list file or labels.csv.  [default: those that the build "
+    help="Images to look at it with: a folder, list file or labels.csv.  [default: those that the build "
     "was measured on, if they were the demo's]",
 )
 @click.option(
@@ -173,7 +173,7 @@ def diagnose_command(
     """
     import cattrs
 
-    from edge.api import built_pictures
+    from edge.api import built_images
     from edge.diagnose.diagnosis import diagnose
     from edge.diagnose.findings import FILE
     from edge.files import write_json
@@ -182,20 +182,20 @@ def diagnose_command(
 
     path = built_folder(model, build_dir, "diagnose")
     built = open_built(path)
-    pictures, unlabelled = built_pictures(built, "diagnose", images, labels, count=count, seed=seed)
+    dataset, unlabelled = built_images(built, "diagnose", images, labels, count=count, seed=seed)
     started = time.monotonic()
     with Display(verbose=verbose) as display, Workspace(path, display):
         display.begin("diagnose")
         diagnosis = diagnose(
             built,
-            pictures,
+            dataset,
             unlabelled=unlabelled,
             command=shlex.join(["edge", "diagnose", *typed_arguments(context)]),
             reporter=display,
         )
         write_json(path / FILE, cattrs.unstructure(diagnosis))
         display.end(
-            "diagnose", time.monotonic() - started, cached=False, note=f"{diagnosis.n} pictures, {diagnosis.dataset}"
+            "diagnose", time.monotonic() - started, cached=False, note=f"{diagnosis.n} images, {diagnosis.dataset}"
         )
     if as_json:
         click.echo(json.dumps(cattrs.unstructure(diagnosis), indent=2, ensure_ascii=False))

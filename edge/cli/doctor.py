@@ -80,7 +80,7 @@ def _compiler() -> Requirement:
     try:
         toolchain = find()
     except EdgeError as error:
-        remedy = "edge toolchain install, or build with --mapper portable (no .bin)"
+        remedy = "edge toolchain install, or build with --compiler onnxruntime (no .bin)"
         return Requirement("compiler", ok=False, seen=error.seen, remedy=remedy)
     return Requirement("compiler", ok=True, seen=f"{toolchain.kind}: {versions_line(toolchain.versions)}")
 

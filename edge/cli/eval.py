@@ -20,11 +20,11 @@ from edge.errors import GateError, UsageError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from edge.accuracy import Change, Evaluation, Hop, Pictures, Subject
-    from edge.accuracy.table import HopResult
+    from edge.accuracy import Change, Evaluation, MeasuredOn, Step, Subject
+    from edge.accuracy.table import StepResult
 
 
-HEAD = ("hop", "Top-1 %", "Top-5 %", "change in points", "p", "agreement %", "cosine", "n", "by")
+HEAD = ("step", "Top-1 %", "Top-5 %", "change in points", "p", "agreement %", "cosine", "n", "by")
 LEFT = {0, 8}  # columns that are text
 TEXT = 100  # columns of the sentences
 
@@ -33,7 +33,7 @@ def eval_table(evaluation: Evaluation, root: Path) -> str:
     """Return the table, what it means in words, and where more is."""
     from edge.accuracy import ANSWERS, FILE
 
-    rows = [HEAD, *(_row(hop) for hop in evaluation.hops)]
+    rows = [HEAD, *(_row(step) for step in evaluation.steps)]
     # Without labels the columns of Top-1 would be empty.
     kept = [i for i in range(len(HEAD)) if any(row[i] for row in rows[1:])]
     left = [place for place, i in enumerate(kept) if i in LEFT]
@@ -41,7 +41,7 @@ def eval_table(evaluation: Evaluation, root: Path) -> str:
     lines += ["", click.style(evaluation.verdict, bold=True)]
     for sentence in evaluation.explanation:
         lines += textwrap.wrap(sentence, TEXT, initial_indent="- ", subsequent_indent="  ")
-    lines += ["", f"pictures    {evaluation.dataset}, {evaluation.n} answered"]
+    lines += ["", f"images    {evaluation.dataset}, {evaluation.n} answered"]
     if evaluation.unreadable:
         lines.append(f"unreadable  {len(evaluation.unreadable)}: {_some(evaluation.unreadable)}")
     lines.append("intervals   95 %: Wilson for Top-1, bootstrap for changes; p: exact McNemar")
@@ -49,18 +49,18 @@ def eval_table(evaluation: Evaluation, root: Path) -> str:
     return "\n".join(lines)
 
 
-def _row(hop: HopResult) -> tuple[str, ...]:
-    score = hop.score
+def _row(step: StepResult) -> tuple[str, ...]:
+    score = step.score
     return (
-        hop.hop,
+        step.name,
         "" if score is None else f"{score.top1:.2f} {_interval(score.top1_interval)}",
         "" if score is None else f"{score.top5:.2f}",
-        "" if hop.change is None else _change(hop.change),
-        "" if hop.change is None else f"{hop.change.p:.3f}" if hop.change.p >= 0.001 else "<0.001",
-        f"{hop.agreement_percent:.2f}",
-        f"{hop.cosine:.4f}",
-        str(hop.n),
-        hop.by,
+        "" if step.change is None else _change(step.change),
+        "" if step.change is None else f"{step.change.p:.3f}" if step.change.p >= 0.001 else "<0.001",
+        f"{step.agreement_percent:.2f}",
+        f"{step.cosine:.4f}",
+        str(step.n),
+        step.by,
     )
 
 
@@ -80,7 +80,7 @@ def _some(names: tuple[str, ...]) -> str:
 EXAMPLES = (
     "edge eval ConvNeXt_atto",
     "edge eval ConvNeXt_atto --images val/ --count 0 --max-drop 1.0",
-    "edge eval build/ConvNeXt_atto --images val/ --hops nv12,quantized",
+    "edge eval build/ConvNeXt_atto --images val/ --steps nv12,quantized",
     "edge eval ConvNeXt_atto --images val/ --board rdk",
 )
 
@@ -89,14 +89,14 @@ EXAMPLES = (
 @click.argument("model", shell_complete=complete_models)
 @click.option(
     "--images",
-    help="Pictures to measure on: a folder, list file or labels.csv.  [default: those that the build was "
+    help="Images to measure on: a folder, list file or labels.csv.  [default: those that the build was "
     "measured on, if they were the demo's]",
 )
 @click.option(
     "--count", type=click.IntRange(min=0), default=500, show_default=True, help="Number of images; 0 means all."
 )
 @click.option(
-    "--hops",
+    "--steps",
     help="Which, with commas: float, simplified, nv12, calibrated, quantized, program, portable, board. "
     "float is always measured.  [default: all that can be]",
 )
@@ -105,7 +105,7 @@ EXAMPLES = (
     type=click.IntRange(min=1),
     default=10,
     show_default=True,
-    help="Pictures for the hop program: seconds each.",
+    help="Images for the step program: seconds each.",
 )
 @click.option("--max-drop", type=click.FloatRange(min=0), metavar="POINTS", help="Exit with 1 if Top-1 falls by more.")
 @click.option(
@@ -116,7 +116,7 @@ EXAMPLES = (
 )
 @click.option("--labels", help="imagenet, demo, or a text file with a class name a line.  [default: MODEL's]")
 @click.option("--seed", type=int, default=0, show_default=True, help="Random seed.")
-@click.option("--workers", type=click.IntRange(min=1), help="Pictures at once.  [default: the cores]")
+@click.option("--workers", type=click.IntRange(min=1), help="Images at once.  [default: the cores]")
 @click.option("--board", metavar="HOST", help="Measure on this board too, over SSH; see edge board --help.")
 @reach_options
 @click.pass_context
@@ -127,7 +127,7 @@ def eval_command(
     model: str,
     images: str | None,
     count: int,
-    hops: str | None,
+    steps: str | None,
     program_count: int,
     max_drop: float | None,
     min_agreement: float | None,
@@ -140,10 +140,10 @@ def eval_command(
     verbose: bool,
     **reach: Any,
 ) -> None:
-    """Measure MODEL after each step from float to program, on the same pictures.
+    """Measure MODEL after each step from float to program, on the same images.
 
     MODEL is a build folder, or a name: ConvNeXt_atto means build/ConvNeXt_atto. Writes eval.json and
-    answers.csv (every answer to every picture) into it. What was answered before is not computed again.
+    answers.csv (every answer to every image) into it. What was answered before is not computed again.
     """
     import cattrs
 
@@ -152,16 +152,16 @@ def eval_command(
     path = find_program(model, build_dir)
     with ExitStack() as stack:
         display = stack.enter_context(Display(verbose=verbose))
-        from edge.board.compare import board_hop
+        from edge.board.compare import board_step
 
-        def connected(subject: Subject) -> Hop:
-            return board_hop(subject, path, make_target(str(board), **reach), display, stack)
+        def connected(subject: Subject) -> Step:
+            return board_step(subject, path, make_target(str(board), **reach), display, stack)
 
         evaluation = evaluate(
             path,
             images=images,
             count=count,
-            hops=hops,
+            steps=steps,
             program_count=program_count,
             labels=labels,
             seed=seed,
@@ -169,7 +169,7 @@ def eval_command(
             command=shlex.join(["edge", "eval", *typed_arguments(context)]),
             listener=display,
             board=None if board is None else connected,
-            check=lambda pictures, chosen: _check_gates(pictures, chosen, max_drop, min_agreement),
+            check=lambda measured_on, chosen: _check_gates(measured_on, chosen, max_drop, min_agreement),
         )
     if as_json:
         click.echo(json.dumps(cattrs.unstructure(evaluation), indent=2, ensure_ascii=False))
@@ -178,20 +178,22 @@ def eval_command(
     _gate(evaluation, max_drop, min_agreement, model)
 
 
-def _check_gates(pictures: Pictures, hops: Sequence[Hop], max_drop: float | None, min_agreement: float | None) -> None:
+def _check_gates(
+    measured_on: MeasuredOn, steps: Sequence[Step], max_drop: float | None, min_agreement: float | None
+) -> None:
     """Refuse a gate that nothing could be told by, before anything is measured."""
-    if max_drop is not None and pictures.unlabelled:
+    if max_drop is not None and measured_on.unlabelled:
         raise UsageError(
-            f"--max-drop, but there is no Top-1: {pictures.unlabelled}",
-            allowed="--max-drop with labelled pictures",
+            f"--max-drop, but there is no Top-1: {measured_on.unlabelled}",
+            expected="--max-drop with labelled images",
             remedy="use --min-agreement 95 instead",
         )
     option = "--max-drop" if max_drop is not None else "--min-agreement" if min_agreement is not None else ""
-    if option and not {"quantized", "portable"} & {hop.name for hop in hops}:
+    if option and not {"quantized", "portable"} & {step.name for step in steps}:
         raise UsageError(
             f"{option} without the quantized network",
-            allowed="quantized or portable among the hops",
-            remedy="add quantized to --hops",
+            expected="quantized or portable among the steps",
+            remedy="add quantized to --steps",
         )
 
 
@@ -202,16 +204,16 @@ def _gate(evaluation: Evaluation, max_drop: float | None, min_agreement: float |
         GateError: Top-1 or agreement is beyond its limit.
     """
     remedy = f"edge diagnose {model}   names the layers that cost most"
-    drop, last = evaluation.drop, evaluation.hop(evaluation.quantized)
+    drop, last = evaluation.drop, evaluation.step(evaluation.quantized)
     if max_drop is not None and drop is not None and drop > max_drop:
         raise GateError(
-            f"Top-1 falls by {drop:.2f} points from float to {last.hop}, on {last.n} pictures",
-            allowed=f"at most {max_drop:g} (--max-drop)",
+            f"Top-1 falls by {drop:.2f} points from float to {last.name}, on {last.n} images",
+            expected=f"at most {max_drop:g} (--max-drop)",
             remedy=remedy,
         )
     if min_agreement is not None and last.agreement_percent < min_agreement:
         raise GateError(
-            f"{last.hop} gives float's answer on {last.agreement_percent:.2f} % of {last.n} pictures",
-            allowed=f"at least {min_agreement:g} % (--min-agreement)",
+            f"{last.name} gives float's answer on {last.agreement_percent:.2f} % of {last.n} images",
+            expected=f"at least {min_agreement:g} % (--min-agreement)",
             remedy=remedy,
         )

@@ -46,7 +46,7 @@ def lint_command(*, files: tuple[Path, ...], model: Path | None, as_json: bool) 
             for finding in result.findings:
                 level = "warning" if finding.harmless else "error"
                 where = f"{result.file}:{finding.line}" if finding.line else f"{result.file}"
-                click.echo(f"{where}: {level}: {finding.seen}; expected: {finding.allowed} [{finding.rule}]")
+                click.echo(f"{where}: {level}: {finding.seen}; expected: {finding.expected} [{finding.rule}]")
             if result.why_not:
                 click.echo(f"{result.file}: names and shapes are not compared: {result.why_not}")
             warnings = len(result.findings) - result.errors

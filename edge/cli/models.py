@@ -127,7 +127,7 @@ class Survey:
         unexplained = [name for name, told in compared.items() if not told.explained]
         _refuse(
             {"not measured": self._failed, "measured and published figures differ without a known reason": unexplained},
-            allowed="a difference of 2 %, or one that a count explains" if unexplained else None,
+            expected="a difference of 2 %, or one that a count explains" if unexplained else None,
             remedy=remedy,
         )
 
@@ -157,7 +157,7 @@ class Survey:
         for first in (failed or inside)[:1]:
             _refuse(
                 {"not checked, for the reason above": failed, "not on the BPU from end to end": inside},
-                allowed="every model exported and checked, with CPU nodes behind the last BPU node only",
+                expected="every model exported and checked, with CPU nodes behind the last BPU node only",
                 remedy=found[first].remedy or self._check_command(first),
             )
 
@@ -243,11 +243,11 @@ class Survey:
         return f"edge check {word}{weights} --verbose"
 
 
-def _refuse(found: Mapping[str, Iterable[str]], *, allowed: str | None, remedy: str) -> None:
+def _refuse(found: Mapping[str, Iterable[str]], *, expected: str | None, remedy: str) -> None:
     """Raise where something was found: what it is -> names of the models."""
     seen = [f"{', '.join(names)}: {what}" for what, names in found.items() if names]
     if seen:
-        raise GateError("; ".join(seen), allowed=allowed, remedy=remedy)
+        raise GateError("; ".join(seen), expected=expected, remedy=remedy)
 
 
 def _print_counts(found: Sequence[tuple[ModelSpec, Counted]]) -> None:
@@ -336,11 +336,11 @@ def models_command(
     A folder in EDGE_ZOO adds its YAML files to the zoo. With --page, MODELs say whose figures are renewed.
     """
     if measure + check_all + (page is not None) > 1:
-        raise UsageError("--measure, --check-all and --page together", allowed="one of them")
+        raise UsageError("--measure, --check-all and --page together", expected="one of them")
     if page is not None and page.suffix.lower() != ".md":
         raise UsageError(
             f"--page {page}",
-            allowed="a file that ends in .md: its figures are kept beside it in one that ends in .json",
+            expected="a file that ends in .md: its figures are kept beside it in one that ends in .json",
             remedy=f"edge models --page {page.with_suffix('.md')}",
         )
     typed = named(names)
@@ -379,26 +379,26 @@ def named(names: Sequence[str]) -> dict[str, ModelSpec]:
         elif spec != found[by_name[spec.name]]:
             raise UsageError(
                 f"{by_name[spec.name]} and {typed} are both named {spec.name}",
-                allowed="one model of a name: its build folder and its figures go by it",
+                expected="one model of a name: its build folder and its figures go by it",
                 remedy=f"give one of them another name, or take one at a time: edge models {typed}",
             )
     return found if names else dict(sorted(found.items(), key=lambda item: _order(item[1])))
 
 
 def _no_model(typed: str, known: Sequence[str]) -> UsageError:
-    allowed = "the names that edge models lists; or a path ending in .yaml"
+    expected = "the names that edge models lists; or a path ending in .yaml"
     path = Path(typed)
     if path.suffix and path.exists():
         return UsageError(
             f"edge models takes models that a YAML describes, and {typed} is none",
-            allowed=allowed,
+            expected=expected,
             remedy=f"edge check {typed}   looks at a file of yours",
         )
     lower = {name.lower(): name for name in known}
     close = [lower[name] for name in difflib.get_close_matches(typed.lower(), lower, n=4, cutoff=0.5)]
     return UsageError(
         f"no model is called {typed!r}",
-        allowed=allowed + (f"; close ones: {', '.join(close)}" if close else ""),
+        expected=expected + (f"; close ones: {', '.join(close)}" if close else ""),
         remedy=f"edge models {close[0]}" if close else "edge models",
     )
 

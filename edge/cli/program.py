@@ -84,7 +84,7 @@ def find_program(model: str, build_dir: Path) -> Path:
     if len(path.parts) != 1 or path.suffix in (".bin", ".onnx"):
         raise ModelFileError(
             f"{path} does not exist",
-            allowed="a build folder, a bundle, a .bin, a portable ONNX or a model's name",
+            expected="a build folder, a bundle, a .bin, a portable ONNX or a model's name",
             remedy="edge build MODEL" if path.suffix != ".bin" else "check the path",
         )
     if path.name not in available_models():
@@ -102,7 +102,7 @@ def built_folder(model: str, build_dir: Path, verb: str) -> Path:
     path = find_program(model, build_dir)
     if not path.is_dir():
         raise ModelFileError(
-            f"{path} is a single file", allowed="the folder of a finished build", remedy=f"edge {verb} {path.parent}"
+            f"{path} is a single file", expected="the folder of a finished build", remedy=f"edge {verb} {path.parent}"
         )
     return path
 
@@ -119,7 +119,7 @@ def open_program(
     """Load a program; complete the preprocessing of one that comes without ``metadata.json``.
 
     Mean, std and colour order are inside every program. Its input's size is, too; only what happens to a
-    picture before is not.
+    image before is not.
 
     Returns:
         The net, and a note on what was assumed; empty if nothing was.
@@ -147,7 +147,7 @@ def _names(labels: str, classes: int) -> tuple[str, ...]:
     names = class_names(labels, classes)
     if names is None or len(names) != classes:
         raise LabelError(
-            f"--labels {labels}, but the program has {classes} classes", allowed="the names of its classes"
+            f"--labels {labels}, but the program has {classes} classes", expected="the names of its classes"
         )
     return names
 
@@ -167,7 +167,7 @@ def backend_line(net: Net) -> str:
 
 
 def describe_preprocess(rule: Preprocess) -> str:
-    """Return what happens to a picture, in a few words."""
+    """Return what happens to an image, in a few words."""
     height, width = rule.crop
     if rule.resize is None:
         return f"stretched to {width}x{height}, {rule.interpolation}"
@@ -191,11 +191,11 @@ def _complete(net: Net, path: Path, resize: str | None, interpolation: str | Non
         shorter = None
     elif resize is not None:
         if not resize.isdigit():
-            raise UsageError(f"--resize {resize!r}", allowed=f"a whole number of pixels, or {STRETCH}")
+            raise UsageError(f"--resize {resize!r}", expected=f"a whole number of pixels, or {STRETCH}")
         shorter = int(resize)
     net.preprocess = Preprocess(crop=size, resize=shorter, interpolation=cast("Any", interpolation or "bilinear"))
     source = "as given" if resize and interpolation else "assumed; --resize and --interpolation change it"
-    return f"{path.name} comes without metadata.json; pictures: {describe_preprocess(net.preprocess)} ({source})"
+    return f"{path.name} comes without metadata.json; images: {describe_preprocess(net.preprocess)} ({source})"
 
 
 def _complete_backends(_ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[str]:

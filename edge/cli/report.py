@@ -48,7 +48,7 @@ def report_command(
     """
     del verbose  # there is nothing more to tell
     if out is not None and out.suffix != ".html":
-        raise UsageError(f"--out {out}", allowed="a name ending in .html")
+        raise UsageError(f"--out {out}", expected="a name ending in .html")
     built, warnings = _open(model, build_dir), []
     if other is not None:
         from edge.report import compare
@@ -82,6 +82,6 @@ def _open(model: str, build_dir: Path) -> Built:
     path = find_program(model, build_dir)
     if not path.is_dir():
         raise ModelFileError(
-            f"{path} is a single file", allowed="the folder of a finished build", remedy=f"edge report {path.parent}"
+            f"{path} is a single file", expected="the folder of a finished build", remedy=f"edge report {path.parent}"
         )
     return open_built(path)

@@ -1,4 +1,4 @@
-"""``edge run``: show pictures to a finished program."""
+"""``edge run``: show images to a finished program."""
 
 from __future__ import annotations
 
@@ -33,11 +33,11 @@ EXAMPLES = (
 @click.command("run", epilog=examples(EXAMPLES))
 @program_argument
 @click.argument("images", nargs=-1, required=True, metavar="IMAGE...")
-@click.option("--k", type=click.IntRange(min=1), default=5, show_default=True, help="Labels a picture.")
+@click.option("--k", type=click.IntRange(min=1), default=5, show_default=True, help="Labels an image.")
 @click.option(
     "--out",
     type=click.Path(path_type=Path),
-    help="Write each picture with its labels below it: a .png or .jpg for one picture, else a folder.",
+    help="Write each image with its labels below it: a .png or .jpg for one image, else a folder.",
 )
 @click.option("--labels", help="imagenet, demo, or a text file with a class name a line.  [default: MODEL's]")
 @running_options
@@ -61,18 +61,18 @@ def run_command(
     """Classify IMAGEs (files, or folders of them) with MODEL.
 
     MODEL is a build folder, a bundle, a .bin, a portable ONNX, or a name: ConvNeXt_atto means
-    build/ConvNeXt_atto. A picture that can't be read is named, the others are shown, and the exit code is 1.
+    build/ConvNeXt_atto. An image that can't be read is named, the others are shown, and the exit code is 1.
     """
-    pictures = _pictures(images)
-    targets = _targets(pictures, out)
+    files = _files(images)
+    targets = _targets(files, out)
     path = find_program(model, build_dir)
     net, note = open_program(path, backend, labels=labels, resize=resize, interpolation=interpolation)
     with net:
         if not as_json:
             _head(net, note, verbose=verbose)
         results = []
-        for picture in pictures:
-            results.append(_classify(net, picture, k, targets.get(picture)))
+        for image in files:
+            results.append(_classify(net, image, k, targets.get(image)))
             if not as_json:
                 _show(results[-1])
         if as_json:
@@ -81,8 +81,8 @@ def run_command(
         context.exit(1)
 
 
-def _pictures(images: Sequence[str]) -> list[Path]:
-    """Return the pictures of files and folders, each once, in the order given."""
+def _files(images: Sequence[str]) -> list[Path]:
+    """Return the images of files and folders, each once, in the order given."""
     found: dict[Path, None] = {}
     for image in images:
         path = Path(image).expanduser()
@@ -95,35 +95,35 @@ def _pictures(images: Sequence[str]) -> list[Path]:
     return list(found)
 
 
-def _targets(pictures: Sequence[Path], out: Path | None) -> dict[Path, Path]:
-    """Return picture -> file to write, checked before any work is done."""
+def _targets(files: Sequence[Path], out: Path | None) -> dict[Path, Path]:
+    """Return image -> file to write, checked before any work is done."""
     if out is None:
         return {}
     from edge.files import disk_errors
-    from edge.runtime.picture import FORMATS, check_format
+    from edge.runtime.annotated import FORMATS, check_format
 
-    if len(pictures) == 1 and not out.is_dir() and out.suffix:
+    if len(files) == 1 and not out.is_dir() and out.suffix:
         check_format(out)
-        targets = {pictures[0]: out}
+        targets = {files[0]: out}
     else:
         if out.suffix.lower() in FORMATS or out.is_file():
-            raise UsageError(f"--out {out} for {len(pictures)} pictures", allowed="a folder")
-        targets = dict(zip(pictures, _names(pictures, out), strict=True))
-    inputs = {picture.resolve() for picture in pictures}
+            raise UsageError(f"--out {out} for {len(files)} images", expected="a folder")
+        targets = dict(zip(files, _names(files, out), strict=True))
+    inputs = {image.resolve() for image in files}
     for target in targets.values():
         if target.resolve() in inputs:
-            raise UsageError(f"--out would overwrite {target}", allowed="another name or folder")
+            raise UsageError(f"--out would overwrite {target}", expected="another name or folder")
     with disk_errors(out):
         (out if out not in targets.values() else out.parent).mkdir(parents=True, exist_ok=True)
     return targets
 
 
-def _names(pictures: Sequence[Path], folder: Path) -> Iterator[Path]:
+def _names(files: Sequence[Path], folder: Path) -> Iterator[Path]:
     taken: set[str] = set()
-    for picture in pictures:
-        name, number = picture.stem, 2
+    for image in files:
+        name, number = image.stem, 2
         while name in taken:
-            name, number = f"{picture.stem}_{number}", number + 1
+            name, number = f"{image.stem}_{number}", number + 1
         taken.add(name)
         yield folder / f"{name}.png"
 
@@ -139,24 +139,24 @@ def _head(net: Net, note: str, *, verbose: bool) -> None:
         click.echo(f"note     {note}")
 
 
-def _classify(net: Net, picture: Path, k: int, target: Path | None) -> dict[str, Any]:
-    """Return the picture's labels, or the error that it made; other errors are the program's."""
+def _classify(net: Net, image: Path, k: int, target: Path | None) -> dict[str, Any]:
+    """Return the image's labels, or the error that it made; other errors are the program's."""
     try:
         from edge.images.preprocess import decode
 
-        rgb = decode(picture, str(picture))
+        rgb = decode(image, str(image))
     except InputError as error:
-        return {"image": str(picture), "error": str(error)}
+        return {"image": str(image), "error": str(error)}
     ranked = net.classify(rgb, k)
     result: dict[str, Any] = {
-        "image": str(picture),
+        "image": str(image),
         "labels": [{"label": label, "probability": probability} for label, probability in ranked],
     }
     if target is not None:
-        from edge.runtime.picture import annotate, save_picture
+        from edge.runtime.annotated import annotate, save_image
 
         try:
-            save_picture(target, annotate(rgb, ranked))
+            save_image(target, annotate(rgb, ranked))
             result["out"] = str(target)
         except EdgeError as error:
             result["error"] = str(error)

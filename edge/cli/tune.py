@@ -25,7 +25,7 @@ _KINDS = {
     "rank": "rankings of all units",
     "damage": "sets of units compared",
     "latency": "latency-only compiles",
-    "report": "figures on the pictures kept back",
+    "report": "figures on the images kept back",
 }
 
 
@@ -178,7 +178,7 @@ def tune_command(
 ) -> None:
     """Search the recipe with which MODEL loses least accuracy at nearly int8's speed.
 
-    Half of the pictures are searched on, the figures at the end are of the other half. Every trial is a real compile;
+    Half of the images are searched on, the figures at the end are of the other half. Every trial is a real compile;
     finished ones are kept, and the same command goes on from there. edge build takes the recipe by itself.
     """
     import cattrs
@@ -226,7 +226,7 @@ def tune_command(
     if not result.met:
         raise GateError(
             result.why,
-            allowed=f"a drop of {max_drop:g} points (--max-drop), "
+            expected=f"a drop of {max_drop:g} points (--max-drop), "
             f"{result.max_latency_us:.1f} us (--max-latency)"
             + (f", agreement {min_agreement:g} % (--min-agreement)" if min_agreement is not None else ""),
             remedy="loosen a bar or give it more --time; what is finished is kept",
@@ -242,7 +242,9 @@ def parse_latency(text: str) -> tuple[float | None, float | None]:
     match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(x|ms|us)", text.strip().lower())
     value = float(match.group(1)) if match else 0.0
     if match is None or value <= 0 or (match.group(2) == "x" and value < 1):
-        raise UsageError(f"--max-latency {text!r}", allowed="a share of plain int8's such as 1.05x, or 1.5ms, or 900us")
+        raise UsageError(
+            f"--max-latency {text!r}", expected="a share of plain int8's such as 1.05x, or 1.5ms, or 900us"
+        )
     unit = match.group(2)
     return (value, None) if unit == "x" else (None, value * (1000 if unit == "ms" else 1))
 
@@ -256,5 +258,5 @@ def parse_duration(option: str, text: str) -> float:
     match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(s|m|h)", text.strip().lower())
     seconds = float(match.group(1)) * {"s": 1, "m": 60, "h": 3600}[match.group(2)] if match else 0.0
     if seconds <= 0:
-        raise UsageError(f"{option} {text!r}", allowed="a duration such as 90s, 30m or 1h")
+        raise UsageError(f"{option} {text!r}", expected="a duration such as 90s, 30m or 1h")
     return seconds

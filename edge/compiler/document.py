@@ -1,4 +1,4 @@
-"""A mapper YAML as the rules see it: values read the mapper's way, and the line of each."""
+"""A mapper YAML as the rules see it: values read the compiler's way, and the line of each."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Hit(NamedTuple):
     """What a rule found: the text seen, what would be right, the line from 1, and whether it can stay."""
 
     seen: str
-    allowed: str
+    expected: str
     line: int | None = None
     harmless: bool = False
 
@@ -63,7 +63,7 @@ class Document:
         return None
 
     def value(self, group: str, key: str) -> Any:
-        """Return a value of a type that the mapper takes; None where it is missing or of another type."""
+        """Return a value of a type that the compiler takes; None where it is missing or of another type."""
         value = self.group(group).get(key)
         types = GROUPS[group][key].types
         return value if has_type(value, types) else None
@@ -74,7 +74,7 @@ class Document:
         return "" if value is None or isinstance(value, dict) else str(value)
 
     def items(self, group: str, key: str) -> list[str]:
-        """Return the items of a ``;`` list as the mapper splits it; an item 'None' is empty."""
+        """Return the items of a ``;`` list as the compiler splits it; an item 'None' is empty."""
         text = self.text(group, key).replace("'", " ").replace('"', " ").strip()
         if not text:
             return []
@@ -103,7 +103,7 @@ class Document:
         return self.graph.input_shape if self.graph is not None and index == 0 else None
 
     def calibrates(self) -> bool:
-        """Tell whether the mapper will read calibration data."""
+        """Tell whether the compiler will read calibration data."""
         return self.text("calibration_parameters", "calibration_type") not in NO_DATA
 
 

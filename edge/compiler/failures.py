@@ -142,7 +142,7 @@ def diagnose(text: str, returncode: int, *, log: str | None = None) -> CompileEr
         return _error(
             "start",
             f"exit status {returncode}, and its output can't be understood: {shown!r}",
-            "edge toolchain install (then --mapper managed)",
+            "edge toolchain install (then --compiler managed)",
             log,
         )
     return _error(stage, f"exit status {returncode} without a message", "read the log", log)

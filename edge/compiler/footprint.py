@@ -23,20 +23,20 @@ _BASE = 500 * _MIB
 _Slopes = tuple[tuple[float, float], ...]
 _WEIGHTS_ALONE: _Slopes = ((12e6, 31.0), (32e6, 22.0), (math.inf, 15.0))
 _WEIGHTS_BESIDE: _Slopes = ((60e6, 17.0), (math.inf, 5.0))
-_BATCH = 8  # calibration pictures that the compiler takes at a time
+_BATCH = 8  # calibration images that the compiler takes at a time
 _LEAST = 3  # as many as count at least: what comes after calibration is larger than with one or two
 _LARGEST = 4.7  # copies of the largest activation of a batch
-_ACTIVATIONS = 1.9  # copies of every activation of one picture
-_INPUT = 1.2  # copies of every calibration picture
+_ACTIVATIONS = 1.9  # copies of every activation of one image
+_INPUT = 1.2  # copies of every calibration image
 _CHECK: tuple[tuple[int, float], ...] = ((550, 17.0), (1200, 12.5))  # MiB, copies of the weights
 
 _SIZES = (4, 8, 16, 24, 32, 48, 64, 96, 128)  # GiB, as machines come
-_FEW = 20  # calibration pictures that still give steady ranges
+_FEW = 20  # calibration images that still give steady ranges
 
 
 @frozen
 class Extent:
-    """How large the tensors of a network are, in elements for one picture."""
+    """How large the tensors of a network are, in elements for one image."""
 
     parameters: int  #: of all weights, biases and statistics.
     activations: int = 0  #: of the outputs of all operators together.
@@ -87,20 +87,20 @@ def extent_of(onnx_file: Path) -> Extent:
     )
 
 
-def estimate(extent: Extent, purpose: Purpose, pictures: int = 100) -> int:
+def estimate(extent: Extent, purpose: Purpose, images: int = 100) -> int:
     """Return the bytes that a run of the compiler is foretold to hold at most.
 
     A compile is at its largest either where it turns the weights into integers, or where it runs the
-    calibration pictures through the network, so the larger of two sums counts:
+    calibration images through the network, so the larger of two sums counts:
 
     - weights: 500 MiB (a network of 29 k weights at 64x64 takes 449) and 31 copies of the first 12 M float
       weights (ResNet18 at 64x64), 22 of the next 20 M (ConvNeXt_tiny at 64x64 with the recipe ``int8``,
       NextViT_small_224), 15 of the rest (NextViT_large_224, ConvNeXt_large_224);
-    - activations: 500 MiB; 4.7 copies of the largest activation of a batch of 8 pictures (2 and 4
-      convolutions of 8 to 128 channels at 512x512 and 1024x1024; 4 pictures take less than 16, and one as
-      much as 4, so no fewer than 3 count); 1.9 copies of all activations of one picture (12 convolutions
+    - activations: 500 MiB; 4.7 copies of the largest activation of a batch of 8 images (2 and 4
+      convolutions of 8 to 128 channels at 512x512 and 1024x1024; 4 images take less than 16, and one as
+      much as 4, so no fewer than 3 count); 1.9 copies of all activations of one image (12 convolutions
       beside 4 add 58 MiB for each tensor of 32 MiB, so do additions and pooling); 1.2 copies of every
-      picture's input (100 pictures beside 16); 17 copies of the first 60 M weights and 5 of the rest
+      image's input (100 images beside 16); 17 copies of the first 60 M weights and 5 of the rest
       (NextViT and ConvNeXt_large at 384x384).
 
     Copies are those that lie above all measured, 5 % and more. What the compiler fuses, such as a swish, counts all
@@ -114,18 +114,18 @@ def estimate(extent: Extent, purpose: Purpose, pictures: int = 100) -> int:
     """
     if purpose == "check":
         return min(base * _MIB + round(copies * _FLOAT * extent.parameters) for base, copies in _CHECK)
-    return max(_by_weights(extent), _by_activations(extent, pictures))
+    return max(_by_weights(extent), _by_activations(extent, images))
 
 
 def _by_weights(extent: Extent) -> int:
     return _BASE + _FLOAT * _copies(extent.parameters, _WEIGHTS_ALONE)
 
 
-def _by_activations(extent: Extent, pictures: int) -> int:
+def _by_activations(extent: Extent, images: int) -> int:
     elements = (
-        _LARGEST * max(_LEAST, min(pictures, _BATCH)) * extent.largest
+        _LARGEST * max(_LEAST, min(images, _BATCH)) * extent.largest
         + _ACTIVATIONS * extent.activations
-        + _INPUT * pictures * extent.input
+        + _INPUT * images * extent.input
     )
     return _BASE + _FLOAT * (round(elements) + _copies(extent.parameters, _WEIGHTS_BESIDE))
 
@@ -138,7 +138,7 @@ def _copies(parameters: int, slopes: _Slopes) -> int:
     return round(total)
 
 
-def require(extent: Extent, purpose: Purpose, *, free: int | None, name: str, pictures: int = 100) -> None:
+def require(extent: Extent, purpose: Purpose, *, free: int | None, name: str, images: int = 100) -> None:
     """Refuse a run that does not fit.
 
     Args:
@@ -149,23 +149,23 @@ def require(extent: Extent, purpose: Purpose, *, free: int | None, name: str, pi
     Raises:
         NotEnoughMemory: the estimate is above ``free``.
     """
-    needed = estimate(extent, purpose, pictures)
+    needed = estimate(extent, purpose, images)
     if free is None or needed <= free:
         return
     # The system and edge itself want something beside.
     machine = next((size for size in _SIZES if size * GIB >= needed + 2 * GIB), math.ceil(needed / GIB) + 2)
     size = f"{extent.parameters / 1e6:.1f} M parameters"
-    why = "the weights decide: fewer calibration pictures or a lower --level change little"
+    why = "the weights decide: fewer calibration images or a lower --level change little"
     less = "take a smaller model (edge models)"
-    if purpose == "compile" and _by_activations(extent, pictures) > _by_weights(extent):
-        size += f", {extent.activations / 1e6:.1f} M activations, {pictures} calibration pictures"
+    if purpose == "compile" and _by_activations(extent, images) > _by_weights(extent):
+        size += f", {extent.activations / 1e6:.1f} M activations, {images} calibration images"
         why = "the activations decide: a lower --level changes nothing"
         less = "take a smaller input or a smaller model"
         fewer = estimate(extent, purpose, _FEW)
-        if pictures > _FEW and fewer <= free:
+        if images > _FEW and fewer <= free:
             less = f"--calib-count {_FEW} takes {fewer / GIB:.1f} GiB"
     raise NotEnoughMemory(
         f"to {purpose} {name} ({size}) takes about {needed / GIB:.1f} GiB of memory, and {free / GIB:.1f} GiB are free",
-        allowed=f"a machine or container with {machine} GiB; {why}",
+        expected=f"a machine or container with {machine} GiB; {why}",
         remedy=f"close other programs, or {less}; --any-memory tries anyway",
     )

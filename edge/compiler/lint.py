@@ -85,13 +85,13 @@ class Finding:
 
     rule: str  #: name of the rule.
     seen: str  #: what the YAML says.
-    allowed: str  #: what would be right.
+    expected: str  #: what would be right.
     line: int | None = None  #: in the YAML, from 1; None where the fault is that something is missing.
     harmless: bool = False  #: the compiler takes it and makes the same program.
 
     def __str__(self) -> str:
         where = f"line {self.line}: " if self.line else ""
-        return f"{where}{self.seen} (allowed: {self.allowed}) [{self.rule}]"
+        return f"{where}{self.seen} (expected: {self.expected}) [{self.rule}]"
 
 
 def lint(
@@ -168,7 +168,7 @@ def require_clean(
     if findings:
         listed = "\n".join(f"  {finding}" for finding in findings)
         raise SpecError(
-            f"{origin} breaks {len(findings)} rule(s) of the mapper:\n{listed}",
+            f"{origin} breaks {len(findings)} rule(s) of the compiler:\n{listed}",
             remedy="mend the model YAML or the precision recipe that it was rendered from",
         )
 
@@ -201,7 +201,7 @@ def lint_file(file: Path, model: Path | None = None) -> Linted:
     try:
         text = _text(file)
     except SpecError as error:
-        return Linted(file, (Finding("file", error.seen, error.allowed or "a mapper YAML"),), None)
+        return Linted(file, (Finding("file", error.seen, error.expected or "a mapper YAML"),), None)
     named, line = _named_model(text, file.parent)
     named = model or named
     network, graph, why_not = None, None, "" if named else "the YAML names no ONNX that is there"
@@ -235,13 +235,13 @@ def _named_model(text: str, folder: Path) -> tuple[Path | None, int | None]:
 def _text(file: Path) -> str:
     try:
         if not file.is_file():
-            raise SpecError(f"{file} is no regular file", allowed="a mapper YAML")
+            raise SpecError(f"{file} is no regular file", expected="a mapper YAML")
         with file.open("rb") as stream:
             data = stream.read(LARGEST + 1)  # what a size says, a special file need not hold
         if len(data) > LARGEST:
-            raise SpecError(f"{file} has more than {LARGEST:,} bytes", allowed=f"at most {LARGEST:,}")
+            raise SpecError(f"{file} has more than {LARGEST:,} bytes", expected=f"at most {LARGEST:,}")
         return data.decode("utf-8-sig")
     except OSError as error:
-        raise SpecError(f"can't read {file}: {error.strerror}", allowed="a mapper YAML") from error
+        raise SpecError(f"can't read {file}: {error.strerror}", expected="a mapper YAML") from error
     except UnicodeDecodeError as error:
-        raise SpecError(f"{file} is no UTF-8 text", allowed="a mapper YAML") from error
+        raise SpecError(f"{file} is no UTF-8 text", expected="a mapper YAML") from error

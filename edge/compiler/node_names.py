@@ -1,6 +1,6 @@
-"""Names by which the mapper knows a model's nodes.
+"""Names by which the compiler knows a model's nodes.
 
-``node_info`` goes by the names after the mapper's optimiser has run, most of which are the float model's.
+``node_info`` goes by the names after the compiler's optimiser has run, most of which are the float model's.
 Measured on the optimised models of hb_mapper 1.24.3:
 
 ==============================  ==================================================================
@@ -157,7 +157,7 @@ def expanded(precision: Precision, names: NodeNames) -> Precision:
         if not any(fits(pattern, name) for name in names.known):
             raise SpecError(
                 f"recipe {precision.name}: no node of this network fits {pattern!r}",
-                allowed=f"names such as {', '.join(names.known[1:4])}",
+                expected=f"names such as {', '.join(names.known[1:4])}",
                 remedy="--precision int8, or a recipe made for this network",
             )
     plain = {key: node for key, node in precision.nodes.items() if ANY not in key}

@@ -1,4 +1,4 @@
-"""Render the mapper's YAML of a model through the template in ``mapper_yaml/``."""
+"""Render the compiler's YAML of a model through the template in ``mapper_yaml/``."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class RenderResult:
 
     yaml: str  #: file name, relative to ``out``.
     sha256: str  #: of that file.
-    prefix: str  #: ``output_model_file_prefix``; starts the name of every file that the mapper writes.
+    prefix: str  #: ``output_model_file_prefix``; starts the name of every file that the compiler writes.
     precision: str  #: name of the recipe.
     nodes: int  #: number of nodes with a precision of their own.
     optimize_level: str  #: ``O0`` to ``O3``.
@@ -56,8 +56,8 @@ def render(
         precision: the recipe; fills ``node_info``, calibration and compiler.
         prefix: such as ``ConvNeXt_atto_224x224_nv12``.
         onnx_model: path relative to the YAML's folder.
-        cal_data_dir: path relative to the YAML's folder; ends in ``_f32``, as the mapper expects of float32.
-        working_dir: path relative to the YAML's folder; the mapper makes it.
+        cal_data_dir: path relative to the YAML's folder; ends in ``_f32``, as the compiler expects of float32.
+        working_dir: path relative to the YAML's folder; the compiler makes it.
         graph: facts of the ONNX that ``onnx_model`` names; None reads them from ``model``.
         model: that ONNX; without it the rules that need its operators do not run.
         calibration_files: name and size in bytes of each calibration file.
@@ -65,7 +65,7 @@ def render(
 
     Raises:
         ModelFileError: ``model`` is no ONNX with one static image input.
-        SpecError: a pattern of the recipe fits no node, the rendered text breaks a rule of the mapper (all
+        SpecError: a pattern of the recipe fits no node, the rendered text breaks a rule of the compiler (all
             findings are listed), or the template itself is broken.
     """
     (reporter or Silent()).update(f"rendering {prefix}.yaml")

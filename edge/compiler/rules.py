@@ -1,4 +1,4 @@
-"""Rules on groups, keys and the types of values: what the mapper's schema refuses or misreads."""
+"""Rules on groups, keys and the types of values: what the compiler's schema refuses or misreads."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from edge.compiler.schema import (
 CALIBRATION = "calibration_parameters"
 SHOWN = 3
 OPERATOR_FORM = r"set_(?!model_|all_)([A-Za-z0-9]+)_(?:input|output)_\w+"
-# Operators that the mapper's optimiser makes of others: a MatMul becomes a Conv, a Div a Mul.
+# Operators that the compiler's optimiser makes of others: a MatMul becomes a Conv, a Div a Mul.
 MADE = {"Conv", "Mul", "Add", "Reciprocal", "Transpose", "Reshape", "Concat", "Slice", "Pad", "GlobalAveragePool"}
 
 
@@ -34,8 +34,8 @@ def data_folder(doc: Document) -> Iterator[Hit]:
     if not doc.calibrates():
         if doc.text(CALIBRATION, "cal_data_dir"):
             seen = f"cal_data_dir with calibration_type {doc.text(CALIBRATION, 'calibration_type')}"
-            allowed = "no cal_data_dir: it would not be read"
-            yield Hit(seen, allowed, doc.line(CALIBRATION, "cal_data_dir"), harmless=True)
+            expected = "no cal_data_dir: it would not be read"
+            yield Hit(seen, expected, doc.line(CALIBRATION, "cal_data_dir"), harmless=True)
         return
     if doc.base is None:
         return
@@ -45,7 +45,7 @@ def data_folder(doc: Document) -> Iterator[Hit]:
         if not folder.is_dir():
             yield Hit(f"cal_data_dir: {item!r} does not exist", f"a folder, from {doc.base}", line)
         elif not any(folder.iterdir()):
-            yield Hit(f"cal_data_dir: {item!r} is empty", "one raw file a picture", line)
+            yield Hit(f"cal_data_dir: {item!r} is empty", "one raw file an image", line)
 
 
 def data_type_suffix(doc: Document) -> Iterator[Hit]:
@@ -54,9 +54,9 @@ def data_type_suffix(doc: Document) -> Iterator[Hit]:
         doc.items(CALIBRATION, "cal_data_dir"), doc.items(CALIBRATION, "cal_data_type"), strict=False
     ):
         if kind in ITEM_BYTES and folder.rstrip("/").endswith("_f32") != (kind == "float32"):
-            allowed = "a folder that ends in _f32" if kind == "float32" else "a folder without _f32"
+            expected = "a folder that ends in _f32" if kind == "float32" else "a folder without _f32"
             line = doc.line(CALIBRATION, "cal_data_dir")
-            yield Hit(f"cal_data_type {kind!r} with cal_data_dir {folder!r}", allowed, line, harmless=True)
+            yield Hit(f"cal_data_type {kind!r} with cal_data_dir {folder!r}", expected, line, harmless=True)
 
 
 def file_size(doc: Document) -> Iterator[Hit]:
@@ -82,14 +82,14 @@ def file_size(doc: Document) -> Iterator[Hit]:
 
 
 def no_files(doc: Document) -> Iterator[Hit]:
-    """Calibration needs pictures."""
+    """Calibration needs images."""
     if doc.calibrates() and doc.calibration_files is not None and not doc.calibration_files:
         line = doc.line(CALIBRATION, "cal_data_dir")
         yield Hit("no calibration file", "at least one raw file, better 20 to 100", line)
 
 
 def max_percentile(doc: Document) -> Iterator[Hit]:
-    """0.5 to 1, with calibration_type max only; the mapper takes 0 for unset and lifts the rest to 0.5."""
+    """0.5 to 1, with calibration_type max only; the compiler takes 0 for unset and lifts the rest to 0.5."""
     text = doc.text(CALIBRATION, "max_percentile")
     if not text:
         return
@@ -106,30 +106,30 @@ def max_percentile(doc: Document) -> Iterator[Hit]:
 
 
 def optimization(doc: Document) -> Iterator[Hit]:
-    """Values that the mapper knows for bayes-e."""
+    """Values that the compiler knows for bayes-e."""
     for item in doc.items(CALIBRATION, "optimization"):
         if not item or "," in item or item in OPTIMIZATIONS:
             continue
         if not any(re.fullmatch(form, item) for form in OPTIMIZATION_FORMS):
-            allowed = (
+            expected = (
                 "set_all_nodes_<dtype>, set_model_output_<dtype>, set_<OpType>_input_<dtype>, "
                 "set_<OpType>_output_<dtype> with int8, int16 or float32, no '_' in <OpType>; skip_<pass>; "
                 + ", ".join(OPTIMIZATIONS)
             )
-            yield Hit(f"optimization: {item!r}", allowed, doc.line(CALIBRATION, "optimization"))
+            yield Hit(f"optimization: {item!r}", expected, doc.line(CALIBRATION, "optimization"))
 
 
 def absent_operator(doc: Document) -> Iterator[Hit]:
-    """The mapper takes a rule for an operator that the model has not, logs it as set, and does nothing."""
+    """The compiler takes a rule for an operator that the model has not, logs it as set, and does nothing."""
     if doc.model is None:
         return
     present = {node.op_type for node in doc.model.graph.node}
     for item in doc.items(CALIBRATION, "optimization"):
         found = re.fullmatch(OPERATOR_FORM, item)
         if found and found.group(1) not in present | MADE and not found.group(1).startswith("Hz"):
-            allowed = f"an operator of the model, such as {', '.join(sorted(present)[:SHOWN])}"
+            expected = f"an operator of the model, such as {', '.join(sorted(present)[:SHOWN])}"
             seen = f"optimization: {item!r}, but the model has no {found.group(1)}"
-            yield Hit(seen, allowed, doc.line(CALIBRATION, "optimization"))
+            yield Hit(seen, expected, doc.line(CALIBRATION, "optimization"))
 
 
 def cpu_and_bpu(doc: Document) -> Iterator[Hit]:
@@ -171,7 +171,7 @@ LONGEST_CALL_US = 4294967295
 
 
 def core_num(doc: Document) -> Iterator[Hit]:
-    """The mapper's parser lets 2 pass; its compiler refuses it on the X5, minutes later."""
+    """The compiler's parser lets 2 pass; hbdk refuses it on the X5, minutes later."""
     value = doc.value(COMPILER, "core_num")
     if value is not None and value != 1:
         yield Hit(f"core_num: {value}", "1: bayes-e runs a model on one core", doc.line(COMPILER, "core_num"))
@@ -228,8 +228,8 @@ def max_time_per_fc(doc: Document) -> Iterator[Hit]:
     """Longest function call in microseconds; 0 is no limit."""
     value = doc.value(COMPILER, "max_time_per_fc")
     if value and not 1000 <= value <= LONGEST_CALL_US:
-        allowed = f"0, or 1000..{LONGEST_CALL_US} us"
-        yield Hit(f"max_time_per_fc: {value}", allowed, doc.line(COMPILER, "max_time_per_fc"))
+        expected = f"0, or 1000..{LONGEST_CALL_US} us"
+        yield Hit(f"max_time_per_fc: {value}", expected, doc.line(COMPILER, "max_time_per_fc"))
 
 
 def advice(doc: Document) -> Iterator[Hit]:
@@ -273,8 +273,8 @@ def unknown_key(doc: Document) -> Iterator[Hit]:
                 continue
             home = next((other for other in GROUPS if key in GROUPS[other]), None)
             hint = f"{key} belongs in {home}" if home else did_you_mean(str(key), GROUPS[group])
-            allowed = hint or ", ".join(GROUPS[group])
-            yield Hit(f"{group}: unknown key {key!r}", allowed, doc.line(group, str(key)))
+            expected = hint or ", ".join(GROUPS[group])
+            yield Hit(f"{group}: unknown key {key!r}", expected, doc.line(group, str(key)))
 
 
 def duplicate_key(doc: Document) -> Iterator[Hit]:
@@ -300,13 +300,13 @@ def missing_key(doc: Document) -> Iterator[Hit]:
 
 
 def value_type(doc: Document) -> Iterator[Hit]:
-    """The mapper takes text, a number, true/false or a mapping, each only where it expects it."""
+    """The compiler takes text, a number, true/false or a mapping, each only where it expects it."""
     for group, key, value, rule in _known(doc):
         if value is not None and not has_type(value, rule.types):
-            allowed = " or ".join(_type_name(kind) for kind in rule.types)
+            expected = " or ".join(_type_name(kind) for kind in rule.types)
             hint = f", quoted: {key}: '{value}'" if _quotes_help(value, rule) else ""
             seen = f"{key}: {value!r} is {_type_name(type(value))}"
-            yield Hit(seen, allowed + hint, doc.line(group, key))
+            yield Hit(seen, expected + hint, doc.line(group, key))
 
 
 def empty_value(doc: Document) -> Iterator[Hit]:
@@ -330,7 +330,7 @@ def choice(doc: Document) -> Iterator[Hit]:
 
 
 def separator(doc: Document) -> Iterator[Hit]:
-    """The mapper splits lists at ';' only, and reads a comma as part of a name, without a word."""
+    """The compiler splits lists at ';' only, and reads a comma as part of a name, without a word."""
     for group, key, _, rule in _known(doc):
         if rule.each == "one" or key in NUMBER_LISTS:
             continue
@@ -358,7 +358,7 @@ def item_count(doc: Document) -> Iterator[Hit]:
 
 
 def deprecated_key(doc: Document) -> Iterator[Hit]:
-    """Keys that the mapper ignores or is about to drop."""
+    """Keys that the compiler ignores or is about to drop."""
     for group, key, value, rule in _known(doc):
         if rule.use_instead and value is not False:
             line = doc.line(group, key)

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 GROUP = "input_parameters"
 
 # In pixel units, 0..255. The largest plausible multiplier is the one of a std of 10 grey levels; a std,
-# in either unit (57.4 or 0.229), and 1/std of a 0..1 picture (4.4) are all above it.
+# in either unit (57.4 or 0.229), and 1/std of a 0..1 image (4.4) are all above it.
 LARGEST_SCALE = 0.1
 
 NORMALISING = ("Sub", "Add", "Mul", "Div", "BatchNormalization", "InstanceNormalization")
@@ -46,9 +46,9 @@ def input_shape(doc: Document) -> Iterator[Hit]:
             if text and "," not in text:
                 yield Hit(f"input_shape: {text!r}", "positive numbers, such as 1x3x224x224", line)
         elif doc.graph is not None and index == 0 and shape != doc.graph.input_shape:
-            # The mapper warns and takes the YAML's.
-            allowed = "x".join(str(size) for size in doc.graph.input_shape) + ", as the model has it"
-            yield Hit(f"input_shape: {text!r}", allowed, line)
+            # The compiler warns and takes the YAML's.
+            expected = "x".join(str(size) for size in doc.graph.input_shape) + ", as the model has it"
+            yield Hit(f"input_shape: {text!r}", expected, line)
         elif len(shape) != 4 and doc.item(GROUP, "input_type_rt", index) != "featuremap":
             yield Hit(f"input_shape: {text!r} of an image", "four sizes, such as 1x3x224x224", line)
 
@@ -96,10 +96,10 @@ def transform(doc: Document) -> Iterator[Hit]:
         if train == runtime or train not in TRAIN_TYPES or runtime not in RT_TYPES:
             continue
         if runtime not in TRANSFORMS.get(train, ()):
-            allowed = ", ".join((train, *TRANSFORMS.get(train, ())))
+            expected = ", ".join((train, *TRANSFORMS.get(train, ())))
             yield Hit(
                 f"input_type_train {train!r} to input_type_rt {runtime!r}",
-                f"input_type_rt: {allowed}",
+                f"input_type_rt: {expected}",
                 doc.line(GROUP, "input_type_rt"),
             )
 
@@ -114,13 +114,13 @@ def layout_against_shape(doc: Document) -> Iterator[Hit]:
         wanted, other = (1, 3) if layout == "NCHW" else (3, 1)
         if shape[wanted] != CHANNELS[train]:
             fits = shape[other] == CHANNELS[train]
-            allowed = ("NHWC" if layout == "NCHW" else "NCHW") if fits else f"{CHANNELS[train]} channels"
+            expected = ("NHWC" if layout == "NCHW" else "NCHW") if fits else f"{CHANNELS[train]} channels"
             line = doc.line(GROUP, "input_layout_train")
-            yield Hit(f"input_layout_train {layout} with the {train} shape {shape}", allowed, line)
+            yield Hit(f"input_layout_train {layout} with the {train} shape {shape}", expected, line)
 
 
 def odd_size(doc: Document) -> Iterator[Hit]:
-    """NV12 halves both sizes. Under bt601_video the mapper forgets to check."""
+    """NV12 halves both sizes. Under bt601_video the compiler forgets to check."""
     for line, height, width in _nv12_sizes(doc):
         if height % 2 or width % 2:
             yield Hit(f"nv12 of {height}x{width}", "an even height and an even width", line)
@@ -144,8 +144,8 @@ def norm_values_given(doc: Document) -> Iterator[Hit]:
             if word in norm and not given:
                 yield Hit(f"norm_type {norm!r} without {key}", f"{key}: …", doc.line(GROUP, "norm_type"))
             if word not in norm and given:
-                allowed = f"no {key}, or norm_type: data_{word} or data_mean_and_scale"
-                yield Hit(f"norm_type {norm!r} ignores {key}", allowed, doc.line(GROUP, key))
+                expected = f"no {key}, or norm_type: data_{word} or data_mean_and_scale"
+                yield Hit(f"norm_type {norm!r} ignores {key}", expected, doc.line(GROUP, key))
 
 
 def norm_values_count(doc: Document) -> Iterator[Hit]:
@@ -162,7 +162,7 @@ def norm_values_count(doc: Document) -> Iterator[Hit]:
 
 
 def mean_units(doc: Document) -> Iterator[Hit]:
-    """mean_value is in 0..255; a mean of 0..1 pictures does next to nothing."""
+    """mean_value is in 0..255; a mean of 0..1 images does next to nothing."""
     for key, _, text in _norm_texts(doc):
         numbers = _numbers(text) if key == "mean_value" else None
         if not numbers:
@@ -172,7 +172,7 @@ def mean_units(doc: Document) -> Iterator[Hit]:
             yield Hit(f"mean_value: {text}", "0..255", line)
         elif 0 < max(numbers) <= 1:
             wanted = " ".join(f"{number * 255:g}" for number in numbers)
-            yield Hit(f"mean_value: {text} is of 0..1 pictures", f"times 255: {wanted}", line)
+            yield Hit(f"mean_value: {text} is of 0..1 images", f"times 255: {wanted}", line)
 
 
 def scale_is_multiplier(doc: Document) -> Iterator[Hit]:
@@ -185,9 +185,9 @@ def scale_is_multiplier(doc: Document) -> Iterator[Hit]:
         if min(numbers) <= 0:
             yield Hit(f"scale_value: {text}", "numbers above 0", line)
         elif max(numbers) > LARGEST_SCALE:
-            # 58.395 is a std, 0.229 one of 0..1 pictures, 4.37 its inverse: all want 1/58.395.
+            # 58.395 is a std, 0.229 one of 0..1 images, 4.37 its inverse: all want 1/58.395.
             yield Hit(
-                f"scale_value: {text} looks like a std or is of 0..1 pictures",
+                f"scale_value: {text} looks like a std or is of 0..1 images",
                 "1/std with std in 0..255, such as 0.0171247538 = 1/58.395",
                 line,
             )

@@ -35,11 +35,11 @@ def model_file(doc: Document) -> Iterator[Hit]:
     elif onnx_model and doc.base is not None and doc.model is None and not (doc.base / onnx_model).is_file():
         yield Hit(f"onnx_model: {onnx_model!r} does not exist", f"a file, from {doc.base}", line)
     if onnx_model and caffe:
-        # Without --model-type, the mapper silently takes the Caffe one.
+        # Without --model-type, the compiler silently takes the Caffe one.
         yield Hit("both onnx_model and caffe_model", "one of them", doc.line(GROUP, "caffe_model"))
     if bool(caffe) != bool(prototxt) or not (caffe or "x.caffemodel").endswith(".caffemodel"):
-        allowed = "caffe_model: x.caffemodel together with prototxt: x.prototxt"
-        yield Hit(f"caffe_model: {caffe!r}, prototxt: {prototxt!r}", allowed, doc.line(GROUP, "caffe_model"))
+        expected = "caffe_model: x.caffemodel together with prototxt: x.prototxt"
+        yield Hit(f"caffe_model: {caffe!r}, prototxt: {prototxt!r}", expected, doc.line(GROUP, "caffe_model"))
 
 
 def march(doc: Document) -> Iterator[Hit]:
@@ -54,17 +54,17 @@ def absolute_path(doc: Document) -> Iterator[Hit]:
     for group, key in PATHS:
         for item in doc.items(group, key):
             if PurePosixPath(item).is_absolute() or PureWindowsPath(item).drive or item.startswith("~"):
-                allowed = "a path relative to the YAML's folder"
-                yield Hit(f"{key}: {item!r}", allowed, doc.line(group, key), harmless=True)
+                expected = "a path relative to the YAML's folder"
+                yield Hit(f"{key}: {item!r}", expected, doc.line(group, key), harmless=True)
 
 
 def prefix(doc: Document) -> Iterator[Hit]:
     """The prefix starts file names and is the model's name on the board."""
     value = doc.text(GROUP, "output_model_file_prefix")
     if value and not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", value):
-        allowed = "letters, digits, '_', '-' and '.'"
+        expected = "letters, digits, '_', '-' and '.'"
         line = doc.line(GROUP, "output_model_file_prefix")
-        yield Hit(f"output_model_file_prefix: {value!r}", allowed, line)
+        yield Hit(f"output_model_file_prefix: {value!r}", expected, line)
 
 
 def node_table_form(doc: Document) -> Iterator[Hit]:
@@ -74,13 +74,13 @@ def node_table_form(doc: Document) -> Iterator[Hit]:
         if isinstance(value, str) and value.strip():
             parts = value.rstrip(";").split(":")
             if len(parts) != 2 or parts[1].strip() not in BITS:
-                # `A:int16;B:int16` is refused, although the mapper's own message advertises it.
-                allowed = "'Name:int16' for one node; a mapping for more"
-                yield Hit(f"{key}: {value!r}", allowed, doc.line(GROUP, key))
+                # `A:int16;B:int16` is refused, although the compiler's own message advertises it.
+                expected = "'Name:int16' for one node; a mapping for more"
+                yield Hit(f"{key}: {value!r}", expected, doc.line(GROUP, key))
         for node, settings in value.items() if isinstance(value, dict) else ():
             if not isinstance(settings, dict) or not settings:
-                allowed = "{'ON': 'BPU', 'InputType': 'int16', 'OutputType': 'int16'}"
-                yield Hit(f"{key}: {node}: {settings!r}", allowed, doc.line(GROUP, key, str(node)))
+                expected = "{'ON': 'BPU', 'InputType': 'int16', 'OutputType': 'int16'}"
+                yield Hit(f"{key}: {node}: {settings!r}", expected, doc.line(GROUP, key, str(node)))
 
 
 def unquoted_on(doc: Document) -> Iterator[Hit]:
@@ -92,7 +92,7 @@ def unquoted_on(doc: Document) -> Iterator[Hit]:
 
 
 def node_setting(doc: Document) -> Iterator[Hit]:
-    """Names of settings; the mapper's parser lets InputType2 pass, its quantizer then fails."""
+    """Names of settings; the compiler's parser lets InputType2 pass, its quantizer then fails."""
     for key, node, setting, _ in _settings(doc):
         if setting not in NODE_KEYS and not isinstance(setting, bool):
             hint = did_you_mean(str(setting), NODE_KEYS)
@@ -103,10 +103,10 @@ def node_setting(doc: Document) -> Iterator[Hit]:
 def node_value(doc: Document) -> Iterator[Hit]:
     """Values of settings."""
     for key, node, setting, value in _settings(doc):
-        allowed = ("BPU", "CPU") if setting == "ON" or isinstance(setting, bool) else BITS
-        if value not in allowed:
+        expected = ("BPU", "CPU") if setting == "ON" or isinstance(setting, bool) else BITS
+        if value not in expected:
             line = doc.line(GROUP, key, node, str(setting))
-            yield Hit(f"{key}: {node}: {setting}: {value!r}", ", ".join(allowed), line)
+            yield Hit(f"{key}: {node}: {setting}: {value!r}", ", ".join(expected), line)
 
 
 def node_overrides(doc: Document) -> Iterator[Hit]:
@@ -124,27 +124,27 @@ def node_overrides(doc: Document) -> Iterator[Hit]:
 
 
 def unknown_node(doc: Document) -> Iterator[Hit]:
-    """The mapper takes a name that no node has, logs it as set, and does nothing."""
+    """The compiler takes a name that no node has, logs it as set, and does nothing."""
     if doc.graph is None:
         return
     names = NodeNames.of(doc.graph, doc.model)
     for group, key, name in _named_nodes(doc):
         if name not in names:
             hint = did_you_mean(name, names.known, cutoff=0.5)
-            allowed = hint or f"one of the model's {len(names.known)} node names"
-            yield Hit(f"{key}: no node is called {name!r}", allowed, doc.line(group, key, name))
+            expected = hint or f"one of the model's {len(names.known)} node names"
+            yield Hit(f"{key}: no node is called {name!r}", expected, doc.line(group, key, name))
 
 
 def dissolved_node(doc: Document) -> Iterator[Hit]:
-    """A node that the mapper's optimiser replaces takes no setting; the mapper says nothing."""
+    """A node that the compiler's optimiser replaces takes no setting; the compiler says nothing."""
     if doc.graph is None:
         return
     names = NodeNames.of(doc.graph, doc.model)
     for group, key, name in _named_nodes(doc):
         if name in names.heirs:
-            allowed = " and ".join(names.heirs[name]) or "the node that reads its output"
-            seen = f"{key}: the mapper replaces {name}, so nothing would be set"
-            yield Hit(seen, allowed, doc.line(group, key, name))
+            expected = " and ".join(names.heirs[name]) or "the node that reads its output"
+            seen = f"{key}: the compiler replaces {name}, so nothing would be set"
+            yield Hit(seen, expected, doc.line(group, key, name))
 
 
 def _settings(doc: Document) -> Iterator[tuple[str, str, object, object]]:
@@ -157,7 +157,7 @@ def _settings(doc: Document) -> Iterator[tuple[str, str, object, object]]:
 
 
 def _named_nodes(doc: Document) -> Iterator[tuple[str, str, str]]:
-    """Every (group, key, node name) before the mapper's optimiser has run."""
+    """Every (group, key, node name) before the compiler's optimiser has run."""
     for key in TABLES:
         table = doc.value(GROUP, key)
         if isinstance(table, dict):

@@ -58,7 +58,7 @@ def open_sandbox(
         UsageError: a name leaves the sandbox, or the key is not plain.
     """
     if not re.fullmatch(r"[0-9A-Za-z]{8,}", key):
-        raise UsageError(f"compile key '{key}'", allowed="at least 8 letters and digits, such as a sha256")
+        raise UsageError(f"compile key '{key}'", expected="at least 8 letters and digits, such as a sha256")
     depth = max(map(_climbs, (*files, working_dir)))
     with contextlib.ExitStack() as undo:
         try:
@@ -96,7 +96,7 @@ def _climbs(name: str) -> int:
     """Return how many folders ``name`` climbs above the YAML's own."""
     parts = PurePosixPath(posixpath.normpath(name)).parts
     if not parts or posixpath.isabs(name) or parts[-1] == "..":
-        raise UsageError(f"the mapper YAML names '{name}'", allowed="a path relative to the YAML's folder")
+        raise UsageError(f"the mapper YAML names '{name}'", expected="a path relative to the YAML's folder")
     return parts.count("..")
 
 

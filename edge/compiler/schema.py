@@ -1,4 +1,4 @@
-"""What the mapper's YAML may hold: groups, keys, types and values, as data.
+"""What the compiler's YAML may hold: groups, keys, types and values, as data.
 
 Source: hb_mapper 1.24.3 (horizon_nn 1.1.0, hbdk 3.49.15); behaviour measured with those versions.
 """
@@ -14,7 +14,7 @@ from attrs import frozen
 class Key:
     """One key of a group."""
 
-    types: tuple[type, ...] = (str,)  #: YAML types that the mapper takes.
+    types: tuple[type, ...] = (str,)  #: YAML types that the compiler takes.
     choices: tuple[str, ...] = ()  #: values that it takes, of each item; empty where there is no such list.
     #: how many items the value holds: ``one``, ``inputs`` (a ``;`` list, one item an input) or ``list`` (a ``;`` list
     #: of any length).
@@ -22,7 +22,7 @@ class Key:
     use_instead: str | None = None  #: set where the key is deprecated: what to do instead.
 
 
-# The mapper turns these into text or a number itself.
+# The compiler turns these into text or a number itself.
 COERCED = (str, int, float)
 
 BITS = ("int8", "int16")
@@ -35,7 +35,7 @@ CALIBRATION_TYPES = ("default", "kl", "max", "mix", "load", "skip")
 NO_DATA = ("load", "skip")
 ITEM_BYTES = {"uint8": 1, "int8": 1, "int16": 2, "int32": 4, "float32": 4}
 
-# Channels that an image type has; featuremap and the bt601 types are not checked by the mapper.
+# Channels that an image type has; featuremap and the bt601 types are not checked by the compiler.
 CHANNELS = {"rgb": 3, "bgr": 3, "yuv444": 3, "gray": 1}
 
 # input_type_train -> input_type_rt, where they differ.
@@ -91,7 +91,7 @@ GROUPS: Mapping[str, Mapping[str, Key]] = {
         "set_node_data_type": Key((str, dict)),
         "node_info": Key((str, dict)),
         "debug_mode": Key(choices=("dump_calibration_data",)),
-        "log_level": Key(use_instead="nothing: the mapper ignores it"),
+        "log_level": Key(use_instead="nothing: the compiler ignores it"),
     },
     "input_parameters": {
         "input_name": Key(COERCED, each="inputs"),
@@ -137,7 +137,7 @@ GROUPS: Mapping[str, Mapping[str, Key]] = {
     },
 }
 
-# Keys whose empty text the mapper takes as if they were not there; that of others fails.
+# Keys whose empty text the compiler takes as if they were not there; that of others fails.
 EMPTY_IS_UNSET = (
     "caffe_model",
     "cal_data_type",

@@ -1,4 +1,4 @@
-"""The calibration pictures against those that the network is measured on."""
+"""The calibration images against those that the network is measured on."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 
 from edge.folder.built import Built
 from edge.images.frames import Frame
-from edge.images.preprocess import Image, calibration_picture
+from edge.images.preprocess import Image, calibration_image
 
-APART = 0.95  # share of pairs, one picture of each set, that a statistic puts in the same order
+APART = 0.95  # share of pairs, one image of each set, that a statistic puts in the same order
 NOISE = 0.5  # photographs' neighbouring pixels correlate above 0.9, independent ones not at all
 CORRELATION = "neighbour correlation"
 _NAMES = ("mean red", "mean green", "mean blue", "contrast", CORRELATION, "colourfulness")
@@ -22,7 +22,7 @@ _FOLDER = "calibration_data_*_f32"
 
 @frozen(eq=False)
 class Statistics:
-    """What a set of pictures looks like, one row a picture."""
+    """What a set of images looks like, one row an image."""
 
     names: tuple[str, ...]  #: of the columns.
     values: NDArray[np.float64]  #: float64 (n, columns).
@@ -39,21 +39,21 @@ class Difference:
     name: str  #: such as ``neighbour correlation``.
     calibration: float  #: its median there.
     evaluation: float  #: its median here.
-    order: float  #: share of the pairs, one picture of each set, in which the larger median's is larger, 0.5..1.
+    order: float  #: share of the pairs, one image of each set, in which the larger median's is larger, 0.5..1.
 
 
 def calibration_frames(built: Built, count: int) -> tuple[Frame, ...]:
-    """Return the pictures that the build was calibrated on, evenly taken; none if they are not there."""
+    """Return the images that the build was calibrated on, evenly taken; none if they are not there."""
     folder = next(iter(sorted(built.folder.glob(_FOLDER))), None)
     files = sorted(folder.glob("*.bin")) if folder else []
     if len(files) > count:
         files = [files[i * len(files) // count] for i in range(count)]
     rule = built.metadata.preprocess
-    return tuple(Frame(file.name, None, calibration_picture(file, rule)) for file in files)
+    return tuple(Frame(file.name, None, calibration_image(file, rule)) for file in files)
 
 
 def statistics(frames: Sequence[Frame]) -> Statistics:
-    """Return the statistics of pictures."""
+    """Return the statistics of images."""
     return Statistics(_NAMES, np.array([_row(frame.rgb) for frame in frames]))
 
 

@@ -32,18 +32,18 @@ _ROLES = ("float_onnx", "bpu_onnx", "calibrated_onnx", "quantized_onnx", "portab
 def diagnose(
     built: Built, images: ImageSet, *, unlabelled: str, command: str, reporter: Reporter = SILENT
 ) -> Diagnosis:
-    """Diagnose a build on pictures.
+    """Diagnose a build on images.
 
     Args:
         images: their labels are class indices.
         unlabelled: why there is no Top-1; empty if there is.
 
     Raises:
-        InputError: no picture can be read.
+        InputError: no image can be read.
         ModelFileError: a file of the build can't be run, or holds an operator without a rule.
     """
     started = time.monotonic()
-    reporter.update("pictures", 0.0)
+    reporter.update("images", 0.0)
     frames, unreadable = load_frames(images, built.metadata.preprocess, reporter)
     labels = None if unlabelled else np.array([frame.label for frame in frames], np.int64)
     notes = [unlabelled[0].upper() + unlabelled[1:]] if unlabelled else []
@@ -55,7 +55,7 @@ def diagnose(
             notes.append(f"The program's integers were not run: {error.seen}")
         whole = measure_steps(built, frames, labels, program, reporter)
     if unreadable:
-        notes.append(f"{len(unreadable)} pictures can't be read and are in no figure: {unreadable[0]} …")
+        notes.append(f"{len(unreadable)} images can't be read and are in no figure: {unreadable[0]} …")
     taken: LayerStudy | None = None
     if "calibrated_onnx" in built.files:
         taken = study(built, frames, labels, whole, reporter)
@@ -137,15 +137,15 @@ def _notes(evidence: Measurements) -> list[str]:
     if taken is None:
         return notes
     if not taken.calibration_n:
-        notes.append("The calibration pictures are no longer in the build folder; they were not compared")
+        notes.append("The calibration images are no longer in the build folder; they were not compared")
     integers = evidence.step("program")
     if integers is not None and integers.agreement < 1:
         notes.append(
             f"Integer arithmetic costs on top: the program gives the calibrated model's answer on "
-            f"{100 * integers.agreement:.1f} % of the pictures (cosine {integers.cosine:.4f})"
+            f"{100 * integers.agreement:.1f} % of the images (cosine {integers.cosine:.4f})"
         )
     notes += [
-        f"Calibration pictures differ from these in {item.name}: median {item.calibration:.2f} there, "
+        f"Calibration images differ from these in {item.name}: median {item.calibration:.2f} there, "
         f"{item.evaluation:.2f} here"
         for item in taken.differences[:3]
     ]
@@ -157,7 +157,7 @@ def _notes(evidence: Measurements) -> list[str]:
             "convolutions are no remedy, since their 16-bit integers can lose more than that"
         )
     if taken.alone_n < evidence.n:
-        notes.append(f"Each layer alone was measured on the first {taken.alone_n} pictures")
+        notes.append(f"Each layer alone was measured on the first {taken.alone_n} images")
     return notes
 
 

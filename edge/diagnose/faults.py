@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from attrs import frozen
 
 from edge.diagnose.findings import CpuNode, InputCheck, Remedy, Share, names
-from edge.diagnose.inputs import ONE_ANSWER, VIDEO_NV12, VIDEO_PICTURES, TriedInput
+from edge.diagnose.inputs import ONE_ANSWER, VIDEO_IMAGES, VIDEO_NV12, TriedInput
 from edge.diagnose.precision import LayerStudy
 from edge.diagnose.weights import OUTLIER, ChangedTensor, WeightTensor
 from edge.folder.built import Built
@@ -30,12 +30,12 @@ class Measurements:
     """What was measured."""
 
     built: Built  #: the build.
-    n: int  #: pictures.
+    n: int  #: images.
     labelled: bool  #: whether they carry labels.
     checks: tuple[TriedInput, ...]  #: changes of the float network's input.
     program_checks: tuple[InputCheck, ...]  #: of the program's NV12.
     own_normalisation: str  #: how the float ONNX normalises its input itself; '' if it does not.
-    pixel_range: tuple[float, float]  #: 0.1 % and 99.9 % quantiles of the pictures' pixels, 0..255.
+    pixel_range: tuple[float, float]  #: 0.1 % and 99.9 % quantiles of the images' pixels, 0..255.
     steps: tuple[StepEffect, ...]  #: the network after one step of the build against the step before.
     shares: tuple[Share, ...]  #: weights, activations, both, NV12.
     changed: tuple[ChangedTensor, ...]  #: weights that a step changed.
@@ -85,20 +85,20 @@ def _input(evidence: Measurements) -> Fault | None:
     # Without labels the most varied answers tell most; the surest network may know one answer only.
     best = max(better, key=lambda tried: tried.check.value if evidence.labelled else -tried.usual)
     check, change = best.check, best.change
-    figure = f"{check.measure} {check.as_built:.1f} → {check.value:.1f} % of {evidence.n} pictures, float network"
+    figure = f"{check.measure} {check.as_built:.1f} → {check.value:.1f} % of {evidence.n} images, float network"
     if not evidence.labelled and best.usual_before >= ONE_ANSWER:
         figure += f"; no longer one answer for {100 * best.usual_before:.0f} % but {100 * best.usual:.0f} %"
     gain = max(0.0, check.value - check.as_built)
     suggests = "is" if evidence.labelled else "seems"
-    if check.change == VIDEO_PICTURES:
+    if check.change == VIDEO_IMAGES:
         low, high = evidence.pixel_range
         return Fault(
             "input",
-            f"the input {suggests} wrong: the pictures are of video range (pixels {low:.0f}..{high:.0f}); "
+            f"the input {suggests} wrong: the images are of video range (pixels {low:.0f}..{high:.0f}); "
             f"expanded to 0..255 they give {figure}",
             Remedy(
-                what="Decode the pictures as video range, so that black is 0 and white 255",
-                how="rgb = numpy.clip((rgb - 16.0) * 255 / 219, 0, 255)   # where the pictures are made",
+                what="Decode the images as video range, so that black is 0 and white 255",
+                how="rgb = numpy.clip((rgb - 16.0) * 255 / 219, 0, 255)   # where the images are made",
                 figure=figure,
                 gain=gain,
             ),
@@ -133,7 +133,7 @@ def _program_range(evidence: Measurements) -> Fault | None:
     if not compiled and not better:
         return None
     figure = (
-        f"{check.measure} {check.as_built:.1f} → {check.value:.1f} % with video-range NV12 ({evidence.n} pictures)"
+        f"{check.measure} {check.as_built:.1f} → {check.value:.1f} % with video-range NV12 ({evidence.n} images)"
         if check is not None
         else "input_type of the preprocess node: video range"
     )
@@ -177,12 +177,12 @@ def _nv12(evidence: Measurements) -> Fault | None:
     step = evidence.step("NV12")
     if step is None or step.agreement >= NV12_AGREEMENT:
         return None
-    figure = f"float agrees with itself on {100 * step.agreement:.1f} % of the pictures behind NV12"
+    figure = f"float agrees with itself on {100 * step.agreement:.1f} % of the images behind NV12"
     return Fault(
         "NV12",
         f"NV12 costs most: {figure}, before anything is quantized",
         Remedy(
-            what="Train, or fine-tune, on pictures that went through NV12: it keeps a quarter of the chroma",
+            what="Train, or fine-tune, on images that went through NV12: it keeps a quarter of the chroma",
             how="yuv444_to_rgb_float(nv12_to_yuv444(rgb_to_nv12(rgb), size))   # of edge.images.preprocess",
             figure=figure,
             gain=100 * (1 - step.agreement),
@@ -236,14 +236,14 @@ def _calibration(evidence: Measurements) -> Fault | None:
     first = taken.differences[0]
     differ = f"{first.name} {first.calibration:.2f} there, {first.evaluation:.2f} here"
     noise = any(d.name == "neighbour correlation" and d.calibration < 0.5 for d in taken.differences)
-    what = "the calibration pictures are noise" if noise else "the calibration pictures are of another kind"
+    what = "the calibration images are noise" if noise else "the calibration images are of another kind"
     return Fault(
         "calibration",
-        f"calibration is at fault: {what} ({differ}); with thresholds of these pictures: {gain.figure}",
+        f"calibration is at fault: {what} ({differ}); with thresholds of these images: {gain.figure}",
         Remedy(
-            what="Calibrate on pictures like those that the board will see",
+            what="Calibrate on images like those that the board will see",
             how=rebuild(evidence.built, ("--calib", "DIR")),
-            figure=f"thresholds of these pictures, each half's from the other: {gain.figure}; {differ}",
+            figure=f"thresholds of these images, each half's from the other: {gain.figure}; {differ}",
             gain=gain.points,
         ),
     )
@@ -261,7 +261,7 @@ def _integers(evidence: Measurements) -> Fault | None:
         if 100 * (both.agreement - step.agreement) < 5 or mcnemar(max(lost, 0), 0) >= 0.01:
             return None
     figure = (
-        f"the program agrees with the calibrated model on {100 * step.agreement:.1f} % of the pictures"
+        f"the program agrees with the calibrated model on {100 * step.agreement:.1f} % of the images"
         if step is not None
         else f"{100 * changed[0].share:.1f} % of its integers differ"
     )
@@ -410,7 +410,7 @@ def verdict(evidence: Measurements, found: tuple[Fault, ...]) -> str:
     parts = ["No fault found"]
     program = evidence.step("end to end")
     if program is not None:
-        parts.append(f"the program gives float's answer on {100 * program.agreement:.1f} % of {evidence.n} pictures")
+        parts.append(f"the program gives float's answer on {100 * program.agreement:.1f} % of {evidence.n} images")
     weights, activations = evidence.share("weights"), evidence.share("activations")
     if weights is not None and activations is not None:
         order = sorted((weights, activations), key=lambda item: item.cosine)

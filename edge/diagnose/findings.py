@@ -32,7 +32,7 @@ def names(items: Sequence[str], most: int = 3) -> str:
 
 @frozen
 class Range:
-    """The values of a unit's output on the pictures, before quantisation."""
+    """The values of a unit's output on the images, before quantisation."""
 
     low: float  #: smallest value.
     high: float  #: largest value.
@@ -49,9 +49,9 @@ class LayerResult:
     name: str  #: in the model's own module path, such as ``stages.2.blocks.5.norm``.
     kind: UnitKind  #: what it is.
     nodes: tuple[str, ...]  #: the compiler's node names in it.
-    cosine: float  #: of its output with everything quantized, against float, mean over the pictures.
+    cosine: float  #: of its output with everything quantized, against float, mean over the images.
     alone_cosine: float  #: of the network's scores with only this unit quantized, against float.
-    alone_agreement: float  #: share of pictures, 0..1, whose answer stays with only this unit quantized.
+    alone_agreement: float  #: share of images, 0..1, whose answer stays with only this unit quantized.
     bits: int  #: 8 or 16.
     on: str  #: ``BPU`` or ``CPU``.
     range: Range  #: of its output.
@@ -62,7 +62,7 @@ class Share:
     """How far the network's scores move when only a part of it is quantized."""
 
     part: str  #: ``weights``, ``activations``, ``both``, or ``NV12`` (the float net behind NV12).
-    agreement: float  #: share of the pictures with the float net's answer, 0..1.
+    agreement: float  #: share of the images with the float net's answer, 0..1.
     cosine: float  #: mean cosine with the float net's scores.
     top1: float | None  #: percent right; None without labels.
 
@@ -107,8 +107,8 @@ class Diagnosis:
     name: str  #: of the program.
     command: str  #: what the user typed.
     models: Mapping[str, str]  #: role -> sha256 of the files that were looked at.
-    dataset: str  #: description of the pictures.
-    n: int  #: pictures.
+    dataset: str  #: description of the images.
+    n: int  #: images.
     labelled: bool  #: whether they carry labels.
     verdict: str  #: one line: what is wrong, or that nothing is.
     units: tuple[LayerResult, ...]  #: in graph order.

@@ -24,10 +24,10 @@ from edge.specs.schema import Color
 
 ALPHA = 0.01  # of the exact test that calls a change better
 CONFIDENCE_POINTS = 5.0  # that the mean top probability must gain, where there are no labels
-ONE_ANSWER = 0.9  # share of the pictures with one answer from which on a network tells nothing
+ONE_ANSWER = 0.9  # share of the images with one answer from which on a network tells nothing
 SWAPPED = "swapped channels"
 VIDEO_NV12 = "video-range NV12"
-VIDEO_PICTURES = "pictures expanded from video range"
+VIDEO_IMAGES = "images expanded from video range"
 RAW = "no mean and std, 0..255"
 UNIT = "no mean and std, 0..1"
 IMAGENET = "ImageNet's mean and std"
@@ -42,7 +42,7 @@ class InputVariant:
 
     name: str  #: as reports show it.
     preprocess: Preprocess  #: of the network in place of the build's.
-    picture: Callable[[Image], Image] | None = None  #: what happens to the picture before; None for nothing.
+    image: Callable[[Image], Image] | None = None  #: what happens to the image before; None for nothing.
     options: tuple[tuple[str, str], ...] = ()  #: of ``edge build`` that would make it so.
 
 
@@ -52,7 +52,7 @@ class TriedInput:
 
     check: InputCheck  #: the figures.
     change: InputVariant  #: what was done.
-    usual_before: float  #: share of the pictures with the commonest answer as built, 0..1.
+    usual_before: float  #: share of the images with the commonest answer as built, 0..1.
     usual: float  #: the same with the change.
 
 
@@ -74,13 +74,13 @@ def changes(rule: Preprocess) -> tuple[InputVariant, ...]:
             InputVariant(name, evolve(rule, mean=less, std=over), None, (("--mean", minus), ("--std", by)))
             for name, (less, over, minus, by) in normalised.items()
         ),
-        InputVariant(VIDEO_PICTURES, rule, expanded),
+        InputVariant(VIDEO_IMAGES, rule, expanded),
     ]
-    return tuple(change for change in found if change.preprocess != rule or change.picture is not None)
+    return tuple(change for change in found if change.preprocess != rule or change.image is not None)
 
 
 def expanded(rgb: Image) -> Image:
-    """Return a picture whose 16..235 is spread over 0..255, as a decoder should have done."""
+    """Return an image whose 16..235 is spread over 0..255, as a decoder should have done."""
     values = (rgb.astype(np.float32) - 16) * np.float32(255 / 219)
     return np.asarray(np.clip(np.rint(values), 0, 255), np.uint8)
 
@@ -113,7 +113,7 @@ def check_float(
     tried = changes(net.preprocess)
 
     def one(frame: Frame) -> list[Scores]:
-        return [net(c.picture(frame.rgb) if c.picture else frame.rgb, c.preprocess) for c in tried]
+        return [net(c.image(frame.rgb) if c.image else frame.rgb, c.preprocess) for c in tried]
 
     rows = spread(one, frames)
     found = []
@@ -159,7 +159,7 @@ def _judged(name: str, target: str, scores: Scores, as_built: Scores, labels: ND
     if labels is not None:
         return _compared(name, target, scores, as_built, labels, "Top-1")
     # Without labels a network's own certainty is all there is: a wrong input makes it unsure, or sure of
-    # one and the same answer for every picture.
+    # one and the same answer for every image.
     before, after = confidence(as_built), confidence(scores)
     up, down = int((after > before).sum()), int((after < before).sum())
     value, old = 100 * float(after.mean()), 100 * float(before.mean())
@@ -195,7 +195,7 @@ def confidence(scores: Scores) -> NDArray[np.float64]:
 
 
 def usual_answer(scores: Scores) -> float:
-    """Return the share of the pictures that get the commonest answer, 0..1."""
+    """Return the share of the images that get the commonest answer, 0..1."""
     return float(np.bincount(scores.argmax(1)).max() / len(scores))
 
 

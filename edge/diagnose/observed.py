@@ -15,12 +15,12 @@ from edge.measure.layers import Group
 from edge.measure.scores import Scores, cosines
 from edge.simulate.fakequant import AS_BUILT, FLOAT, FakeQuant, Quantizer
 
-Done = Callable[[int], None]  # told how many pictures are done
+Done = Callable[[int], None]  # told how many images are done
 
 
 @frozen(eq=False)
 class Seen:
-    """Activations by picture and quantizer; a weight's entries are 0."""
+    """Activations by image and quantizer; a weight's entries are 0."""
 
     low: NDArray[np.float64]  #: (n, quantizers) smallest value.
     high: NDArray[np.float64]  #: (n, quantizers) largest value.
@@ -31,7 +31,7 @@ class Seen:
 
     @classmethod
     def stacked(cls, parts: Sequence[Seen]) -> Seen:
-        """Return the pictures of several together."""
+        """Return the images of several together."""
         return cls(
             low=np.concatenate([part.low for part in parts]),
             high=np.concatenate([part.high for part in parts]),
@@ -42,7 +42,7 @@ class Seen:
 
 
 def look(net: FakeQuant, values: Mapping[str, NDArray[np.float32]]) -> Seen:
-    """Return what one picture's activations show, from the float network's tensors."""
+    """Return what one image's activations show, from the float network's tensors."""
     count = len(net.quantizers)
     low, high, beyond, excess = (np.zeros((1, count)) for _ in range(4))
     channels: list[NDArray[np.float32]] = []
@@ -66,7 +66,7 @@ def look(net: FakeQuant, values: Mapping[str, NDArray[np.float32]]) -> Seen:
 
 
 def summarize(known: tuple[int, Quantizer] | None, seen: Seen, bounds: tuple[float, float]) -> Range:
-    """Return the range of a layer's output over all pictures.
+    """Return the range of a layer's output over all images.
 
     Args:
         known: index and quantizer of the output; None where it is not rounded.
@@ -91,7 +91,7 @@ def summarize(known: tuple[int, Quantizer] | None, seen: Seen, bounds: tuple[flo
 
 @frozen(eq=False)
 class Observed:
-    """One pass over the pictures, float and as built."""
+    """One pass over the images, float and as built."""
 
     float_scores: Scores  #: (n, classes), every quantizer off.
     scores: Scores  #: (n, classes), every quantizer as built.
@@ -130,7 +130,7 @@ def observe(net: FakeQuant, groups: Sequence[Group], frames: Sequence[Frame], do
 
 
 def look_only(net: FakeQuant, frames: Sequence[Frame]) -> Seen:
-    """Return the float network's activations on pictures."""
+    """Return the float network's activations on images."""
     wanted = _activations(net)
     return Seen.stacked(spread(lambda frame: look(net, _float_values(net, frame, wanted)), frames))
 
@@ -148,16 +148,16 @@ def scored(
 
 
 def _float_values(net: FakeQuant, frame: Frame, wanted: Sequence[str]) -> dict[str, NDArray[np.float32]]:
-    """Return tensors of the float network, and its picture as the first quantizer sees it."""
+    """Return tensors of the float network, and its image as the first quantizer sees it."""
     yuv = frame.yuv444
     values = dict(zip(wanted, net.run(yuv, net.bits(FLOAT), wanted), strict=True))
-    values[net.graph.picture] = yuv.transpose(2, 0, 1)[None].astype(np.float32) - 128
+    values[net.graph.image] = yuv.transpose(2, 0, 1)[None].astype(np.float32) - 128
     return values
 
 
 def _activations(net: FakeQuant) -> list[str]:
-    """Return the tensors that are rounded as activations, without the picture."""
-    tensors = [q.tensor for q in net.quantizers if not q.weight and q.tensor != net.graph.picture]
+    """Return the tensors that are rounded as activations, without the image."""
+    tensors = [q.tensor for q in net.quantizers if not q.weight and q.tensor != net.graph.image]
     return list(dict.fromkeys(tensors))
 
 

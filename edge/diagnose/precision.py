@@ -35,8 +35,8 @@ CONVOLUTIONS = ("conv", "depthwise conv", "linear")
 CANDIDATES = 12  # layers that are tried at 16 bits
 SETS = (2, 4, 8, 12)
 SUSPECTS = 6  # weights that are tried unrounded
-ALONE = 16  # pictures for each layer alone
-CALIBRATION = 64  # calibration pictures that are looked at
+ALONE = 16  # images for each layer alone
+CALIBRATION = 64  # calibration images that are looked at
 
 
 def wider_layers(
@@ -51,7 +51,7 @@ def wider_layers(
 
     Args:
         damage: layer -> how far its rounding alone moves the scores.
-        done: told how many pictures are done; there are two passes.
+        done: told how many images are done; there are two passes.
 
     Returns:
         (layer, gain) with the best first; (layers, gain) with the fewest first; gain of all.
@@ -114,18 +114,18 @@ def unrounded_weights(
 
 
 def refitted(net: FakeQuant, frames: Sequence[Frame], observed: Observed) -> Gain:
-    """Try thresholds at the largest values of the pictures themselves: each half's from the other half."""
+    """Try thresholds at the largest values of the images themselves: each half's from the other half."""
     half = np.arange(len(frames)) % 2
     tables = [_thresholds(net, observed.seen, half != part) for part in (0, 1)]
     scores = spread(
         lambda numbered: net.scores(numbered[1].yuv444, net.bits(AS_BUILT), tables[half[numbered[0]]]),
         list(enumerate(frames)),
     )
-    return gain("thresholds of these pictures", observed.float_scores, observed.scores, np.stack(scores))
+    return gain("thresholds of these images", observed.float_scores, observed.scores, np.stack(scores))
 
 
 def at_maximum(net: FakeQuant, calibration: Seen, frames: Sequence[Frame], observed: Observed) -> Gain:
-    """Try thresholds at the largest values of the calibration pictures, as ``method: max`` sets them."""
+    """Try thresholds at the largest values of the calibration images, as ``method: max`` sets them."""
     table = _thresholds(net, calibration, np.ones(len(calibration.low), bool))
     scores = spread(lambda frame: net.scores(frame.yuv444, net.bits(AS_BUILT), table), frames)
     return gain("method max", observed.float_scores, observed.scores, np.stack(scores))
@@ -135,7 +135,7 @@ def _thresholds(net: FakeQuant, seen: Seen, chosen: NDArray[np.bool_]) -> dict[i
     """Return thresholds stretched or shrunk to the largest value seen; a channel's stay in proportion."""
     table = {}
     for i, item in enumerate(net.quantizers):
-        if item.weight or item.tensor == net.graph.picture:
+        if item.weight or item.tensor == net.graph.image:
             continue
         factor = float(seen.excess[chosen, i].max())
         if factor > 0:
@@ -151,7 +151,7 @@ class LayerStudy:
     groups: tuple[Group, ...]
     observed: Observed
     alone: dict[str, tuple[float, float]]  #: layer -> mean cosine and agreement with only this layer rounded.
-    alone_n: int  #: pictures for that.
+    alone_n: int  #: images for that.
     shares: tuple[Share, ...]
     steps: tuple[StepEffect, ...]
     weights: tuple[WeightTensor, ...]
@@ -160,10 +160,10 @@ class LayerStudy:
     layer_gains: tuple[tuple[Group, Gain], ...]  #: of 16 bits, the best first.
     set_gains: tuple[tuple[tuple[Group, ...], Gain], ...]  #: of 16 bits, the fewest layers first.
     all_gain: Gain  #: of 16 bits at every activation.
-    calibration_n: int  #: calibration pictures that were compared; 0 where they are gone.
-    differences: tuple[Difference, ...]  #: of these from the pictures measured on.
-    refit_gain: Gain  #: of thresholds of the pictures themselves.
-    max_gain: Gain | None  #: of ``method: max``; None without calibration pictures.
+    calibration_n: int  #: calibration images that were compared; 0 where they are gone.
+    differences: tuple[Difference, ...]  #: of these from the images measured on.
+    refit_gain: Gain  #: of thresholds of the images themselves.
+    max_gain: Gain | None  #: of ``method: max``; None without calibration images.
     video_node: bool  #: whether the program decodes video-range NV12.
     program_checks: tuple[InputCheck, ...]
 

@@ -28,11 +28,11 @@ class Built:
     sha256: Mapping[str, str] = field(factory=dict)  #: role -> hash that the manifest lists.
 
     def file(self, role: str, *, remedy: str | None = None) -> Path:
-        """Return the file of a role; ModelFileError where there is none, such as a ``bin`` of the portable mapper."""
+        """Return the file of a role; ModelFileError where there is none, such as a ``bin`` of onnxruntime."""
         if role not in self.files:
             raise ModelFileError(
                 f"{self.folder} holds no {role}",
-                allowed=", ".join(sorted(self.files)),
+                expected=", ".join(sorted(self.files)),
                 remedy=remedy or f"edge build {self.metadata.model}",
             )
         return self.files[role]
@@ -54,7 +54,7 @@ def open_built(folder: Path) -> Built:
         ]
     except FileNotFoundError:
         raise ModelFileError(
-            f"{folder} holds no {MANIFEST}", allowed="the folder of a finished build", remedy=remedy
+            f"{folder} holds no {MANIFEST}", expected="the folder of a finished build", remedy=remedy
         ) from None
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ModelFileError(f"{folder / MANIFEST} can't be read: {type(error).__name__}", remedy=remedy) from error

@@ -19,7 +19,7 @@ FILE = "metadata.json"
 SCHEMA_VERSION = 1
 # What a portable model says of itself, in the metadata of the ONNX file.
 EXACT_KEY = "edge.exact"  # "1" where it computes the program's integers
-SIZE_KEY = "edge.size"  # "HxW" of the NV12 picture that it takes
+SIZE_KEY = "edge.size"  # "HxW" of the NV12 image that it takes
 
 Role = Literal["bin", "portable", "quantized", "labels"]
 
@@ -40,7 +40,7 @@ class Metadata:
     name: str  #: of the program, such as ``ConvNeXt_atto_demo``.
     model: str  #: the zoo's name of the model, or the user's.
     weights: str  #: where they came from: ``timm``, ``vendor``, ``demo``, ``random`` or ``file``.
-    preprocess: Preprocess  #: from a picture to the network's input. The program itself takes NV12 of ``crop``.
+    preprocess: Preprocess  #: from an image to the network's input. The program itself takes NV12 of ``crop``.
     classes: int  #: number of scores.
     files: Mapping[Role, FileEntry]  #: ``bin`` is missing where no vendor compiler was at hand.
     toolchain: Mapping[str, str] = field(factory=dict)  #: versions of what compiled or quantized it.
@@ -66,14 +66,14 @@ def read_metadata(path: Path) -> Metadata:
         if version != SCHEMA_VERSION:
             raise ModelFileError(
                 f"{path} is of schema {version}",
-                allowed=f"schema {SCHEMA_VERSION}",
+                expected=f"schema {SCHEMA_VERSION}",
                 remedy="build it again with this edge, or install the edge that made it",
             )
         return cattrs.structure(data, Metadata)
     except FileNotFoundError:
         raise ModelFileError(
             f"{path.parent} holds no {FILE}",
-            allowed="a finished build folder or a bundle",
+            expected="a finished build folder or a bundle",
             remedy=f"edge build {path.parent.name}",
         ) from None
     except (OSError, ValueError, KeyError, TypeError, SpecError, cattrs.BaseValidationError) as error:

@@ -137,14 +137,14 @@ class Workspace:
         marker = self.root / MARKER
         if self.root.exists() and not marker.exists():
             if not self.root.is_dir():
-                raise WorkspaceError(f"{self.root} is a file", allowed="a folder", remedy="choose another --build-dir")
+                raise WorkspaceError(f"{self.root} is a file", expected="a folder", remedy="choose another --build-dir")
             # Another edge may be making this very folder, its marker half written.
             names = [path.name for path in self.root.iterdir()]
             strangers = [name for name in names if name != ".lock" and MARKER not in name]
             if strangers:
                 raise WorkspaceError(
                     f"{self.root} holds files that edge did not make ({strangers[0]}, …)",
-                    allowed=f"a new folder or one with the marker {MARKER}",
+                    expected=f"a new folder or one with the marker {MARKER}",
                     remedy="move it away, or choose another --build-dir",
                 )
         self.root.mkdir(parents=True, exist_ok=True)

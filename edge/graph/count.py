@@ -19,7 +19,7 @@ PRODUCTS = ("Conv", "ConvTranspose", "Gemm", "MatMul", "Einsum")
 
 @frozen
 class Work:
-    """What one picture costs."""
+    """What one image costs."""
 
     input_shape: tuple[int, ...]  #: for which it was counted, batch first.
     parameters: int  #: elements of all weights, biases and statistics of the file.
@@ -32,7 +32,7 @@ class Work:
 
 
 def count(onnx_file: Path, *, input_shape: Sequence[int] | None = None) -> Work:
-    """Count a float network of one picture with onnx-tool, which infers every shape and weighs each operator.
+    """Count a float network of one image with onnx-tool, which infers every shape and weighs each operator.
 
     ``input_shape`` is another than the file's static one, such as (1, 3, 224, 224).
 
@@ -58,7 +58,7 @@ def count(onnx_file: Path, *, input_shape: Sequence[int] | None = None) -> Work:
         raise ModelFileError(
             f"{onnx_file.name} can't be counted at input {'x'.join(map(str, shape))}: "
             f"{type(error).__name__}: {' '.join(str(error).split())[:200]}",
-            allowed="a network whose shapes follow from its input",
+            expected="a network whose shapes follow from its input",
         ) from error
     by_operator: Counter[str] = Counter()
     attention = 0

@@ -39,7 +39,7 @@ def load_onnx(path: Path) -> onnx.ModelProto:
     from google.protobuf.message import DecodeError
 
     if not path.is_file():
-        raise ModelFileError(f"{path} does not exist", allowed="a path of an .onnx file")
+        raise ModelFileError(f"{path} does not exist", expected="a path of an .onnx file")
     try:
         model = onnx.load(path)
         onnx.checker.check_model(model)
@@ -47,7 +47,7 @@ def load_onnx(path: Path) -> onnx.ModelProto:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise ModelFileError(
             f"{path} is no valid ONNX file: {reason[:200]}",
-            allowed="a complete file that onnx.checker accepts",
+            expected="a complete file that onnx.checker accepts",
             remedy="export or download it again",
         ) from error
     return model
@@ -123,7 +123,7 @@ def facts(model: onnx.ModelProto, origin: str = "the model") -> GraphFacts:
     graph = model.graph
     input_name, input_shape = image_input(model, origin)
     if not graph.output:
-        raise ModelFileError(f"{origin} has no output", allowed="one output of class scores")
+        raise ModelFileError(f"{origin} has no output", expected="one output of class scores")
     return GraphFacts(
         input_name=input_name,
         input_shape=input_shape,
@@ -150,11 +150,11 @@ def image_input(model: onnx.ModelProto, origin: str = "the model") -> tuple[str,
     inputs = [value for value in model.graph.input if value.name not in constants]
     if len(inputs) != 1:
         names = ", ".join(value.name for value in inputs) or "none"
-        raise ModelFileError(f"{origin} has {len(inputs)} inputs ({names})", allowed="one image input")
+        raise ModelFileError(f"{origin} has {len(inputs)} inputs ({names})", expected="one image input")
     value = inputs[0]
     if value.type.tensor_type.elem_type != onnx.TensorProto.FLOAT:
         kind = onnx.TensorProto.DataType.Name(value.type.tensor_type.elem_type)
-        raise ModelFileError(f"{origin}: input {value.name!r} is {kind}", allowed="a float32 image input")
+        raise ModelFileError(f"{origin}: input {value.name!r} is {kind}", expected="a float32 image input")
     return value.name, _static_shape(value, origin, "input")
 
 
@@ -172,7 +172,7 @@ def _output_shape(model: onnx.ModelProto, origin: str) -> tuple[int, ...]:
             cause = " ".join(str(error).split())[:200]
             raise ModelFileError(
                 f"{origin}: the shape of output {output.name!r} is open, and a run does not tell it: {cause}",
-                allowed="a static shape with batch 1, such as 1x1000",
+                expected="a static shape with batch 1, such as 1x1000",
                 remedy="export it with a fixed input size and no dynamic axes",
             ) from error
         return tuple(int(side) for side in scores.shape)
@@ -185,7 +185,7 @@ def _static_shape(value: onnx.ValueInfoProto, origin: str, role: str) -> tuple[i
     if not dims or any(d.dim_value <= 0 for d in dims):
         raise ModelFileError(
             f"{origin}: {role} {value.name!r} has the dynamic shape {shown or 'unknown'}",
-            allowed="a static shape with batch 1, such as 1x3x224x224",
+            expected="a static shape with batch 1, such as 1x3x224x224",
             remedy="export with a fixed size, or fix it: "
             f"python -m onnxruntime.tools.make_dynamic_shape_fixed --input_name {value.name} "
             "--input_shape 1,3,224,224 model.onnx fixed.onnx",

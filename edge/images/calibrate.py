@@ -1,7 +1,7 @@
-"""Choose calibration pictures and write them as the mapper reads them.
+"""Choose calibration images and write them as the compiler reads them.
 
-The mapper wants raw float32 files of the cropped picture in the network's own colour order, 0..255, and does
-mean, std and the NV12 round trip itself. It believes whatever it is given: pictures already divided by 255
+The compiler wants raw float32 files of the cropped image in the network's own colour order, 0..255, and does
+mean, std and the NV12 round trip itself. It believes whatever it is given: images already divided by 255
 give a quiet, useless model. So what would spoil the model is refused here.
 """
 
@@ -32,9 +32,9 @@ from edge.progress import Reporter, Silent
 from edge.specs import Preprocess
 
 INDEX = "calibration.json"
-# Fewer pictures than this leave rare activations unseen; the vendor's guide asks for 20 to 100.
+# Fewer images than this leave rare activations unseen; the vendor's guide asks for 20 to 100.
 FEW = 20
-# Share of unreadable pictures from which the set itself is suspect.
+# Share of unreadable images from which the set itself is suspect.
 MAX_UNREADABLE = 0.1
 MIN_SIDE = 16
 # More threads than this only wait for the disk.
@@ -49,14 +49,14 @@ class CalibrationSet:
     #: a source as ``edge.images.open_images`` understands it; ``~`` and ``$NAME`` are expanded, and a relative path is
     #: relative to the YAML.
     images: str = field(validator=instance_of(str))
-    n: int = field(default=100, validator=[instance_of(int), ge(1)])  #: how many pictures.
+    n: int = field(default=100, validator=[instance_of(int), ge(1)])  #: how many images.
     seed: int = field(default=0, validator=[instance_of(int), ge(0)])  #: of the choice.
     note: str = field(default="", validator=instance_of(str))  #: what the set is.
 
 
 @frozen
-class CalibrationPicture:
-    """One picture of the set: its name, the sha256 of its source, and the file made of it."""
+class CalibrationImage:
+    """One image of the set: its name, the sha256 of its source, and the file made of it."""
 
     name: str
     source_sha256: str
@@ -68,20 +68,20 @@ class CalibrationPicture:
 class CalibrationResult:
     """What :func:`calibrate` wrote; paths are relative to its ``out``."""
 
-    directory: str  #: folder of the raw files; its name ends in ``_f32``, from which the mapper takes their type.
+    directory: str  #: folder of the raw files; its name ends in ``_f32``, from which the compiler takes their type.
     index: str  #: the JSON that lists them.
     n: int  #: files written.
-    asked: int  #: pictures asked for.
+    asked: int  #: images asked for.
     seed: int  #: of the choice.
     sha256: str  #: over the names and hashes of all files.
-    source: str  #: what the pictures were taken from.
-    pictures: tuple[CalibrationPicture, ...]  #: in file order.
-    unreadable: tuple[str, ...] = ()  #: names of chosen pictures that were left out.
+    source: str  #: what the images were taken from.
+    images: tuple[CalibrationImage, ...]  #: in file order.
+    unreadable: tuple[str, ...] = ()  #: names of chosen images that were left out.
 
 
 @frozen
 class _Written:
-    picture: CalibrationPicture
+    image: CalibrationImage
     shortest: int
     largest: int
     constant: bool
@@ -99,19 +99,19 @@ def load_set(name: str) -> CalibrationSet:
         path = data_dir("calibration") / f"{name}.yaml"
     if not path.is_file():
         known = ", ".join(sorted(p.stem for p in data_dir("calibration").glob("*.yaml")))
-        raise SpecError(f"no calibration set is called {name!r}", allowed=f"{known}; or a path of a YAML")
+        raise SpecError(f"no calibration set is called {name!r}", expected=f"{known}; or a path of a YAML")
     try:
         data = yaml.safe_load(path.read_text(encoding="utf-8"))
         spec = CalibrationSet(**{"name": path.stem, **data})
     except (OSError, ValueError, yaml.YAMLError, TypeError) as error:
         raise SpecError(
             f"{path} is no calibration set: {error.args[0] if error.args else error}",
-            allowed="a mapping of images, n, seed and note",
+            expected="a mapping of images, n, seed and note",
         ) from error
     images = os.path.expandvars(spec.images)
     if unset := re.search(r"\$\{?\w+", images):
         raise SpecError(
-            f"{path.name}: {unset.group()} is not set", remedy=f"export {unset.group().lstrip('${')}=/path/to/pictures"
+            f"{path.name}: {unset.group()} is not set", remedy=f"export {unset.group().lstrip('${')}=/path/to/images"
         )
     if images.partition(":")[0] != "demo":
         images = str(path.parent / Path(images).expanduser())
@@ -127,7 +127,7 @@ def calibrate(
     out: Path,
     reporter: Reporter | None = None,
 ) -> CalibrationResult:
-    """Write ``n`` pictures as raw float32 files, and an index of what they are.
+    """Write ``n`` images as raw float32 files, and an index of what they are.
 
     Each file holds the crop's uint8 values as little-endian float32 in ``preprocess.color`` order and
     ``preprocess.layout``, without the batch axis. The same inputs give the same bytes.
@@ -145,7 +145,7 @@ def calibrate(
     reporter = reporter or Silent()
     chosen = sample(images, n, seed)
     if len(chosen) < n:
-        reporter.warn(f"{images.description}: {len(chosen)} calibration pictures instead of the {n} asked for")
+        reporter.warn(f"{images.description}: {len(chosen)} calibration images instead of the {n} asked for")
     directory = out / f"calibration_data_{preprocess.color}_f32"
     needed = len(chosen) * 4 * int(np.prod(preprocess.input_shape))
     if shutil.disk_usage(out).free < needed:
@@ -161,7 +161,7 @@ def calibrate(
                 unreadable.append(item.name)
             else:
                 written.append(outcome)
-            reporter.update(f"{done}/{len(chosen)} pictures", done / len(chosen))
+            reporter.update(f"{done}/{len(chosen)} images", done / len(chosen))
         _judge(written, unreadable, preprocess, reporter)
         result = _result(images, directory, written, unreadable, n=n, seed=seed)
         text = json.dumps(cattrs.unstructure(result), indent=1, sort_keys=True) + "\n"
@@ -176,12 +176,12 @@ def calibrate(
 def _disk_full(out: Path, needed: int) -> WorkspaceError:
     return WorkspaceError(
         f"the disk is full: the calibration files need {needed:,} bytes in {out}",
-        remedy="free space, or ask for fewer calibration pictures",
+        remedy="free space, or ask for fewer calibration images",
     )
 
 
 def _write_all(items: list[ImageItem], preprocess: Preprocess, directory: Path) -> Iterator[_Written | ImageError]:
-    """Write the pictures on several threads; decoding, resizing and hashing all release the interpreter."""
+    """Write the images on several threads; decoding, resizing and hashing all release the interpreter."""
 
     def write(numbered: tuple[int, ImageItem]) -> _Written | ImageError:
         try:
@@ -204,7 +204,7 @@ def _write(number: int, item: ImageItem, preprocess: Preprocess, directory: Path
     file = f"{number:04d}_{stem}.bin"
     (directory / file).write_bytes(data)
     return _Written(
-        CalibrationPicture(item.name, source_sha256, file, hashlib.sha256(data).hexdigest()),
+        CalibrationImage(item.name, source_sha256, file, hashlib.sha256(data).hexdigest()),
         shortest=min(rgb.shape[:2]),
         largest=int(crop.max()),
         constant=_everywhere(crop, lambda part: part == crop[0, 0]),
@@ -222,39 +222,39 @@ def _judge(written: list[_Written], unreadable: list[str], preprocess: Preproces
     total = len(written) + len(unreadable)
     if not written:
         raise CalibrationError(
-            f"none of the {total} calibration pictures can be read: {_some(unreadable)}",
-            remedy="give readable pictures: --calib DIR",
+            f"none of the {total} calibration images can be read: {_some(unreadable)}",
+            remedy="give readable images: --calib DIR",
         )
     if len(unreadable) > MAX_UNREADABLE * total:
         raise CalibrationError(
-            f"{len(unreadable)} of {total} calibration pictures can't be read: {_some(unreadable)}",
-            allowed=f"at most {MAX_UNREADABLE:.0%}",
+            f"{len(unreadable)} of {total} calibration images can't be read: {_some(unreadable)}",
+            expected=f"at most {MAX_UNREADABLE:.0%}",
             remedy="remove or replace them",
         )
-    if tiny := [w.picture.name for w in written if w.shortest < MIN_SIDE]:
+    if tiny := [w.image.name for w in written if w.shortest < MIN_SIDE]:
         raise CalibrationError(
-            f"{len(tiny)} calibration pictures are smaller than {MIN_SIDE} pixels: {_some(tiny)}",
+            f"{len(tiny)} calibration images are smaller than {MIN_SIDE} pixels: {_some(tiny)}",
             remedy="remove them, or give photographs of the size that the camera gives",
         )
     if all(w.largest <= 1 for w in written):
         raise CalibrationError(
-            "no calibration picture has a value above 1: black, or already scaled to 0..1",
-            allowed="8-bit pictures with values in 0..255; mean and std are applied later",
-            remedy="give the original pictures: --calib DIR",
+            "no calibration image has a value above 1: black, or already scaled to 0..1",
+            expected="8-bit images with values in 0..255; mean and std are applied later",
+            remedy="give the original images: --calib DIR",
         )
     if all(w.constant for w in written):
         raise CalibrationError(
-            "every calibration picture is one flat colour; the value ranges would be meaningless",
+            "every calibration image is one flat colour; the value ranges would be meaningless",
             remedy="give photographs like those the model will see: --calib DIR",
         )
     if all(w.gray for w in written):
-        reporter.warn("every calibration picture is grey; colour pictures would then be clipped on the board")
-    if flat := [w.picture.name for w in written if w.constant]:
-        reporter.warn(f"{len(flat)} calibration pictures are one flat colour: {_some(flat)}")
-    if small := [w.picture.name for w in written if w.shortest < min(preprocess.crop) / 2]:
-        reporter.warn(f"{len(small)} calibration pictures are smaller than half the input: {_some(small)}")
+        reporter.warn("every calibration image is grey; colour images would then be clipped on the board")
+    if flat := [w.image.name for w in written if w.constant]:
+        reporter.warn(f"{len(flat)} calibration images are one flat colour: {_some(flat)}")
+    if small := [w.image.name for w in written if w.shortest < min(preprocess.crop) / 2]:
+        reporter.warn(f"{len(small)} calibration images are smaller than half the input: {_some(small)}")
     if len(written) < FEW:
-        reporter.warn(f"only {len(written)} calibration pictures; {FEW} to 100 give steadier ranges")
+        reporter.warn(f"only {len(written)} calibration images; {FEW} to 100 give steadier ranges")
 
 
 def _result(
@@ -262,7 +262,7 @@ def _result(
 ) -> CalibrationResult:
     digest = hashlib.sha256()
     for one in written:
-        digest.update(f"{one.picture.file} {one.picture.sha256}\n".encode())
+        digest.update(f"{one.image.file} {one.image.sha256}\n".encode())
     return CalibrationResult(
         directory=directory.name,
         index=INDEX,
@@ -271,7 +271,7 @@ def _result(
         seed=seed,
         sha256=digest.hexdigest(),
         source=images.description,
-        pictures=tuple(one.picture for one in written),
+        images=tuple(one.image for one in written),
         unreadable=tuple(unreadable),
     )
 

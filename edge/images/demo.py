@@ -1,4 +1,4 @@
-"""Draw the demo's labelled pictures, the same bytes on every machine.
+"""Draw the demo's labelled images, the same bytes on every machine.
 
 A class is a shape, a colour and a stripe width, chosen so that a wrong input path costs Top-1:
 
@@ -80,13 +80,13 @@ class _Draws:
         return words.view(np.uint8)[:count]
 
 
-def picture(split: Split, index: int, seed: int = 0) -> tuple[NDArray[np.uint8], int]:
-    """Draw one labelled picture.
+def draw(split: Split, index: int, seed: int = 0) -> tuple[NDArray[np.uint8], int]:
+    """Draw one labelled image.
 
     Args:
         split: ``train``, ``calibration`` or ``test``; they share no random stream.
-        index: which picture, 0 or more. Any 48 consecutive ones show every class once.
-        seed: another seed gives other pictures of the same classes; the demo weights were trained with 0.
+        index: which image, 0 or more. Any 48 consecutive ones show every class once.
+        seed: another seed gives other images of the same classes; the demo weights were trained with 0.
 
     Returns:
         RGB uint8 (224, 224, 3), and the index of its class in ``CLASSES``.
@@ -109,11 +109,11 @@ def picture(split: Split, index: int, seed: int = 0) -> tuple[NDArray[np.uint8],
 
 
 def label(split: Split, index: int, seed: int = 0) -> int:
-    """Return the class that `picture` draws, without drawing it; same arguments and errors."""
+    """Return the class that `image` draws, without drawing it; same arguments and errors."""
     if split not in get_args(Split):
-        raise UsageError(f"split {split!r}", allowed=", ".join(get_args(Split)))
+        raise UsageError(f"split {split!r}", expected=", ".join(get_args(Split)))
     if index < 0 or seed < 0:
-        raise UsageError(f"index {index}, seed {seed}", allowed="0 or more")
+        raise UsageError(f"index {index}, seed {seed}", expected="0 or more")
     return index * _STEP % len(CLASSES)
 
 

@@ -1,9 +1,9 @@
-"""Find the pictures of a source and their labels, and check them.
+"""Find the images of a source and their labels, and check them.
 
 Understood as a source::
 
-    demo, demo:calibration     pictures that the project renders itself
-    photo.jpg                  one picture
+    demo, demo:calibration     images that the project renders itself
+    photo.jpg                  one image
     folder/*.jpg               no labels
     folder/labels.csv          filename,class_index
     folder/val.txt, list.txt   "path label" or "path" a line, relative to the list
@@ -28,7 +28,7 @@ EXTENSIONS = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff
 DEMO_COUNTS: dict[Split, int] = {"calibration": 100, "test": 1000}
 IMAGENET_CLASSES = 1000
 _HIGHEST_LABEL = 2**31 - 1
-# Files that, lying in a folder of pictures, say their labels; the first that exists counts.
+# Files that, lying in a folder of images, say their labels; the first that exists counts.
 _LISTS = ("labels.csv", "val.txt", "labels.txt")
 _SYNSET = re.compile(r"n\d{8}")
 _SYNSET_NAME = re.compile(r"n\d{8}\s+(?=\S)")
@@ -38,36 +38,36 @@ _SYNSET_LISTS = ("synsets.txt", "LOC_synset_mapping.txt")
 def open_images(
     source: str | Path, *, classes: Sequence[str] | int | None = None, count: int | None = None, seed: int = 0
 ) -> ImageSet:
-    """Find the pictures of a source, and their labels.
+    """Find the images of a source, and their labels.
 
     Args:
         classes: class names in index order, or how many classes there are; None if unknown. Labels are
             checked against it.
-        count: how many demo pictures; by default 1000 of ``test`` and 100 of ``calibration``. Other sources
+        count: how many demo images; by default 1000 of ``test`` and 100 of ``calibration``. Other sources
             are taken whole: see :func:`sample`.
 
     Raises:
         UsageError: the source does not exist.
-        InputError: it holds no pictures.
+        InputError: it holds no images.
         LabelError: labels outside the classes, files that a list names but that are missing, or loose
-            pictures beside class folders.
+            images beside class folders.
     """
     path = Path(source).expanduser()
     if str(source).partition(":")[0] == "demo" and not path.exists():
         return _demo(str(source), count, seed)
     if not path.exists():
         raise UsageError(
-            f"{source} does not exist", allowed="a picture, a folder, a list file, demo:test or demo:calibration"
+            f"{source} does not exist", expected="an image, a folder, a list file, demo:test or demo:calibration"
         )
     if path.is_dir():
         files, unlabelled = _folder(path, classes)
     elif path.suffix.lower() in EXTENSIONS:
-        files, unlabelled = Files(path.parent, [(path.name, None)]), "a single picture has no label"
+        files, unlabelled = Files(path.parent, [(path.name, None)]), "a single image has no label"
     else:
         files, unlabelled = _listed(path, classes)
     if not files:
-        raise InputError(f"{source} holds no pictures", allowed=f"files ending in {_extensions()}")
-    return ImageSet(files, f"{path.name} ({len(files)} pictures)", unlabelled, path.name)
+        raise InputError(f"{source} holds no images", expected=f"files ending in {_extensions()}")
+    return ImageSet(files, f"{path.name} ({len(files)} images)", unlabelled, path.name)
 
 
 def class_names(labels: str | None, classes: int | None = None) -> tuple[str, ...] | None:
@@ -98,11 +98,11 @@ def class_names(labels: str | None, classes: int | None = None) -> tuple[str, ..
         return tuple(", ".join(name.split(", ")[:2]) for name in imagenet().values())
     names = tuple(line.strip() for line in _text(Path(labels)).splitlines() if line.strip())
     if not names:
-        raise LabelError(f"{labels} names no classes", allowed="a class name a line")
+        raise LabelError(f"{labels} names no classes", expected="a class name a line")
     if classes is not None and len(names) != classes:
         raise LabelError(
             f"{labels} names {len(names)} classes, the network has {classes}",
-            allowed="a line a class, in the order of the network's outputs",
+            expected="a line a class, in the order of the network's outputs",
         )
     if all(_SYNSET_NAME.match(name) for name in names):
         return tuple(_SYNSET_NAME.sub("", name) for name in names)
@@ -119,29 +119,29 @@ def imagenet() -> dict[str, str]:
 def _demo(source: str, count: int | None, seed: int) -> ImageSet:
     split = {name: name for name in get_args(Split)}.get(source.partition(":")[2] or "test")
     if split is None:
-        raise UsageError(f"no demo pictures are called {source!r}", allowed="demo:test or demo:calibration")
+        raise UsageError(f"no demo images are called {source!r}", expected="demo:test or demo:calibration")
     n = DEMO_COUNTS[split] if count is None else count
     if n < 1:
-        raise UsageError(f"{n} pictures", allowed="at least 1")
+        raise UsageError(f"{n} images", expected="at least 1")
     from edge.images.demo import label
 
     items = tuple(ImageItem(f"{split}/{i:06d}", label(split, i, seed), demo=(split, i, seed)) for i in range(n))
     name = f"demo:{split}"
-    return ImageSet(items, f"{name} ({n} rendered pictures, seed {seed})", source=name)
+    return ImageSet(items, f"{name} ({n} rendered images, seed {seed})", source=name)
 
 
 def _folder(folder: Path, classes: Sequence[str] | int | None) -> tuple[Files, str]:
     for name in _LISTS:
         if (folder / name).is_file():
             return _listed(folder / name, classes)
-    loose = _pictures(folder)
+    loose = _images(folder)
     children = sorted(p.name for p in folder.iterdir() if p.is_dir() and not p.name.startswith("."))
-    # One text a folder instead of one a picture; no name holds the separator.
-    held = {child: "/".join(found) for child in children if (found := _pictures(folder / child))}
+    # One text a folder instead of one an image; no name holds the separator.
+    held = {child: "/".join(found) for child in children if (found := _images(folder / child))}
     if loose and held:
         raise LabelError(
-            f"{folder} mixes {len(loose)} loose pictures with class folders ({next(iter(held))}, …)",
-            allowed="either pictures, or one folder a class",
+            f"{folder} mixes {len(loose)} loose images with class folders ({next(iter(held))}, …)",
+            expected="either images, or one folder a class",
         )
     if not held:
         files = Files(folder, ((name, None) for name in loose))
@@ -193,7 +193,7 @@ def _synset_labels(
             lines = [line.split()[0] for line in _text(folder / name).splitlines() if line.strip()]
             index = {synset: i for i, synset in enumerate(lines)}
             if missing := [synset for synset in held if synset not in index]:
-                raise LabelError(f"{folder / name} lacks {', '.join(missing[:3])}", allowed="every synset")
+                raise LabelError(f"{folder / name} lacks {', '.join(missing[:3])}", expected="every synset")
             return index, ""
     put = f"put {_SYNSET_LISTS[0]} (a synset a line, in class order) into {folder.name}"
     count = classes if isinstance(classes, int) or classes is None else len(classes)
@@ -215,18 +215,18 @@ def _listed(path: Path, classes: Sequence[str] | int | None) -> tuple[Files, str
     if missing:
         raise LabelError(
             f"{path} names {len(missing)} files that do not exist: {', '.join(missing[:3])}",
-            allowed=f"paths relative to {path.parent}",
+            expected=f"paths relative to {path.parent}",
         )
     labels: dict[str, int | None] = {}
     for number, name, text in _rows(path):
         if text is not None and re.fullmatch(r"[+-]?\d+", text) is None:
-            raise LabelError(f"{path}, line {number}: class index {text!r}", allowed="an integer")
+            raise LabelError(f"{path}, line {number}: class index {text!r}", expected="an integer")
         if name in labels:
-            raise LabelError(f"{path}, line {number}: {name} is listed twice", allowed="each picture once")
+            raise LabelError(f"{path}, line {number}: {name} is listed twice", expected="each image once")
         labels[name] = None if text is None else int(text)
     bare = sum(label is None for label in labels.values())
     if 0 < bare < len(labels):
-        raise LabelError(f"{path}: {bare} of {len(labels)} lines have no label", allowed="all or none")
+        raise LabelError(f"{path}: {bare} of {len(labels)} lines have no label", expected="all or none")
     if not bare:
         _check_labels(labels.items(), classes)
     files = Files(path.parent, ((name, labels[name]) for name in sorted(labels)))
@@ -234,7 +234,7 @@ def _listed(path: Path, classes: Sequence[str] | int | None) -> tuple[Files, str
 
 
 def _rows(path: Path) -> Iterator[tuple[int, str, str | None]]:
-    """Yield line number, name and label of each picture that a list names."""
+    """Yield line number, name and label of each image that a list names."""
     lines = io.StringIO(_text(path), newline=None)
     if path.suffix.lower() == ".csv":
         for number, cells in enumerate(csv.reader(lines), start=1):
@@ -256,11 +256,11 @@ def _check_labels(pairs: Iterable[tuple[str, int | None]], classes: Sequence[str
         name, label = wrong[0]
         raise LabelError(
             f"{len(wrong)} labels outside the classes, such as {label} of {name}",
-            allowed=f"0..{count - 1}" if count else "0 and above",
+            expected=f"0..{count - 1}" if count else "0 and above",
         )
 
 
-def _pictures(folder: Path) -> list[str]:
+def _images(folder: Path) -> list[str]:
     with os.scandir(folder) as entries:
         return sorted(
             entry.name

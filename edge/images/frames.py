@@ -1,4 +1,4 @@
-"""The pictures of a diagnosis: cropped once, and the work on them spread over threads."""
+"""The images of a diagnosis: cropped once, and the work on them spread over threads."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ R = TypeVar("R")
 
 @frozen(eq=False)
 class Frame:
-    """A picture as the network's input sees it."""
+    """An image as the network's input sees it."""
 
     name: str  #: in its set.
     label: int | None  #: class index; None if unknown.
@@ -41,7 +41,7 @@ class Frame:
 def load_frames(
     images: ImageSet, preprocess: Preprocess, reporter: Reporter
 ) -> tuple[tuple[Frame, ...], tuple[str, ...]]:
-    """Return the pictures of a set, and the names of those that can't be read.
+    """Return the images of a set, and the names of those that can't be read.
 
     Raises:
         InputError: none can be read.
@@ -59,7 +59,7 @@ def load_frames(
         reporter.warn(f"{name} can't be read; it is left out of every figure")
     frames = tuple(item for item in found if isinstance(item, Frame))
     if not frames:
-        raise InputError(f"none of the {len(images)} pictures of {images.description} could be read")
+        raise InputError(f"none of the {len(images)} images of {images.description} could be read")
     return frames, unreadable
 
 

@@ -1,4 +1,4 @@
-"""Pictures, sets of them, and seeded choice. A picture is read when asked for, never before."""
+"""Images, sets of them, and seeded choice. An image is read when asked for, never before."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ Split = Literal["calibration", "test"]
 
 @frozen
 class ImageItem:
-    """One picture of a set."""
+    """One image of a set."""
 
     name: str  #: unique in the set: the path relative to it, or ``calibration/000012`` of the demo.
     label: int | None = None  #: class index; None if unknown.
-    path: Path | None = None  #: the file; None for a rendered picture.
-    demo: tuple[Split, int, int] | None = None  #: (split, index, seed) of a rendered picture; None for a file.
+    path: Path | None = None  #: the file; None for a rendered image.
+    demo: tuple[Split, int, int] | None = None  #: (split, index, seed) of a rendered image; None for a file.
 
     def load(self) -> NDArray[np.uint8]:
-        """Return the picture, RGB, uint8, (height, width, 3).
+        """Return the image, RGB, uint8, (height, width, 3).
 
         Raises:
             ImageError: it can't be read.
@@ -37,22 +37,22 @@ class ImageItem:
         return self.open()[0]
 
     def open(self) -> tuple[NDArray[np.uint8], str]:
-        """Return the picture as :meth:`load` does, and the sha256 of its file or rendered pixels.
+        """Return the image as :meth:`load` does, and the sha256 of its file or rendered pixels.
 
         Raises:
             ImageError: it can't be read.
         """
         if self.demo is not None:
-            from edge.images.demo import picture
+            from edge.images.demo import draw
 
-            rgb, _ = picture(*self.demo)
+            rgb, _ = draw(*self.demo)
             return rgb, hashlib.sha256(rgb.tobytes()).hexdigest()
         data = self._bytes()
         return decode(data, self.name), hashlib.sha256(data).hexdigest()
 
     @property
     def sha256(self) -> str:
-        """The sha256 of the file's bytes, or of what determines a rendered picture (renderer, index, seed).
+        """The sha256 of the file's bytes, or of what determines a rendered image (renderer, index, seed).
 
         Raises:
             ImageError: the file can't be read.
@@ -69,7 +69,7 @@ class ImageItem:
 
 
 class Files(Sequence[ImageItem]):
-    """Picture files below one folder, in few bytes each; an item is made when it is asked for.
+    """Image files below one folder, in few bytes each; an item is made when it is asked for.
 
     50,000 of them take 3 MB, where as many objects would take 25.
 
@@ -87,7 +87,7 @@ class Files(Sequence[ImageItem]):
         self._folder, self._names, self._ends, self._labels = folder, names, ends, labels
 
     def take(self, indices: Iterable[int]) -> Files:
-        """Return some of the pictures, in the order given."""
+        """Return some of the images, in the order given."""
         chosen = (self[int(index)] for index in indices)
         return Files(self._folder, ((item.name, item.label) for item in chosen))
 
@@ -119,21 +119,21 @@ class Files(Sequence[ImageItem]):
 
 @frozen(slots=False)
 class ImageSet(Sequence[ImageItem]):
-    """Pictures in a fixed order."""
+    """Images in a fixed order."""
 
-    items: Sequence[ImageItem]  #: the pictures.
-    description: str  #: what to call the set in reports, such as ``imagenet_val (500 of 50000 pictures)``.
-    unlabelled: str = ""  #: why there are no labels; empty if every picture has one.
+    items: Sequence[ImageItem]  #: the images.
+    description: str  #: what to call the set in reports, such as ``imagenet_val (500 of 50000 images)``.
+    unlabelled: str = ""  #: why there are no labels; empty if every image has one.
     source: str = ""  #: the set's short name.
 
     @property
     def labelled(self) -> bool:
-        """Whether every picture has a label."""
+        """Whether every image has a label."""
         return not self.unlabelled
 
     @cached_property
     def contents(self) -> NDArray[np.uint8]:
-        """The sha256 of each picture's content, (n, 32); zeros where a file can't be read. Reads all once."""
+        """The sha256 of each image's content, (n, 32); zeros where a file can't be read. Reads all once."""
         found = np.zeros((len(self.items), 32), np.uint8)
         for row, item in zip(found, self.items, strict=True):
             try:
@@ -166,9 +166,9 @@ class ImageSet(Sequence[ImageItem]):
 
 
 def sample(images: ImageSet, n: int, seed: int = 0) -> ImageSet:
-    """Choose ``n`` pictures with a seed, the same ones on every machine.
+    """Choose ``n`` images with a seed, the same ones on every machine.
 
-    Every picture is as likely as any other; of a labelled set each class gets its share, give or take one.
+    Every image is as likely as any other; of a labelled set each class gets its share, give or take one.
 
     Args:
         n: how many; all of them if there are fewer.
@@ -177,7 +177,7 @@ def sample(images: ImageSet, n: int, seed: int = 0) -> ImageSet:
         UsageError: ``n`` is not positive.
     """
     if n < 1:
-        raise UsageError(f"{n} pictures", allowed="at least 1")
+        raise UsageError(f"{n} images", expected="at least 1")
     if n >= len(images):
         return images
     names = [item.name for item in images]
@@ -185,7 +185,7 @@ def sample(images: ImageSet, n: int, seed: int = 0) -> ImageSet:
     rng = np.random.Generator(np.random.PCG64(seed))
     order = rng.permutation(len(items))
     if images.labelled:
-        # Grouped by class, every (N/n)-th picture from a random start gives each class its share.
+        # Grouped by class, every (N/n)-th image from a random start gives each class its share.
         known = np.array([-1 if item.label is None else item.label for item in images])
         labels = known[items][order]
         ranks = rng.permutation(int(labels.max()) + 2)
@@ -194,7 +194,7 @@ def sample(images: ImageSet, n: int, seed: int = 0) -> ImageSet:
     chosen = [items[i] for i in sorted(order[:n])]
     files = images.items.take(chosen) if isinstance(images.items, Files) else None
     taken = files or tuple(images[i] for i in chosen)
-    description = f"{images.source} ({n} of {len(items)} pictures, seed {seed})"
+    description = f"{images.source} ({n} of {len(items)} images, seed {seed})"
     return ImageSet(taken if isinstance(taken, Files) else tuple(taken), description, images.unlabelled, images.source)
 
 

@@ -1,4 +1,4 @@
-"""The one definition of how a picture becomes the network's input.
+"""The one definition of how an image becomes the network's input.
 
 ::
 
@@ -28,12 +28,12 @@ Tensor = NDArray[np.float32]
 
 # Y, U, V less 128 to R, G, B less 128; read from the weights of the compiler's own preprocess node.
 YUV_TO_RGB = ((1.0, 0.0, 1.40170), (1.0, -0.34370, -0.71420), (1.0, 1.77220, 0.0))
-# In a JPEG's picture data, FF before anything but 00, FF and D0..D7 starts the next segment.
+# In a JPEG's image data, FF before anything but 00, FF and D0..D7 starts the next segment.
 _SEGMENT = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]")
 
 
 def decode(data: bytes | Path, name: str | None = None) -> Image:
-    """Decode a picture file.
+    """Decode an image file.
 
     EXIF orientation is applied; grayscale becomes three equal channels; alpha and bits beyond 8 are dropped.
 
@@ -45,9 +45,9 @@ def decode(data: bytes | Path, name: str | None = None) -> Image:
         RGB, uint8, shape (height, width, 3).
 
     Raises:
-        ImageError: it can't be read, is empty, is no picture, or is cut short.
+        ImageError: it can't be read, is empty, is no image, or is cut short.
     """
-    name = name or (str(data) if isinstance(data, Path) else "the picture")
+    name = name or (str(data) if isinstance(data, Path) else "the image")
     if isinstance(data, Path):
         try:
             data = data.read_bytes()
@@ -64,7 +64,7 @@ def decode(data: bytes | Path, name: str | None = None) -> Image:
         raise ImageError(f"{name} can't be decoded: {error.err}") from error
     if bgr is None:
         raise ImageError(
-            f"{name} is not a whole picture that OpenCV can read", allowed="JPEG, PNG, BMP, WebP, TIFF or PPM"
+            f"{name} is not a whole image that OpenCV can read", expected="JPEG, PNG, BMP, WebP, TIFF or PPM"
         )
     return np.asarray(cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB), np.uint8)
 
@@ -91,10 +91,10 @@ def _jpeg_is_whole(data: bytes) -> bool:
 
 
 def resize_crop(rgb: Image, pre: Preprocess) -> Image:
-    """Resize and crop as torchvision's ``Resize`` and ``CenterCrop`` do on a Pillow picture.
+    """Resize and crop as torchvision's ``Resize`` and ``CenterCrop`` do on a Pillow image.
 
     The shorter side becomes ``pre.resize``, the longer ``int(resize * long / short)``, and the crop starts at
-    ``round((side - crop) / 2)``; with ``pre.resize`` None the whole picture is stretched. Shrinking widens
+    ``round((side - crop) / 2)``; with ``pre.resize`` None the whole image is stretched. Shrinking widens
     the filter (antialiasing). ``area`` and ``nearest`` are both Pillow's BOX: a mean when shrinking, repeated
     pixels when enlarging.
 
@@ -131,7 +131,7 @@ def rgb_to_nv12(rgb: Image) -> Image:
         V =  0.500 R - 0.419 G - 0.081 B + 128      of the same pixel
 
     in float64, in this order of operations, then truncated: what the vendor's RGB2NV12Transformer makes of
-    an 8-bit picture. Three decimals, no rounding and no averaged chroma are the compiler's choice; any other
+    an 8-bit image. Three decimals, no rounding and no averaged chroma are the compiler's choice; any other
     NV12 costs accuracy. (From raw float32 calibration files it computes in float32, which truncates Y of
     0.022 % and U of 0.008 % of all colours one level differently.)
 
@@ -183,7 +183,7 @@ def nv12_to_yuv444(nv12: Image, size: tuple[int, int]) -> Image:
     if nv12.dtype != np.uint8 or nv12.size != height * width * 3 // 2:
         raise ImageError(
             f"an NV12 buffer of {nv12.size} x {nv12.dtype}",
-            allowed=f"{height * width * 3 // 2} x uint8 for {height}x{width}",
+            expected=f"{height * width * 3 // 2} x uint8 for {height}x{width}",
         )
     flat = nv12.reshape(-1)
     yuv = np.empty((height, width, 3), np.uint8)
@@ -212,7 +212,7 @@ def yuv444_to_rgb_float(yuv: Image) -> Tensor:
 
 
 def network_input(rgb: Image, pre: Preprocess) -> Tensor:
-    """Normalize a cropped picture into the float network's input: (x - mean) / std.
+    """Normalize a cropped image into the float network's input: (x - mean) / std.
 
     Args:
         rgb: uint8, (*pre.crop, 3), RGB; from :func:`resize_crop`.
@@ -232,7 +232,7 @@ def network_input_from_nv12(nv12: Image, pre: Preprocess) -> Tensor:
     """Give the float network what it would see behind NV12: decode, then normalize.
 
     Args:
-        nv12: uint8, from :func:`rgb_to_nv12` of a picture of ``pre.crop``.
+        nv12: uint8, from :func:`rgb_to_nv12` of an image of ``pre.crop``.
         pre: as for :func:`network_input`.
 
     Returns:
@@ -245,13 +245,13 @@ def network_input_from_nv12(nv12: Image, pre: Preprocess) -> Tensor:
 
 
 def arrange(rgb: NDArray[np.float32], pre: Preprocess) -> Tensor:
-    """Put an RGB picture (H, W, 3) into the network's channel order and layout, without the batch axis."""
+    """Put an RGB image (H, W, 3) into the network's channel order and layout, without the batch axis."""
     ordered = rgb[..., ::-1] if pre.color == "bgr" else rgb
     return np.ascontiguousarray(ordered.transpose(2, 0, 1) if pre.layout == "NCHW" else ordered)
 
 
-def calibration_picture(file: Path, pre: Preprocess) -> Image:
-    """Read a raw calibration file, the inverse of :func:`arrange` on an 8-bit picture.
+def calibration_image(file: Path, pre: Preprocess) -> Image:
+    """Read a raw calibration file, the inverse of :func:`arrange` on an 8-bit image.
 
     Args:
         file: float32 in 0..255, in the network's channel order and layout, as ``edge.images.calibrate``
@@ -271,7 +271,7 @@ def calibration_picture(file: Path, pre: Preprocess) -> Image:
     if raw.size != height * width * 3:
         raise CalibrationError(
             f"{file.name} holds {raw.size} values",
-            allowed=f"{height * width * 3}: float32 of 3x{height}x{width}",
+            expected=f"{height * width * 3}: float32 of 3x{height}x{width}",
             remedy="edge calibrate",
         )
     if not (np.isfinite(raw).all() and raw.min() >= 0 and raw.max() <= 255):
@@ -283,7 +283,7 @@ def calibration_picture(file: Path, pre: Preprocess) -> Image:
 
 def calibration_input(file: Path, pre: Preprocess) -> Tensor:
     """Return what the float network sees of a calibration file behind NV12; errors as above."""
-    return network_input_from_nv12(rgb_to_nv12(calibration_picture(file, pre)), pre)
+    return network_input_from_nv12(rgb_to_nv12(calibration_image(file, pre)), pre)
 
 
 def _normalize(rgb: Tensor, pre: Preprocess) -> Tensor:
@@ -298,9 +298,9 @@ def _check_rgb(rgb: Image, size: tuple[int, int] | None = None) -> None:
     good = rgb.dtype == np.uint8 and rgb.ndim == 3 and rgb.shape[2] == 3 and rgb.size > 0
     if not good or (size is not None and rgb.shape[:2] != size):
         want = "(height, width, 3)" if size is None else str((*size, 3))
-        raise ImageError(f"an array of {rgb.dtype} {rgb.shape}", allowed=f"uint8 {want}, RGB in 0..255")
+        raise ImageError(f"an array of {rgb.dtype} {rgb.shape}", expected=f"uint8 {want}, RGB in 0..255")
 
 
 def _check_even(height: int, width: int) -> None:
     if height % 2 or width % 2 or height <= 0 or width <= 0:
-        raise ImageError(f"a picture of {height}x{width}", allowed="even sides: NV12 chroma covers 2x2 pixels")
+        raise ImageError(f"an image of {height}x{width}", expected="even sides: NV12 chroma covers 2x2 pixels")

@@ -26,7 +26,7 @@ Integers = NDArray[np.int64]
 _FRACTION = 22
 # Inputs, outputs of one small matrix product: fewer means more calls, more means more multiplications by 0.
 _BLOCK_INPUTS, _BLOCK_OUTPUTS = 16, (4, 10)
-# Values turned into floats at a time, so that a huge picture never is as a whole.
+# Values turned into floats at a time, so that a huge image never is as a whole.
 _VALUES = 1 << 20
 # With fewer different sets of weights, their denominators are small, and many sums are exact halves.
 _PHASES = 64
@@ -37,12 +37,12 @@ _RECOMPUTED = 4096
 def resample(
     rgb: Image, resized: tuple[int, int], window: tuple[int, int, int, int], interpolation: Interpolation
 ) -> Image:
-    """Resize a picture and return a window of the result.
+    """Resize an image and return a window of the result.
 
     Args:
         rgb: uint8, (height, width, channels).
-        resized: (height, width) that the whole picture would get.
-        window: (top, left, height, width) in the resized picture; must lie inside it.
+        resized: (height, width) that the whole image would get.
+        window: (top, left, height, width) in the resized image; must lie inside it.
         interpolation: Pillow's filter of that name; ``area`` and ``nearest`` are both BOX.
 
     Returns:

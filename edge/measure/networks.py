@@ -1,4 +1,4 @@
-"""Networks as functions from a picture to class scores."""
+"""Networks as functions from an image to class scores."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ from edge.toolchain.found import Toolchain
 
 
 class Runner(Protocol):
-    """A network that answers pictures. May be called from several threads."""
+    """A network that answers images. May be called from several threads."""
 
     def __call__(self, rgb: Image, /) -> Scores:
-        """Return the class scores, float32 (classes,), of an RGB picture, uint8 (H, W, 3)."""
+        """Return the class scores, float32 (classes,), of an RGB image, uint8 (H, W, 3)."""
 
 
 class FloatNet:
-    """A float-input ONNX classifier in stock onnxruntime, one thread a picture; may be called from several."""
+    """A float-input ONNX classifier in stock onnxruntime, one thread an image; may be called from several."""
 
     def __init__(self, model: Path, preprocess: Preprocess) -> None:
         self._session = open_session(model)
@@ -38,11 +38,11 @@ class FloatNet:
         self.preprocess = preprocess
 
     def __call__(self, rgb: Image, preprocess: Preprocess | None = None) -> Scores:
-        """Return the scores of an RGB picture, made into the input as built or in another way."""
+        """Return the scores of an RGB image, made into the input as built or in another way."""
         return self._run(network_input(rgb, preprocess or self.preprocess))
 
     def behind_nv12(self, nv12: Image) -> Scores:
-        """Return the scores of a picture that went through NV12, as on the board."""
+        """Return the scores of an image that went through NV12, as on the board."""
         return self._run(network_input_from_nv12(nv12, self.preprocess))
 
     def _run(self, data: NDArray[np.float32]) -> Scores:
@@ -63,7 +63,7 @@ def vendor(toolchain: Toolchain, model: Path, workers: int) -> Iterator[Runner]:
 
 @contextmanager
 def program(toolchain: Toolchain, path: Path) -> Iterator[Runner]:
-    """Open a ``.bin`` in the vendor's simulator; each picture is a process of its own."""
+    """Open a ``.bin`` in the vendor's simulator; each image is a process of its own."""
     with Simulator(toolchain, path) as simulator:
         yield lambda rgb: simulator.outputs(rgb_to_nv12(rgb))[0].ravel()
 

@@ -15,22 +15,22 @@ DRAWS = 4000  # of that test
 RIVALS, NODES = 10, 24  # of the expected agreement
 _SOFTMAX_SUM = 1e-3  # how far a row of probabilities may be from 1
 
-Scores = NDArray[np.float32]  # (n, classes), or (classes,) of one picture
+Scores = NDArray[np.float32]  # (n, classes), or (classes,) of one image
 
 
 @frozen
 class Gain:
-    """What a change wins over the network as built, on the same pictures."""
+    """What a change wins over the network as built, on the same images."""
 
     what: str  #: name of the change, or of the layer.
-    before: int  #: pictures with the float network's answer as built.
+    before: int  #: images with the float network's answer as built.
     after: int  #: the same with the change.
-    n: int  #: pictures.
+    n: int  #: images.
     p: float  #: exact McNemar of the two.
     cosine_before: float  #: mean cosine with float's scores.
     cosine_after: float  #: the same with the change.
     expected: float  #: gain in agreement, in points, that the nearer scores let expect; see :func:`expected`.
-    p_closer: float  #: that the cosine rises so much by chance; paired sign-flip test on the pictures' differences.
+    p_closer: float  #: that the cosine rises so much by chance; paired sign-flip test on the images' differences.
 
     @property
     def points(self) -> float:
@@ -47,17 +47,17 @@ class Gain:
         """The figure as remedies cite it."""
         return (
             f"agreement with float {100 * self.before / self.n:.1f} → {100 * self.after / self.n:.1f} %, "
-            f"cosine {self.cosine_before:.4f} → {self.cosine_after:.4f} ({self.n} pictures)"
+            f"cosine {self.cosine_before:.4f} → {self.cosine_after:.4f} ({self.n} images)"
         )
 
 
 @frozen(eq=False)
 class StepEffect:
-    """The network after one step of the build against the step before, on the same pictures."""
+    """The network after one step of the build against the step before, on the same images."""
 
     name: str  #: ``NV12``, ``simplify``, ``optimize``, ``calibrated`` or ``program``.
     what: str  #: in words.
-    agreement: float  #: share of the pictures with the same answer, 0..1.
+    agreement: float  #: share of the images with the same answer, 0..1.
     cosine: float  #: mean of the scores'.
 
 
@@ -82,10 +82,10 @@ def gain(what: str, reference: Scores, before: Scores, after: Scores) -> Gain:
 def expected(reference: Scores, scores: Scores) -> float:
     """Return the agreement, 0..1, that the errors of scores against the float network's, both (n, classes), let expect.
 
-    A count of equal answers moves by whole pictures. This takes each picture's errors as independent and normal with
+    A count of equal answers moves by whole images. This takes each image's errors as independent and normal with
     their own standard deviation s, and asks how likely the first answer stays before each of its nearest rivals j, a
     margin m_j behind: the integral of phi(t) * prod_j Phi(t + m_j / s) over t, by Gauss and Hermite, averaged over the
-    pictures.
+    images.
     """
     ordered = -np.sort(-reference.astype(np.float64), axis=1)[:, : RIVALS + 1]
     margins = ordered[:, :1] - ordered[:, 1:]
@@ -107,7 +107,7 @@ def _normal(values: NDArray[np.float64]) -> NDArray[np.float64]:
 def _sign_flip(differences: NDArray[np.float64]) -> float:
     """Return the one-sided p of a paired randomization test: how often random signs give as large a mean.
 
-    Unlike a count of signs it sees a change that helps few pictures much. Source: R. A. Fisher, "The Design of
+    Unlike a count of signs it sees a change that helps few images much. Source: R. A. Fisher, "The Design of
     Experiments" (1935), section 21.
     """
     rng = np.random.Generator(np.random.PCG64(0))
@@ -141,7 +141,7 @@ def cosines(a: Scores, b: Scores) -> NDArray[np.float64]:
 
 @frozen
 class Score:
-    """How many of n pictures were right. Properties are percentages."""
+    """How many of n images were right. Properties are percentages."""
 
     n: int
     top1_right: int
@@ -214,9 +214,9 @@ def log_softmax(scores: Scores) -> NDArray[np.float64]:
 def divergence(reference: Scores, scores: Scores) -> float:
     """Return the mean Kullback-Leibler divergence of the answers from the reference's, in nats.
 
-    A count of changed answers moves by whole pictures; this moves with every score, so that recipes that differ by
-    less than a picture in a hundred can be told apart on a few hundred. Units and recipes are ranked by it: of the 294
-    units of a trained ConvNeXt-atto, the twelve that it put first on 32 pictures won 0.54 points of agreement each on
+    A count of changed answers moves by whole images; this moves with every score, so that recipes that differ by
+    less than an image in a hundred can be told apart on a few hundred. Units and recipes are ranked by it: of the 294
+    units of a trained ConvNeXt-atto, the twelve that it put first on 32 images won 0.54 points of agreement each on
     300 others, those of the mean cosine 0.53, of :func:`expected` 0.48, of a count 0.47 (means of 40 draws, standard
     errors 0.02 to 0.03). :func:`expected` stays for what is told to a reader, in points of agreement; it needs no
     softmax. Source: S. Kullback and R. A. Leibler, "On Information and Sufficiency", Annals of Mathematical

@@ -33,9 +33,9 @@ def wilson(successes: int, n: int, z: float = Z95) -> tuple[float, float]:
 def mcnemar(lost: int, gained: int) -> float:
     """Return the exact two-sided p of McNemar's test: of a change as uneven as this, if nothing had changed.
 
-    Only pictures on which two networks differ tell anything: those ``lost``, right before and wrong after, and those
+    Only images on which two networks differ tell anything: those ``lost``, right before and wrong after, and those
     ``gained``. If neither is better, each falls to either side with probability 1/2, so that ``lost`` is binomial; p is
-    twice the smaller tail, at most 1, and 1 without any such picture. Source: Q. McNemar, "Note on the sampling error
+    twice the smaller tail, at most 1, and 1 without any such image. Source: Q. McNemar, "Note on the sampling error
     of the difference between correlated proportions or percentages", Psychometrika 12 (1947); exact form as in
     A. Agresti, "Categorical Data Analysis".
 
@@ -68,8 +68,8 @@ def paired_bootstrap(
 ) -> tuple[float, float]:
     """Return the bootstrap percentile interval of a paired change of a proportion: (gained - lost) / n, in -1..1.
 
-    To draw n pictures with replacement, each with both answers, is to draw how many of them are lost, gained or the
-    same from a multinomial distribution with the observed shares; so nothing of single pictures is needed. ``level``
+    To draw n images with replacement, each with both answers, is to draw how many of them are lost, gained or the
+    same from a multinomial distribution with the observed shares; so nothing of single images is needed. ``level``
     is the share of the draws inside the interval. Source: B. Efron and R. J. Tibshirani, "An Introduction to the
     Bootstrap" (1993), chapter 13.
 

@@ -7,12 +7,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
 
-from edge.accuracy import HopName, Subject
+from edge.accuracy import StepName, Subject
 from edge.errors import UsageError
 from edge.folder.code import code_digest
 from edge.folder.workspace import Done, FileOf, FileRecord, Workspace
 from edge.images import ImageSet, open_images
-from edge.pipeline.choices import choose_calibration, choose_compiler, choose_pictures
+from edge.pipeline.choices import choose_calibration, choose_compiler, choose_images
 from edge.pipeline.stages import (
     CALIBRATE,
     COMPILE,
@@ -95,19 +95,19 @@ class Build:
 
     @cached_property
     def toolchain(self) -> Toolchain | None:
-        """The compiler; None with the portable mapper."""
+        """The compiler; None with onnxruntime."""
         return choose_compiler(self.request, self.listener)
 
     def compiler(self) -> Toolchain:
         """Return the compiler.
 
         Raises:
-            UsageError: the mapper is portable.
+            UsageError: the compiler is onnxruntime.
         """
         if self.toolchain is None:
             raise UsageError(
-                "this stage needs the vendor's compiler, and the mapper is portable",
-                allowed="--mapper auto, managed, path or docker",
+                "this stage needs the vendor's compiler, and the compiler is onnxruntime",
+                expected="--compiler auto, managed, path or docker",
                 remedy="edge toolchain install",
             )
         return self.toolchain
@@ -125,9 +125,9 @@ class Build:
 
     @cached_property
     def measured_on(self) -> tuple[ImageSet, str]:
-        """The pictures to measure on, and why there is no Top-1; empty if there is."""
+        """The images to measure on, and why there is no Top-1; empty if there is."""
         network = self.stage(EXPORT).result
-        return choose_pictures(self.request, network.weights.source, network.classes)
+        return choose_images(self.request, network.weights.source, network.classes)
 
     @property
     def prefix(self) -> str:
@@ -158,7 +158,7 @@ class Build:
         return made.file(made.result.onnx)
 
     @property
-    def _quantized(self) -> HopName:
+    def _quantized(self) -> StepName:
         """The quantized network to measure: the portable model where it was seen to be the compiler's own."""
         if self.toolchain is None:
             return "portable"
@@ -175,8 +175,8 @@ class Build:
         return "the compiler's own runtime"
 
     @property
-    def subject(self) -> tuple[Subject, HopName]:
-        """What to measure, with the files that the measured hops need, and which of them is the quantized."""
+    def subject(self) -> tuple[Subject, StepName]:
+        """What to measure, with the files that the measured steps need, and which of them is the quantized."""
         export, graph, quantized = self.stage(EXPORT), self.stage(SIMPLIFY), self._quantized
         if quantized == "portable":
             row: Stage[Any] = QUANTIZE if self.toolchain is None else PORTABLE

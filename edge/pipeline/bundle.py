@@ -41,7 +41,7 @@ class Bundle:
     path: Path  #: the folder or archive.
     name: str  #: of the program.
     files: tuple[FileEntry, ...]  #: in the order in which they lie in an archive, marker left out.
-    has_bin: bool  #: whether it can run on the BPU; a build with ``--mapper portable`` makes no ``.bin``.
+    has_bin: bool  #: whether it can run on the BPU; a build with ``--compiler onnxruntime`` makes no ``.bin``.
 
 
 def bundle(source: Path, out: Path | None = None) -> Bundle:
@@ -64,7 +64,7 @@ def bundle(source: Path, out: Path | None = None) -> Bundle:
     if program.metadata is None:
         raise ModelFileError(
             f"{source} comes without a {FILE} that speaks of it",
-            allowed="a build folder, or a program in one",
+            expected="a build folder, or a program in one",
             remedy="edge build MODEL, then edge bundle MODEL",
         )
     program = locate(folder)
@@ -72,7 +72,7 @@ def bundle(source: Path, out: Path | None = None) -> Bundle:
         folder = folder.resolve()
     out = out or folder.with_name(f"{folder.name.removesuffix('_bundle')}_bundle")
     if out.resolve() == folder.resolve():
-        raise UsageError(f"the bundle would be written over {folder}", allowed="another --out")
+        raise UsageError(f"the bundle would be written over {folder}", expected="another --out")
     contents = _contents(program)
     archive = out.name.endswith(ARCHIVES)
     with disk_errors(out.parent):
@@ -116,13 +116,13 @@ def readme(metadata: Metadata) -> str:
     return f"""{metadata.name} for the RDK X5, made by edge {__version__}
 
 {listed}
-  {FILE:<44} what it is, and how pictures become its input
+  {FILE:<44} what it is, and how images become its input
   {name:<44} the same, step by step
 
 {_INSTALL if program else _NO_BIN}
 In this folder, then:
 
-  /usr/bin/python3 -m edge run . PICTURE.jpg
+  /usr/bin/python3 -m edge run . IMAGE.jpg
   /usr/bin/python3 -m edge bench . --threads 1,4
 {perf}
 In Jupyter, where it runs on the system's Python: {name}.
@@ -131,7 +131,7 @@ In Python:
 
   from edge.runtime import load
   with load(".") as net:
-      print(net.backend, net.classify("PICTURE.jpg", k=5))
+      print(net.backend, net.classify("IMAGE.jpg", k=5))
 """
 
 
@@ -159,7 +159,7 @@ def _checked(path: Path, entry: FileEntry) -> bytes:
     data = path.read_bytes()
     if hashlib.sha256(data).hexdigest() != entry.sha256:
         raise ModelFileError(
-            f"{path} is not the file that {FILE} lists: another sha256", allowed=entry.sha256, remedy="build it again"
+            f"{path} is not the file that {FILE} lists: another sha256", expected=entry.sha256, remedy="build it again"
         )
     return data
 
@@ -191,7 +191,7 @@ def _claim_folder(out: Path) -> set[str] | None:
     if not out.exists():
         return None
     if not out.is_dir():
-        raise WorkspaceError(f"{out} is a file", allowed="a folder, or a name ending in .tar.gz")
+        raise WorkspaceError(f"{out} is a file", expected="a folder, or a name ending in .tar.gz")
     try:
         found = json.loads((out / MARKER).read_text(encoding="utf-8"))
         return {str(name) for name in found["files"] if Path(name).name == name}
@@ -249,7 +249,7 @@ def _claim_archive(out: Path) -> None:
 def _foreign(out: Path, why: str) -> WorkspaceError:
     return WorkspaceError(
         f"{out} {why}",
-        allowed="a new name, an empty folder, or an earlier bundle",
+        expected="a new name, an empty folder, or an earlier bundle",
         remedy="move it away, or choose another --out",
     )
 

@@ -1,4 +1,4 @@
-"""Settle what a request leaves open: the compiler, the calibration set, the pictures to measure on."""
+"""Settle what a request leaves open: the compiler, the calibration set, the images to measure on."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ def choose_compiler(request: Request, listener: Listener) -> Toolchain | None:
     Raises:
         ToolchainMissing: there is none, but this machine could have one.
     """
-    wish = request.mapper
-    if wish == "portable":
+    wish = request.compiler
+    if wish == "onnxruntime":
         return None
     try:
         return find(wish)
@@ -40,7 +40,7 @@ def choose_compiler(request: Request, listener: Listener) -> Toolchain | None:
             if wish != "auto":
                 raise missing from None
             listener.warn(
-                f"NO COMPILER: {unsupported.seen}. Going on with --mapper portable: onnxruntime quantizes "
+                f"NO COMPILER: {unsupported.seen}. Going on with --compiler onnxruntime: onnxruntime quantizes "
                 "instead of the vendor's compiler, no .bin is made, accuracy is an estimate"
             )
             return None
@@ -74,7 +74,7 @@ def choose_calibration(request: Request) -> CalibrationSet:
     """Return the user's set, a set of ``calibration/`` by name, or the demo's.
 
     Raises:
-        UsageError: neither a source of pictures nor a set.
+        UsageError: neither a source of images nor a set.
     """
     source = request.calibration
     if source is None:
@@ -90,29 +90,29 @@ def choose_calibration(request: Request) -> CalibrationSet:
         except SpecError as error:
             raise UsageError(
                 f"--calib {source}: {error.seen}",
-                allowed="a folder of pictures, a list file, or a set: " + (error.allowed or ""),
+                expected="a folder of images, a list file, or a set: " + (error.expected or ""),
                 remedy=error.remedy,
             ) from error
     return evolve(found, n=request.calibration_count or found.n)
 
 
-def choose_pictures(request: Request, source: str, classes: int) -> tuple[ImageSet, str]:
-    """Return the pictures to measure on, and why there is no Top-1; empty if there is."""
+def choose_images(request: Request, source: str, classes: int) -> tuple[ImageSet, str]:
+    """Return the images to measure on, and why there is no Top-1; empty if there is."""
     labels = "demo" if source == "demo" else request.spec.labels
-    return pictures(request.images, labels, source, classes, count=request.images_count, seed=request.seed)
+    return image_set(request.images, labels, source, classes, count=request.images_count, seed=request.seed)
 
 
-def pictures(
+def image_set(
     images: str | None, labels: str | None, source: str, classes: int, *, count: int, seed: int
 ) -> tuple[ImageSet, str]:
-    """Return the pictures to measure a network on, and why there is no Top-1; empty if there is.
+    """Return the images to measure a network on, and why there is no Top-1; empty if there is.
 
     Args:
-        images: a source of pictures; None takes the demo's.
+        images: a source of images; None takes the demo's.
         labels: what names the network's classes, as for :func:`edge.images.class_names`.
         source: of the weights, such as ``timm``, ``demo`` or ``random``.
-        count: at most so many pictures; 0 takes all.
-        seed: of the choice; rendered pictures are taken from the first on.
+        count: at most so many images; 0 takes all.
+        seed: of the choice; rendered images are taken from the first on.
     """
     rendered = images is None or (images.partition(":")[0] == "demo" and not Path(images).exists())
     if rendered:
@@ -124,9 +124,9 @@ def pictures(
     if source == "random":
         return found, "random weights have no Top-1"
     if images is None and source != "demo":
-        return found, "no labelled pictures given (--images DIR)"
+        return found, "no labelled images given (--images DIR)"
     if rendered and classes != len(class_names("demo") or ()):
-        return found, "the labels of the demo's pictures are not this network's classes"
+        return found, "the labels of the demo's images are not this network's classes"
     return found, found.unlabelled
 
 

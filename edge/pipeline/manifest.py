@@ -147,7 +147,6 @@ def facts(build: Build) -> dict[str, object]:
         "exporter": build.stage(EXPORT).result.exporter,
         "export_max_error": build.stage(EXPORT).result.max_error,
         "preprocess": cattrs.unstructure(spec.preprocess),
-        "mapper": build.toolchain.kind if build.toolchain else "portable",
         "precision": request.precision.name,
         "toolchain": _toolchain(build),
         "static": None
@@ -199,18 +198,18 @@ def _role(name: str) -> str:
 
 def _toolchain(build: Build) -> Mapping[str, object]:
     if build.toolchain is None:
-        return {"kind": "portable", "versions": {"onnxruntime": version("onnxruntime")}}
+        return {"kind": "onnxruntime", "versions": {"onnxruntime": version("onnxruntime")}}
     return {"kind": build.toolchain.kind, "versions": dict(build.toolchain.versions)}
 
 
 def _accuracy(result: Evaluation) -> dict[str, object]:
-    first, last = result.hop("float"), result.hop(result.quantized)
+    first, last = result.step("float"), result.step(result.quantized)
     return {
         "dataset": result.dataset,
         "dataset_sha256": result.dataset_sha256,
         "n": result.n,
         "float": score_record(first.score),
-        "nv12": score_record(result.hop("nv12").score),
+        "nv12": score_record(result.step("nv12").score),
         "quantized": score_record(last.score),
         "drop": None if result.drop is None else round(result.drop, 4),
         "agreement": round(last.agreement_percent, 4),
@@ -233,7 +232,7 @@ def _equalization(build: Build) -> dict[str, object] | None:
     result = build.stage(EQUALIZE).result
     return {
         "pairs": [cattrs.unstructure(pair) for pair in result.pairs],
-        "pictures": result.pictures,
+        "images": result.images,
         "max_abs_error": result.max_abs_error,
     }
 
@@ -245,7 +244,7 @@ def _rounding(build: Build) -> dict[str, object] | None:
     return {
         "layers": len(result.layers),
         "left": list(result.left),
-        "pictures": result.pictures,
+        "images": result.images,
         "error_kept": round(result.error_kept, 4),
     }
 
@@ -259,7 +258,7 @@ def _verify(result: VerifyResult) -> dict[str, object]:
         "portable_exact": result.portable_exact,
         "integers": result.integers,
         "calls": result.calls,
-        "pictures": list(result.pictures),
+        "images": list(result.images),
     }
 
 

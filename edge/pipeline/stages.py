@@ -4,7 +4,7 @@
 
     export → simplify → check → calibrate → rewrite → equalize → round → render → compile → portable → verify
     → eval
-    export → simplify → calibrate → quantize → eval                  with ``--mapper portable``
+    export → simplify → calibrate → quantize → eval                  with ``--compiler onnxruntime``
 
 ``rewrite``, ``equalize`` and ``round`` are there for recipes that ask for them only.
 """
@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from attrs import frozen
 
-from edge.accuracy import Evaluation, Pictures, choose, evaluate, find_hops
+from edge.accuracy import Evaluation, MeasuredOn, choose, evaluate, find_steps
 from edge.compiler.footprint import Purpose, extent_of, require
 from edge.compiler.logs import cpu_inside
 from edge.compiler.node_names import SOFTMAX_RECIPE, left_inside
@@ -81,12 +81,12 @@ def asks_for(key: str) -> Callable[[Build], bool]:
     return lambda build: bool(getattr(build.request.precision, key))
 
 
-def require_memory(build: Build, purpose: Purpose, onnx: Path, pictures: int = 0) -> None:
+def require_memory(build: Build, purpose: Purpose, onnx: Path, images: int = 0) -> None:
     """Refuse to start the compiler where it is foretold to be killed for want of memory."""
     free = available()
     if not build.request.any_memory and free is not None:
         name = build.stage(EXPORT).result.name
-        require(extent_of(onnx), purpose, free=free, name=name, pictures=pictures)
+        require(extent_of(onnx), purpose, free=free, name=name, images=images)
 
 
 def _export_inputs(build: Build) -> Inputs:
@@ -211,8 +211,8 @@ def _calibrate_inputs(build: Build) -> Inputs:
     request, chosen = build.request, build.calibration_set
     if request.calibration is None and build.stage(EXPORT).result.weights.source not in ("demo", "random"):
         build.listener.warn(
-            "calibrating on the project's demo pictures, which this network was not trained for; "
-            "give --calib DIR with pictures like the camera's"
+            "calibrating on the project's demo images, which this network was not trained for; "
+            "give --calib DIR with images like the camera's"
         )
     images = sample(open_images(chosen.images, count=chosen.n, seed=chosen.seed), chosen.n, chosen.seed)
     preprocess = request.spec.preprocess
@@ -235,7 +235,7 @@ def _of_recipe(build: Build, key: str, lacks: str, recipe: str) -> Any:
     if not asked:
         raise UsageError(
             f"recipe {build.request.precision.name} {lacks}",
-            allowed=f"a recipe with the key '{key}'",
+            expected=f"a recipe with the key '{key}'",
             remedy=f"--precision {recipe}",
         )
     return asked
@@ -472,20 +472,20 @@ def _eval_inputs(build: Build) -> Inputs:
     if no_top1:
         build.listener.warn(f"{no_top1}; agreement with the float network is measured instead")
     subject, quantized = build.subject
-    hops = choose(*find_hops(subject), ["float", "nv12", quantized])
+    steps = choose(*find_steps(subject), ["float", "nv12", quantized])
     seed = build.request.seed
     return given(
         subject=Keyed(subject, subject.name),
-        hops=Keyed(hops, {hop.name: hop.key for hop in hops}),
-        pictures=Keyed(Pictures(images, no_top1, seed), [images.fingerprint, images.description, no_top1, seed]),
+        steps=Keyed(steps, {step.name: step.key for step in steps}),
+        measured_on=Keyed(MeasuredOn(images, no_top1, seed), [images.fingerprint, images.description, no_top1, seed]),
         root=Keyed(build.workspace.root),
         listener=Keyed(Inside(build.listener)),
     )
 
 
 def _eval_note(_build: Build, result: Evaluation) -> str:
-    first, last = result.hop("float"), result.hop(result.quantized)
-    agreement = f"agreement {last.agreement_percent:.1f} % on {result.n} pictures"
+    first, last = result.step("float"), result.step(result.quantized)
+    agreement = f"agreement {last.agreement_percent:.1f} % on {result.n} images"
     if first.score is None or last.score is None:
         return agreement
     return f"Top-1 {first.score.top1:.2f} → {last.score.top1:.2f} %, {agreement}"

@@ -21,7 +21,7 @@ from edge.specs import Preprocess
 from edge.toolchain.found import Toolchain
 
 FRAMES = 3
-_SPARE = 3  # candidates a frame: some pictures can't be read
+_SPARE = 3  # candidates a frame: some images can't be read
 _SEED = 0
 # Behind a Softmax, libraries differ in the last digits; a wrong scale is far beyond.
 _RELATIVE, _ABSOLUTE = 1e-5, 1e-6
@@ -31,10 +31,10 @@ _RELATIVE, _ABSOLUTE = 1e-5, 1e-6
 class VerifyResult:
     """What was compared."""
 
-    frames: int  #: pictures that went through both; 0 if it could not be verified.
+    frames: int  #: images that went through both; 0 if it could not be verified.
     bit_exact: bool | None  #: all integers that the BPU gives were equal; None if it could not be verified.
     max_abs_diff: int | None  #: the largest difference of two integers; None if it could not be verified.
-    pictures: tuple[str, ...] = ()  #: names of the frames.
+    images: tuple[str, ...] = ()  #: names of the frames.
     values: tuple[str, ...] = ()  #: names of the compared outputs of the BPU.
     integers: int = 0  #: how many were compared on each frame.
     calls: int = 0  #: of the BPU in the program; only the first one is compared.
@@ -46,7 +46,7 @@ class VerifyResult:
 
 
 def candidates(images: ImageSet, frames: int = FRAMES) -> ImageSet:
-    """Return the pictures to take frames from, the same ones each time; rendered ones follow."""
+    """Return the images to take frames from, the same ones each time; rendered ones follow."""
     chosen = sample(images, frames * _SPARE, _SEED)
     rendered = open_images("demo:test", count=frames)
     return ImageSet((*chosen, *rendered), chosen.description, "order is all that matters", chosen.source)
@@ -63,7 +63,7 @@ def verify(
     frames: int = FRAMES,
     reporter: Reporter = SILENT,
 ) -> VerifyResult:
-    """Run pictures through the compiled program, the quantized model and the portable model.
+    """Run images through the compiled program, the quantized model and the portable model.
 
     Of the images, from :func:`candidates`, the first that can be read are taken. Where the compiler has no simulator,
     or it can't run this program, the result has ``why_not``.
@@ -130,7 +130,7 @@ def _compare(
     answers: list[list[NDArray[np.integer]]],
 ) -> VerifyResult:
     if model.size != simulator.size:
-        raise _mismatch(f"the program takes {simulator.size} pictures, the quantized model {model.size}")
+        raise _mismatch(f"the program takes {simulator.size} images, the quantized model {model.size}")
     own = len(model.outputs) - len(simulator.exposed)
     behind = _tail_is_known(simulator)
     largest = 0.0
@@ -149,7 +149,7 @@ def _compare(
         frames=len(taken),
         bit_exact=True,
         max_abs_diff=0,
-        pictures=tuple(name for name, _ in taken),
+        images=tuple(name for name, _ in taken),
         values=tuple(value.name for value in simulator.exposed),
         integers=sum(array.size for array in answers[0]),
         calls=len(simulator.program.bpu),
@@ -167,7 +167,7 @@ def _same_answers(frame: str, portable: Sequence[Scores], outputs: Sequence[NDAr
     if portable[0].argmax() != outputs[0].argmax():
         raise GateError(
             f"on {frame} the portable model answers {portable[0].argmax()}, the compiler's model {outputs[0].argmax()}",
-            allowed="the same answer",
+            expected="the same answer",
             remedy="report this network: an operator is translated wrongly",
         )
     return all(np.array_equal(a, b) for a, b in zip(portable, outputs, strict=True))
@@ -202,6 +202,6 @@ def _require_close(frame: str, ours: NDArray[np.float32], theirs: NDArray[np.gen
 def _mismatch(seen: str) -> GateError:
     return GateError(
         f"the compiled program is not what was measured: {seen}",
-        allowed="equal integers from the .bin and from its quantized ONNX",
+        expected="equal integers from the .bin and from its quantized ONNX",
         remedy="build with --build-dir NEW in case files were mixed; if it stays, try another --level",
     )

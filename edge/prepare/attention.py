@@ -1,7 +1,7 @@
 """Attention in the form that the BPU runs fast, with the same answers.
 
 Found in the times a layer that the compiler tells (hb_mapper 1.24.3, ``debug: True``): of what torch exports,
-it lays several values out as pictures one element wide, or copies them head by head. :func:`lay_out` says the
+it lays several values out as images one element wide, or copies them head by head. :func:`lay_out` says the
 order; each step changes a model in place and names what it changed.
 """
 
@@ -175,10 +175,10 @@ def _replace(model: onnx.ModelProto, view: View, turn: onnx.NodeProto, fused: _F
 
 
 def pool_in_rows(model: onnx.ModelProto) -> tuple[str, ...]:
-    """Pool tokens as a picture whose rows are the windows; return the names of the pools.
+    """Pool tokens as an image whose rows are the windows; return the names of the pools.
 
-    NextViT pools ``[1, C, N]`` in windows of k, which the compiler lays out as a picture one element wide. As
-    a picture of ``N/k`` rows and ``k`` columns the same pooling keeps the channels innermost: an attention of
+    NextViT pools ``[1, C, N]`` in windows of k, which the compiler lays out as an image one element wide. As
+    an image of ``N/k`` rows and ``k`` columns the same pooling keeps the channels innermost: an attention of
     784 tokens took 11.3 instead of 20.4 ms (O2).
     """
     view, graph = View(model), model.graph
@@ -193,7 +193,7 @@ def pool_in_rows(model: onnx.ModelProto) -> tuple[str, ...]:
         to_rows = add_constant(graph, f"{rows}/shape", [batch, channels, tokens // window, window])
         to_row = add_constant(graph, f"{node.output[0]}/shape", [0, 0, -1])
         new = (
-            helper.make_node("Reshape", [_picture(view, node, shape), to_rows], [rows], name=rows),
+            helper.make_node("Reshape", [_image(view, node, shape), to_rows], [rows], name=rows),
             helper.make_node("AveragePool", [rows], [pooled], node.name, kernel_shape=[1, window], strides=[1, window]),
             helper.make_node("Reshape", [pooled, to_row], list(node.output), name=f"{node.name}/tokens"),
         )
@@ -212,23 +212,23 @@ def _pooled(view: View, node: onnx.NodeProto) -> int | None:
     return None if any(view.attribute(node, "pads", [])) or kernel[0] < 2 else int(kernel[0])
 
 
-def _picture(view: View, node: onnx.NodeProto, shape: list[int]) -> str:
-    """Return the picture that was made a row of tokens, or that row: both hold the values in one order."""
+def _image(view: View, node: onnx.NodeProto, shape: list[int]) -> str:
+    """Return the image that was made a row of tokens, or that row: both hold the values in one order."""
     row: str = node.input[0]
     made = view.producer(row)
     if made is None or made.op_type != "Reshape":
         return row
-    picture: str = made.input[0]
-    before = view.shape(picture)
+    image: str = made.input[0]
+    before = view.shape(image)
     whole = before is not None and len(before) == 4 and before[:2] == shape[:2]
-    return picture if whole and math.prod(before or ()) == math.prod(shape) else row
+    return image if whole and math.prod(before or ()) == math.prod(shape) else row
 
 
 def into_weights(model: onnx.ModelProto) -> tuple[str, ...]:
     """Move numbers by which queries, keys, values or scores are multiplied into weights; return the nodes.
 
     torch multiplies the queries by 1/sqrt(d) once their heads are apart. The compiler makes of it a convolution over a
-    picture one element wide: without it the attention of 784 tokens took 1.4 instead of 11.3 ms (O2).
+    image one element wide: without it the attention of 784 tokens took 1.4 instead of 11.3 ms (O2).
     """
     names = []
     view = View(model)
@@ -317,7 +317,7 @@ def turn_keys(model: onnx.ModelProto) -> tuple[str, ...]:
     """Turn keys before their heads are taken apart; return the Transposes.
 
     Turned first, they need no copy of their own, head by head: NextViT_small_224 takes 7920.9 instead of
-    8562.3 us (O2). Only where a picture's own pixels are the keys, 49 of them, it was the other way round
+    8562.3 us (O2). Only where an image's own pixels are the keys, 49 of them, it was the other way round
     (845.4 instead of 791.4 us, with values of four axes).
     """
     view, graph = View(model), model.graph
@@ -333,7 +333,7 @@ def turn_keys(model: onnx.ModelProto) -> tuple[str, ...]:
         if len(before) != 3 or len(apart) != 4 or before[:2] != apart[:2]:
             continue
         batch, tokens, heads, width = apart
-        if after[2] == tokens and _of_picture(view, split.input[0]):
+        if after[2] == tokens and _of_image(view, split.input[0]):
             continue
         last = turns[-1]
         turned = unused(graph, f"{last.output[0]}/turned")
@@ -362,8 +362,8 @@ def _head_moves(view: View, scores: onnx.NodeProto) -> tuple[onnx.NodeProto, ...
     return (node, *turns)
 
 
-def _of_picture(view: View, name: str) -> bool:
-    """Tell whether a linear layer reads a picture's pixels as tokens."""
+def _of_image(view: View, name: str) -> bool:
+    """Tell whether a linear layer reads an image's pixels as tokens."""
     node = view.producer(name)
     if node is not None and node.op_type == "Add":
         node = next((view.producer(term) for term in node.input if view.rank(term) is None), None)

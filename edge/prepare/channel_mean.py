@@ -1,6 +1,6 @@
 """Means over channels as 1x1 convolutions.
 
-A LayerNorm over the channels of a picture is exported as Transpose to channels last, two ReduceMean, and
+A LayerNorm over the channels of an image is exported as Transpose to channels last, two ReduceMean, and
 Transpose back. A ReduceMean over channels is a 1x1 convolution with one output and weights 1/C, which the
 compiler quantizes without loss, since all are equal. Whether that is faster depends on the sizes:
 ConvNeXt_atto at 224 took 1130.6 instead of 1231.6 us (hb_mapper 1.24.3, O3), a ConvNeXt_atto at 64 took
@@ -175,13 +175,13 @@ def rewrite(
         if not nodes[key]:
             raise ModelFileError(
                 f"{model.name} has nothing for the rewrite {key}",
-                allowed="a LayerNorm over channels between two Transposes, as in ConvNeXt",
+                expected="a LayerNorm over channels between two Transposes, as in ConvNeXt",
                 remedy=f"take a recipe without {key!r} in 'rewrites'",
             )
     reporter.update("compare the outputs")
     with refused(
         f"{model.name} is not the same network once rewritten",
-        allowed="the same outputs on random inputs",
+        expected="the same outputs on random inputs",
         remedy="take a recipe without 'rewrites', and report the model",
     ):
         error = Guard(source, reference(source, model), baseline=source).prove(changed)

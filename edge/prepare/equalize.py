@@ -28,7 +28,7 @@ LIMIT = 64.0  # the largest factor: a channel that is smaller still means next t
 # The share of a channel's factor (in logarithms) where the consumer's rows mix channels: finer steps for the
 # activation are coarser ones for the weights there. Measured on MobileNetV1: 0.25 wins less, 1 no more.
 MIXED = 0.5
-GUARDED = 16  # calibration pictures on which the outputs are compared, besides noise
+GUARDED = 16  # calibration images on which the outputs are compared, besides noise
 NOISE = 0.25  # of the range of pixels, around grey
 
 Array = NDArray[np.float32]
@@ -164,8 +164,8 @@ class EqualizeResult:
 
     onnx: str  #: file name.
     pairs: tuple[EqualizedPair, ...]  #: in graph order.
-    pictures: int  #: calibration pictures whose ranges were taken.
-    max_abs_error: float  #: largest difference of an output from before, over calibration pictures and noise.
+    images: int  #: calibration images whose ranges were taken.
+    max_abs_error: float  #: largest difference of an output from before, over calibration images and noise.
 
 
 def equalize(
@@ -180,12 +180,12 @@ def equalize(
 ) -> EqualizeResult:
     """Scale channels of a BPU-ready ONNX; graph, names, shapes and answers stay.
 
-    Behind a Clip the answers stay as long as no channel goes beyond what it reached on the pictures that were
+    Behind a Clip the answers stay as long as no channel goes beyond what it reached on the images that were
     looked at: there it is cut off, much as the int8 steps would.
 
     Args:
         calibration: raw float32 files of :func:`edge.images.calibrate.calibrate`; the first
-            ``equalization.pictures`` of them are looked at, behind NV12.
+            ``equalization.images`` of them are looked at, behind NV12.
         preprocess: of the network.
 
     Raises:
@@ -201,14 +201,14 @@ def equalize(
     if not pairs:
         raise ModelFileError(
             f"{model.name} has no pair of convolutions to equalize",
-            allowed="Conv, then Relu, LeakyRelu, Clip from 0, pools or nothing, then Conv",
+            expected="Conv, then Relu, LeakyRelu, Clip from 0, pools or nothing, then Conv",
             remedy="take a recipe without 'equalization'",
         )
-    files = list(calibration)[: equalization.pictures]
-    pictures = [calibration_input(file, preprocess) for file in files]
-    # On noise as on pictures: a Clip must cut off neither's channels.
-    before = reference(source, model, _noise_range(preprocess), pictures[:GUARDED])
-    inputs = [*pictures, *before.inputs[: len(SEEDS)]]
+    files = list(calibration)[: equalization.images]
+    images = [calibration_input(file, preprocess) for file in files]
+    # On noise as on images: a Clip must cut off neither's channels.
+    before = reference(source, model, _noise_range(preprocess), images[:GUARDED])
+    inputs = [*images, *before.inputs[: len(SEEDS)]]
     ranges = _ranges(source, pairs, inputs, reporter)
 
     changed = copied(source)
@@ -232,7 +232,7 @@ def equalize(
     reporter.update("compare the outputs", 0.9)
     with refused(
         f"{model.name} answers differently once equalized",
-        allowed="the same outputs on calibration pictures and on noise",
+        expected="the same outputs on calibration images and on noise",
         remedy="take a recipe without 'equalization', and report the model",
     ):
         error = Guard(source, before, baseline=source).prove(changed)
@@ -240,7 +240,7 @@ def equalize(
     return EqualizeResult(
         onnx=f"{name}.onnx",
         pairs=tuple(EqualizedPair(key, float(np.median(by)), float(by.max())) for key, by in scales.items()),
-        pictures=len(files),
+        images=len(files),
         max_abs_error=error,
     )
 
@@ -248,8 +248,8 @@ def equalize(
 def _noise_range(preprocess: Preprocess) -> tuple[float, float]:
     """Return the lowest and the highest value of the noise, as the network sees it.
 
-    Ranges are taken of the noise too. Over all of 0..255 it would drive channels further than any picture
-    does, and so leave pictures less of the steps.
+    Ranges are taken of the noise too. Over all of 0..255 it would drive channels further than any image
+    does, and so leave images less of the steps.
     """
     ends = [
         (level - mean) / std
@@ -263,12 +263,12 @@ def _ranges(
     model: onnx.ModelProto, pairs: Iterable[ConvolutionPair], inputs: Sequence[NDArray[np.float32]], reporter: Reporter
 ) -> dict[str, Ranges]:
     """Return the largest magnitude of each channel between the pairs, (channels,)."""
-    picture, _ = image_input(model)
+    image, _ = image_input(model)
     names = [pair.tensor for pair in pairs]
     session = open_exposed(model, names)
     found: dict[str, Ranges] = {}
     for done, data in enumerate(inputs, start=1):
-        for name, value in zip(names, session.run(names, {picture: data}), strict=True):
+        for name, value in zip(names, session.run(names, {image: data}), strict=True):
             axes = (0, *range(2, value.ndim))
             now = np.abs(value).max(axis=axes).astype(np.float64)
             found[name] = np.maximum(found[name], now) if name in found else now

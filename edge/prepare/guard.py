@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     import onnx
 
 SEEDS = (0, 1, 2, 3)  # one random input each
-# What a picture becomes with ImageNet's mean and std at most: (1 - 0.406) / 0.225 = 2.64.
+# What an image becomes with ImageNet's mean and std at most: (1 - 0.406) / 0.225 = 2.64.
 VALUE_RANGE = (-2.64, 2.64)
 TOLERANCE = 1e-4  # of the range that an output spans: float32 sums in another order stay far below
 # Operators that may stand in for each other; within a group only the sum may not grow.
@@ -81,12 +81,12 @@ class Guard:
 
 
 @contextmanager
-def refused(what: str, *, allowed: str, remedy: str) -> Iterator[None]:
+def refused(what: str, *, expected: str, remedy: str) -> Iterator[None]:
     """Raise a verdict as the ModelFileError of a stage, behind ``what``."""
     try:
         yield
     except Rejected as verdict:
-        raise ModelFileError(f"{what}: {verdict}", allowed=allowed, remedy=remedy) from verdict
+        raise ModelFileError(f"{what}: {verdict}", expected=expected, remedy=remedy) from verdict
 
 
 def reference(
@@ -114,21 +114,21 @@ def reference(
     except Exception as error:  # onnxruntime's exceptions have no common base
         raise ModelFileError(
             f"onnxruntime can't run {origin}: {' '.join(str(error).split())[:200]}",
-            allowed="a model of standard operators",
+            expected="a model of standard operators",
             remedy="export it again, from torch with opset_version=11",
         ) from error
     shapes = {tuple(array.shape for array in arrays) for arrays in outputs}
     if len(shapes) > 1:
         seen = " or ".join(sorted(map(str, shapes)))
         raise ModelFileError(
-            f"{origin}: the shape of its outputs depends on the picture: {seen}",
-            allowed="outputs of a static shape",
+            f"{origin}: the shape of its outputs depends on the image: {seen}",
+            expected="outputs of a static shape",
             remedy="cut off what selects results, such as NonMaxSuppression, and do it on the CPU afterwards",
         )
     if not any(np.isfinite(array).any() for arrays in outputs for array in arrays):
         raise ModelFileError(
             f"{origin} answers with nan or infinity only",
-            allowed="finite outputs for finite inputs",
+            expected="finite outputs for finite inputs",
             remedy="check its weights",
         )
     return Reference(inputs, outputs)

@@ -84,7 +84,9 @@ def read_model(path: Path) -> onnx.ModelProto:
     from onnx import inliner
 
     if path.is_file() and path.stat().st_size > _LIMIT:
-        raise ModelFileError(f"{path} has {path.stat().st_size / 1e9:.1f} GB", allowed="an ONNX file of less than 2 GB")
+        raise ModelFileError(
+            f"{path} has {path.stat().st_size / 1e9:.1f} GB", expected="an ONNX file of less than 2 GB"
+        )
     _require_weights(path)
     model = load_onnx(path)
     half_types = (onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16)
@@ -92,19 +94,19 @@ def read_model(path: Path) -> onnx.ModelProto:
     if half:
         raise ModelFileError(
             f"{path}: {len(half)} half-precision initializers, such as {half[0]!r}",
-            allowed="float32 weights; the compiler quantizes them itself",
+            expected="float32 weights; the compiler quantizes them itself",
             remedy="export the float32 model: call model.float() before torch.onnx.export",
         )
     size = model.ByteSize()
     if size > _LIMIT:
-        raise ModelFileError(f"{path} with its weights has {size / 1e9:.1f} GB", allowed="less than 2 GB in one file")
+        raise ModelFileError(f"{path} with its weights has {size / 1e9:.1f} GB", expected="less than 2 GB in one file")
     image_input(model, str(path))
     model = inliner.inline_local_functions(model) if model.functions else model
     foreign = sorted({node.domain for node in model.graph.node} - {"", "ai.onnx"})
     if foreign:
         raise ModelFileError(
             f"{path} has operators of the domain {', '.join(foreign)}",
-            allowed="operators of standard ONNX",
+            expected="operators of standard ONNX",
             remedy="export without custom operators, from torch with opset_version=11",
         )
     return model
@@ -192,7 +194,7 @@ def _require_weights(path: Path) -> None:
     if missing:
         raise ModelFileError(
             f"{path} keeps its weights in {missing[0]}, which is not there",
-            allowed="weights inside the .onnx file, or their file beside it",
+            expected="weights inside the .onnx file, or their file beside it",
             remedy="put it there, or make one file: "
             "python -c \"import onnx; onnx.save(onnx.load('model.onnx'), 'whole.onnx')\"",
         )
@@ -231,7 +233,7 @@ def _converted(model: onnx.ModelProto, opset: int, origin: str) -> onnx.ModelPro
         why = error
     raise ModelFileError(
         f"{origin} has opset {opset}, which can't be brought to {OPSET}: {' '.join(str(why).split())[:160]}",
-        allowed="opset 10 or 11",
+        expected="opset 10 or 11",
         remedy="export with opset_version=11",
     ) from why
 

@@ -1,4 +1,4 @@
-"""Convolutions over patches of the picture, as vision transformers begin, in two steps.
+"""Convolutions over patches of the image, as vision transformers begin, in two steps.
 
 The compiler runs a convolution of 3 channels whose window is large as if it had many. First each patch of p
 pixels becomes channels, by a convolution with ones; then a window of k/p does the rest on 3 p^2 channels. One
@@ -12,7 +12,7 @@ layer of 224x224 pixels, hb_mapper 1.24.3, O2, in us:
     32      384      11527.6           734.3           612.9
 
 A SpaceToDepth, which needs no multiplication, took 14943.9 us. The weights of the first step are all equal,
-so 8 bits hold them and what they give exactly: on a random picture all integers were the input's.
+so 8 bits hold them and what they give exactly: on a random image all integers were the input's.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     import onnx
 
 SMALLEST = 8  # pixels; ConvNeXt's 4 would gain some 30 us
-CHANNELS = 4  # more than a picture has, and the first step multiplies them
+CHANNELS = 4  # more than an image has, and the first step multiplies them
 _PLAIN = {"auto_pad": b"NOTSET", "group": 1}
 
 
@@ -65,7 +65,7 @@ def first_step(window: int) -> int | None:
 
 
 def _window(view: View, node: onnx.NodeProto) -> int | None:
-    """Return the side of the patches of a convolution that reads each pixel of a picture once."""
+    """Return the side of the patches of a convolution that reads each pixel of an image once."""
     weights = view.tensor(node.input[1]) if node.op_type == "Conv" else None
     if weights is None or weights.ndim != 4:
         return None

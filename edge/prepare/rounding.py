@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 
 TOP = 127  # the compiler's int8 weights lie in -127..127, its step is the largest magnitude of a row / 127
 BLOCK = 128  # columns whose effect on the others is added up before it is applied; no result depends on it
-POSITIONS = 512  # taken of a layer's output on each picture; neighbours are much alike
-MEMORY = 400e6  # bytes of moments that are gathered in one pass over the pictures
+POSITIONS = 512  # taken of a layer's output on each image; neighbours are much alike
+MEMORY = 400e6  # bytes of moments that are gathered in one pass over the images
 # Between a factor and a layer, these change nothing of where the factor ends up.
 _PASSING = ("Add", "Sub", "Transpose", "Reshape", "Flatten", "Squeeze", "Unsqueeze")
 _FACTORS = ("Mul", "Div", "BatchNormalization")
@@ -123,7 +123,7 @@ class LinearLayer:
         """Return what the outputs see, as (groups, columns, positions).
 
         Args:
-            tensor: the layer's input for one picture: (1, channels, height, width), or (..., channels).
+            tensor: the layer's input for one image: (1, channels, height, width), or (..., channels).
             most: positions to take; drawn where there are more.
         """
         if tensor.ndim != 4 or self.transposed:
@@ -133,9 +133,9 @@ class LinearLayer:
             patches = self._patches(tensor[0], most, random)
         return patches.astype(np.float64).reshape(self.groups, self.columns, -1)
 
-    def _patches(self, picture: NDArray[np.float32], most: int, random: np.random.Generator) -> NDArray[np.float32]:
+    def _patches(self, image: NDArray[np.float32], most: int, random: np.random.Generator) -> NDArray[np.float32]:
         top, left, bottom, right = self.pads
-        padded = np.pad(picture, ((0, 0), (top, bottom), (left, right)))
+        padded = np.pad(image, ((0, 0), (top, bottom), (left, right)))
         (kernel_h, kernel_w), (step_h, step_w), (gap_h, gap_w) = self.shape[2:], self.strides, self.dilations
         channels, height, width = padded.shape
         out_h = (height - gap_h * (kernel_h - 1) - 1) // step_h + 1
@@ -246,7 +246,7 @@ class RoundResult:
     onnx: str  #: file name.
     layers: tuple[RoundedLayer, ...]  #: in graph order.
     left: tuple[str, ...]  #: names of layers that were left as they are: the compiler changes their weights by itself.
-    pictures: int  #: calibration pictures that were looked at.
+    images: int  #: calibration images that were looked at.
     error_kept: float  #: geometric mean over the layers of compensated / nearest error, 0..1.
 
 
@@ -265,7 +265,7 @@ def round_weights(
 
     Args:
         calibration: raw float32 files of :func:`edge.images.calibrate.calibrate`; the first
-            ``rounding.pictures`` of them are looked at, behind NV12.
+            ``rounding.images`` of them are looked at, behind NV12.
         preprocess: of the network.
 
     Raises:
@@ -281,10 +281,10 @@ def round_weights(
     if not layers:
         raise ModelFileError(
             f"{model.name} has no layer whose weights can be rounded",
-            allowed="a Conv, Gemm or MatMul with constant weights",
+            expected="a Conv, Gemm or MatMul with constant weights",
             remedy="take a recipe without 'rounding'",
         )
-    files = list(calibration)[: rounding.pictures]
+    files = list(calibration)[: rounding.images]
     graph = copied(source)
     constants = {tensor.name: tensor for tensor in graph.graph.initializer}
     rounded: list[RoundedLayer] = []
@@ -303,7 +303,7 @@ def round_weights(
         onnx=f"{name}.onnx",
         layers=tuple(rounded),
         left=tuple(left),
-        pictures=len(files),
+        images=len(files),
         error_kept=float(np.exp(np.mean(np.log(ratios)))) if ratios else 1.0,
     )
 
@@ -350,19 +350,19 @@ def _moments(
     reporter: Reporter,
 ) -> Moments:
     """Return the mean of x xᵀ over each layer's inputs x in the float network: (groups, columns, columns)."""
-    picture, _ = image_input(graph)
-    names = [name for name in dict.fromkeys(layer.input for layer in layers) if name != picture]
+    image, _ = image_input(graph)
+    names = [name for name in dict.fromkeys(layer.input for layer in layers) if name != image]
     session = open_exposed(graph, names)
     random = np.random.default_rng(seed)
     sums: Moments = {layer.name: np.zeros((layer.groups, layer.columns, layer.columns)) for layer in layers}
     counts = dict.fromkeys(sums, 0)
     for done, file in enumerate(files, start=1):
         data = calibration_input(file, preprocess)
-        tensors = dict(zip(names, session.run(names, {picture: data}), strict=True)) if names else {}
-        tensors[picture] = data
+        tensors = dict(zip(names, session.run(names, {image: data}), strict=True)) if names else {}
+        tensors[image] = data
         for layer in layers:
             seen = layer.inputs(tensors[layer.input], POSITIONS, random)
             sums[layer.name] += seen @ seen.transpose(0, 2, 1)
             counts[layer.name] += seen.shape[2]
-        reporter.update(f"look at {done} of {len(files)} pictures", done / len(files))
+        reporter.update(f"look at {done} of {len(files)} images", done / len(files))
     return {name: total / counts[name] for name, total in sums.items()}

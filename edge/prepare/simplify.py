@@ -102,7 +102,7 @@ def simplify(
     if not shipped:
         with refused(
             f"{model} can't be made ready for the compiler",
-            allowed="a model that opset 10 or 11 can express",
+            expected="a model that opset 10 or 11 can express",
             remedy="export with opset_version=11 and a fixed input size",
         ):
             shipped = _Shipped("unsimplified", normal, rules.prove(normal))

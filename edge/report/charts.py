@@ -10,7 +10,7 @@ from typing import Any
 
 from attrs import frozen
 
-from edge.report.contents import HopFigures, Interval, LayerRow
+from edge.report.contents import Interval, LayerRow, StepFigures
 from edge.report.search import TriedRecipe
 from edge.report.wording import signed
 
@@ -108,7 +108,7 @@ class Row:
     mark: str  #: class of bar and dot: ``loss``, ``gain``, ``noise`` or ``plain``.
     shown: str  #: the value as text.
     aside: str = ""  #: further text behind it.
-    hollow: bool = False  #: whether the dot is open: a figure of fewer pictures than the others.
+    hollow: bool = False  #: whether the dot is open: a figure of fewer images than the others.
 
 
 @frozen
@@ -121,9 +121,9 @@ class Bar:
     mark: str = "plain"
 
 
-def waterfall(hops: Sequence[HopFigures], canvas: Canvas) -> str:
-    """Draw each hop's Top-1 with its interval and the step from the hop before; agreement without labels."""
-    return dots([_hop_row(hop) for hop in hops], canvas)
+def waterfall(steps: Sequence[StepFigures], canvas: Canvas) -> str:
+    """Draw each step's Top-1 with its interval and the step from the step before; agreement without labels."""
+    return dots([_step_row(step) for step in steps], canvas)
 
 
 def dots(rows: Sequence[Row], canvas: Canvas) -> str:
@@ -131,7 +131,7 @@ def dots(rows: Sequence[Row], canvas: Canvas) -> str:
     narrow = canvas.narrow
     left, right = (0, 0) if narrow else (150, 168)
     top, step = 8, 58 if narrow else 42
-    # Figures of a few pictures run out of the drawing rather than squeeze the others.
+    # Figures of a few images run out of the drawing rather than squeeze the others.
     ruling = [row for row in rows if not row.hollow] or rows
     bounds = [bound for row in ruling for bound in (row.value, row.start, *(row.interval or ()))]
     low, high, ticks = percent_axis([bound for bound in bounds if bound is not None], 3 if narrow else 5)
@@ -208,18 +208,18 @@ def percent_axis(values: Sequence[float], most: int) -> tuple[float, float, tupl
     return start, end, tuple(start + step * index for index in range(count + 1))
 
 
-def _hop_row(hop: HopFigures) -> Row:
-    (value, interval), change = hop.figure, hop.change
+def _step_row(step: StepFigures) -> Row:
+    (value, interval), change = step.figure, step.change
     marks = {"untested": "noise", "none": "plain"}
     return Row(
-        name=hop.title,
+        name=step.title,
         value=value,
-        interval=None if hop.top1 is None and hop.name == "float" else interval,
+        interval=None if step.top1 is None and step.name == "float" else interval,
         start=None if change is None else value - change.points,
         mark="plain" if change is None else marks.get(change.judgement, change.judgement),
         shown=f"{value:.1f} %",
-        aside=("" if change is None else signed(change.points, 1)) + (f" · {hop.n} pictures" if hop.sampled else ""),
-        hollow=hop.sampled,
+        aside=("" if change is None else signed(change.points, 1)) + (f" · {step.n} images" if step.sampled else ""),
+        hollow=step.sampled,
     )
 
 

@@ -14,7 +14,7 @@ from edge.errors import LabelError
 from edge.folder.built import Built
 from edge.measure.statistics import mcnemar, paired_bootstrap
 from edge.report.charts import Row, depths, dots
-from edge.report.contents import Fact, HopFigures, JudgedChange, LayerRow, Report
+from edge.report.contents import Fact, JudgedChange, LayerRow, Report, StepFigures
 from edge.report.gather import TITLES, evaluation_of, gather, judged_change
 from edge.report.page import Chart, as_json, chart, render
 from edge.report.wording import MISSING, bounds, fixed, p_value, signed, versions
@@ -27,18 +27,18 @@ VISIBLE = 5e-6  # a change of a cosine that five digits show
 
 @frozen
 class Answers:
-    """What each hop answered."""
+    """What each step answered."""
 
-    labels: Mapping[str, int | None]  #: picture -> class index; None without one.
-    hops: Mapping[str, Mapping[str, int]]  #: hop -> picture -> answered class index.
+    labels: Mapping[str, int | None]  #: image -> class index; None without one.
+    steps: Mapping[str, Mapping[str, int]]  #: step -> image -> answered class index.
 
 
 @frozen
 class Paired:
-    """Two networks on the same pictures."""
+    """Two networks on the same images."""
 
     title: str  #: what is compared.
-    n: int  #: pictures that both answered.
+    n: int  #: images that both answered.
     same: int  #: of them, those with the same answer.
     a_right: int | None = None  #: of them, those that the first got right; None without labels.
     b_right: int | None = None  #: the same of the second.
@@ -78,8 +78,8 @@ class Comparison:
     recipe: tuple[FactRow, ...]  #: settings of the compiler that differ.
     recipe_same: int  #: how many settings are the same.
     #: every step of either: ``title``, and ``a`` and ``b``, its figures; None where not measured.
-    hops: tuple[Fact, ...]
-    paired: tuple[Paired, ...]  #: tests on the same pictures; the first is of the programs. Empty where there is none.
+    steps: tuple[Fact, ...]
+    paired: tuple[Paired, ...]  #: tests on the same images; the first is of the programs. Empty where there is none.
     why_unpaired: str  #: why there is none; empty if there is.
     layers: tuple[LayerPair, ...]  #: the layers of both, in the order of A.
     layers_note: str  #: what the figures are, or why there are none.
@@ -99,7 +99,7 @@ def compare(one: Built, two: Built) -> Comparison:
         fact(key, a.recipe.get(key, MISSING), b.recipe.get(key, MISSING))
         for key in dict.fromkeys((*a.recipe, *b.recipe))
     ]
-    hops = [{"title": title, "a": a.accuracy.hop(name), "b": b.accuracy.hop(name)} for name, title in TITLES.items()]
+    steps = [{"title": title, "a": a.accuracy.step(name), "b": b.accuracy.step(name)} for name, title in TITLES.items()]
     return Comparison(
         verdict=" ".join(filter(None, (_accuracy_verdict(a, b, tests), _speed_verdict(a, b)))),
         a=_side("A", a, one),
@@ -107,7 +107,7 @@ def compare(one: Built, two: Built) -> Comparison:
         facts=facts_of(a, b),
         recipe=tuple(row for row in settings if row.differs),
         recipe_same=sum(not row.differs for row in settings),
-        hops=tuple(row for row in hops if row["a"] or row["b"]),
+        steps=tuple(row for row in steps if row["a"] or row["b"]),
         paired=tests,
         why_unpaired=why_unpaired,
         layers=layers,
@@ -135,32 +135,33 @@ def read_answers(built: Built, evaluation: Evaluation) -> Answers:
     try:
         with path.open(encoding="utf-8", newline="") as stream:
             rows = list(csv.DictReader(stream, strict=True))
-        labels = {row["picture"]: int(row["label"]) if row["label"] else None for row in rows}
-        hops: dict[str, dict[str, int]] = {
-            hop.hop: {row["picture"]: int(row[hop.hop]) for row in rows if row[hop.hop]} for hop in evaluation.hops
+        labels = {row["image"]: int(row["label"]) if row["label"] else None for row in rows}
+        steps: dict[str, dict[str, int]] = {
+            step.name: {row["image"]: int(row[step.name]) for row in rows if row[step.name]}
+            for step in evaluation.steps
         }
     except (OSError, ValueError, KeyError, TypeError, csv.Error) as error:
         raise _unusable(path, type(error).__name__, built) from error
-    for hop in evaluation.hops:
-        right = sum(labels[picture] == answer for picture, answer in hops[hop.hop].items())
-        if len(hops[hop.hop]) != hop.n or (hop.score is not None and right != hop.score.top1_right):
-            raise _unusable(path, f"its column {hop.hop} is not what eval.json counted", built)
-    return Answers(labels, hops)
+    for step in evaluation.steps:
+        right = sum(labels[image] == answer for image, answer in steps[step.name].items())
+        if len(steps[step.name]) != step.n or (step.score is not None and right != step.score.top1_right):
+            raise _unusable(path, f"its column {step.name} is not what eval.json counted", built)
+    return Answers(labels, steps)
 
 
 def paired(title: str, a: Mapping[str, int], b: Mapping[str, int], labels: Mapping[str, int | None] | None) -> Paired:
-    """Compare two networks picture by picture.
+    """Compare two networks image by image.
 
     Args:
-        a: picture -> answer of the first.
+        a: image -> answer of the first.
         b: the same of the second.
-        labels: picture -> class index; None if right and wrong are not known.
+        labels: image -> class index; None if right and wrong are not known.
     """
     both = sorted(a.keys() & b.keys())
-    n, same = len(both), sum(a[picture] == b[picture] for picture in both)
+    n, same = len(both), sum(a[image] == b[image] for image in both)
     if labels is None or not both:
         return Paired(title, n, same)
-    right = [(a[picture] == labels[picture], b[picture] == labels[picture]) for picture in both]
+    right = [(a[image] == labels[image], b[image] == labels[image]) for image in both]
     lost = sum(one and not two for one, two in right)
     gained = sum(two and not one for one, two in right)
     low, high = paired_bootstrap(lost, gained, n)
@@ -178,10 +179,10 @@ def _paired(one: Built, two: Built) -> tuple[tuple[Paired, ...], str]:
     if first is None or second is None:
         missing = [built.folder for built, found in ((one, first), (two, second)) if found is None]
         commands = " and ".join(f"edge eval {folder}" for folder in missing)
-        return (), f"the answers to single pictures are not known; measure both on the same ones: {commands}"
+        return (), f"the answers to single images are not known; measure both on the same ones: {commands}"
     if first.dataset_sha256 != second.dataset_sha256:
         return (), (
-            f"they were measured on different pictures ({first.dataset}; {second.dataset}), so the figures "
+            f"they were measured on different images ({first.dataset}; {second.dataset}), so the figures "
             "cannot be paired; measure both on the same ones with edge eval"
         )
     try:
@@ -190,13 +191,13 @@ def _paired(one: Built, two: Built) -> tuple[tuple[Paired, ...], str]:
         return (), f"{error.seen}; {error.remedy}"
     labels = None if first.unlabelled or second.unlabelled else a.labels
     programs = (first.quantized, second.quantized)
-    hops: list[tuple[str, str, str]] = [("the programs", *programs)]
-    hops += [
+    steps: list[tuple[str, str, str]] = [("the programs", *programs)]
+    steps += [
         (title, name, name)
         for name, title in TITLES.items()
-        if name in a.hops and name in b.hops and (name, name) != programs
+        if name in a.steps and name in b.steps and (name, name) != programs
     ]
-    return tuple(paired(title, a.hops[of_a], b.hops[of_b], labels) for title, of_a, of_b in hops), ""
+    return tuple(paired(title, a.steps[of_a], b.steps[of_b], labels) for title, of_a, of_b in steps), ""
 
 
 def facts_of(a: Report, b: Report) -> tuple[FactRow, ...]:
@@ -226,7 +227,7 @@ def _facts(report: Report, threads: Sequence[int]) -> Iterator[tuple[str, str, f
     yield "weights", " ".join(words), None
     yield "precision recipe", report.precision, None
     yield "compiler", versions(report.versions), None
-    yield "calibration", f"n = {found.n}, {found.images}, {found.method}", None
+    yield "calibration", f"n = {found.n}, {found.source}, {found.method}", None
     static = speed.first("static")
     yield number("static latency", static.latency_ms if static else None, 3, " ms")
     yield number("static frames a second", static.fps if static else None, 1, " FPS")
@@ -267,28 +268,28 @@ def _layers(one: Built, two: Built, a: Report, b: Report) -> tuple[tuple[LayerPa
 def _accuracy_verdict(a: Report, b: Report, paired: tuple[Paired, ...]) -> str:
     if paired and paired[0].n:
         return _paired_verdict(paired[0])
-    one, two = (r.accuracy.hop(r.accuracy.quantized) for r in (a, b))
+    one, two = (r.accuracy.step(r.accuracy.quantized) for r in (a, b))
     shown = [
-        f"{hop.top1:.1f} % {bounds(hop.top1_interval)}"
-        for hop in (one, two)
-        if hop is not None and hop.top1 is not None and hop.top1_interval is not None
+        f"{step.top1:.1f} % {bounds(step.top1_interval)}"
+        for step in (one, two)
+        if step is not None and step.top1 is not None and step.top1_interval is not None
     ]
     if len(shown) < 2:
         return "Accuracy can't be compared."
-    return f"Top-1 is {shown[0]} of A and {shown[1]} of B, not compared picture by picture."
+    return f"Top-1 is {shown[0]} of A and {shown[1]} of B, not compared image by image."
 
 
 def _paired_verdict(found: Paired) -> str:
     n, change = found.n, found.change
     if change is None or change.interval is None or change.p is None:
-        return f"A and B give the same answer on {100 * found.same / n:.1f} % of the same {n} pictures."
+        return f"A and B give the same answer on {100 * found.same / n:.1f} % of the same {n} images."
     if change.judgement == "none":
-        return f"B is right and wrong on the same pictures as A, all {n} of them."
+        return f"B is right and wrong on the same images as A, all {n} of them."
     right = [f"{100 * (count or 0) / n:.1f} %" for count in (found.a_right, found.b_right)]
     low, high = (signed(bound, 1) for bound in change.interval)
     beyond = "within" if change.judgement == "noise" else "beyond"
     return (
-        f"B is right on {right[1]} of the same {n} pictures, A on {right[0]}: "
+        f"B is right on {right[1]} of the same {n} images, A on {right[0]}: "
         f"{signed(change.points, 1)} points (95 % {low} to {high}), {beyond} noise ({p_value(change.p)})."
     )
 
@@ -324,21 +325,21 @@ def page(comparison: Comparison) -> str:
         c=comparison,
         charts=_charts(comparison),
         moved=moved[:FURTHEST],
-        labelled=any(hop.top1 is not None for row in comparison.hops for hop in (row["a"], row["b"]) if hop),
+        labelled=any(step.top1 is not None for row in comparison.steps for step in (row["a"], row["b"]) if step),
     )
 
 
 def _charts(comparison: Comparison) -> dict[str, Chart]:
     rows = [
-        _row(letter, row["title"], hop)
-        for row in comparison.hops
-        for letter, hop in (("A", row["a"]), ("B", row["b"]))
-        if hop is not None
+        _row(letter, row["title"], step)
+        for row in comparison.steps
+        for letter, step in (("A", row["a"]), ("B", row["b"]))
+        if step is not None
     ]
     charts = {
-        "hops": chart(
+        "steps": chart(
             partial(dots, rows),
-            "hops",
+            "steps",
             "Accuracy of every step of A and B",
             "; ".join(f"{row.name} {row.shown}" for row in rows) + ".",
         )
@@ -354,8 +355,8 @@ def _charts(comparison: Comparison) -> dict[str, Chart]:
     return charts
 
 
-def _row(letter: str, title: str, hop: HopFigures) -> Row:
-    value, interval = hop.figure
+def _row(letter: str, title: str, step: StepFigures) -> Row:
+    value, interval = step.figure
     return Row(
         name=f"{letter} · {title}",
         value=value,
@@ -363,6 +364,6 @@ def _row(letter: str, title: str, hop: HopFigures) -> Row:
         start=None,
         mark="gain" if letter == "A" else "loss",
         shown=f"{value:.1f} %",
-        aside=f"{hop.n} pictures" if hop.sampled else "",
-        hollow=hop.sampled,
+        aside=f"{step.n} images" if step.sampled else "",
+        hollow=step.sampled,
     )

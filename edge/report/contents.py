@@ -21,25 +21,25 @@ Fact = Mapping[str, Any]  # a row that is only shown
 
 @frozen
 class JudgedChange:
-    """A hop against the hop before it."""
+    """A step against the step before it."""
 
-    before: str  #: title of the hop before.
+    before: str  #: title of the step before.
     points: float  #: change of Top-1 in points; negative is a loss.
-    interval: Interval | None  #: 95 % interval of ``points``; None where pictures were not compared in pairs.
-    lost: int | None  #: pictures that became wrong; None as above.
-    gained: int | None  #: pictures that became right; None as above.
+    interval: Interval | None  #: 95 % interval of ``points``; None where images were not compared in pairs.
+    lost: int | None  #: images that became wrong; None as above.
+    gained: int | None  #: images that became right; None as above.
     p: float | None  #: of the exact two-sided McNemar test; None as above.
     judgement: Judgement  #: what that means.
 
 
 @frozen
-class HopFigures:
+class StepFigures:
     """One step from the float network to the program. All shares are percentages, their intervals Wilson's."""
 
     name: str  #: such as ``quantized``.
     title: str  #: for people.
     by: str  #: what executed it.
-    n: int  #: pictures.
+    n: int  #: images.
     top1: float | None  #: None without labels; ``top5`` and the intervals likewise.
     top1_interval: Interval | None
     top5: float | None
@@ -47,11 +47,11 @@ class HopFigures:
     agreement: float  #: same Top-1 answer as float.
     agreement_interval: Interval
     cosine: float  #: mean cosine of the scores with float's.
-    agreement_before: float | None = None  #: same answer as the hop before; None for the first or if unknown.
+    agreement_before: float | None = None  #: same answer as the step before; None for the first or if unknown.
     cosine_before: float | None = None  #: likewise.
     change: JudgedChange | None = None  #: None for the first and without labels.
     seconds: float | None = None  #: wall time; None if unknown.
-    sampled: bool = False  #: whether it answered only a part of the pictures.
+    sampled: bool = False  #: whether it answered only a part of the images.
 
     @property
     def figure(self) -> tuple[float, Interval | None]:
@@ -63,11 +63,11 @@ class HopFigures:
 
 @frozen
 class Thumbnail:
-    """A picture as the network sees it: cropped, then through NV12."""
+    """An image as the network sees it: cropped, then through NV12."""
 
     name: str  #: in its set.
     alt: str  #: text alternative.
-    image: str = ""  #: data URI; empty where the picture has gone. Not in ``report.json``.
+    image: str = ""  #: data URI; empty where the image has gone. Not in ``report.json``.
     why_not: str = ""  #: why there is no image.
     width: int = 0  #: of the image in pixels.
     height: int = 0  #: likewise.
@@ -75,9 +75,9 @@ class Thumbnail:
 
 @frozen
 class MistakeShown:
-    """A picture that float got right and the program wrong, with both answers; probabilities are 0..1."""
+    """An image that float got right and the program wrong, with both answers; probabilities are 0..1."""
 
-    picture: Thumbnail
+    image: Thumbnail
     label: str
     float_answer: str
     float_probability: float
@@ -87,7 +87,7 @@ class MistakeShown:
 
 @frozen
 class Accuracy:
-    """What was measured on pictures."""
+    """What was measured on images."""
 
     source: str  #: the file that it is from: ``eval.json`` or ``manifest.json``.
     command: str  #: that measured it.
@@ -95,26 +95,26 @@ class Accuracy:
     dataset_sha256: str
     n: int
     unlabelled: str  #: why there is no Top-1; empty if there is.
-    hops: tuple[HopFigures, ...]  #: in order; the first is float.
-    quantized: str  #: the hop that stands for the program.
+    steps: tuple[StepFigures, ...]  #: in order; the first is float.
+    quantized: str  #: the step that stands for the program.
     verdict: str = ""  #: one line; empty if there is none.
     explanation: tuple[str, ...] = ()
     mistakes: tuple[MistakeShown, ...] = ()  #: those that are shown.
     mistakes_total: int | None = None  #: how many there are; None if unknown.
-    unreadable: tuple[str, ...] = ()  #: names of pictures in no figure.
+    unreadable: tuple[str, ...] = ()  #: names of images in no figure.
     seconds: float | None = None  #: wall time; None if unknown.
     versions: Mapping[str, str] = field(factory=dict)  #: of what ran.
     #: the change from float to ``quantized``; None without labels or if it was not tested.
     total: JudgedChange | None = None
 
-    def hop(self, name: str) -> HopFigures | None:
-        """Return the hop of that name; None if it was not measured."""
-        return next((hop for hop in self.hops if hop.name == name), None)
+    def step(self, name: str) -> StepFigures | None:
+        """Return the step of that name; None if it was not measured."""
+        return next((step for step in self.steps if step.name == name), None)
 
     @property
-    def last(self) -> HopFigures:
-        """The hop that stands for the program, or the last that was measured."""
-        return self.hop(self.quantized) or self.hops[-1]
+    def last(self) -> StepFigures:
+        """The step that stands for the program, or the last that was measured."""
+        return self.step(self.quantized) or self.steps[-1]
 
 
 @frozen
@@ -138,7 +138,7 @@ class LayerRow:
     cosine: float  #: with everything quantized, -1..1.
     #: of the network's scores with only this layer quantized; None without a diagnosis.
     alone_cosine: float | None = None
-    alone_agreement: float | None = None  #: percent of pictures whose answer stays then; None likewise.
+    alone_agreement: float | None = None  #: percent of images whose answer stays then; None likewise.
     low: float | None = None  #: smallest value of its output; None if unknown.
     high: float | None = None  #: largest.
     threshold: float | None = None  #: where calibration clips; None where it is not quantized.
@@ -198,15 +198,15 @@ class Speed:
 
 @frozen
 class CalibrationShown:
-    """The calibration set, and some of its pictures."""
+    """The calibration set, and some of its images."""
 
     n: int
-    images: str
+    source: str
     method: str
     seed: int
     sha256: str
-    pictures: tuple[Thumbnail, ...] = ()
-    why_no_pictures: str = ""
+    images: tuple[Thumbnail, ...] = ()
+    why_no_images: str = ""
 
 
 @frozen
@@ -221,8 +221,8 @@ class Report:
     edge: str  #: version of edge that built it.
     weights: Mapping[str, Any]
     precision: str
-    recipe: Mapping[str, str]  #: the mapper's settings: flat key -> value.
-    mapper: str
+    recipe: Mapping[str, str]  #: the compiler's settings: flat key -> value.
+    compiler: str
     versions: Mapping[str, str]  #: of the compiler's tools.
     exporter: str  #: of the float network; empty if unknown.
     preprocess: Mapping[str, Any]

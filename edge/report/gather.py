@@ -24,7 +24,6 @@ from edge.report.contents import (
     CalibrationShown,
     Fact,
     Flag,
-    HopFigures,
     JudgedChange,
     Judgement,
     LayerRow,
@@ -32,10 +31,11 @@ from edge.report.contents import (
     Report,
     Speed,
     SpeedRow,
+    StepFigures,
     Thumbnail,
 )
 from edge.report.search import search_of
-from edge.report.thumbnails import calibration_pictures, mistakes_shown
+from edge.report.thumbnails import calibration_images, mistakes_shown
 from edge.report.wording import bounds, prepared, published_line, verdict, verify_line
 from edge.specs import Preprocess, Published, load_model
 
@@ -79,7 +79,7 @@ def gather(built: Built, *, names: Sequence[str] | None = None, measured: Evalua
     except (KeyError, TypeError, AttributeError) as error:
         raise ModelFileError(
             f"{built.folder / 'manifest.json'} lacks what a report needs: {type(error).__name__} {error}",
-            allowed="the manifest of a build by this edge",
+            expected="the manifest of a build by this edge",
             remedy=f"edge build {built.folder.name}",
         ) from error
 
@@ -116,7 +116,7 @@ def _gather(built: Built, names: Sequence[str], measured: Evaluation | None) -> 
         precision=manifest["precision"],
         recipe=recipe(files),
         prepared=prepared(manifest),
-        mapper=manifest["mapper"],
+        compiler=manifest["toolchain"]["kind"],
         versions=manifest["toolchain"]["versions"],
         exporter=manifest["exporter"],
         preprocess=cattrs.unstructure(preprocess),
@@ -160,7 +160,7 @@ def class_names(built: Built) -> tuple[str, ...]:
 
 
 def recipe(files: Mapping[str, Path]) -> dict[str, str]:
-    """Return the mapper's settings, flat: ``calibration_parameters.calibration_type`` -> ``default``."""
+    """Return the compiler's settings, flat: ``calibration_parameters.calibration_type`` -> ``default``."""
     path = files.get("mapper_yaml")
     if path is None:
         return {}
@@ -182,12 +182,12 @@ def _flags(manifest: Mapping[str, Any], model: str) -> list[Flag]:
     flags = []
     source, verify = manifest["weights"]["source"], manifest["verify"]
     if source == "demo":
-        text = "Trained on pictures that the project renders. They prove the pipeline and say nothing of ImageNet."
+        text = "Trained on images that the project renders. They prove the pipeline and say nothing of ImageNet."
         flags.append(Flag("weights", "demo weights", text))
     if source == "random":
         text = "For speed only: every accuracy figure here is meaningless."
         flags.append(Flag("weights", "random weights", text))
-    if manifest["mapper"] == "portable":
+    if manifest["toolchain"]["kind"] == "onnxruntime":
         text = (
             "Quantized by onnxruntime; an estimate of what the vendor's compiler gives. There is no program "
             "for the board."
@@ -202,24 +202,24 @@ def _flags(manifest: Mapping[str, Any], model: str) -> list[Flag]:
 
 def _calibration(built: Built) -> CalibrationShown:
     facts = built.manifest["calibration"]
-    pictures: tuple[Thumbnail, ...] = ()
+    images: tuple[Thumbnail, ...] = ()
     why_not = ""
     try:
         record = built.files["calibration_record"]
         index = json.loads(record.read_text(encoding="utf-8"))
         folder = record.parent / index["directory"]
-        files = [(str(one["name"]), folder / one["file"]) for one in index["pictures"]]
-        pictures = calibration_pictures(files, built.metadata.preprocess, CALIBRATION_SHOWN)
+        files = [(str(one["name"]), folder / one["file"]) for one in index["images"]]
+        images = calibration_images(files, built.metadata.preprocess, CALIBRATION_SHOWN)
     except (OSError, ValueError, KeyError, TypeError) as error:
         why_not = f"calibration.json can't be read ({type(error).__name__})"
     return CalibrationShown(
         n=facts["n"],
-        images=facts["images"],
+        source=facts["images"],
         method=facts["method"] or "not stated by the compiler",
         seed=facts["seed"],
         sha256=facts["sha256"],
-        pictures=pictures,
-        why_no_pictures=why_not,
+        images=images,
+        why_no_images=why_not,
     )
 
 
@@ -230,29 +230,29 @@ def evaluation_of(built: Built) -> tuple[Evaluation | None, Flag | None]:
 
 
 def from_evaluation(evaluation: Evaluation, source: str, names: Sequence[str], preprocess: Preprocess) -> Accuracy:
-    """Return what an evaluation says, with pictures.
+    """Return what an evaluation says, with images.
 
     Args:
         names: of the classes; empty if unknown.
-        preprocess: of the network, for the pictures.
+        preprocess: of the network, for the images.
     """
-    most = max((hop.n for hop in evaluation.hops), default=0)
-    hops = []
-    for hop in evaluation.hops:
-        n, score, before = hop.n, hop.score, hop.before
+    most = max((step.n for step in evaluation.steps), default=0)
+    steps = []
+    for step in evaluation.steps:
+        n, score, before = step.n, step.score, step.before
         shares = {key: getattr(score, key) for key in SHARES} if score else None
-        hops.append(
-            _hop(
-                hop.hop,
-                hop.by,
+        steps.append(
+            _step(
+                step.name,
+                step.by,
                 n,
                 shares,
-                hop.agreement,
-                hop.cosine,
-                agreement_before=None if hop.agreement_before is None else 100 * hop.agreement_before / n,
-                cosine_before=hop.cosine_before,
-                change=judged_change(hop.change, TITLES[before]) if hop.change and before else None,
-                seconds=hop.seconds,
+                step.agreement,
+                step.cosine,
+                agreement_before=None if step.agreement_before is None else 100 * step.agreement_before / n,
+                cosine_before=step.cosine_before,
+                change=judged_change(step.change, TITLES[before]) if step.change and before else None,
+                seconds=step.seconds,
                 sampled=n < most,
             )
         )
@@ -263,7 +263,7 @@ def from_evaluation(evaluation: Evaluation, source: str, names: Sequence[str], p
         dataset_sha256=evaluation.dataset_sha256,
         n=evaluation.n,
         unlabelled=evaluation.unlabelled,
-        hops=tuple(hops),
+        steps=tuple(steps),
         quantized=evaluation.quantized,
         verdict=evaluation.verdict,
         explanation=evaluation.explanation,
@@ -291,10 +291,10 @@ def from_manifest(accuracy: Mapping[str, Any], command: str) -> Accuracy:
         dataset=accuracy["dataset"],
         dataset_sha256=accuracy["dataset_sha256"],
         n=n,
-        unlabelled="" if quantized else "the pictures carry no usable labels",
-        hops=(
-            _hop("float", "onnxruntime", n, reference, n, 1.0),
-            _hop("quantized", by, n, quantized, same, accuracy["cosine"], change=change),
+        unlabelled="" if quantized else "the images carry no usable labels",
+        steps=(
+            _step("float", "onnxruntime", n, reference, n, 1.0),
+            _step("quantized", by, n, quantized, same, accuracy["cosine"], change=change),
         ),
         quantized="quantized",
         unreadable=tuple(accuracy["unreadable"]),
@@ -304,13 +304,13 @@ def from_manifest(accuracy: Mapping[str, Any], command: str) -> Accuracy:
 SHARES = ("top1", "top1_interval", "top5", "top5_interval")
 
 
-def _hop(
+def _step(
     name: str, by: str, n: int, score: Mapping[str, Any] | None, same: int, cosine: float, **more: Any
-) -> HopFigures:
-    """Return a hop's figures from counts and ``SHARES``; ``more`` are further fields."""
+) -> StepFigures:
+    """Return a step's figures from counts and ``SHARES``; ``more`` are further fields."""
     low, high = wilson(same, n)
     shares: dict[str, Any] = {key: score[key] if score else None for key in SHARES}
-    return HopFigures(
+    return StepFigures(
         name=name,
         title=TITLES[name],
         by=by,
@@ -324,7 +324,7 @@ def _hop(
 
 
 def judged_change(change: Change, before: str) -> JudgedChange:
-    """Return a measured change and what it means, against the hop of that title."""
+    """Return a measured change and what it means, against the step of that title."""
     if not change.lost and not change.gained:
         judgement: Judgement = "none"
     elif within_noise(change):
@@ -378,7 +378,7 @@ def layers_of(diagnosis: Diagnosis | None, rows: tuple[NodeRow, ...]) -> Layers:
         return Layers(
             "diagnosis",
             f"Cosine of each layer's output, everything quantized, with the float network's: mean over "
-            f"n = {diagnosis.n} pictures, {diagnosis.dataset}.",
+            f"n = {diagnosis.n} images, {diagnosis.dataset}.",
             tuple(
                 LayerRow(
                     name=unit.name,
@@ -407,7 +407,7 @@ def layers_of(diagnosis: Diagnosis | None, rows: tuple[NodeRow, ...]) -> Layers:
     return Layers(
         "compile log",
         "Cosine of each node's output, calibrated, with the float network's, as the compiler found it on the "
-        "calibration pictures.",
+        "calibration images.",
         known,
     )
 

@@ -25,7 +25,7 @@ NUMBERED = 5  # layers that carry a number in the chart
 Chart = Mapping[str, str]  # ``wide`` and ``narrow``, both markup: the page shows one of them
 
 _data = cattrs.Converter()
-# Of a picture, report.json keeps the name and not the bytes.
+# Of an image, report.json keeps the name and not the bytes.
 _data.register_unstructure_hook(Thumbnail, lambda it: {"name": it.name, "why_not": it.why_not})
 
 
@@ -49,7 +49,7 @@ def page(report: Report) -> str:
         r=report,
         a=report.accuracy,
         d=diagnosis,
-        labelled=any(hop.top1 is not None for hop in report.accuracy.hops),
+        labelled=any(step.top1 is not None for step in report.accuracy.steps),
         quantized=report.accuracy.last,
         charts=_charts(report),
         figures=_figures(report),
@@ -111,14 +111,14 @@ def _short(value: float | None) -> str:
 
 def _charts(report: Report) -> dict[str, Chart | None]:
     accuracy, placement, diagnosis = report.accuracy, report.placement, report.diagnosis
-    measure = "Top-1" if accuracy.hops[0].top1 is not None else "Agreement with float"
+    measure = "Top-1" if accuracy.steps[0].top1 is not None else "Agreement with float"
     last = accuracy.last
     charts: dict[str, Chart | None] = {
-        "hops": chart(
-            partial(waterfall, accuracy.hops),
-            "hops",
+        "steps": chart(
+            partial(waterfall, accuracy.steps),
+            "steps",
             f"{measure} after each step",
-            f"{len(accuracy.hops)} steps from float to the program; {last.title} stands at "
+            f"{len(accuracy.steps)} steps from float to the program; {last.title} stands at "
             f"{last.figure[0]:.1f} percent. The tables below have all numbers.",
         )
     }
@@ -189,7 +189,7 @@ def _speed_chart(ident: str, title: str, figures: list[tuple[SpeedRow, float | N
 def _figures(report: Report) -> list[tuple[str, str, str, str]]:
     """Return the figures of the page's head: name, value, unit, note."""
     accuracy = report.accuracy
-    reference, quantized = accuracy.hop("float"), accuracy.hop(accuracy.quantized)
+    reference, quantized = accuracy.step("float"), accuracy.step(accuracy.quantized)
     found = []
     if reference is not None and quantized is not None:
         if reference.top1 is not None and quantized.top1 is not None:
@@ -223,18 +223,18 @@ def _origin(report: Report) -> list[tuple[str, str]]:
     mean, std = (", ".join(f"{value:g}" for value in rule[key]) for key in ("mean", "std"))
     rows = [
         ("edge", report.edge),
-        ("compiler", f"{report.mapper}: {versions(report.versions)}"),
+        ("compiler", f"{report.compiler}: {versions(report.versions)}"),
         ("weights", " ".join(str(weights[key]) for key in ("source", "tag", "sha256") if weights.get(key))),
         ("exported by", report.exporter),
         ("precision recipe", report.precision),
         ("before the compiler", "; ".join(report.prepared)),
         (
-            "picture to input",
+            "image to input",
             f"{resize} {width} x {height}, {rule['interpolation']}, {rule['color']}, "
             f"mean {mean}, std {std}, {rule['layout']}",
         ),
         ("calibration sha256", report.calibration.sha256),
-        ("pictures measured sha256", accuracy.dataset_sha256),
+        ("images measured sha256", accuracy.dataset_sha256),
     ]
     if accuracy.source != "manifest.json":
         rows += [

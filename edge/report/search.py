@@ -21,7 +21,7 @@ class TriedRecipe:
     name: str
     latency_us: float  #: static, microseconds.
     ratio: float  #: of plain int8's latency.
-    agreement: float  #: with float behind NV12 on the pictures kept back, percent.
+    agreement: float  #: with float behind NV12 on the images kept back, percent.
     top1: float | None  #: on them, percent; None without labels.
     divergence: float  #: of the softmax, nats.
     chosen: bool  #: whether the search chose it.
@@ -35,8 +35,8 @@ class PrecisionSearch:
     tried: tuple[TriedRecipe, ...]  #: the recipes, in the order in which they were compiled; plain int8 first.
     failed: tuple[tuple[str, str], ...]  #: name and reason of those that gave no program.
     why: str  #: what was chosen, and why.
-    report: str  #: pictures that the figures are for.
-    selection: str  #: pictures that were searched on.
+    report: str  #: images that the figures are for.
+    selection: str  #: images that were searched on.
     max_latency_us: float  #: the bar.
     trials: int  #: everything that was tried.
     time: tuple[tuple[str, int, float], ...]  #: kind of work, times done, seconds.

@@ -1,4 +1,4 @@
-"""Pictures as the network sees them, small and embedded: cropped, through NV12, back to RGB, as JPEG."""
+"""Images as the network sees them, small and embedded: cropped, through NV12, back to RGB, as JPEG."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from edge.accuracy.table import Mistake
 from edge.errors import CalibrationError, ImageError
 from edge.images import ImageItem
 from edge.images.items import Split
-from edge.images.preprocess import calibration_picture, nv12_to_yuv444, resize_crop, rgb_to_nv12, yuv444_to_rgb_float
+from edge.images.preprocess import calibration_image, nv12_to_yuv444, resize_crop, rgb_to_nv12, yuv444_to_rgb_float
 from edge.report.contents import MistakeShown, Thumbnail
 from edge.specs import Preprocess
 
@@ -41,15 +41,13 @@ def data_uri(rgb: NDArray[np.uint8]) -> tuple[str, int, int]:
         rgb = np.asarray(cv2.resize(rgb, size, interpolation=cv2.INTER_AREA), np.uint8)
     done, data = cv2.imencode(".jpg", rgb[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, QUALITY])
     if not done:
-        raise ImageError("a picture that OpenCV can't encode as JPEG")
+        raise ImageError("an image that OpenCV can't encode as JPEG")
     text = base64.b64encode(data.tobytes()).decode("ascii")
     return f"data:image/jpeg;base64,{text}", rgb.shape[1], rgb.shape[0]
 
 
-def calibration_pictures(
-    files: Sequence[tuple[str, Path]], preprocess: Preprocess, count: int
-) -> tuple[Thumbnail, ...]:
-    """Return pictures of a calibration set, evenly spread over it.
+def calibration_images(files: Sequence[tuple[str, Path]], preprocess: Preprocess, count: int) -> tuple[Thumbnail, ...]:
+    """Return images of a calibration set, evenly spread over it.
 
     Args:
         files: (name, raw float32 file) as ``edge.images.calibrate`` writes them.
@@ -60,8 +58,8 @@ def calibration_pictures(
     return tuple(
         _thumbnail(
             name,
-            f"calibration picture {name}, as the network sees it behind NV12",
-            partial(calibration_picture, path, preprocess),
+            f"calibration image {name}, as the network sees it behind NV12",
+            partial(calibration_image, path, preprocess),
         )
         for name, path in chosen
     )
@@ -70,10 +68,10 @@ def calibration_pictures(
 def mistakes_shown(
     mistakes: Iterable[Mistake], dataset: str, names: Sequence[str], preprocess: Preprocess
 ) -> tuple[MistakeShown, ...]:
-    """Return mistakes with their pictures and the names of the classes.
+    """Return mistakes with their images and the names of the classes.
 
     Args:
-        dataset: its description, which tells the seed of rendered pictures.
+        dataset: its description, which tells the seed of rendered images.
         names: of the classes; empty if unknown.
         preprocess: of the network.
     """
@@ -86,22 +84,22 @@ def mistakes_shown(
     shown = []
     for mistake in mistakes:
         label, right, wrong = named(mistake.label), named(mistake.float_answer), named(mistake.answer)
-        truth = "" if mistake.label is None else f", a picture of {label}"
-        alt = f"{mistake.picture}{truth}: float says {right}, quantized says {wrong}"
-        picture = _thumbnail(mistake.picture, alt, partial(_crop, mistake, dataset, preprocess))
-        shown.append(MistakeShown(picture, label, right, mistake.float_probability, wrong, mistake.probability))
+        truth = "" if mistake.label is None else f", an image of {label}"
+        alt = f"{mistake.image}{truth}: float says {right}, quantized says {wrong}"
+        image = _thumbnail(mistake.image, alt, partial(_crop, mistake, dataset, preprocess))
+        shown.append(MistakeShown(image, label, right, mistake.float_probability, wrong, mistake.probability))
     return tuple(shown)
 
 
 def _crop(mistake: Mistake, dataset: str, preprocess: Preprocess) -> NDArray[np.uint8]:
-    """Return the picture, cropped: from its file, or rendered with the seed that the set names."""
-    demo = _DEMO.fullmatch(mistake.picture)
+    """Return the image, cropped: from its file, or rendered with the seed that the set names."""
+    demo = _DEMO.fullmatch(mistake.image)
     if mistake.path is None and demo is not None and dataset.startswith("demo:"):
         seed = _SEED.findall(dataset)
         drawn = (cast("Split", demo[1]), int(demo[2]), int(seed[-1]) if seed else 0)
-        item = ImageItem(mistake.picture, mistake.label, demo=drawn)
+        item = ImageItem(mistake.image, mistake.label, demo=drawn)
     else:
-        item = ImageItem(mistake.picture, mistake.label, path=Path(mistake.path or mistake.picture))
+        item = ImageItem(mistake.image, mistake.label, path=Path(mistake.path or mistake.image))
     return resize_crop(item.load(), preprocess)
 
 

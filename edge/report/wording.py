@@ -87,12 +87,12 @@ def prepared(manifest: Mapping[str, Any]) -> tuple[str, ...]:
     if equalization := manifest.get("equalization"):
         lines.append(
             f"channels of {_count(len(equalization['pairs']), 'pair')} of layers equalized "
-            f"on {_count(equalization['pictures'], 'calibration picture')}"
+            f"on {_count(equalization['images'], 'calibration image')}"
         )
     if rounding := manifest.get("rounding"):
         lines.append(
             f"weights of {_count(rounding['layers'], 'layer')} rounded on "
-            f"{_count(rounding['pictures'], 'calibration picture')}: "
+            f"{_count(rounding['images'], 'calibration image')}: "
             f"{100 * rounding['error_kept']:.0f} % of the nearest steps' error is left"
         )
     return tuple(lines)
@@ -155,7 +155,7 @@ def verdict(manifest: Mapping[str, Any], accuracy: Accuracy) -> str:
 def _what(manifest: Mapping[str, Any]) -> str:
     source = manifest["weights"]["source"]
     weights = f", {source} weights" if source in ("demo", "random") else ""
-    if manifest["mapper"] == "portable":
+    if manifest["toolchain"]["kind"] == "onnxruntime":
         return f"Quantized by onnxruntime{weights}, an estimate of what the vendor's compiler gives."
     return f"Compiled for the RDK X5, precision {manifest['precision']}{weights}."
 
@@ -165,14 +165,14 @@ def _accuracy(manifest: Mapping[str, Any], accuracy: Accuracy) -> str:
         return ""
     if accuracy.verdict:
         return accuracy.verdict.rstrip(".") + "."
-    reference, quantized = accuracy.hop("float"), accuracy.hop(accuracy.quantized)
+    reference, quantized = accuracy.step("float"), accuracy.step(accuracy.quantized)
     if reference is None or quantized is None:
         return ""
     if reference.top1 is None or quantized.top1 is None:
-        return f"It gives float's answer on {quantized.agreement:.1f} % of {quantized.n} pictures."
+        return f"It gives float's answer on {quantized.agreement:.1f} % of {quantized.n} images."
     return (
         f"Top-1 goes from {reference.top1:.1f} % to {quantized.top1:.1f} % "
-        f"({signed(quantized.top1 - reference.top1, 1)} points on {quantized.n} pictures)."
+        f"({signed(quantized.top1 - reference.top1, 1)} points on {quantized.n} images)."
     )
 
 

@@ -44,7 +44,7 @@ class Throughput:
 
 @frozen
 class Preprocessing:
-    """What one thread takes from a picture file to the program's input."""
+    """What one thread takes from an image file to the program's input."""
 
     decode: Latency  #: from the file's bytes in memory to RGB.
     nv12: Latency  #: from RGB to NV12: resize, crop, encode.
@@ -66,15 +66,15 @@ def measure(
         BackendError: the runtime failed.
     """
     if threads < 1 or frames < 1:
-        raise UsageError(f"{threads} threads, {frames} frames", allowed="1 and above")
+        raise UsageError(f"{threads} threads, {frames} frames", expected="1 and above")
     return _Run(net, inputs, threads, frames, limit).measure()
 
 
 def measure_preprocessing(net: Net, data: bytes, *, frames: int = PREPROCESS_FRAMES) -> Preprocessing:
-    """Decode a picture file and make its NV12, ``frames`` times each, in one thread, after a warm-up.
+    """Decode an image file and make its NV12, ``frames`` times each, in one thread, after a warm-up.
 
     Raises:
-        ImageError: it is no picture.
+        ImageError: it is no image.
         UsageError: the net does not know its preprocessing.
     """
     rgb = decode(data)

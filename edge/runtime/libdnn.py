@@ -73,7 +73,7 @@ def vendor_module(names: tuple[str, ...], member: str, source: str) -> ModuleTyp
             if hasattr(module, member):
                 return module
             reasons.append(f"{name} is another module of that name: it lacks {member}")
-    raise BackendMissing("; ".join(reasons), allowed=source, remedy="on the board, with /usr/bin/python3")
+    raise BackendMissing("; ".join(reasons), expected=source, remedy="on the board, with /usr/bin/python3")
 
 
 def bin_of(program: Program) -> Path:
@@ -124,7 +124,7 @@ def load_failure(backend: str, path: Path, error: BaseException | str, gap: str 
     why = error if isinstance(error, str) else reason(error)
     return BackendError(
         f"{backend} can't load {path.name}: {why}" + (f"; {gap}" if gap else ""),
-        allowed="a .bin compiled for the RDK X5 (march bayes-e)",
+        expected="a .bin compiled for the RDK X5 (march bayes-e)",
         remedy="sudo apt update && sudo apt full-upgrade on the board"
         if gap
         else "hrt_model_exec model_info --model_file FILE.bin tells on the board whether the file is whole",
@@ -139,7 +139,7 @@ def known_interface(backend: str) -> Iterator[None]:
     except (AttributeError, KeyError, IndexError) as error:
         raise BackendError(
             f"{backend} describes programs otherwise than documented: {type(error).__name__}: {_line(error)}",
-            allowed="the hbm_runtime, hobot_dnn or bpu_infer_lib of an RDK OS for the X5",
+            expected="the hbm_runtime, hobot_dnn or bpu_infer_lib of an RDK OS for the X5",
         ) from error
 
 

@@ -1,4 +1,4 @@
-"""A loaded program: picture in, scores or labels out, whatever executes it."""
+"""A loaded program: image in, scores or labels out, whatever executes it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from edge.images.preprocess import decode, resize_crop, rgb_to_nv12
 from edge.runtime.protocol import Array, Backend, Info, Scores, Tensor
 from edge.specs import Preprocess
 
-Picture = str | Path | NDArray[np.uint8]
+Image = str | Path | NDArray[np.uint8]
 
 
 @frozen
@@ -35,7 +35,7 @@ class Net:
     Args:
         backends: the same program opened one or more times; as many threads compute at once where a backend
             serves only one caller.
-        preprocess: from a picture to the input; None if unknown, then only :meth:`run` works.
+        preprocess: from an image to the input; None if unknown, then only :meth:`run` works.
         labels: class names in index order; None if unknown.
         passed_over: what ``auto`` tried before.
     """
@@ -68,22 +68,22 @@ class Net:
         """Name of the backend that really runs."""
         return self.info.backend
 
-    def nv12(self, picture: Picture) -> NDArray[np.uint8]:
+    def nv12(self, image: Image) -> NDArray[np.uint8]:
         """Return the bytes that the program takes: packed full-range NV12, uint8, flat, H*W*3/2.
 
         Args:
-            picture: path of an image file, or RGB, uint8, (height, width, 3).
+            image: path of an image file, or RGB, uint8, (height, width, 3).
 
         Raises:
-            ImageError: no such picture, or it can't be read.
+            ImageError: no such image, or it can't be read.
             UsageError: the program's preprocessing is not known.
         """
         if self.preprocess is None:
             raise UsageError(
-                "how pictures become this program's input is not known",
-                allowed="a build folder or a bundle, which say so, or load(path, preprocess=Preprocess(...))",
+                "how images become this program's input is not known",
+                expected="a build folder or a bundle, which say so, or load(path, preprocess=Preprocess(...))",
             )
-        rgb = picture if isinstance(picture, np.ndarray) else decode(Path(picture).expanduser(), str(picture))
+        rgb = image if isinstance(image, np.ndarray) else decode(Path(image).expanduser(), str(image))
         return rgb_to_nv12(np.ascontiguousarray(resize_crop(rgb, self.preprocess)))
 
     def run(self, *inputs: Array) -> list[Scores]:
@@ -104,24 +104,24 @@ class Net:
         expected = self.info.inputs
         if len(inputs) != len(expected):
             raise UsageError(
-                f"{len(inputs)} inputs", allowed=f"{len(expected)}: {', '.join(tensor.name for tensor in expected)}"
+                f"{len(inputs)} inputs", expected=f"{len(expected)}: {', '.join(tensor.name for tensor in expected)}"
             )
         checked = [_checked(array, tensor) for array, tensor in zip(inputs, expected, strict=True)]
         with self._borrow() as backend:
             return backend.run(checked)
 
-    def scores(self, picture: Picture) -> Scores:
-        """Return the class scores of a picture, float32 (classes,), as the network gives them."""
-        return self.run(self.nv12(picture))[0].reshape(-1)
+    def scores(self, image: Image) -> Scores:
+        """Return the class scores of an image, float32 (classes,), as the network gives them."""
+        return self.run(self.nv12(image))[0].reshape(-1)
 
-    def classify(self, picture: Picture, k: int = 5) -> list[tuple[str, float]]:
+    def classify(self, image: Image, k: int = 5) -> list[tuple[str, float]]:
         """Return the ``k`` best classes, or all if there are fewer: (label, probability in 0..1), best first.
 
-        Labels that are not known are the class index as text. ``picture`` is as for :meth:`nv12`.
+        Labels that are not known are the class index as text. ``image`` is as for :meth:`nv12`.
         """
         if k < 1:
-            raise UsageError(f"k = {k}", allowed="1 and above")
-        chances = probabilities(self.scores(picture))
+            raise UsageError(f"k = {k}", expected="1 and above")
+        chances = probabilities(self.scores(image))
         best = np.argsort(-chances, kind="stable")[:k]
         return [(self.labels[index] if self.labels else str(index), float(chances[index])) for index in best.tolist()]
 
@@ -164,17 +164,17 @@ class Net:
         count = self.info.outputs[0].elements
         if self.labels is not None and len(self.labels) != count:
             raise LabelError(
-                f"{len(self.labels)} labels for {self.info.model}", allowed=f"{count}, one a score, in index order"
+                f"{len(self.labels)} labels for {self.info.model}", expected=f"{count}, one a score, in index order"
             )
 
     def _check_size(self) -> None:
-        pictures = [tensor for tensor in self.info.inputs if tensor.nv12]
-        if self.preprocess and pictures and pictures[0].size != self.preprocess.crop:
-            height, width = pictures[0].size
+        images = [tensor for tensor in self.info.inputs if tensor.nv12]
+        if self.preprocess and images and images[0].size != self.preprocess.crop:
+            height, width = images[0].size
             raise UsageError(
-                f"the program takes {height}x{width} pictures, the preprocessing makes "
+                f"the program takes {height}x{width} images, the preprocessing makes "
                 f"{self.preprocess.crop[0]}x{self.preprocess.crop[1]}",
-                allowed="the same size",
+                expected="the same size",
             )
 
 
@@ -190,11 +190,11 @@ def probabilities(scores: Scores) -> NDArray[np.float64]:
 def _checked(array: Array, tensor: Tensor) -> Array:
     """Refuse what the vendor's runtimes would take and misread: they check neither size nor layout."""
     want = f"{tensor.elements} bytes of NV12" if tensor.nv12 else str(tensor.shape)
-    allowed = f"a numpy array of {tensor.dtype}, {want}"
+    expected = f"a numpy array of {tensor.dtype}, {want}"
     if not isinstance(array, np.ndarray):
-        raise UsageError(f"input {tensor.name!r} is a {type(array).__name__}", allowed=allowed)
+        raise UsageError(f"input {tensor.name!r} is a {type(array).__name__}", expected=expected)
     shaped = array.size == tensor.elements if tensor.nv12 else array.shape == tensor.shape
     if str(array.dtype) != tensor.dtype or not shaped:
-        raise UsageError(f"input {tensor.name!r} is {array.dtype} {array.shape}", allowed=allowed)
+        raise UsageError(f"input {tensor.name!r} is {array.dtype} {array.shape}", expected=expected)
     flat = array.reshape(-1) if tensor.nv12 else array
     return np.ascontiguousarray(flat)

@@ -45,13 +45,13 @@ def load(
         ModelFileError: no program is there.
         BackendMissing: this machine lacks what the backend needs.
         BackendError: the backend refuses the program.
-        UsageError: no such backend, or a preprocessing that makes other pictures than the program takes.
+        UsageError: no such backend, or a preprocessing that makes other images than the program takes.
         LabelError: labels that are not one a score.
     """
     if backend != "auto" and backend not in BACKENDS:
-        raise UsageError(f"no backend is called {backend!r}", allowed="auto, " + ", ".join(BACKENDS))
+        raise UsageError(f"no backend is called {backend!r}", expected="auto, " + ", ".join(BACKENDS))
     if threads < 1:
-        raise UsageError(f"threads = {threads}", allowed="1 and above")
+        raise UsageError(f"threads = {threads}", expected="1 and above")
     program = locate(path)
     metadata = program.metadata
     class_names = program.class_names() if labels is None else labels

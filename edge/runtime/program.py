@@ -58,21 +58,21 @@ def locate(path: str | Path) -> Program:
             if not files[role].is_file() or files[role].stat().st_size != entry.bytes:
                 raise ModelFileError(
                     f"{files[role]} is missing or not of {entry.bytes} bytes",
-                    allowed=f"the file that {FILE} lists",
+                    expected=f"the file that {FILE} lists",
                     remedy="copy the whole folder again, or build it again",
                 )
         return Program(path, files, metadata)
     if not path.is_file():
         raise ModelFileError(
             f"{path} does not exist",
-            allowed="a build folder, a bundle or a .bin",
+            expected="a build folder, a bundle or a .bin",
             remedy=f"edge build {path.name or 'MODEL'}",
         )
     for ending, role in ENDINGS.items():
         if path.name.endswith(ending):
             return _with_metadata(path, role)
     raise ModelFileError(
-        f"{path.name} is no program", allowed="a name ending in " + ", ".join(ENDINGS), remedy="edge build MODEL"
+        f"{path.name} is no program", expected="a name ending in " + ", ".join(ENDINGS), remedy="edge build MODEL"
     )
 
 

@@ -20,7 +20,7 @@ class Tensor:
     name: str  #: as the program names it.
     shape: tuple[int, ...]  #: logical shape; (1, 3, H, W) for an NV12 input, whose buffer is flat.
     dtype: str  #: numpy name of the elements that go over the wire: ``uint8`` for NV12.
-    nv12: bool = False  #: whether it is a packed full-range NV12 picture of H*W*3/2 bytes.
+    nv12: bool = False  #: whether it is a packed full-range NV12 image of H*W*3/2 bytes.
 
     @property
     def elements(self) -> int:

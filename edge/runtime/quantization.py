@@ -36,7 +36,7 @@ class Dequantizer:
         """
         if values.size != np.prod(self.shape, dtype=np.int64):
             raise BackendError(
-                f"output {self.name!r} has {values.size} values", allowed=f"shape {self.shape} as announced"
+                f"output {self.name!r} has {values.size} values", expected=f"shape {self.shape} as announced"
             )
         values = values.reshape(self.shape)
         if self.zero_point is not None and self.scale is not None:
@@ -90,7 +90,7 @@ def channel_axis(name: str, shape: Sequence[int], layout: str, scales: int) -> i
         raise BackendError(
             f"output {name!r} of shape {tuple(shape)} and layout {layout} has {scales} scales: "
             "which axis they belong to is not known",
-            allowed="layout NHWC or NCHW",
+            expected="layout NHWC or NCHW",
             remedy="load(path, backend='hbm_runtime'), which tells the axis",
         )
     return fitting[0]
@@ -101,7 +101,8 @@ def _spread(name: str, what: str, values: NDArray[Number], shape: tuple[int, ...
         return values.reshape(())
     if not -len(shape) <= axis < len(shape) or shape[axis] != values.size:
         raise BackendError(
-            f"output {name!r} of shape {shape} has {values.size} {what} on axis {axis}", allowed="one, or one a channel"
+            f"output {name!r} of shape {shape} has {values.size} {what} on axis {axis}",
+            expected="one, or one a channel",
         )
     sides = [1] * len(shape)
     sides[axis] = values.size

@@ -103,8 +103,8 @@ class BinProgram:
     """The content of a ``.bin``."""
 
     name: str
-    inputs: tuple[BinValue, ...]  #: of the whole program; the shape is the network's, (1, H, W, 3) for a picture.
-    input_kinds: tuple[str, ...]  #: how each input arrives, ``NV12`` for a picture on this board.
+    inputs: tuple[BinValue, ...]  #: of the whole program; the shape is the network's, (1, H, W, 3) for an image.
+    input_kinds: tuple[str, ...]  #: how each input arrives, ``NV12`` for an image on this board.
     outputs: tuple[BinValue, ...]  #: of the whole program, behind its CPU nodes.
     nodes: tuple[BinNode, ...]  #: in execution order.
     constants: Mapping[str, Constant]  #: of the CPU nodes.
@@ -141,7 +141,7 @@ def read_bin(path: Path) -> BinProgram:
     graphs = list(model.graphs) or ([model.graph] if model.HasField("graph") else [])
     if len(graphs) > 1:
         names = ", ".join(graph.name for graph in graphs)
-        raise ModelFileError(f"{path.name} packs {len(graphs)} models: {names}", allowed="one model")
+        raise ModelFileError(f"{path.name} packs {len(graphs)} models: {names}", expected="one model")
     if not graphs:
         raise _no_program(path, "it holds no model")
     graph = graphs[0]
@@ -169,7 +169,7 @@ def read_bin(path: Path) -> BinProgram:
 def _no_program(path: Path, why: str) -> ModelFileError:
     return ModelFileError(
         f"{path.name} is no program for the board: {why}",
-        allowed="a .bin as hb_mapper makes it",
+        expected="a .bin as hb_mapper makes it",
         remedy="copy it again, or build it again: edge build MODEL",
     )
 

@@ -42,14 +42,14 @@ class Simulator:
     Raises:
         ToolchainMissing: this compiler comes without its simulator.
         ModelFileError: ``path`` is no program.
-        ToolchainError: the program takes something else than one NV12 picture.
+        ToolchainError: the program takes something else than one NV12 image.
     """
 
     def __init__(self, toolchain: Toolchain, path: Path, *, timeout: float = TIMEOUT) -> None:
         if why := why_unusable(toolchain):
             raise ToolchainMissing(why, remedy="edge toolchain install")
         self.program: BinProgram = read_bin(path)
-        self.size: tuple[int, int] = _picture_size(self.program)
+        self.size: tuple[int, int] = _image_size(self.program)
         self._toolchain = toolchain
         self._timeout = timeout
         self._first = _first_part(self.program)
@@ -83,13 +83,13 @@ class Simulator:
             raise ToolchainError(
                 f"{self.program.name} calls the BPU {calls} times, and the simulator runs one call; "
                 f"its CPU nodes: {between}",
-                allowed="a program whose BPU part is in one piece",
+                expected="a program whose BPU part is in one piece",
                 remedy="use the backend quantized, or bring these nodes to the BPU",
             )
         check_tail(self.program)
 
     def integers(self, nv12: NDArray[np.uint8]) -> list[Integers]:
-        """Return what the BPU gives for a picture, packed NV12, uint8, H*W*3/2 values, before dequantisation.
+        """Return what the BPU gives for an image, packed NV12, uint8, H*W*3/2 values, before dequantisation.
 
         One array an entry of :attr:`exposed`, of its shape and dtype, without padding.
 
@@ -101,7 +101,7 @@ class Simulator:
         if nv12.dtype != np.uint8 or nv12.size != height * width * 3 // 2:
             raise ToolchainError(
                 f"{nv12.size} values of {nv12.dtype}",
-                allowed=f"uint8, {height * width * 3 // 2} bytes of NV12 for {height}x{width}",
+                expected=f"uint8, {height * width * 3 // 2} bytes of NV12 for {height}x{width}",
             )
         if not self._remove.alive:
             raise ToolchainError(f"the simulator of {self.program.name} is closed", remedy="open it again")
@@ -110,7 +110,7 @@ class Simulator:
             run = self._folder / f"run{self._runs}"
         run.mkdir()
         try:
-            nv12.tofile(run / "frame.yuv")  # the tool tells a picture by this ending
+            nv12.tofile(run / "frame.yuv")  # the tool tells an image by this ending
             self._execute(run.name)
             return [self._read(run, index, value) for index, value in enumerate(self.exposed)]
         except OSError as error:
@@ -122,7 +122,7 @@ class Simulator:
             shutil.rmtree(run, ignore_errors=True)
 
     def outputs(self, nv12: NDArray[np.uint8]) -> list[NDArray[np.float32]]:
-        """Return the program's outputs for a picture, dequantised; arguments and errors as above."""
+        """Return the program's outputs for an image, dequantised; arguments and errors as above."""
         self.require_whole()
         return self.behind(self.integers(nv12))
 
@@ -184,32 +184,32 @@ class Simulator:
 
     def _strange(self, what: str) -> ToolchainError:
         return ToolchainError(
-            f"the simulator wrote {what}", allowed="one file of integers an output", remedy="edge doctor"
+            f"the simulator wrote {what}", expected="one file of integers an output", remedy="edge doctor"
         )
 
 
-def _picture_size(program: BinProgram) -> tuple[int, int]:
+def _image_size(program: BinProgram) -> tuple[int, int]:
     shape = program.inputs[0].shape if program.inputs else ()
     if program.input_kinds != ("NV12",) or len(shape) != 4 or shape[0] != 1:
         pairs = zip(program.input_kinds, program.inputs, strict=False)
         kinds = ", ".join(f"{kind} {value.shape}" for kind, value in pairs)
-        raise ToolchainError(f"{program.name} takes {kinds or 'nothing'}", allowed="one NV12 picture")
+        raise ToolchainError(f"{program.name} takes {kinds or 'nothing'}", expected="one NV12 image")
     # The network's own layout; the channels are the side of 3.
     height, width = shape[1:3] if shape[3] == 3 else shape[2:4]
     return height, width
 
 
 def _first_part(program: BinProgram) -> BinNode:
-    """Return the call of the BPU that sees the picture."""
-    picture = program.inputs[0].name
+    """Return the call of the BPU that sees the image."""
+    image = program.inputs[0].name
     for node in program.bpu:
-        if node.inputs == (picture,):
+        if node.inputs == (image,):
             if all(program.values[name].dtype.startswith("int") for name in node.outputs):
                 return node
             break
     raise ToolchainError(
-        f"in {program.name} no call of the BPU goes from the picture {picture!r} to integers",
-        allowed="a program that begins on the BPU",
+        f"in {program.name} no call of the BPU goes from the image {image!r} to integers",
+        expected="a program that begins on the BPU",
     )
 
 

@@ -24,14 +24,14 @@ def check_tail(program: BinProgram) -> None:
     if unknown:
         raise ToolchainError(
             f"{program.name} has CPU nodes that are not known here: {', '.join(unknown)}",
-            allowed=", ".join(sorted(_OPERATORS)),
+            expected=", ".join(sorted(_OPERATORS)),
             remedy="run it on the board, or with the backend quantized",
         )
     raw = [value.name for value in program.outputs if value.dtype != "float32"]
     if raw:
         raise ToolchainError(
             f"{program.name} gives {', '.join(raw)} undequantised: the scales were removed from the program",
-            allowed="programs with their Dequantize nodes",
+            expected="programs with their Dequantize nodes",
             remedy="compile without remove_node_type",
         )
 

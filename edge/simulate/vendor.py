@@ -23,7 +23,7 @@ from edge.images.preprocess import rgb_to_nv12
 from edge.toolchain.found import Toolchain
 
 START_SECONDS = 120.0  # a start takes about 3 s; a cold disk or a loaded machine may need far longer
-ANSWER_SECONDS = 120.0  # a picture takes well under 1 s for the zoo's networks
+ANSWER_SECONDS = 120.0  # an image takes well under 1 s for the zoo's networks
 
 
 @frozen
@@ -36,7 +36,7 @@ class ModelOutput:
 
 
 class QuantizedPool:
-    """Several workers, of one thread each, that share the pictures; call it from as many threads as it has workers.
+    """Several workers, of one thread each, that share the images; call it from as many threads as it has workers.
 
     Raises:
         ToolchainError: a worker does not start, dies, or stops answering.
@@ -56,7 +56,7 @@ class QuantizedPool:
             raise
 
     def __call__(self, rgb: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Return the class scores, float32 (classes,), of an RGB picture, uint8 (H, W, 3)."""
+        """Return the class scores, float32 (classes,), of an RGB image, uint8 (H, W, 3)."""
         worker = self._free.get()
         try:
             return worker.run(rgb_to_nv12(rgb))[0].astype(np.float32, copy=False).reshape(-1)
@@ -80,7 +80,7 @@ class QuantizedModel:
 
     It starts at once and loads in the background: :meth:`wait_ready` comes before anything else. The protocol between
     the two is stated in ``workers/quantized.py``. ``inner`` values of the graph, name -> dtype, are given as further
-    outputs, after the model's own; ``size`` is (height, width) of the picture, ``input`` the name of its input.
+    outputs, after the model's own; ``size`` is (height, width) of the image, ``input`` the name of its input.
 
     Raises:
         ToolchainError: the compiler's Python is not known or does not start.
@@ -138,13 +138,13 @@ class QuantizedModel:
         return self
 
     def run(self, nv12: NDArray[np.uint8]) -> list[NDArray[np.generic]]:
-        """Return one array an entry of ``outputs`` for a picture, packed full-range NV12, uint8, H*W*3/2 values.
+        """Return one array an entry of ``outputs`` for an image, packed full-range NV12, uint8, H*W*3/2 values.
 
         Raises:
             ToolchainError: another number of bytes; the process died or stopped answering.
         """
         if nv12.nbytes != (size := self.size[0] * self.size[1] * 3 // 2):
-            raise ToolchainError(f"{nv12.nbytes} bytes of NV12", allowed=f"{size} bytes")
+            raise ToolchainError(f"{nv12.nbytes} bytes of NV12", expected=f"{size} bytes")
         assert self._process.stdin is not None  # noqa: S101 - opened as a pipe above
         try:
             self._process.stdin.write(nv12.tobytes())
@@ -207,6 +207,6 @@ def _require_scores(model: Path, output: ModelOutput) -> None:
     if output.dtype != "float32":
         raise ToolchainError(
             f"{model.name} gives {output.name} as {output.dtype}: its scales were removed",
-            allowed="models with their Dequantize nodes",
+            expected="models with their Dequantize nodes",
             remedy="compile without remove_node_type",
         )

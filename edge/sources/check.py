@@ -30,7 +30,7 @@ PARAMETER_TOLERANCE = 0.02  # the sisters of one family differ by 40 % and more
 class ModelFacts:
     """What a classifier's file says of itself."""
 
-    input_name: str  #: name of the picture input.
+    input_name: str  #: name of the image input.
     input_shape: tuple[int, ...]  #: four numbers, batch 1.
     layout: Layout  #: where the three colour channels are.
     crop: tuple[int, int]  #: (height, width) of the input, in pixels.
@@ -48,7 +48,7 @@ def inspect_onnx(path: Path) -> ModelFacts:
     """Read the facts of a classifier's file; works without a spec, so that one can be derived from it.
 
     Raises:
-        ModelFileError: no valid ONNX, not one static float picture of three channels in, or not one row of
+        ModelFileError: no valid ONNX, not one static float image of three channels in, or not one row of
             class scores out.
     """
     return describe(load_onnx(path), path.name)
@@ -62,7 +62,7 @@ def describe(model: onnx.ModelProto, origin: str) -> ModelFacts:
     if len(shape) != 4 or shape[0] != 1:
         raise ModelFileError(
             f"{origin}: the input {graph.input_name!r} is {shown}",
-            allowed="one picture: 1x3xHxW or 1xHxWx3",
+            expected="one image: 1x3xHxW or 1xHxWx3",
             remedy="export it again with batch 1",
         )
     layout: Layout
@@ -73,13 +73,13 @@ def describe(model: onnx.ModelProto, origin: str) -> ModelFacts:
     else:
         raise ModelFileError(
             f"{origin}: the input {graph.input_name!r} is {shown}: no axis holds three colour channels",
-            allowed="1x3xHxW or 1xHxWx3; grey and multi-channel inputs are not supported",
+            expected="1x3xHxW or 1xHxWx3; grey and multi-channel inputs are not supported",
         )
     classes = math.prod(graph.output_shape)
     if classes != max(graph.output_shape) or classes < 2:
         raise ModelFileError(
             f"{origin}: the output {graph.output_name!r} is {_times(graph.output_shape)}",
-            allowed="one row of class scores, such as 1x1000",
+            expected="one row of class scores, such as 1x1000",
             remedy="export the whole classifier, with its pooling and its head",
         )
     view, stored = View(model), constants(model.graph)
@@ -115,21 +115,21 @@ def require_fit(found: ModelFacts, spec: ModelSpec, origin: str, *, classes: boo
     if found.layout != pre.layout:
         raise ModelFileError(
             f"{origin} wants its input as {found.layout} ({_times(found.input_shape)})",
-            allowed=f"{pre.layout}, as the spec says",
+            expected=f"{pre.layout}, as the spec says",
             remedy=f"set preprocess.layout: {found.layout} in the model's YAML",
         )
     if found.crop != tuple(pre.crop):
         height, width = found.crop
         size = f"{height}" if height == width else f"{height}x{width}"
         raise ModelFileError(
-            f"{origin} takes pictures of {height}x{width}",
-            allowed=f"{pre.crop[0]}x{pre.crop[1]}, the crop of the spec",
+            f"{origin} takes images of {height}x{width}",
+            expected=f"{pre.crop[0]}x{pre.crop[1]}, the crop of the spec",
             remedy=f"--crop {size}, or preprocess.crop: [{height}, {width}] in the model's YAML",
         )
     if classes and spec.classes is not None and found.classes != spec.classes:
         raise ModelFileError(
             f"{origin} has {found.classes} classes",
-            allowed=f"{spec.classes}, as the model's YAML says, or its framework's configuration",
+            expected=f"{spec.classes}, as the model's YAML says, or its framework's configuration",
             remedy=f"name them: --labels FILE with {found.classes} lines, or classes: {found.classes} and "
             "fitting labels in the model's YAML; or is it another network's file?",
         )
@@ -155,7 +155,7 @@ def require_parameters(found: ModelFacts, promised: float, origin: str, name: st
     if all(abs(own - m) > PARAMETER_TOLERANCE * m for m in (promised, promised - other / 1e6)):
         raise ModelFileError(
             f"{origin} has {own:.2f} M parameters and {found.classes} classes",
-            allowed=f"{promised:.2f} M within {PARAMETER_TOLERANCE:.0%}, as published for {name}, the last "
+            expected=f"{promised:.2f} M within {PARAMETER_TOLERANCE:.0%}, as published for {name}, the last "
             "layer aside: this is another network's file",
             remedy=remedy,
         )
@@ -188,7 +188,7 @@ def external_data(path: Path) -> list[Path]:
     from google.protobuf.message import DecodeError
 
     if not path.is_file():
-        raise ModelFileError(f"{path} does not exist", allowed="a path of an .onnx file")
+        raise ModelFileError(f"{path} does not exist", expected="a path of an .onnx file")
     try:
         model = onnx.load(path, load_external_data=False)
     except (DecodeError, ValueError, OSError) as error:

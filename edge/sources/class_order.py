@@ -88,7 +88,7 @@ def against_imagenet(names: Sequence[str]) -> str:
     theirs = list(imagenet().values())[first]
     return (
         f"ImageNet's classes, but NOT in ImageNet's order: class {first} is {names[first]!r}, "
-        f"ImageNet's is {theirs.split(', ')[0]!r}; labels of pictures must count as this network does"
+        f"ImageNet's is {theirs.split(', ')[0]!r}; labels of images must count as this network does"
     )
 
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 WORKERS = {"paddle": "export_paddle.py", "mindspore": "export_mindspore.py"}
 TITLES = {"paddle": "PaddlePaddle", "mindspore": "MindSpore"}
-PICTURES = 2  # seeded inputs for the comparison
+IMAGES = 2  # seeded inputs for the comparison
 TOLERANCE = 1e-3  # of the range of the framework's own scores
 AGAIN = "copy or save it again; if that changes nothing, export it to ONNX yourself: edge build net.onnx"
 
@@ -72,7 +72,7 @@ def convert(
             "width": width,
             "layout": preprocess.layout,
             "seed": seed,
-            "pictures": PICTURES,
+            "images": IMAGES,
             "range": preprocess.value_range,
             "out": str(raw),
             "scores": str(scores),
@@ -80,7 +80,7 @@ def convert(
         if source == "paddle":
             job |= {"model": str(file), "params": str(file.with_suffix(".pdiparams"))}
         else:
-            # A MindIR holds its graph; a name beside it says how it sees pictures, and has to be its own.
+            # A MindIR holds its graph; a name beside it says how it sees images, and has to be its own.
             kind = "network" if file.suffix.lower() == ".ckpt" else "claimed"
             job |= {"file": str(file), "network": None, "claimed": None, "classes": classes, kind: network}
         answer = _ask(source, job, environment, file, log, timeout)
@@ -105,8 +105,8 @@ def normal_form(model: onnx.ModelProto, shape: tuple[int, ...], scores: tuple[in
         model: of one input and with the scores as its first output; changed in place.
     """
     stored = {tensor.name for tensor in model.graph.initializer}
-    pictures = [value for value in model.graph.input if value.name not in stored]
-    for value, sizes in ((pictures[0], shape), (model.graph.output[0], scores)):
+    images = [value for value in model.graph.input if value.name not in stored]
+    for value, sizes in ((images[0], shape), (model.graph.output[0], scores)):
         dims = value.type.tensor_type.shape.dim
         del dims[:]
         for size in sizes:
@@ -191,8 +191,8 @@ def compare(path: Path, inputs: np.ndarray, outputs: np.ndarray, origin: str, ti
     """Return the largest difference from the framework's scores, as a share of their range.
 
     Args:
-        inputs: float32, (pictures, 1, ...).
-        outputs: the framework's scores for them, (pictures, ...).
+        inputs: float32, (images, 1, ...).
+        outputs: the framework's scores for them, (images, ...).
 
     Raises:
         ModelFileError: it is above the tolerance, or a score is no number.
@@ -201,7 +201,7 @@ def compare(path: Path, inputs: np.ndarray, outputs: np.ndarray, origin: str, ti
 
     session = open_session(path)
     name = session.get_inputs()[0].name
-    found = np.stack([session.run(None, {name: picture})[0] for picture in inputs])
+    found = np.stack([session.run(None, {name: image})[0] for image in inputs])
     if not np.isfinite(outputs).all():
         raise ModelFileError(
             f"{origin}{title} itself answers with infinities or no numbers",
@@ -214,7 +214,7 @@ def compare(path: Path, inputs: np.ndarray, outputs: np.ndarray, origin: str, ti
         raise ModelFileError(
             f"{origin}the ONNX gives other scores than {title}: up to {error:.3g} apart, "
             f"{share:.2g} of the range of the scores ({spread:.3g})",
-            allowed=f"up to {TOLERANCE:g} of the range",
+            expected=f"up to {TOLERANCE:g} of the range",
             remedy="an operator is converted wrongly; export it to ONNX with another version of "
             f"{title}, then: edge build FILE.onnx",
         )

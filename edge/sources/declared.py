@@ -67,7 +67,7 @@ def spec_of(
     resize, crop = declared.values.get("resize"), declared.values.get("crop")
     if resize and crop and "resize" not in changes and not _same(stated["crop"], crop):
         stated["resize"] = max(*stated["crop"], round(resize * max(stated["crop"]) / max(crop)))
-        notes.append(f"--resize: {stated['resize']}, so that the crop keeps its share of the picture")
+        notes.append(f"--resize: {stated['resize']}, so that the crop keeps its share of the image")
     if base is not None:
         for key in sorted(declared.values.keys() - changes.keys()):
             own = getattr(base.preprocess, key)
@@ -78,7 +78,7 @@ def spec_of(
                 )
         stated = {key: getattr(base.preprocess, key) for key in _KEYS} | stated
     unknown = f"{declared.origin} does not state it" if declared.origin else "it comes with no configuration"
-    where = f"{name}: how the network was trained to see pictures is not known ({unknown})"
+    where = f"{name}: how the network was trained to see images is not known ({unknown})"
     require_stated(stated, NEEDED, where, example)
     stated.setdefault("resize", round(max(stated["crop"]) / CROP_SHARE))
     stated.setdefault("interpolation", "bilinear")
@@ -119,7 +119,7 @@ def require_stated(stated: Mapping[str, Any], needed: Sequence[str], seen: str, 
         listed = " and ".join([", ".join(missing[:-1]), missing[-1]] if missing[1:] else missing)
         raise UsageError(
             f"{seen}: {listed} missing",
-            allowed="values in 0..255, one or one per channel"
+            expected="values in 0..255, one or one per channel"
             + ("; --crop: the input's size" if "crop" in needed else ""),
             remedy=example,
         )
@@ -144,7 +144,7 @@ def names_of(text: str, origin: str) -> tuple[str, ...]:
     if sorted(by_index) != list(range(len(lines))):
         raise InputError(
             f"{origin}: the class indices are not 0 to {len(lines) - 1}",
-            allowed="one line a class: its index and its name",
+            expected="one line a class: its index and its name",
         )
     return tuple(by_index[index] for index in range(len(lines)))
 
@@ -163,7 +163,7 @@ def numbers(value: object, count: int, what: str, origin: str) -> tuple[float, .
     except (TypeError, ValueError, ZeroDivisionError):
         found = ()
     if len(found) != count or not all(map(math.isfinite, found)):
-        raise InputError(f"{origin}: {what} is {value!r}", allowed=f"one number or {count}")
+        raise InputError(f"{origin}: {what} is {value!r}", expected=f"one number or {count}")
     return found
 
 

@@ -70,7 +70,7 @@ def _cast(model: onnx.ModelProto, source: np.dtype[np.generic], to: np.dtype[np.
             cast = values.astype(to)
         if np.isfinite(values).all() and not np.isfinite(cast).all():
             raise ModelFileError(
-                f"the weight {tensor.name} reaches {abs(values).max():g}", allowed="+-65504, float16's range"
+                f"the weight {tensor.name} reaches {abs(values).max():g}", expected="+-65504, float16's range"
             )
         tensor.CopyFrom(numpy_helper.from_array(cast, tensor.name))
     return result

@@ -62,7 +62,7 @@ def reach(url: str, within: float) -> str:
     if host is None or asked is None:
         # The proxy's address may hold a password: it is not shown.
         what = "the proxy variable of the environment holds" if proxy else f"{url} is"
-        raise DownloadError(f"{what} no web address", allowed="http:// or https://, a host, a path")
+        raise DownloadError(f"{what} no web address", expected="http:// or https://, a host, a path")
     shown = f"the proxy {host}:{port}" if proxy else host
     answers: queue.SimpleQueue[tuple[str, object]] = queue.SimpleQueue()
 
@@ -239,7 +239,7 @@ def _receive(response: requests.Response, dest: Path, part: Path, sha256: str | 
     if response.status_code != 200:
         raise DownloadError(
             f"{url} answered {response.status_code} {response.reason}",
-            allowed="200 OK",
+            expected="200 OK",
             remedy="check the address; the file may have moved"
             if response.status_code in (404, 410)
             else CHECK_NETWORK,
@@ -268,13 +268,13 @@ def _receive(response: requests.Response, dest: Path, part: Path, sha256: str | 
         os.fsync(stream.fileno())
     if size == 0 or (length is not None and size != length):
         raise DownloadError(
-            f"{url} sent {size} bytes", allowed=f"{length or 'some'} bytes", remedy="run the command again"
+            f"{url} sent {size} bytes", expected=f"{length or 'some'} bytes", remedy="run the command again"
         )
     stated = sha256 or _stated_sha256(response)
     if stated is not None and digest.hexdigest() != stated.lower():
         raise DownloadError(
             f"{url} has the sha256 {digest.hexdigest()}",
-            allowed=stated.lower(),
+            expected=stated.lower(),
             remedy="run the command again; if it stays so, the file on the server was replaced: don't use it",
         )
     part.replace(dest)
@@ -295,7 +295,7 @@ def _refuse_web_page(url: str, content_type: str, start: bytes) -> None:
     if content_type.lower().startswith("text/html") or head.startswith((b"<!doctype html", b"<html")):
         raise DownloadError(
             f"{url} sent a web page",
-            allowed="the file itself",
+            expected="the file itself",
             remedy="a login page of the network or a moved file: open the address in a browser",
         )
 

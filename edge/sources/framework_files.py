@@ -28,8 +28,8 @@ def require_torchscript(path: Path) -> None:
         ModelFileError: missing, or something else, which is named.
     """
     if not path.is_file():
-        raise ModelFileError(f"{path} does not exist", allowed="a path of a TorchScript file")
-    allowed = "TorchScript, as torch.jit.save writes it: code and weights in one archive"
+        raise ModelFileError(f"{path} does not exist", expected="a path of a TorchScript file")
+    expected = "TorchScript, as torch.jit.save writes it: code and weights in one archive"
     names = _names(path)
     if any(name.endswith("/constants.pkl") for name in names) and any("/code/" in name for name in names):
         return
@@ -39,10 +39,10 @@ def require_torchscript(path: Path) -> None:
         raise ModelFileError(
             f"{path} is a pickle of torch.save (weights, or a whole module), no TorchScript; edge opens no "
             "pickles: they can run code, and weights alone do not tell the network",
-            allowed=allowed,
+            expected=expected,
             remedy=_SAVE_IT,
         )
-    raise ModelFileError(f"{path} is no TorchScript file", allowed=allowed, remedy=_SAVE_IT)
+    raise ModelFileError(f"{path} is no TorchScript file", expected=expected, remedy=_SAVE_IT)
 
 
 def _names(path: Path) -> list[str]:
@@ -83,7 +83,9 @@ def paddle_files(folder: Path) -> FrameworkFiles:
         stems = sorted({path.stem for path in folder.glob("*.pdiparams")})
     else:
         seen = "is no folder" if folder.exists() else "does not exist"
-        raise InputError(f"{folder} {seen}", allowed="a folder with inference.json or inference.pdmodel and .pdiparams")
+        raise InputError(
+            f"{folder} {seen}", expected="a folder with inference.json or inference.pdmodel and .pdiparams"
+        )
     pairs = [
         (folder / f"{stem}{suffix}", folder / f"{stem}.pdiparams")
         for stem in stems
@@ -114,22 +116,22 @@ def mindspore_file(path: Path, network: str | None) -> FrameworkFiles:
         InputError: no such file, or of another kind.
         UsageError: a checkpoint without a network's name.
     """
-    allowed = "a MindIR (.mindir), or a checkpoint (.ckpt) with --network NAME"
+    expected = "a MindIR (.mindir), or a checkpoint (.ckpt) with --network NAME"
     if not path.is_file():
         seen = "is a folder" if path.is_dir() else "does not exist"
-        raise InputError(f"{path} {seen}", allowed=allowed)
+        raise InputError(f"{path} {seen}", expected=expected)
     suffix = path.suffix.lower()
     if suffix not in (".mindir", ".ckpt"):
         remedy = f"edge build {path}" if suffix == ".onnx" else None
         if suffix == ".air":
             remedy = "export it as MindIR: ms.export(net, x, file_name='model', file_format='MINDIR')"
-        raise InputError(f"{path} is no file of MindSpore's that edge reads", allowed=allowed, remedy=remedy)
+        raise InputError(f"{path} is no file of MindSpore's that edge reads", expected=expected, remedy=remedy)
     if path.stat().st_size == 0:
         raise InputError(f"{path} has no content", remedy="copy or export it again")
     if suffix == ".ckpt" and network is None:
         raise UsageError(
             f"{path.name} is a checkpoint: it holds weights and no network",
-            allowed="--network with a name of mindcv's, or a MindIR, which holds both",
+            expected="--network with a name of mindcv's, or a MindIR, which holds both",
             remedy=f"--mindspore {path} --network convnext_tiny",
         )
     parts = [path]
@@ -147,13 +149,13 @@ def _no_paddle_model(folder: Path) -> InputError:
         lonely = next(name for name in names if name.endswith(".pdiparams"))
         return InputError(
             f"{folder} has {lonely} but no {Path(lonely).stem}.json or .pdmodel beside it",
-            allowed="both: the graph and its weights",
+            expected="both: the graph and its weights",
             remedy=PADDLE_EXPORT,
         )
     if endings & {".pdparams", ".pdopt", ".pdstates"}:
         return InputError(
             f"{folder} holds a training checkpoint ({', '.join(names[:_SHOWN])}): weights without a network",
-            allowed="an inference model: inference.json or .pdmodel, and inference.pdiparams",
+            expected="an inference model: inference.json or .pdmodel, and inference.pdiparams",
             remedy=PADDLE_EXPORT,
         )
     if ".pdmodel" in endings:
@@ -163,7 +165,7 @@ def _no_paddle_model(folder: Path) -> InputError:
     listed = ", ".join(names[:_SHOWN]) + (" …" if len(names) > _SHOWN else "")
     return InputError(
         f"{folder} holds no inference model of PaddlePaddle but {listed}" if names else f"{folder} is an empty folder",
-        allowed="inference.json or .pdmodel, and inference.pdiparams",
+        expected="inference.json or .pdmodel, and inference.pdiparams",
         remedy=PADDLE_EXPORT,
     )
 

@@ -1,4 +1,4 @@
-"""How a mindcv network sees pictures: mindcv's own table of its networks, or a training YAML of its."""
+"""How a mindcv network sees images: mindcv's own table of its networks, or a training YAML of its."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def of_network(name: str) -> Declared:
         close = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
         raise UsageError(
             f"mindcv {table()['mindcv']} has no network {name!r}",
-            allowed=", ".join(close) if close else f"one of its {len(known)} networks, such as convnext_tiny",
+            expected=", ".join(close) if close else f"one of its {len(known)} networks, such as convnext_tiny",
             remedy=f"--network {close[0]}" if close else "--network convnext_tiny",
         )
     origin = f"mindcv {table()['mindcv']}"
@@ -62,7 +62,7 @@ def read_config(path: Path) -> Declared:
     keys = ("image_resize", "crop_pct", "mean", "std", "interpolation", "num_classes", "model")
     stated = {key: data[key] for key in keys if data.get(key) is not None}
     if not stated:
-        raise InputError(f"{path} states nothing of pictures", allowed=f"mindcv's keys: {', '.join(keys)}")
+        raise InputError(f"{path} states nothing of images", expected=f"mindcv's keys: {', '.join(keys)}")
     name = stated.get("model")
     return _declared({**table()["defaults"], **stated}, path.name, name if isinstance(name, str) else None, [])
 
@@ -73,7 +73,7 @@ def _declared(stated: Mapping[str, Any], origin: str, name: str | None, notes: l
     height, width = (int(value) for value in numbers(size, 2, "image_resize", origin))
     (share,) = numbers(stated["crop_pct"], 1, "crop_pct", origin)
     if not 0 < share <= 2:
-        raise InputError(f"{origin}: crop_pct is {share:g}", allowed="above 0, most often 0.875 to 1")
+        raise InputError(f"{origin}: crop_pct is {share:g}", expected="above 0, most often 0.875 to 1")
     resize = math.floor(min(height, width) / share)
     if resize < max(height, width):
         notes.append(f"{origin} resizes to {resize} and pads to {height}x{width}; here it is not padded")
@@ -84,7 +84,7 @@ def _declared(stated: Mapping[str, Any], origin: str, name: str | None, notes: l
         kind = "bilinear"
     mean = numbers(stated["mean"], 3, "mean", origin)
     std = numbers(stated["std"], 3, "std", origin)
-    # mindcv's pictures stay in 0..255; some of its networks state 0..1, as timm does.
+    # mindcv's images stay in 0..255; some of its networks state 0..1, as timm does.
     unit = 255.0 if max(std) <= 1 else 1.0
     classes = stated.get("num_classes")
     return Declared(

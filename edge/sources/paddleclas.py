@@ -1,4 +1,4 @@
-"""How a PaddleClas model sees pictures, from its own YAML: inference.yml, a training or a deploy config."""
+"""How a PaddleClas model sees images, from its own YAML: inference.yml, a training or a deploy config."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from edge.errors import InputError
 from edge.sources.declared import Declared, names_of, number, numbers
 from edge.specs.schema import Interpolation
 
-# Where PaddleClas's kinds of YAML keep the operations on a picture, and what follows the network.
+# Where PaddleClas's kinds of YAML keep the operations on an image, and what follows the network.
 _TRANSFORMS = (
     ("PreProcess", "transform_ops"),
     ("Infer", "transforms"),
@@ -40,8 +40,8 @@ def read_config(path: Path) -> Declared:
     operations = next((found for keys in _TRANSFORMS if (found := _at(data, keys)) is not None), None)
     if not isinstance(operations, list):
         raise InputError(
-            f"{path} has no operations on pictures",
-            allowed="PreProcess: transform_ops, Infer: transforms, or DataLoader: Eval: dataset: "
+            f"{path} has no operations on images",
+            expected="PreProcess: transform_ops, Infer: transforms, or DataLoader: Eval: dataset: "
             "transform_ops, as PaddleClas writes them",
             remedy="name PaddleClas's own configuration with --source-config FILE, or state --mean, --std, "
             "--resize and --crop",
@@ -59,7 +59,7 @@ def read_config(path: Path) -> Declared:
                 width, height = values.pop("stretched")
                 values["resize"] = min(width, height)
                 notes.append(
-                    f"{origin} stretches the picture to {width}x{height} and crops then; here the shorter "
+                    f"{origin} stretches the image to {width}x{height} and crops then; here the shorter "
                     f"side becomes {values['resize']} and the aspect stays"
                 )
             width, height = _size(options.get("size"), "CropImage: size", origin)
@@ -98,11 +98,11 @@ def load_yaml(path: Path) -> Mapping[str, Any]:
     try:
         data = yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise InputError(f"{path} does not exist", allowed="the framework's own YAML") from None
+        raise InputError(f"{path} does not exist", expected="the framework's own YAML") from None
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise InputError(f"{path} can't be read as YAML: {' '.join(str(error).split())[:200]}") from error
     if not isinstance(data, dict):
-        raise InputError(f"{path} holds no mapping", allowed="the framework's own YAML")
+        raise InputError(f"{path} holds no mapping", expected="the framework's own YAML")
     return data
 
 
@@ -119,7 +119,7 @@ def _operations(items: list[object], origin: str) -> Iterator[tuple[str, Mapping
         pairs = item.items() if isinstance(item, Mapping) else [(item, None)]
         for name, options in pairs:
             if options is not None and not isinstance(options, Mapping):
-                raise InputError(f"{origin}: {name} has {options!r}", allowed="a mapping of options")
+                raise InputError(f"{origin}: {name} has {options!r}", expected="a mapping of options")
             yield str(name), options or {}
 
 
@@ -141,7 +141,7 @@ def _size(value: object, what: str, origin: str) -> tuple[int, int]:
     """Return two lengths, most often (width, height); one stands for both."""
     first, second = numbers(value, 2, what, origin)
     if min(first, second) < 1 or first % 1 or second % 1:
-        raise InputError(f"{origin}: {what} is {value!r}", allowed="whole pixels")
+        raise InputError(f"{origin}: {what} is {value!r}", expected="whole pixels")
     return int(first), int(second)
 
 
@@ -155,7 +155,7 @@ def _normalise(
         divisor = 1 / scale
     except (TypeError, ValueError, ZeroDivisionError) as error:
         raise InputError(
-            f"{origin}: NormalizeImage: scale is {written!r}", allowed="a number such as 1.0/255.0"
+            f"{origin}: NormalizeImage: scale is {written!r}", expected="a number such as 1.0/255.0"
         ) from error
     if abs(divisor - 255) < _SCALE_TOLERANCE:
         divisor = 255.0

@@ -27,7 +27,7 @@ from edge.specs import (
     load_precision,
     read_model,
 )
-from edge.specs.request import Mapper, Request, Weights
+from edge.specs.request import Compiler, Request, Weights
 from edge.specs.schema import CROP_SHARE, OWN_FILES, Color, Interpolation, Level
 
 if TYPE_CHECKING:
@@ -81,13 +81,13 @@ def _option(kind: Any, default: object, text: str | None, *, least: float | None
         if value is None and default is None:
             return
         if choices and value not in choices:
-            raise UsageError(f"{name} {value}", allowed=", ".join(choices))
+            raise UsageError(f"{name} {value}", expected=", ".join(choices))
         if kind in _NUMBERS and (isinstance(value, bool) or not isinstance(value, _NUMBERS[kind])):
-            raise UsageError(f"{name} {value!r}", allowed="a whole number" if kind is int else "a number")
+            raise UsageError(f"{name} {value!r}", expected="a whole number" if kind is int else "a number")
         if kind is bool and not isinstance(value, bool):
-            raise UsageError(f"{name} {value!r}", allowed="True or False")
+            raise UsageError(f"{name} {value!r}", expected="True or False")
         if least is not None and not value >= least:  # nan is not
-            raise UsageError(f"{name} {value}", allowed=f"{least:g} and above")
+            raise UsageError(f"{name} {value}", expected=f"{least:g} and above")
 
     return field(
         default=default,
@@ -116,11 +116,11 @@ class Options:
     mindspore: Path | None = _option(Path, None, "A MindIR, or a MindSpore checkpoint with --network; likewise.")
     network: str | None = _option(str, None, "mindcv's name of the checkpoint's network, such as convnext_tiny.")
     source_config: Path | None = _option(
-        Path, None, "PaddleClas's or mindcv's YAML that says how the network sees pictures."
+        Path, None, "PaddleClas's or mindcv's YAML that says how the network sees images."
     )
-    images: str | None = _option(str, None, "Pictures to measure on: a folder, list file or labels.csv.")
+    images: str | None = _option(str, None, "Images to measure on: a folder, list file or labels.csv.")
     count: int = _option(int, 500, "Number of images; 0 means all.", least=0)
-    calib: str | None = _option(str, None, "Pictures to calibrate on; as --images, or a file in calibration/.")
+    calib: str | None = _option(str, None, "Images to calibrate on; as --images, or a file in calibration/.")
     calib_count: int | None = _option(int, None, "Number of images; 100 unless the set says other.", least=1)
     precision: str | None = _option(
         str,
@@ -129,7 +129,9 @@ class Options:
         "[default: the model's own recipe of edge tune, if there is one]",
     )
     level: Level | None = _option(Level, None, "Compiler optimisation level.")
-    mapper: Mapper = _option(Mapper, "auto", "Which compiler.")
+    compiler: Compiler = _option(
+        Compiler, "auto", "Which compiler; onnxruntime quantizes without the vendor's and makes no .bin."
+    )
     mean: str | None = _option(str, None, "Per channel, 0..255, such as 127.5 or 123.675,116.28,103.53.")
     std: str | None = _option(str, None, "Per channel, 0..255: the network sees (x - mean) / std.")
     color: Color | None = _option(Color, None, "Channel order of the network.")
@@ -179,10 +181,10 @@ def resolve(options: Options) -> tuple[Request, Notes]:
     changes = options.changes()
     framework = options.paddle is not None or options.mindspore is not None
     if options.model is None and not framework:
-        raise UsageError("no MODEL", allowed="a MODEL, --paddle DIR or --mindspore FILE", remedy="edge models")
+        raise UsageError("no MODEL", expected="a MODEL, --paddle DIR or --mindspore FILE", remedy="edge models")
     if (options.network or options.source_config) and not framework:
         option = "--network" if options.network else "--source-config"
-        raise UsageError(f"{option} without a model of a framework", allowed="with --paddle or --mindspore")
+        raise UsageError(f"{option} without a model of a framework", expected="with --paddle or --mindspore")
     if framework:
         spec, notes = _of_framework(options, changes)
     else:
@@ -190,7 +192,7 @@ def resolve(options: Options) -> tuple[Request, Notes]:
     if options.weights != "auto" and (spec.sources.onnx or spec.sources.torchscript):
         kind = "an ONNX" if spec.sources.onnx else "a TorchScript"
         raise UsageError(
-            f"--weights {options.weights} with {kind} file", allowed="one of them: the file holds its weights"
+            f"--weights {options.weights} with {kind} file", expected="one of them: the file holds its weights"
         )
     if options.labels is not None:
         # The network of a file has the classes that these name, whatever its configuration says of them.
@@ -204,7 +206,7 @@ def resolve(options: Options) -> tuple[Request, Notes]:
         spec=spec,
         precision=precision,
         weights=options.weights,
-        mapper=options.mapper,
+        compiler=options.compiler,
         images=options.images,
         images_count=options.count,
         calibration=options.calib,
@@ -243,7 +245,7 @@ def _of_model(model: str, options: Options, changes: dict[str, Any]) -> tuple[Mo
 
     outside = model.startswith(TIMM) or Path(model).suffix.lower() in (".onnx", *SUFFIXES)
     if outside and options.onnx is not None:
-        raise UsageError(f"both {model} and --onnx {options.onnx} are given", allowed="one of them")
+        raise UsageError(f"both {model} and --onnx {options.onnx} are given", expected="one of them")
     if model.startswith(TIMM):
         return _of_timm(model.removeprefix(TIMM), options, changes)
     if outside:
@@ -262,7 +264,7 @@ def _of_file(path: Path, changes: dict[str, Any]) -> tuple[ModelSpec, Notes]:
     require_stated(
         changes,
         NEEDED if script else NEEDED[:2],
-        f"{path.name}: how the network was trained to see pictures is not in the file",
+        f"{path.name}: how the network was trained to see images is not in the file",
         f"edge build {path} --mean 123.675,116.28,103.53 --std 58.395,57.12,57.375 --color rgb "
         "--resize 256 --crop 224   (these are ImageNet's; use those of your training)",
     )
@@ -298,7 +300,7 @@ def _of_timm(name: str, options: Options, changes: Mapping[str, Any]) -> tuple[M
     from edge.sources.timm_spec import TIMM, describe_timm
 
     if options.weights not in ("auto", "timm", "random"):
-        raise UsageError(f"--weights {options.weights} with {TIMM}{name}", allowed="auto, timm, random")
+        raise UsageError(f"--weights {options.weights} with {TIMM}{name}", expected="auto, timm, random")
     found = describe_timm(name, _exporter(options), changes)
     if not found.has_weights and options.weights != "random":
         raise UsageError(
@@ -314,14 +316,14 @@ def _exporter(options: Options) -> Toolchain:
     from edge.toolchain.install import install, require_platform
 
     try:
-        return find("auto" if options.mapper == "portable" else options.mapper)
+        return find("auto" if options.compiler == "onnxruntime" else options.compiler)
     except ToolchainMissing as missing:
-        if options.install and options.mapper in ("auto", "managed"):
+        if options.install and options.compiler in ("auto", "managed"):
             require_platform()
             return install()
         raise ToolchainMissing(
             f"timm models are described and exported by the compiler's Python: {missing.seen}",
-            allowed=missing.allowed,
+            expected=missing.expected,
             remedy=missing.remedy,
         ) from missing
 
@@ -352,10 +354,10 @@ def _of_framework(options: Options, changes: Mapping[str, Any]) -> tuple[ModelSp
     option, path = ("--paddle", options.paddle) if paddle else ("--mindspore", options.mindspore)
     assert path is not None  # noqa: S101 - the caller's condition
     if paddle and options.mindspore is not None:
-        raise UsageError("both --paddle and --mindspore are given", allowed="one of them")
+        raise UsageError("both --paddle and --mindspore are given", expected="one of them")
     if options.onnx is not None or options.weights != "auto":
         other = f"--onnx {options.onnx}" if options.onnx is not None else f"--weights {options.weights}"
-        raise UsageError(f"{other} with {option}", allowed="one of them: the model holds its weights")
+        raise UsageError(f"{other} with {option}", expected="one of them: the model holds its weights")
     base = load_model(options.model) if options.model is not None else None
     read, otherwise = (
         (_paddle, "--source-config with PaddleClas's YAML")
@@ -387,7 +389,7 @@ def _paddle(folder: Path, network: str | None, config: Path | None) -> tuple[Dec
     from edge.sources.paddleclas import find_config, read_config
 
     if network is not None:
-        raise UsageError("--network with --paddle", allowed="--network names a network of mindcv's")
+        raise UsageError("--network with --paddle", expected="--network names a network of mindcv's")
     graph = paddle_files(folder).main
     own = config or find_config(graph.parent)
     declared = read_config(own) if own else Declared()
@@ -428,7 +430,7 @@ def _refuse_framework_path(text: str) -> None:
         return
     raise UsageError(
         f"MODEL {text} is {kind}",
-        allowed="a name that edge models lists, a path ending in .onnx or .yaml, or a model of a framework "
+        expected="a name that edge models lists, a path ending in .onnx or .yaml, or a model of a framework "
         "behind its option",
         remedy=f"{option} {text}{network}   instead of MODEL",
     )
@@ -437,7 +439,7 @@ def _refuse_framework_path(text: str) -> None:
 def described(
     title: str, spec: ModelSpec, notes: Sequence[str] = (), *, assumed: Sequence[str] = (), of_zoo: bool = False
 ) -> Notes:
-    """Return how a network sees pictures, in lines for the user to check.
+    """Return how a network sees images, in lines for the user to check.
 
     Args:
         assumed: keys of its preprocessing that nobody stated; they are marked.
@@ -465,7 +467,7 @@ def described(
     lines = [
         f"{title}; check it:",
         f"  input    {text('crop', size)}, {text('layout', pre.layout)}, {text('color', pre.color.upper())}",
-        f"  picture  {how}",
+        f"  image  {how}",
         f"  values   (x - mean) / std of 0..255, mean {mean}, std {std}",
         f"  classes  {text('classes', classes)}, {text('labels', order)}",
         *(f"! {note}" for note in notes),
@@ -488,7 +490,7 @@ def _require_labels(spec: ModelSpec) -> None:
     except LabelError as error:
         raise LabelError(
             f"the class names of {spec.name}: {error.seen}",
-            allowed=error.allowed or "a text file with a class name a line",
+            expected=error.expected or "a text file with a class name a line",
             remedy=error.remedy or "--labels FILE, or labels: in the model's YAML, relative to it",
         ) from error
 
@@ -503,7 +505,7 @@ def _recipe(spec: ModelSpec, wish: str | None, build_dir: Path | None) -> tuple[
     if path is None and wish == INSIST:
         raise UsageError(
             f"{spec.name} has no recipe of its own",
-            allowed="a file at " + " or ".join(os.path.relpath(place) for place in (shared, *own)),
+            expected="a file at " + " or ".join(os.path.relpath(place) for place in (shared, *own)),
             remedy=f"edge tune {spec.name}   searches one",
         )
     if path is None:
@@ -523,7 +525,7 @@ def _triple(option: str, text: str | None) -> tuple[float, float, float] | None:
     if len(values) == 1:
         values *= 3
     if len(values) != 3:
-        raise UsageError(f"{option} {text!r}", allowed="one number, or three with commas")
+        raise UsageError(f"{option} {text!r}", expected="one number, or three with commas")
     return values[0], values[1], values[2]
 
 
@@ -532,11 +534,11 @@ def _crop(text: str | None) -> tuple[int, int] | None:
         return None
     numbers = [_integer("--crop", part) for part in text.lower().split("x")]
     if len(numbers) not in (1, 2):
-        raise UsageError(f"--crop {text!r}", allowed="one number, or height x width such as 256x320")
+        raise UsageError(f"--crop {text!r}", expected="one number, or height x width such as 256x320")
     return numbers[0], numbers[-1]
 
 
 def _integer(option: str, text: str) -> int:
     if not text.strip().isdigit():
-        raise UsageError(f"{option} {text!r}", allowed="a whole number of pixels")
+        raise UsageError(f"{option} {text!r}", expected="a whole number of pixels")
     return int(text)

@@ -117,7 +117,7 @@ def choose_weights(
     }
     if weights != "auto":
         if weights not in ways:
-            raise UsageError(f"--weights {weights}", allowed="auto, timm, vendor, demo, random")
+            raise UsageError(f"--weights {weights}", expected="auto, timm, vendor, demo, random")
         return ways[weights]()
     for kind in OWN_FILES:
         if (named := getattr(spec.sources, kind)) is not None:
@@ -135,7 +135,7 @@ def choose_weights(
     if not offered:
         raise SpecError(
             f"{spec.name}: sources names nothing",
-            allowed=f"one of timm, vendor, {', '.join(OWN_FILES)}",
+            expected=f"one of timm, vendor, {', '.join(OWN_FILES)}",
             remedy="in the model's YAML: sources: {onnx: net.onnx}, a file beside it",
         )
     random = "add --weights random to the command (speed only, no Top-1); or " if spec.sources.timm else ""
@@ -162,7 +162,7 @@ def _own(spec: ModelSpec, kind: SourceName, path: Path, toolchain: Finder | None
         try:
             mindcv.of_network(network)
         except UsageError as error:  # before MindSpore starts
-            raise SpecError(f"{spec.name}: {error.seen}", allowed=error.allowed) from error
+            raise SpecError(f"{spec.name}: {error.seen}", expected=error.expected) from error
     files = mindspore_file(path, network)
     return evolve(_resolved(spec, kind, files.main.name, files.main, files.sha256), network=network)
 
@@ -192,7 +192,7 @@ def _vendor(spec: ModelSpec, reporter: Reporter) -> Resolved:
         if abs(found - published) > PARAMETER_TOLERANCE * published:
             raise ModelFileError(
                 f"{url} has {found:.2f} M parameters",
-                allowed=f"{published:.2f} M within {PARAMETER_TOLERANCE:.0%}: this is another model's file",
+                expected=f"{published:.2f} M within {PARAMETER_TOLERANCE:.0%}: this is another model's file",
                 remedy=f"edge build {spec.name} --weights timm",
             )
     return _resolved(spec, "vendor", url, got.path, got.sha256)
@@ -214,7 +214,7 @@ def _random(spec: ModelSpec, toolchain: Finder | None, seed: int) -> Resolved:
 def _resolved(
     spec: ModelSpec, source: SourceName, tag: str, file: Path | None, sha256: str | None, seed: int | None = None
 ) -> Resolved:
-    # The demo network has the demo pictures' classes, whatever the real model's are.
+    # The demo network has the demo images' classes, whatever the real model's are.
     classes = None if source == "demo" else spec.classes
     path = None if file is None else str(file)
     # Under a name of its own a file may be whatever it is.
@@ -229,7 +229,9 @@ def _source(spec: ModelSpec, name: str, wish: str | None = None) -> str:
         has = [source for source in ("timm", "vendor", "demo") if getattr(spec.sources, source) is not None]
         if "timm" in has:
             has.append("random")
-        raise UsageError(f"{spec.name} has no {wish or name} weights", allowed="--weights " + ", ".join(["auto", *has]))
+        raise UsageError(
+            f"{spec.name} has no {wish or name} weights", expected="--weights " + ", ".join(["auto", *has])
+        )
     return value
 
 

@@ -46,7 +46,7 @@ class ExportResult:
     onnx: str  #: file name.
     weights: Weights  #: where its weights came from.
     name: str  #: the model's name, with ``_demo`` or ``_random`` where it is that; starts all file names.
-    input_name: str  #: name of the picture input.
+    input_name: str  #: name of the image input.
     input_shape: tuple[int, ...]  #: batch first.
     classes: int  #: number of scores.
     parameters: int  #: number of float weights.
@@ -119,7 +119,7 @@ def export(
     elif resolved.source == "demo":
         reporter.update(f"unpack {resolved.tag}")
         target.write_bytes(unpack(Path(resolved.file or "")).SerializeToString(deterministic=True))
-        notes = ("demo weights: trained on the project's own rendered pictures, not on photographs",)
+        notes = ("demo weights: trained on the project's own rendered images, not on photographs",)
     else:
         reporter.update(f"read {resolved.tag}")
         _copy(Path(resolved.file or ""), target)
@@ -159,7 +159,9 @@ def _copy(source: Path, target: Path) -> None:
     try:
         onnx.save(model, target)
     except ValueError as error:
-        raise ModelFileError(f"{source} does not fit one file: {error}", allowed="less than 2 GB of weights") from error
+        raise ModelFileError(
+            f"{source} does not fit one file: {error}", expected="less than 2 GB of weights"
+        ) from error
 
 
 def _run_worker(resolved: Resolved, spec: ModelSpec, toolchain: Toolchain | None, target: Path) -> dict[str, Any]:
@@ -171,7 +173,7 @@ def _run_worker(resolved: Resolved, spec: ModelSpec, toolchain: Toolchain | None
     if spec.preprocess.layout != "NCHW":
         raise ModelFileError(
             f"{spec.name}: layout {spec.preprocess.layout}",
-            allowed="NCHW: torch models have their channels first",
+            expected="NCHW: torch models have their channels first",
             remedy="set preprocess.layout: NCHW in the model's YAML",
         )
     height, width = spec.preprocess.crop
@@ -205,7 +207,7 @@ def _run_worker(resolved: Resolved, spec: ModelSpec, toolchain: Toolchain | None
     if answer.get("about") == "numbers":
         raise ModelFileError(
             reason,
-            allowed="an export that computes what the framework does",
+            expected="an export that computes what the framework does",
             remedy="export the model yourself and check the file: edge build my.onnx",
         )
     if answer.get("about") == "weights":
@@ -218,7 +220,7 @@ def _run_worker(resolved: Resolved, spec: ModelSpec, toolchain: Toolchain | None
         if close is not None:
             raise SpecError(
                 f"{spec.name}: timm has no model {resolved.tag!r}",
-                allowed=("such as " + ", ".join(close)) if close else "a name of timm.list_models()",
+                expected=("such as " + ", ".join(close)) if close else "a name of timm.list_models()",
                 remedy=f"sources: {{timm: {close[0]}}} in the model's YAML" if close else None,
             )
     raise ToolchainError(f"the export of {resolved.tag} failed: {reason}", remedy="edge toolchain status")

@@ -37,14 +37,14 @@ class TimmModel:
 
 
 def describe_timm(name: str, toolchain: Toolchain, changes: Mapping[str, Any]) -> TimmModel:
-    """Ask timm, in the compiler's Python, how a model sees pictures.
+    """Ask timm, in the compiler's Python, how a model sees images.
 
     Args:
         name: timm's name, with or without the tag of its weights.
         changes: what the user sets other than timm does: ``crop``, ``resize``, ``mean``, ….
 
     Raises:
-        UsageError: timm has no such model (close names are given), it is no classifier of colour pictures, or
+        UsageError: timm has no such model (close names are given), it is no classifier of colour images, or
             its size does not suit the board.
         ToolchainMissing: the compiler's Python has no timm.
         ToolchainError: it could not be asked.
@@ -54,7 +54,7 @@ def describe_timm(name: str, toolchain: Toolchain, changes: Mapping[str, Any]) -
         offered = answer["tags"] or answer["close"]
         raise UsageError(
             f"timm has no model {name!r}",
-            allowed=("such as " + ", ".join(offered)) if offered else "a name of timm.list_models()",
+            expected=("such as " + ", ".join(offered)) if offered else "a name of timm.list_models()",
             remedy=f"edge build {TIMM}{offered[0]}" if offered else None,
         )
     tag = answer["architecture"] + (f".{answer['tag']}" if answer["tag"] else "")
@@ -63,7 +63,7 @@ def describe_timm(name: str, toolchain: Toolchain, changes: Mapping[str, Any]) -
     if classes < 2:
         raise UsageError(
             f"timm's {tag} is no classifier: it has {classes} classes",
-            allowed="a model with a head, such as one whose tag ends in in1k",
+            expected="a model with a head, such as one whose tag ends in in1k",
         )
     imagenet = classes == IMAGENET_CLASSES and "in1k" in answer["tag"]
     if not imagenet:
@@ -97,7 +97,7 @@ def _preprocess(tag: str, answer: Mapping[str, Any], changes: Mapping[str, Any])
     notes = []
     channels, height, width = answer["input_size"]
     if channels != 3:
-        raise UsageError(f"timm's {tag} takes {channels} channels", allowed="colour pictures: 3 channels")
+        raise UsageError(f"timm's {tag} takes {channels} channels", expected="colour images: 3 channels")
     crop = tuple(changes.get("crop", (height, width)))
     if answer["fixed_size"] and crop != (height, width):
         raise UsageError(
@@ -107,8 +107,8 @@ def _preprocess(tag: str, answer: Mapping[str, Any], changes: Mapping[str, Any])
     if crop[1] % WIDTH_MULTIPLE:
         near = max(1, round(crop[1] / WIDTH_MULTIPLE)) * WIDTH_MULTIPLE
         raise UsageError(
-            f"timm's {tag} takes pictures of {crop[0]}x{crop[1]}",
-            allowed=f"a width that is a multiple of {WIDTH_MULTIPLE}: the board's runtimes take packed rows",
+            f"timm's {tag} takes images of {crop[0]}x{crop[1]}",
+            expected=f"a width that is a multiple of {WIDTH_MULTIPLE}: the board's runtimes take packed rows",
             remedy="choose a model of another size"
             if answer["fixed_size"]
             else f"edge build {TIMM}{tag} --crop {near}   (it takes other sizes too)",
@@ -117,7 +117,7 @@ def _preprocess(tag: str, answer: Mapping[str, Any], changes: Mapping[str, Any])
     if answer["crop_mode"] == "squash":
         resize = None
         if answer["crop_pct"] != 1:
-            notes.append(f"timm crops {answer['crop_pct']} of the stretched picture; here none is cropped")
+            notes.append(f"timm crops {answer['crop_pct']} of the stretched image; here none is cropped")
     elif answer["crop_mode"] != "center":
         notes.append(f"timm's crop mode {answer['crop_mode']!r} is not known here; the centre is cropped")
     interpolation = answer["interpolation"]

@@ -77,7 +77,7 @@ def _files() -> dict[str, Path]:
         if not folder.is_dir():
             raise UsageError(
                 f"EDGE_ZOO names {folder}, which is no folder",
-                allowed=f"folders of model YAMLs, separated by '{os.pathsep}'",
+                expected=f"folders of model YAMLs, separated by '{os.pathsep}'",
             )
     return {path.stem: path for folder in (zoo_dir(), *reversed(own)) for path in sorted(folder.glob("*.yaml"))}
 
@@ -143,7 +143,7 @@ def read_model(name: str) -> ModelFile:
         path = files[known[name.lower()]]
         found = _read_model(path)
         if found.spec.name != path.stem:
-            raise SpecError(f"{path}: name {found.spec.name!r}", allowed=f"{path.stem!r}, as the file is called")
+            raise SpecError(f"{path}: name {found.spec.name!r}", expected=f"{path.stem!r}, as the file is called")
         return found
     import difflib
 
@@ -151,7 +151,7 @@ def read_model(name: str) -> ModelFile:
     hint = f"edge build {known[close[0]]}" if close else "edge models"
     names = ", ".join(known[match] for match in close)
     listed = f"the names that edge models lists{f' ({names}, …)' if close else ''}"
-    raise UsageError(f"unknown model {name!r}", allowed=f"{listed}; or a path ending in .onnx or .yaml", remedy=hint)
+    raise UsageError(f"unknown model {name!r}", expected=f"{listed}; or a path ending in .onnx or .yaml", remedy=hint)
 
 
 def load_precision(name: str) -> Precision:
@@ -167,7 +167,7 @@ def load_precision(name: str) -> Precision:
         if not path.is_file():
             names = sorted(p.stem for p in folder.glob("*.yaml"))
             raise SpecError(
-                f"no precision recipe is called {name!r}", allowed=", ".join(names) + "; or a path of a YAML"
+                f"no precision recipe is called {name!r}", expected=", ".join(names) + "; or a path of a YAML"
             )
     return _structured(_mapping(path), path, Precision)
 
@@ -245,9 +245,9 @@ def _read_model(path: Path) -> ModelFile:
     missing = [key for key in ("mean", "std") if key in assumed]
     if own and missing:
         raise SpecError(
-            f"{path.name}: how the network was trained to see pictures is in no file: preprocess states no "
+            f"{path.name}: how the network was trained to see images is in no file: preprocess states no "
             f"{' and no '.join(missing)}",
-            allowed="values in 0..255, one per channel: the network sees (x - mean) / std",
+            expected="values in 0..255, one per channel: the network sees (x - mean) / std",
             remedy="under preprocess: mean: [123.675, 116.28, 103.53] and std: [58.395, 57.12, 57.375]   "
             "(these are ImageNet's; use those of your training)",
         )
@@ -268,7 +268,7 @@ def _mapping(path: Path) -> dict[str, Any]:
     except yaml.YAMLError as error:
         raise SpecError(f"{path} is not YAML: {error}") from error
     if not isinstance(data, dict):
-        raise SpecError(f"{path} holds {type(data).__name__}", allowed="a mapping of keys to values")
+        raise SpecError(f"{path} holds {type(data).__name__}", expected="a mapping of keys to values")
     data.setdefault("name", path.stem)
     return data
 
@@ -278,13 +278,13 @@ def _structured(data: dict[str, Any], path: Path, kind: type[T]) -> T:
         return _converter.structure(data, kind)
     except cattrs.BaseValidationError as error:
         for spec_error in _leaves(error):
-            raise SpecError(f"{path.name}: {spec_error.seen}", allowed=spec_error.allowed) from None
+            raise SpecError(f"{path.name}: {spec_error.seen}", expected=spec_error.expected) from None
         problems = "; ".join(transform_error(error, path=path.name))
         problems = _LITERAL.sub(r"\1 is none of \2", problems)
         forms = [form for key, form in _FORMS.items() if f"@ {path.name}.{key}" in problems]
         raise SpecError(
             f"{path} breaks the schema: {problems}",
-            allowed="; ".join(forms) or None,
+            expected="; ".join(forms) or None,
             remedy="compare with a file in edge/zoo or mapper_yaml/precision",
         ) from None
 

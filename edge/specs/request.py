@@ -8,7 +8,7 @@ from attrs import frozen
 
 from edge.specs import ModelSpec, Precision
 
-Mapper = Literal["auto", "managed", "path", "docker", "portable"]
+Compiler = Literal["auto", "managed", "path", "docker", "onnxruntime"]
 Weights = Literal["auto", "timm", "vendor", "demo", "random"]
 
 
@@ -19,10 +19,10 @@ class Request:
     spec: ModelSpec  #: the model.
     precision: Precision  #: the recipe.
     weights: Weights = "auto"  #: where the weights come from; the user's own ONNX is ``spec.sources.onnx``.
-    mapper: Mapper = "auto"  #: which compiler.
-    images: str | None = None  #: pictures to measure on; None takes the demo's test pictures.
+    compiler: Compiler = "auto"  #: which compiler.
+    images: str | None = None  #: images to measure on; None takes the demo's test images.
     images_count: int = 500  #: at most so many of them; 0 takes all.
-    calibration: str | None = None  #: pictures to calibrate on, or a set of ``calibration/``; None takes the demo's.
+    calibration: str | None = None  #: images to calibrate on, or a set of ``calibration/``; None takes the demo's.
     calibration_count: int | None = None  #: so many of them; None takes the set's own number, 100 for a folder.
     seed: int = 0  #: of every random choice.
     timeout: float = 7200.0  #: seconds for one run of the compiler.

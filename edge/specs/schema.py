@@ -27,13 +27,13 @@ OwnFile = Literal["onnx", "torchscript", "paddle", "mindspore"]
 # and what they do with a width that is not a multiple of 32 differs between them.
 WIDTH_MULTIPLE = 32
 HEIGHT_MULTIPLE = 2
-# The share of the resized picture that the centre crop keeps; the usual one for ImageNet classifiers.
+# The share of the resized image that the centre crop keeps; the usual one for ImageNet classifiers.
 CROP_SHARE = 0.875
 
 
-def _check(condition: bool, seen: str, allowed: str) -> None:
+def _check(condition: bool, seen: str, expected: str) -> None:
     if not condition:
-        raise SpecError(seen, allowed=allowed)
+        raise SpecError(seen, expected=expected)
 
 
 def _name(_: object, attribute: Attribute[str], value: str) -> None:
@@ -46,10 +46,10 @@ def _name(_: object, attribute: Attribute[str], value: str) -> None:
 
 @frozen
 class Preprocess:
-    """From a picture to the network's input; see ``edge.images.preprocess`` for the arithmetic."""
+    """From an image to the network's input; see ``edge.images.preprocess`` for the arithmetic."""
 
     crop: tuple[int, int] = (224, 224)  #: (height, width) of the network input, in pixels.
-    #: length of the shorter side before the centre crop, in pixels; None stretches the whole picture to ``crop``
+    #: length of the shorter side before the centre crop, in pixels; None stretches the whole image to ``crop``
     #: without keeping its aspect.
     resize: int | None = 256
     interpolation: Interpolation = "bicubic"  #: how to enlarge; shrinking is always antialiased.
@@ -78,12 +78,12 @@ class Preprocess:
         _check(
             all(0 < s <= 255 for s in self.std),
             f"std: {self.std}",
-            "three values in 0..255 above 0 (pixel units, a divisor; the mapper's scale_value is 1/std)",
+            "three values in 0..255 above 0 (pixel units, a divisor; the compiler's scale_value is 1/std)",
         )
         _check(
             any(s > 1 for s in self.std) or all(s == 1 for s in self.std),
             f"std: {self.std}",
-            "pixel units: std 0.229 of a 0..1 picture is 58.395 here",
+            "pixel units: std 0.229 of a 0..1 image is 58.395 here",
         )
 
     @property
@@ -174,12 +174,12 @@ class ModelSpec:
 
 @frozen
 class Calibration:
-    """``calibration_parameters`` of the mapper."""
+    """``calibration_parameters`` of the compiler."""
 
-    method: Literal["default", "kl", "max", "mix"] = "default"  #: the mapper's ``calibration_type``.
+    method: Literal["default", "kl", "max", "mix"] = "default"  #: the compiler's ``calibration_type``.
     max_percentile: float | None = None  #: 0.5..1, only with method ``max``.
     per_channel: bool = False  #: activation scales per channel.
-    optimization: tuple[str, ...] = ()  #: the mapper's optimization values.
+    optimization: tuple[str, ...] = ()  #: the compiler's optimization values.
 
     def __attrs_post_init__(self) -> None:
         if self.max_percentile is not None:
@@ -189,7 +189,7 @@ class Calibration:
             _check(
                 not re.search(r"[,;\s]", item),
                 f"optimization item {item!r}",
-                "one value an item; the mapper silently misreads a list joined with commas",
+                "one value an item; the compiler silently misreads a list joined with commas",
             )
 
 
@@ -197,14 +197,14 @@ class Calibration:
 class NodePrecision:
     """``node_info`` of one node: where it runs and with which bits."""
 
-    on: Literal["BPU", "CPU"] | None = None  #: ``BPU`` or ``CPU``; None leaves it to the mapper.
+    on: Literal["BPU", "CPU"] | None = None  #: ``BPU`` or ``CPU``; None leaves it to the compiler.
     inputs: Bits | None = None  #: bits of its input activations.
     outputs: Bits | None = None  #: bits of its output activation.
 
 
 @frozen
 class Compiler:
-    """``compiler_parameters`` of the mapper."""
+    """``compiler_parameters`` of the compiler."""
 
     optimize_level: Level = "O3"  #: O0 compiles in seconds, O3 is what ships.
     compile_mode: Literal["latency", "bandwidth"] = "latency"  #: ``latency`` or ``bandwidth``.
@@ -220,11 +220,11 @@ class Rounding:
     Costs no time on the BPU: graph and types stay, only the integers are chosen better.
     """
 
-    pictures: int = 64  #: calibration pictures to look at, 1 and above; all of them if there are fewer.
+    images: int = 64  #: calibration images to look at, 1 and above; all of them if there are fewer.
     damping: float = 0.01  #: share of the mean squared input that is added to the diagonal of the layer's moments.
 
     def __attrs_post_init__(self) -> None:
-        _check(self.pictures >= 1, f"rounding: pictures {self.pictures}", "1 and above")
+        _check(self.images >= 1, f"rounding: images {self.images}", "1 and above")
         _check(0 < self.damping <= 1, f"rounding: damping {self.damping}", "above 0, up to 1")
 
 
@@ -235,25 +235,25 @@ class Equalization:
     Costs no time on the BPU: the float network computes the same, from other weights.
     """
 
-    pictures: int = 64  #: calibration pictures to look at, 1 and above; all of them if there are fewer.
+    images: int = 64  #: calibration images to look at, 1 and above; all of them if there are fewer.
 
     def __attrs_post_init__(self) -> None:
-        _check(self.pictures >= 1, f"equalization: pictures {self.pictures}", "1 and above")
+        _check(self.images >= 1, f"equalization: images {self.images}", "1 and above")
 
 
 @frozen
 class Evidence:
     """What a recipe of ``edge tune`` was found on, and what it was measured to give.
 
-    Agreement is the share of the pictures, in percent, with the answer of the float network behind NV12.
+    Agreement is the share of the images, in percent, with the answer of the float network behind NV12.
     """
 
     float_sha256: str  #: of the float ONNX that it was searched for.
-    chosen_on: str  #: pictures of the search.
-    reported_on: str  #: pictures of the figures below, none of them in ``chosen_on``.
+    chosen_on: str  #: images of the search.
+    reported_on: str  #: images of the figures below, none of them in ``chosen_on``.
     n: int  #: how many.
     agreement: float  #: of this recipe.
-    agreement_int8: float  #: of plain int8 on the same pictures.
+    agreement_int8: float  #: of plain int8 on the same images.
     top1_float: float | None = None  #: percent, behind NV12; None without labels, as the next two.
     top1: float | None = None  #: of this recipe.
     top1_int8: float | None = None  #: of plain int8.

@@ -39,11 +39,11 @@ class Origin:
     export: ExportResult  #: the float ONNX and its weights.
     onnx: str  #: sha256 of the ONNX that was compiled.
     simplified: str  #: sha256 of the simplified ONNX: the same, unless the recipe has it rewritten.
-    pictures: int  #: calibration pictures that were written.
-    asked: int  #: calibration pictures that were asked for.
+    written: int  #: calibration images that were written.
+    asked: int  #: calibration images that were asked for.
     calibration: str  #: what they were taken from.
     calibration_sha256: str  #: of the set.
-    images: str  #: fingerprint of the pictures before they were chosen and cropped.
+    images_sha256: str  #: fingerprint of the images before they were chosen and cropped.
     seed: int  #: of the choice.
     toolchain: str  #: identity of the compiler.
 
@@ -94,11 +94,11 @@ class Stages:
         from edge.sources.stage import ExportResult
 
         renders = [data for data in self._made("render", inputs["yaml"]) if data["inputs"]["model"] == inputs["onnx"]]
-        pictures = next(
+        images = next(
             (data for data in self._records.get("calibrate", ()) if data["result"]["sha256"] == inputs["calibration"]),
             None,
         )
-        if pictures is None:
+        if images is None:
             return
         for simplify, simplified in self._simplified(inputs["onnx"]):
             for export in self._made("export", simplify["inputs"]["model"]):
@@ -109,12 +109,12 @@ class Stages:
                         export=cattrs.structure(export["result"], ExportResult),
                         onnx=inputs["onnx"],
                         simplified=simplified,
-                        pictures=pictures["result"]["n"],
-                        asked=pictures["result"]["asked"],
-                        calibration=pictures["result"]["source"],
+                        written=images["result"]["n"],
+                        asked=images["result"]["asked"],
+                        calibration=images["result"]["source"],
                         calibration_sha256=inputs["calibration"],
-                        images=pictures["inputs"]["images"],
-                        seed=pictures["inputs"]["seed"],
+                        images_sha256=images["inputs"]["images"],
+                        seed=images["inputs"]["seed"],
                         toolchain=inputs["toolchain"],
                     )
 
@@ -156,7 +156,7 @@ def collect(build_dir: Path, specs: Iterable[ModelSpec], known: Records | None =
     """Return what a folder of builds holds of each model.
 
     Counts and checks are those that ``edge models`` kept there. A compile counts if it is what ``request_of`` asks
-    for, at any level and with any calibration pictures: the model's own input and recipe, its own weights or random
+    for, at any level and with any calibration images: the model's own input and recipe, its own weights or random
     ones of seed 0, and the network that the model's check saw, where the weights are the same. Of several it is the
     one of the highest level, and the newest of those, whether its build went on to its end or not.
 
@@ -262,7 +262,7 @@ def _read(data: Data, origin: Origin, stages: Stages) -> Compiled:
         tag=export.weights.tag,
         seed=export.weights.seed,
         max_error=export.max_error,
-        pictures=origin.pictures,
+        images=origin.written,
         calibration=origin.calibration,
         calibration_sha256=origin.calibration_sha256,
         toolchain=origin.toolchain,
@@ -272,7 +272,7 @@ def _read(data: Data, origin: Origin, stages: Stages) -> Compiled:
 
 
 def _command(origin: Origin, level: str) -> str:
-    """Return what compiles the same again, for a model that has a name; empty with other pictures."""
+    """Return what compiles the same again, for a model that has a name; empty with other images."""
     from edge.images import open_images, sample
     from edge.images.calibrate import load_set
     from edge.pipeline.choices import DEMO_CALIBRATION
@@ -280,7 +280,7 @@ def _command(origin: Origin, level: str) -> str:
     name, source = origin.spec.name, origin.export.weights.source
     default = load_set(DEMO_CALIBRATION)
     images = sample(open_images(default.images, count=origin.asked, seed=default.seed), origin.asked, default.seed)
-    if name not in available_models() or (images.fingerprint, default.seed) != (origin.images, origin.seed):
+    if name not in available_models() or (images.fingerprint, default.seed) != (origin.images_sha256, origin.seed):
         return ""
     words: list[Any] = ["edge", "compile", name]
     words += [] if source in OWN_FILES else ["--weights", source]

@@ -208,7 +208,7 @@ def _speed(found: Records) -> list[str]:
 
 
 def _made(found: Records) -> list[str]:
-    head = ("model", "ONNX", "recipe", "network", "calibration pictures", "command", "machine")
+    head = ("model", "ONNX", "recipe", "network", "calibration images", "command", "machine")
     rows, silent = [], []
     for name, record in found.items():
         if (made := record.compiled) is None:
@@ -223,7 +223,7 @@ def _made(found: Records) -> list[str]:
                 made.onnx[:12] or UNKNOWN,
                 made.recipe_sha256[:12] or UNKNOWN,
                 same if made.network else UNKNOWN,
-                UNKNOWN if made.pictures is None else f"{made.pictures} of {made.calibration}",
+                UNKNOWN if made.images is None else f"{made.images} of {made.calibration}",
                 f"`{made.command}`" if made.command else NONE,
                 made.machine or UNKNOWN,
             ]

@@ -25,7 +25,7 @@ class Counted:
     height: int  #: of the input, pixels.
     width: int  #: of the input, pixels.
     parameters: int  #: of the exported ONNX.
-    macs: int  #: multiply-accumulates of convolutions and matrix products for one picture.
+    macs: int  #: multiply-accumulates of convolutions and matrix products for one image.
     attention: int  #: those of ``macs`` between two activations.
     other: int  #: operations of everything else.
     #: side of the square input for which the published FLOPs were counted, where that is another.
@@ -89,12 +89,12 @@ class Compiled:
     tag: str = ""  #: of the weights: timm tag, URL or file name.
     seed: int | None = None  #: of random weights; else None.
     max_error: float | None = None  #: of the exported ONNX, as in :class:`Counted`.
-    pictures: int | None = None  #: number of calibration pictures.
+    images: int | None = None  #: number of calibration images.
     calibration: str = ""  #: what they were taken from.
     calibration_sha256: str = ""  #: of the set.
     toolchain: str = ""  #: identity of the compiler: its versions and its lock file.
     machine: str = ""  #: that compiled: what ``seconds`` and ``peak_memory`` are of.
-    command: str = ""  #: that compiles the same again; empty where no command line does, as with own pictures.
+    command: str = ""  #: that compiles the same again; empty where no command line does, as with own images.
 
 
 @frozen
@@ -147,7 +147,7 @@ def load_records(path: Path) -> dict[str, Record]:
     except NotADirectoryError as error:
         above = next(folder for folder in path.parents if folder.exists())
         raise InputError(
-            f"{path} can't be: {above} is a file", allowed="a file in a folder", remedy="name another folder"
+            f"{path} can't be: {above} is a file", expected="a file in a folder", remedy="name another folder"
         ) from error
     except UnicodeDecodeError as error:
         raise _foreign(path, error) from error
@@ -161,14 +161,14 @@ def load_records(path: Path) -> dict[str, Record]:
     except (ValueError, KeyError, TypeError, cattrs.BaseValidationError) as error:
         raise _foreign(path, error) from error
     if version != SCHEMA:
-        raise InputError(f"{path} has schema version {version}", allowed=str(SCHEMA))
+        raise InputError(f"{path} has schema version {version}", expected=str(SCHEMA))
     return models
 
 
 def _foreign(path: Path, error: Exception) -> InputError:
     return InputError(
         f"{path} can't be read as records of models: {type(error).__name__}",
-        allowed="the file that edge models --measure, --check-all and --page write",
+        expected="the file that edge models --measure, --check-all and --page write",
         remedy=f"mv {path} {path}.old, and measure again",
     )
 

@@ -78,7 +78,7 @@ def find(which: Which = "auto") -> Toolchain:
         UsageError: ``which`` is none of these.
     """
     if which != "auto" and which not in ORDER:
-        raise UsageError(f"no such compiler route: {which}", allowed=", ".join(("auto", *ORDER)))
+        raise UsageError(f"no such compiler route: {which}", expected=", ".join(("auto", *ORDER)))
     reasons = []
     for kind in ORDER if which == "auto" else (which,):
         got = _ROUTES[kind]()
@@ -112,7 +112,7 @@ def _remedy(which: str) -> str:
         require_platform()
     except ToolchainMissing as error:
         return str(error.remedy)
-    return "edge toolchain install, or go on without the vendor's compiler: --mapper portable"
+    return "edge toolchain install, or go on without the vendor's compiler: --compiler onnxruntime"
 
 
 def _managed(environment: Environment = COMPILER) -> Toolchain | str:

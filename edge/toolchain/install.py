@@ -92,7 +92,7 @@ def require_platform(environment: Environment | None = None) -> None:
         f"{what} does not run on {system} {machine}"
         if environment is COMPILER
         else f"edge's pinned {what} can't be had for {system} {machine}",
-        allowed="Linux x86-64 with glibc",
+        expected="Linux x86-64 with glibc",
         remedy=environment.elsewhere,
     )
 
@@ -106,7 +106,7 @@ def _install(where: Place, python: Path | None, deadline: float, reporter: Repor
     if free < environment.needed_bytes:
         raise InstallError(
             f"{folder.parent} has {free / 1e9:.1f} GB free",
-            allowed=f"at least {environment.needed_bytes / 1e9:.0f} GB for {environment.title} and its download",
+            expected=f"at least {environment.needed_bytes / 1e9:.0f} GB for {environment.title} and its download",
             remedy=f"free some space, or set {managed.CACHE_VARIABLE} to a folder on a larger disk",
         )
     interpreter = find_python310(python, say=reporter.update)

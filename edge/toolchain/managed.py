@@ -52,7 +52,7 @@ COMPILER = Environment(
     needed_bytes=8 * 10**9,  # measured: 4.2 GB installed and 2.5 GB of downloads
     size="about 4.2 GB",
     install="edge toolchain install",
-    elsewhere="use the vendor's Docker image (--mapper docker), a Linux PC, or --mapper portable",
+    elsewhere="use the vendor's Docker image (--compiler docker), a Linux PC, or --compiler onnxruntime",
     # Reading these beats a 5-second start.
     version_files={
         "hb_mapper": "horizon_tc_ui/version.py",
@@ -65,7 +65,7 @@ COMPILER = Environment(
         ("hbdk-cc", "--version"),
         ("python", "-c", "import horizon_tc_ui, horizon_nn, hmct, hbdk, onnx, onnxruntime, torch, torchvision, timm"),
     ),
-    offline="or --mapper portable, which needs no compiler",
+    offline="or --compiler onnxruntime, which needs no compiler",
 )
 
 

@@ -56,7 +56,7 @@ def find_python310(
             return found
         raise InstallError(
             f"{chosen} ({source}): {found}",
-            allowed="CPython 3.10 for x86-64",
+            expected="CPython 3.10 for x86-64",
             remedy=f"name another one, or unset {VARIABLE} to let edge search",
         )
     for source, path in _candidates():

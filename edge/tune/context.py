@@ -1,4 +1,4 @@
-"""What every step of a search stands on: request, pictures, time, trials, and who listens."""
+"""What every step of a search stands on: request, images, time, trials, and who listens."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ from edge.tune.trials import Measured, Set, Trials, measured
 
 TRIALS = ".trials"
 WORK = ("edge.tune.trials", "edge.tune.units")  # the modules that measure: a trial depends on all they run
-FEWEST = 16  # pictures of both parts together
+FEWEST = 16  # images of both parts together
 LEAST_LIMIT = 30.0  # seconds that a trial gets at least
 
 
 @frozen
 class Halves:
-    """Disjoint parts of a set of pictures."""
+    """Disjoint parts of a set of images."""
 
     selection: ImageSet
     report: ImageSet
@@ -47,12 +47,12 @@ class Halves:
 def halves(images: ImageSet, seed: int) -> Halves:
     """Split a set in two, each class in halves where there are labels.
 
-    Pictures of equal content come into one part, wherever they are.
+    Images of equal content come into one part, wherever they are.
     """
     if len(images) < FEWEST:
         raise InputError(
-            f"{len(images)} pictures in {images.description} are too few to choose on one half and report on the other",
-            allowed=f"{FEWEST} and more; some hundred for figures that mean something",
+            f"{len(images)} images in {images.description} are too few to choose on one half and report on the other",
+            expected=f"{FEWEST} and more; some hundred for figures that mean something",
             remedy="give --images a larger set, or --count 0 for all of it",
         )
     chosen = {item.name for item in sample(images, len(images) // 2, seed)}
@@ -62,8 +62,8 @@ def halves(images: ImageSet, seed: int) -> Halves:
     second = [item for item, row in zip(images, rows, strict=True) if row not in contents]
     if not second:
         raise InputError(
-            f"the pictures of {images.description} are copies of each other",
-            allowed="two halves without a picture in common",
+            f"the images of {images.description} are copies of each other",
+            expected="two halves without an image in common",
             remedy="give --images another set",
         )
     return Halves(_part(images, first, f"seed {seed}"), _part(images, second, f"the other half, seed {seed}"))
@@ -71,7 +71,7 @@ def halves(images: ImageSet, seed: int) -> Halves:
 
 def _part(images: ImageSet, items: Sequence[ImageItem], which: str) -> ImageSet:
     name = images.source or images.description
-    return ImageSet(tuple(items), f"{name} ({len(items)} of {len(images)} pictures, {which})", images.unlabelled, name)
+    return ImageSet(tuple(items), f"{name} ({len(items)} of {len(images)} images, {which})", images.unlabelled, name)
 
 
 @frozen
@@ -90,7 +90,7 @@ class SearchOptions:
 
 @frozen(eq=False)
 class Candidate:
-    """A recipe with what is known of it on the pictures of the search."""
+    """A recipe with what is known of it on the images of the search."""
 
     name: str
     precision: Precision
@@ -119,8 +119,8 @@ class Context:
         """The compiler."""
         if self.build.toolchain is None:
             raise UsageError(
-                "edge tune measures real programs, and the mapper is portable: there is no vendor's compiler",
-                allowed="--mapper auto, managed, path or docker",
+                "edge tune measures real programs, and the compiler is onnxruntime: there is no vendor's compiler",
+                expected="--compiler auto, managed, path or docker",
                 remedy="edge toolchain install",
             )
         return self.build.toolchain
@@ -149,12 +149,12 @@ class Context:
 
     @cached_property
     def halves(self) -> tuple[Halves, str]:
-        """The pictures in two parts, and why there is no Top-1; empty if there is."""
+        """The images in two parts, and why there is no Top-1; empty if there is."""
         source = self.build.stage(EXPORT).result.weights.source
         if self.request.images is None and source not in ("demo", "random"):
             raise UsageError(
-                "no pictures to search on: the project's rendered ones say nothing of this network",
-                allowed="a folder of pictures, a list file or labels.csv, labelled or not",
+                "no images to search on: the project's rendered ones say nothing of this network",
+                expected="a folder of images, a list file or labels.csv, labelled or not",
                 remedy=f"edge tune {self.request.spec.name} --images DIR",
             )
         images, unlabelled = self.build.measured_on
@@ -162,7 +162,7 @@ class Context:
 
     @cached_property
     def selection(self) -> Set:
-        """The pictures to choose on."""
+        """The images to choose on."""
         return self.load("selection")
 
     @cached_property
@@ -216,7 +216,7 @@ class Context:
         return f" ({best}{max(self.left, 0) / 60:.0f} min left)"
 
     def load(self, part: str) -> Set:
-        """Return the ``selection`` or the ``report`` half of the pictures, with the float network's answers."""
+        """Return the ``selection`` or the ``report`` half of the images, with the float network's answers."""
         split, unlabelled = self.halves
         images: ImageSet = getattr(split, part)
         preprocess = self.request.spec.preprocess

@@ -28,8 +28,8 @@ class Point:
     name: str  #: as the user reads it.
     precision: Precision  #: the recipe.
     latency_us: float | None = None  #: the compiler's static latency, microseconds; None if the trial failed.
-    selection: Measured | None = None  #: on the pictures of the search; None if the trial failed.
-    report: Measured | None = None  #: on the pictures that were kept back; None where there was no time.
+    selection: Measured | None = None  #: on the images of the search; None if the trial failed.
+    report: Measured | None = None  #: on the images that were kept back; None where there was no time.
     #: whether program and quantized model were seen to be equal; None if it could not be seen.
     bit_exact: bool | None = None
     failed: str = ""  #: why there is no program; empty if there is.
@@ -52,10 +52,10 @@ class TuneResult:
     model: str  #: name of the model.
     command: str  #: what the user typed.
     float_sha256: str  #: of the float ONNX.
-    seed: int  #: of the split of the pictures.
+    seed: int  #: of the split of the images.
     level: str  #: optimisation level that ships.
     cost_level: str  #: at which the cost of a unit was measured.
-    selection: str  #: description of the pictures that were searched on.
+    selection: str  #: description of the images that were searched on.
     report: str  #: description of those that the figures are for.
     unlabelled: str  #: why there is no Top-1; empty if there is.
     max_drop: float  #: points of Top-1 that may be lost.
@@ -64,7 +64,7 @@ class TuneResult:
     points: tuple[Point, ...]  #: recipes at the shipping level, the baseline first.
     path: tuple[Step, ...]  #: the front of the search in the calibrated model.
     chosen: int | None  #: index in ``points``; None if nothing met the bars of the search.
-    met: bool  #: whether the chosen one meets the bars on the report pictures.
+    met: bool  #: whether the chosen one meets the bars on the report images.
     why: str  #: what stands in the way, or what was chosen and why, one line.
     trials: tuple[Entry, ...]  #: everything that was tried, failures included.
     time: tuple[TimeShare, ...]  #: how it divides.
@@ -86,7 +86,7 @@ class TuneResult:
 
 
 def chosen_of(points: Sequence[Point], options: SearchOptions, budget: float) -> tuple[int | None, str]:
-    """Return the best that keeps the bars on the pictures of the search, and why.
+    """Return the best that keeps the bars on the images of the search, and why.
 
     Of those that lie within a hundredth of plain int8's divergence of the truest, the fastest is the best.
     """
@@ -99,7 +99,7 @@ def chosen_of(points: Sequence[Point], options: SearchOptions, budget: float) ->
         and passes(point.selection, options)
     ]
     if not good:
-        return None, "no recipe keeps both bars on the pictures of the search"
+        return None, "no recipe keeps both bars on the images of the search"
     least = min(divergence for _, divergence, _ in good)
     before = points[0].selection
     near = least + TIE * (before.divergence if before is not None else 0.0)
@@ -126,7 +126,7 @@ def outcome(
     best = None if chosen is None else points[chosen]
     met = best is not None and best.report is not None and passes(best.report, search.options)
     if best is not None and not met:
-        why += "; on the pictures kept back it misses a bar"
+        why += "; on the images kept back it misses a bar"
     result = TuneResult(
         model=search.request.spec.name,
         command=search.options.command,

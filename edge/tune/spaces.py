@@ -30,9 +30,9 @@ CALIBRATIONS: Mapping[str, Calibration] = {
 EQUALIZED = Equalization()
 REWRITES: tuple[Rewrite, ...] = ("channel_mean",)
 ROUNDED = Rounding()
-# Tried where rounding won: more pictures, and more or less trust in rare inputs.
+# Tried where rounding won: more images, and more or less trust in rare inputs.
 ROUNDINGS: Mapping[str, Rounding] = {
-    "on 256 pictures": Rounding(pictures=256),
+    "on 256 images": Rounding(images=256),
     "damping 0.1": Rounding(damping=0.1),
     "damping 0.002": Rounding(damping=0.002),
 }
@@ -54,17 +54,17 @@ def units(graph: Translated, groups: Sequence[Group], on_cpu: Iterable[str] = ()
     That is each layer whole, each tensor alone, and all layers or tensors of one kind together, since many
     small losses add up to what no single unit shows.
 
-    A node that reads the picture keeps its 8-bit inputs: camera pixels have no more, and a program with 16 bits there
+    A node that reads the image keeps its 8-bit inputs: camera pixels have no more, and a program with 16 bits there
     was seen to differ from the compiler's own quantized model.
     """
     skipped = set(on_cpu) | {node.name for node in graph.nodes if node.op_type == PREPROCESS}
-    reads_picture = _readers_of_picture(graph, skipped)
+    reads_image = _readers_of_image(graph, skipped)
     found: list[Unit] = []
     for group in groups:
         names = [name for name in group.nodes if name not in skipped]
         nodes = {
             name: NodePrecision(
-                "BPU", inputs=None if name in reads_picture else "int16", outputs=None if group.last else "int16"
+                "BPU", inputs=None if name in reads_image else "int16", outputs=None if group.last else "int16"
             )
             for name in names
         }
@@ -184,9 +184,9 @@ def _widened(quantizers: Sequence[Quantizer], nodes: Mapping[str, NodePrecision]
             yield i
 
 
-def _readers_of_picture(graph: Translated, preprocess: set[str]) -> set[str]:
-    """Return the nodes that read the picture, or what the preprocess node makes of it."""
-    made = {graph.picture} | {name for node in graph.nodes if node.op_type == PREPROCESS for name in node.output}
+def _readers_of_image(graph: Translated, preprocess: set[str]) -> set[str]:
+    """Return the nodes that read the image, or what the preprocess node makes of it."""
+    made = {graph.image} | {name for node in graph.nodes if node.op_type == PREPROCESS for name in node.output}
     made |= {item.output for item in graph.quantizers if item.tensor in made}
     found = {node.name for node in graph.nodes if made & set(node.input)}
     return found | preprocess

@@ -1,4 +1,4 @@
-"""Recipes compiled for real and measured: for accuracy on pictures, or for the latency alone."""
+"""Recipes compiled for real and measured: for accuracy on images, or for the latency alone."""
 
 from __future__ import annotations
 
@@ -43,9 +43,9 @@ _PREFIX = "latency"
 
 @frozen
 class Measured:
-    """A network's answers on a set of pictures, beside those of the float network behind NV12."""
+    """A network's answers on a set of images, beside those of the float network behind NV12."""
 
-    n: int  #: pictures.
+    n: int  #: images.
     agreement: int  #: of them, with the float network's answer.
     divergence: float  #: mean Kullback-Leibler divergence of its softmax from the float network's, nats, 0 and up.
     right: int | None = None  #: of the n, those answered as labelled; None without labels.
@@ -82,7 +82,7 @@ class Measured:
 
     @property
     def agreement_percent(self) -> float:
-        """Share of the pictures with the float network's answer, percent."""
+        """Share of the images with the float network's answer, percent."""
         return 100 * self.agreement / self.n
 
     @property
@@ -115,7 +115,7 @@ class Costs:
     compiler: Compiler  #: its settings; the level is replaced by :data:`LEVEL`.
     journal: Journal  #: of finished work.
     folder: Path  #: for working files.
-    optimization: tuple[str, ...] = ()  #: the mapper's items that every program of the search has.
+    optimization: tuple[str, ...] = ()  #: the compiler's items that every program of the search has.
 
     def measure(
         self, name: str, nodes: Mapping[str, NodePrecision], limit: float, reporter: Reporter = SILENT
@@ -167,9 +167,9 @@ class Costs:
 
 @frozen(eq=False)
 class Set:
-    """Pictures with the float network's answers."""
+    """Images with the float network's answers."""
 
-    frames: Sequence[Frame]  #: the pictures, cropped.
+    frames: Sequence[Frame]  #: the images, cropped.
     reference: Scores  #: scores of the float network behind NV12, (n, classes).
     labels: Sequence[int | None]  #: class indices; all None where there is no Top-1.
     fingerprint: str  #: of names, labels and contents.
@@ -194,17 +194,17 @@ class Trials:
             self.kept.append(build)
         return build
 
-    def quick(self, name: str, precision: Precision, pictures: Set, limit: float) -> Entry:
+    def quick(self, name: str, precision: Precision, images: Set, limit: float) -> Entry:
         """Compile at the quickest level, ``limit`` seconds at most, and measure: accuracy only."""
         precision = at_level(precision, QUICK)
 
         def work() -> dict[str, Any]:
             build = self.build(precision, limit)
-            return {**self._measure(build, pictures), "compile_s": build.stage(COMPILE).seconds}
+            return {**self._measure(build, images), "compile_s": build.stage(COMPILE).seconds}
 
-        return self._once("build", name, precision, pictures, work, limit)
+        return self._once("build", name, precision, images, work, limit)
 
-    def ship(self, name: str, precision: Precision, pictures: Set, limit: float) -> Entry:
+    def ship(self, name: str, precision: Precision, images: Set, limit: float) -> Entry:
         """Compile at the shipping level, prove the program, measure latency and accuracy."""
 
         def work() -> dict[str, Any]:
@@ -213,37 +213,37 @@ class Trials:
             latency_us = _latency(compiled.result)
             verified = build.stage(VERIFY).result
             return {
-                **self._measure(build, pictures),
+                **self._measure(build, images),
                 "latency_us": latency_us,
                 "bit_exact": verified.bit_exact,
                 "compile_s": compiled.seconds,
                 "versions": dict(compiled.result.versions),
             }
 
-        return self._once("ship", name, precision, pictures, work, limit)
+        return self._once("ship", name, precision, images, work, limit)
 
-    def report(self, name: str, precision: Precision, pictures: Set, limit: float) -> Entry:
-        """Measure a recipe that shipped on the pictures that were kept back."""
+    def report(self, name: str, precision: Precision, images: Set, limit: float) -> Entry:
+        """Measure a recipe that shipped on the images that were kept back."""
 
         def work() -> dict[str, Any]:
-            return self._measure(self.build(precision, limit), pictures)
+            return self._measure(self.build(precision, limit), images)
 
-        return self._once("report", name, precision, pictures, work)
+        return self._once("report", name, precision, images, work)
 
     def _once(
         self,
         kind: str,
         name: str,
         precision: Precision,
-        pictures: Set,
+        images: Set,
         work: Callable[[], Mapping[str, Any]],
         limit: float = 0.0,
     ) -> Entry:
-        inputs = {**self.identity, "precision": described(precision), "pictures": pictures.fingerprint}
+        inputs = {**self.identity, "precision": described(precision), "images": images.fingerprint}
         return self.journal.once(kind, name, inputs, work, limit=limit)
 
-    def _measure(self, build: Build, pictures: Set) -> dict[str, Any]:
-        """Answer the pictures with the portable model, the compiler's own integers, or in its runtime."""
+    def _measure(self, build: Build, images: Set) -> dict[str, Any]:
+        """Answer the images with the portable model, the compiler's own integers, or in its runtime."""
         portable = build.stage(PORTABLE)
         translated = portable.result.onnx
         with ExitStack() as stack:
@@ -254,9 +254,9 @@ class Trials:
                 run = stack.enter_context(runners.vendor(build.toolchain, model, cores()))
             else:
                 raise ModelFileError(portable.result.why_not)
-            self.listener.update(f"{len(pictures.frames)} pictures")
-            scores = np.stack(spread(lambda frame: run(frame.rgb), list(pictures.frames)))
-        found = Measured.of(pictures.reference, scores, pictures.labels)
+            self.listener.update(f"{len(images.frames)} images")
+            scores = np.stack(spread(lambda frame: run(frame.rgb), list(images.frames)))
+        found = Measured.of(images.reference, scores, images.labels)
         return {"measured": cattrs.unstructure(found)}
 
 

@@ -31,7 +31,7 @@ from edge.tune.trials import QUICK, adopt, figures, latency, measured
 from edge.tune.units import FINALISTS, Step, search_int16_units, tightened_budget, with_nodes
 
 PLAIN = "plain int8"
-FEW = 100  # pictures in a part; fewer say little
+FEW = 100  # images in a part; fewer say little
 PROGRAMS = 4  # at the level that ships, besides plain int8
 
 
@@ -44,7 +44,7 @@ def tune(request: Request, workspace: Workspace, options: SearchOptions, listene
 
     Raises:
         UsageError: there is no compiler, or plain int8 is slower than the bar in microseconds allows.
-        InputError: too few pictures.
+        InputError: too few images.
         GateError: plain int8 itself can't be compiled or proved.
     """
     root = workspace.root / TRIALS
@@ -98,7 +98,7 @@ class Search(Context):
         halves, unlabelled = self.halves
         for images in (halves.selection, halves.report):
             if len(images) < FEW:
-                self.listener.warn(f"{images.description}: a difference of one picture is more than a percent")
+                self.listener.warn(f"{images.description}: a difference of one image is more than a percent")
         if unlabelled:
             self.listener.warn(f"{unlabelled}; agreement with the float network is the target")
         limit = max(self.options.trial_seconds, self.options.seconds)
@@ -107,7 +107,7 @@ class Search(Context):
         if entry.failed:
             raise GateError(
                 f"plain int8 can't be compiled or proved: {entry.failed}",
-                allowed="a network that edge build accepts",
+                expected="a network that edge build accepts",
                 remedy="edge build with the same options shows the whole story",
             )
         return entry
@@ -119,7 +119,7 @@ class Search(Context):
         if self.options.max_latency_us < now:
             raise UsageError(
                 f"--max-latency {self.options.max_latency_us:g}us, but plain int8 takes {now:.1f} us",
-                allowed=f"{now:.0f}us and more, or a share such as 1.1x",
+                expected=f"{now:.0f}us and more, or a share such as 1.1x",
             )
         return self.options.max_latency_us
 
@@ -233,7 +233,7 @@ class Search(Context):
             points.append(point_of(item.name, precision, self.attempt("ship", work, _shipped)))
 
     def _report(self, points: list[Point]) -> list[Point]:
-        """Measure every program on the pictures that were kept back: once, when all is chosen."""
+        """Measure every program on the images that were kept back: once, when all is chosen."""
         kept = self.load("report")
         found = []
         for point in points:

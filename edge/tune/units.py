@@ -31,8 +31,8 @@ from edge.tune import spaces
 from edge.tune.context import LEAST_LIMIT, Candidate, Context
 from edge.tune.trials import LEVEL, Costs
 
-SINGLES_ON = 32  # pictures on which every unit is tried alone
-SETS_ON = 96  # pictures on which sets are compared
+SINGLES_ON = 32  # images on which every unit is tried alone
+SETS_ON = 96  # images on which sets are compared
 SHORTLIST = 12  # units whose cost is measured at first
 MORE, ROUNDS = 8, 2  # further ones in each round behind that, and rounds
 SETTLED = 0.05  # of the divergence at the start; where no more is left, another ranking is not worth its time
@@ -85,16 +85,16 @@ def search_int16_units(search: Context, best: Candidate, compiled: Precision, ra
     )
 
 
-def tightened_budget(cheap: float, shipped: float, allowed: float) -> float | None:
+def tightened_budget(cheap: float, shipped: float, expected: float) -> float | None:
     """Return the ratio to search under where the best set came out slower than allowed, else None.
 
     Args:
         cheap: latency of that set at the cheap level, as a share of int8's there.
-        allowed: share of plain int8's latency that a program may take.
+        expected: share of plain int8's latency that a program may take.
     """
-    if shipped <= allowed or cheap <= 1:
+    if shipped <= expected or cheap <= 1:
         return None
-    return 1 + (cheap - 1) / (shipped - 1) * (allowed - 1) / LENIENT
+    return 1 + (cheap - 1) / (shipped - 1) * (expected - 1) / LENIENT
 
 
 def with_nodes(best: Candidate, name: str, nodes: Mapping[str, NodePrecision]) -> Candidate:
@@ -103,7 +103,7 @@ def with_nodes(best: Candidate, name: str, nodes: Mapping[str, NodePrecision]) -
 
 
 class _Units:
-    """The units of a calibrated model: what they win on pictures of the search, and what they cost."""
+    """The units of a calibrated model: what they win on images of the search, and what they cost."""
 
     def __init__(self, search: Context, compiled: Precision) -> None:
         self._search = search
@@ -194,12 +194,12 @@ class _Units:
         if search.left < search.reserve + (known[0].seconds if known else 0.0):
             search.left_out.append("another ranking of the units")
             return {}
-        frames, reference = self._pictures(SINGLES_ON)
+        frames, reference = self._images(SINGLES_ON)
         have = {i for name in chosen for i in self._units[name].widened}
         names = [name for name, unit in self._units.items() if not unit.widened <= have]
 
         def done(n: int) -> None:
-            search.listener.update(f"{n} of {len(frames)} pictures{search.standing()}", n / len(frames))
+            search.listener.update(f"{n} of {len(frames)} images{search.standing()}", n / len(frames))
 
         def work() -> dict[str, float]:
             settings = [self._bits(chosen), *(self._bits([*chosen, name]) for name in names)]
@@ -222,7 +222,7 @@ class _Units:
         """Return the divergence with units at 16 bits; None if there is no time or it can't be measured."""
         if self._search.left < self._search.reserve:
             return None
-        frames, reference = self._pictures(SETS_ON)
+        frames, reference = self._images(SETS_ON)
         names = sorted(chosen)
 
         def work() -> dict[str, float]:
@@ -255,7 +255,7 @@ class _Units:
         """Tell whether one unit is part of another, and so adds nothing to it."""
         return self._units[a].widened <= self._units[b].widened
 
-    def _pictures(self, count: int) -> tuple[Sequence[Frame], NDArray[np.float32]]:
+    def _images(self, count: int) -> tuple[Sequence[Frame], NDArray[np.float32]]:
         selection = self._search.selection
         return selection.frames[:count], selection.reference[:count]
 
@@ -268,7 +268,7 @@ class _Units:
         for frame in frames:
             digest.update(frame.rgb.tobytes())
         units = [sorted(self._units[name].widened) for name in names]
-        return {"model": self._model, "pictures": digest.hexdigest(), "units": units}
+        return {"model": self._model, "images": digest.hexdigest(), "units": units}
 
     def _note(self, steps: tuple[Step, ...]) -> str:
         if not steps:

@@ -1,7 +1,7 @@
 # %% [markdown]
 # # Float against quantized
 #
-# The same pictures through the float ONNX, as it was exported, and through the quantized program: how far apart are the
+# The same images through the float ONNX, as it was exported, and through the quantized program: how far apart are the
 # scores, and do both give the same answer? Runs on a PC, with a finished build in `../build`.
 
 # %%
@@ -21,7 +21,7 @@ except ImportError as error:
 
 MODEL = "ConvNeXt_atto"
 BACKEND = "portable"  # or hbdk_sim, quantized: slower, and in need of the compiler
-PICTURES = "demo:test"  # or a folder of yours; with class folders or labels.csv, Top-1 is measured too
+IMAGES = "demo:test"  # or a folder of yours; with class folders or labels.csv, Top-1 is measured too
 COUNT = 100
 FOLDER = Path() if Path("metadata.json").exists() else Path("../build") / MODEL
 
@@ -41,14 +41,14 @@ print(f"float:      {path.name} in onnxruntime {onnxruntime.__version__}")
 print(f"quantized:  {net.info.model} on {net.backend}, {kind}")
 
 # %% [markdown]
-# ## 2. Run both on the same pictures
+# ## 2. Run both on the same images
 
 # %%
-images = open_images(PICTURES, classes=net.labels or net.metadata.classes)
+images = open_images(IMAGES, classes=net.labels or net.metadata.classes)
 images = sample(images, COUNT)
-labelled = images.labelled and (net.metadata.weights == "demo" or not PICTURES.startswith("demo"))
-pictures = [resize_crop(item.load(), rule) for item in images]
-exact = np.stack([session.run(None, {source: network_input(rgb, rule)})[0].reshape(-1) for rgb in pictures])
+labelled = images.labelled and (net.metadata.weights == "demo" or not IMAGES.startswith("demo"))
+crops = [resize_crop(item.load(), rule) for item in images]
+exact = np.stack([session.run(None, {source: network_input(rgb, rule)})[0].reshape(-1) for rgb in crops])
 quantized = np.stack([net.scores(item.load()) for item in images])
 print(images.description)
 
@@ -59,7 +59,7 @@ print(images.description)
 norms = np.linalg.norm(exact, axis=1) * np.linalg.norm(quantized, axis=1)
 cosine = (exact * quantized).sum(axis=1) / norms
 answers = exact.argmax(axis=1), quantized.argmax(axis=1)
-print(f"pictures                 {len(images)}")
+print(f"images                 {len(images)}")
 print(f"same Top-1 answer        {100 * np.mean(answers[0] == answers[1]):.2f} %")
 print(f"cosine of the scores     {cosine.mean():.4f} in the mean, {cosine.min():.4f} at worst")
 print(f"largest difference       {np.abs(exact - quantized).max():.4f} (scores span {np.ptp(exact):.4f})")
@@ -68,12 +68,12 @@ if labelled:
     for name, answer in zip(("float", "quantized"), answers):
         print(f"Top-1 {name:<18} {100 * np.mean(answer == truth):.2f} %")
 else:
-    print("Top-1 of the labels      not measured: these weights do not know the labels of these pictures")
+    print("Top-1 of the labels      not measured: these weights do not know the labels of these images")
 
 # %% [markdown]
 # ## 4. Score by score
 #
-# Every dot is one class of one picture; without any loss all dots would lie on the line.
+# Every dot is one class of one image; without any loss all dots would lie on the line.
 
 # %%
 figure, axes = plt.subplots(figsize=(5.5, 5), layout="constrained")
@@ -87,12 +87,12 @@ axes.grid(alpha=0.3)
 plt.show()
 
 # %% [markdown]
-# ## 5. Picture by picture
+# ## 5. Image by image
 
 # %%
 figure, (left, right) = plt.subplots(1, 2, figsize=(9.5, 3.6), layout="constrained")
 left.hist(cosine, bins=30)
-left.set(xlabel="cosine of float and quantized scores", ylabel="pictures", title="Likeness of a picture's scores")
+left.set(xlabel="cosine of float and quantized scores", ylabel="images", title="Likeness of an image's scores")
 right.hist((quantized - exact).ravel(), bins=61)
 right.set(xlabel="quantized - float", ylabel="scores", title="Difference of each score", yscale="log")
 for axes in (left, right):
@@ -100,19 +100,19 @@ for axes in (left, right):
 plt.show()
 
 # %% [markdown]
-# ## 6. The pictures that suffer most
+# ## 6. The images that suffer most
 
 
 # %%
 def name_of(index):
-    """Return the class's name, as much of it as fits above a picture, or its number."""
+    """Return the class's name, as much of it as fits above an image, or its number."""
     return net.labels[index].split(", ")[0][:24] if net.labels else str(index)
 
 
 worst = np.argsort(cosine, kind="stable")[:4]
 figure, columns = plt.subplots(1, len(worst), figsize=(2.6 * len(worst), 3.4), layout="constrained", squeeze=False)
 for axes, index in zip(columns[0], worst):
-    axes.imshow(pictures[index])
+    axes.imshow(crops[index])
     axes.axis("off")
     axes.set_title(
         f"cosine {cosine[index]:.4f}\nfloat: {name_of(answers[0][index])}\nquantized: {name_of(answers[1][index])}",

@@ -1,7 +1,7 @@
 # %% [markdown]
 # # ConvNeXt_atto
 #
-# From a picture to a label, step by step. The same cells run on the RDK X5 (Jupyter with the system's Python) and on a
+# From an image to a label, step by step. The same cells run on the RDK X5 (Jupyter with the system's Python) and on a
 # PC, where a simulator takes the place of the BPU; the third step says which one runs.
 #
 # The program is looked for beside this notebook (a bundle: `edge bundle ConvNeXt_atto`), else in
@@ -28,12 +28,12 @@ from IPython.display import Image, display
 
 from edge.images.preprocess import decode, nv12_to_yuv444, yuv444_to_rgb_float
 from edge.runtime import load
+from edge.runtime.annotated import annotate, png
 from edge.runtime.bench import measure
 from edge.runtime.net import probabilities
-from edge.runtime.picture import annotate, png
 
 MODEL = "ConvNeXt_atto"
-PICTURE = None  # a file of yours, such as "cheetah.jpg"; None: one that edge renders
+IMAGE = None  # a file of yours, such as "cheetah.jpg"; None: one that edge renders
 BACKEND = "auto"  # or hbm_runtime, hobot_dnn, bpu_infer_lib; hbdk_sim, quantized, portable on a PC
 FOLDER = Path() if Path("metadata.json").exists() else Path("../build") / MODEL
 
@@ -49,20 +49,20 @@ for tensor in (*net.info.inputs, *net.info.outputs):
     print(f"{tensor.name}: {'NV12' if tensor.nv12 else tensor.dtype} {tensor.shape}")
 
 # %% [markdown]
-# ## 4. Picture to NV12
+# ## 4. Image to NV12
 #
 # Resized, cropped and encoded as the network was calibrated: packed, full range. Below is what the network sees, decoded
 # from these bytes.
 
 # %%
-if PICTURE is None:
-    from edge.images.demo import picture
+if IMAGE is None:
+    from edge.images.demo import draw
 
-    rgb, _ = picture("test", 0)
+    rgb, _ = draw("test", 0)
     if net.metadata.weights != "demo":
-        print("A rendered picture, whose classes only demo weights know: set PICTURE to a photograph.")
+        print("A rendered image, whose classes only demo weights know: set IMAGE to a photograph.")
 else:
-    rgb = decode(Path(PICTURE))
+    rgb = decode(Path(IMAGE))
 nv12 = net.nv12(rgb)
 print(f"{rgb.shape[1]}x{rgb.shape[0]} pixels → {nv12.size:,} bytes of NV12")
 seen = yuv444_to_rgb_float(nv12_to_yuv444(nv12, net.preprocess.crop))
@@ -87,7 +87,7 @@ for index, (label, chance) in zip(best, ranked):
     print(f"{index:5d}  {100 * chance:6.2f} %  {label}")
 
 # %% [markdown]
-# ## 7. The picture with its labels
+# ## 7. The image with its labels
 
 # %%
 display(Image(data=png(annotate(rgb, ranked))))

@@ -14,8 +14,8 @@ def as_backend_errors() -> Iterator[None]:
     try:
         yield
     except ToolchainMissing as error:
-        raise BackendMissing(error.seen, allowed=error.allowed, remedy=error.remedy) from error
+        raise BackendMissing(error.seen, expected=error.expected, remedy=error.remedy) from error
     except (ToolchainError, ModelFileError) as error:
-        raise BackendError(error.seen, allowed=error.allowed, remedy=error.remedy) from error
+        raise BackendError(error.seen, expected=error.expected, remedy=error.remedy) from error
     except ImportError as error:  # a package of the build extra, such as protobuf
         raise BackendMissing(f"{error.name or error} is not installed", remedy="pip install 'edge[build]'") from error

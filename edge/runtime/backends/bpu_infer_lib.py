@@ -36,7 +36,7 @@ class BpuInferLibBackend:
         if program.metadata is None:
             raise BackendError(
                 f"{path.name} comes without metadata.json, and bpu_infer_lib does not tell its shapes",
-                allowed="a build folder or a bundle",
+                expected="a build folder or a bundle",
                 remedy="load(path, backend='hbm_runtime')",
             )
         try:
@@ -52,10 +52,10 @@ class BpuInferLibBackend:
         if kinds != [NV12] or results != [FLOAT]:
             raise BackendError(
                 f"{path.name} takes {', '.join(kinds)} and gives {', '.join(results)}",
-                allowed=f"one {NV12} and one {FLOAT}: bpu_infer_lib tells no scales",
+                expected=f"one {NV12} and one {FLOAT}: bpu_infer_lib tells no scales",
                 remedy="load(path, backend='hbm_runtime')",
             )
-        # Its readers of pictures resize and convert in unknown ways; these take the bytes as they are.
+        # Its readers of images resize and convert in unknown ways; these take the bytes as they are.
         old = not hasattr(self._infer, "read_input")
         self._read = self._infer.read_numpy_arr_uint8 if old else self._infer.read_input
         shape = (1, program.metadata.classes)

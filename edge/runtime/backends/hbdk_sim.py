@@ -63,7 +63,7 @@ class HbdkSimBackend:
         if VIDEO_RANGE in origin.get("INPUT_SPACE_AND_RANGE", ""):
             raise BackendError(
                 f"{name} was compiled for video-range NV12",
-                allowed="full range (input_space_and_range: regular), which is what edge makes",
+                expected="full range (input_space_and_range: regular), which is what edge makes",
                 remedy="compile it with input_space_and_range: regular",
             )
 

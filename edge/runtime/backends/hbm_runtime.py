@@ -82,7 +82,7 @@ class HbmBackend:
         kind = self._runtime.input_dtypes[self._model][name].name
         if kind not in DTYPES:
             raise BackendError(
-                f"input {name!r} is of type {kind}", allowed=", ".join(DTYPES), remedy="input_type_rt: nv12"
+                f"input {name!r} is of type {kind}", expected=", ".join(DTYPES), remedy="input_type_rt: nv12"
             )
         if kind == "NV12" and shape[-1] == 3:  # some programs state (1, H, W, 3)
             shape = [shape[0], 3, *shape[1:3]]
@@ -92,11 +92,11 @@ class HbmBackend:
         shape = flat(self._runtime.output_shapes[self._model][name])
         kind = self._runtime.output_dtypes[self._model][name].name
         if kind not in DTYPES:
-            raise BackendError(f"output {name!r} is of type {kind}", allowed=", ".join(DTYPES))
+            raise BackendError(f"output {name!r} is of type {kind}", expected=", ".join(DTYPES))
         quants = self._runtime.output_quants[self._model][name]
         rule = quants.quant_type.name
         if rule not in ("NONE", "SCALE"):
-            raise BackendError(f"output {name!r} is quantized by the rule {rule}", allowed="NONE, SCALE")
+            raise BackendError(f"output {name!r} is quantized by the rule {rule}", expected="NONE, SCALE")
         if rule == "NONE":
             return dequantizer(name, shape, DTYPES[kind])
         return dequantizer(

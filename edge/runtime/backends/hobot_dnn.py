@@ -69,10 +69,10 @@ class HobotDnnBackend:
 def _input(tensor: Any) -> Tensor:
     kind = tensor.properties.tensor_type
     if kind not in IMAGES:
-        why = "changes RGB pictures" if kind == "RGB" else "turns numbers other than bytes into bytes"
+        why = "changes RGB images" if kind == "RGB" else "turns numbers other than bytes into bytes"
         raise BackendError(
             f"input {tensor.name!r} is of type {kind}: hobot_dnn {why}",
-            allowed=", ".join(IMAGES),
+            expected=", ".join(IMAGES),
             remedy="load(path, backend='hbm_runtime'), or compile with input_type_rt: nv12",
         )
     shape = flat(tensor.properties.shape)
@@ -87,7 +87,7 @@ def _rule(tensor: Any) -> Dequantizer:
     if kind not in ITEMSIZE:
         raise BackendError(
             f"output {tensor.name!r} is of type {kind}: hobot_dnn reads it as int8",
-            allowed=", ".join(ITEMSIZE),
+            expected=", ".join(ITEMSIZE),
             remedy="load(path, backend='hbm_runtime')",
         )
     # Float outputs come from the CPU and have no padding. Behind a single row it does no harm.
@@ -95,7 +95,7 @@ def _rule(tensor: Any) -> Dequantizer:
         raise BackendError(
             f"output {tensor.name!r} is {kind} {tuple(shape)}: its rows are padded in the BPU's memory, "
             "and hobot_dnn reads the padding as values",
-            allowed="float32 outputs, as edge build makes them",
+            expected="float32 outputs, as edge build makes them",
             remedy="load(path, backend='hbm_runtime'), or keep the model's Dequantize",
         )
     scale = tensor.properties.scale_data

@@ -67,7 +67,7 @@ class QuantizedBackend:
         if integers:
             raise BackendError(
                 f"{name} gives {', '.join(integers)} undequantised: its scales were removed",
-                allowed="programs with their Dequantize nodes",
+                expected="programs with their Dequantize nodes",
                 remedy="compile without remove_node_type",
             )
 

@@ -53,7 +53,7 @@ def unknown(node: onnx.NodeProto, why: str) -> ModelFileError:
     """Return the error for something that no rule covers."""
     return ModelFileError(
         f"{node.op_type} {node.name!r}: {why}",
-        allowed="standard ONNX operators, HzCalibration, " + ", ".join(sorted(RULES)),
+        expected="standard ONNX operators, HzCalibration, " + ", ".join(sorted(RULES)),
         remedy="report the node; the build itself is not touched by this",
     )
 

@@ -107,16 +107,16 @@ def quantizer(
     if values.get("switch", "ON") != "ON" or not values.get("constant", 0):
         return None
     if (kind := values.get("qtype")) not in _TOP:
-        raise ModelFileError(f"HzCalibration {name!r}: qtype {kind!r}", allowed=", ".join(_TOP))
+        raise ModelFileError(f"HzCalibration {name!r}: qtype {kind!r}", expected=", ".join(_TOP))
     if unknown := sorted(set(values) - _KNOWN):
         raise ModelFileError(
-            f"HzCalibration {name!r}: the attribute {unknown[0]} is not known", allowed=", ".join(_KNOWN)
+            f"HzCalibration {name!r}: the attribute {unknown[0]} is not known", expected=", ".join(_KNOWN)
         )
     thresholds = np.asarray(values["thresholds"], np.float32).reshape(-1)
     if thresholds.size == 0 or not np.all(np.isfinite(thresholds)) or not np.all(thresholds > 0):
-        raise ModelFileError(f"HzCalibration {name!r}: thresholds {thresholds[:4]}", allowed="above 0")
+        raise ModelFileError(f"HzCalibration {name!r}: thresholds {thresholds[:4]}", expected="above 0")
     if (form := values.get("quant_attrs")) not in (_ACTIVATION, _WEIGHT):
-        raise ModelFileError(f"HzCalibration {name!r}: quant_attrs {form}", allowed=f"{_ACTIVATION} or {_WEIGHT}")
+        raise ModelFileError(f"HzCalibration {name!r}: quant_attrs {form}", expected=f"{_ACTIVATION} or {_WEIGHT}")
     # The activations' form takes axis 1, whatever the attribute says.
     axis = int(values["axis"]) if form == _WEIGHT else 1
     rescaled = "dequantize_scale" in values

@@ -30,8 +30,8 @@ class FakeQuant:
         self.graph: Translated = translate(load_onnx(model), inner)
         _, channels, height, width = self.graph.shape
         if channels != 3:
-            raise ModelFileError(f"{model.name} takes {self.graph.shape}", allowed="a picture, 1x3xHxW")
-        self.size = (height, width)  # of the picture
+            raise ModelFileError(f"{model.name} takes {self.graph.shape}", expected="an image, 1x3xHxW")
+        self.size = (height, width)  # of the image
         try:
             self._session = session(
                 self.graph.model.SerializeToString(),
@@ -64,7 +64,7 @@ class FakeQuant:
         outputs: Sequence[str] | None = None,
         thresholds: Mapping[int, Tensor] | None = None,
     ) -> list[Tensor]:
-        """Return the outputs for one picture.
+        """Return the outputs for one image.
 
         Args:
             yuv444: uint8, (H, W, 3), from :func:`edge.images.preprocess.nv12_to_yuv444`.
@@ -73,17 +73,17 @@ class FakeQuant:
             thresholds: quantizer -> float32 thresholds in place of the calibrated ones.
 
         Raises:
-            ValueError: a picture of another size, or a setting that names no quantizer.
+            ValueError: an image of another size, or a setting that names no quantizer.
         """
         if yuv444.shape != (*self.size, 3) or yuv444.dtype != np.uint8:
-            raise ValueError(f"a picture of {yuv444.dtype} {yuv444.shape}, not uint8 {(*self.size, 3)}")
+            raise ValueError(f"an image of {yuv444.dtype} {yuv444.shape}, not uint8 {(*self.size, 3)}")
         data = yuv444.transpose(2, 0, 1)[None].astype(np.float32) - np.float32(128)
-        feeds = {self.graph.picture: data, **self._switches(bits, thresholds or {})}
+        feeds = {self.graph.image: data, **self._switches(bits, thresholds or {})}
         wanted = list(outputs) if outputs is not None else list(self.graph.outputs)
         return list(self._session.run(wanted, feeds, self._partial))
 
     def scores(self, yuv444: NDArray[np.uint8], bits: Bits, thresholds: Mapping[int, Tensor] | None = None) -> Tensor:
-        """Return the class scores, float32 (classes,), of one picture; see :meth:`run`."""
+        """Return the class scores, float32 (classes,), of one image; see :meth:`run`."""
         result: Tensor = self.run(yuv444, bits, None, thresholds)[0].reshape(-1)
         return result
 

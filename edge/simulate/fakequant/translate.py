@@ -39,12 +39,12 @@ _LAST_OPSET = 12  # Split, ReduceMax and others take as attributes what later op
 class Translated:
     """The translation, and names in it."""
 
-    #: standard ONNX and operators of onnxruntime's own domain; inputs are the picture, ``edge_int8`` and ``edge_int16``
+    #: standard ONNX and operators of onnxruntime's own domain; inputs are the image, ``edge_int8`` and ``edge_int16``
     #: (bool, one entry a quantizer) and ``edge_steps`` (float32, one entry a step).
     model: onnx.ModelProto
     quantizers: tuple[Quantizer, ...]  #: in graph order.
     slots: tuple[slice | None, ...]  #: of each quantizer, where its steps lie in ``edge_steps``; None for a weight.
-    picture: str  #: the picture's input, of ``shape``.
+    image: str  #: the image's input, of ``shape``.
     shape: tuple[int, ...]
     outputs: tuple[str, ...]  #: the model's own.
     nodes: tuple[onnx.NodeProto, ...]  #: the calibrated model's nodes, quantizers left out, in graph order.
@@ -59,13 +59,13 @@ def translate(source: onnx.ModelProto, inner: Iterable[str] = ()) -> Translated:
     """
     opset = opset_of(source)
     if opset > _LAST_OPSET:
-        raise ModelFileError(f"the calibrated model is of opset {opset}", allowed=f"up to {_LAST_OPSET}")
+        raise ModelFileError(f"the calibrated model is of opset {opset}", expected=f"up to {_LAST_OPSET}")
     graph = source.graph
     view = View(source)
     constants = view.initializers
     inputs = [value for value in graph.input if value.name not in constants]
     if len(inputs) != 1:
-        raise ModelFileError(f"the calibrated model has {len(inputs)} inputs", allowed="one picture")
+        raise ModelFileError(f"the calibrated model has {len(inputs)} inputs", expected="one image")
     found, aliases = _quantizers(view)
     building = Building(found, constants, aliases)
     for node in graph.node:
@@ -79,7 +79,7 @@ def translate(source: onnx.ModelProto, inner: Iterable[str] = ()) -> Translated:
         model=model,
         quantizers=found,
         slots=building.slots(),
-        picture=inputs[0].name,
+        image=inputs[0].name,
         shape=tuple(dim.dim_value for dim in inputs[0].type.tensor_type.shape.dim),
         outputs=outputs,
         nodes=tuple(node for node in graph.node if node.op_type != CALIBRATION),
@@ -178,7 +178,7 @@ class Building:
         if len(node.output) != 1 or len(set(weights)) != 1:
             raise ModelFileError(
                 f"{node.op_type} {node.name!r} reads {len(set(weights))} rounded constants",
-                allowed="one, and one output",
+                expected="one, and one output",
             )
         item = self.by_output[weights[0]]
         on = f"edge_q{self.index[item.output]}_on8"
@@ -204,12 +204,12 @@ class Building:
             at += 0 if item.weight else item.thresholds.size
         return tuple(found)
 
-    def model(self, picture: onnx.ValueInfoProto, outputs: Sequence[str], opset: int) -> onnx.ModelProto:
+    def model(self, image: onnx.ValueInfoProto, outputs: Sequence[str], opset: int) -> onnx.ModelProto:
         """Return the finished model."""
         inputs, splits = self._inputs()
         known = {name for node in [*splits, *self.nodes] for name in node.output} | set(self.aliases)
         for name in outputs:
-            if name not in known and name != picture.name:
+            if name not in known and name != image.name:
                 raise ModelFileError(f"the calibrated model computes no tensor {name!r}")
         for name in outputs:
             if name in self.aliases:
@@ -218,7 +218,7 @@ class Building:
         graph = helper.make_graph(
             [*splits, *self.nodes],
             "edge_fakequant",
-            [picture, *inputs],
+            [image, *inputs],
             [helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in outputs],
             [t for t in [*self.constants.values(), *self.added] if t.name in read],
         )

@@ -2,7 +2,7 @@
 
 A vendor tensor is int8 or int16, most often NHWC. Here it becomes float32 with the same integer values: float32
 convolutions are ten times as fast in onnxruntime as integer ones, and exact as long as no partial sum reaches 2^24,
-which is proved for every operator when it is translated. Pictures lie as NCHW, onnxruntime's own order.
+which is proved for every operator when it is translated. Images lie as NCHW, onnxruntime's own order.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from edge.errors import ModelFileError
 
 EXACT = 1 << 24  # float32 holds every integer up to here
 WORTH = 4096  # elements of a constant that is stored as int8; smaller ones stay as they are
-NHWC = (0, 2, 3, 1)  # logical axis -> stored axis of a vendor picture tensor
+NHWC = (0, 2, 3, 1)  # logical axis -> stored axis of a vendor image tensor
 
 
 @frozen
@@ -103,7 +103,7 @@ class Graph:
         """Return the value stored in its logical order."""
         return self.transposed(value, tuple(range(len(value.shape))))
 
-    def picture(self, value: Value) -> Value:
+    def image(self, value: Value) -> Value:
         """Return a logical NHWC value stored as NCHW."""
         return self.transposed(value, NHWC)
 
@@ -120,13 +120,13 @@ class Graph:
         """Cut a run out of one axis of a stored tensor: start, end, then the axis and a step if need be."""
         return self.add("Slice", name, *(self.constant(np.array([n]), np.int64) for n in limits))
 
-    def operand(self, source: Source, index: int, *, picture: bool = False) -> Value:
-        """Return what a node reads, computed or constant; a ``picture`` stores a constant of four axes as NCHW."""
+    def operand(self, source: Source, index: int, *, image: bool = False) -> Value:
+        """Return what a node reads, computed or constant; an ``image`` stores a constant of four axes as NCHW."""
         name = source.node.input[index]
         if name in self.values:
             return self.values[name]
         data = source.constant(index)
-        axes = NHWC if picture and data.ndim == 4 else tuple(range(data.ndim))
+        axes = NHWC if image and data.ndim == 4 else tuple(range(data.ndim))
         real = data.dtype == np.float32
         low, high = (0, 0) if real else (int(data.min()), int(data.max()))
         stored = data.transpose(np.argsort(axes)) if data.ndim else data
@@ -288,9 +288,9 @@ class Source:
 
     def expect(self, **wanted: object) -> None:
         """Refuse an attribute value that is neither the wanted one nor in the tuple of these; it may be missing."""
-        for name, allowed in wanted.items():
+        for name, expected in wanted.items():
             seen = self.attributes.get(name)
-            choices = allowed if isinstance(allowed, tuple) else (allowed,)
+            choices = expected if isinstance(expected, tuple) else (expected,)
             if seen is not None and seen not in choices:
                 raise self.unknown(f"{name} is {seen!r}")
 
@@ -298,6 +298,6 @@ class Source:
         """Return the error for something that has no proved rule."""
         return ModelFileError(
             f"{self.node.op_type} {self.node.name!r}: {why}; no rule is proved for that",
-            allowed="operators and attributes that edge/portable/rules knows",
+            expected="operators and attributes that edge/portable/rules knows",
             remedy="use the backend quantized or hbdk_sim, and report the node",
         )

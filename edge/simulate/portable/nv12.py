@@ -60,7 +60,7 @@ def put_before(model: onnx.ModelProto, preprocess: Preprocess) -> onnx.ModelProt
     if preprocess.layout == "NHWC":
         x = graph.add("Transpose", x, perm=[0, 2, 3, 1])
     network = model.graph
-    front = [*graph.nodes, helper.make_node("Identity", [x], ["picture"], name="picture")]
+    front = [*graph.nodes, helper.make_node("Identity", [x], ["image"], name="image")]
     constants = [numpy_helper.from_array(data, name) for name, data in graph.constants.items()]
     _rename(front, constants)
     front[-1].output[0] = network.input[0].name

@@ -5,7 +5,7 @@ do. It says how a network takes 8 bits, not what the board will answer, and it i
 
 Weights are symmetric per output channel and activations are per tensor. Both are *stored* as uint8, weights with the
 middle as zero point. With int8 weights onnxruntime's kernels add pairs of products in 16 bits on x86 CPUs that have
-AVX2 but no VNNI, and saturate: there MobileNetV1 agreed with its float self on 65 % of pictures, and on 91 % with
+AVX2 but no VNNI, and saturate: there MobileNetV1 agreed with its float self on 65 % of images, and on 91 % with
 uint8 weights, the same as with the arithmetic done in float.
 """
 
@@ -22,7 +22,7 @@ from attrs import frozen
 from edge.errors import CalibrationError, CompileError
 from edge.files import sha256_of
 from edge.graph.files import facts, load_onnx, opset_of, session
-from edge.images.preprocess import Tensor, calibration_input, calibration_picture, rgb_to_nv12
+from edge.images.preprocess import Tensor, calibration_image, calibration_input, rgb_to_nv12
 from edge.progress import SILENT, Reporter
 from edge.simulate.portable import nv12
 from edge.specs import Preprocess
@@ -53,19 +53,19 @@ class PortableResult:
     seconds: float
     quantized: int
     floating: int
-    pictures: int
+    images: int
 
 
 def quantize(
     *, model: Path, calibration: Path, preprocess: Preprocess, prefix: str, out: Path, reporter: Reporter = SILENT
 ) -> PortableResult:
-    """Quantize a float classifier with one static picture input; the same inputs give the same bytes.
+    """Quantize a float classifier with one static image input; the same inputs give the same bytes.
 
     ``calibration`` is a folder of raw float32 files, 0..255 in the network's colour order and layout, as the vendor's
-    mapper takes them. They go through NV12 first, as on the board, one at a time.
+    compiler takes them. They go through NV12 first, as on the board, one at a time.
 
     Raises:
-        CalibrationError: no pictures, or one of a wrong size or range.
+        CalibrationError: no images, or one of a wrong size or range.
         ModelFileError: the model can't be read.
         CompileError: onnxruntime can't quantize it, or can't run what came out.
     """
@@ -75,8 +75,8 @@ def quantize(
     files = sorted(path for path in calibration.iterdir() if path.is_file()) if calibration.is_dir() else []
     if not files:
         raise CalibrationError(
-            f"{calibration} holds no calibration pictures",
-            allowed="raw float32 files, one a picture",
+            f"{calibration} holds no calibration images",
+            expected="raw float32 files, one an image",
             remedy="edge calibrate",
         )
     source = load_onnx(model)
@@ -84,18 +84,18 @@ def quantize(
     target = out / f"{prefix}_portable_int8.onnx"
     try:
         with tempfile.TemporaryDirectory(dir=out, prefix=".quantize-") as folder:
-            _quantize(source, _Pictures(files, name, preprocess, reporter), target, Path(folder))
+            _quantize(source, _Images(files, name, preprocess, reporter), target, Path(folder))
         network = load_onnx(target)
         integers, floats = _count(network)
         onnx.save(nv12.put_before(network, preprocess), target)
         reporter.update("run it once in onnxruntime")
-        _prove(target, {nv12.INPUT: rgb_to_nv12(calibration_picture(files[0], preprocess))})
+        _prove(target, {nv12.INPUT: rgb_to_nv12(calibration_image(files[0], preprocess))})
     except (CalibrationError, OSError):  # a full disk is the workspace's to explain
         raise
     except Exception as error:  # onnx's and onnxruntime's own errors share no base
         cause = " ".join(str(error).split())[:300] or type(error).__name__
         raise CompileError(
-            STAGE, cause, remedy="use the vendor's compiler: edge toolchain install, then --mapper managed"
+            STAGE, cause, remedy="use the vendor's compiler: edge toolchain install, then --compiler managed"
         ) from error
     return PortableResult(
         onnx=target.name,
@@ -104,11 +104,11 @@ def quantize(
         seconds=time.monotonic() - started,
         quantized=integers,
         floating=floats,
-        pictures=len(files),
+        images=len(files),
     )
 
 
-class _Pictures:
+class _Images:
     """Feeds calibration files one at a time; onnxruntime asks for ``get_next``."""
 
     def __init__(self, files: list[Path], name: str, preprocess: Preprocess, reporter: Reporter) -> None:
@@ -126,7 +126,7 @@ class _Pictures:
         return {self._name: calibration_input(file, self._preprocess)}
 
 
-def _quantize(source: onnx.ModelProto, pictures: _Pictures, target: Path, scratch: Path) -> None:
+def _quantize(source: onnx.ModelProto, images: _Images, target: Path, scratch: Path) -> None:
     import onnx
     from onnx import version_converter
     from onnxruntime.quantization import CalibrationMethod, QuantFormat, QuantType, quantize_static
@@ -141,7 +141,7 @@ def _quantize(source: onnx.ModelProto, pictures: _Pictures, target: Path, scratc
     quantize_static(
         str(prepared),
         str(target),
-        pictures,
+        images,
         quant_format=QuantFormat.QDQ,
         op_types_to_quantize=[*LINEAR, *FOLLOWING, *MOVING],
         per_channel=True,

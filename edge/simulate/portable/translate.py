@@ -31,7 +31,7 @@ class TranslateResult:
 
 
 def translate(*, quantized: Path, prefix: str, out: Path) -> TranslateResult:
-    """Write ``<prefix>_portable_int8.onnx`` of the compiler's ``*_quantized_model.onnx``, which takes one NV12 picture.
+    """Write ``<prefix>_portable_int8.onnx`` of the compiler's ``*_quantized_model.onnx``, which takes one NV12 image.
 
     The same input gives the same bytes.
 
@@ -55,7 +55,7 @@ def translate_or_say(*, quantized: Path, prefix: str, out: Path) -> TranslateRes
 def translated(source: onnx.ModelProto) -> onnx.ModelProto:
     """Return the portable model of a quantized one; see :func:`translate`."""
     vendor = source.graph
-    size = _picture_size(vendor)
+    size = _image_size(vendor)
     graph = Graph.empty()
     graph.values[vendor.input[0].name] = nv12.decode(graph, size)
     add_nodes(graph, vendor)
@@ -87,10 +87,10 @@ def add_nodes(graph: Graph, vendor: onnx.GraphProto) -> None:
         graph.values.update(zip(node.output, values, strict=True))
 
 
-def _picture_size(vendor: onnx.GraphProto) -> tuple[int, int]:
+def _image_size(vendor: onnx.GraphProto) -> tuple[int, int]:
     dims = [[dim.dim_value for dim in value.type.tensor_type.shape.dim] for value in vendor.input]
     if len(dims) != 1 or len(dims[0]) != 4 or dims[0][0] != 1 or dims[0][3] != 3 or not np.all(dims[0]):
         raise ModelFileError(
-            f"the quantized model takes {dims}", allowed="one NV12 picture, seen by the compiler as 1xHxWx3"
+            f"the quantized model takes {dims}", expected="one NV12 image, seen by the compiler as 1xHxWx3"
         )
     return dims[0][1], dims[0][2]

@@ -4,12 +4,12 @@ Not imported by edge. One JSON object as the only argument::
 
     {"file": "model.mindir" or "model.ckpt", "network": "convnext_tiny" or null,
      "claimed": "convnext_tiny" or null, "classes": 1000 or null, "height": 224, "width": 224,
-     "layout": "NCHW", "seed": 0, "pictures": 2, "range": [-2, 2],
+     "layout": "NCHW", "seed": 0, "images": 2, "range": [-2, 2],
      "out": "model.onnx", "scores": "scores.npz"}
 
 A checkpoint needs ``network``, a name of mindcv's; a MindIR holds its graph, and ``claimed`` is the network
 that it is said to be. Writes MindSpore's ONNX (opset 11) and what MindSpore itself answers to seeded inputs:
-``inputs`` (pictures, 1, ...) and ``outputs`` (pictures, ...), float32. The last line of stdout is one JSON
+``inputs`` (images, 1, ...) and ``outputs`` (images, ...), float32. The last line of stdout is one JSON
 object: ``{"versions", "notes"}``, or with exit status 1 ``{"error": "one line", "about": "model", "weights"
 or "input", "remedy": "one line" or null}``.
 """
@@ -62,13 +62,13 @@ def load_mindir(job: dict[str, Any], shape: tuple[int, ...]) -> nn.Cell:
         )
     if len(inputs) != 1:
         names = ", ".join(value.name for value in inputs)
-        raise MindSporeError(f"it has {len(inputs)} inputs ({names}), not one picture", "input")
+        raise MindSporeError(f"it has {len(inputs)} inputs ({names}), not one image", "input")
     found = tuple(inputs[0].tensor[0].dims)
     # MindIR has a fixed graph: a dimension that was left open at export is -1 or 0 here.
     if found != shape:
         open_ = any(size < 1 for size in found)
         layout = "NHWC" if len(found) == 4 and found[3] == 3 else "NCHW"
-        remedy = "export it with a fixed picture of batch 1"
+        remedy = "export it with a fixed image of batch 1"
         if not open_ and len(found) == 4 and found[0] == 1 and layout == job["layout"]:
             height, width = found[2:] if layout == "NCHW" else found[1:3]
             remedy = f"--crop {height}x{width}"
@@ -97,8 +97,8 @@ def wrapped(graph: nn.Cell) -> nn.Cell:
             self.inner = inner
 
         # MindSpore compiles the source of this: no annotations, and the name has to be self.
-        def construct(self, picture):  # noqa: ANN001, ANN202
-            return self.inner(picture)
+        def construct(self, image):  # noqa: ANN001, ANN202
+            return self.inner(image)
 
     return Network(graph)
 
@@ -217,14 +217,14 @@ def require_claimed(name: str, net: nn.Cell, classes: int) -> None:
 
 
 def run(net: nn.Cell, shape: tuple[int, ...], job: dict[str, Any]) -> int:
-    """Write the network's answers to seeded noise in the range of normalised pictures; return the classes."""
+    """Write the network's answers to seeded noise in the range of normalised images; return the classes."""
     import mindspore as ms
     import numpy as np
 
-    inputs = np.random.default_rng(job["seed"]).uniform(*job["range"], (job["pictures"], *shape)).astype(np.float32)
+    inputs = np.random.default_rng(job["seed"]).uniform(*job["range"], (job["images"], *shape)).astype(np.float32)
     outputs = []
-    for picture in inputs:
-        answer = net(ms.Tensor(picture))
+    for image in inputs:
+        answer = net(ms.Tensor(image))
         answer = answer[0] if isinstance(answer, (tuple, list)) else answer
         outputs.append(answer.asnumpy().astype(np.float32))
     np.savez(job["scores"], inputs=inputs, outputs=np.stack(outputs))

@@ -3,11 +3,11 @@
 Not imported by edge. One JSON object as the only argument::
 
     {"model": "inference.json", "params": "inference.pdiparams", "height": 224, "width": 224,
-     "layout": "NCHW", "seed": 0, "pictures": 2, "range": [-2, 2],
+     "layout": "NCHW", "seed": 0, "images": 2, "range": [-2, 2],
      "out": "model.onnx", "scores": "scores.npz"}
 
-Writes what paddle2onnx makes at opset 11, and what Paddle itself answers to seeded inputs: ``inputs`` (pictures, 1,
-...) and ``outputs`` (pictures, ...), float32. The last line of stdout is one JSON object: ``{"versions", "input"}``,
+Writes what paddle2onnx makes at opset 11, and what Paddle itself answers to seeded inputs: ``inputs`` (images, 1,
+...) and ``outputs`` (images, ...), float32. The last line of stdout is one JSON object: ``{"versions", "input"}``,
 or with exit status 1 ``{"error": "one line", "about": "model" or "input", "remedy": "one line" or null}``.
 """
 
@@ -49,8 +49,8 @@ def open_predictor(job: dict[str, Any]) -> inference.Predictor:
         raise PaddleError(f"Paddle can't load it: {reason(error)}") from error
 
 
-def picture_input(job: dict[str, Any]) -> tuple[str, tuple[int, ...]]:
-    """Return name and shape of the one picture that the model takes, from its ONNX; open sizes fit any."""
+def image_input(job: dict[str, Any]) -> tuple[str, tuple[int, ...]]:
+    """Return name and shape of the one image that the model takes, from its ONNX; open sizes fit any."""
     import onnx
 
     graph = onnx.load(job["out"]).graph
@@ -63,7 +63,7 @@ def picture_input(job: dict[str, Any]) -> tuple[str, tuple[int, ...]]:
     if len(shapes) != 1:
         listed = ", ".join(f"{name} {times(shape)}" for name, shape in shapes.items())
         raise PaddleError(
-            f"it has {len(shapes)} inputs ({listed}), not one picture",
+            f"it has {len(shapes)} inputs ({listed}), not one image",
             "input",
             "export the classifier alone: one InputSpec in paddle.jit.save",
         )
@@ -74,7 +74,7 @@ def picture_input(job: dict[str, Any]) -> tuple[str, tuple[int, ...]]:
     if kind != onnx.TensorProto.FLOAT:
         raise PaddleError(f"its input {name!r} is {onnx.TensorProto.DataType.Name(kind).lower()}, not float32", "input")
     if len(shape) != 4 or any(size not in (-1, want) for size, want in zip(shape, wanted, strict=True)):
-        remedy = "save it with one picture of 3 channels as its input"
+        remedy = "save it with one image of 3 channels as its input"
         if len(shape) == 4 and shape[0] not in (-1, 1):
             remedy = "save it again with None or 1 as the batch in InputSpec"
         elif len(shape) == 4 and shape[wanted.index(3, 1)] == 3:
@@ -87,15 +87,15 @@ def picture_input(job: dict[str, Any]) -> tuple[str, tuple[int, ...]]:
 
 
 def run(predictor: inference.Predictor, name: str, shape: tuple[int, ...], job: dict[str, Any]) -> None:
-    """Write the model's answers to seeded noise in the range of normalised pictures."""
+    """Write the model's answers to seeded noise in the range of normalised images."""
     import numpy as np
 
-    inputs = np.random.default_rng(job["seed"]).uniform(*job["range"], (job["pictures"], *shape)).astype(np.float32)
+    inputs = np.random.default_rng(job["seed"]).uniform(*job["range"], (job["images"], *shape)).astype(np.float32)
     outputs = []
-    for picture in inputs:
+    for image in inputs:
         handle = predictor.get_input_handle(name)
         handle.reshape(shape)
-        handle.copy_from_cpu(picture)
+        handle.copy_from_cpu(image)
         try:
             predictor.run()
         except Exception as error:
@@ -158,7 +158,7 @@ def main(text: str) -> dict[str, Any]:
     job = json.loads(text)
     predictor = open_predictor(job)
     convert(job)
-    name, shape = picture_input(job)
+    name, shape = image_input(job)
     run(predictor, name, shape, job)
     return {"input": name, "versions": {"paddlepaddle": paddle.__version__, "paddle2onnx": paddle2onnx.__version__}}
 

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 OPSET = 11  # the newest that the compiler takes without converting
 INPUT, OUTPUT = "data", "prob"
 TOLERANCE = 1e-3  # of the range of the scores; float32 in another order stays below 1e-5
-SEEDS = (0, 1)  # one picture of noise each
+SEEDS = (0, 1)  # one image of noise each
 
 
 class TimmError(Exception):
@@ -105,14 +105,14 @@ def to_onnx(model: torch.nn.Module, job: dict[str, Any]) -> onnx.ModelProto:
     import onnx
     import torch
 
-    picture = torch.zeros(1, 3, job["height"], job["width"])
+    image = torch.zeros(1, 3, job["height"], job["width"])
     stream = io.BytesIO()
     try:
         with warnings.catch_warnings(), torch.no_grad():
             warnings.simplefilter("ignore")
             torch.onnx.export(
                 model,
-                picture,
+                image,
                 stream,
                 opset_version=OPSET,
                 input_names=[INPUT],
@@ -169,13 +169,13 @@ def compare(model: torch.nn.Module, graph: onnx.ModelProto, job: dict[str, Any])
     worst = 0.0
     for seed in SEEDS:
         noise = np.random.default_rng(seed).uniform(low, high, (1, 3, job["height"], job["width"]))
-        picture = noise.astype(np.float32)
+        image = noise.astype(np.float32)
         with torch.no_grad():
-            wanted = model(torch.from_numpy(picture))
+            wanted = model(torch.from_numpy(image))
         while isinstance(wanted, (tuple, list)):
             wanted = wanted[0]
         exact = wanted.numpy().astype(np.float64).ravel()
-        seen = session.run(None, {INPUT: picture})[0].astype(np.float64).ravel()
+        seen = session.run(None, {INPUT: image})[0].astype(np.float64).ravel()
         if not np.isfinite(exact).all():
             raise TimmError(f"{job['tag']} answers noise with nan or infinity", "numbers")
         if seen.shape != exact.shape:

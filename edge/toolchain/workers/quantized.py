@@ -1,4 +1,4 @@
-"""Run the compiler's ONNX, quantized or float, one NV12 picture at a time, for a parent process.
+"""Run the compiler's ONNX, quantized or float, one NV12 image at a time, for a parent process.
 
 Runs in the compiler's own Python; never imported by edge. Protocol, on stdin and stdout:
 
@@ -33,10 +33,10 @@ FLOAT = 1  # onnx.TensorProto.FLOAT
 
 
 class ImageInput:
-    """How the model takes its picture: size, order of the axes, type.
+    """How the model takes its image: size, order of the axes, type.
 
     Raises:
-        ValueError: it takes something else than one picture of three channels.
+        ValueError: it takes something else than one image of three channels.
     """
 
     def __init__(self, session: HB_ONNXRuntime) -> None:
@@ -84,10 +84,10 @@ def open_session(path: str, threads: int, inner: list[str] | None = None) -> HB_
     return HB_ONNXRuntime(onnx_model=model, input_batch=1)
 
 
-def describe(session: HB_ONNXRuntime, picture: ImageInput) -> list[dict[str, object]]:
-    """Run once on a grey picture: inner values do not state their shapes."""
-    grey = np.full(picture.height * picture.width * 3 // 2, 128, np.uint8).tobytes()
-    results = session.run(session.output_names, {picture.name: picture.from_nv12(grey)})
+def describe(session: HB_ONNXRuntime, image: ImageInput) -> list[dict[str, object]]:
+    """Run once on a grey image: inner values do not state their shapes."""
+    grey = np.full(image.height * image.width * 3 // 2, 128, np.uint8).tobytes()
+    results = session.run(session.output_names, {image.name: image.from_nv12(grey)})
     return [
         {"name": name, "shape": list(result.shape), "dtype": str(result.dtype)}
         for name, result in zip(session.output_names, results, strict=True)
@@ -95,27 +95,27 @@ def describe(session: HB_ONNXRuntime, picture: ImageInput) -> list[dict[str, obj
 
 
 def main() -> int:
-    """Serve pictures until the parent closes the pipe."""
+    """Serve images until the parent closes the pipe."""
     # The vendor's libraries print; keep the protocol on its own descriptor.
     channel = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
     try:
         session = open_session(sys.argv[1], int(sys.argv[2]), sys.argv[3:])
-        picture = ImageInput(session)
-        outputs = describe(session, picture)
+        image = ImageInput(session)
+        outputs = describe(session, image)
     except Exception as error:
         channel.write(json.dumps({"error": f"{type(error).__name__}: {error}"}).encode() + b"\n")
         channel.flush()
         return 1
-    hello = {"input": picture.name, "height": picture.height, "width": picture.width, "outputs": outputs}
+    hello = {"input": image.name, "height": image.height, "width": image.width, "outputs": outputs}
     channel.write(json.dumps(hello).encode() + b"\n")
     channel.flush()
-    size = picture.height * picture.width * 3 // 2
+    size = image.height * image.width * 3 // 2
     while True:
         data = sys.stdin.buffer.read(size)
         if len(data) < size:
             return 0 if not data else 1
-        for result in session.run(session.output_names, {picture.name: picture.from_nv12(data)}):
+        for result in session.run(session.output_names, {image.name: image.from_nv12(data)}):
             channel.write(np.ascontiguousarray(result).tobytes())
         channel.flush()
 

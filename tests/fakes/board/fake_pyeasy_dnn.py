@@ -1,7 +1,7 @@
 """A stand-in for pyeasy_dnn of both packages, with its contract and its hazards.
 
 A bare array gives its data pointer and as many bytes as it has ELEMENTS: floats are cut to a quarter, strides
-are ignored. Arrays in a list are cast to bytes. No size is checked. An RGB picture is changed in place. A
+are ignored. Arrays in a list are cast to bytes. No size is checked. An RGB image is changed in place. A
 padded integer output is read as if it had no padding. A failure is a SystemError.
 """
 

@@ -94,7 +94,7 @@ def gather(graph: Graph, source: Source) -> Sequence[Value]:
 def channel_shuffle(graph: Graph, source: Source) -> Sequence[Value]:
     """Take the first channel of every group, then the second of every group, and so on."""
     source.expect(data_format="NHWC")
-    x = graph.picture(graph.values[source.node.input[0]])
+    x = graph.image(graph.values[source.node.input[0]])
     count, channels, height, width = x.stored
     groups = source.attributes["group"]
     if channels % groups:
@@ -107,7 +107,7 @@ def channel_shuffle(graph: Graph, source: Source) -> Sequence[Value]:
 def depth_to_space(graph: Graph, source: Source) -> Sequence[Value]:
     """Spread channels over blocks of pixels; the modes are those of ONNX."""
     source.expect(data_format="NHWC", mode=("CRD", "DCR"))
-    x = graph.picture(graph.values[source.node.input[0]])
+    x = graph.image(graph.values[source.node.input[0]])
     size, mode = source.attributes["blocksize"], source.attributes["mode"]
     name = graph.add("DepthToSpace", x.name, blocksize=size, mode=mode)
     count, height, width, channels = x.shape
@@ -117,7 +117,7 @@ def depth_to_space(graph: Graph, source: Source) -> Sequence[Value]:
 def pad(graph: Graph, source: Source) -> Sequence[Value]:
     """Add a border of one number, of the border's own numbers, or mirrored."""
     source.expect(data_format="NHWC", mode=("constant", "edge", "reflect"))
-    x = graph.picture(graph.values[source.node.input[0]])
+    x = graph.image(graph.values[source.node.input[0]])
     fill = int(source.constant(1).reshape(-1)[0])
     pads = source.attributes["pads"]
     rank = len(x.shape)

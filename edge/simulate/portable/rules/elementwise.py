@@ -92,7 +92,7 @@ def _cast(graph: Graph, value: Value, *, wide: bool) -> str:
 def operands(graph: Graph, source: Source) -> tuple[Value, Value, tuple[int, ...], tuple[int, ...]]:
     """Return both operands in the same storage order, the result's logical shape and its axes."""
     source.expect(rounding_method="ROUND", data_format=("NHWC", "NONE"), output_bit=(8, 16))
-    values = [graph.operand(source, index, picture=True) for index in range(2)]
+    values = [graph.operand(source, index, image=True) for index in range(2)]
     shape = tuple(int(n) for n in np.broadcast_shapes(*(value.shape for value in values)))
     axes = max(values, key=lambda value: int(np.prod(value.shape))).axes
     if any(len(value.shape) != len(shape) for value in values):

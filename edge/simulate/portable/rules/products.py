@@ -35,12 +35,12 @@ class Accumulated:
 
 
 def convolution(graph: Graph, source: Source) -> Sequence[Value]:
-    """Convolve pictures of integers, grouped or not, with or without a residual."""
+    """Convolve images of integers, grouped or not, with or without a residual."""
     source.expect(data_format="NHWC", use_bias=1, activation=("relu", ""), auto_pad="NOTSET")
-    x = graph.picture(graph.values[source.node.input[0]])
+    x = graph.image(graph.values[source.node.input[0]])
     residual = None
     if source.attributes.get("use_sumin"):
-        residual = graph.picture(graph.values[source.node.input[4]])
+        residual = graph.image(graph.values[source.node.input[4]])
     weight = source.constant(1)
     # bias_b_scale shifts up; a negative one does nothing
     bias = source.constant(2).astype(np.int64) << np.maximum(source.constant(3), 0).astype(np.int64)
@@ -221,15 +221,15 @@ def preprocess(graph: Graph, source: Source) -> Sequence[Value]:
     )
     if np.any(source.constant(3)):
         raise source.unknown("bias_b_scale is not 0")
-    x = graph.picture(graph.values[source.node.input[0]])
+    x = graph.image(graph.values[source.node.input[0]])
     t = accumulate(graph, source, x, source.constant(1), source.constant(2), {})
     return [_scaled(graph, source, t, source.attributes["output_bit"])]
 
 
 def transposed_convolution(graph: Graph, source: Source) -> Sequence[Value]:
-    """Spread int8 pictures of numbers; the result is int8."""
+    """Spread int8 images of numbers; the result is int8."""
     source.expect(data_format="NHWC", use_bias=1, activation=("relu", ""), auto_pad="NOTSET")
-    x = graph.picture(graph.values[source.node.input[0]])
+    x = graph.image(graph.values[source.node.input[0]])
     weight = source.constant(1)
     groups = source.attributes.get("group", 1)
     channels = weight.shape[3] * groups

@@ -18,7 +18,7 @@ from edge.simulate.portable.requantize import Integers, bounds, requantize
 def max_pool(graph: Graph, source: Source) -> Sequence[Value]:
     """Take the largest of each window; padding counts for nothing."""
     source.expect(data_format="NHWC", ceil_mode=(0, 1), auto_pad="NOTSET", storage_order=0, dilations=[1, 1])
-    x = graph.picture(graph.values[source.node.input[0]])
+    x = graph.image(graph.values[source.node.input[0]])
     kernel = source.attributes["kernel_shape"]
     strides, pads = source.attributes.get("strides", [1, 1]), source.attributes.get("pads", [0] * 4)
     sides = []
@@ -75,7 +75,7 @@ def reduce_mean(graph: Graph, source: Source) -> Sequence[Value]:
 def global_average_pool(graph: Graph, source: Source) -> Sequence[Value]:
     """Sum over height and width."""
     source.expect(rounding_method=("ROUND", "FLOOR"), data_format="NHWC")
-    x = graph.picture(graph.values[source.node.input[0]])
+    x = graph.image(graph.values[source.node.input[0]])
     total = _sum(graph, source, x, (1, 2))
     nearest = source.attributes.get("rounding_method") == "ROUND"
     return [_tail(graph, source, total, "output_scale", "output_right_shift", nearest=nearest, nearest_first=nearest)]

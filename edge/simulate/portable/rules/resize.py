@@ -1,4 +1,4 @@
-"""Larger and smaller pictures: repeated pixels, and bilinear interpolation in fixed point."""
+"""Larger and smaller images: repeated pixels, and bilinear interpolation in fixed point."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ FRACTION = 8  # bits of a bilinear weight
 def repeat(graph: Graph, source: Source) -> Sequence[Value]:
     """Repeat each pixel in a block."""
     source.expect(mode="nearest", data_format="NHWC")
-    x = graph.picture(graph.values[source.node.input[0]])
+    x = graph.image(graph.values[source.node.input[0]])
     scale = [int(n) for n in source.integers("scale", 2)]
     sides = [size * n for size, n in zip(x.shape[1:3], scale, strict=True)]
     factors = graph.constant(np.array([1, 1, *scale]))
@@ -52,8 +52,8 @@ def bilinear(graph: Graph, source: Source) -> Sequence[Value]:
         align_mode="center", pad_mode="boundary", step_decimal_bit=16, is_interpolate_twice=0, data_format="NHWC"
     )
     if len(source.node.input) != 1:
-        raise source.unknown("a region of the picture")
-    x = graph.picture(graph.values[source.node.input[0]])
+        raise source.unknown("a region of the image")
+    x = graph.image(graph.values[source.node.input[0]])
     if x.limit > 128:
         raise source.unknown(f"numbers up to {x.limit}")
     height, width = (int(n) for n in source.integers("sizes", 2))

@@ -1,4 +1,4 @@
-"""Draw a classifier's answer under its picture, with OpenCV alone: Jupyter on the board needs no more."""
+"""Draw a classifier's answer under its image, with OpenCV alone: Jupyter on the board needs no more."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from edge.files import disk_errors
 Image = NDArray[np.uint8]
 
 FORMATS = (".png", ".jpg", ".jpeg")
-SHORTEST, LONGEST = 448, 960  # pixels of the drawn picture's longer side
+SHORTEST, LONGEST = 448, 960  # pixels of the drawn image's longer side
 NARROWEST = 360  # pixels that a row of text needs
 ROW, MARGIN = 30, 10  # pixels
 FONT, SCALE = cv2.FONT_HERSHEY_SIMPLEX, 0.5
@@ -25,9 +25,9 @@ PAPER, INK, BAR = (250, 250, 250), (25, 25, 25), (176, 208, 240)  # RGB
 
 
 def annotate(rgb: Image, ranked: Sequence[tuple[str, float]]) -> Image:
-    """Return the picture with a row a class below it: label, probability and a bar of its length.
+    """Return the image with a row a class below it: label, probability and a bar of its length.
 
-    Nothing is drawn on the picture itself; it is only brought to a size that is good to look at.
+    Nothing is drawn on the image itself; it is only brought to a size that is good to look at.
 
     Args:
         rgb: uint8, (height, width, 3), RGB.
@@ -49,12 +49,12 @@ def annotate(rgb: Image, ranked: Sequence[tuple[str, float]]) -> Image:
 
 
 def png(rgb: Image) -> bytes:
-    """Return a picture (uint8, RGB) as the bytes of a PNG file, for ``IPython.display.Image``."""
+    """Return an image (uint8, RGB) as the bytes of a PNG file, for ``IPython.display.Image``."""
     return _encode(rgb, ".png")
 
 
-def save_picture(path: Path, rgb: Image) -> None:
-    """Write a picture (uint8, RGB) whole or not at all; the name's ending says the format: see ``check_format``."""
+def save_image(path: Path, rgb: Image) -> None:
+    """Write an image (uint8, RGB) whole or not at all; the name's ending says the format: see ``check_format``."""
     check_format(path)
     data = _encode(rgb, path.suffix.lower())
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
@@ -67,14 +67,14 @@ def save_picture(path: Path, rgb: Image) -> None:
 
 
 def check_format(path: Path) -> None:
-    """Raise UsageError for a name that :func:`save_picture` can't write: its ending is none of ``FORMATS``."""
+    """Raise UsageError for a name that :func:`save_image` can't write: its ending is none of ``FORMATS``."""
     if path.suffix.lower() not in FORMATS:
-        raise UsageError(f"{path} names no kind of picture", allowed="a name ending in " + ", ".join(FORMATS))
+        raise UsageError(f"{path} names no kind of image", expected="a name ending in " + ", ".join(FORMATS))
 
 
 def _encode(rgb: Image, ending: str) -> bytes:
     if rgb.dtype != np.uint8 or rgb.ndim != 3 or rgb.shape[2] != 3:
-        raise ImageError(f"an array of {rgb.dtype} {rgb.shape}", allowed="uint8 (height, width, 3), RGB")
+        raise ImageError(f"an array of {rgb.dtype} {rgb.shape}", expected="uint8 (height, width, 3), RGB")
     done, data = cv2.imencode(ending, np.ascontiguousarray(rgb[..., ::-1]))
     if not done:
         raise ImageError(f"OpenCV can't write {ending}", remedy="choose a name ending in .png")

@@ -1,4 +1,4 @@
-"""The hops from the float network to the program: which there are, and how each is opened.
+"""The steps from the float network to the program: which there are, and how each is opened.
 
 ::
 
@@ -7,7 +7,7 @@
     nv12        the same, its input through NV12
     calibrated  the compiler's model with simulated int8 values, in the compiler's runtime
     quantized   the compiler's integer model, in the compiler's runtime
-    program     the .bin, instruction by instruction, on a sample of the pictures
+    program     the .bin, instruction by instruction, on a sample of the images
     portable    the integers as standard ONNX, in stock onnxruntime
     board       the .bin on a board; the caller brings it
 """
@@ -25,7 +25,7 @@ import cattrs
 import cv2
 from attrs import field, frozen
 
-from edge.accuracy.table import HopName
+from edge.accuracy.table import StepName
 from edge.errors import EdgeError, ModelFileError, UsageError
 from edge.files import sha256_of
 from edge.folder.built import Built
@@ -38,12 +38,12 @@ from edge.simulate.hbdk import Simulator
 from edge.specs import Preprocess
 from edge.toolchain.found import Toolchain
 
-NAMES: tuple[HopName, ...] = get_args(HopName)
+NAMES: tuple[StepName, ...] = get_args(StepName)
 PROGRAM_COUNT = 10
-# The files that hops execute.
+# The files that steps execute.
 ROLES = ("float_onnx", "bpu_onnx", "calibrated_onnx", "quantized_onnx", "bin", "portable_onnx")
 
-# What computes a hop's answers; the rest of the code in its key follows from their imports.
+# What computes a step's answers; the rest of the code in its key follows from their imports.
 _CODE = "edge.measure.networks"
 
 
@@ -52,7 +52,7 @@ class Subject:
     """What is measured: a network on its way from float to program."""
 
     name: str  #: of the program, such as ``ConvNeXt_atto_demo``.
-    preprocess: Preprocess  #: from a picture to the network's input.
+    preprocess: Preprocess  #: from an image to the network's input.
     classes: int  #: number of scores.
     files: Mapping[str, Path]  #: role -> file, with the roles of :class:`edge.folder.built.Built`.
     sha256: Mapping[str, str]  #: role -> hash.
@@ -64,25 +64,25 @@ Opened = Callable[[int], AbstractContextManager[Runner]]
 
 
 @frozen
-class Hop:
-    """One hop, closed."""
+class Step:
+    """One step, closed."""
 
-    name: HopName  #: its name.
+    name: StepName  #: its name.
     by: str  #: what executes it, such as ``onnxruntime 1.32.0``.
     role: str  #: of the file that it executes.
     model: str  #: sha256 of that file.
-    key: str  #: sha256 over everything that decides its answers to a picture.
-    #: takes how many pictures may be computed at once, gives a context manager of a runner.
+    key: str  #: sha256 over everything that decides its answers to an image.
+    #: takes how many images may be computed at once, gives a context manager of a runner.
     open: Opened = field(eq=False)
-    count: int | None = None  #: how many pictures it is measured on; None for all.
-    in_flight: int | None = None  #: pictures handed to it at once; None for as many as are computed at once.
+    count: int | None = None  #: how many images it is measured on; None for all.
+    in_flight: int | None = None  #: images handed to it at once; None for as many as are computed at once.
 
 
 @frozen
 class Missing:
-    """A hop that can't be measured here, and why."""
+    """A step that can't be measured here, and why."""
 
-    name: HopName
+    name: StepName
     why: str
 
 
@@ -97,7 +97,7 @@ def subject_of(built: Built, toolchain: Toolchain | None, no_toolchain: str = ""
         if role in built.files and sha256_of(built.files[role]) != built.sha256[role]:
             raise ModelFileError(
                 f"{built.files[role]} is not the file that was built",
-                allowed=f"sha256 {built.sha256[role]}",
+                expected=f"sha256 {built.sha256[role]}",
                 remedy=f"edge build {about.model}",
             )
     return Subject(
@@ -111,9 +111,9 @@ def subject_of(built: Built, toolchain: Toolchain | None, no_toolchain: str = ""
     )
 
 
-def find_hops(subject: Subject, program_count: int = PROGRAM_COUNT) -> tuple[list[Hop], list[Missing]]:
-    """Return the hops that can be measured here, in order, and those that can't."""
-    found: list[Hop] = []
+def find_steps(subject: Subject, program_count: int = PROGRAM_COUNT) -> tuple[list[Step], list[Missing]]:
+    """Return the steps that can be measured here, in order, and those that can't."""
+    found: list[Step] = []
     missing: list[Missing] = []
     for name, (role, way) in _WAYS.items():
         try:
@@ -125,33 +125,33 @@ def find_hops(subject: Subject, program_count: int = PROGRAM_COUNT) -> tuple[lis
             continue
         model, count = subject.sha256[role], program_count if name == "program" else None
         key = key_of(name, model, subject, (), **versions)
-        found.append(Hop(name, by, role, model, key, opened, count))
+        found.append(Step(name, by, role, model, key, opened, count))
     return found, missing
 
 
-def choose(hops: Sequence[Hop], missing: Sequence[Missing], names: Sequence[str]) -> list[Hop]:
-    """Return the hops of these names, in order; ``float`` is always among them.
+def choose(steps: Sequence[Step], missing: Sequence[Missing], names: Sequence[str]) -> list[Step]:
+    """Return the steps of these names, in order; ``float`` is always among them.
 
     Raises:
-        UsageError: no hop has that name, or it can't be measured here.
+        UsageError: no step has that name, or it can't be measured here.
     """
     reasons = {entry.name: entry.why for entry in missing}
-    have = [hop.name for hop in hops]
+    have = [step.name for step in steps]
     for name in names:
         if name not in NAMES:
-            raise UsageError(f"no hop is called {name!r}", allowed=", ".join(NAMES))
+            raise UsageError(f"no step is called {name!r}", expected=", ".join(NAMES))
         if name not in have:
             why = reasons.get(name, "no board is given")
             raise UsageError(
-                f"hop {name} can't be measured: {why}",
-                allowed=", ".join(have),
-                remedy="give --board HOST" if name == "board" else "leave it out of --hops",
+                f"step {name} can't be measured: {why}",
+                expected=", ".join(have),
+                remedy="give --board HOST" if name == "board" else "leave it out of --steps",
             )
-    return [hop for hop in hops if hop.name == "float" or hop.name in names]
+    return [step for step in steps if step.name == "float" or step.name in names]
 
 
-def key_of(name: HopName, model: str, subject: Subject, code: tuple[str, ...], **versions: str) -> str:
-    """Return the key of a hop: the same key means the same answers.
+def key_of(name: StepName, model: str, subject: Subject, code: tuple[str, ...], **versions: str) -> str:
+    """Return the key of a step: the same key means the same answers.
 
     Args:
         model: sha256 of the file that it executes.
@@ -165,7 +165,7 @@ def key_of(name: HopName, model: str, subject: Subject, code: tuple[str, ...], *
         "opencv": cv2.__version__,
         **versions,
     }
-    return stage_key(f"hop {name}", inputs, code_digest(_CODE, *code))
+    return stage_key(f"step {name}", inputs, code_digest(_CODE, *code))
 
 
 _Way = tuple[str, dict[str, str], Opened]  # what executes it in words, versions for the key, how to open it
@@ -207,7 +207,7 @@ def _portable(_subject: Subject, path: Path) -> _Way:
     return by, versions, lambda _workers: networks.portable(path)
 
 
-_WAYS: dict[HopName, tuple[str, Callable[[Subject, Path], _Way]]] = {
+_WAYS: dict[StepName, tuple[str, Callable[[Subject, Path], _Way]]] = {
     "float": ("float_onnx", _float),
     "simplified": ("bpu_onnx", _float),
     "nv12": ("bpu_onnx", _nv12),
