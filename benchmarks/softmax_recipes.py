@@ -18,7 +18,6 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
-import onnxruntime
 from numpy.typing import NDArray
 
 from edge.images.demo import CLASSES, draw
@@ -122,6 +121,8 @@ def built(onnx: Path, recipe: str, level: str, folder: Path) -> float:
 
 def compared(onnx: Path, build: Path, frames: list[NDArray[np.uint8]]) -> tuple[float, float]:
     """Return agreement in percent and mean cosine of a build's scores with float's, both behind NV12."""
+    import onnxruntime  # after edge, which turns its telemetry off
+
     session = onnxruntime.InferenceSession(str(onnx), providers=["CPUExecutionProvider"])
     (given,) = session.get_inputs()
     wanted = [session.run(None, {given.name: network_input_from_nv12(frame, SEEN)})[0][0] for frame in frames]

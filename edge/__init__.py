@@ -6,11 +6,15 @@ imported when they are used, so that ``import edge`` stays light everywhere.
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from edge.api import BuildResult, build, evaluate, load
     from edge.errors import EdgeError
+
+# onnxruntime 1.32 sends device id, paths and names of files and graphs unless this is set before it is imported.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 __version__ = "0.1.0"
 __all__ = ["BuildResult", "EdgeError", "__version__", "build", "evaluate", "load"]

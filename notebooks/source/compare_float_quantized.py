@@ -8,7 +8,6 @@
 from pathlib import Path
 
 import numpy as np
-import onnxruntime
 
 import edge
 from edge.images import open_images, sample
@@ -29,6 +28,8 @@ FOLDER = Path() if Path("metadata.json").exists() else Path("../build") / MODEL
 # ## 1. Load both
 
 # %%
+import onnxruntime  # after edge, which turns its telemetry off
+
 net = edge.load(FOLDER, BACKEND)
 rule = net.preprocess
 path = FOLDER / f"{net.metadata.name}.onnx"
