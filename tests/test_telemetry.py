@@ -28,13 +28,7 @@ def left_behind(tmp_path: Path, program: str) -> list[str]:
     home = tmp_path / "home"
     home.mkdir()
     env = {name: text for name, text in os.environ.items() if not name.startswith(("XDG_", "ORT_"))}
-    env |= {
-        "HOME": str(home),
-        "TMPDIR": str(home),
-        "PYTHONPATH": str(ROOT),
-        "PYTHONDONTWRITEBYTECODE": "1",
-        **variables,
-    }
+    env |= {"HOME": str(home), "TMPDIR": str(home), "PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "1"}
     subprocess.run([sys.executable, "-c", program, tmp_path / "net.onnx"], env=env, check=True, cwd=tmp_path)
     return [str(path.relative_to(home)) for path in home.rglob("*") if path.is_file()]
 
