@@ -11,6 +11,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from edge.errors import EdgeError, WorkspaceError
 
@@ -22,6 +23,28 @@ def sha256_of(path: Path) -> str:
         for block in iter(lambda: stream.read(1 << 20), b""):
             digest.update(block)
     return digest.hexdigest()
+
+
+def is_plain_name(name: str) -> bool:
+    """Say whether a name that a file from elsewhere gives is that of a visible file in the same folder."""
+    return bool(name) and not name.startswith(".") and len(name) <= 255 and not set(name) & set("/\\\0")
+
+
+def read_json(path: Path) -> Any:
+    """Return what a JSON file holds.
+
+    Raises:
+        OSError: it can't be read.
+        ValueError: it is no JSON, nested too deeply, or larger than any that edge writes.
+    """
+    with path.open("rb") as stream:
+        data = stream.read(_JSON_BYTES + 1)
+    if len(data) > _JSON_BYTES:
+        raise ValueError(f"more than {_JSON_BYTES:,} bytes")
+    try:
+        return json.loads(data)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
 
 
 def data_dir(name: str) -> Path:
@@ -43,6 +66,7 @@ def data_dir(name: str) -> Path:
     )
 
 
+_JSON_BYTES = 256_000_000  # an eval.json of 50,000 images has some millions
 UNWRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR)
 
 
@@ -85,11 +109,11 @@ def link_or_copy(source: Path, target: Path) -> None:
     temporary.replace(target)
 
 
-def replace_symlink(link: Path, target: Path) -> None:
-    """Make ``link`` point at ``target``, relatively, so that the folder that holds both can be moved."""
+def replace_symlink(link: Path, target: Path, *, seen_from: Path) -> None:
+    """Make ``link`` point at ``target``, relative to the folder where the link will lie, so that both can be moved."""
     temporary = _beside(link)
     temporary.unlink(missing_ok=True)
-    temporary.symlink_to(os.path.relpath(target, link.parent))
+    temporary.symlink_to(os.path.relpath(target, seen_from))
     temporary.replace(link)
 
 

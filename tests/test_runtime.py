@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import shutil
 import sys
@@ -27,7 +28,7 @@ from edge.errors import (
     ToolchainError,
     UsageError,
 )
-from edge.folder.metadata import FILE, read_metadata, write_metadata
+from edge.folder.metadata import FILE, Role, read_metadata, write_metadata
 from edge.images.preprocess import resize_crop, rgb_to_nv12
 from edge.runtime import BACKENDS, Backend, Info, Net, Tensor, load
 from edge.runtime.net import probabilities
@@ -108,11 +109,57 @@ def test_a_listed_file_that_was_cut_short(build: Path, portable: Path) -> None:
         load(build)
 
 
+@pytest.mark.parametrize("role", ["bin", "portable", "labels"])
+@pytest.mark.parametrize("whole", [True, False], ids=["folder", "single file"])
+def test_a_listed_file_of_the_same_size_that_was_changed(build: Path, role: Role, whole: bool) -> None:
+    path = build / read_metadata(build / FILE).files[role].path
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+    named = build if whole else path if role != "labels" else next(build.glob("*_portable_int8.onnx"))
+    with pytest.raises(ModelFileError, match="was changed"):
+        load(named)
+
+
+@pytest.mark.parametrize(
+    ("content", "kind"),
+    [
+        (b"", "is empty"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "Git LFS pointer"),
+        (b"\n<!DOCTYPE html><html><body>404</body></html>", "HTML page"),
+        (b"<html>", "HTML page"),
+        (b"PK\x03\x04rest", "ZIP archive"),
+        (b"\x1f\x8brest", "gzip archive"),
+        (b"\x08\x01\x10\x01\x2a\xff\x01" + bytes(254), "is cut off: it has 261 bytes of at least 262"),
+    ],
+)
+def test_a_bin_that_is_none(tmp_path: Path, content: bytes, kind: str) -> None:
+    (tmp_path / "net.bin").write_bytes(content)
+    with pytest.raises(ModelFileError, match=kind):
+        load(tmp_path / "net.bin")
+
+
+def test_a_whole_bin_is_taken_for_one(tmp_path: Path) -> None:
+    (tmp_path / "net.bin").write_bytes(b"\x08\x01\x10\x01\x2a\xff\x01" + bytes(255))
+    assert locate(tmp_path / "net.bin").files == {"bin": tmp_path / "net.bin"}
+
+
+@pytest.mark.parametrize("name", ["../other.bin", "/etc/passwd", "a/b.bin", ".hidden", "", "a\0b", "..\\x.bin"])
+@pytest.mark.parametrize("key", ["path", "model", "name"])
+def test_metadata_that_names_files_elsewhere(build: Path, name: str, key: str) -> None:
+    data = json.loads((build / FILE).read_text())
+    (data["files"]["bin"] if key == "path" else data)[key] = name
+    (build / FILE).write_text(json.dumps(data))
+    with pytest.raises(ModelFileError, match="names"):
+        locate(build)
+
+
 @pytest.mark.parametrize(
     "text",
     [
         "",
         "{",
+        "[" * 100_000,
         "[]",
         "null",
         '{"schema_version": 1}',
@@ -153,8 +200,9 @@ def test_a_single_file_takes_the_metadata_that_speaks_of_it(build: Path, portabl
 
 
 def test_a_single_file_leaves_out_the_metadata_of_another(tmp_path: Path, build: Path, portable: Path) -> None:
-    portable.write_bytes(portable.read_bytes() + b"\n")
-    assert locate(portable).metadata is None
+    other = portable.with_name("other_portable_int8.onnx")
+    other.write_bytes(portable.read_bytes() + b"\n")
+    assert locate(other).metadata is None
     alone = tmp_path / portable.name
     shutil.copy(portable, alone)
     assert locate(alone) == Program(alone, {"portable": alone})
@@ -241,12 +289,14 @@ def test_a_thread_count_that_makes_no_sense(build: Path, threads: int) -> None:
 def test_a_portable_model_that_edge_did_not_make(portable: Path) -> None:
     model = onnx.load(portable)
     del model.metadata_props[:]
+    portable = portable.with_name("foreign_portable_int8.onnx")
     onnx.save(model, portable)
     with pytest.raises(BackendError, match="was not made by edge"):
         load(portable, backend="portable")
 
 
 def test_a_portable_model_that_is_broken(portable: Path) -> None:
+    portable = portable.with_name("foreign_portable_int8.onnx")
     portable.write_bytes(b"no onnx")
     with pytest.raises(BackendError, match="onnxruntime can't load"):
         load(portable, backend="portable")

@@ -6,6 +6,7 @@ import errno
 import json
 import multiprocessing
 import os
+import shutil
 import signal
 import time
 from pathlib import Path
@@ -14,6 +15,7 @@ import pytest
 from attrs import frozen
 
 from edge.errors import CompileError, ToolchainError, WorkspaceError
+from edge.folder.publication import settle
 from edge.folder.workspace import MANIFEST, Artifact, Workspace, content_key, stage_key
 from edge.progress import Silent
 
@@ -279,3 +281,133 @@ def test_a_record_is_json_with_relative_names(root: Path) -> None:
     record = json.loads((stage.dir / "stage.json").read_text())
     assert [file["path"] for file in record["files"]] == ["file.txt"]
     assert str(root) not in json.dumps(record)
+
+
+@pytest.mark.parametrize("whole", [True, False], ids=["time kept", "record"])
+def test_what_was_changed_by_hand_is_made_again(root: Path, whole: bool) -> None:
+    with Workspace(root, Silent()) as workspace:
+        stage = workspace.run("export", {}, make("12.5"), Made)
+        if whole:
+            before = stage.path("file.txt").stat()
+            stage.path("file.txt").write_text("00.1")
+            os.utime(stage.path("file.txt"), ns=(before.st_atime_ns, before.st_mtime_ns))
+        else:
+            record = stage.dir / "stage.json"
+            record.write_text(record.read_text().replace('"12.5"', '"00.1"'))
+        again = workspace.run("export", {}, make("12.5"), Made)
+    assert not again.cached
+    assert again.result == Made("12.5")
+    assert again.path("file.txt").read_text() == "12.5"
+
+
+class _Killed(BaseException):
+    pass
+
+
+def test_a_kill_at_any_moment_of_a_publication_leaves_one_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every change of the disk is a moment: the old set or the new one, whole, is what is found afterwards."""
+    changes = ("replace", "unlink", "mkdir", "rmdir", "symlink_to")
+    seen = set()
+    for moment in range(100):
+        root = tmp_path / str(moment)
+        with Workspace(root, Silent()) as workspace:
+            publish(workspace, "a.bin", "one")
+        left = [1_000_000]
+
+        def die(left: list[int] = left) -> None:
+            left[0] -= 1
+            if left[0] < 0:
+                raise _Killed
+
+        with monkeypatch.context() as patch, Workspace(root, Silent()) as workspace:
+            for name in changes:
+                work = getattr(Path, name)
+                patch.setattr(Path, name, lambda *a, work=work, die=die, **k: (die(), work(*a, **k))[1])
+            stage = workspace.run("export", {"text": "two"}, make("two"), Made)
+            try:
+                manifest = {"artifacts": [{"path": "b.bin"}, {"path": "report.md"}]}
+                files = [Artifact("bin", stage.path("file.txt"), "b.bin")]
+                left[0] = moment
+                workspace.publish(files, manifest, texts={"report.md": "two"})
+                done = True
+            except _Killed:
+                done = False
+        settle(root)
+        names = {path.name for path in root.iterdir() if not path.name.startswith(".")}
+        text = (root / "report.md").read_text()
+        assert names == {MANIFEST, "report.md", {"one": "a.bin", "two": "b.bin"}[text]}
+        assert {(root / name).read_text() for name in names - {MANIFEST}} == {text}
+        assert json.loads((root / MANIFEST).read_text())["artifacts"][0]["path"] in names
+        seen.add(text)
+        with Workspace(root, Silent()) as workspace:
+            publish(workspace, "c.bin", "three")
+        assert (root / "c.bin").read_text() == "three"
+        if done:
+            break
+    assert seen == {"one", "two"}
+    assert 5 < moment < 99
+
+
+def strange(root: Path) -> list[str]:
+    return ["../precious", str(root.parent / "precious"), "sub/../../precious", "..", ".lock"]
+
+
+def test_a_received_manifest_makes_nothing_outside_go(root: Path) -> None:
+    with Workspace(root, Silent()) as workspace:
+        publish(workspace, "a.bin", "one")
+    precious = root.parent / "precious"
+    precious.write_text("mine")
+    entries = [{"path": name} for name in strange(root)]
+    (root / MANIFEST).write_text(json.dumps({"artifacts": entries}))
+    with Workspace(root, Silent()) as workspace:
+        assert workspace.published() == []
+        publish(workspace, "b.bin", "two")
+    assert precious.read_text() == "mine"
+
+
+def test_a_received_half_published_set_makes_nothing_outside_go(root: Path) -> None:
+    with Workspace(root, Silent()) as workspace:
+        publish(workspace, "a.bin", "one")
+    precious = root.parent / "precious"
+    precious.write_text("mine")
+    (root / ".next").mkdir()
+    (root / ".next" / ".gone.json").write_text(json.dumps(strange(root)))
+    (root / ".next" / "a.bin").write_text("new")
+    settle(root)
+    assert precious.read_text() == "mine"
+    assert (root / "a.bin").read_text() == "new"
+
+
+@pytest.mark.parametrize("name", [".stages", "failed", ".next"])
+def test_links_in_place_of_our_folders_are_refused(root: Path, name: str) -> None:
+    with Workspace(root, Silent()) as workspace:
+        publish(workspace, "a.bin", "one")
+    elsewhere = root.parent / "elsewhere" / "export-0123456789ab"
+    elsewhere.mkdir(parents=True)
+    (elsewhere / "mine.txt").write_text("mine")
+    shutil.rmtree(root / name, ignore_errors=True)
+    (root / name).symlink_to(elsewhere.parent)
+    with pytest.raises(WorkspaceError, match="is a link"), Workspace(root, Silent()):
+        pass
+    assert (elsewhere / "mine.txt").read_text() == "mine"
+
+
+def test_only_folders_of_our_own_naming_are_removed(root: Path) -> None:
+    with Workspace(root, Silent()) as workspace:
+        for name in ("notes", "export-short", "export-0123456789ab", ".export-0123456789ab.partial"):
+            (root / ".stages" / name).mkdir(parents=True)
+        publish(workspace, "a.bin", "one")
+    left = {path.name for path in (root / ".stages").iterdir()}
+    assert {"notes", "export-short"} < left
+    assert len(left) == 3
+
+
+@pytest.mark.parametrize("name", ["../../precious", "/etc/passwd"])
+def test_a_stage_that_names_files_elsewhere_is_made_again(root: Path, name: str) -> None:
+    with Workspace(root, Silent()) as workspace:
+        stage = workspace.run("export", {}, make("x"), Made)
+        with pytest.raises(WorkspaceError, match="names"):
+            stage.path(name)
+        (stage.dir / "file.txt").unlink()
+        (stage.dir / "file.txt").symlink_to("/etc/hostname")
+        assert not workspace.run("export", {}, make("x"), Made).cached

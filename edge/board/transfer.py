@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -13,7 +12,7 @@ from filelock import FileLock
 
 from edge.board.connection import Connection
 from edge.errors import BoardError, ModelFileError, UsageError, WorkspaceError
-from edge.files import disk_errors, sha256_of, write_json
+from edge.files import disk_errors, read_json, sha256_of, write_json
 from edge.folder.metadata import FILE
 from edge.folder.workspace import MANIFEST, MARKER
 from edge.progress import Reporter
@@ -163,7 +162,7 @@ def read_manifest(root: Path) -> dict[str, Any] | None:
     if not path.is_file():
         return None
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = read_json(path)
     except (OSError, ValueError) as error:
         raise WorkspaceError(f"{path} can't be read: {error}", remedy="edge build writes it anew") from error
     if not isinstance(content, dict):

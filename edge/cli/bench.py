@@ -172,9 +172,11 @@ def _image_file(image: Path | None) -> tuple[bytes, str]:
 
 def _static(path: Path) -> dict[str, Any] | None:
     """Return the compiler's static figures from ``manifest.json`` beside the program, if there are any."""
+    from edge.files import read_json
+
     folder = path if path.is_dir() else path.parent
     try:
-        found = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))["static"]
+        found = read_json(folder / "manifest.json")["static"]
     except (OSError, ValueError, KeyError, TypeError):
         return None
     return found if isinstance(found, dict) else None

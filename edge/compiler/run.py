@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import json
 import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -18,6 +17,7 @@ from edge.compiler.failures import diagnose
 from edge.compiler.logs import NodeRow, Progress, StaticPerf
 from edge.compiler.sandbox import Sandbox, open_sandbox
 from edge.errors import CompileTimeout, ModelFileError, WorkspaceError
+from edge.files import read_json
 from edge.progress import Reporter, Silent
 from edge.specs.schema import MARCH
 from edge.toolchain.found import Toolchain
@@ -267,7 +267,7 @@ def _require_success(done: Completed, text: str, log: Path, timeout: float) -> N
 def _quant_info(path: Path) -> dict[str, Any]:
     """Read the JSON that holds whole node names; the table stands without it."""
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
+        data = read_json(path)
     except (OSError, ValueError):
         return {}
     return data if isinstance(data, dict) else {}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Sequence
 
@@ -12,6 +11,7 @@ from onnx import helper
 
 from edge.compiler import logs
 from edge.diagnose.findings import CpuNode
+from edge.files import read_json
 from edge.folder.built import Built
 from edge.graph.files import load_onnx, session
 
@@ -25,7 +25,7 @@ def placements(built: Built) -> tuple[logs.NodeRow, ...]:
     info = None
     if "quant_info" in built.files:
         try:
-            info = json.loads(built.file("quant_info").read_text(encoding="utf-8"))
+            info = read_json(built.file("quant_info"))
         except (OSError, ValueError):
             info = None
     return logs.nodes(built.file("compile_log").read_text(encoding="utf-8", errors="replace"), info)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,9 @@ from typing import Any
 from attrs import field, frozen
 
 from edge.errors import ModelFileError
+from edge.files import is_plain_name, read_json
 from edge.folder.metadata import FILE, Metadata, read_metadata
+from edge.folder.publication import settle
 
 MANIFEST = "manifest.json"
 
@@ -46,8 +47,9 @@ def open_built(folder: Path) -> Built:
             another size.
     """
     remedy = f"edge build {folder.name}"
+    settle(folder)
     try:
-        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        manifest = read_json(folder / MANIFEST)
         listed = [
             (str(entry["role"]), folder / entry["path"], int(entry["bytes"]), str(entry["sha256"]))
             for entry in manifest["artifacts"]
@@ -59,6 +61,8 @@ def open_built(folder: Path) -> Built:
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ModelFileError(f"{folder / MANIFEST} can't be read: {type(error).__name__}", remedy=remedy) from error
     for _, path, size, _ in listed:
+        if path.parent != folder or not is_plain_name(path.name):
+            raise ModelFileError(f"{folder / MANIFEST} names {path}", expected="files in that folder", remedy=remedy)
         if not path.is_file() or path.stat().st_size != size:
             raise ModelFileError(f"{path} is missing or not of {size} bytes", remedy=remedy)
     return Built(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
@@ -11,7 +10,7 @@ import cattrs
 from attrs import field, frozen
 
 from edge.errors import ModelFileError, SpecError
-from edge.files import write_json
+from edge.files import is_plain_name, read_json, write_json
 from edge.specs import Preprocess
 from edge.specs.schema import MARCH
 
@@ -61,7 +60,7 @@ def read_metadata(path: Path) -> Metadata:
         ModelFileError: it is missing, no JSON, of another version, or breaks the schema.
     """
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
+        data = read_json(path)
         version = data["schema_version"]
         if version != SCHEMA_VERSION:
             raise ModelFileError(
@@ -69,7 +68,7 @@ def read_metadata(path: Path) -> Metadata:
                 expected=f"schema {SCHEMA_VERSION}",
                 remedy="build it again with this edge, or install the edge that made it",
             )
-        return cattrs.structure(data, Metadata)
+        found = cattrs.structure(data, Metadata)
     except FileNotFoundError:
         raise ModelFileError(
             f"{path.parent} holds no {FILE}",
@@ -80,3 +79,9 @@ def read_metadata(path: Path) -> Metadata:
         raise ModelFileError(
             f"{path} can't be read: {type(error).__name__}", remedy="build or bundle it again"
         ) from error
+    for name in (found.name, found.model, *(entry.path for entry in found.files.values())):
+        if not is_plain_name(name):  # names become parts of paths
+            raise ModelFileError(
+                f"{path} names {name!r}", expected="names without folders", remedy="build or bundle it again"
+            )
+    return found

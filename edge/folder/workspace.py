@@ -6,6 +6,7 @@
         .edge-workspace            marker: edge made this folder and may replace what is in it
         .lock                      one build at a time
         .stages/compile-3f2a91c0/  what a stage wrote, named by the hash of everything it depends on
+        .next/                     a complete new set of published files, for the moment in which it replaces the old
         failed/compile/            logs of the last failure of a stage
         *.bin, *.onnx, …           the published result: links into .stages, replaced as one set
         manifest.json              what was published, with hashes; written last
@@ -19,6 +20,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import re
 import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -30,15 +32,18 @@ from attrs import frozen
 from filelock import FileLock, Timeout
 
 from edge.errors import ToolchainError, WorkspaceError
-from edge.files import disk_errors, link_or_copy, replace_symlink, sha256_of, write_json, write_text
+from edge.files import disk_errors, is_plain_name, json_text, read_json, sha256_of, write_json
+from edge.folder.publication import NEXT, publish_set, settle
 from edge.progress import Reporter
 
 MARKER = ".edge-workspace"
 MANIFEST = "manifest.json"
 STAGES = ".stages"
 RECORD = "stage.json"
-SCHEMA = 2  # of the keyed stages; 1 named the modules of a stage in lists kept by hand
+SCHEMA = 3  # of the keyed stages; 2 had no digest and went by the time of change that anyone may set
 _CONTENT = 1  # goes into every .bin by way of the compiler's working folder, so it must not change
+
+_OURS = re.compile(r"\.?[a-z]+-[0-9a-f]{12}(\.partial)?$")  # names of stage folders, finished or not
 
 T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
@@ -46,12 +51,12 @@ T_co = TypeVar("T_co", covariant=True)
 
 @frozen
 class FileRecord:
-    """A file of a stage: path relative to the stage folder, size, hash, and the time stamp it had then."""
+    """A file of a stage: path relative to the stage folder, size, hash, and when its inode last changed."""
 
     path: str
     bytes: int
     sha256: str
-    mtime_ns: int
+    ctime_ns: int  #: linking or copying changes it too; then the hash decides.
 
 
 @frozen
@@ -67,7 +72,13 @@ class Done(Generic[T_co]):
     cached: bool  #: whether an earlier run had done it.
 
     def path(self, name: str) -> Path:
-        """Return the path of one of the stage's files."""
+        """Return the path of one of the stage's files or folders.
+
+        Raises:
+            WorkspaceError: the name, which a file on disk may have given, leads out of the stage.
+        """
+        if not _inside(self.dir, name):
+            raise WorkspaceError(f"{self.dir / RECORD} names {name!r}", expected="a path inside that folder")
         return self.dir / name
 
     def sha256(self, name: str) -> str:
@@ -121,11 +132,17 @@ class Workspace:
     def __enter__(self) -> Workspace:
         with disk_errors(self.root):
             self._claim()
+        for name in (STAGES, "failed", NEXT):
+            if (self.root / name).is_symlink():
+                raise WorkspaceError(
+                    f"{self.root / name} is a link", expected="a folder that edge made", remedy=f"rm {self.root / name}"
+                )
         try:
             self._lock.acquire(timeout=0)
         except Timeout:
             self._reporter.warn(f"another edge is building in {self.root}; waiting for it to end")
             self._lock.acquire()
+        settle(self.root)
         if old := self._of_earlier_edge():
             self._reporter.warn(f"{old} stages in {self.root} are of an earlier edge and are not taken")
         return self
@@ -156,7 +173,7 @@ class Workspace:
         found = 0
         for path in (self.root / STAGES).glob(f"*/{RECORD}"):
             with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-                found += json.loads(path.read_text(encoding="utf-8"))["schema_version"] < SCHEMA
+                found += read_json(path)["schema_version"] < SCHEMA
         return found
 
     def run(
@@ -197,7 +214,9 @@ class Workspace:
                 "result": cattrs.unstructure(result),
                 "files": cattrs.unstructure(files),
             }
-            write_json(partial / RECORD, record)
+            write_json(partial / RECORD, {**record, "digest": _sha256(record)})
+            if final.is_symlink():
+                final.unlink()
             shutil.rmtree(final, ignore_errors=True)
             partial.replace(final)
         return Done(name, key, final, result, files, round(seconds, 3), cached=False)
@@ -219,7 +238,7 @@ class Workspace:
         folders: Mapping[str, Path] | None = None,
         stale: Iterable[str] = (),
     ) -> None:
-        """Replace the published set of files, then write ``manifest.json``.
+        """Replace the published set of files, ``manifest.json`` among them, as one.
 
         Files that the last manifest names and the new set lacks are removed. Artifacts are hard links into the stage
         folders where the file system has them, copies elsewhere.
@@ -230,35 +249,23 @@ class Workspace:
             folders: name -> stage folder to show under that name, as a symbolic link.
             stale: names of further files to remove: results that speak of files just replaced.
         """
-        texts, folders = texts or {}, folders or {}
+        files = {artifact.name: artifact.source for artifact in artifacts}
+        texts, folders = {**(texts or {}), MANIFEST: json_text(manifest)}, folders or {}
+        gone = {*self.published(), *stale}.difference(files, texts, folders)
         with disk_errors(self.root):
-            old = self.published()
-            names = {*texts, *folders}
-            for artifact in artifacts:
-                names.add(artifact.name)
-                target = self.root / artifact.name
-                if not (target.exists() and target.samefile(artifact.source)):
-                    link_or_copy(artifact.source, target)
-            for name, text in texts.items():
-                write_text(self.root / name, text)
-            for name, folder in folders.items():
-                replace_symlink(self.root / name, folder)
-            for name in (*old, *stale):
-                if name not in names:
-                    (self.root / name).unlink(missing_ok=True)
-            write_json(self.root / MANIFEST, manifest)
+            publish_set(self.root, files, texts, folders, sorted(gone))
 
     def published(self) -> list[str]:
-        """Return the names of the files that the last manifest lists."""
+        """Return the names of the files that the last manifest lists; what is no plain name is none of edge's."""
         try:
-            return [str(artifact["path"]) for artifact in self.manifest()["artifacts"]]
+            return list(filter(is_plain_name, (str(artifact["path"]) for artifact in self.manifest()["artifacts"])))
         except (KeyError, TypeError):
             return []
 
     def manifest(self) -> dict[str, Any]:
         """Return the last manifest; empty if there is none that can be read."""
         try:
-            found = json.loads((self.root / MANIFEST).read_text(encoding="utf-8"))
+            found = read_json(self.root / MANIFEST)
         except (OSError, ValueError):
             return {}
         return found if isinstance(found, dict) else {}
@@ -267,7 +274,7 @@ class Workspace:
         """Remove stage folders that the result just published does not rest on."""
         keep = {stage.dir.name for stage in stages}
         for folder in (self.root / STAGES).iterdir():
-            if folder.name not in keep:
+            if folder.name not in keep and _OURS.match(folder.name):
                 shutil.rmtree(folder, ignore_errors=True)
         shutil.rmtree(self.root / "failed", ignore_errors=True)
 
@@ -286,13 +293,18 @@ def _sha256(value: object) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True, ensure_ascii=True).encode()).hexdigest()
 
 
+def _inside(folder: Path, name: str) -> bool:
+    return (folder / name).resolve().is_relative_to(folder.resolve())
+
+
 def _load(folder: Path, name: str, key: str, result_type: type[T]) -> Done[T] | None:
     try:
-        record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
-        if record["key"] != key or record["schema_version"] != SCHEMA:
+        record = read_json(folder / RECORD)
+        digest = record.pop("digest")
+        if record["key"] != key or record["schema_version"] != SCHEMA or digest != _sha256(record):
             return None
         files = cattrs.structure(record["files"], tuple[FileRecord, ...])
-        if not all(_unchanged(folder / file.path, file) for file in files):
+        if not all(_inside(folder, file.path) and _unchanged(folder / file.path, file) for file in files):
             return None
         result = cattrs.structure(record["result"], result_type)
     except (OSError, ValueError, KeyError, TypeError, cattrs.BaseValidationError):
@@ -303,7 +315,7 @@ def _load(folder: Path, name: str, key: str, result_type: type[T]) -> Done[T] | 
 def _unchanged(path: Path, record: FileRecord) -> bool:
     status = path.stat()
     return status.st_size == record.bytes and (
-        status.st_mtime_ns == record.mtime_ns or sha256_of(path) == record.sha256
+        status.st_ctime_ns == record.ctime_ns or sha256_of(path) == record.sha256
     )
 
 
@@ -312,4 +324,4 @@ def _records(folder: Path) -> Iterator[FileRecord]:
         if path.is_file():
             status = path.stat()
             name = path.relative_to(folder).as_posix()
-            yield FileRecord(name, status.st_size, sha256_of(path), status.st_mtime_ns)
+            yield FileRecord(name, status.st_size, sha256_of(path), status.st_ctime_ns)

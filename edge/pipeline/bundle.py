@@ -18,7 +18,7 @@ from attrs import evolve, frozen
 
 from edge import __version__
 from edge.errors import ModelFileError, UsageError, WorkspaceError
-from edge.files import data_dir, disk_errors
+from edge.files import data_dir, disk_errors, read_json
 from edge.folder.metadata import FILE, FileEntry, Metadata, Role
 from edge.runtime.program import Program, locate
 
@@ -87,7 +87,7 @@ def _contents(program: Program) -> dict[str, bytes]:
     metadata = program.metadata
     assert metadata is not None  # noqa: S101 - locate() of a folder
     kept = {role: metadata.files[role] for role in ROLES if role in metadata.files}
-    files = {entry.path: _checked(program.files[role], entry) for role, entry in kept.items()}
+    files = {entry.path: program.files[role].read_bytes() for role, entry in kept.items()}
     files[NOTEBOOK.format(model=metadata.model)] = notebook(metadata.model).encode()
     files[README] = readme(evolve(metadata, files=kept)).encode()
     files = dict(sorted(files.items()))
@@ -155,15 +155,6 @@ the processor. Once:
 {_WHEEL}"""
 
 
-def _checked(path: Path, entry: FileEntry) -> bytes:
-    data = path.read_bytes()
-    if hashlib.sha256(data).hexdigest() != entry.sha256:
-        raise ModelFileError(
-            f"{path} is not the file that {FILE} lists: another sha256", expected=entry.sha256, remedy="build it again"
-        )
-    return data
-
-
 def _write_folder(out: Path, contents: Mapping[str, bytes]) -> None:
     old = _claim_folder(out)
     partial = out.with_name(f".{out.name}.{os.getpid()}.partial")
@@ -193,7 +184,7 @@ def _claim_folder(out: Path) -> set[str] | None:
     if not out.is_dir():
         raise WorkspaceError(f"{out} is a file", expected="a folder, or a name ending in .tar.gz")
     try:
-        found = json.loads((out / MARKER).read_text(encoding="utf-8"))
+        found = read_json(out / MARKER)
         return {str(name) for name in found["files"] if Path(name).name == name}
     except FileNotFoundError:
         strangers = sorted(path.name for path in out.iterdir())

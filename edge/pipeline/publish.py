@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
@@ -10,7 +9,7 @@ import cattrs
 from attrs import evolve
 
 from edge.accuracy import Evaluation, discard_stale
-from edge.files import json_text
+from edge.files import json_text, read_json
 from edge.folder.built import Built
 from edge.folder.metadata import FILE as METADATA
 from edge.folder.workspace import Artifact, Workspace
@@ -57,7 +56,7 @@ def stale_results(root: Path, hashes: Mapping[str, str]) -> list[str]:
     stale: list[str] = []
     for name, belonging in RESULTS.items():
         try:
-            models = json.loads((root / name).read_text(encoding="utf-8"))["models"]
+            models = read_json(root / name)["models"]
             fits = all(hashes.get(role) == sha256 for role, sha256 in models.items())
         except FileNotFoundError:
             continue

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -17,6 +16,7 @@ from edge.diagnose.findings import FILE as DIAGNOSIS
 from edge.diagnose.findings import SCHEMA_VERSION as DIAGNOSIS_SCHEMA
 from edge.diagnose.findings import Diagnosis
 from edge.errors import ModelFileError, UsageError
+from edge.files import read_json
 from edge.folder.built import Built
 from edge.measure.statistics import wilson
 from edge.report.contents import (
@@ -206,7 +206,7 @@ def _calibration(built: Built) -> CalibrationShown:
     why_not = ""
     try:
         record = built.files["calibration_record"]
-        index = json.loads(record.read_text(encoding="utf-8"))
+        index = read_json(record)
         folder = record.parent / index["directory"]
         files = [(str(one["name"]), folder / one["file"]) for one in index["images"]]
         images = calibration_images(files, built.metadata.preprocess, CALIBRATION_SHOWN)
@@ -348,7 +348,7 @@ def read_sidecar(path: Path, built: Built, kind: type[T], version: int, command:
         What it holds, None if it is not there or not to be used; and why not, None if nothing is to be said.
     """
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
+        data = read_json(path)
         if data["schema_version"] != version:
             why = f"is of schema {data['schema_version']}, not {version}"
         else:
@@ -418,7 +418,7 @@ def node_rows(files: Mapping[str, Path]) -> tuple[NodeRow, ...]:
     if log is None:
         return ()
     try:
-        names = json.loads(info.read_text(encoding="utf-8")) if info is not None else None
+        names = read_json(info) if info is not None else None
         return nodes(log.read_text(encoding="utf-8", errors="replace"), names)
     except (OSError, ValueError):
         return ()

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from typing import Any
 
 from attrs import frozen
 
+from edge.files import read_json
 from edge.folder.built import Built
 
 FILE = "tune.json"
@@ -46,7 +46,7 @@ class PrecisionSearch:
 def search_of(built: Built) -> PrecisionSearch | None:
     """Return the search for this very float network; None if there was none or it can't be read."""
     try:
-        data = json.loads((built.folder / FILE).read_text(encoding="utf-8"))
+        data = read_json(built.folder / FILE)
         if data["schema_version"] != SCHEMA_VERSION or data["float_sha256"] != built.sha256.get("float_onnx"):
             return None
         return _search(data)

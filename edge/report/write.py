@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,7 @@ from typing import Any
 from filelock import FileLock
 
 from edge.errors import ModelFileError, WorkspaceError
-from edge.files import disk_errors, write_json, write_text
+from edge.files import disk_errors, read_json, write_json, write_text
 from edge.folder.built import MANIFEST, Built
 from edge.folder.workspace import MARKER
 from edge.report.gather import OWN_FILES
@@ -63,7 +62,7 @@ def _page_first(names: Iterable[str]) -> list[str]:
 
 def _write(built: Built, texts: Mapping[str, str]) -> None:
     folder = built.folder
-    manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+    manifest = read_json(folder / MANIFEST)
     others = _others(manifest)
     if others != _others(built.manifest):
         raise WorkspaceError(f"{folder} was built anew meanwhile", remedy=f"edge report {folder}")

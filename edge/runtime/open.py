@@ -88,7 +88,9 @@ def _first_that_works(program: Program, threads: int, passed_over: list[PassedOv
     reasons = "; ".join(f"{entry.backend}: {entry.why}" for entry in passed_over)
     raise BackendMissing(
         f"nothing on this machine can run {program.name}: {reasons}",
-        remedy="pip install onnxruntime (for a program with its portable model), or edge toolchain install",
+        remedy="pip install onnxruntime"
+        if "portable" in program.files
+        else "take the whole build folder or a bundle, or edge toolchain install",
     )
 
 

@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
+from functools import lru_cache
 from pathlib import Path
 
 from attrs import frozen
 
 from edge.errors import ModelFileError
-from edge.folder.metadata import FILE, Metadata, Role, read_metadata
+from edge.files import sha256_of
+from edge.folder.metadata import FILE, FileEntry, Metadata, Role, read_metadata
+from edge.folder.publication import settle
 
 # How a single file tells what it is.
 ENDINGS: dict[str, Role] = {".bin": "bin", "_portable_int8.onnx": "portable", "_quantized_model.onnx": "quantized"}
+_START = b"\x08\x01\x10\x01\x2a"
+_OTHERS = (
+    (b"version https://git-lfs", "is a Git LFS pointer, not the file itself (git lfs pull)"),
+    (b"<!doctype html", "is an HTML page"),
+    (b"<html", "is an HTML page"),
+    (b"pk\x03\x04", "is a ZIP archive"),
+    (b"\x1f\x8b", "is a gzip archive"),
+)
 _log = logging.getLogger("edge.runtime")
 
 
@@ -42,25 +52,19 @@ class Program:
 
 
 def locate(path: str | Path) -> Program:
-    """Find the program's files and check those that ``metadata.json`` lists by size.
+    """Find the program's files, and check by sha256 those that ``metadata.json`` lists.
 
     Args:
         path: a build folder, a bundle, a ``.bin``, or a ``*_portable_int8.onnx`` or ``*_quantized_model.onnx``.
 
     Raises:
-        ModelFileError: nothing is there, a listed file is missing or of another size.
+        ModelFileError: nothing is there, a listed file is missing or another one, or a ``.bin`` is no program.
     """
     path = Path(path).expanduser()
     if path.is_dir():
+        settle(path)
         metadata = read_metadata(path / FILE)
-        files = {role: path / entry.path for role, entry in metadata.files.items()}
-        for role, entry in metadata.files.items():
-            if not files[role].is_file() or files[role].stat().st_size != entry.bytes:
-                raise ModelFileError(
-                    f"{files[role]} is missing or not of {entry.bytes} bytes",
-                    expected=f"the file that {FILE} lists",
-                    remedy="copy the whole folder again, or build it again",
-                )
+        files = {role: _listed(path, entry) for role, entry in metadata.files.items()}
         return Program(path, files, metadata)
     if not path.is_file():
         raise ModelFileError(
@@ -70,6 +74,9 @@ def locate(path: str | Path) -> Program:
         )
     for ending, role in ENDINGS.items():
         if path.name.endswith(ending):
+            settle(path.parent)
+            if role == "bin":
+                _require_program(path)
             return _with_metadata(path, role)
     raise ModelFileError(
         f"{path.name} is no program", expected="a name ending in " + ", ".join(ENDINGS), remedy="edge build MODEL"
@@ -86,10 +93,69 @@ def _with_metadata(path: Path, role: Role) -> Program:
         _log.warning("%s is left out: %s", path.parent / FILE, error.seen)
         return Program(path, {role: path})
     entry = metadata.files.get(role)
-    if entry is None or hashlib.sha256(path.read_bytes()).hexdigest() != entry.sha256:
+    if entry is None or (entry.path != path.name and _digest(path) != entry.sha256):
         return Program(path, {role: path})
+    _require_listed(path, entry)
     files: dict[Role, Path] = {role: path}
     labels = metadata.files.get("labels")
     if labels and (path.parent / labels.path).is_file():
-        files["labels"] = path.parent / labels.path
+        files["labels"] = _listed(path.parent, labels)
     return Program(path, files, metadata)
+
+
+def _listed(folder: Path, entry: FileEntry) -> Path:
+    """Return the path of a listed file, which is the very one that was listed."""
+    path = folder / entry.path
+    _require_listed(path, entry)
+    return path
+
+
+def _require_listed(path: Path, entry: FileEntry) -> None:
+    there = path.is_file()
+    if not there or path.stat().st_size != entry.bytes:
+        seen = f"{path} is missing or not of {entry.bytes} bytes"
+    elif _digest(path) != entry.sha256:
+        seen = f"{path} was changed: its sha256 is another"
+    else:
+        return
+    raise ModelFileError(
+        seen, expected=f"the file that {FILE} lists", remedy="copy the whole folder again, or build it again"
+    )
+
+
+def _digest(path: Path) -> str:
+    """Return a file's sha256; the same file is read once in a process."""
+    status = path.stat()
+    return _hashed(path, status.st_ino, status.st_mtime_ns, status.st_ctime_ns, status.st_size)
+
+
+@lru_cache(maxsize=64)
+def _hashed(path: Path, *_state: int) -> str:
+    return sha256_of(path)
+
+
+def _require_program(path: Path) -> None:
+    """Refuse what is plainly another file than a program, or only its beginning.
+
+    A ``.bin`` is a protocol buffer: two numbers, then the model and its description, each with its length before it.
+    """
+    size = path.stat().st_size
+    with path.open("rb") as stream:
+        head = stream.read(64)
+    kind = (
+        next((what for start, what in _OTHERS if head.lstrip().lower().startswith(start)), "") if size else "is empty"
+    )
+    if not kind and head.startswith(_START):
+        length = at = 0
+        for at, byte in enumerate(head[len(_START) :], len(_START)):
+            length |= (byte & 127) << 7 * (at - len(_START))
+            if byte < 128:
+                break
+        if at + 1 + length > size:
+            kind = f"is cut off: it has {size:,} bytes of at least {at + 1 + length:,}"
+    if kind:
+        raise ModelFileError(
+            f"{path} {kind}",
+            expected="a program of the compiler",
+            remedy="copy or download it again, or edge build MODEL",
+        )

@@ -24,7 +24,7 @@ from urllib.parse import unquote, urlsplit
 from attrs import frozen
 
 from edge.errors import DownloadError, WorkspaceError
-from edge.files import sha256_of
+from edge.files import read_json, sha256_of
 from edge.progress import SILENT, Reporter
 
 if TYPE_CHECKING:
@@ -303,7 +303,7 @@ def _refuse_web_page(url: str, content_type: str, start: bytes) -> None:
 def _kept(dest: Path, record: Path, sha256: str | None) -> Downloaded | None:
     """Return the file of an earlier download if its bytes still are what they were."""
     try:
-        known = json.loads(record.read_text(encoding="utf-8"))["sha256"]
+        known = read_json(record)["sha256"]
         found = sha256_of(dest)
     except (OSError, ValueError, KeyError, TypeError):
         return None

@@ -12,6 +12,7 @@ import cattrs
 from attrs import field, frozen
 
 from edge.compiler.run import CompileResult
+from edge.files import read_json
 from edge.folder.workspace import RECORD, STAGES
 from edge.specs import ModelSpec, Precision, available_models
 from edge.specs.request import Request
@@ -64,7 +65,7 @@ class Stages:
     def __init__(self, folder: Path) -> None:
         self._records: dict[str, list[Data]] = {}
         for path in sorted((folder / STAGES).glob(f"*/{RECORD}")):
-            data = read_json(path)
+            data = _object(path)
             if isinstance(data.get("stage"), str) and isinstance(data.get("inputs"), dict):
                 self._records.setdefault(data["stage"], []).append({**data, "mtime": path.stat().st_mtime})
 
@@ -133,10 +134,10 @@ class Stages:
                 yield data
 
 
-def read_json(path: Path) -> dict[str, Any]:
+def _object(path: Path) -> dict[str, Any]:
     """Return the object in a JSON file; empty if there is none that can be read."""
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
+        data = read_json(path)
     except (OSError, ValueError):
         return {}
     return data if isinstance(data, dict) else {}
