@@ -166,7 +166,7 @@ def run_build(request: Request, root: Path, listener: Listener) -> dict[str, Any
     from edge.pipeline.publish import publish
     from edge.report import report_of_build
 
-    with Workspace(root, listener) as workspace:
+    with Workspace(root, listener, source=request.source, replace=request.replace) as workspace:
         stages = Build(request, workspace, listener)
         stages.run()
         return publish(stages, workspace, report_of_build)

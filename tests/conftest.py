@@ -154,7 +154,9 @@ def edge(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest
     return run
 
 
-def save_net(path: Path, shape: tuple[int | str, ...] = (1, 3, 64, 64), dtype: int = TensorProto.FLOAT) -> Path:
+def save_net(
+    path: Path, shape: tuple[int | str, ...] = (1, 3, 64, 64), dtype: int = TensorProto.FLOAT, weight: float = 1.0
+) -> Path:
     """Save a small classifier with the given input shape."""
     channel = 1 if shape[1] == 3 else len(shape) - 1
     nodes = [
@@ -168,7 +170,7 @@ def save_net(path: Path, shape: tuple[int | str, ...] = (1, 3, 64, 64), dtype: i
         "net",
         [helper.make_tensor_value_info("x", dtype, shape)],
         [helper.make_tensor_value_info("y", TensorProto.FLOAT, (shape[0], 4))],
-        [onnx.numpy_helper.from_array(np.ones((size, 4), np.float32), "w")],
+        [onnx.numpy_helper.from_array(np.full((size, 4), weight, np.float32), "w")],
     )
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 11)], ir_version=6), path)
     return path

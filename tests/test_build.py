@@ -236,3 +236,45 @@ def test_two_builds_at_once_both_end_well(tmp_path: Path, net: Path, images: Pat
         _, err = process.communicate(timeout=300)
         assert process.returncode == 0, err.decode()
     check_hashes(tmp_path)
+
+
+def test_another_source_of_the_same_name_replaces_nothing_unasked(
+    edge: Run, tmp_path: Path, net: Path, images: Path
+) -> None:
+    code, _, err = edge(*portable(net, images))
+    assert code == 0, err
+    before = manifest_of(tmp_path)
+    (tmp_path / "runB").mkdir()
+    other = save_net(tmp_path / "runB" / "net.onnx", weight=2.0)
+    code, _, err = edge(*portable(other, images))
+    assert code == 1
+    assert "build/net was built from net.onnx, and this is runB/net.onnx" in err
+    assert manifest_of(tmp_path) == before
+    # Both remedies that it names work.
+    assert edge(*portable(other, images, "--name", "net_2"))[0] == 0
+    assert manifest_of(tmp_path) == before
+    assert edge(*portable(other, images, "--name", "net"))[0] == 0
+    assert manifest_of(tmp_path)["artifacts"][0]["sha256"] != before["artifacts"][0]["sha256"]
+
+
+def test_the_same_file_with_other_weights_is_built_again(edge: Run, tmp_path: Path, net: Path, images: Path) -> None:
+    assert edge(*portable(net, images))[0] == 0
+    before = manifest_of(tmp_path)
+    save_net(net, weight=2.0)
+    assert edge(*portable(net, images))[0] == 0
+    assert manifest_of(tmp_path)["artifacts"][0]["sha256"] != before["artifacts"][0]["sha256"]
+
+
+def test_names_keep_letters_of_any_script(edge: Run, tmp_path: Path, images: Path) -> None:
+    for name in ("模型", "网络", "модель"):
+        code, _, err = edge(*portable(save_net(tmp_path / f"{name}.onnx"), images))
+        assert code == 0, err
+        assert list((tmp_path / "build" / name).glob(f"{name}_*_portable_int8.onnx"))
+
+
+@pytest.mark.parametrize("name", ["../x", "a/b", "", ".hidden", "a b"])
+def test_a_name_that_is_none(edge: Run, tmp_path: Path, net: Path, images: Path, name: str) -> None:
+    code, _, err = edge(*portable(net, images, "--name", name))
+    assert code == 2
+    assert "it names files" in err
+    assert not (tmp_path / "build").exists()

@@ -244,6 +244,6 @@ def test_the_name_of_a_zoo_model_is_told(edge: Run, tmp_path: Path, given: str) 
     words = ("--mean", "0", "--std", "1")
     code, _, err = edge("export", given, *words)
     assert code == 0, err
-    assert "both build into one folder" in err
+    assert "keeps them apart" in err
     save_yaml(tmp_path / "mine.yaml")
-    assert "both build into one folder" not in edge("export", "mine.yaml")[2]
+    assert "keeps them apart" not in edge("export", "mine.yaml")[2]

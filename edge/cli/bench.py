@@ -104,7 +104,7 @@ def bench_command(
         for entry in net.passed_over:
             click.echo(f"           {entry.backend} passed over: {entry.why}")
     click.echo(f"machine    {document['machine']}")
-    click.echo(f"image    {described}")
+    click.echo(f"image      {described}")
     if note:
         click.echo(f"note       {note}")
     click.echo()

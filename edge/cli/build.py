@@ -129,7 +129,8 @@ def _run_stage(stage: str, request: Request, build_dir: Path, *, as_json: bool, 
     from edge.pipeline.build import Build
     from edge.pipeline.stages import PORTABLE_STAGES, STAGES
 
-    with Display(verbose=verbose) as display, Workspace(build_dir / request.spec.name, display) as workspace:
+    display, root = Display(verbose=verbose), build_dir / request.spec.name
+    with display, Workspace(root, display, source=request.source, replace=request.replace) as workspace:
         row = next(row for row in (*STAGES, *PORTABLE_STAGES) if row.name == stage)
         done = Build(request, workspace, display).stage(row)
     files = [{"path": str(done.path(file.path)), "bytes": file.bytes, "sha256": file.sha256} for file in done.files]

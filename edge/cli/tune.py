@@ -211,7 +211,8 @@ def tune_command(
     request = evolve(request, precision=plain)
     root = build_dir / request.spec.name
     target = out or recipe_place(request.spec.name, root)
-    with Display(verbose=verbose) as display, Workspace(root, display) as workspace:
+    held = Workspace(root, display := Display(verbose=verbose), source=request.source, replace=request.replace)
+    with display, held as workspace:
         result = tune(request, workspace, wanted, display)
         with disk_errors(target.parent):
             if result.met and result.best is not None and result.chosen:

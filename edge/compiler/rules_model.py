@@ -61,7 +61,7 @@ def absolute_path(doc: Document) -> Iterator[Hit]:
 def prefix(doc: Document) -> Iterator[Hit]:
     """The prefix starts file names and is the model's name on the board."""
     value = doc.text(GROUP, "output_model_file_prefix")
-    if value and not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", value):
+    if value and not re.fullmatch(r"\w[\w.-]*", value):
         expected = "letters, digits, '_', '-' and '.'"
         line = doc.line(GROUP, "output_model_file_prefix")
         yield Hit(f"output_model_file_prefix: {value!r}", expected, line)

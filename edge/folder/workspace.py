@@ -20,6 +20,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import os
 import re
 import shutil
 import time
@@ -120,12 +121,18 @@ class Artifact:
 class Workspace:
     """The build folder of one model, such as ``build/ConvNeXt_atto``, held for the length of a ``with``.
 
+    Args:
+        source: what is built, as ``Request.source`` says it; empty where that does not matter.
+        replace: whether the folder may be of another source until now.
+
     Raises:
-        WorkspaceError: the folder has files but not our marker, or can't be written.
+        WorkspaceError: the folder has files but not our marker, is of another source, or can't be written.
     """
 
-    def __init__(self, root: Path, reporter: Reporter) -> None:
+    def __init__(self, root: Path, reporter: Reporter, *, source: str = "", replace: bool = False) -> None:
         self.root = root
+        self._source = os.path.relpath(source, root.parent.resolve()) if Path(source).is_absolute() else source
+        self._replace = replace
         self._reporter = reporter
         self._lock = FileLock(root / ".lock")
 
@@ -142,7 +149,14 @@ class Workspace:
         except Timeout:
             self._reporter.warn(f"another edge is building in {self.root}; waiting for it to end")
             self._lock.acquire()
-        settle(self.root)
+        try:
+            settle(self.root)
+            if self._source:
+                with disk_errors(self.root):
+                    self._claim_source()
+        except BaseException:
+            self._lock.release()
+            raise
         if old := self._of_earlier_edge():
             self._reporter.warn(f"{old} stages in {self.root} are of an earlier edge and are not taken")
         return self
@@ -167,6 +181,28 @@ class Workspace:
         self.root.mkdir(parents=True, exist_ok=True)
         if not marker.exists():
             write_json(marker, {"schema_version": SCHEMA, "model": self.root.name})
+
+    def _claim_source(self) -> None:
+        """Remember what is built here; another source of the same name must not replace it unasked."""
+        marker = self.root / MARKER
+        try:
+            known = dict(read_json(marker))
+        except (OSError, ValueError, TypeError):
+            known = {"schema_version": SCHEMA, "model": self.root.name}
+        before = str(known.get("source", ""))
+        if before == self._source:
+            return
+        if before and not self._replace and (self.root / MANIFEST).exists():
+            name = self.root.name
+            old, new = (
+                os.path.relpath(self.root.parent / text) if "/" in text else text for text in (before, self._source)
+            )
+            raise WorkspaceError(
+                f"{self.root} was built from {old}, and this is {new}",
+                expected="one build folder for each source",
+                remedy=f"add --name {name}_2, or --name {name} to replace what is there",
+            )
+        write_json(marker, {**known, "source": self._source})
 
     def _of_earlier_edge(self) -> int:
         """Count the stages whose keys were made another way; none of them is taken."""

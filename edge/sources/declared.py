@@ -127,7 +127,7 @@ def require_stated(stated: Mapping[str, Any], needed: Sequence[str], seen: str, 
 
 def plain(name: str) -> str:
     """Return a name that can name files."""
-    return re.sub(r"[^A-Za-z0-9_.-]+", "_", name).lstrip("._-") or "model"
+    return re.sub(r"[^\w.-]+", "_", name).lstrip("._-") or "model"
 
 
 def names_of(text: str, origin: str) -> tuple[str, ...]:

@@ -132,6 +132,7 @@ class Options:
     compiler: Compiler = _option(
         Compiler, "auto", "Which compiler; onnxruntime quantizes without the vendor's and makes no .bin."
     )
+    name: str | None = _option(str, None, "Name of the build folder and of every file in it.  [default: MODEL's]")
     mean: str | None = _option(str, None, "Per channel, 0..255, such as 127.5 or 123.675,116.28,103.53.")
     std: str | None = _option(str, None, "Per channel, 0..255: the network sees (x - mean) / std.")
     color: Color | None = _option(Color, None, "Channel order of the network.")
@@ -198,6 +199,8 @@ def resolve(options: Options) -> tuple[Request, Notes]:
         # The network of a file has the classes that these name, whatever its configuration says of them.
         own = any(getattr(spec.sources, kind) for kind in OWN_FILES)
         spec = evolve(spec, labels=options.labels, classes=None if own else spec.classes)
+    if options.name is not None:
+        spec = evolve(spec, name=options.name)
     _require_labels(spec)
     precision, note = _recipe(spec, options.precision, options.build_dir)
     if options.level is not None:
@@ -205,6 +208,8 @@ def resolve(options: Options) -> tuple[Request, Notes]:
     request = Request(
         spec=spec,
         precision=precision,
+        source=_source(options),
+        replace=options.name is not None,
         weights=options.weights,
         compiler=options.compiler,
         images=options.images,
@@ -218,6 +223,12 @@ def resolve(options: Options) -> tuple[Request, Notes]:
         arguments=options.arguments,
     )
     return request, notes + note
+
+
+def _source(options: Options) -> str:
+    """Return what tells this model from another of the same name: where its file lies, or the name itself."""
+    path = options.paddle or options.mindspore or Path(str(options.model))
+    return str(path.resolve()) if path.is_file() or path == options.paddle else str(options.model).lower()
 
 
 def as_typed(values: Iterable[tuple[str, object]]) -> tuple[str, ...]:
@@ -467,15 +478,14 @@ def described(
     lines = [
         f"{title}; check it:",
         f"  input    {text('crop', size)}, {text('layout', pre.layout)}, {text('color', pre.color.upper())}",
-        f"  image  {how}",
+        f"  image    {how}",
         f"  values   (x - mean) / std of 0..255, mean {mean}, std {std}",
         f"  classes  {text('classes', classes)}, {text('labels', order)}",
         *(f"! {note}" for note in notes),
     ]
     if is_shipped(spec.name) and not of_zoo:
         lines.append(
-            f"! the zoo has a {spec.name}, too: both build into one folder, and reports compare with the "
-            "zoo's published figures; another name keeps them apart"
+            f"! the zoo has a {spec.name}, too: reports compare with its published figures; --name keeps them apart"
         )
     crop = "" if spec.sources.onnx else "--crop "  # an ONNX has one size
     return *lines, f"  change   {crop}--color --resize --interpolation --mean --std --labels"

@@ -18,6 +18,8 @@ class Request:
 
     spec: ModelSpec  #: the model.
     precision: Precision  #: the recipe.
+    source: str = ""  #: what the model is: absolute path of a file or folder of the user's, or a name such as a zoo's.
+    replace: bool = False  #: whether the user named the build folder, which may then be of another source.
     weights: Weights = "auto"  #: where the weights come from; the user's own ONNX is ``spec.sources.onnx``.
     compiler: Compiler = "auto"  #: which compiler.
     images: str | None = None  #: images to measure on; None takes the demo's test images.

@@ -38,7 +38,7 @@ def _check(condition: bool, seen: str, expected: str) -> None:
 
 def _name(_: object, attribute: Attribute[str], value: str) -> None:
     _check(
-        re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", value) is not None,
+        re.fullmatch(r"\w[\w.-]*", value) is not None,
         f"{attribute.name}: {value!r}",
         "letters, digits, '_', '-' and '.'; it names files",
     )
