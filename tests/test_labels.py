@@ -5,10 +5,12 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import cv2
+import numpy as np
 import pytest
 
-from edge.errors import LabelError
-from edge.images import class_names
+from edge.errors import InputError, LabelError
+from edge.images import class_names, open_images
 from edge.images.demo import CLASSES
 from edge.images.find import imagenet
 from edge.toolchain.found import Toolchain
@@ -76,3 +78,44 @@ def test_photographs_whose_names_tell_synset_and_class(shared) -> None:
     assert len(pairs) > 100
     agree = [name.replace("_", " ").lower() in imagenet()[synset].lower() for synset, name in pairs]
     assert sum(agree) / len(agree) > 0.9  # some sources shorten or correct a name
+
+
+def lay(folder: Path, *names: str) -> Path:
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        cv2.imwrite(str(folder / name), np.full((40, 40, 3), len(name), np.uint8))
+    return folder
+
+
+@pytest.mark.parametrize("order", [("a/x/1.png", "b/2.png"), ("a/1.png", "b/y/2.png"), ("0.png", "b/y/2.png")])
+def test_a_class_on_another_level_is_never_left_out(tmp_path: Path, order: tuple[str, str]) -> None:
+    with pytest.raises(LabelError, match="holds no images itself") as error:
+        open_images(lay(tmp_path / "train", *order), classes=("a", "b"))
+    deep = next(name for name in order if name.count("/") == 2)
+    assert str(tmp_path / "train" / deep).rpartition("/")[0] in error.value.seen
+    assert "train/CLASS/" in str(error.value.expected)
+
+
+def test_the_level_where_the_images_are_is_named(tmp_path: Path) -> None:
+    folder = lay(tmp_path / "data", "train/a/1.png", "train/b/2.png")
+    with pytest.raises(InputError, match="holds no images") as error:
+        open_images(folder)
+    assert f"name {folder / 'train'} " in str(error.value.remedy)
+    assert len(open_images(folder / "train", classes=("a", "b"))) == 2
+
+
+def test_class_folders_with_a_folder_of_images_each(tmp_path: Path) -> None:
+    folder = lay(tmp_path / "train", "a/images/1.png", "b/images/2.png", "b/images/3.png")
+    (folder / "a" / "a_boxes.txt").write_text("1.png 0 0 3 3")
+    found = open_images(folder, classes=("b", "a"))
+    assert [(item.name, item.label) for item in found] == [
+        ("a/images/1.png", 1),
+        ("b/images/2.png", 0),
+        ("b/images/3.png", 0),
+    ]
+
+
+def test_an_empty_class_folder_is_no_fault(tmp_path: Path) -> None:
+    folder = lay(tmp_path / "train", "a/1.png", "b/2.png")
+    (folder / "c").mkdir()
+    assert len(open_images(folder, classes=("a", "b", "c"))) == 2

@@ -137,7 +137,8 @@ def _folder(folder: Path, classes: Sequence[str] | int | None) -> tuple[Files, s
     loose = _images(folder)
     children = sorted(p.name for p in folder.iterdir() if p.is_dir() and not p.name.startswith("."))
     # One text a folder instead of one an image; no name holds the separator.
-    held = {child: "/".join(found) for child in children if (found := _images(folder / child))}
+    held = {child: "\0".join(found) for child in children if (found := _of_class(folder / child))}
+    _require_one_level(folder, loose, [child for child in children if child not in held], bool(held))
     if loose and held:
         raise LabelError(
             f"{folder} mixes {len(loose)} loose images with class folders ({next(iter(held))}, …)",
@@ -150,12 +151,48 @@ def _folder(folder: Path, classes: Sequence[str] | int | None) -> tuple[Files, s
 
     def pairs() -> Iterator[tuple[str, int | None]]:
         for child in sorted(held, key=lambda child: child + "/"):
-            for name in held[child].split("/"):
-                yield f"{child}/{name}", labels.get(child)
+            for name in held[child].split("\0"):
+                yield name, labels.get(child)
 
     if not unlabelled:
         _check_labels(pairs(), classes)
     return Files(folder, pairs()), unlabelled
+
+
+def _of_class(folder: Path) -> list[str]:
+    """Return the images of a class folder, relative to the set's: ``CLASS/*.jpg``, or ``CLASS/images/*.jpg``."""
+    inner = folder / "images"
+    found = [f"{folder.name}/{name}" for name in _images(folder)]
+    return found or [f"{folder.name}/images/{name}" for name in (_images(inner) if inner.is_dir() else ())]
+
+
+def _require_one_level(folder: Path, loose: list[str], empty: Iterable[str], classes: bool) -> None:
+    """Refuse a folder whose images lie on several levels, or all of them on a deeper one: none is left out unsaid."""
+    for child in empty:
+        deeper = _first_with_images(folder / child)
+        if deeper is None:
+            continue
+        if classes or loose:
+            raise LabelError(
+                f"{folder / child} holds no images itself, but {deeper} does",
+                expected=f"the images of each class directly in its folder, {folder.name}/CLASS/*.jpg, or in "
+                f"{folder.name}/CLASS/images/",
+                remedy=f"move them, or name the folder whose folders are the classes, such as {deeper.parent}",
+            )
+        raise InputError(
+            f"{folder} holds no images, nor do its folders; {deeper} does",
+            expected="a folder of images, or of class folders",
+            remedy=f"name {deeper.parent} (or {deeper}) instead",
+        )
+
+
+def _first_with_images(folder: Path) -> Path | None:
+    """Return the first folder below this one that holds images itself; None if there is none."""
+    for place, names, _ in os.walk(folder):
+        names[:] = sorted(name for name in names if not name.startswith("."))
+        if place != str(folder) and _images(Path(place)):
+            return Path(place)
+    return None
 
 
 def _folder_labels(
