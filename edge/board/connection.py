@@ -76,7 +76,13 @@ class Target:
             host, given = bracketed[1] + bracketed[2], bracketed[3]
         elif plain:
             host, given = plain[1], plain[2]
-        if not host or host.startswith("-") or host.endswith("@") or re.search(r"[\s'\"`$;&|<>\\]", host):
+        if (
+            not host
+            or host.rpartition("@")[2].startswith("-")
+            or host.startswith(("-", "@"))
+            or host.endswith("@")
+            or re.search(r"[\s'\"`$;&|<>\\]", host)
+        ):
             raise UsageError(f"HOST {text!r}", expected=expected)
         if given is not None and port is not None and int(given) != port:
             raise UsageError(f"both {text} and --port {port} are given", expected="one of them")
