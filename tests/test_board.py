@@ -191,7 +191,8 @@ def test_hosts(text: str, host: str, port: int | None) -> None:
 
 @pytest.mark.parametrize(
     "arguments",
-    [("-oProxyCommand=x",), ("user@-oProxyCommand=x",), ("user@[-oProxyCommand=x]",), ("a@b@-oProxyCommand=x", 22), ("@rdk",),
+    [("-oProxyCommand=x",), ("user@-oProxyCommand=x",), ("user@[-oProxyCommand=x]",),
+     ("a@b@-oProxyCommand=x", 22), ("@rdk",),
      ("",), ("a b",), ("rdk:0",), ("rdk:1", 2), ("root@",), ("rdk;ls",),
      ("rdk", None, Path("no-such-key")), ("rdk", None, None, ("-x",))],
 )  # fmt: skip
