@@ -157,7 +157,7 @@ def test_a_simulators_speed_is_called_this_machines(edge: Run, tmp_path: Path) -
     assert [line.split()[:2] for line in lines[header + 1 : header + 3]] == [["1", "5"], ["2", "5"]]
     assert "backend    portable (onnxruntime" in out
     assert f"machine    {machine.machine()}" in out
-    assert "image    rendered, 640x480 JPEG" in out
+    assert "image      rendered, 640x480 JPEG" in out
     assert "decode" in out
     assert "static      1231.6 us, 811.95 FPS" in out
     assert "this machine's speed, not the board's" in out

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import click
@@ -189,3 +190,39 @@ def test_toolchain_status_shows_every_route(edge: Run, fake_compiler: FakeCompil
     assert "in use: path" in out
     _, out, _ = edge("toolchain", "status", "--json")
     assert [route["kind"] for route in json.loads(out)["routes"]] == ["managed", "path", "docker"]
+
+
+def commands(group: click.Group, *above: str) -> Iterator[tuple[tuple[str, ...], click.Command]]:
+    context = click.Context(group)
+    for name in group.list_commands(context):
+        command = group.get_command(context, name)
+        assert command is not None
+        if isinstance(command, click.Group):
+            yield from commands(command, *above, name)
+        else:
+            yield (*above, name), command
+
+
+NUMBERS = [
+    (verb, option)
+    for verb, command in commands(cli)
+    for option in command.params
+    if isinstance(option.type, click.FloatRange | click.IntRange)
+]
+
+
+@pytest.mark.parametrize(("verb", "option"), NUMBERS, ids=lambda item: getattr(item, "name", None) or "-".join(item))
+@pytest.mark.parametrize("text", ["nan", "inf", "-inf", "-1", "1e999", "x", ""])
+def test_every_number_is_one(edge: Run, verb: tuple[str, ...], option: click.Option, text: str) -> None:
+    code, out, err = edge(*verb, f"{option.opts[-1]}={text}", "--", "nothing", "nothing")
+    assert code == 2
+    assert option.opts[-1] in err
+    assert not out
+
+
+def test_no_option_takes_a_bare_number() -> None:
+    """Such as click's FLOAT, which takes nan and negative seeds."""
+    for _, command in commands(cli):
+        for option in command.params:
+            assert option.type not in (click.INT, click.FLOAT), option.name
+            assert type(option.type) is not click.FloatRange, option.name

@@ -11,6 +11,7 @@ import cattrs
 import click
 
 from edge.cli.display import examples, table
+from edge.cli.options import Number
 from edge.cli.program import backend_line, find_program, open_program, program_argument, running_options
 from edge.errors import ImageError, UsageError
 
@@ -33,7 +34,7 @@ COLUMNS = ("threads", "frames", "FPS", "p50", "p90", "p99", "min", "max")
 @click.option("--frames", type=click.IntRange(min=1), default=200, show_default=True, help="A thread count.")
 @click.option(
     "--seconds",
-    type=click.FloatRange(min=0.1),
+    type=Number(min=0.1),
     default=60.0,
     show_default=True,
     help="Begin no further frame after so long; the frames done are stated.",

@@ -14,7 +14,7 @@ import click
 from attrs import frozen
 
 from edge.cli.display import Display
-from edge.cli.options import output_options
+from edge.cli.options import Number, output_options
 
 if TYPE_CHECKING:
     from edge.board import Connection, Target
@@ -38,7 +38,7 @@ EXAMPLES = {
 to_option = click.option("--to", metavar="DIR", help="Folder on the board.  [default: edge/NAME in your home]")
 timeout_option = click.option(
     "--timeout",
-    type=click.FloatRange(min=0.01),
+    type=Number(min=0.01),
     default=10.0,
     show_default=True,
     help="Minutes that one command on the board may take.",
@@ -59,7 +59,7 @@ def reach_options(function: F) -> F:
         click.option("--build-dir", type=click.Path(path_type=Path), default=Path("build"), show_default=True),
         click.option("--ssh-option", "ssh_options", multiple=True, metavar="KEY=VALUE", help="Passed on to ssh as -o."),
         click.option("-i", "--identity", type=click.Path(path_type=Path), help="File of a private key."),
-        click.option("-p", "--port", type=int, help="Port of the board's ssh server."),
+        click.option("-p", "--port", type=click.IntRange(1, 65535), help="Port of the board's ssh server."),
     ):
         function = option(function)
     return function
@@ -281,7 +281,7 @@ def run_command(
 @click.option(
     "--count", type=click.IntRange(min=0), default=500, show_default=True, help="Number of images; 0 means all."
 )
-@click.option("--seed", type=int, default=0, show_default=True, help="Random seed.")
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Random seed.")
 @compare_option
 @to_option
 @timeout_option

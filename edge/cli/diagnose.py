@@ -147,7 +147,7 @@ EXAMPLES = (
     "--count", type=click.IntRange(min=0), default=64, show_default=True, help="Number of images; 0 means all."
 )
 @click.option("--labels", help="imagenet, demo, or a text file with a class name a line.  [default: MODEL's]")
-@click.option("--seed", type=int, default=0, show_default=True, help="Random seed.")
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Random seed.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document on stdout.")
 @click.option("-v", "--verbose", is_flag=True, help="Show every step.")
 @click.option("--debug", is_flag=True, expose_value=False, help="Show a traceback on errors.")

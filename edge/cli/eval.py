@@ -13,7 +13,7 @@ import click
 
 from edge.cli.board import make_target, reach_options
 from edge.cli.display import Display, examples, table
-from edge.cli.options import complete_models, typed_arguments
+from edge.cli.options import Number, complete_models, typed_arguments
 from edge.cli.program import find_program
 from edge.errors import GateError, UsageError
 
@@ -107,15 +107,15 @@ EXAMPLES = (
     show_default=True,
     help="Images for the step program: seconds each.",
 )
-@click.option("--max-drop", type=click.FloatRange(min=0), metavar="POINTS", help="Exit with 1 if Top-1 falls by more.")
+@click.option("--max-drop", type=Number(min=0), metavar="POINTS", help="Exit with 1 if Top-1 falls by more.")
 @click.option(
     "--min-agreement",
-    type=click.FloatRange(0, 100),
+    type=Number(0, 100),
     metavar="PERCENT",
     help="Exit with 1 if fewer answers are the float network's.",
 )
 @click.option("--labels", help="imagenet, demo, or a text file with a class name a line.  [default: MODEL's]")
-@click.option("--seed", type=int, default=0, show_default=True, help="Random seed.")
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Random seed.")
 @click.option("--workers", type=click.IntRange(min=1), help="Images at once.  [default: the cores]")
 @click.option("--board", metavar="HOST", help="Measure on this board too, over SSH; see edge board --help.")
 @reach_options

@@ -14,7 +14,7 @@ import cattrs
 import click
 
 from edge.cli.display import Display, table
-from edge.cli.options import complete_models, output_options
+from edge.cli.options import Number, complete_models, output_options
 from edge.errors import EdgeError, GateError, UsageError, WorkspaceError
 from edge.specs import ModelSpec, Published, available_models, load_model
 from edge.specs.schema import OWN_FILES
@@ -312,7 +312,7 @@ def _print_checks(found: Mapping[str, Checked], seconds: float) -> None:
 @click.option("--build-dir", type=click.Path(path_type=Path), default=Path("build"), show_default=True)
 @click.option(
     "--timeout",
-    type=click.FloatRange(min=0.01),
+    type=Number(min=0.01),
     default=60.0,
     show_default=True,
     help="Minutes that one run of the compiler may take.",

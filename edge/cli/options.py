@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar, get_args
@@ -18,6 +19,17 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 # How a command spoke and where it built change nothing of the result.
 NOT_RECORDED = {*UNRECORDED, "as_json", "verbose", "workers", "port", "identity", "ssh_options"}
+
+
+class Number(click.FloatRange):
+    """A number within bounds; nan, which passes every comparison unseen, and infinity are none."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Return the number."""
+        number = super().convert(value, param, ctx)
+        if not math.isfinite(number):
+            self.fail(f"{value!r} is no number in the range {self._describe_range()}.", param, ctx)
+        return number
 
 
 def output_options(function: F) -> F:
@@ -57,7 +69,7 @@ def _type(kind: Any, least: float | None) -> Any:
         return click.Choice(choices)
     if least is None:
         return kind
-    return click.IntRange(min=int(least)) if kind is int else click.FloatRange(min=least)
+    return click.IntRange(min=int(least)) if kind is int else Number(min=least)
 
 
 def make_request(**options: Any) -> Request:

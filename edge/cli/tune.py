@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from edge.cli.display import Display
-from edge.cli.options import make_request, request_options, typed_arguments
+from edge.cli.options import Number, make_request, request_options, typed_arguments
 from edge.errors import GateError, UsageError
 
 if TYPE_CHECKING:
@@ -139,7 +139,7 @@ EXAMPLES = (
 @request_options
 @click.option(
     "--max-drop",
-    type=click.FloatRange(min=0),
+    type=Number(min=0),
     default=0.3,
     show_default=True,
     help="Points of Top-1 that may be lost; a loss within chance (p = 0.05) passes.",
@@ -150,7 +150,7 @@ EXAMPLES = (
     show_default=True,
     help="Static latency that it may take: 1.05x plain int8's, 1.5ms or 900us.",
 )
-@click.option("--min-agreement", type=click.FloatRange(0, 100), help="Percent of answers that have to be float's.")
+@click.option("--min-agreement", type=Number(0, 100), help="Percent of answers that have to be float's.")
 @click.option("--time", "duration", default="30m", show_default=True, help="For the whole search: 90s, 45m, 1h.")
 @click.option(
     "--trial-timeout", default="10m", show_default=True, help="For one compile; a longer one is a failed trial."

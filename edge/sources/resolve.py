@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -86,7 +87,7 @@ def _option(kind: Any, default: object, text: str | None, *, least: float | None
             raise UsageError(f"{name} {value!r}", expected="a whole number" if kind is int else "a number")
         if kind is bool and not isinstance(value, bool):
             raise UsageError(f"{name} {value!r}", expected="True or False")
-        if least is not None and not value >= least:  # nan is not
+        if least is not None and not least <= value < math.inf:  # nan is not
             raise UsageError(f"{name} {value}", expected=f"{least:g} and above")
 
     return field(
