@@ -20,7 +20,7 @@ from edge.toolchain.memory import available
 from tests.conftest import FakeCompiler, Run, save_net
 
 MIB = 1 << 20
-RECORDS = Path(__file__).parents[1] / "docs/models.json"
+RECORDS = Path(__file__).parents[1] / "docs/reference/models.json"
 
 # extent_of what `edge simplify MODEL --weights random` made, edge 0.1.0, onnxsim 0.8.1.
 ZOO: dict[str, Extent] = {
@@ -107,7 +107,7 @@ def test_a_check_needs_no_more_for_large_images(name: str, extent: Extent, peak:
 
 
 def too_low(forecast: dict[tuple[str, Purpose], int]) -> dict[str, float]:
-    """Return forecasts that lie outside 1.0 to FURTHEST of the peaks in docs/models.json."""
+    """Return forecasts that lie outside 1.0 to FURTHEST of the peaks in docs/reference/models.json."""
     wrong = {}
     for name, record in load_records(RECORDS).items():
         for purpose, made in zip(PURPOSES, (record.checked, record.compiled), strict=True):

@@ -287,14 +287,14 @@ def test_the_page_comes_from_builds_and_stays_when_they_are_gone(
     for level in ("O1", "O0"):  # the later one is the lower one
         code, _, err = edge("compile", "Mine", "--level", level, "--calib-count", "20")
         assert code == 0, err
-    code, out, err = edge("models", "--page", "docs/models.md", "Mine")
+    code, out, err = edge("models", "--page", "docs/reference/models.md", "Mine")
     assert code == 0, err
     assert "1 of them compiled" in out
-    text = (tmp_path / "docs/models.md").read_text()
+    text = (tmp_path / "docs/reference/models.md").read_text()
     assert "| Mine | O1 | int8 |" in text
     (tmp_path / "build").rename(tmp_path / "gone")
-    assert edge("models", "--page", "docs/models.md", "Mine")[0] == 0
-    assert (tmp_path / "docs/models.md").read_text() == text
+    assert edge("models", "--page", "docs/reference/models.md", "Mine")[0] == 0
+    assert (tmp_path / "docs/reference/models.md").read_text() == text
 
 
 def test_a_compile_of_an_earlier_edge_is_left_out(
@@ -318,9 +318,9 @@ def test_a_compile_at_another_size_is_none_of_the_models(zoo: Path, edge: Run, f
 
 
 def test_the_committed_page_is_that_of_the_committed_figures() -> None:
-    docs = Path(__file__).resolve().parent.parent / "docs"
+    docs = Path(__file__).resolve().parent.parent / "docs" / "reference"
     records = load_records(docs / "models.json")
-    command = PAGE_COMMAND.format(page="docs/models.md")
+    command = PAGE_COMMAND.format(page="docs/reference/models.md")
     remedy = f"{command}   writes it anew"
     assert (docs / "models.md").read_text() == page(list(named(()).values()), records, command=command), remedy
     assert set(records) == set(available_models()), "edge models --check-all, --measure and --page"
@@ -351,7 +351,7 @@ def test_two_models_on_the_real_checker(zoo: Path, edge: Run, tmp_path: Path, to
 @pytest.mark.compiler
 @pytest.mark.slow
 def test_models_of_the_zoo_on_the_real_checker(zoo: Path, edge: Run, tmp_path: Path, toolchain: object) -> None:
-    """One without and one with attention; the whole zoo takes half an hour, docs/models.json has it."""
+    """One without and one with attention; the whole zoo takes half an hour, docs/reference/models.json has it."""
     code, out, err = edge("models", "--check-all", *SMALLEST, "--json")
     assert code == 0, err
     found = json.loads(out)

@@ -299,7 +299,7 @@ def _print_checks(found: Mapping[str, Checked], seconds: float) -> None:
 @click.command(
     "models",
     epilog="\b\nExamples:\n  edge models\n  edge models --json\n  edge models --measure ConvNeXt_atto\n"
-    "  edge models --check-all\n  edge models --page docs/models.md",
+    "  edge models --check-all\n  edge models --page docs/reference/models.md",
 )
 @click.argument("names", metavar="[MODEL]...", nargs=-1, shell_complete=complete_models)
 @click.option("--measure", is_flag=True, help="Export with random weights; count parameters and MACs.")

@@ -114,7 +114,7 @@ def _percent(measured: float, published: float | None) -> float | None:
 
 
 def page(specs: Sequence[ModelSpec], records: Records, *, command: str) -> str:
-    """Return ``docs/models.md``; models that have records but no spec come last, by name."""
+    """Return ``docs/reference/models.md``; models that have records but no spec come last, by name."""
     known = {spec.name: spec for spec in specs}
     models: Models = {**known, **dict.fromkeys(sorted(set(records) - set(known)))}
     found = {name: records.get(name, Record()) for name in models}
