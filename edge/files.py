@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import json
+import math
 import os
 import shutil
 import threading
@@ -47,6 +48,65 @@ def read_json(path: Path) -> Any:
         raise ValueError("nested too deeply") from None
 
 
+def read_yaml(path: Path, loader: Any = None) -> Any:
+    """Return what a YAML file holds.
+
+    Args:
+        loader: class of a safe loader of PyYAML's; its ``SafeLoader`` by default.
+
+    Raises:
+        OSError: it can't be read.
+        ValueError: it is no YAML, gives a key twice, nests too deeply, or is larger than any configuration.
+    """
+    import yaml  # not at import: a board that runs a program reads none
+
+    with path.open("rb") as stream:
+        data = stream.read(_YAML_BYTES + 1)
+    if len(data) > _YAML_BYTES:
+        raise ValueError(f"more than {_YAML_BYTES:,} bytes")
+    text, loader = data.decode("utf-8"), loader or yaml.SafeLoader
+    try:
+        node = yaml.compose(text, Loader=loader)
+        if unfolded(node) > MOST_YAML_VALUES:
+            raise ValueError(f"aliases that unfold to more than {MOST_YAML_VALUES} values")
+        if twice := next(_twice(node, set()), None):
+            raise ValueError(f"line {twice.start_mark.line + 1}: the key {twice.value} is given twice")
+        return yaml.load(text, loader)  # noqa: S506 - a safe loader
+    except yaml.YAMLError as error:
+        raise ValueError(f"no YAML: {' '.join(str(error).split())[:300]}") from error
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+
+
+def unfolded(node: Any, known: dict[int, float] | None = None) -> float:
+    """Return how many values a YAML node stands for with its aliases followed; infinite where it holds itself."""
+    known = {} if known is None else known
+    if not isinstance(getattr(node, "value", None), list):
+        return 1
+    if id(node) not in known:
+        known[id(node)] = math.inf
+        parts = [part for pair in node.value for part in (pair if isinstance(pair, tuple) else (pair,))]
+        known[id(node)] = 1 + sum(unfolded(part, known) for part in parts)
+    return known[id(node)]
+
+
+def _twice(node: Any, visited: set[int]) -> Iterator[Any]:
+    """Yield the keys that a mapping gives a second time."""
+    if not isinstance(getattr(node, "value", None), list) or id(node) in visited:
+        return
+    visited.add(id(node))
+    seen: set[str] = set()
+    for pair in node.value:
+        if isinstance(pair, tuple):
+            key = pair[0]
+            if isinstance(key.value, str):
+                if key.value in seen:
+                    yield key
+                seen.add(key.value)
+        for part in pair if isinstance(pair, tuple) else (pair,):
+            yield from _twice(part, visited)
+
+
 def data_dir(name: str) -> Path:
     """Return the folder ``name``, in the checkout or, once installed, inside the wheel.
 
@@ -67,6 +127,8 @@ def data_dir(name: str) -> Path:
 
 
 _JSON_BYTES = 256_000_000  # an eval.json of 50,000 images has some millions
+_YAML_BYTES = 10_000_000
+MOST_YAML_VALUES = 100_000  # of a whole document with its aliases followed
 UNWRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR)
 
 
@@ -96,6 +158,20 @@ def write_text(path: Path, text: str) -> None:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def require_ours(path: Path, mark: str) -> None:
+    """Refuse to write over a file that lacks the mark which edge leaves in its own.
+
+    Raises:
+        WorkspaceError: such a file is there.
+    """
+    if path.exists() and not (path.is_file() and mark.encode() in path.read_bytes()):
+        raise WorkspaceError(
+            f"{path} exists, and edge did not make it",
+            expected="a new name, or a file that this command wrote earlier",
+            remedy=f"choose another name, or mv {path} elsewhere",
+        )
 
 
 def link_or_copy(source: Path, target: Path) -> None:

@@ -226,3 +226,48 @@ def test_no_option_takes_a_bare_number() -> None:
         for option in command.params:
             assert option.type not in (click.INT, click.FLOAT), option.name
             assert type(option.type) is not click.FloatRange, option.name
+
+
+LONG = "a" * 300
+DEEP = "images: " + "[" * 5000 + "]" * 5000
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "says"),
+    [
+        (("build", f"{LONG}.onnx", *NORM), 1, "shorter name"),
+        (("build", "net.onnx", *NORM, "--name", LONG), 2, "150 bytes at most"),
+        (("build", LONG), 1, "shorter name"),
+        (("run", LONG, "net.onnx"), 1, "shorter name"),
+        (("build", "net.onnx", *NORM, "--build-dir", "/proc"), 1, "/proc"),
+        (("build", "deep.yaml"), 2, "nested too deeply"),
+        (("build", "net.onnx", *NORM, "--precision", "deep.yaml"), 2, "nested too deeply"),
+        (("build", "net.onnx", *NORM, "--calib", "deep.yaml"), 2, "nested too deeply"),
+        (("build", "twice.yaml"), 2, "line 2: the key name is given twice"),
+        (("lint", "deep.yaml"), 1, "deep"),
+        (("build", "net.onnx", *NORM, "--compiler", "onnxruntime", "--images", "digits.txt"), 1, "whole number"),
+    ],
+    ids=lambda item: " ".join(item)[:40] if isinstance(item, tuple) else None,
+)
+def test_what_the_system_or_a_parser_refuses_is_told(
+    edge: Run, tmp_path: Path, arguments: tuple[str, ...], code: int, says: str
+) -> None:
+    save_net(tmp_path / "net.onnx")
+    (tmp_path / "deep.yaml").write_text(DEEP)
+    (tmp_path / "twice.yaml").write_text("name: a\nname: b\n")
+    (tmp_path / "a.png").write_bytes(b"")
+    (tmp_path / "digits.txt").write_text("a.png " + "9" * 5000)
+    found, out, err = edge(*arguments)
+    assert found == code, err
+    assert says in err + out
+    assert max(map(len, (err + out).splitlines())) < 600
+    assert "unexpected" not in err
+
+
+def test_an_output_that_is_full_is_told(tmp_path: Path) -> None:
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run([sys.executable, "-m", "edge", "models"], stdout=full, stderr=subprocess.PIPE, text=True)
+    assert done.returncode == 1
+    assert "No space left" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert "Exception ignored" not in done.stderr

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import importlib
 import os
 import signal
@@ -125,6 +126,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
+    except OSError as error:
+        if debug:
+            raise
+        click.echo(f"error: {_of_the_system(error)}", err=True)
+        sys.exit(1)
     except Exception as error:
         if debug:
             raise
@@ -135,6 +141,20 @@ def main(arguments: Sequence[str] | None = None) -> None:
             err=True,
         )
         sys.exit(UNEXPECTED)
+
+
+def _of_the_system(error: OSError) -> str:
+    """Return what the operating system refuses, and what to do about it."""
+    name = str(error.filename or "")
+    where = f"{name[:60]}…{name[-20:]}" if len(name) > 100 else name or "the output"
+    remedies = {
+        errno.ENAMETOOLONG: "choose a shorter name",
+        errno.ENOSPC: "free some space",
+        errno.ENOENT: "check the path, and that the folder that you are in still exists",
+    }
+    seen = f"{where}: {error.strerror or error}"
+    remedy = remedies.get(error.errno or 0, "check the path and its permissions")
+    return f"{seen}\nnext: {remedy}, or see more with --debug"
 
 
 def _terminate(_number: int, _frame: FrameType | None) -> None:

@@ -172,8 +172,9 @@ class Survey:
             InputError: the kept figures can't be read.
             WorkspaceError: the page can't be written.
         """
-        from edge.files import disk_errors, write_text
+        from edge.files import disk_errors, require_ours, write_text
 
+        require_ours(target, "Written by `edge models --page")
         kept = target.with_suffix(".json")
         new = collect(self._build_dir, self._specs, load_records(kept))
         asked = {spec.name: spec for spec in self._specs}

@@ -99,8 +99,8 @@ def _targets(files: Sequence[Path], out: Path | None) -> dict[Path, Path]:
     """Return image -> file to write, checked before any work is done."""
     if out is None:
         return {}
-    from edge.files import disk_errors
-    from edge.runtime.annotated import FORMATS, check_format
+    from edge.files import disk_errors, require_ours
+    from edge.runtime.annotated import FORMATS, MARK, check_format
 
     if len(files) == 1 and not out.is_dir() and out.suffix:
         check_format(out)
@@ -113,6 +113,7 @@ def _targets(files: Sequence[Path], out: Path | None) -> dict[Path, Path]:
     for target in targets.values():
         if target.resolve() in inputs:
             raise UsageError(f"--out would overwrite {target}", expected="another name or folder")
+        require_ours(target, MARK)
     with disk_errors(out):
         (out if out not in targets.values() else out.parent).mkdir(parents=True, exist_ok=True)
     return targets

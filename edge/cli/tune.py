@@ -184,7 +184,7 @@ def tune_command(
     import cattrs
     from attrs import evolve
 
-    from edge.files import disk_errors, write_json
+    from edge.files import disk_errors, require_ours, write_json
     from edge.folder.workspace import Workspace
     from edge.specs import load_precision, recipe_place, save_precision
     from edge.tune import FILE, SearchOptions, tune
@@ -212,6 +212,8 @@ def tune_command(
     root = build_dir / request.spec.name
     target = out or recipe_place(request.spec.name, root)
     held = Workspace(root, display := Display(verbose=verbose), source=request.source, replace=request.replace)
+    if out is not None:
+        require_ours(out, "evidence:")
     with display, held as workspace:
         result = tune(request, workspace, wanted, display)
         with disk_errors(target.parent):

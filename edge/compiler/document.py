@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -11,6 +10,7 @@ import yaml
 from attrs import frozen
 
 from edge.compiler.schema import GROUPS, NO_DATA
+from edge.files import MOST_YAML_VALUES, unfolded
 from edge.graph.files import GraphFacts
 
 if TYPE_CHECKING:
@@ -18,7 +18,6 @@ if TYPE_CHECKING:
 
 # group / key / node or input / setting
 DEEPEST = 4
-MOST_NODES = 100_000
 
 
 class Hit(NamedTuple):
@@ -134,8 +133,8 @@ def read(text: str) -> tuple[dict[Any, Any], dict[tuple[str, ...], int], list[Du
         RecursionError: it nests too deep.
     """
     node = yaml.compose(text, Loader=yaml.SafeLoader)
-    if _unfolded(node, {}) > MOST_NODES:
-        raise TypeError(f"aliases that unfold to more than {MOST_NODES} values")
+    if unfolded(node) > MOST_YAML_VALUES:
+        raise TypeError(f"aliases that unfold to more than {MOST_YAML_VALUES} values")
     data = yaml.safe_load(text)
     if not isinstance(node, yaml.MappingNode) or not isinstance(data, dict):
         raise TypeError(type(data).__name__)
@@ -143,17 +142,6 @@ def read(text: str) -> tuple[dict[Any, Any], dict[tuple[str, ...], int], list[Du
     duplicates: list[Duplicate] = []
     _walk(node, (), lines, duplicates)
     return data, lines, duplicates
-
-
-def _unfolded(node: yaml.Node | None, known: dict[int, float]) -> float:
-    """Return how many values a node stands for with its aliases followed; infinite where it holds itself."""
-    if not isinstance(node, yaml.CollectionNode):
-        return 1
-    if id(node) not in known:
-        known[id(node)] = math.inf
-        parts = [part for pair in node.value for part in (pair if isinstance(pair, tuple) else (pair,))]
-        known[id(node)] = 1 + sum(_unfolded(part, known) for part in parts)
-    return known[id(node)]
 
 
 def _walk(

@@ -19,13 +19,12 @@ from pathlib import Path
 
 import cattrs
 import numpy as np
-import yaml
 from attrs import field, frozen
 from attrs.validators import ge, instance_of
 from numpy.typing import NDArray
 
 from edge.errors import CalibrationError, ImageError, SpecError, WorkspaceError
-from edge.files import data_dir
+from edge.files import data_dir, read_yaml
 from edge.images import ImageItem, ImageSet, sample
 from edge.images.preprocess import arrange, resize_crop
 from edge.progress import Reporter, Silent
@@ -101,9 +100,9 @@ def load_set(name: str) -> CalibrationSet:
         known = ", ".join(sorted(p.stem for p in data_dir("calibration").glob("*.yaml")))
         raise SpecError(f"no calibration set is called {name!r}", expected=f"{known}; or a path of a YAML")
     try:
-        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+        data = read_yaml(path)
         spec = CalibrationSet(**{"name": path.stem, **data})
-    except (OSError, ValueError, yaml.YAMLError, TypeError) as error:
+    except (OSError, ValueError, TypeError) as error:
         raise SpecError(
             f"{path} is no calibration set: {error.args[0] if error.args else error}",
             expected="a mapping of images, n, seed and note",

@@ -30,6 +30,7 @@ IMAGENET_CLASSES = 1000
 _HIGHEST_LABEL = 2**31 - 1
 # Files that, lying in a folder of images, say their labels; the first that exists counts.
 _LISTS = ("labels.csv", "val.txt", "labels.txt")
+_INDEX = re.compile(r"[+-]?[0-9]{1,9}")  # more digits than any list of classes has are a mistake
 _SYNSET = re.compile(r"n\d{8}")
 _SYNSET_NAME = re.compile(r"n\d{8}\s+(?=\S)")
 _SYNSET_LISTS = ("synsets.txt", "LOC_synset_mapping.txt")
@@ -204,7 +205,7 @@ def _folder_labels(
         index = _by_name(names)
         if all(name in index for name in held):
             return index, ""
-    if all(name.isdecimal() for name in held):
+    if all(name.isdecimal() and re.fullmatch(_INDEX, name) for name in held):
         return {name: int(name) for name in held}, ""
     if all(_SYNSET.fullmatch(name) for name in held):
         return _synset_labels(folder, children, held, classes)
@@ -256,8 +257,8 @@ def _listed(path: Path, classes: Sequence[str] | int | None) -> tuple[Files, str
         )
     labels: dict[str, int | None] = {}
     for number, name, text in _rows(path):
-        if text is not None and re.fullmatch(r"[+-]?\d+", text) is None:
-            raise LabelError(f"{path}, line {number}: class index {text!r}", expected="an integer")
+        if text is not None and re.fullmatch(_INDEX, text) is None:
+            raise LabelError(f"{path}, line {number}: class index {_short(text)!r}", expected="a whole number")
         if name in labels:
             raise LabelError(f"{path}, line {number}: {name} is listed twice", expected="each image once")
         labels[name] = None if text is None else int(text)
@@ -313,6 +314,10 @@ def _text(path: Path) -> str:
         return path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise LabelError(f"{path} can't be read as text: {error}") from error
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= 40 else f"{text[:37]}…"
 
 
 def _extensions() -> str:

@@ -16,7 +16,7 @@ from edge.diagnose.findings import FILE as DIAGNOSIS
 from edge.diagnose.findings import SCHEMA_VERSION as DIAGNOSIS_SCHEMA
 from edge.diagnose.findings import Diagnosis
 from edge.errors import ModelFileError, UsageError
-from edge.files import read_json
+from edge.files import read_json, read_yaml
 from edge.folder.built import Built
 from edge.measure.statistics import wilson
 from edge.report.contents import (
@@ -164,11 +164,9 @@ def recipe(files: Mapping[str, Path]) -> dict[str, str]:
     path = files.get("mapper_yaml")
     if path is None:
         return {}
-    import yaml
-
     try:
-        return dict(_flat("", yaml.safe_load(path.read_text(encoding="utf-8"))))
-    except (OSError, ValueError, yaml.YAMLError):
+        return dict(_flat("", read_yaml(path)))
+    except (OSError, ValueError):
         return {}
 
 

@@ -10,7 +10,7 @@ from typing import Any
 from filelock import FileLock
 
 from edge.errors import ModelFileError, WorkspaceError
-from edge.files import disk_errors, read_json, write_json, write_text
+from edge.files import disk_errors, read_json, require_ours, write_json, write_text
 from edge.folder.built import MANIFEST, Built
 from edge.folder.workspace import MARKER
 from edge.report.gather import OWN_FILES
@@ -30,6 +30,9 @@ def write_beside(page_path: Path, texts: Mapping[str, str]) -> list[Path]:
     if not page_path.parent.is_dir():
         raise ModelFileError(f"{page_path.parent} is no folder", remedy=f"mkdir -p {page_path.parent}")
     paths = {name: page_path.with_suffix(Path(name).suffix) for name in _page_first(texts)}
+    # Of Markdown and JSON the page tells whose they are.
+    for path in paths.values() if not page_path.exists() else (page_path,):
+        require_ours(path, '<meta name="generator" content="edge ')
     with disk_errors(page_path.parent):
         for name, path in paths.items():
             write_text(path, texts[name])

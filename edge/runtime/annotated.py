@@ -12,10 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge.errors import ImageError, UsageError
-from edge.files import disk_errors
+from edge.files import disk_errors, require_ours
 
 Image = NDArray[np.uint8]
 
+MARK = "made by edge run"  # behind the image's end, where no reader looks
 FORMATS = (".png", ".jpg", ".jpeg")
 SHORTEST, LONGEST = 448, 960  # pixels of the drawn image's longer side
 NARROWEST = 360  # pixels that a row of text needs
@@ -54,9 +55,14 @@ def png(rgb: Image) -> bytes:
 
 
 def save_image(path: Path, rgb: Image) -> None:
-    """Write an image (uint8, RGB) whole or not at all; the name's ending says the format: see ``check_format``."""
+    """Write an image (uint8, RGB) whole or not at all; the name's ending says the format: see ``check_format``.
+
+    Raises:
+        WorkspaceError: a file of that name is there that was not written by this function.
+    """
     check_format(path)
-    data = _encode(rgb, path.suffix.lower())
+    require_ours(path, MARK)
+    data = _encode(rgb, path.suffix.lower()) + MARK.encode()
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     with disk_errors(path.parent):
         try:

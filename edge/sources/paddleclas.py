@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 from edge.errors import InputError
+from edge.files import read_yaml
 from edge.sources.declared import Declared, names_of, number, numbers
 from edge.specs.schema import Interpolation
 
@@ -93,13 +94,11 @@ def load_yaml(path: Path) -> Mapping[str, Any]:
     Raises:
         InputError: it can't be read, or is none.
     """
-    import yaml
-
     try:
-        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+        data = read_yaml(path)
     except FileNotFoundError:
         raise InputError(f"{path} does not exist", expected="the framework's own YAML") from None
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+    except (OSError, ValueError) as error:
         raise InputError(f"{path} can't be read as YAML: {' '.join(str(error).split())[:200]}") from error
     if not isinstance(data, dict):
         raise InputError(f"{path} holds no mapping", expected="the framework's own YAML")

@@ -14,7 +14,7 @@ from attrs import evolve, fields, frozen
 from cattrs import transform_error
 
 from edge.errors import SpecError, UsageError
-from edge.files import data_dir, write_text
+from edge.files import data_dir, read_yaml, write_text
 from edge.specs.schema import OWN_FILES, ModelSpec, Precision, Preprocess
 
 if TYPE_CHECKING:
@@ -257,16 +257,12 @@ def _read_model(path: Path) -> ModelFile:
 
 
 def _mapping(path: Path) -> dict[str, Any]:
-    import yaml  # not at import: a board that runs a program reads none
-
     try:
-        data = yaml.load(path.read_text(encoding="utf-8"), _loader())  # noqa: S506 - a safe loader
+        data = read_yaml(path, _loader())
     except FileNotFoundError:
         raise SpecError(f"{path} does not exist") from None
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, ValueError) as error:
         raise SpecError(f"{path} can't be read: {error}") from error
-    except yaml.YAMLError as error:
-        raise SpecError(f"{path} is not YAML: {error}") from error
     if not isinstance(data, dict):
         raise SpecError(f"{path} holds {type(data).__name__}", expected="a mapping of keys to values")
     data.setdefault("name", path.stem)

@@ -38,9 +38,9 @@ def _check(condition: bool, seen: str, expected: str) -> None:
 
 def _name(_: object, attribute: Attribute[str], value: str) -> None:
     _check(
-        re.fullmatch(r"\w[\w.-]*", value) is not None,
+        re.fullmatch(r"\w[\w.-]*", value) is not None and len(value.encode()) <= 150,
         f"{attribute.name}: {value!r}",
-        "letters, digits, '_', '-' and '.'; it names files",
+        "letters, digits, '_', '-' and '.', 150 bytes at most; it names files",
     )
 
 
