@@ -36,9 +36,9 @@ def cli_page() -> str:
 
 def help_of(command: click.Command, *verb: str) -> str:
     """Return a command's help at a width of 80 columns."""
-    context = click.Context(cli, info_name="edge", max_content_width=80, terminal_width=80)
+    context = click.Context(cli, info_name="edge", terminal_width=80, **cli.context_settings)
     for name in verb[:-1]:
         context = click.Context(click.Group(name), info_name=name, parent=context)
     if verb:
-        context = click.Context(command, info_name=verb[-1], parent=context, max_content_width=80, terminal_width=80)
+        context = click.Context(command, info_name=verb[-1], parent=context, terminal_width=80)
     return command.get_help(context).rstrip()
