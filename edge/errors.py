@@ -5,22 +5,22 @@
     EdgeError                     exit code 1: a known failure
     ├── UsageError                exit code 2: the command or a spec is wrong
     │   └── SpecError             a model YAML or a precision recipe breaks its schema
-    ├── InputError                a file of the user's can't be used
+    ├── InputError                a file given by the user can't be used
     │   ├── ModelFileError        an ONNX file is missing, corrupt, dynamic or of a wrong shape
     │   ├── ImageError            an image can't be read or is too small
     │   ├── LabelError            labels do not match the images or the classes
-    │   └── CalibrationError      a calibration set that would spoil the model
+    │   └── CalibrationError      a calibration set would spoil the model
     ├── DownloadError             a download failed, timed out or has the wrong checksum
     ├── ToolchainError            the vendor's compiler
-    │   ├── NotEnoughMemory       it would be killed for want of memory
+    │   ├── NotEnoughMemory       it would need more memory than is free
     │   ├── ToolchainMissing      none was found
     │   ├── InstallError          it could not be installed
     │   └── CompileError          it ran and failed; carries stage, cause, remedy
     │       └── CompileTimeout    it was stopped at its time limit
     ├── BackendError              a program can't be opened or run
     │   └── BackendMissing        this machine lacks what the backend needs
-    ├── BoardError                the board over SSH: unreachable, of another version, or a tool of it failed
-    ├── WorkspaceError            the build folder: foreign, locked, disk full
+    ├── BoardError                the board is unreachable or of another version, or one of its tools failed
+    ├── WorkspaceError            the build folder is foreign or locked, or the disk is full
     └── GateError                 a result is worse than a gate allows
 """
 
@@ -33,7 +33,7 @@ class EdgeError(Exception):
     Args:
         seen: what was found, with the value itself.
         expected: what would have been right.
-        remedy: what to do next, best as the command to type.
+        remedy: what to do next; if possible, the command to type.
     """
 
     exit_code = 1
@@ -64,7 +64,7 @@ class SpecError(UsageError):
 
 
 class InputError(EdgeError):
-    """A file of the user's can't be used."""
+    """A file given by the user can't be used."""
 
 
 class ModelFileError(InputError):
@@ -80,7 +80,7 @@ class LabelError(InputError):
 
 
 class CalibrationError(InputError):
-    """A calibration set that would spoil the model."""
+    """A calibration set would spoil the model."""
 
 
 class DownloadError(EdgeError):
@@ -88,10 +88,10 @@ class DownloadError(EdgeError):
 
 
 class ToolchainError(EdgeError):
-    """Something about the vendor's compiler, or a framework that exports.
+    """The vendor's compiler, or a framework to export from, is missing or failed.
 
     Args:
-        seen: as for every error; the next two likewise.
+        seen: what was found, with the value itself.
         expected: what would have been right.
         remedy: what to do next.
         log: path of the full log, shown to the user; a stage that fails keeps its log and sets this.
@@ -124,7 +124,7 @@ class CompileError(ToolchainError):
 
     Args:
         stage: the vendor's stage that failed, such as ``parse yaml``, ``calibrate`` or ``hbdk-cc``.
-        cause: one line that says why, in the compiler's words where it has any.
+        cause: one line that says why, in the compiler's words if it gives any.
         remedy: what to do next.
         log: path of the full log, shown to the user.
     """

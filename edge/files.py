@@ -1,4 +1,4 @@
-"""Ground: whole files or none, their hashes, and what a full disk says."""
+"""Write files whole or not at all, hash them, and report a full disk."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def sha256_of(path: Path) -> str:
 
 
 def is_plain_name(name: str) -> bool:
-    """Say whether a name that a file from elsewhere gives is that of a visible file in the same folder."""
+    """Say whether a name, read from an untrusted file, is a plain file name: no folder in it, no leading dot."""
     return bool(name) and not name.startswith(".") and len(name) <= 255 and not set(name) & set("/\\\0")
 
 
@@ -36,7 +36,7 @@ def read_json(path: Path) -> Any:
 
     Raises:
         OSError: it can't be read.
-        ValueError: it is no JSON, nested too deeply, or larger than any that edge writes.
+        ValueError: it is not JSON, nested too deeply, or larger than any that edge writes.
     """
     with path.open("rb") as stream:
         data = stream.read(_JSON_BYTES + 1)
@@ -143,7 +143,7 @@ def json_text(data: object) -> str:
 
 
 def _beside(path: Path) -> Path:
-    """Return where a new file is made before it replaces ``path``; another one for each writer."""
+    """Return the temporary path of a new file that will replace ``path``; each writer gets another."""
     return path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}.tmp")
 
 

@@ -9,7 +9,7 @@ class Reporter(Protocol):
     """Listener for live progress. Only the command line prints; stages call this."""
 
     def update(self, text: str, fraction: float | None = None) -> None:
-        """Say what goes on now; ``fraction`` in 0..1 where it is known."""
+        """Say what is being done; ``fraction`` in 0..1 where it is known."""
 
     def warn(self, message: str) -> None:
         """Tell the user something that does not stop the work."""
@@ -40,7 +40,7 @@ class Silent:
 
 
 class Quiet(Silent):
-    """A listener that does the same."""
+    """A silent listener."""
 
     def begin(self, stage: str) -> None:
         """Ignore it."""

@@ -30,7 +30,7 @@ class Hit(NamedTuple):
 
 
 class Duplicate(NamedTuple):
-    """A key that stands in one mapping again: the line of the second, and whether its value is the same."""
+    """A key given twice in one mapping: the line of the second, and whether both values are the same."""
 
     key: str
     line: int
@@ -47,10 +47,10 @@ class Document:
     graph: GraphFacts | None = None  #: facts of the model, if known.
     model: onnx.ModelProto | None = None  #: the model, if at hand.
     calibration_files: Sequence[tuple[str, int]] | None = None  #: name and bytes, if known.
-    base: Path | None = None  #: folder that relative paths start from; None where no path is to be looked up.
+    base: Path | None = None  #: folder that relative paths start from; None looks up no path.
 
     def group(self, group: str) -> Mapping[Any, Any]:
-        """Return a group; empty where it is missing or no mapping."""
+        """Return a group; empty if it is missing or not a mapping."""
         value = self.data.get(group)
         return value if isinstance(value, dict) else {}
 
@@ -107,7 +107,7 @@ class Document:
 
 
 def parse_shape(text: str) -> tuple[int, ...] | None:
-    """Return the numbers of ``1x3x224x224``; None where it is something else."""
+    """Return the numbers of a text such as ``1x3x224x224``; None for any other text."""
     try:
         return tuple(int(part) for part in text.lower().split("x"))
     except ValueError:
@@ -115,7 +115,7 @@ def parse_shape(text: str) -> tuple[int, ...] | None:
 
 
 def has_type(value: object, types: tuple[type, ...]) -> bool:
-    """Tell whether a value is of one of the types; a bool is no int here."""
+    """Tell whether a value is of one of the types; a bool does not count as an int."""
     if isinstance(value, bool):
         return bool in types
     return isinstance(value, types)
@@ -128,9 +128,9 @@ def read(text: str) -> tuple[dict[Any, Any], dict[tuple[str, ...], int], list[Du
         The data, the line of every key, and the keys given twice.
 
     Raises:
-        yaml.YAMLError: the text is no YAML.
-        TypeError: it is YAML, but no mapping, or one that unfolds to more than any configuration holds.
-        RecursionError: it nests too deep.
+        yaml.YAMLError: the text is not YAML.
+        TypeError: it is YAML but not a mapping, or its aliases unfold to more than any configuration holds.
+        RecursionError: it is nested too deeply.
     """
     node = yaml.compose(text, Loader=yaml.SafeLoader)
     if unfolded(node) > MOST_YAML_VALUES:

@@ -1,6 +1,6 @@
 """Why the compiler failed: its log and exit status as stage, cause and remedy.
 
-The messages were captured from hb_mapper 1.24.3; what is not known is still told by the last error line.
+The messages were captured from hb_mapper 1.24.3; for an unknown failure the last error line is shown.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class _Rule:
     cause: str = "{0}"
 
 
-# First match wins: the reasons behind the reasons come first.
+# First match wins, so root causes come first.
 _RULES = (
     _Rule(
         r"No space left on device|Errno 28",
@@ -37,19 +37,19 @@ _RULES = (
     _Rule(
         r"MemoryError|std::bad_alloc|[Cc]annot allocate memory|Unable to allocate [^\n]*",
         "memory",
-        "close other programs, or take a machine with more memory, and run again",
+        "close other programs, or use a machine with more memory, and run again",
         "the machine ran out of memory",
     ),
     _Rule(
         r"can not find hbdk library|No module named 'pkg_resources'",
         "start hbdk",
-        "edge toolchain install (its lock file holds setuptools below 81)",
+        "edge toolchain install (it installs a setuptools below 81)",
         "hbdk can't start: its Python has a setuptools without pkg_resources",
     ),
     _Rule(
         r"(Parse '\w+' failed!)[^\n]*\n(?:[^\n]*yaml file parse failed[^\n]*\n)?(?:\S+ \S+ ERROR )?([^\n]+)",
         "parse yaml",
-        "correct the mapper YAML or what it names; `edge render` writes one that passes the lint",
+        "correct the mapper YAML or the files it names; `edge render` writes one that passes the lint",
         "{1}",
     ),
     _Rule(
@@ -66,7 +66,7 @@ _RULES = (
     _Rule(
         r"Directory (\S+) is empty",
         "calibrate",
-        "run `edge calibrate` again; see that its image folder is not empty",
+        "run `edge calibrate` again; check that its image folder is not empty",
         "the calibration folder {0} is empty",
     ),
     _Rule(
@@ -141,7 +141,7 @@ def diagnose(text: str, returncode: int, *, log: str | None = None) -> CompileEr
         shown = re.sub(r"[^\x20-\x7e]+", "?", plain)[-120:].strip()
         return _error(
             "start",
-            f"exit status {returncode}, and its output can't be understood: {shown!r}",
+            f"exit status {returncode} with unknown output: {shown!r}",
             "edge toolchain install (then --compiler managed)",
             log,
         )
@@ -159,7 +159,7 @@ def _signal(returncode: int) -> int:
     """Return the signal's number; a shell or a container says 128 + number."""
     if returncode < 0:
         return -returncode
-    # hb_mapper's own failures end with 255; 128 + n beyond the real-time signals is none.
+    # hb_mapper's own failures end with 255; there is no signal above the real-time signals.
     return returncode - 128 if 128 < returncode <= 128 + 64 else 0
 
 
@@ -172,7 +172,7 @@ def _signalled(number: int, stage: str, log: str | None) -> CompileError:
         return _error(
             stage,
             "it was killed (SIGKILL), most often because the machine ran out of memory",
-            "close other programs, or take a machine with more memory, and run again",
+            "close other programs, or use a machine with more memory, and run again",
             log,
         )
     if number in (signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS, signal.SIGILL, signal.SIGFPE):

@@ -1,4 +1,4 @@
-"""Foretell how much memory the compiler takes, and refuse a run that would be killed for want of it."""
+"""Estimate how much memory the compiler takes, and refuse a run that would be killed for lack of it."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ _FLOAT = 4  # bytes of a weight, and of an activation while calibrating
 
 # Upper bounds of what was measured (hb_mapper 1.24.3; the figures are in tests/test_footprint.py).
 _BASE = 500 * _MIB
-# Copies of the float weights, by their number: so many of the first 12 M, ... Larger networks hold fewer.
+# Copies of the float weights, by number of weights: this many of the first 12 M, ... Larger networks hold fewer.
 _Slopes = tuple[tuple[float, float], ...]
 _WEIGHTS_ALONE: _Slopes = ((12e6, 31.0), (32e6, 22.0), (math.inf, 15.0))
 _WEIGHTS_BESIDE: _Slopes = ((60e6, 17.0), (math.inf, 5.0))
 _BATCH = 8  # calibration images that the compiler takes at a time
-_LEAST = 3  # as many as count at least: what comes after calibration is larger than with one or two
+_LEAST = 3  # images that count at least: with one or two, the steps after calibration take more
 _LARGEST = 4.7  # copies of the largest activation of a batch
 _ACTIVATIONS = 1.9  # copies of every activation of one image
 _INPUT = 1.2  # copies of every calibration image
 _CHECK: tuple[tuple[int, float], ...] = ((550, 17.0), (1200, 12.5))  # MiB, copies of the weights
 
-_SIZES = (4, 8, 16, 24, 32, 48, 64, 96, 128)  # GiB, as machines come
+_SIZES = (4, 8, 16, 24, 32, 48, 64, 96, 128)  # GiB, usual sizes of machines
 _FEW = 20  # calibration images that still give steady ranges
 
 
@@ -47,7 +47,7 @@ class Extent:
 def extent_of(onnx_file: Path) -> Extent:
     """Add up the tensors of a network; shapes are those that ONNX infers.
 
-    A tensor whose shape does not follow counts as much as the largest input of its operator.
+    A tensor of unknown shape counts as much as the largest input of its operator.
 
     Args:
         onnx_file: float network with static inputs.
@@ -60,7 +60,7 @@ def extent_of(onnx_file: Path) -> Extent:
     model = load_onnx(onnx_file)
     graph = model.graph
     weights = {tensor.name: math.prod(tensor.dims) for tensor in graph.initializer}
-    # Shapes do not depend on what large weights hold, and without them inference takes no time or memory.
+    # Shapes do not depend on the values of large weights; without these, inference is fast and small.
     for index in reversed(range(len(graph.initializer))):
         tensor = graph.initializer[index]
         if math.prod(tensor.dims) > 1024:
@@ -88,10 +88,10 @@ def extent_of(onnx_file: Path) -> Extent:
 
 
 def estimate(extent: Extent, purpose: Purpose, images: int = 100) -> int:
-    """Return the bytes that a run of the compiler is foretold to hold at most.
+    """Return the estimated peak memory of a run of the compiler, in bytes.
 
-    A compile is at its largest either where it turns the weights into integers, or where it runs the
-    calibration images through the network, so the larger of two sums counts:
+    A compile peaks either when it turns the weights into integers, or when it runs the calibration images
+    through the network, so the larger of two sums counts:
 
     - weights: 500 MiB (a network of 29 k weights at 64x64 takes 449) and 31 copies of the first 12 M float
       weights (ResNet18 at 64x64), 22 of the next 20 M (ConvNeXt_tiny at 64x64 with the recipe ``int8``,
@@ -103,10 +103,10 @@ def estimate(extent: Extent, purpose: Purpose, images: int = 100) -> int:
       image's input (100 images beside 16); 17 copies of the first 60 M weights and 5 of the rest
       (NextViT and ConvNeXt_large at 384x384).
 
-    Copies are those that lie above all measured, 5 % and more. What the compiler fuses, such as a swish, counts all
-    the same, so that such a network takes up to 1.65 times less. Level and 16-bit outputs change nothing (O2 beside O0
-    2 MiB, int16 beside int8 outputs 3). The checker, which does not calibrate, takes the same at every input size (455
-    MiB at 1024x1024), and at most the smaller of 550 MiB with 17 copies of the weights and 1200 MiB with 12.5.
+    The factors lie at least 5 % above everything measured. Operators that the compiler fuses, such as a swish, still
+    count, so such a network may take up to 1.65 times less. Level and 16-bit outputs change nothing (2 MiB between O2
+    and O0, 3 between int16 and int8 outputs). The checker does not calibrate: it takes the same at every input size
+    (455 MiB at 1024x1024), at most the smaller of 550 MiB + 17 copies of the weights and 1200 MiB + 12.5 copies.
 
     Args:
         extent: of the network.
@@ -143,7 +143,7 @@ def require(extent: Extent, purpose: Purpose, *, free: int | None, name: str, im
 
     Args:
         extent: of the network.
-        free: bytes that can be had, see :func:`edge.toolchain.memory.available`; None where that is unknown.
+        free: free bytes, see :func:`edge.toolchain.memory.available`; None if unknown.
         name: of the network, for the message.
 
     Raises:
@@ -152,18 +152,18 @@ def require(extent: Extent, purpose: Purpose, *, free: int | None, name: str, im
     needed = estimate(extent, purpose, images)
     if free is None or needed <= free:
         return
-    # The system and edge itself want something beside.
+    # The system and edge itself need some memory too.
     machine = next((size for size in _SIZES if size * GIB >= needed + 2 * GIB), math.ceil(needed / GIB) + 2)
     size = f"{extent.parameters / 1e6:.1f} M parameters"
-    why = "the weights decide: fewer calibration images or a lower --level change little"
-    less = "take a smaller model (edge models)"
+    why = "most of it is for the weights: fewer calibration images or a lower --level change little"
+    less = "use a smaller model (edge models)"
     if purpose == "compile" and _by_activations(extent, images) > _by_weights(extent):
         size += f", {extent.activations / 1e6:.1f} M activations, {images} calibration images"
-        why = "the activations decide: a lower --level changes nothing"
-        less = "take a smaller input or a smaller model"
+        why = "most of it is for the activations: a lower --level changes nothing"
+        less = "use a smaller input or a smaller model"
         fewer = estimate(extent, purpose, _FEW)
         if images > _FEW and fewer <= free:
-            less = f"--calib-count {_FEW} takes {fewer / GIB:.1f} GiB"
+            less = f"use --calib-count {_FEW}, which takes {fewer / GIB:.1f} GiB"
     raise NotEnoughMemory(
         f"to {purpose} {name} ({size}) takes about {needed / GIB:.1f} GiB of memory, and {free / GIB:.1f} GiB are free",
         expected=f"a machine or container with {machine} GiB; {why}",

@@ -1,4 +1,4 @@
-"""Check a mapper YAML before the compiler starts: most of these mistakes cost minutes, or pass in silence."""
+"""Check a mapper YAML before the compiler starts: most of these mistakes cost minutes or are never reported."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ if TYPE_CHECKING:
     import onnx
 
 Rule = Callable[[Document], Iterator[Hit]]
-LARGEST = 1 << 20  # bytes; a configuration with a line a node has some 100 KB
+LARGEST = 1 << 20  # bytes; a configuration with one line per node has some 100 KB
 
-# In this order; a rule sees only values of the right type, so each holds by itself.
+# In this order. A rule sees only values of the right type, so no rule depends on another.
 RULES: tuple[Rule, ...] = (
     rules.unknown_group,
     rules.missing_group,
@@ -86,8 +86,8 @@ class Finding:
     rule: str  #: name of the rule.
     seen: str  #: what the YAML says.
     expected: str  #: what would be right.
-    line: int | None = None  #: in the YAML, from 1; None where the fault is that something is missing.
-    harmless: bool = False  #: the compiler takes it and makes the same program.
+    line: int | None = None  #: in the YAML, from 1; None if something is missing.
+    harmless: bool = False  #: the compiler accepts it and makes the same program.
 
     def __str__(self) -> str:
         where = f"line {self.line}: " if self.line else ""
@@ -114,14 +114,14 @@ def lint(
     try:
         data, lines, duplicates = read(text)
     except RecursionError:
-        return (Finding("yaml_syntax", "the file nests too deep", "four levels"),)
-    except (ValueError, AttributeError) as error:  # what PyYAML lets through of a date or a tag that can't be
+        return (Finding("yaml_syntax", "the file is nested too deeply", "four levels"),)
+    except (ValueError, AttributeError) as error:  # PyYAML's own errors for an impossible date or tag
         return (Finding("yaml_syntax", f"a value can't be read: {error}", "YAML 1.1"),)
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else None
-        return (Finding("yaml_syntax", f"no YAML: {error.problem or error}", "YAML 1.1", line),)
+        return (Finding("yaml_syntax", f"not YAML: {error.problem or error}", "YAML 1.1", line),)
     except yaml.YAMLError as error:
-        return (Finding("yaml_syntax", f"no YAML: {error}", "YAML 1.1"),)
+        return (Finding("yaml_syntax", f"not YAML: {error}", "YAML 1.1"),)
     except TypeError as error:
         return (Finding("yaml_syntax", f"the file holds {error}", "a mapping of groups"),)
     doc = Document(
@@ -139,8 +139,8 @@ def lint(
 def _apply(rule: Rule, doc: Document) -> list[Finding]:
     try:
         return [Finding(rule.__name__, *hit) for hit in rule(doc)]
-    except (OSError, ValueError) as error:  # a name that no file system takes, a number of thousands of digits
-        return [Finding(rule.__name__, f"a value can't be judged: {error}"[:200], "a usual length")]
+    except (OSError, ValueError) as error:  # a name too long for a file system, a number of thousands of digits
+        return [Finding(rule.__name__, f"a value can't be checked: {error}"[:200], "a usual length")]
 
 
 def require_clean(
@@ -169,7 +169,7 @@ def require_clean(
         listed = "\n".join(f"  {finding}" for finding in findings)
         raise SpecError(
             f"{origin} breaks {len(findings)} rule(s) of the compiler:\n{listed}",
-            remedy="mend the model YAML or the precision recipe that it was rendered from",
+            remedy="correct the model YAML or the precision recipe that it was rendered from",
         )
 
 
@@ -184,19 +184,19 @@ class Linted:
 
     @property
     def errors(self) -> int:
-        """How many findings the compiler refuses, or takes and makes another program of."""
+        """How many findings are not harmless."""
         return sum(not finding.harmless for finding in self.findings)
 
 
 def lint_file(file: Path, model: Path | None = None) -> Linted:
-    """Return every broken rule of a mapper YAML, whoever wrote it; a file that can't be read is a finding too.
+    """Return every broken rule of a mapper YAML; a file that can't be read is a finding too.
 
     Args:
         file: the YAML; paths in it start from its folder.
         model: the ONNX to compare names and shapes with; None takes the one that the YAML names.
 
     Raises:
-        ModelFileError: ``model`` can't be read, or is none whose names can be compared.
+        ModelFileError: ``model`` can't be read or compared.
     """
     try:
         text = _text(file)
@@ -204,7 +204,7 @@ def lint_file(file: Path, model: Path | None = None) -> Linted:
         return Linted(file, (Finding("file", error.seen, error.expected or "a mapper YAML"),), None)
     named, line = _named_model(text, file.parent)
     named = model or named
-    network, graph, why_not = None, None, "" if named else "the YAML names no ONNX that is there"
+    network, graph, why_not = None, None, "" if named else "the YAML names no existing ONNX"
     broken: tuple[Finding, ...] = ()
     if named is not None:
         try:
@@ -222,7 +222,7 @@ def lint_file(file: Path, model: Path | None = None) -> Linted:
 
 
 def _named_model(text: str, folder: Path) -> tuple[Path | None, int | None]:
-    """Return the ONNX that a YAML names, where it is there, and the line that names it."""
+    """Return the ONNX that a YAML names, if it exists, and the line that names it."""
     with contextlib.suppress(
         yaml.YAMLError, TypeError, RecursionError, AttributeError, ValueError, LookupError, OSError
     ):
@@ -235,13 +235,13 @@ def _named_model(text: str, folder: Path) -> tuple[Path | None, int | None]:
 def _text(file: Path) -> str:
     try:
         if not file.is_file():
-            raise SpecError(f"{file} is no regular file", expected="a mapper YAML")
+            raise SpecError(f"{file} is not a regular file", expected="a mapper YAML")
         with file.open("rb") as stream:
-            data = stream.read(LARGEST + 1)  # what a size says, a special file need not hold
+            data = stream.read(LARGEST + 1)  # the size of a special file may be wrong
         if len(data) > LARGEST:
             raise SpecError(f"{file} has more than {LARGEST:,} bytes", expected=f"at most {LARGEST:,}")
         return data.decode("utf-8-sig")
     except OSError as error:
         raise SpecError(f"can't read {file}: {error.strerror}", expected="a mapper YAML") from error
     except UnicodeDecodeError as error:
-        raise SpecError(f"{file} is no UTF-8 text", expected="a mapper YAML") from error
+        raise SpecError(f"{file} is not UTF-8 text", expected="a mapper YAML") from error

@@ -1,7 +1,7 @@
 """The compiler's console log as data: progress, node table, similarity, static figures, versions.
 
-Pure functions on text; they take what the console shows (escape codes and progress bars may still be in) and
-answer with nothing rather than fail where a line is missing or broken.
+Pure functions on console text, which may still hold escape codes and progress bars. If a line is missing or broken
+they return nothing instead of failing.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class NodeRow:
     subgraph: str  #: such as ``id(0)``; ``--`` on the CPU.
     type: str  #: the compiler's operator, such as ``HzSQuantizedConv``.
     cosine: float | None  #: calibrated against float on the calibration data; None in a check.
-    threshold: float | None  #: of the activation; None where there is none.
+    threshold: float | None  #: of the activation; None if there is none.
     dtype: str  #: ``int8``, ``int16`` or ``float``.
 
 
@@ -43,7 +43,7 @@ class OutputRow:
 
 @frozen
 class StaticPerf:
-    """The compiler's own figures for one inference, summed over BPU subgraphs (CPU nodes not counted)."""
+    """The compiler's own figures for one inference, summed over BPU subgraphs, without CPU nodes."""
 
     fps: float  #: frames per second; 1e6 / latency_us when there are several subgraphs.
     latency_us: float  #: microseconds.
@@ -100,13 +100,13 @@ def static(text: str) -> StaticPerf | None:
         return None
     latency = math.fsum(item[1] for item in found)
     ddr = sum(item[2] for item in found)
-    # Of a single subgraph the compiler knows the latency with more digits than it prints.
+    # For a single subgraph take the printed FPS: it comes from a more precise latency than the printed one.
     fps = found[0][0] if len(found) == 1 else (1e6 / latency if latency else 0.0)
     return StaticPerf(fps, latency, ddr)
 
 
 def calibration_method(text: str) -> str | None:
-    """Return what the compiler chose, such as ``max`` or ``kl:num_bin=1024,max_num_bin=16384``."""
+    """Return the method that the compiler chose, such as ``max`` or ``kl:num_bin=1024,max_num_bin=16384``."""
     found = _METHOD.findall(clean(text))
     return found[-1] if found else None
 
@@ -123,7 +123,7 @@ def counts(rows: Sequence[NodeRow]) -> tuple[int, int]:
 
 
 def cpu_inside(rows: Sequence[NodeRow]) -> tuple[NodeRow, ...]:
-    """Return the CPU nodes between BPU nodes: each splits the graph and costs a trip over memory.
+    """Return the CPU nodes between BPU nodes: each splits the graph and costs a copy through memory.
 
     CPU nodes before the first or after the last BPU node (Dequantize, Reshape, Softmax) are harmless.
     """

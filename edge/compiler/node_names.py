@@ -1,6 +1,6 @@
 """Names by which the compiler knows a model's nodes.
 
-``node_info`` goes by the names after the compiler's optimiser has run, most of which are the float model's.
+``node_info`` uses the names after the compiler's optimiser has run; most of them are the float model's names.
 Measured on the optimised models of hb_mapper 1.24.3:
 
 ==============================  ==================================================================
@@ -49,7 +49,7 @@ GELU = ("Add", "Div", "Erf", "Mul", "Mul")
 class NodeNames:
     """The names that a setting may use."""
 
-    operators: Mapping[str, str]  #: float node -> operator; '' where only the name is known and does not tell.
+    operators: Mapping[str, str]  #: float node -> operator; '' if unknown.
     heirs: Mapping[str, tuple[str, ...]]  #: float node that the optimiser replaces -> the nodes in its place.
     known: tuple[str, ...]  #: every name that takes a setting, in graph order.
 
@@ -59,8 +59,8 @@ class NodeNames:
 
         Args:
             graph: facts of the float model.
-            model: the model itself. Without it, the operator is read from the name where the exporter put
-                it there (``…/norm/Div``, ``Div_12``).
+            model: the model itself. Without it, the operator is read from the node's name, where exporters
+                often put it (``…/norm/Div``, ``Div_12``).
         """
         if model is not None:
             operators = {node.name: node.op_type for node in model.graph.node if node.name}
@@ -83,7 +83,7 @@ class NodeNames:
 
 
 def operator_in(name: str) -> str:
-    """Return the operator that an exporter's node name ends in, '' where it does not.
+    """Return the operator at the end of an exporter's node name, or ''.
 
     ``/stages/stages.0/blocks/blocks.0/norm/ReduceMean_1`` gives ``ReduceMean``.
     """
@@ -132,7 +132,7 @@ ANY = "*"
 
 
 def fits(pattern: str, name: str) -> bool:
-    """Tell whether a node's name fits; ``*`` stands for any text, ``/`` included, all else for itself."""
+    """Tell whether a node's name fits a pattern, in which ``*`` stands for any text, ``/`` included."""
     return re.fullmatch(".*".join(map(re.escape, pattern.split(ANY))), name) is not None
 
 
@@ -145,10 +145,10 @@ def setting(precision: Precision, name: str) -> NodePrecision | None:
 
 
 def expanded(precision: Precision, names: NodeNames) -> Precision:
-    """Return the recipe with the nodes that its patterns stand for, in graph order, in place of these.
+    """Return the recipe with its patterns replaced by the nodes that they stand for, in graph order.
 
     Raises:
-        SpecError: a pattern fits no node, so the recipe is another network's.
+        SpecError: a pattern fits no node: the recipe was made for another network.
     """
     patterns = [key for key in precision.nodes if ANY in key]
     if not patterns:
@@ -165,7 +165,7 @@ def expanded(precision: Precision, names: NodeNames) -> Precision:
     return evolve(precision, nodes={**fitting, **plain})
 
 
-# An input type makes the compiler put an operator on the BPU that it would leave to the CPU: Softmax.
+# Setting an input type moves this operator from the CPU to the BPU: Softmax.
 _INPUT = re.compile(r"set_([A-Za-z0-9]+)_input_int(8|16)")
 _SOFTMAX = ("quantize_softmax", "run_fast")
 SOFTMAX_RECIPE = "int8_softmax_int16"
@@ -175,7 +175,7 @@ def moves(precision: Precision, name: str, operator: str) -> bool:
     """Tell whether a recipe puts a node on the BPU.
 
     Args:
-        operator: of the node, as the compiler's table has it.
+        operator: of the node, as in the compiler's table.
     """
     node = setting(precision, name)
     if node is not None and (node.on or node.inputs):
@@ -188,5 +188,5 @@ def moves(precision: Precision, name: str, operator: str) -> bool:
 
 
 def left_inside(precision: Precision, nodes: Iterable[tuple[str, str]]) -> tuple[str, ...]:
-    """Return the names of CPU nodes inside the network, as (name, operator), that the recipe leaves there."""
+    """Return the names of CPU nodes inside the network that the recipe does not move; ``nodes``: (name, operator)."""
     return tuple(name for name, operator in nodes if not moves(precision, name, operator))

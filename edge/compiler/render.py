@@ -30,7 +30,7 @@ class RenderResult:
     sha256: str  #: of that file.
     prefix: str  #: ``output_model_file_prefix``; starts the name of every file that the compiler writes.
     precision: str  #: name of the recipe.
-    nodes: int  #: number of nodes with a precision of their own.
+    nodes: int  #: number of nodes with their own precision.
     optimize_level: str  #: ``O0`` to ``O3``.
 
 
@@ -56,15 +56,15 @@ def render(
         precision: the recipe; fills ``node_info``, calibration and compiler.
         prefix: such as ``ConvNeXt_atto_224x224_nv12``.
         onnx_model: path relative to the YAML's folder.
-        cal_data_dir: path relative to the YAML's folder; ends in ``_f32``, as the compiler expects of float32.
+        cal_data_dir: path relative to the YAML's folder; ends in ``_f32``, the compiler's mark of float32.
         working_dir: path relative to the YAML's folder; the compiler makes it.
         graph: facts of the ONNX that ``onnx_model`` names; None reads them from ``model``.
-        model: that ONNX; without it the rules that need its operators do not run.
+        model: this ONNX; without it the rules that need its operators do not run.
         calibration_files: name and size in bytes of each calibration file.
         base: folder that the paths are relative to, to check that they exist; None checks no path.
 
     Raises:
-        ModelFileError: ``model`` is no ONNX with one static image input.
+        ModelFileError: ``model`` is not an ONNX with one static image input.
         SpecError: a pattern of the recipe fits no node, the rendered text breaks a rule of the compiler (all
             findings are listed), or the template itself is broken.
     """
@@ -107,7 +107,7 @@ def render_text(
     cal_data_dir: str,
     working_dir: str,
 ) -> str:
-    """Fill the template; the arguments are those of ``render``. Nothing is checked and nothing written."""
+    """Fill the template; arguments as for ``render``. Nothing is checked or written."""
     import jinja2
 
     # The text is YAML, not HTML. Every free value goes through the filter ``quoted``.
@@ -137,12 +137,12 @@ def render_text(
     except jinja2.TemplateError as error:
         raise SpecError(
             f"the template {TEMPLATE} is broken: {error or type(error).__name__}",
-            remedy=f"compare mapper_yaml/{TEMPLATE} with the released one",
+            remedy=f"restore mapper_yaml/{TEMPLATE}: reinstall edge, or git checkout it",
         ) from error
 
 
 def template_sha256() -> str:
-    """Return the sha256 of the template, which a cached rendering depends on."""
+    """Return the sha256 of the template, for cache keys."""
     return sha256_of(data_dir("mapper_yaml") / TEMPLATE)
 
 
@@ -175,7 +175,7 @@ def quoted(value: object) -> str:
 
 
 def one_line(text: str) -> str:
-    """Return a text without line breaks, for a comment."""
+    """Return a text without line breaks, for a YAML comment."""
     return " ".join(text.split())
 
 

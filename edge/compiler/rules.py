@@ -43,13 +43,13 @@ def data_folder(doc: Document) -> Iterator[Hit]:
         folder = doc.base / item
         line = doc.line(CALIBRATION, "cal_data_dir")
         if not folder.is_dir():
-            yield Hit(f"cal_data_dir: {item!r} does not exist", f"a folder, from {doc.base}", line)
+            yield Hit(f"cal_data_dir: {item!r} does not exist", f"a folder, relative to {doc.base}", line)
         elif not any(folder.iterdir()):
-            yield Hit(f"cal_data_dir: {item!r} is empty", "one raw file an image", line)
+            yield Hit(f"cal_data_dir: {item!r} is empty", "one raw file per image", line)
 
 
 def data_type_suffix(doc: Document) -> Iterator[Hit]:
-    """A folder's suffix _f32 says float32, any other one uint8; where they differ, cal_data_type prevails."""
+    """A folder's suffix _f32 means float32, any other uint8; if cal_data_type differs, it wins."""
     for folder, kind in zip(
         doc.items(CALIBRATION, "cal_data_dir"), doc.items(CALIBRATION, "cal_data_type"), strict=False
     ):
@@ -89,7 +89,7 @@ def no_files(doc: Document) -> Iterator[Hit]:
 
 
 def max_percentile(doc: Document) -> Iterator[Hit]:
-    """0.5 to 1, with calibration_type max only; the compiler takes 0 for unset and lifts the rest to 0.5."""
+    """0.5 to 1, with calibration_type max only; the compiler reads 0 as unset and raises smaller values to 0.5."""
     text = doc.text(CALIBRATION, "max_percentile")
     if not text:
         return
@@ -120,7 +120,7 @@ def optimization(doc: Document) -> Iterator[Hit]:
 
 
 def absent_operator(doc: Document) -> Iterator[Hit]:
-    """The compiler takes a rule for an operator that the model has not, logs it as set, and does nothing."""
+    """The compiler accepts a rule for an operator that the model does not have, logs it as set, and does nothing."""
     if doc.model is None:
         return
     present = {node.op_type for node in doc.model.graph.node}
@@ -190,21 +190,21 @@ def balance(doc: Document) -> Iterator[Hit]:
 
 
 def debug_off(doc: Document) -> Iterator[Hit]:
-    """The default is on: the program grows and carries paths of this machine."""
+    """The default is on, which makes the program larger and writes paths of this machine into it."""
     if doc.value(COMPILER, "debug") is not False:
         line = doc.line(COMPILER, "debug")
         yield Hit("debug is on, which is the default", "debug: False", line, harmless=True)
 
 
 def jobs(doc: Document) -> Iterator[Hit]:
-    """A fixed number: the default depends on the machine, and 0 is not handed on."""
+    """A fixed number: the default depends on the machine, and the compiler does not pass 0 on."""
     value = doc.value(COMPILER, "jobs")
     if value is not None and value < 1:
         yield Hit(f"jobs: {value}", "1 or more", doc.line(COMPILER, "jobs"))
 
 
 def input_source(doc: Document) -> Iterator[Hit]:
-    """Where the board's runtime takes each input from."""
+    """The source from which the board's runtime takes each input."""
     sources = doc.value(COMPILER, "input_source") or {}
     names = doc.items("input_parameters", "input_name")
     if not names and doc.graph is not None:
@@ -239,7 +239,7 @@ def advice(doc: Document) -> Iterator[Hit]:
         yield Hit(f"advice: {value}", "0 or more us", doc.line(COMPILER, "advice"))
 
 
-# Their items may not hold a comma either, but their numbers are separated by one at will.
+# Lists whose items may hold several numbers, separated by commas or spaces; items may be empty.
 NUMBER_LISTS = ("mean_value", "scale_value")
 
 
@@ -278,7 +278,7 @@ def unknown_key(doc: Document) -> Iterator[Hit]:
 
 
 def duplicate_key(doc: Document) -> Iterator[Hit]:
-    """YAML takes the last of two equal keys without a word."""
+    """YAML silently takes the last of two equal keys."""
     for key, line, same in doc.duplicates:
         yield Hit(f"{key!r} is given twice", "once", line, harmless=same)
 
@@ -294,13 +294,13 @@ def missing_key(doc: Document) -> Iterator[Hit]:
     if doc.calibrates() and "cal_data_dir" not in doc.group("calibration_parameters"):
         yield Hit(
             "calibration_parameters: no cal_data_dir",
-            "cal_data_dir: a folder of raw files; only calibration_type load and skip do without",
+            "cal_data_dir: a folder of raw files; only calibration_type load and skip need none",
             doc.line("calibration_parameters"),
         )
 
 
 def value_type(doc: Document) -> Iterator[Hit]:
-    """The compiler takes text, a number, true/false or a mapping, each only where it expects it."""
+    """The compiler expects text, a number, true/false or a mapping, depending on the key."""
     for group, key, value, rule in _known(doc):
         if value is not None and not has_type(value, rule.types):
             expected = " or ".join(_type_name(kind) for kind in rule.types)
@@ -324,13 +324,13 @@ def choice(doc: Document) -> Iterator[Hit]:
             continue
         items = [doc.text(group, key)] if rule.each == "one" else doc.items(group, key)
         for item in items:
-            # A comma has its own rule, which says what is wrong.
+            # Commas have their own rule, with a better message.
             if item and item not in rule.choices and ("," not in item or rule.each == "one"):
                 yield Hit(f"{key}: {item!r}", ", ".join(rule.choices), doc.line(group, key))
 
 
 def separator(doc: Document) -> Iterator[Hit]:
-    """The compiler splits lists at ';' only, and reads a comma as part of a name, without a word."""
+    """The compiler splits lists at ';' only, and silently reads a comma as part of a name."""
     for group, key, _, rule in _known(doc):
         if rule.each == "one" or key in NUMBER_LISTS:
             continue
@@ -342,7 +342,7 @@ def separator(doc: Document) -> Iterator[Hit]:
 
 
 def item_count(doc: Document) -> Iterator[Hit]:
-    """A list that goes by inputs has an item for each, and no item is empty."""
+    """A list over the inputs has one item for each input, and no item is empty."""
     for group, key, _, rule in _known(doc):
         if rule.each != "inputs":
             continue

@@ -15,17 +15,17 @@ if TYPE_CHECKING:
 
 GROUP = "input_parameters"
 
-# In pixel units, 0..255. The largest plausible multiplier is the one of a std of 10 grey levels; a std,
-# in either unit (57.4 or 0.229), and 1/std of a 0..1 image (4.4) are all above it.
+# In pixel units, 0..255. The largest plausible multiplier belongs to a std of 10 grey levels. A std in either unit
+# (57.4 or 0.229) and 1/std of a 0..1 image (4.4) are all above it.
 LARGEST_SCALE = 0.1
 
 NORMALISING = ("Sub", "Add", "Mul", "Div", "BatchNormalization", "InstanceNormalization")
-# Operators that move values and leave them as they are.
+# Operators that move values without changing them.
 MOVING = ("Identity", "Transpose", "Cast", "Reshape", "Squeeze", "Unsqueeze", "Pad")
 
 
 def input_name(doc: Document) -> Iterator[Hit]:
-    """Names of the model's inputs, each once; needed where there are several."""
+    """Names of the model's inputs, each once; required if there are several."""
     names = doc.items(GROUP, "input_name")
     line = doc.line(GROUP, "input_name")
     for name, count in Counter(names).items():
@@ -46,7 +46,7 @@ def input_shape(doc: Document) -> Iterator[Hit]:
             if text and "," not in text:
                 yield Hit(f"input_shape: {text!r}", "positive numbers, such as 1x3x224x224", line)
         elif doc.graph is not None and index == 0 and shape != doc.graph.input_shape:
-            # The compiler warns and takes the YAML's.
+            # The compiler warns and uses the YAML's shape.
             expected = "x".join(str(size) for size in doc.graph.input_shape) + ", as the model has it"
             yield Hit(f"input_shape: {text!r}", expected, line)
         elif len(shape) != 4 and doc.item(GROUP, "input_type_rt", index) != "featuremap":
@@ -69,7 +69,7 @@ def input_batch(doc: Document) -> Iterator[Hit]:
 
 
 def runtime_layout(doc: Document) -> Iterator[Hit]:
-    """input_layout_rt: needed unless every input is nv12, and without effect on nv12."""
+    """input_layout_rt is required unless every input is nv12, where it has no effect."""
     layouts, types = doc.items(GROUP, "input_layout_rt"), doc.items(GROUP, "input_type_rt")
     line = doc.line(GROUP, "input_layout_rt")
     if not layouts and any(kind != "nv12" for kind in types if kind in RT_TYPES):
@@ -79,7 +79,7 @@ def runtime_layout(doc: Document) -> Iterator[Hit]:
 
 
 def video_range(doc: Document) -> Iterator[Hit]:
-    """Edge makes full-range NV12 everywhere; a model built for video range would see the contrast wrong."""
+    """Edge makes full-range NV12 everywhere; a model built for video range would see the wrong contrast."""
     for item, kind in zip(doc.items(GROUP, "input_space_and_range"), doc.items(GROUP, "input_type_rt"), strict=False):
         line = doc.line(GROUP, "input_space_and_range")
         if item == "bt601_video" and kind != "nv12":
@@ -120,14 +120,14 @@ def layout_against_shape(doc: Document) -> Iterator[Hit]:
 
 
 def odd_size(doc: Document) -> Iterator[Hit]:
-    """NV12 halves both sizes. Under bt601_video the compiler forgets to check."""
+    """NV12 halves both sizes. With bt601_video the compiler does not check them."""
     for line, height, width in _nv12_sizes(doc):
         if height % 2 or width % 2:
             yield Hit(f"nv12 of {height}x{width}", "an even height and an even width", line)
 
 
 def width_multiple(doc: Document) -> Iterator[Hit]:
-    """The board's runtimes take packed rows; what they do with other widths differs between them."""
+    """The board's runtimes take packed rows and treat other widths differently."""
     for line, _, width in _nv12_sizes(doc):
         if width % WIDTH_MULTIPLE:
             yield Hit(f"nv12 of width {width}", f"a multiple of {WIDTH_MULTIPLE}", line, harmless=True)
@@ -149,7 +149,7 @@ def norm_values_given(doc: Document) -> Iterator[Hit]:
 
 
 def norm_values_count(doc: Document) -> Iterator[Hit]:
-    """One number, or one a channel."""
+    """One number, or one per channel."""
     for key, index, text in _norm_texts(doc):
         numbers = _numbers(text)
         shape, layout = doc.shape(index), doc.item(GROUP, "input_layout_train", index)
@@ -158,7 +158,7 @@ def norm_values_count(doc: Document) -> Iterator[Hit]:
         if numbers is None:
             yield Hit(f"{key}: {text!r}", "numbers, separated by spaces", line)
         elif len(numbers) not in {1, channels}:
-            yield Hit(f"{key}: {len(numbers)} numbers", f"1, or {channels}: one a channel", line)
+            yield Hit(f"{key}: {len(numbers)} numbers", f"1, or {channels}: one per channel", line)
 
 
 def mean_units(doc: Document) -> Iterator[Hit]:
@@ -185,9 +185,9 @@ def scale_is_multiplier(doc: Document) -> Iterator[Hit]:
         if min(numbers) <= 0:
             yield Hit(f"scale_value: {text}", "numbers above 0", line)
         elif max(numbers) > LARGEST_SCALE:
-            # 58.395 is a std, 0.229 one of 0..1 images, 4.37 its inverse: all want 1/58.395.
+            # 58.395 is a std, 0.229 a std of 0..1 images, 4.37 its inverse: 1/58.395 is right for all of them.
             yield Hit(
-                f"scale_value: {text} looks like a std or is of 0..1 images",
+                f"scale_value: {text} looks like a std, or like a value for 0..1 images",
                 "1/std with std in 0..255, such as 0.0171247538 = 1/58.395",
                 line,
             )

@@ -25,7 +25,7 @@ TABLES = ("node_info", "set_node_data_type")
 
 
 def model_file(doc: Document) -> Iterator[Hit]:
-    """A model file with the right suffix, that exists; the model at hand stands for it where there is one."""
+    """A model file with the right suffix that exists, unless the caller gives the model."""
     onnx_model, caffe, prototxt = (doc.text(GROUP, key) for key in ("onnx_model", "caffe_model", "prototxt"))
     line = doc.line(GROUP, "onnx_model")
     if not onnx_model and not caffe:
@@ -33,7 +33,7 @@ def model_file(doc: Document) -> Iterator[Hit]:
     if onnx_model and not onnx_model.endswith(".onnx"):
         yield Hit(f"onnx_model: {onnx_model!r}", "a path that ends in .onnx", line)
     elif onnx_model and doc.base is not None and doc.model is None and not (doc.base / onnx_model).is_file():
-        yield Hit(f"onnx_model: {onnx_model!r} does not exist", f"a file, from {doc.base}", line)
+        yield Hit(f"onnx_model: {onnx_model!r} does not exist", f"a file, relative to {doc.base}", line)
     if onnx_model and caffe:
         # Without --model-type, the compiler silently takes the Caffe one.
         yield Hit("both onnx_model and caffe_model", "one of them", doc.line(GROUP, "caffe_model"))
@@ -43,14 +43,14 @@ def model_file(doc: Document) -> Iterator[Hit]:
 
 
 def march(doc: Document) -> Iterator[Hit]:
-    """Only one architecture is the X5's."""
+    """The X5 has only one architecture."""
     value = doc.text(GROUP, "march")
     if value and value != MARCH:
         yield Hit(f"march: {value!r}", f"'{MARCH}', the RDK X5", doc.line(GROUP, "march"))
 
 
 def absolute_path(doc: Document) -> Iterator[Hit]:
-    """Paths start from the YAML's folder; an absolute one works on one machine only, and leaks its name."""
+    """Paths start from the YAML's folder; an absolute path works on one machine only and leaks its folders."""
     for group, key in PATHS:
         for item in doc.items(group, key):
             if PurePosixPath(item).is_absolute() or PureWindowsPath(item).drive or item.startswith("~"):
@@ -124,7 +124,7 @@ def node_overrides(doc: Document) -> Iterator[Hit]:
 
 
 def unknown_node(doc: Document) -> Iterator[Hit]:
-    """The compiler takes a name that no node has, logs it as set, and does nothing."""
+    """The compiler accepts a name that no node has, logs it as set, and does nothing."""
     if doc.graph is None:
         return
     names = NodeNames.of(doc.graph, doc.model)
@@ -136,7 +136,7 @@ def unknown_node(doc: Document) -> Iterator[Hit]:
 
 
 def dissolved_node(doc: Document) -> Iterator[Hit]:
-    """A node that the compiler's optimiser replaces takes no setting; the compiler says nothing."""
+    """A setting for a node that the compiler's optimiser replaces is silently ignored."""
     if doc.graph is None:
         return
     names = NodeNames.of(doc.graph, doc.model)

@@ -1,4 +1,4 @@
-"""Run ``hb_mapper makertbin`` and ``hb_mapper checker`` repeatably and return what they made."""
+"""Run ``hb_mapper makertbin`` and ``hb_mapper checker`` reproducibly and return their results."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class CompileResult:
     bpu: int  #: number of nodes on the BPU.
     cpu: int  #: number of nodes on the CPU.
     output_cosine: float | None  #: the worst output's cosine, calibrated against float, on the calibration data.
-    calibration_method: str | None  #: what the compiler chose, such as ``max``.
+    calibration_method: str | None  #: the method that the compiler chose, such as ``max``.
     seconds: float  #: wall time.
     command: tuple[str, ...]  #: as a user would type it, beside the YAML.
     versions: dict[str, str]  #: of hb_mapper, hbdk, horizon_nn, as the log says.
@@ -52,7 +52,7 @@ class CompileResult:
 
 @frozen
 class CheckResult:
-    """What the checker says; speed figures are for O0 without calibration, so pessimistic."""
+    """The checker's answer; speed figures are for O0 without calibration, so pessimistic."""
 
     nodes: tuple[NodeRow, ...]  #: the node table (no cosines).
     bpu: int  #: number of nodes on the BPU.
@@ -91,7 +91,7 @@ def makertbin(
         working_dir: ``working_dir`` of the YAML, relative.
         key: content key of the compile, such as a sha256; names the sandbox, so it is part of the bytes.
         timeout: seconds.
-        machine: that this runs on, for the record: its seconds and its memory are of it.
+        machine: the machine that this runs on, recorded beside seconds and memory.
         reporter: told of stages and percentages.
 
     Raises:
@@ -160,7 +160,7 @@ def checker(
     reporter = reporter or Silent()
     shape = ["--input-shape", input_name, "x".join(map(str, input_shape))] if input_name and input_shape else []
     args = ["checker", "--model-type", "onnx", "--march", MARCH, "--model"]
-    name = "model.onnx"  # the checker insists on the suffix
+    name = "model.onnx"  # the checker requires the suffix
     try:
         key = hashlib.sha256(onnx.read_bytes() + repr(shape).encode()).hexdigest()
     except OSError as error:
@@ -232,7 +232,7 @@ def _run(
 def _collector(kept: list[str], progress: Progress) -> Callable[[str], None]:
     def on_line(line: str) -> None:
         progress.line(line)
-        # The head names versions, the tail holds the tables: of endless garbage drop the middle.
+        # The head names versions, the tail holds the tables: drop the middle of a very long output.
         if len(kept) >= _MOST_LINES:
             del kept[_MOST_LINES // 4 : _MOST_LINES // 2]
         kept.append(line)
@@ -245,7 +245,7 @@ def _log_saved(vendor: Path, console: Path, target: Path) -> Iterator[None]:
     try:
         yield
     finally:
-        # The vendor's log has more detail, but a compiler that did not start leaves none.
+        # The vendor's log has more detail, but there is none if the compiler did not start.
         source = vendor if vendor.is_file() and vendor.stat().st_size else console
         with contextlib.suppress(OSError):
             shutil.move(source, target)
@@ -265,7 +265,7 @@ def _require_success(done: Completed, text: str, log: Path, timeout: float) -> N
 
 
 def _quant_info(path: Path) -> dict[str, Any]:
-    """Read the JSON that holds whole node names; the table stands without it."""
+    """Read the JSON that holds whole node names; empty if it can't be read, as the table works without it."""
     try:
         data = read_json(path)
     except (OSError, ValueError):

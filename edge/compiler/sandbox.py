@@ -1,7 +1,7 @@
 """A working folder for the compiler at a path that is the same on every machine.
 
 The compiler writes absolute paths into the ``.bin``. So it works in ``/tmp/edge-<key>``, which holds links to
-the real inputs and to a scratch folder beside the results; the key comes from the content, not the place.
+the real inputs and to a scratch folder beside the results. The key comes from the content of the inputs.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from attrs import frozen
 from edge.errors import CompileError, UsageError, WorkspaceError
 from edge.progress import Reporter
 
-# A literal, not tempfile.gettempdir(): that one differs from user to user, and so would the bytes.
+# A literal, not tempfile.gettempdir(), which differs between users, and so would the bytes of the .bin.
 ROOT = Path("/tmp")  # noqa: S108 - made with mode 0700, owner checked, never followed through a link
 _KEY_LENGTH = 16
 
@@ -36,14 +36,14 @@ class Sandbox:
     base: Path  #: stands for the YAML's own folder; the YAML goes here.
     tmp: Path  #: its TMPDIR, inside ``path``.
     scratch: Path  #: real folder on the results' file system, seen by the compiler as ``working_dir``.
-    fixed: bool  #: the path is machine-independent, so bytes repeat.
+    fixed: bool  #: the path is the same on every machine, so the bytes are reproducible.
 
 
 @contextlib.contextmanager
 def open_sandbox(
     key: str, *, files: Mapping[str, Path], working_dir: str, out: Path, timeout: float, reporter: Reporter
 ) -> Iterator[Sandbox]:
-    """Make the folder, hold it while the block runs, then remove it whatever happened.
+    """Make the folder, lock it while the block runs, and always remove it afterwards.
 
     Args:
         key: content key, letters and digits; the first 16 name the folder.
@@ -51,11 +51,11 @@ def open_sandbox(
         working_dir: name, relative to the YAML's folder, of the folder for results.
         out: folder whose file system receives the scratch folder.
         timeout: seconds to wait for another compile of the same key.
-        reporter: told when it waits, or when the fixed path can't be had.
+        reporter: told when it waits, or when the fixed path is not available.
 
     Raises:
         WorkspaceError: it can't be written.
-        UsageError: a name leaves the sandbox, or the key is not plain.
+        UsageError: a name leads out of the sandbox, or the key is not letters and digits.
     """
     if not re.fullmatch(r"[0-9A-Za-z]{8,}", key):
         raise UsageError(f"compile key '{key}'", expected="at least 8 letters and digits, such as a sha256")
@@ -86,7 +86,7 @@ def _enter(path: Path, timeout: float, reporter: Reporter, undo: contextlib.Exit
     other = Path(tempfile.mkdtemp(prefix="edge-"))
     undo.callback(shutil.rmtree, other, ignore_errors=True)
     reporter.warn(
-        f"{path} belongs to someone else; working in {other}, "
+        f"{path} belongs to another user; working in {other}, "
         "so the .bin may differ in bytes (not in behaviour) from other builds"
     )
     return other, False
@@ -141,7 +141,7 @@ def _claim(path: Path, timeout: float, reporter: Reporter) -> int | None:
                 told = True
             time.sleep(0.2)
             continue
-        # The holder before us may have removed the folder while we waited: then our lock is on a ghost.
+        # The previous holder may have removed the folder while we waited: then we locked a deleted folder.
         with contextlib.suppress(FileNotFoundError):
             now = path.lstat()
             if (now.st_ino, now.st_dev) == (seen.st_ino, seen.st_dev):

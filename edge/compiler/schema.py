@@ -14,12 +14,12 @@ from attrs import frozen
 class Key:
     """One key of a group."""
 
-    types: tuple[type, ...] = (str,)  #: YAML types that the compiler takes.
-    choices: tuple[str, ...] = ()  #: values that it takes, of each item; empty where there is no such list.
-    #: how many items the value holds: ``one``, ``inputs`` (a ``;`` list, one item an input) or ``list`` (a ``;`` list
+    types: tuple[type, ...] = (str,)  #: YAML types that the compiler accepts.
+    choices: tuple[str, ...] = ()  #: values that it accepts for each item; empty if any.
+    #: how many items the value holds: ``one``, ``inputs`` (a ``;`` list, one item per input) or ``list`` (a ``;`` list
     #: of any length).
     each: str = "one"
-    use_instead: str | None = None  #: set where the key is deprecated: what to do instead.
+    use_instead: str | None = None  #: for a deprecated key: what to do instead.
 
 
 # The compiler turns these into text or a number itself.
@@ -137,7 +137,7 @@ GROUPS: Mapping[str, Mapping[str, Key]] = {
     },
 }
 
-# Keys whose empty text the compiler takes as if they were not there; that of others fails.
+# Keys whose empty text means that they are not set; for other keys empty text fails.
 EMPTY_IS_UNSET = (
     "caffe_model",
     "cal_data_type",

@@ -29,7 +29,7 @@ class Built:
     sha256: Mapping[str, str] = field(factory=dict)  #: role -> hash that the manifest lists.
 
     def file(self, role: str, *, remedy: str | None = None) -> Path:
-        """Return the file of a role; ModelFileError where there is none, such as a ``bin`` of onnxruntime."""
+        """Return the file of a role; ModelFileError if there is none (onnxruntime makes no ``bin``)."""
         if role not in self.files:
             raise ModelFileError(
                 f"{self.folder} holds no {role}",
@@ -43,7 +43,7 @@ def open_built(folder: Path) -> Built:
     """Read a finished build folder.
 
     Raises:
-        ModelFileError: it is no build folder, its manifest can't be read, or a listed file is missing or of
+        ModelFileError: it is not a build folder, its manifest can't be read, or a listed file is missing or of
             another size.
     """
     remedy = f"edge build {folder.name}"
@@ -64,7 +64,7 @@ def open_built(folder: Path) -> Built:
         if path.parent != folder or not is_plain_name(path.name):
             raise ModelFileError(f"{folder / MANIFEST} names {path}", expected="files in that folder", remedy=remedy)
         if not path.is_file() or path.stat().st_size != size:
-            raise ModelFileError(f"{path} is missing or not of {size} bytes", remedy=remedy)
+            raise ModelFileError(f"{path} is missing or does not have {size} bytes", remedy=remedy)
     return Built(
         folder=folder,
         manifest=manifest,

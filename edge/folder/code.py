@@ -1,4 +1,4 @@
-"""The code that a function rests on, found from its imports: the ``code`` part of every cache key."""
+"""The code that a function depends on, found from its imports: the ``code`` part of every cache key."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _DOTTED = re.compile(rf"{PACKAGE}(\.\w+)+")
 def code_digest(*modules: str, root: Path = ROOT) -> str:
     """Return the sha256 of all that can change what these modules compute, as hex.
 
-    The names are dotted, such as ``edge.prepare.simplify``; most often the ``__module__`` of a function.
+    The names are dotted, such as ``edge.prepare.simplify``, usually the ``__module__`` of a function.
     """
     digest = hashlib.sha256()
     for path in sorted(closure(*modules, root=root)):
@@ -30,10 +30,9 @@ def code_digest(*modules: str, root: Path = ROOT) -> str:
 def closure(*modules: str, root: Path = ROOT) -> frozenset[Path]:
     """Return the files that these modules reach, relative to the package's folder.
 
-    An import counts wherever it stands, in a function too, but not under ``if TYPE_CHECKING``. So does a string that
-    names a module of the package (for ``importlib.import_module``; all modules of a package where the last part is
-    computed), a file beside the module, or a worker. The package's own ``__init__`` is the public face of all rooms, so
-    nothing is followed through it.
+    Every import counts, also inside a function, but not under ``if TYPE_CHECKING``. A string counts too if it names a
+    module of the package (for ``importlib.import_module``; all modules of a package if the last part is computed), a
+    file beside the module, or a worker. The package's own ``__init__`` imports all rooms, so it is not followed.
 
     Raises:
         LookupError: no such module.
@@ -101,7 +100,7 @@ def _running(tree: ast.AST) -> Iterator[ast.AST]:
 
 
 def _file(module: str, root: Path) -> Path | None:
-    """Return the file of a module of the package; None for the package itself and for what is not of it."""
+    """Return the file of a module of the package; None for the package itself and for other packages."""
     first, *parts = module.split(".")
     if first != PACKAGE or not parts:
         return None

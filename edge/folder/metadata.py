@@ -16,7 +16,7 @@ from edge.specs.schema import MARCH
 
 FILE = "metadata.json"
 SCHEMA_VERSION = 1
-# What a portable model says of itself, in the metadata of the ONNX file.
+# Keys in the metadata of a portable model's ONNX file.
 EXACT_KEY = "edge.exact"  # "1" where it computes the program's integers
 SIZE_KEY = "edge.size"  # "HxW" of the NV12 image that it takes
 
@@ -34,14 +34,14 @@ class FileEntry:
 
 @frozen
 class Metadata:
-    """What the runtime must know of a program."""
+    """What the runtime must know about a program."""
 
     name: str  #: of the program, such as ``ConvNeXt_atto_demo``.
     model: str  #: the zoo's name of the model, or the user's.
     weights: str  #: where they came from: ``timm``, ``vendor``, ``demo``, ``random`` or ``file``.
     preprocess: Preprocess  #: from an image to the network's input. The program itself takes NV12 of ``crop``.
     classes: int  #: number of scores.
-    files: Mapping[Role, FileEntry]  #: ``bin`` is missing where no vendor compiler was at hand.
+    files: Mapping[Role, FileEntry]  #: without ``bin`` if the vendor's compiler did not run.
     toolchain: Mapping[str, str] = field(factory=dict)  #: versions of what compiled or quantized it.
     exact: bool = False  #: whether the portable model gives the same integers as the program.
     march: str = MARCH
@@ -57,7 +57,7 @@ def read_metadata(path: Path) -> Metadata:
     """Read ``metadata.json``.
 
     Raises:
-        ModelFileError: it is missing, no JSON, of another version, or breaks the schema.
+        ModelFileError: it is missing, not JSON, of another version, or breaks the schema.
     """
     try:
         data = read_json(path)

@@ -1,7 +1,7 @@
-"""Replace the published files of a build folder as one set, so that a kill at any moment leaves no mixture.
+"""Replace the published files of a build folder as one set: a kill at any moment leaves no mixture of old and new.
 
-The complete new set lies in ``.next`` before the first old file is touched. Whoever opens the folder afterwards, to
-build or to run, first finishes what a kill cut off. Light enough for the board: it needs nothing but files.
+The complete new set lies in ``.next`` before the first old file is touched. The next process that opens the folder, to
+build or to run, first finishes an interrupted publication. The board can do it too: only the standard library is used.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def publish_set(
 
 
 def settle(root: Path) -> None:
-    """Finish a publication that was interrupted; at once where there was none.
+    """Finish a publication that was interrupted; return at once if there was none.
 
     Raises:
         WorkspaceError: the folder can't be written.
@@ -67,8 +67,8 @@ def settle(root: Path) -> None:
             new.rmdir()
     except OSError as error:
         raise WorkspaceError(
-            f"{root} was cut off while a build was published, and can't be mended: {error.strerror or error}",
-            expected="a folder that can be written",
+            f"publishing a build into {root} was interrupted, and can't be finished: {error.strerror or error}",
+            expected="a writable folder",
             remedy=f"edge build {root.name}",
         ) from error
 

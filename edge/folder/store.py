@@ -1,4 +1,4 @@
-"""Results in one sqlite file, so that work that was done is not done again."""
+"""Results in one sqlite file, so that finished work is not repeated."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Any
 
 from edge.files import disk_errors
 
-FORMAT = 1  # of the file; one of another is replaced
+FORMAT = 1  # of the file; a file of another format is replaced
 _TABLE = (
     "CREATE TABLE entries (id INTEGER PRIMARY KEY, part TEXT NOT NULL, key BLOB NOT NULL, "
     "value BLOB NOT NULL, crc INTEGER NOT NULL, UNIQUE (part, key))"
@@ -21,9 +21,9 @@ _TABLE = (
 _GET = "SELECT key, value, crc FROM entries WHERE part = ?"
 _PUT = "INSERT OR REPLACE INTO entries (part, key, value, crc) VALUES (?, ?, ?, ?)"
 _AT_ONCE = 256  # keys in one statement; every sqlite takes 999 variables
-# sqlite quotes a damaged schema in its message, which need not be text then.
+# sqlite quotes a damaged schema in its message, which then may not be text.
 _DAMAGE = (sqlite3.DatabaseError, UnicodeDecodeError)
-# What is the disk's fault, by sqlite's text: its error codes can't be read before Python 3.11.
+# Disk errors by sqlite's text: its error codes can't be read before Python 3.11.
 _DISK = {
     "database or disk is full": errno.ENOSPC,
     "attempt to write a readonly database": errno.EACCES,
@@ -35,9 +35,9 @@ _DISK = {
 class Store:
     """Bytes under keys, in parts; for one process and one thread at a time.
 
-    A transaction is in the file whole or not at all, so a kill at any moment loses at most the entries that were not
-    put yet. sqlite trusts the disk, therefore each entry has a checksum, and one that fails it counts as not there. A
-    file of another format, or damaged beyond that, is replaced by an empty one; ``warn`` is told so in one line.
+    A transaction is in the file whole or not at all, so a kill at any moment loses at most the entries not put yet.
+    sqlite trusts the disk, so each entry has a checksum; an entry that fails it counts as missing. A file of another
+    format, or one too damaged to open, is replaced by an empty one, and ``warn`` is told.
     """
 
     def __init__(self, root: Path, name: str, warn: Callable[[str], None]) -> None:
@@ -68,7 +68,7 @@ class Store:
         for start in range(0, len(keys), _AT_ONCE):
             some = keys[start : start + _AT_ONCE]
             rows = self._do(f"{_GET} AND key IN ({', '.join('?' * len(some))})", [(part, *some)])
-            wanted = set(some)  # a damaged index may give others
+            wanted = set(some)  # a damaged index may give other keys
             found |= {key: value for key, value in _sound(part, rows) if key in wanted}
         return found
 
@@ -77,7 +77,7 @@ class Store:
         return _sound(part, self._do(f"{_GET} ORDER BY id", [(part,)]))
 
     def put(self, part: str, entries: Mapping[bytes, bytes]) -> None:
-        """Write entries in one transaction; each replaces an earlier one of its key. What was there stays whole."""
+        """Write entries in one transaction; each replaces an earlier entry of its key."""
         self._do(_PUT, [(part, key, value, _crc(part, key, value)) for key, value in entries.items()])
 
     def parts(self) -> list[str]:
@@ -89,7 +89,7 @@ class Store:
         self._do("DELETE FROM entries WHERE part = ?", [(part,) for part in parts])
 
     def _do(self, statement: str, rows: Sequence[tuple[Any, ...]]) -> list[tuple[Any, ...]]:
-        """Execute a statement for each row in one transaction; return what they found."""
+        """Execute a statement for each row in one transaction; return the rows found."""
         with self._disk_errors():
             try:
                 return self._transaction(statement, rows)
@@ -115,7 +115,7 @@ class Store:
             if version == FORMAT:
                 return database
             if not database.execute("SELECT * FROM sqlite_master").fetchone():
-                database.execute("PRAGMA auto_vacuum = FULL")  # what is removed leaves the disk too
+                database.execute("PRAGMA auto_vacuum = FULL")  # removed entries give their space back
                 with database:
                     database.execute("BEGIN")
                     database.execute(_TABLE)
@@ -129,7 +129,7 @@ class Store:
         return self._replace("of another version of edge, or damaged")
 
     def _replace(self, why: str) -> sqlite3.Connection:
-        self._warn(f"{self._path} is {why}; what it held is computed anew")
+        self._warn(f"{self._path} is {why}; its results are computed again")
         self._path.with_name(f"{self._path.name}-journal").unlink(missing_ok=True)
         self._path.unlink()
         return self._open()

@@ -6,12 +6,12 @@
         .edge-workspace            marker: edge made this folder and may replace what is in it
         .lock                      one build at a time
         .stages/compile-3f2a91c0/  what a stage wrote, named by the hash of everything it depends on
-        .next/                     a complete new set of published files, for the moment in which it replaces the old
+        .next/                     a complete new set of published files, while it replaces the old set
         failed/compile/            logs of the last failure of a stage
         *.bin, *.onnx, …           the published result: links into .stages, replaced as one set
         manifest.json              what was published, with hashes; written last
 
-A stage folder gets its final name only when the stage has ended well, so a folder that exists is complete.
+A stage folder gets its final name only when the stage has succeeded, so a folder that exists is complete.
 A failed or killed build touches nothing that an earlier one published.
 """
 
@@ -41,8 +41,8 @@ MARKER = ".edge-workspace"
 MANIFEST = "manifest.json"
 STAGES = ".stages"
 RECORD = "stage.json"
-SCHEMA = 3  # of the keyed stages; 2 had no digest and went by the time of change that anyone may set
-_CONTENT = 1  # goes into every .bin by way of the compiler's working folder, so it must not change
+SCHEMA = 3  # of the keyed stages; 2 had no digest and trusted the modification time, which anyone can set
+_CONTENT = 1  # part of every .bin, through the name of the compiler's working folder, so it must not change
 
 _OURS = re.compile(r"\.?[a-z]+-[0-9a-f]{12}(\.partial)?$")  # names of stage folders, finished or not
 
@@ -57,7 +57,7 @@ class FileRecord:
     path: str
     bytes: int
     sha256: str
-    ctime_ns: int  #: linking or copying changes it too; then the hash decides.
+    ctime_ns: int  #: linking or copying also changes it; then the hash decides.
 
 
 @frozen
@@ -70,7 +70,7 @@ class Done(Generic[T_co]):
     result: T_co  #: what the stage function returned; its file names are relative to ``dir``.
     files: tuple[FileRecord, ...]
     seconds: float  #: how long the work took when it was done.
-    cached: bool  #: whether an earlier run had done it.
+    cached: bool  #: whether an earlier run did it.
 
     def path(self, name: str) -> Path:
         """Return the path of one of the stage's files or folders.
@@ -119,7 +119,7 @@ class Artifact:
 
 
 class Workspace:
-    """The build folder of one model, such as ``build/ConvNeXt_atto``, held for the length of a ``with``.
+    """The build folder of one model, such as ``build/ConvNeXt_atto``, locked during a ``with`` block.
 
     Args:
         source: what is built, as ``Request.source`` says it; empty where that does not matter.
@@ -158,7 +158,7 @@ class Workspace:
             self._lock.release()
             raise
         if old := self._of_earlier_edge():
-            self._reporter.warn(f"{old} stages in {self.root} are of an earlier edge and are not taken")
+            self._reporter.warn(f"{old} stages in {self.root} were made by an earlier edge and are not reused")
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -205,7 +205,7 @@ class Workspace:
         write_json(marker, {**known, "source": self._source})
 
     def _of_earlier_edge(self) -> int:
-        """Count the stages whose keys were made another way; none of them is taken."""
+        """Count the stages whose keys were made in another way; none of them is reused."""
         found = 0
         for path in (self.root / STAGES).glob(f"*/{RECORD}"):
             with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
@@ -215,7 +215,7 @@ class Workspace:
     def run(
         self, name: str, inputs: Mapping[str, object], action: Callable[[Path], T], result_type: type[T], code: str = ""
     ) -> Done[T]:
-        """Return the stage's result, from an earlier run if everything it depends on is the same.
+        """Return the stage's result, from an earlier run if everything that it depends on is the same.
 
         Args:
             name: of the stage, such as ``compile``.
@@ -283,7 +283,7 @@ class Workspace:
             manifest: what to write; its ``artifacts`` name the files.
             texts: further files, name -> content.
             folders: name -> stage folder to show under that name, as a symbolic link.
-            stale: names of further files to remove: results that speak of files just replaced.
+            stale: names of further files to remove: results about the files that are replaced.
         """
         files = {artifact.name: artifact.source for artifact in artifacts}
         texts, folders = {**(texts or {}), MANIFEST: json_text(manifest)}, folders or {}
@@ -292,7 +292,7 @@ class Workspace:
             publish_set(self.root, files, texts, folders, sorted(gone))
 
     def published(self) -> list[str]:
-        """Return the names of the files that the last manifest lists; what is no plain name is none of edge's."""
+        """Return the names of the files that the last manifest lists; only plain names can be edge's."""
         try:
             return list(filter(is_plain_name, (str(artifact["path"]) for artifact in self.manifest()["artifacts"])))
         except (KeyError, TypeError):
@@ -307,7 +307,7 @@ class Workspace:
         return found if isinstance(found, dict) else {}
 
     def discard_all_but(self, stages: Iterable[Done[Any]]) -> None:
-        """Remove stage folders that the result just published does not rest on."""
+        """Remove stage folders that the result just published does not depend on."""
         keep = {stage.dir.name for stage in stages}
         for folder in (self.root / STAGES).iterdir():
             if folder.name not in keep and _OURS.match(folder.name):

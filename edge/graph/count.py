@@ -12,8 +12,7 @@ from attrs import frozen
 
 from edge.errors import ModelFileError
 
-# What the published counts of these families count: convolutions and matrix products, an addition and a
-# multiplication together as one.
+# Published counts of these families cover convolutions and matrix products; one multiply-add counts as one.
 PRODUCTS = ("Conv", "ConvTranspose", "Gemm", "MatMul", "Einsum")
 
 
@@ -21,10 +20,10 @@ PRODUCTS = ("Conv", "ConvTranspose", "Gemm", "MatMul", "Einsum")
 class Work:
     """What one image costs."""
 
-    input_shape: tuple[int, ...]  #: for which it was counted, batch first.
+    input_shape: tuple[int, ...]  #: the input shape that was counted, batch first.
     parameters: int  #: elements of all weights, biases and statistics of the file.
-    macs: int  #: multiply-accumulates of convolutions and matrix products, attention's included; adding a bias is one.
-    attention: int  #: those of ``macs`` in products of two activations (MatMul without a weight).
+    macs: int  #: multiply-accumulates of convolutions and matrix products, attention too; adding a bias is one.
+    attention: int  #: the part of ``macs`` in products of two activations (MatMul without a weight).
     #: operations of everything else, as onnx-tool weighs them: normalisation, activation functions, additions, pooling.
     other: int
     activations: int  #: elements of all tensors between operators.
@@ -34,10 +33,10 @@ class Work:
 def count(onnx_file: Path, *, input_shape: Sequence[int] | None = None) -> Work:
     """Count a float network of one image with onnx-tool, which infers every shape and weighs each operator.
 
-    ``input_shape`` is another than the file's static one, such as (1, 3, 224, 224).
+    ``input_shape``, such as (1, 3, 224, 224), replaces the file's own static shape.
 
     Raises:
-        ModelFileError: the file can't be read, or the network is not one that can be counted at that shape.
+        ModelFileError: the file can't be read, or the network can't be counted at that shape.
     """
     import numpy as np
     import onnx_tool
@@ -48,13 +47,13 @@ def count(onnx_file: Path, *, input_shape: Sequence[int] | None = None) -> Work:
     name, own = image_input(model, onnx_file.name)
     shape = own if input_shape is None else tuple(input_shape)
     weights = {tensor.name for tensor in model.graph.initializer}
-    chatter = io.StringIO()  # onnx-tool prints what it finds odd
+    chatter = io.StringIO()  # onnx-tool prints warnings
     try:
         with contextlib.redirect_stdout(chatter):
             graph = onnx_tool.Model(model, {"verbose": False}).graph
             graph.shape_infer({name: np.zeros(shape, np.float32)})
             graph.profile()
-    except Exception as error:  # it raises whatever a formula of its stumbles over
+    except Exception as error:  # its formulas raise exceptions of any kind
         raise ModelFileError(
             f"{onnx_file.name} can't be counted at input {'x'.join(map(str, shape))}: "
             f"{type(error).__name__}: {' '.join(str(error).split())[:200]}",

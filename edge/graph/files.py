@@ -1,4 +1,4 @@
-"""Read an ONNX file, tell its facts, copy it, and open it in onnxruntime."""
+"""Read an ONNX file, return its facts, copy it, and open it in onnxruntime."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ if TYPE_CHECKING:
 
 @frozen
 class GraphFacts:
-    """What the later stages need to know of a graph."""
+    """What later stages need to know about a graph."""
 
     input_name: str
-    input_shape: tuple[int, ...]  #: static, batch first; of the one input.
+    input_shape: tuple[int, ...]  #: of the one input; static, batch first.
     output_name: str
     output_shape: tuple[int, ...]  #: static; of the first output. The last axis is the classes.
     opset: int  #: of the default domain.
@@ -46,7 +46,7 @@ def load_onnx(path: Path) -> onnx.ModelProto:
     except (DecodeError, onnx.checker.ValidationError, ValueError, OSError) as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise ModelFileError(
-            f"{path} is no valid ONNX file: {reason[:200]}",
+            f"{path} is not a valid ONNX file: {reason[:200]}",
             expected="a complete file that onnx.checker accepts",
             remedy="export or download it again",
         ) from error
@@ -54,12 +54,12 @@ def load_onnx(path: Path) -> onnx.ModelProto:
 
 
 def open_session(path: Path) -> onnxruntime.InferenceSession:
-    """Open an ONNX file in stock onnxruntime, one thread a run; runs may come from several threads."""
+    """Open an ONNX file in stock onnxruntime, one thread per run; several threads may run it at once."""
     return _opened(str(path), path.name)
 
 
 def open_exposed(model: onnx.ModelProto, names: Iterable[str]) -> onnxruntime.InferenceSession:
-    """Open a model in stock onnxruntime, one thread a run, with these inner float values among its outputs."""
+    """Open a model in stock onnxruntime, one thread per run, with these inner float values as further outputs."""
     import onnx
 
     exposed = copied(model)
@@ -84,20 +84,20 @@ def session(
 ) -> onnxruntime.InferenceSession:
     """Open a model, a path or bytes, in stock onnxruntime on the CPU; nothing reaches the console.
 
-    With one thread a run, sums are added in one order on every machine. onnxruntime's exceptions share no public base.
+    With one thread per run, sums are added in the same order on every machine.
     """
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
-    options.log_severity_level = 4  # what it has to say comes back as an exception
+    options.log_severity_level = 4  # errors come back as exceptions
     for key, value in (config or {}).items():
         options.add_session_config_entry(key, value)
     return onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
 
 
 def copied(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Return a model of its own with the same content."""
+    """Return an independent copy of a model."""
     import onnx
 
     copy = onnx.ModelProto()
@@ -139,7 +139,7 @@ def facts(model: onnx.ModelProto, origin: str = "the model") -> GraphFacts:
 
 
 def image_input(model: onnx.ModelProto, origin: str = "the model") -> tuple[str, tuple[int, ...]]:
-    """Return the name and static shape of the one float image input; outputs may still be of unknown shape.
+    """Return the name and static shape of the one float image input; output shapes may be unknown.
 
     Raises:
         ModelFileError: several inputs, a dynamic shape, or no float32 input.
@@ -159,7 +159,7 @@ def image_input(model: onnx.ModelProto, origin: str = "the model") -> tuple[str,
 
 
 def _output_shape(model: onnx.ModelProto, origin: str) -> tuple[int, ...]:
-    """Return the shape of the first output; where the exporter left it open, a run tells it."""
+    """Return the shape of the first output; if the exporter left it open, run the model to find it."""
     output = model.graph.output[0]
     if any(dim.dim_value <= 0 for dim in output.type.tensor_type.shape.dim):
         import numpy as np
@@ -171,7 +171,7 @@ def _output_shape(model: onnx.ModelProto, origin: str) -> tuple[int, ...]:
         except Exception as error:  # onnxruntime's exceptions share no base; over 2 GB protobuf's comes first
             cause = " ".join(str(error).split())[:200]
             raise ModelFileError(
-                f"{origin}: the shape of output {output.name!r} is open, and a run does not tell it: {cause}",
+                f"{origin}: the shape of output {output.name!r} is dynamic, and a run to find it failed: {cause}",
                 expected="a static shape with batch 1, such as 1x1000",
                 remedy="export it with a fixed input size and no dynamic axes",
             ) from error

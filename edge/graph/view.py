@@ -35,14 +35,14 @@ def add_constant(graph: onnx.GraphProto, name: str, values: NDArray[Any] | Seque
 
 
 def insert(graph: onnx.GraphProto, before: onnx.NodeProto, *nodes: onnx.NodeProto) -> None:
-    """Put nodes in front of one."""
+    """Put nodes in front of another node."""
     place = list(graph.node).index(before)
     for offset, node in enumerate(nodes):
         graph.node.insert(place + offset, node)
 
 
 def unused(graph: onnx.GraphProto, name: str) -> str:
-    """Return the name, with a number behind it where a value of the graph has it already."""
+    """Return the name, followed by a number if a value of the graph already has it."""
     taken = {tensor.name for tensor in graph.initializer} | {value.name for value in graph.input}
     taken.update(output for node in graph.node for output in node.output)
     number, wanted = 1, name
@@ -73,7 +73,7 @@ class View:
         }
 
     def source(self, name: str) -> str:
-        """Return the value that a name stands for once Identity nodes are gone."""
+        """Return the value that a name stands for, skipping Identity nodes."""
         while (node := self._made.get(name)) is not None and node.op_type == "Identity":
             name = node.input[0]
         return name
@@ -98,7 +98,7 @@ class View:
         return readers[0]
 
     def readers(self, name: str) -> Sequence[onnx.NodeProto]:
-        """Return the nodes that read a value, one that reads it twice twice."""
+        """Return the nodes that read a value; a node that reads it twice is listed twice."""
         return tuple(self._readers[self.source(name)])
 
     def is_output(self, name: str) -> bool:

@@ -1,8 +1,8 @@
 """Choose calibration images and write them as the compiler reads them.
 
 The compiler wants raw float32 files of the cropped image in the network's own colour order, 0..255, and does
-mean, std and the NV12 round trip itself. It believes whatever it is given: images already divided by 255
-give a quiet, useless model. So what would spoil the model is refused here.
+mean, std and the NV12 round trip itself. It checks nothing: images already divided by 255 give a useless model
+without any warning. So a set that would spoil the model is refused here.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ from edge.progress import Reporter, Silent
 from edge.specs import Preprocess
 
 INDEX = "calibration.json"
-# Fewer images than this leave rare activations unseen; the vendor's guide asks for 20 to 100.
+# Fewer images than this miss rare activations; the vendor's guide asks for 20 to 100.
 FEW = 20
-# Share of unreadable images from which the set itself is suspect.
+# A larger share of unreadable images means that the set itself is wrong.
 MAX_UNREADABLE = 0.1
 MIN_SIDE = 16
 # More threads than this only wait for the disk.
@@ -50,12 +50,12 @@ class CalibrationSet:
     images: str = field(validator=instance_of(str))
     n: int = field(default=100, validator=[instance_of(int), ge(1)])  #: how many images.
     seed: int = field(default=0, validator=[instance_of(int), ge(0)])  #: of the choice.
-    note: str = field(default="", validator=instance_of(str))  #: what the set is.
+    note: str = field(default="", validator=instance_of(str))  #: what the set holds.
 
 
 @frozen
 class CalibrationImage:
-    """One image of the set: its name, the sha256 of its source, and the file made of it."""
+    """One image of the set: its name, the sha256 of its source, and the file made from it."""
 
     name: str
     source_sha256: str
@@ -67,13 +67,13 @@ class CalibrationImage:
 class CalibrationResult:
     """What :func:`calibrate` wrote; paths are relative to its ``out``."""
 
-    directory: str  #: folder of the raw files; its name ends in ``_f32``, from which the compiler takes their type.
+    directory: str  #: folder of the raw files; its name ends in ``_f32``, which tells the compiler their type.
     index: str  #: the JSON that lists them.
     n: int  #: files written.
     asked: int  #: images asked for.
     seed: int  #: of the choice.
     sha256: str  #: over the names and hashes of all files.
-    source: str  #: what the images were taken from.
+    source: str  #: where the images come from.
     images: tuple[CalibrationImage, ...]  #: in file order.
     unreadable: tuple[str, ...] = ()  #: names of chosen images that were left out.
 
@@ -104,7 +104,7 @@ def load_set(name: str) -> CalibrationSet:
         spec = CalibrationSet(**{"name": path.stem, **data})
     except (OSError, ValueError, TypeError) as error:
         raise SpecError(
-            f"{path} is no calibration set: {error.args[0] if error.args else error}",
+            f"{path} is not a calibration set: {error.args[0] if error.args else error}",
             expected="a mapping of images, n, seed and note",
         ) from error
     images = os.path.expandvars(spec.images)
@@ -126,16 +126,16 @@ def calibrate(
     out: Path,
     reporter: Reporter | None = None,
 ) -> CalibrationResult:
-    """Write ``n`` images as raw float32 files, and an index of what they are.
+    """Write ``n`` images as raw float32 files, and an index of them.
 
     Each file holds the crop's uint8 values as little-endian float32 in ``preprocess.color`` order and
     ``preprocess.layout``, without the batch axis. The same inputs give the same bytes.
 
     Args:
         preprocess: of the network.
-        n: how many; fewer if there are not so many.
+        n: how many; all of them if there are fewer.
         out: an existing, empty folder.
-        reporter: told the count as it grows; warned of a set that is poor but usable.
+        reporter: told the growing count; warned of a set that is poor but usable.
 
     Raises:
         CalibrationError: a set that would spoil the model: unreadable, tiny, constant or already scaled.
@@ -180,7 +180,7 @@ def _disk_full(out: Path, needed: int) -> WorkspaceError:
 
 
 def _write_all(items: list[ImageItem], preprocess: Preprocess, directory: Path) -> Iterator[_Written | ImageError]:
-    """Write the images on several threads; decoding, resizing and hashing all release the interpreter."""
+    """Write the images on several threads; decoding, resizing and hashing all release the interpreter's lock."""
 
     def write(numbered: tuple[int, ImageItem]) -> _Written | ImageError:
         try:
@@ -212,12 +212,12 @@ def _write(number: int, item: ImageItem, preprocess: Preprocess, directory: Path
 
 
 def _everywhere(crop: NDArray[np.uint8], holds: Callable[[NDArray[np.uint8]], NDArray[np.bool_]]) -> bool:
-    # A few pixels settle it for nearly every photograph.
+    # A few pixels decide it for nearly every photograph.
     return bool(holds(crop[::16, ::16]).all() and holds(crop).all())
 
 
 def _judge(written: list[_Written], unreadable: list[str], preprocess: Preprocess, reporter: Reporter) -> None:
-    """Refuse what would spoil the model, and warn of what may."""
+    """Refuse a set that would spoil the model, and warn of one that may."""
     total = len(written) + len(unreadable)
     if not written:
         raise CalibrationError(
@@ -233,7 +233,7 @@ def _judge(written: list[_Written], unreadable: list[str], preprocess: Preproces
     if tiny := [w.image.name for w in written if w.shortest < MIN_SIDE]:
         raise CalibrationError(
             f"{len(tiny)} calibration images are smaller than {MIN_SIDE} pixels: {_some(tiny)}",
-            remedy="remove them, or give photographs of the size that the camera gives",
+            remedy="remove them, or give photographs at the camera's full size",
         )
     if all(w.largest <= 1 for w in written):
         raise CalibrationError(
@@ -244,7 +244,7 @@ def _judge(written: list[_Written], unreadable: list[str], preprocess: Preproces
     if all(w.constant for w in written):
         raise CalibrationError(
             "every calibration image is one flat colour; the value ranges would be meaningless",
-            remedy="give photographs like those the model will see: --calib DIR",
+            remedy="give photographs like those that the model will see: --calib DIR",
         )
     if all(w.gray for w in written):
         reporter.warn("every calibration image is grey; colour images would then be clipped on the board")

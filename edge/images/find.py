@@ -1,12 +1,12 @@
 """Find the images of a source and their labels, and check them.
 
-Understood as a source::
+A source is one of::
 
-    demo, demo:calibration     images that the project renders itself
+    demo, demo:calibration     images that edge renders itself
     photo.jpg                  one image
     folder/*.jpg               no labels
     folder/labels.csv          filename,class_index
-    folder/val.txt, list.txt   "path label" or "path" a line, relative to the list
+    folder/val.txt, list.txt   "path label" or "path" on each line, relative to the list
     folder/<class>/*.jpg       class names, class indices, or synsets (n01440764: ImageNet-1k's order)
 """
 
@@ -28,7 +28,7 @@ EXTENSIONS = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff
 DEMO_COUNTS: dict[Split, int] = {"calibration": 100, "test": 1000}
 IMAGENET_CLASSES = 1000
 _HIGHEST_LABEL = 2**31 - 1
-# Files that, lying in a folder of images, say their labels; the first that exists counts.
+# Files in a folder of images that give their labels; the first that exists counts.
 _LISTS = ("labels.csv", "val.txt", "labels.txt")
 _INDEX = re.compile(r"[+-]?[0-9]{1,9}")  # more digits than any list of classes has are a mistake
 _SYNSET = re.compile(r"n\d{8}")
@@ -50,8 +50,8 @@ def open_images(
     Raises:
         UsageError: the source does not exist.
         InputError: it holds no images.
-        LabelError: labels outside the classes, files that a list names but that are missing, or loose
-            images beside class folders.
+        LabelError: labels outside the classes, missing files that a list names, or loose images beside class
+            folders.
     """
     path = Path(source).expanduser()
     if str(source).partition(":")[0] == "demo" and not path.exists():
@@ -72,20 +72,20 @@ def open_images(
 
 
 def class_names(labels: str | None, classes: int | None = None) -> tuple[str, ...] | None:
-    """Return the class names that a model's ``labels`` means, in index order; None where they are not known.
+    """Return the class names that a model's ``labels`` stands for, in index order; None if they are not known.
 
     Args:
-        labels: ``demo``, ``imagenet``, a path of a text file with a name a line, or None. A synset before
+        labels: ``demo``, ``imagenet``, a path of a text file with one name per line, or None. A synset before
             every name is left out.
         classes: of the network; None if unknown.
 
     Returns:
-        One name a class. ImageNet's are the first two of each synset's names, such as ``tench, Tinca tinca``,
-        at most 53 characters. None for ``imagenet``, which specs mean by default, if the network has other
-        than its 1000 classes.
+        One name per class. ImageNet's are the first two of each synset's names, such as ``tench, Tinca tinca``,
+        at most 53 characters. None for ``imagenet``, the default of specs, if the network does not have 1000
+        classes.
 
     Raises:
-        LabelError: the file can't be read, names no classes, or other than ``classes``.
+        LabelError: the file can't be read, names no classes, or not ``classes`` of them.
     """
     if labels is None:
         return None
@@ -99,11 +99,11 @@ def class_names(labels: str | None, classes: int | None = None) -> tuple[str, ..
         return tuple(", ".join(name.split(", ")[:2]) for name in imagenet().values())
     names = tuple(line.strip() for line in _text(Path(labels)).splitlines() if line.strip())
     if not names:
-        raise LabelError(f"{labels} names no classes", expected="a class name a line")
+        raise LabelError(f"{labels} names no classes", expected="one class name per line")
     if classes is not None and len(names) != classes:
         raise LabelError(
             f"{labels} names {len(names)} classes, the network has {classes}",
-            expected="a line a class, in the order of the network's outputs",
+            expected="one line per class, in the order of the network's outputs",
         )
     if all(_SYNSET_NAME.match(name) for name in names):
         return tuple(_SYNSET_NAME.sub("", name) for name in names)
@@ -120,7 +120,7 @@ def imagenet() -> dict[str, str]:
 def _demo(source: str, count: int | None, seed: int) -> ImageSet:
     split = {name: name for name in get_args(Split)}.get(source.partition(":")[2] or "test")
     if split is None:
-        raise UsageError(f"no demo images are called {source!r}", expected="demo:test or demo:calibration")
+        raise UsageError(f"there are no demo images {source!r}", expected="demo:test or demo:calibration")
     n = DEMO_COUNTS[split] if count is None else count
     if n < 1:
         raise UsageError(f"{n} images", expected="at least 1")
@@ -143,7 +143,7 @@ def _folder(folder: Path, classes: Sequence[str] | int | None) -> tuple[Files, s
     if loose and held:
         raise LabelError(
             f"{folder} mixes {len(loose)} loose images with class folders ({next(iter(held))}, …)",
-            expected="either images, or one folder a class",
+            expected="either images, or one folder per class",
         )
     if not held:
         files = Files(folder, ((name, None) for name in loose))
@@ -211,12 +211,12 @@ def _folder_labels(
         return _synset_labels(folder, children, held, classes)
     if names is not None:
         strange = [name for name in held if name not in index]
-        return {}, f"these folders name no class of the model, or several: {', '.join(strange[:3])}"
-    return {}, "the model's class names are not known, so folder names say no class index"
+        return {}, f"these folder names match no class of the model, or several: {', '.join(strange[:3])}"
+    return {}, "the model's class names are not known, so folder names give no class index"
 
 
 def _by_name(classes: Sequence[str]) -> dict[str, int]:
-    """Return folder name -> index: whole names, and the first of several; none that two classes share."""
+    """Return folder name -> index: whole names and the first of several names; none that two classes share."""
     whole, first = Counter(classes), Counter(name.partition(", ")[0] for name in classes)
     index = {short: i for i, name in enumerate(classes) if first[short := name.partition(", ")[0]] == 1}
     return index | {name: i for i, name in enumerate(classes) if whole[name] == 1}
@@ -225,7 +225,7 @@ def _by_name(classes: Sequence[str]) -> dict[str, int]:
 def _synset_labels(
     folder: Path, children: list[str], held: list[str], classes: Sequence[str] | int | None
 ) -> tuple[Mapping[str, int], str]:
-    """Number synset folders: by a list that lies beside them, else as ImageNet-1k does."""
+    """Number synset folders: by a list beside them, else as ImageNet-1k does."""
     for name in _SYNSET_LISTS:
         if (folder / name).is_file():
             lines = [line.split()[0] for line in _text(folder / name).splitlines() if line.strip()]
@@ -233,7 +233,7 @@ def _synset_labels(
             if missing := [synset for synset in held if synset not in index]:
                 raise LabelError(f"{folder / name} lacks {', '.join(missing[:3])}", expected="every synset")
             return index, ""
-    put = f"put {_SYNSET_LISTS[0]} (a synset a line, in class order) into {folder.name}"
+    put = f"put {_SYNSET_LISTS[0]} (one synset per line, in class order) into {folder.name}"
     count = classes if isinstance(classes, int) or classes is None else len(classes)
     if count not in (None, IMAGENET_CLASSES):
         return {}, f"synset folders, but a model of {count} classes: their order is not known; {put}"
@@ -303,7 +303,7 @@ def _images(folder: Path) -> list[str]:
         return sorted(
             entry.name
             for entry in entries
-            if os.path.splitext(entry.name)[1].lower() in EXTENSIONS  # noqa: PTH122 - a Path an entry is slow
+            if os.path.splitext(entry.name)[1].lower() in EXTENSIONS  # noqa: PTH122 - a Path per entry is slow
             and not entry.name.startswith(".")
             and entry.is_file()
         )

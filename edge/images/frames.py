@@ -56,7 +56,7 @@ def load_frames(
     found = spread(load, list(images))
     unreadable = tuple(item for item in found if isinstance(item, str))
     for name in unreadable:
-        reporter.warn(f"{name} can't be read; it is left out of every figure")
+        reporter.warn(f"{name} can't be read and is left out of all figures")
     frames = tuple(item for item in found if isinstance(item, Frame))
     if not frames:
         raise InputError(f"none of the {len(images)} images of {images.description} could be read")
@@ -64,7 +64,7 @@ def load_frames(
 
 
 def spread(work: Callable[[T], R], items: Sequence[T], done: Callable[[int], None] | None = None) -> list[R]:
-    """Map in threads, results in order; onnxruntime and numpy compute outside the interpreter's lock."""
+    """Map in threads, results in order; onnxruntime and numpy release the interpreter's lock."""
     return list(_spread(work, items, done))
 
 

@@ -1,4 +1,4 @@
-"""Images, sets of them, and seeded choice. An image is read when asked for, never before."""
+"""Images, sets of images, and seeded choice. An image is read only when it is asked for."""
 
 from __future__ import annotations
 
@@ -71,10 +71,10 @@ class ImageItem:
 class Files(Sequence[ImageItem]):
     """Image files below one folder, in few bytes each; an item is made when it is asked for.
 
-    50,000 of them take 3 MB, where as many objects would take 25.
+    50,000 of them take 3 MB; as many objects would take 25.
 
     Args:
-        folder: that the names are relative to.
+        folder: the names are relative to it.
         pairs: name and label of each; the label is a class index, 0 and above, or None where unknown.
     """
 
@@ -168,7 +168,7 @@ class ImageSet(Sequence[ImageItem]):
 def sample(images: ImageSet, n: int, seed: int = 0) -> ImageSet:
     """Choose ``n`` images with a seed, the same ones on every machine.
 
-    Every image is as likely as any other; of a labelled set each class gets its share, give or take one.
+    Every image is equally likely; in a labelled set each class gets its share, give or take one image.
 
     Args:
         n: how many; all of them if there are fewer.

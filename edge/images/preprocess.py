@@ -2,7 +2,7 @@
 
 ::
 
-    bytes --decode--> RGB --resize_crop--> RGB of the input's size --rgb_to_nv12--> what the board is fed
+    bytes --decode--> RGB --resize_crop--> RGB of the input's size --rgb_to_nv12--> the board's input
                                                 |                        |
                                           network_input      network_input_from_nv12     (float, on a PC)
 
@@ -45,7 +45,7 @@ def decode(data: bytes | Path, name: str | None = None) -> Image:
         RGB, uint8, shape (height, width, 3).
 
     Raises:
-        ImageError: it can't be read, is empty, is no image, or is cut short.
+        ImageError: it can't be read, is empty, is not an image, or is incomplete.
     """
     name = name or (str(data) if isinstance(data, Path) else "the image")
     if isinstance(data, Path):
@@ -57,20 +57,20 @@ def decode(data: bytes | Path, name: str | None = None) -> Image:
         raise ImageError(f"{name} is empty", remedy="copy the file again, or leave it out")
     if data[:2] == b"\xff\xd8" and not _jpeg_is_whole(data):
         # Older OpenCV fills the missing part with grey and says nothing.
-        raise ImageError(f"{name} is cut short", remedy="copy the file again, or leave it out")
+        raise ImageError(f"{name} is incomplete", remedy="copy the file again, or leave it out")
     try:
         bgr = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
     except cv2.error as error:
         raise ImageError(f"{name} can't be decoded: {error.err}") from error
     if bgr is None:
         raise ImageError(
-            f"{name} is not a whole image that OpenCV can read", expected="JPEG, PNG, BMP, WebP, TIFF or PPM"
+            f"{name} is not a complete image that OpenCV can read", expected="JPEG, PNG, BMP, WebP, TIFF or PPM"
         )
     return np.asarray(cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB), np.uint8)
 
 
 def _jpeg_is_whole(data: bytes) -> bool:
-    """Walk the segments up to the end marker; an embedded thumbnail's end marker must not count."""
+    """Walk the segments to the end marker; the end marker of an embedded thumbnail must not count."""
     position = 2
     while position + 4 <= len(data):
         if data[position] != 0xFF:
@@ -130,10 +130,10 @@ def rgb_to_nv12(rgb: Image) -> Image:
         U = -0.169 R - 0.331 G + 0.500 B + 128      of the top-left pixel of each 2x2 block
         V =  0.500 R - 0.419 G - 0.081 B + 128      of the same pixel
 
-    in float64, in this order of operations, then truncated: what the vendor's RGB2NV12Transformer makes of
-    an 8-bit image. Three decimals, no rounding and no averaged chroma are the compiler's choice; any other
-    NV12 costs accuracy. (From raw float32 calibration files it computes in float32, which truncates Y of
-    0.022 % and U of 0.008 % of all colours one level differently.)
+    in float64, in this order of operations, then truncated. The vendor's RGB2NV12Transformer does the same with an
+    8-bit image. Three decimals, no rounding and no averaged chroma are the compiler's choice; any other NV12 costs
+    accuracy. (From raw float32 calibration files it computes in float32: then Y of 0.022 % and U of 0.008 % of all
+    colours differ by one level.)
 
     Args:
         rgb: uint8, (H, W, 3), C-contiguous, H and W even.
@@ -229,7 +229,7 @@ def network_input(rgb: Image, pre: Preprocess) -> Tensor:
 
 
 def network_input_from_nv12(nv12: Image, pre: Preprocess) -> Tensor:
-    """Give the float network what it would see behind NV12: decode, then normalize.
+    """Return what the float network sees behind NV12: decode, then normalize.
 
     Args:
         nv12: uint8, from :func:`rgb_to_nv12` of an image of ``pre.crop``.
@@ -282,7 +282,11 @@ def calibration_image(file: Path, pre: Preprocess) -> Image:
 
 
 def calibration_input(file: Path, pre: Preprocess) -> Tensor:
-    """Return what the float network sees of a calibration file behind NV12; errors as above."""
+    """Return what the float network sees of a calibration file behind NV12.
+
+    Raises:
+        CalibrationError: as :func:`calibration_image`.
+    """
     return network_input_from_nv12(rgb_to_nv12(calibration_image(file, pre)), pre)
 
 

@@ -22,15 +22,15 @@ Floats = NDArray[np.floating[Any]]
 Doubles = NDArray[np.float64]
 Integers = NDArray[np.int64]
 
-# Pillow keeps the weights of a filter as integers of so many fractional bits (PRECISION_BITS = 32 - 8 - 2).
+# Pillow keeps the weights of a filter as integers with this many fractional bits (PRECISION_BITS = 32 - 8 - 2).
 _FRACTION = 22
 # Inputs, outputs of one small matrix product: fewer means more calls, more means more multiplications by 0.
 _BLOCK_INPUTS, _BLOCK_OUTPUTS = 16, (4, 10)
-# Values turned into floats at a time, so that a huge image never is as a whole.
+# Values turned into floats at a time, so that a huge image is never converted as a whole.
 _VALUES = 1 << 20
 # With fewer different sets of weights, their denominators are small, and many sums are exact halves.
 _PHASES = 64
-# Doubtful values recomputed at a time; a photograph has about a hundred.
+# Values close to a rounding boundary that are recomputed at a time; a photograph has about a hundred.
 _RECOMPUTED = 4096
 
 
@@ -58,7 +58,7 @@ def resample(
 
 @frozen(eq=False)
 class _Filter:
-    """The weights of some neighbouring outputs; inputs count from the first one that any of them uses.
+    """The weights of some neighbouring outputs; inputs are counted from the first one that any of them uses.
 
     ``blocks`` holds them as small matrices, each with the slices of its outputs and inputs, in float64 where
     every sum is exact, or in float32, where a sum is off by less than ``error`` grey levels.
@@ -122,10 +122,10 @@ def _filter(size: int, resized: int, start: int, count: int, interpolation: Inte
 def _float32_error(weights: Integers) -> float:
     """Bound how far a float32 sum of weighted pixels lies from the exact one, whatever its order.
 
-    Weights and pixels are exact in float32, so that n products and their sum are off by at most
-    n u / (1 - n u) times the sum of their magnitudes, u = 2^-24, with fused multiplications or without
-    (Higham, "Accuracy and Stability of Numerical Algorithms", 3.1); zeros add no error. Twice that, and
-    2^-16 for the addition of the bound itself, leaves room.
+    Weights and pixels are exact in float32. So n products and their sum are off by at most n u / (1 - n u)
+    times the sum of their magnitudes, u = 2^-24, with fused multiplications or without (Higham, "Accuracy and
+    Stability of Numerical Algorithms", 3.1); zeros add no error. This takes twice that, and 2^-16 for the
+    addition of the bound itself.
     """
     share = weights.shape[1] * 2.0**-24
     magnitude = 255 * float(np.abs(weights).sum(axis=1).max()) * 2.0**-_FRACTION
@@ -153,9 +153,9 @@ def _filter_rows(image: Image, by: _Filter) -> Image:
 
 
 def _round_float32(sums: Floats, pixels: Image, by: _Filter) -> Image:
-    """Round to 8 bits; recompute in integers, as Pillow does, what the error may have changed."""
+    """Round to 8 bits; recompute in integers, as Pillow does, the values that the error may have changed."""
     if by.negative:
-        # convertScaleAbs, OpenCV's quickest rounding, takes the magnitude.
+        # convertScaleAbs, OpenCV's fastest rounding, takes the magnitude.
         cv2.threshold(sums, 0.0, 0.0, cv2.THRESH_TOZERO, dst=sums)
     out = np.asarray(cv2.convertScaleAbs(sums, alpha=1.0, beta=by.error), np.uint8)
     doubtful = np.flatnonzero(out != cv2.convertScaleAbs(sums, alpha=1.0, beta=-by.error))

@@ -24,7 +24,7 @@ T = TypeVar("T")
 
 _converter = cattrs.Converter(forbid_extra_keys=True)
 _LITERAL = re.compile(r"unknown error \((.+) not in literal typing\.Literal\[(.+)\]\)")
-# How to write what the schema's types alone do not tell.
+# How to write values that the schema's types do not explain.
 _FORMS = {
     "preprocess.crop": "crop: two whole numbers, [height, width], such as [224, 224]",
     "preprocess.resize": "resize: a whole number of pixels, or null, which stretches",
@@ -32,7 +32,7 @@ _FORMS = {
     "preprocess.std": "std: three numbers in 0..255 above 0, such as [58.395, 57.12, 57.375]",
 }
 _YAML = (".yaml", ".yml")
-SEARCHED = "recipe.yaml"  # of a model outside a checkout, in its build folder
+SEARCHED = "recipe.yaml"  # a recipe found outside a checkout, in the model's build folder
 _NAMED_LABELS = ("imagenet", "demo")
 
 
@@ -57,11 +57,10 @@ for _kind in (str, int, float, bool):
 class ModelFile:
     """A model and where it was read."""
 
-    spec: ModelSpec  #: the model; its files are found.
+    spec: ModelSpec  #: the model; its paths are resolved.
     path: Path  #: its YAML.
     shipped: bool  #: whether it is one of edge's own zoo.
-    #: keys of ``preprocess``, in the schema's order, and ``labels`` and ``classes``, that the YAML leaves to the
-    #: schema's defaults.
+    #: keys that the YAML leaves to the schema's defaults: those of ``preprocess``, in order, ``labels``, ``classes``.
     assumed: tuple[str, ...]
 
 
@@ -76,7 +75,7 @@ def _files() -> dict[str, Path]:
     for folder in own:
         if not folder.is_dir():
             raise UsageError(
-                f"EDGE_ZOO names {folder}, which is no folder",
+                f"EDGE_ZOO names {folder}, which is not a folder",
                 expected=f"folders of model YAMLs, separated by '{os.pathsep}'",
             )
     return {path.stem: path for folder in (zoo_dir(), *reversed(own)) for path in sorted(folder.glob("*.yaml"))}
@@ -86,18 +85,18 @@ def available_models() -> list[str]:
     """Return the names of the zoo's models and of those in EDGE_ZOO, sorted.
 
     Raises:
-        UsageError: EDGE_ZOO names something that is no folder.
+        UsageError: EDGE_ZOO names something that is not a folder.
     """
     return sorted(_files())
 
 
 def is_shipped(name: str) -> bool:
-    """Tell whether a model of edge's own zoo has this name, whatever its case."""
+    """Tell whether a model of edge's own zoo has this name, in upper or lower case."""
     return name.lower() in {path.stem.lower() for path in zoo_dir().glob("*.yaml")}
 
 
 def beside(spec: ModelSpec, folder: Path) -> ModelSpec:
-    """Return a spec whose files are found: its YAML names them relative to the folder it lies in.
+    """Return a spec with its paths resolved; its YAML in ``folder`` names files relative to that folder.
 
     These are the user's own network, a file of class names, and a recipe given by its path.
     """
@@ -117,15 +116,15 @@ def beside(spec: ModelSpec, folder: Path) -> ModelSpec:
 
 
 def load_model(name: str) -> ModelSpec:
-    """Return the spec of :func:`read_model`; errors as of that."""
+    """Return the spec of :func:`read_model`, with the same errors."""
     return read_model(name).spec
 
 
 def read_model(name: str) -> ModelFile:
     """Load a model by zoo name or by path of a YAML with the same schema.
 
-    A YAML that names a file of the user's has to state mean and std, which no such file tells; its classes
-    and their names are unknown unless it states them, where a model of the zoo has ImageNet's.
+    A YAML that names a user's model file must state mean and std, which no such file holds. Its classes and their
+    names are unknown unless it states them; a model of the zoo has ImageNet's.
 
     Args:
         name: such as ``ConvNeXt_atto`` or ``my/model.yaml``.
@@ -143,7 +142,7 @@ def read_model(name: str) -> ModelFile:
         path = files[known[name.lower()]]
         found = _read_model(path)
         if found.spec.name != path.stem:
-            raise SpecError(f"{path}: name {found.spec.name!r}", expected=f"{path.stem!r}, as the file is called")
+            raise SpecError(f"{path}: name {found.spec.name!r}", expected=f"{path.stem!r}, the name of the file")
         return found
     import difflib
 
@@ -167,22 +166,22 @@ def load_precision(name: str) -> Precision:
         if not path.is_file():
             names = sorted(p.stem for p in folder.glob("*.yaml"))
             raise SpecError(
-                f"no precision recipe is called {name!r}", expected=", ".join(names) + "; or a path of a YAML"
+                f"there is no precision recipe {name!r}", expected=", ".join(names) + "; or a path of a YAML"
             )
     return _structured(_mapping(path), path, Precision)
 
 
 def is_searched(path: Path) -> bool:
-    """Tell whether a file is a recipe that ``edge tune`` found: those carry evidence, the shared ones none.
+    """Tell whether a file is a recipe that ``edge tune`` found: only those carry evidence.
 
     Raises:
-        SpecError: it is there and breaks the schema.
+        SpecError: the file exists and breaks the schema.
     """
     return path.is_file() and load_precision(str(path)).evidence is not None
 
 
 def recipe_place(model: str, folder: Path) -> Path:
-    """Return where a model's own recipe belongs: in a checkout with the others, else in its build folder.
+    """Return where a model's own recipe belongs: in a checkout beside the others, else in its build folder.
 
     A shared recipe that happens to have the model's name, such as ``convnext``, is left alone.
 
@@ -216,13 +215,13 @@ def precision_text(precision: Precision) -> str:
     return "".join(
         _dumped({key: value}, None)
         if value and key in ("nodes", "evidence")
-        else f"{key}: {_dumped(value, True)}"  # quoted where YAML 1.1 needs it: ``on`` is true there
+        else f"{key}: {_dumped(value, True)}"  # quoted where YAML 1.1 needs it: a bare ``on`` is true
         for key, value in _said(data, "", None, []).items()
     )
 
 
 def _dumped(value: object, flow: bool | None) -> str:
-    """Return YAML; ``flow`` says whether all is on one line, or, if None, only what holds nothing nested."""
+    """Return YAML, on one line if ``flow``; if it is None, only collections without nested ones are on one line."""
     import yaml
 
     text: str = yaml.safe_dump(value, default_flow_style=flow, width=10**9, sort_keys=False, allow_unicode=True)
@@ -245,8 +244,7 @@ def _read_model(path: Path) -> ModelFile:
     missing = [key for key in ("mean", "std") if key in assumed]
     if own and missing:
         raise SpecError(
-            f"{path.name}: how the network was trained to see images is in no file: preprocess states no "
-            f"{' and no '.join(missing)}",
+            f"{path.name}: the network's file holds no preprocessing, and preprocess states no {' and no '.join(missing)}",
             expected="values in 0..255, one per channel: the network sees (x - mean) / std",
             remedy="under preprocess: mean: [123.675, 116.28, 103.53] and std: [58.395, 57.12, 57.375]   "
             "(these are ImageNet's; use those of your training)",
@@ -287,11 +285,11 @@ def _structured(data: dict[str, Any], path: Path, kind: type[T]) -> T:
 
 @cache
 def _loader() -> type[yaml.SafeLoader]:
-    """Return a safe loader to which only true and false are truth values: ``on`` is a key of recipes."""
+    """Return a safe loader whose only booleans are true and false: ``on`` is a key of recipes."""
     import yaml
 
     class Loader(yaml.SafeLoader):
-        """YAML 1.1, but for its other truth values."""
+        """YAML 1.1 without its other booleans."""
 
     Loader.yaml_implicit_resolvers = {
         first: [

@@ -1,6 +1,6 @@
 """Frozen schemas. Validation touches neither disk nor network.
 
-Value ranges are checked where an object is made, so a spec that exists is a spec that holds.
+Value ranges are checked when an object is made, so every spec is valid.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ Level = Literal["O0", "O1", "O2", "O3"]
 Rewrite = Literal["channel_mean"]
 OwnFile = Literal["onnx", "torchscript", "paddle", "mindspore"]
 
-# The preprocess node takes NV12, whose chroma covers 2x2 pixels; the runtimes on the board take packed rows,
-# and what they do with a width that is not a multiple of 32 differs between them.
+# The preprocess node takes NV12, whose chroma covers 2x2 pixels. The board's runtimes take packed rows and treat a
+# width that is not a multiple of 32 differently.
 WIDTH_MULTIPLE = 32
 HEIGHT_MULTIPLE = 2
 # The share of the resized image that the centre crop keeps; the usual one for ImageNet classifiers.
@@ -99,7 +99,7 @@ class Preprocess:
         return min(-m / s for m, s in channels), max((255 - m) / s for m, s in channels)
 
 
-# Sources that are files of the user's: they hold their weights, and a YAML names them relative to itself.
+# Sources that are files of the user: they hold their weights, and a YAML names them relative to itself.
 OWN_FILES: tuple[OwnFile, ...] = ("onnx", "torchscript", "paddle", "mindspore")
 
 
@@ -112,10 +112,11 @@ class Sources:
     vendor: str | None = None  #: URL of the vendor's float ONNX.
     vendor_sha256: str | None = None  #: its checksum, where known.
     demo: str | None = None  #: file name in ``edge/zoo/demo`` of weights that the project trained itself.
-    onnx: str | None = None  #: path of the user's own ONNX, absolute or relative to the YAML that names it.
-    torchscript: str | None = None  #: path of the user's own TorchScript file, likewise.
-    paddle: str | None = None  #: path of the folder of a PaddlePaddle inference model, likewise.
-    mindspore: str | None = None  #: path of a MindIR or a MindSpore checkpoint, likewise.
+    # Paths of the user's files, absolute or relative to the YAML that names them.
+    onnx: str | None = None  #: an ONNX.
+    torchscript: str | None = None  #: a TorchScript file.
+    paddle: str | None = None  #: the folder of a PaddlePaddle inference model.
+    mindspore: str | None = None  #: a MindIR or a MindSpore checkpoint.
     network: str | None = None  #: mindcv's name of the network, which a checkpoint needs.
 
     def __attrs_post_init__(self) -> None:
@@ -140,10 +141,10 @@ class Published:
     fps_4_threads: float | None = None  #: on the board, four threads.
     params_m: float | None = None  #: millions of parameters.
     gflops: float | None = None  #: as published; conventions differ.
-    #: side in pixels of the square input that ``gflops`` fits, where that is not the model's.
+    #: side in pixels of the square input that ``gflops`` was counted at, if it differs from the model's.
     gflops_input: int | None = None
-    #: whose weights ``float_top1`` and ``float_top5`` belong to, where those are not the weights of the model's timm
-    #: tag: then the figures are no goal for it.
+    #: whose weights ``float_top1`` and ``float_top5`` belong to, if not the model's timm tag: then they are no goal
+    #: for this model.
     accuracy_of: str | None = None
 
     def __attrs_post_init__(self) -> None:
@@ -157,12 +158,12 @@ class Published:
 
 @frozen
 class ModelSpec:
-    """Everything edge needs to know of a classifier."""
+    """Everything that edge needs to know about a classifier."""
 
     name: str = field(validator=_name)  #: names the build folder and every file.
     sources: Sources
     preprocess: Preprocess = Preprocess()
-    #: ``imagenet``, ``demo``, or a path of a text file with a class name a line; None if unknown.
+    #: ``imagenet``, ``demo``, or a path of a text file with one class name per line; None if unknown.
     labels: str | None = "imagenet"
     classes: int | None = 1000  #: number of outputs of the head; None if unknown.
     precision: str = "int8"  #: name of a recipe in ``mapper_yaml/precision`` or a path.
@@ -189,7 +190,7 @@ class Calibration:
             _check(
                 not re.search(r"[,;\s]", item),
                 f"optimization item {item!r}",
-                "one value an item; the compiler silently misreads a list joined with commas",
+                "one value per item; the compiler silently misreads a list joined with commas",
             )
 
 
@@ -215,7 +216,7 @@ class Compiler:
 
 @frozen
 class Rounding:
-    """Weights put on the compiler's int8 steps beforehand, errors compensated; see ``edge.prepare``.
+    """Weights rounded to the compiler's int8 steps beforehand, errors compensated; see ``edge.prepare``.
 
     Costs no time on the BPU: graph and types stay, only the integers are chosen better.
     """
@@ -232,7 +233,7 @@ class Rounding:
 class Equalization:
     """Channels scaled between convolutions so that int8 steps fit each; see ``edge.prepare``.
 
-    Costs no time on the BPU: the float network computes the same, from other weights.
+    Costs no time on the BPU: the float network computes the same with other weights.
     """
 
     images: int = 64  #: calibration images to look at, 1 and above; all of them if there are fewer.
@@ -243,24 +244,24 @@ class Equalization:
 
 @frozen
 class Evidence:
-    """What a recipe of ``edge tune`` was found on, and what it was measured to give.
+    """On which images ``edge tune`` found a recipe, and what was measured with it.
 
-    Agreement is the share of the images, in percent, with the answer of the float network behind NV12.
+    Agreement is the share of images, in percent, with the same answer as the float network behind NV12.
     """
 
-    float_sha256: str  #: of the float ONNX that it was searched for.
+    float_sha256: str  #: of the float ONNX of the search.
     chosen_on: str  #: images of the search.
     reported_on: str  #: images of the figures below, none of them in ``chosen_on``.
     n: int  #: how many.
     agreement: float  #: of this recipe.
     agreement_int8: float  #: of plain int8 on the same images.
-    top1_float: float | None = None  #: percent, behind NV12; None without labels, as the next two.
+    top1_float: float | None = None  #: percent, behind NV12; this and the next two are None without labels.
     top1: float | None = None  #: of this recipe.
     top1_int8: float | None = None  #: of plain int8.
     latency_us: float | None = None  #: static, microseconds, at ``compiler.optimize_level``.
     latency_us_int8: float | None = None  #: of plain int8 at the same level.
     seed: int = 0  #: of every random choice.
-    versions: Mapping[str, str] = field(factory=dict)  #: of what ran.
+    versions: Mapping[str, str] = field(factory=dict)  #: of the programs that ran.
 
 
 @frozen
@@ -269,12 +270,12 @@ class Precision:
 
     name: str = field(validator=_name)  #: as reports show it.
     calibration: Calibration = Calibration()
-    #: node name in the model's own module paths -> precision; ``*`` in a name stands for any text.
+    #: node name (the model's module path) -> precision; ``*`` in a name stands for any text.
     nodes: Mapping[str, NodePrecision] = field(factory=dict)
     compiler: Compiler = Compiler()
     note: str = ""  #: what the recipe was measured on.
-    #: parts of the graph in another form with the same answers; see ``edge.prepare``.
+    #: rewrites of parts of the graph that keep its answers; see ``edge.prepare``.
     rewrites: tuple[Rewrite, ...] = ()
     equalization: Equalization | None = None  #: of the channels; None leaves them as they are.
-    rounding: Rounding | None = None  #: of the weights; None leaves each to the nearest step, as the compiler rounds.
+    rounding: Rounding | None = None  #: of the weights; None rounds each to the nearest step, as the compiler does.
     evidence: Evidence | None = None  #: figures behind a recipe that ``edge tune`` found.

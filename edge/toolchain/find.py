@@ -25,10 +25,10 @@ ORDER = ("managed", "path", "docker")
 IMAGE = "openexplorer/ai_toolchain_ubuntu_20_x5_cpu:v1.2.8"
 IMAGE_VARIABLE = "EDGE_DOCKER_IMAGE"
 _ENGINE_TIMEOUT = 5.0  # seconds; an engine that answers does so at once
-_START_TIMEOUT = 120.0  # seconds; hb_mapper takes 5 to start, an image may take longer
+_START_TIMEOUT = 120.0  # seconds; hb_mapper takes 5 to start, a Docker image may take longer
 _PULL_TIMEOUT = 15.0  # seconds to ask the registry whether the image exists
 
-# Says where the vendor's packages lie and their versions, without importing them (that takes 5 seconds).
+# Prints the versions of the vendor's packages without importing them (that takes 5 seconds).
 _ASK_VERSIONS = """
 import importlib.util, json, re, sys
 found = {}
@@ -49,7 +49,7 @@ print("edge-versions " + json.dumps(found))
 
 @frozen
 class Route:
-    """One way to have the compiler."""
+    """One way to get the compiler."""
 
     kind: str  #: ``managed``, ``path`` or ``docker``.
     available: bool  #: it can be used now.
@@ -64,7 +64,7 @@ class ToolchainStatus:
 
     routes: tuple[Route, ...]  #: in the order in which ``auto`` takes them.
     python310: str  #: the interpreter an install would use, or why there is none.
-    frameworks: tuple[Route, ...] = ()  #: the environments to export from; none is needed for a compile.
+    frameworks: tuple[Route, ...] = ()  #: environments of frameworks; only exports from these need them.
 
 
 def find(which: Which = "auto") -> Toolchain:
@@ -78,7 +78,7 @@ def find(which: Which = "auto") -> Toolchain:
         UsageError: ``which`` is none of these.
     """
     if which != "auto" and which not in ORDER:
-        raise UsageError(f"no such compiler route: {which}", expected=", ".join(("auto", *ORDER)))
+        raise UsageError(f"there is no compiler {which!r}", expected=", ".join(("auto", *ORDER)))
     reasons = []
     for kind in ORDER if which == "auto" else (which,):
         got = _ROUTES[kind]()
@@ -157,7 +157,7 @@ def _docker() -> Toolchain | str:
     if inspect is None or inspect.returncode != 0:
         remote = quick([engine, "manifest", "inspect", image], timeout=_PULL_TIMEOUT)
         if remote is None or remote.returncode != 0:
-            return f"the image {image} is not here and its registry does not offer it"
+            return f"the image {image} is neither on this machine nor in its registry"
         return Toolchain("docker", image, {}, f"image {image}", engine=engine)
     tool = Toolchain("docker", image, engine=engine)
     versions = _ask(tool.python_argv() or [], None)

@@ -18,10 +18,10 @@ from edge.toolchain.process import Completed
 
 Kind = Literal["managed", "path", "docker"]
 
-# Runs a script with the interpreter that hb_mapper's own first line names, inside an image.
+# Inside an image: run a script with the interpreter that the first line of hb_mapper names.
 _SCRIPT = 'p=$(sed -n "1s/^#! *//p" "$(command -v hb_mapper)"); exec ${p:-python3} "$@"'
 _IN_IMAGE = ("sh", "-c", _SCRIPT, "python")
-# What leaks from the caller's shell into the compiler's Python and changes what it imports or writes.
+# Variables of the caller's shell that would change what the compiler's Python imports or writes.
 _DROPPED = ("PYTHONPATH", "PYTHONHOME", "PYTHONSTARTUP", "VIRTUAL_ENV", "CONDA_PREFIX", "LD_PRELOAD")
 
 
@@ -52,7 +52,7 @@ class Toolchain:
         """Run one of the vendor's tools, such as ``["hb_mapper", "checker", ...]``.
 
         Args:
-            args: tool and arguments; with ``python`` a script, most often from :meth:`worker_path`, and its.
+            args: tool and its arguments; with ``python``, a script (see :meth:`worker_path`) and its arguments.
             timeout: seconds; then everything it started is stopped and ``Completed.timed_out`` is set.
             on_line: called with each line of output and each step of a progress bar.
             log: file that receives the output without progress bars.
@@ -89,13 +89,13 @@ class Toolchain:
             raise ToolchainError(
                 f"can't start {argv[0]}: {error.strerror or error}", remedy="edge toolchain status"
             ) from error
-        # What was measured of a container is its client.
+        # For a container, only its client was measured.
         return evolve(done, peak_memory=None) if self.kind == "docker" else done
 
     run_python = partialmethod(run, python=True)
 
     def python_argv(self, *, cwd: Path | None = None, mounts: Sequence[Path] = ()) -> list[str] | None:
-        """Return what to put before a script to run it in the compiler's Python, for pipes held open.
+        """Return the words before a script that run it in the compiler's Python, for callers that keep pipes open.
 
         Start it with ``env=toolchain.environ()``. None where the interpreter is not known. The folder to start in and
         the mounts are for docker only.

@@ -1,7 +1,7 @@
-"""Install the compiler or a framework in an environment of its own, pinned by hash, shared by all checkouts.
+"""Install the compiler or a framework in a separate environment, pinned by hash, shared by all checkouts.
 
-The environment is made at its final path, since its scripts name that path; a marker written last says that
-it is whole. A folder without the marker is the rest of a killed install and is removed under the lock.
+The environment is made at its final path, since its scripts name that path; a marker written last says that it
+is complete. A folder without the marker is left from an interrupted install and is removed under the lock.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from edge.toolchain.process import Completed, quick, run
 from edge.toolchain.python310 import find_python310, uv_program
 
 _PROGRESS = re.compile(r"Downloading|Downloaded|Collecting|Installing|Prepared|Installed|Building|Resolved|Using")
-# Seconds. Being offline must cost seconds, a slow line must not cost the install.
+# Seconds: a missing network must show within seconds, a slow one must not end the install.
 _NETWORK = {"UV_HTTP_CONNECT_TIMEOUT": "5", "UV_HTTP_TIMEOUT": "60", "UV_HTTP_RETRIES": "2"}
 
 
@@ -38,15 +38,15 @@ def install(
     python: Path | None = None,
     timeout: float = 3600.0,
 ) -> Toolchain:
-    """Install a managed environment, or return at once when it is there and whole.
+    """Install a managed environment, or return at once when it is there and complete.
 
     Args:
         environment: which one; the compiler's by default.
         python: a CPython 3.10 to use; None searches.
-        timeout: seconds for everything, waiting for another install included.
+        timeout: seconds for everything, including the wait for another install.
 
     Raises:
-        ToolchainMissing: this platform can't have it.
+        ToolchainMissing: it is not available for this platform.
         InstallError: no Python 3.10, no network, no disk space, a wrong hash, or it does not start.
     """
     environment = environment or COMPILER
@@ -74,7 +74,7 @@ def install(
             remedy=f"set {managed.CACHE_VARIABLE} to a folder that you can write to",
         ) from error
     try:
-        if managed.why_unusable(where):  # else the one we waited for has done it
+        if managed.why_unusable(where):  # otherwise the install we waited for did it
             _install(where, python, deadline, reporter)
     finally:
         lock.release()
@@ -91,7 +91,7 @@ def require_platform(environment: Environment | None = None) -> None:
     raise ToolchainMissing(
         f"{what} does not run on {system} {machine}"
         if environment is COMPILER
-        else f"edge's pinned {what} can't be had for {system} {machine}",
+        else f"edge has no pinned {what} for {system} {machine}",
         expected="Linux x86-64 with glibc",
         remedy=environment.elsewhere,
     )
@@ -128,7 +128,7 @@ def _install(where: Place, python: Path | None, deadline: float, reporter: Repor
 
 
 def _fill(where: Place, python: Path, deadline: float, reporter: Reporter) -> None:
-    """Make the environment and install every pinned package; hashes are required of each."""
+    """Make the environment and install every pinned package; each must have its pinned hash."""
     lock = str(managed.lock_file(where.environment))
     uv = uv_program()
     if uv:
@@ -139,12 +139,12 @@ def _fill(where: Place, python: Path, deadline: float, reporter: Reporter) -> No
         env = {"PIP_RETRIES": "1", **os.environ}
         make = [str(python), "-m", "venv", str(where.folder)]
         fill = [str(where.python), "-m", "pip", "install", "--require-hashes", "--progress-bar", "off"]
-    # What points at the caller's own environment must not reach the new one.
+    # Variables that point at the caller's environment must not reach the new one.
     for name in ("VIRTUAL_ENV", "PYTHONPATH", "PYTHONHOME", "CONDA_PREFIX", "PIP_TARGET", "PIP_USER", "PIP_PREFIX"):
         env.pop(name, None)
     for step, argv in (("making the environment", make), ("installing", [*fill, "-r", lock])):
         reporter.update(step)
-        # In the cache, where no project's settings lie; the user's own (uv.toml, pip.conf) hold.
+        # In the cache folder, where no project settings lie; the user's (uv.toml, pip.conf) apply.
         done = _step(argv, env, where, deadline, reporter)
         if done.returncode != 0 or done.timed_out:
             raise _failure(step, done, where.environment)
@@ -165,7 +165,7 @@ def _step(argv: list[str], env: Mapping[str, str], where: Place, deadline: float
 
 
 def _verify(where: Place, deadline: float, reporter: Reporter) -> float:
-    """Start every part once: a whole set of files may still not run on this machine."""
+    """Start every part once: a complete install may still not run on this machine."""
     environment = where.environment
     reporter.update(f"verifying {environment.title}")
     tool = managed.toolchain(where)
@@ -175,7 +175,7 @@ def _verify(where: Place, deadline: float, reporter: Reporter) -> float:
         try:
             done = tool.run(args, cwd=where.folder, timeout=left)
         except ToolchainError as error:
-            raise InstallError(f"what was installed for {environment.title} does not start: {error.seen}") from error
+            raise InstallError(f"{environment.title} was installed but does not start: {error.seen}") from error
         if done.returncode != 0:
             raise _failure(f"verifying ({' '.join(args[:2])})", done, environment)
     return time.monotonic() - started
@@ -186,9 +186,7 @@ def _failure(step: str, done: Completed, environment: Environment) -> InstallErr
     said = "\n  ".join(line.strip()[:300] for line in last)
     text = done.tail.lower()
     if done.timed_out:
-        return InstallError(
-            f"{step}: stopped at the time limit", remedy=f"{environment.install} (what was fetched is kept)"
-        )
+        return InstallError(f"{step}: stopped at the time limit", remedy=f"{environment.install} (downloads are kept)")
     if "no space left" in text or "errno 28" in text:
         return InstallError(
             f"{step}: the disk is full", remedy=f"free some space, or set {managed.CACHE_VARIABLE} to a larger disk"
@@ -196,7 +194,7 @@ def _failure(step: str, done: Completed, environment: Environment) -> InstallErr
     if re.search(r"hash(es)? (mismatch|do not match)|do not match the hashes|mismatched hash", text):
         return InstallError(
             f"{step}: a package does not have the pinned hash:\n  {said}",
-            remedy="the index gave another file than the one that was locked: check the index in use, "
+            remedy="check the package index in use, it served a different file; "
             f"then: uv cache clean && {environment.install}",
         )
     if re.search(
@@ -218,8 +216,7 @@ def _failure(step: str, done: Completed, environment: Environment) -> InstallErr
 def _pip_settings(env: Mapping[str, str]) -> dict[str, str]:
     """Return pip's own index settings as uv's variables; uv does not read pip's files.
 
-    Nothing is taken over for a setting that the user has already made for uv. The pinned hashes hold whatever
-    index is in use, so every index may be asked for every package, as pip does.
+    A setting already made for uv wins. Every package has a pinned hash, so any index may be asked for it, as pip does.
     """
     found = _pip_config()
     settings = {}

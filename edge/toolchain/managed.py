@@ -1,4 +1,4 @@
-"""The environments that edge installs and keeps: what each is, where it lies, and whether it is whole."""
+"""The environments that edge installs and keeps: what each is, where it lies, and whether it is complete."""
 
 from __future__ import annotations
 
@@ -24,23 +24,23 @@ _VERSION = re.compile(r"^__version__\s*=\s*r?[\"']([^\"']+)", re.MULTILINE)
 
 @frozen
 class Environment:
-    """One environment, pinned by a lock file, in a folder of its own under the cache."""
+    """One environment, pinned by a lock file, in its own folder of the cache."""
 
-    name: str  #: the word for it on the command line.
+    name: str  #: its name on the command line.
     title: str  #: what messages call it.
     folder: str  #: where it lies in the cache.
     lock: str  #: name of its lock file, beside this module.
-    needed_bytes: int  #: free space that an install asks for, downloads included.
-    size: str  #: what a user is told of it before.
+    needed_bytes: int  #: free space that an install needs, including downloads.
+    size: str  #: its size in words, shown before an install.
     install: str  #: the command that installs it.
-    elsewhere: str  #: what to do on a machine that it can't be had for.
+    elsewhere: str  #: what to do on a machine that it is not available for.
     #: name in results -> file that states the version, relative to site-packages; empty where :attr:`distributions` say
     #: it.
     version_files: Mapping[str, str] = field(factory=dict)
-    distributions: tuple[str, ...] = ()  #: packages whose versions are told.
-    programs: tuple[str, ...] = ()  #: what has to be in its bin folder.
-    modules: tuple[str, ...] = ()  #: what has to be in its site-packages.
-    verify: tuple[tuple[str, ...], ...] = ()  #: commands that have to end with status 0 before it counts as whole.
+    distributions: tuple[str, ...] = ()  #: packages whose versions are reported.
+    programs: tuple[str, ...] = ()  #: what must be in its bin folder.
+    modules: tuple[str, ...] = ()  #: what must be in its site-packages.
+    verify: tuple[tuple[str, ...], ...] = ()  #: commands that must end with status 0 before it counts as complete.
     offline: str = ""  #: what to do without a network, besides trying again.
 
 
@@ -53,7 +53,7 @@ COMPILER = Environment(
     size="about 4.2 GB",
     install="edge toolchain install",
     elsewhere="use the vendor's Docker image (--compiler docker), a Linux PC, or --compiler onnxruntime",
-    # Reading these beats a 5-second start.
+    # Reading these files saves a start of 5 seconds.
     version_files={
         "hb_mapper": "horizon_tc_ui/version.py",
         "hbdk": "hbdk/__init__.py",
@@ -113,7 +113,7 @@ ENVIRONMENTS: Mapping[str, Environment] = {env.name: env for env in (COMPILER, P
 
 @frozen
 class Place:
-    """Where this version of edge wants a managed environment."""
+    """Where this version of edge expects a managed environment."""
 
     folder: Path  #: its folder, whether or not it is there.
     digest: str  #: 16 hex digits of the lock file and the Python version.
@@ -154,7 +154,7 @@ def place(environment: Environment = COMPILER) -> Place:
 
 
 def why_unusable(where: Place) -> str:
-    """Return why the environment can't be used; empty when it is whole."""
+    """Return why the environment can't be used; empty when it is complete."""
     if not where.folder.is_dir():
         return "not installed"
     if not (where.folder / MARKER).is_file():

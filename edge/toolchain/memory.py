@@ -18,16 +18,16 @@ _EVERY = 0.25  # seconds between two looks at running programs; a look takes 2 t
 
 
 def available(root: Path = Path("/")) -> int | None:
-    """Return the bytes that can be had before something is killed; None where the system does not tell.
+    """Return the bytes of memory that a program may still take; None where the system does not tell.
 
-    The smaller of what the kernel calls available (free, or held by caches that it can drop; swap is left out) and of
-    what each control group above this process has left. ``root`` holds ``proc`` and ``sys``.
+    This is the smaller of the kernel's MemAvailable (free or in caches that can be dropped; no swap) and of what each
+    control group above this process has left. ``root`` holds ``proc`` and ``sys``.
     """
     return min([*_machine(root, "MemAvailable:"), *(left for _, left in _groups(root))], default=None)
 
 
 def total(root: Path = Path("/")) -> int | None:
-    """Return the bytes that this machine has, or its container may take; None where nobody tells."""
+    """Return the bytes of memory of this machine, or the limit of its container; None where unknown."""
     return min([*_machine(root, "MemTotal:"), *(most for most, _ in _groups(root))], default=None)
 
 
@@ -37,7 +37,7 @@ def _machine(root: Path, wanted: str) -> list[int]:
 
 
 def _groups(root: Path) -> Iterator[tuple[int, int]]:
-    """Yield each limit and what is left of it: kernel documentation, admin-guide/cgroup-v1 and cgroup-v2."""
+    """Yield each limit and what is left of it; see the kernel's admin-guide/cgroup-v1 and cgroup-v2."""
     mount = root / "sys/fs/cgroup"
     try:
         lines = (root / "proc/self/cgroup").read_text().splitlines()
@@ -54,7 +54,7 @@ def _groups(root: Path) -> Iterator[tuple[int, int]]:
 
 
 def _left(mount: Path, path: str, limit: str, used: str, cache: str) -> Iterator[tuple[int, int]]:
-    # A container may see its own group as the top of the tree while its path is that of the host.
+    # A container may see its own group as the top of the tree while its path is the host's.
     steps = [part for part in path.split("/") if part not in ("", "..")]
     for length in range(len(steps), -1, -1):
         folder = mount.joinpath(*steps[:length])
@@ -86,9 +86,9 @@ def _fields(path: Path) -> Iterator[tuple[str, int]]:
 class PeakMemory:
     """The largest memory that all processes of a session held together.
 
-    Pages that several processes share count once where the kernel tells their shares: a process that has just forked
-    would count twice else. A peak shorter than a quarter of a second may be missed but for the largest single process,
-    whose own high-water mark the kernel keeps. A session's id is that of the process which leads it.
+    Shared pages count once where the kernel reports shares; otherwise a process that has just forked would count twice.
+    A peak shorter than a quarter of a second may be missed, except that of the largest single process: the kernel keeps
+    its high-water mark. A session has the id of the process that leads it.
     """
 
     def __init__(self, session: int) -> None:
@@ -110,7 +110,7 @@ class PeakMemory:
         with contextlib.suppress(ImportError, OSError):
             resident = dict(_members(self._session))
             self._most = max([self._most, *map(_high_water, resident)])
-            # Shares take the kernel some time to add up: asked for only where they can make a new peak.
+            # Shares are slow to read: do it only where they can make a new peak.
             if len(resident) > 1 and sum(resident.values()) > self._most:
                 self._most = max(self._most, sum(_share(*member) for member in resident.items()))
 
@@ -127,12 +127,12 @@ def _members(session: int) -> Iterator[tuple[psutil.Process, int]]:
 
 
 def _high_water(process: psutil.Process) -> int:
-    """Read the most that a process ever held, which psutil does not tell, from proc_pid_status(5)."""
+    """Read the most that a process ever held from proc_pid_status(5); psutil does not tell it."""
     return dict(_fields(Path(f"/proc/{process.pid}/status"))).get("VmHWM:", 0) * KIB
 
 
 def _share(process: psutil.Process, resident: int) -> int:
-    """Return resident memory with each page divided by its users; as it is where the kernel can't tell."""
+    """Return resident memory with each page divided by its users; undivided where the kernel can't tell."""
     import psutil
 
     try:

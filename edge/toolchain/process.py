@@ -26,7 +26,7 @@ _LONGEST_LINE = 4000  # characters; garbage without line ends must not fill the 
 _GRACE = 5.0  # seconds between SIGTERM and SIGKILL
 _DRAIN = 2.0  # seconds that output may still come after the program itself has ended
 
-# Ends the group when our end of the pipe closes without a word: we were killed, even by SIGKILL.
+# Kills the group when our end of the pipe closes without a message: we were killed, perhaps by SIGKILL.
 _GUARD = 'trap "" INT TERM HUP; read -r word || { kill -s KILL -- "-$1"; eval "$2"; } >/dev/null 2>&1'
 
 
@@ -96,7 +96,7 @@ def run(
     log: Path | None = None,
     cleanup: Sequence[str] = (),
 ) -> Completed:
-    r"""Run ``argv`` in a process group of its own and stream its merged output.
+    r"""Run ``argv`` in a new process group and stream its merged output.
 
     Args:
         argv: program and arguments; no shell.
@@ -147,7 +147,7 @@ def communicate(
     Args:
         argv: program and arguments; no shell.
         timeout: seconds until the whole group is stopped.
-        data: gives what it reads; without it the standard input stays open, and silent, to its end.
+        data: yields its standard input; if None, that stays open and empty until the program ends.
         on_line: called with each piece of its standard output, split at ``\n`` and ``\r``, as it comes.
         on_sent: called with the number of bytes sent so far.
     """
@@ -180,7 +180,7 @@ def end(process: subprocess.Popen[bytes], cleanup: Sequence[str] = ()) -> None:
 def _started(
     argv: Sequence[str], cleanup: Sequence[str] = (), *, env: Mapping[str, str] | None, **options: Any
 ) -> Iterator[subprocess.Popen[bytes]]:
-    """Start a program in a process group of its own; at the end nothing of that group is left."""
+    """Start a program in a new process group; at the end nothing of that group is left."""
     environment = None if env is None else dict(env)
     with (
         subprocess.Popen(
@@ -201,7 +201,7 @@ def _started(
 
 @contextlib.contextmanager
 def _guarded(group: int, cleanup: Sequence[str]) -> Iterator[None]:
-    """Keep a tiny shell beside us that kills the group should we die without cleaning up."""
+    """Keep a tiny shell beside us that kills the group if we die without cleaning up."""
     reader, writer = os.pipe()
     try:
         guard = subprocess.Popen(
@@ -269,7 +269,7 @@ def _pump(
                     break
     for sink in reading.values():
         sink(b"")
-    while process.poll() is None:  # it closed its output and goes on
+    while process.poll() is None:  # it closed its output but still runs
         if time.monotonic() >= deadline:
             return False
         look()
@@ -287,7 +287,7 @@ def _feeder(
 
     def go_on() -> bool:
         nonlocal left, sent
-        # The program may end before it has read all; what it says then tells more than our broken pipe.
+        # The program may end before it has read everything; its own message is then better than our broken pipe.
         try:
             left = left or memoryview(next(chunks, b""))
             written = os.write(descriptor, left) if left else 0
@@ -311,7 +311,7 @@ class _Lines:
         self._rest = b""
 
     def feed(self, data: bytes) -> None:
-        """Take more; empty is the end."""
+        """Take more data; empty data is the end."""
         if not data:
             if self._rest:
                 self._emit(self._rest.decode("utf-8", "replace"), "\n")

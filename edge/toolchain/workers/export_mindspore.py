@@ -7,8 +7,8 @@ Not imported by edge. One JSON object as the only argument::
      "layout": "NCHW", "seed": 0, "images": 2, "range": [-2, 2],
      "out": "model.onnx", "scores": "scores.npz"}
 
-A checkpoint needs ``network``, a name of mindcv's; a MindIR holds its graph, and ``claimed`` is the network
-that it is said to be. Writes MindSpore's ONNX (opset 11) and what MindSpore itself answers to seeded inputs:
+A checkpoint needs ``network``, a name of mindcv's; a MindIR holds its graph, and ``claimed`` is the network that
+the user says it is. Writes MindSpore's ONNX (opset 11) and MindSpore's own answers to seeded inputs:
 ``inputs`` (images, 1, ...) and ``outputs`` (images, ...), float32. The last line of stdout is one JSON
 object: ``{"versions", "notes"}``, or with exit status 1 ``{"error": "one line", "about": "model", "weights"
 or "input", "remedy": "one line" or null}``.
@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from mindspore import Parameter, nn
 
-# What optimisers and trainers keep in a checkpoint beside the network.
+# What optimizers and trainers keep in a checkpoint beside the network.
 TRAINING_ONLY = ("moment", "moments", "adam_", "velocity", "accum", "ema", "global_step", "learning_rate",
                  "epoch_num", "step_num", "scale_sense", "current_iterator_step", "last_overflow", "beta",
                  "loss_scale", "slots", "opt_step", "stat")  # fmt: skip
@@ -57,7 +57,7 @@ def load_mindir(job: dict[str, Any], shape: tuple[int, ...]) -> nn.Cell:
         inputs = []
     if not inputs:
         raise MindSporeError(
-            "it is no MindIR, or an encrypted one",
+            "it is not a MindIR file, or it is encrypted",
             remedy="export it without enc_key: ms.export(net, x, file_name='model', file_format='MINDIR')",
         )
     if len(inputs) != 1:
@@ -73,7 +73,7 @@ def load_mindir(job: dict[str, Any], shape: tuple[int, ...]) -> nn.Cell:
             height, width = found[2:] if layout == "NCHW" else found[1:3]
             remedy = f"--crop {height}x{width}"
         raise MindSporeError(
-            f"its input is {times(found)}{' (open sizes)' if open_ else ''}, asked for was {times(shape)}",
+            f"its input is {times(found)}{' (open sizes)' if open_ else ''}, but {times(shape)} was asked for",
             "input",
             remedy,
         )
@@ -104,7 +104,7 @@ def wrapped(graph: nn.Cell) -> nn.Cell:
 
 
 def to_onnx(net: nn.Cell, shape: tuple[int, ...], name: str) -> bytes:
-    """Return what mindspore.export writes; it makes its folder and file private, so it gets its own."""
+    """Return what mindspore.export writes, in a temporary folder: it makes folder and file private."""
     import mindspore as ms
     import numpy as np
 
@@ -154,7 +154,7 @@ def classes_of(name: str, weights: dict[str, Parameter]) -> int:
 
 
 def classifier(name: str) -> str | None:
-    """Return where mindcv says that a network's classifier is."""
+    """Return the name of a network's classifier, as mindcv gives it."""
     from mindcv.models.registry import model_entrypoint
 
     module = sys.modules[model_entrypoint(name).__module__]
@@ -184,11 +184,11 @@ def require_fit(name: str, net: nn.Cell, weights: dict[str, Parameter], classes:
             "name the network that it was trained as with --network",
         )
     if extra:
-        notes.append(f"{len(extra)} entries of the checkpoint are not {name}'s and were left: {some(extra)}")
+        notes.append(f"{len(extra)} entries of the checkpoint do not belong to {name} and were ignored: {some(extra)}")
 
 
 def training_only(key: str) -> bool:
-    """Tell whether a checkpoint's entry is an optimiser's or a trainer's."""
+    """Tell whether a checkpoint's entry belongs to an optimizer or a trainer."""
     return key.split(".")[0].lower().startswith(TRAINING_ONLY)
 
 
@@ -199,7 +199,7 @@ def some(names: list[str]) -> str:
 
 
 def require_claimed(name: str, net: nn.Cell, classes: int) -> None:
-    """Fail unless a MindIR has as many parameters as the network of mindcv's that it is said to be."""
+    """Fail unless a MindIR has as many parameters as the mindcv network that the user says it is."""
     import mindcv
 
     if not mindcv.is_model(name):
@@ -211,8 +211,9 @@ def require_claimed(name: str, net: nn.Cell, classes: int) -> None:
     own, wanted = (sum(parameter.size for parameter in cell.get_parameters()) for cell in (net, named))
     if abs(own - wanted) > TOLERANCE * wanted:
         raise MindSporeError(
-            f"it is no {name}: it has {own / 1e6:.2f} M parameters, {name} with {classes} classes {wanted / 1e6:.2f} M",
-            remedy="name the network that it is with --network, or leave that away: a MindIR needs none",
+            f"it is not {name}: it has {own / 1e6:.2f} M parameters, "
+            f"{name} with {classes} classes {wanted / 1e6:.2f} M",
+            remedy="name the right network with --network, or leave --network out: a MindIR needs none",
         )
 
 
@@ -258,7 +259,7 @@ def main(text: str) -> dict[str, Any]:
     net.set_train(False)
     onnx = to_onnx(net, shape, Path(job["file"]).name)
     if job["network"] is None:
-        net = nn.GraphCell(ms.load(job["file"]))  # what export compiled can't be run any more
+        net = nn.GraphCell(ms.load(job["file"]))  # a network that was exported can't be run again
         net.set_train(False)
     classes = run(net, shape, job)
     if job["claimed"] is not None:
@@ -279,5 +280,5 @@ if __name__ == "__main__":
     print()
     print(json.dumps(answer), flush=True)
     sys.stdout.flush()
-    # MindSpore's cells print tracebacks while the interpreter takes them apart; nothing is left to do.
+    # Skip the interpreter's shutdown, in which MindSpore's cells print tracebacks.
     os._exit(status)

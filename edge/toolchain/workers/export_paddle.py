@@ -6,7 +6,7 @@ Not imported by edge. One JSON object as the only argument::
      "layout": "NCHW", "seed": 0, "images": 2, "range": [-2, 2],
      "out": "model.onnx", "scores": "scores.npz"}
 
-Writes what paddle2onnx makes at opset 11, and what Paddle itself answers to seeded inputs: ``inputs`` (images, 1,
+Writes paddle2onnx's ONNX (opset 11) and Paddle's own answers to seeded inputs: ``inputs`` (images, 1,
 ...) and ``outputs`` (images, ...), float32. The last line of stdout is one JSON object: ``{"versions", "input"}``,
 or with exit status 1 ``{"error": "one line", "about": "model" or "input", "remedy": "one line" or null}``.
 """
@@ -35,7 +35,7 @@ class PaddleError(Exception):
 
 
 def open_predictor(job: dict[str, Any]) -> inference.Predictor:
-    """Return Paddle's own runtime of the model, one thread, no graph rewriting."""
+    """Open the model in Paddle's own runtime: one thread, no graph rewriting."""
     from paddle import inference
 
     config = inference.Config(job["model"], job["params"])
@@ -81,7 +81,9 @@ def image_input(job: dict[str, Any]) -> tuple[str, tuple[int, ...]]:
             sizes = shape[2:] if job["layout"] == "NCHW" else shape[1:3]
             remedy = f"--crop {sizes[0]}x{sizes[1]}"
         raise PaddleError(
-            f"its input {name!r} is {times(shape)}, asked for was {times(wanted)} ({job['layout']})", "input", remedy
+            f"its input {name!r} is {times(shape)}, but {times(wanted)} ({job['layout']}) was asked for",
+            "input",
+            remedy,
         )
     return name, wanted
 

@@ -6,8 +6,8 @@ Not imported by edge. One JSON object as the only argument::
      "classes": 1000 or null, "height": 224, "width": 224, "range": [-2.1, 2.6], "out": "model.onnx"}
 
 ``weights`` null means random weights made from ``seed``. With ``"script": "net.pt"`` that TorchScript file is
-exported, and ``tag`` only names it in messages. ``range`` is what the input's values lie in. The ONNX is
-written when it computes what torch does: see ``compare``. The last line of stdout is one JSON object:
+exported, and ``tag`` only names it in messages. ``range`` is the range of input values. The ONNX is written
+only if it computes what torch does: see ``compare``. The last line of stdout is one JSON object:
 ``{"parameters", "classes", "nodes", "max_error", "torch", "timm"}``, or with exit status 1
 ``{"error": "one line", "about": "weights", "model" or "numbers"}``.
 """
@@ -62,7 +62,7 @@ def build(job: dict[str, Any]) -> torch.nn.Module:
         )
     except (RuntimeError, ValueError, KeyError, OSError) as error:
         raise TimmError(f"the weights do not fit {job['tag']}: {first_line(error)}", "weights") from error
-    except Exception as error:  # safetensors has its own class, which is no subclass of the above
+    except Exception as error:  # safetensors raises its own class
         raise TimmError(f"the weights can't be read: {first_line(error)}", "weights") from error
     if job["classes"] is not None and model.num_classes != job["classes"]:
         raise TimmError(
@@ -84,10 +84,10 @@ def load_script(job: dict[str, Any]) -> torch.nn.Module:
 
 
 def spread(model: torch.nn.Module) -> torch.nn.Module:
-    """Move gains, biases and layer scales off the values that training starts from.
+    """Move gains, biases and layer scales away from the values that training starts from.
 
-    A gain of 1 or a bias of 0 vanishes from the graph, and a layer scale of 1e-6 silences its block: a net
-    left like that compiles to less work than a trained one, and its speed would flatter.
+    A gain of 1 or a bias of 0 vanishes from the graph, and a layer scale of 1e-6 silences its block. Such a
+    network compiles to less work than a trained one and would look too fast.
     """
     import torch
 
@@ -129,7 +129,7 @@ def to_onnx(model: torch.nn.Module, job: dict[str, Any]) -> onnx.ModelProto:
     nameless = [node.name for node in graph.graph.node if not node.name.startswith("/")]
     if nameless and not job.get("script"):
         raise TimmError(
-            f"torch {torch.__version__} names nodes {nameless[0]!r} and not by module path; "
+            f"torch {torch.__version__} names nodes {nameless[0]!r}, not by module path; "
             "precision recipes need 1.13 or newer"
         )
     onnx.checker.check_model(graph)
@@ -139,7 +139,7 @@ def to_onnx(model: torch.nn.Module, job: dict[str, Any]) -> onnx.ModelProto:
 def unshare_initializers(graph: onnx.GraphProto) -> None:
     """Give each user of a weight its own copy where the exporter merged equal ones through Identity nodes.
 
-    Random weights hold many equal tensors, trained ones none; the graph must not depend on that.
+    Random weights hold many equal tensors, trained ones hold none; the graph must not depend on that.
     """
     tensors = {tensor.name: tensor for tensor in graph.initializer}
     for node in [n for n in graph.node if n.op_type == "Identity" and n.input[0] in tensors]:
@@ -186,7 +186,7 @@ def compare(model: torch.nn.Module, graph: onnx.ModelProto, job: dict[str, Any])
     if worst > TOLERANCE:
         raise TimmError(
             f"the ONNX of {job['tag']} differs from torch by {worst:.2g} of the range of its scores; "
-            f"{TOLERANCE:g} is allowed",
+            f"expected: at most {TOLERANCE:g}",
             "numbers",
         )
     return worst

@@ -36,7 +36,7 @@ class ImageInput:
     """How the model takes its image: size, order of the axes, type.
 
     Raises:
-        ValueError: it takes something else than one image of three channels.
+        ValueError: its input is not one image of three channels.
     """
 
     def __init__(self, session: HB_ONNXRuntime) -> None:
@@ -54,8 +54,7 @@ class ImageInput:
     def from_nv12(self, data: bytes) -> np.ndarray:
         """Return the input: each chroma sample repeated over its 2x2 block.
 
-        int8 is YUV444 minus 128. float32 is YUV444 in 0..255, since the vendor's runtime takes the 128 from
-        that itself.
+        int8 is YUV444 minus 128. float32 is YUV444 in 0..255: the vendor's runtime itself subtracts 128.
         """
         plane = np.frombuffer(data, np.uint8)
         luma = plane[: self.height * self.width].reshape(self.height, self.width)

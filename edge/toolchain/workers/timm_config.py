@@ -1,7 +1,7 @@
-"""Tell what timm knows of a model's input and classes; run by the compiler's own Python.
+"""Tell what timm knows about a model's input and classes; run by the compiler's own Python.
 
 Not imported by edge. The model's name is the only argument, such as ``resnet18.a1_in1k`` or ``resnet18``. The last
-line of stdout is one JSON object: ``{"known": false, "close", "tags"}`` for a name that timm has not, else ``{"known":
+line of stdout is one JSON object: ``{"known": false, "close", "tags"}`` for a name unknown to timm, else ``{"known":
 true, "timm", "architecture", "tag", "repository", "fixed_size", "input_size", "interpolation", "crop_pct",
 "crop_mode", "mean", "std", "classes"}``; ``tag`` and ``repository`` are "" where timm has no weights.
 """
