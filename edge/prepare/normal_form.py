@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from edge.errors import ModelFileError
 from edge.graph.files import copied, image_input, load_onnx, opset_of
 from edge.graph.view import constants
+from edge.prepare.opset import CannotExpress, downgrade
 
 if TYPE_CHECKING:
     import onnx
@@ -18,59 +19,6 @@ OPSETS = (10, 11)  # hb_mapper 1.24.3 refuses others by name
 OPSET = 11
 IR = 6  # the IR of opset 11; the compiler takes up to 9
 _LIMIT = 2**31 - 1  # bytes; of any protobuf message, so of any single-file ONNX
-
-
-class CannotExpress(Exception):  # noqa: N818 - reads as what it says
-    """An operator has no counterpart; the message names it and its node."""
-
-
-def downgrade(model: onnx.ModelProto, target: int) -> onnx.ModelProto:
-    """Return a copy of the model in an older opset of the default domain.
-
-    Args:
-        model: a checked model of a newer opset, constants as initializers or Constant nodes.
-        target: the opset wanted, such as 11.
-
-    Raises:
-        CannotExpress: an operator, an attribute or an input that the old opset does not have.
-    """
-    result = copied(model)
-    entry = next(item for item in result.opset_import if item.domain in ("", "ai.onnx"))
-    stored = constants(result.graph)
-    for node in result.graph.node:
-        _rewrite(node, entry.version, target, stored)
-    entry.version = target
-    return result
-
-
-def _rewrite(node: onnx.NodeProto, opset: int, target: int, stored: dict[str, onnx.TensorProto]) -> None:
-    import onnx
-
-    where = f"{node.op_type} of node {node.name!r}"
-    try:
-        new, old = (onnx.defs.get_schema(node.op_type, version, "") for version in (opset, target))
-    except onnx.defs.SchemaError as error:
-        raise CannotExpress(f"opset {target} has no {where}") from error
-    if new.since_version == old.since_version:
-        return
-    given = {attribute.name for attribute in node.attribute}
-    defaults = {name: spec.default_value for name, spec in new.attributes.items() if spec.default_value.name}
-    for name, default in defaults.items():
-        if name not in given and name in old.attributes and default != old.attributes[name].default_value:
-            node.attribute.append(default)
-    for attribute in [a for a in node.attribute if a.name not in old.attributes]:
-        if attribute != defaults.get(attribute.name):
-            raise CannotExpress(f"opset {target} has no {attribute.name} in {where}")
-        node.attribute.remove(attribute)
-    names = [value.name for value in new.inputs]
-    while len(node.input) > old.max_input:
-        name, value = names[len(node.input) - 1], node.input[-1]
-        if value:
-            if name not in old.attributes or value not in stored:
-                raise CannotExpress(f"opset {target} has no input {name!r} that is computed, in {where}")
-            numbers = onnx.numpy_helper.to_array(stored[value]).tolist()
-            node.attribute.append(onnx.helper.make_attribute(name, numbers))
-        del node.input[-1]
 
 
 def read_model(path: Path) -> onnx.ModelProto:
@@ -222,19 +170,20 @@ def _converted(model: onnx.ModelProto, opset: int, origin: str) -> onnx.ModelPro
         onnx.checker.check_model(result, full_check=True)
         return result
 
+    why: Exception | None = None
+    if opset > OPSET:
+        try:
+            return fitting(downgrade(model, OPSET))
+        except (CannotExpress, onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
+            why = error
     try:
         return fitting(version_converter.convert_version(model, OPSET))
     except Exception as error:  # RuntimeError, ConvertError and others all mean the same here
-        why = error
-    try:
-        if opset > OPSET:
-            return fitting(downgrade(model, OPSET))
-    except (CannotExpress, onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
-        why = error
+        why = why or error
     raise ModelFileError(
-        f"{origin} has opset {opset}, which can't be brought to {OPSET}: {' '.join(str(why).split())[:160]}",
-        expected="opset 10 or 11",
-        remedy="export with opset_version=11",
+        f"{origin} has opset {opset}, which can't be brought to {OPSET}: {' '.join(str(why).split())[:300]}",
+        expected=f"operators that opset {OPSET} can express: the compiler reads no newer one",
+        remedy="write that part of the network another way, or leave it to the CPU behind the program",
     ) from why
 
 
