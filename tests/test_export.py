@@ -449,7 +449,7 @@ def test_a_file_that_is_no_model_is_refused(tmp_path: Path, out: Path, body: byt
 
 def test_inspect_serves_to_derive_a_spec(tmp_path: Path) -> None:
     found = inspect_onnx(net(tmp_path / "my.onnx", shape=(1, 64, 32, 3), softmax=True))
-    assert (found.layout, found.crop, found.classes, found.softmax) == ("NHWC", (64, 32), CLASSES, True)
+    assert (found.layout, found.crop, found.classes, found.scores) == ("NHWC", (64, 32), CLASSES, "softmax")
 
 
 def test_an_open_output_shape_is_settled_by_a_run(tmp_path: Path) -> None:

@@ -27,7 +27,8 @@ from edge.images.frames import cores
 from edge.measure.scores import Score, Scores, cosines, ranks
 from edge.measure.statistics import mcnemar, paired_bootstrap
 from edge.progress import SILENT, Listener
-from edge.runtime.net import probabilities
+from edge.runtime.scores import probabilities
+from edge.specs.schema import ScoreKind
 
 ANSWERS = "answers.csv"
 MISTAKES = 48  # that are listed
@@ -96,7 +97,7 @@ def evaluate(
                 unreadable = _unreadable(images, answered, listener)
         quantized = _quantized(steps)
         with disk_errors(root), answers_csv(answers, steps) if answers else nullcontext() as sink:
-            results, total, mistakes = tally(columns, measured_on, quantized, sink)
+            results, total, mistakes = tally(columns, measured_on, quantized, sink, subject.scores)
     verdict, explanation = explain(results, quantized, total, measured_on.unlabelled)
     return Evaluation(
         name=subject.name,
@@ -196,13 +197,14 @@ Sink = Callable[[Sequence[object]], object]
 
 
 def tally(
-    columns: Sequence[Column], measured_on: MeasuredOn, quantized: StepName, sink: Sink | None
+    columns: Sequence[Column], measured_on: MeasuredOn, quantized: StepName, sink: Sink | None, scores: ScoreKind
 ) -> tuple[tuple[StepResult, ...], Change | None, _Mistakes]:
     """Go through all images once.
 
     Args:
         columns: the steps in order, ``float`` first.
         sink: takes a row an image: its name, its label, and the class that each step answered; None where it has none.
+        scores: what the scores are.
 
     Returns:
         One result a column, the change from the first step to the quantized one (None without labels or if they are
@@ -213,7 +215,7 @@ def tally(
     last = names.index(quantized)
     before = [_before(columns, place) for place in range(len(columns))]
     counts = [_Counts() for _ in columns]
-    mistakes = _Mistakes()
+    mistakes = _Mistakes(scores)
     for start in range(0, len(images), _ROWS):
         items = images[start : start + _ROWS]
         labels = np.array([-1 if item.label is None else item.label for item in items], np.int64)
@@ -352,6 +354,7 @@ class _Counts:
 class _Mistakes:
     """Keeps those on which the float network was most sure."""
 
+    scores: ScoreKind
     total: int = 0
     heap: list[tuple[float, int, Mistake]] = field(factory=list)
 
@@ -366,8 +369,8 @@ class _Mistakes:
                 label=item.label if labelled else None,
                 float_answer=int(before.classes[row]),
                 answer=int(after.classes[row]),
-                float_probability=float(probabilities(before.scores[row]).max()),
-                probability=float(probabilities(after.scores[row]).max()),
+                float_probability=float(probabilities(before.scores[row], self.scores).max()),
+                probability=float(probabilities(after.scores[row], self.scores).max()),
             )
             # The count makes ties fall to the earlier image, and mistakes never compared.
             heapq.heappush(self.heap, (mistake.float_probability, -self.total, mistake))

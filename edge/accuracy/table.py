@@ -60,8 +60,8 @@ class Mistake:
     label: int | None  #: class index; None if unknown.
     float_answer: int  #: class index that the float step gave.
     answer: int  #: class index that the last quantized step gave.
-    float_probability: float  #: softmax of the float step's own answer, 0..1.
-    probability: float  #: softmax of the quantized step's answer.
+    float_probability: float  #: of the float step's own answer, 0..1.
+    probability: float  #: of the quantized step's answer.
 
 
 @frozen

@@ -15,6 +15,7 @@ from attrs import frozen
 
 from edge.cli.display import Display
 from edge.cli.options import output_options
+from edge.cli.program import describe_scores, value_name
 
 if TYPE_CHECKING:
     from edge.board import Connection, Target
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from edge.board.transfer import Pushed
     from edge.runtime import Info, Net
     from edge.runtime.program import Program
+    from edge.specs.schema import ScoreKind
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -252,6 +254,7 @@ def run_command(
     program = asked.program(model)
     preprocess = require_preprocess(program)
     frames, labels = read_frames(images, preprocess), program.class_names()
+    kind = program.metadata.scores if program.metadata else None
     with (
         _at_work("run", asked, program, to, compare) as work,
         BoardRunner(work.connection, work.pushed.bin, preprocess.crop, timeout * 60) as board,
@@ -259,12 +262,14 @@ def run_command(
         found = list(answers(board, frames, simulator=work.simulator, count=len(frames), reporter=work.display))
     info = work.simulator.info if work.simulator else None
     if asked.as_json:
-        records = [_answer_record(name, found[i], labels, k) for i, name in enumerate(images)]
+        records = [_answer_record(name, found[i], labels, k, kind) for i, name in enumerate(images)]
         backend = {"backend": info.backend, "exact": info.exact} if info else None
-        click.echo(json.dumps({"simulator": backend, "images": records}, indent=2))
+        click.echo(json.dumps({"simulator": backend, "scores": kind, "images": records}, indent=2))
     else:
+        if note := describe_scores(kind):
+            click.echo(f"note: {note}")
         for name, answer in zip(images, found, strict=True):
-            click.echo("\n".join(_answer_lines(name, answer, labels, k, info)))
+            click.echo("\n".join(_answer_lines(name, answer, labels, k, kind, info)))
     differing = [name for name, answer in zip(images, found, strict=True) if answer.same_top1 is False]
     if info is not None and info.exact and differing:
         raise GateError(
@@ -403,28 +408,32 @@ def accuracy_table(entry: Mapping[str, Any]) -> str:
     return "\n".join(f"{name:<12} {text}" for name, text in rows)
 
 
-def _answer_record(name: str, answer: Answer, labels: Sequence[str] | None, k: int) -> dict[str, Any]:
+def _answer_record(
+    name: str, answer: Answer, labels: Sequence[str] | None, k: int, kind: ScoreKind | None
+) -> dict[str, Any]:
     """Return the answer for one image as JSON."""
-    best = [{"class": c, "label": label, "probability": p} for c, label, p in _best(answer, labels, k)]
+    best = [{"class": c, "label": label, value_name(kind): p} for c, label, p in _best(answer, labels, k, kind)]
     return {"image": name, "best": best, "max_abs_diff": answer.max_abs_diff, "same_top1": answer.same_top1}
 
 
-def _answer_lines(name: str, answer: Answer, labels: Sequence[str] | None, k: int, info: Info | None) -> list[str]:
+def _answer_lines(
+    name: str, answer: Answer, labels: Sequence[str] | None, k: int, kind: ScoreKind | None, info: Info | None
+) -> list[str]:
     """Return the answer for one image as lines."""
-    lines = [name, *(f"  {chance:.4f}  {label}" for _, label, chance in _best(answer, labels, k))]
+    lines = [name, *(f"  {chance:.4f}  {label}" for _, label, chance in _best(answer, labels, k, kind))]
     if info is not None and answer.max_abs_diff is not None:
         same = "same class" if answer.same_top1 else "another class"
-        kind = "the same integers" if info.exact else "an estimate"
-        lines.append(f"  {info.backend} ({kind}): {same}, largest difference {answer.max_abs_diff:.3g}")
+        integers = "the same integers" if info.exact else "an estimate"
+        lines.append(f"  {info.backend} ({integers}): {same}, largest difference {answer.max_abs_diff:.3g}")
     return lines
 
 
-def _best(answer: Answer, labels: Sequence[str] | None, k: int) -> list[tuple[int, str, float]]:
+def _best(answer: Answer, labels: Sequence[str] | None, k: int, kind: ScoreKind | None) -> list[tuple[int, str, float]]:
     import numpy as np
 
-    from edge.runtime.net import probabilities
+    from edge.runtime.scores import probabilities
 
-    chances = probabilities(answer.board)
+    chances = probabilities(answer.board, kind)
     best = [int(index) for index in np.argsort(-chances, kind="stable")[:k]]
     return [(i, labels[i] if labels and i < len(labels) else str(i), float(chances[i])) for i in best]
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,14 +15,13 @@ from edge.graph.view import View, constants
 from edge.images.find import IMAGENET_CLASSES
 from edge.sources.class_order import names_in
 from edge.sources.framework_files import sha256_of_all
+from edge.sources.outputs import SHAPE_ONLY, above, score_kind
 from edge.specs import ModelSpec
-from edge.specs.schema import Layout
+from edge.specs.schema import Layout, ScoreKind
 
 if TYPE_CHECKING:
     import onnx
 
-# Operators that leave the scores as they are.
-SHAPE_ONLY = frozenset({"Reshape", "Flatten", "Squeeze", "Unsqueeze", "Identity", "Transpose", "Cast"})
 PARAMETER_TOLERANCE = 0.02  # the sisters of one family differ by 40 % and more
 
 
@@ -40,7 +39,7 @@ class ModelFacts:
     constants: int  #: float values that the file keeps in Constant nodes, where some exporters have the weights.
     head: int  #: weights of the last layer, a share of which belongs to each class; 0 if it is not found.
     names: tuple[str, ...] | None  #: of the classes, from the file's metadata; None where it holds none.
-    softmax: bool  #: the scores are already probabilities.
+    scores: ScoreKind  #: what the scores are.
     outputs: int  #: number of graph outputs; the first one counts.
 
 
@@ -85,7 +84,6 @@ def describe(model: onnx.ModelProto, origin: str) -> ModelFacts:
     view, stored = View(model), constants(model.graph)
     initializers = {tensor.name for tensor in model.graph.initializer}
     own = [tensor for name, tensor in stored.items() if name not in initializers]
-    last = _above(view, graph.output_name)[1]
     return ModelFacts(
         input_name=graph.input_name,
         input_shape=shape,
@@ -97,7 +95,7 @@ def describe(model: onnx.ModelProto, origin: str) -> ModelFacts:
         constants=sum(math.prod(tensor.dims) for tensor in own if tensor.data_type == tensor.FLOAT),
         head=_head(view, stored, graph.output_name),
         names=names_in(model),
-        softmax=last is not None and last.op_type == "Softmax",
+        scores=score_kind(model),
         outputs=len(model.graph.output),
     )
 
@@ -164,8 +162,12 @@ def require_parameters(found: ModelFacts, promised: float, origin: str, name: st
 def notes_on(found: ModelFacts) -> tuple[str, ...]:
     """Return what the user should know of a model that is fine all the same."""
     notes = []
-    if found.softmax:
+    if found.scores == "softmax":
         notes.append("the model ends with Softmax: its scores are probabilities already")
+    if found.scores == "sigmoid":
+        notes.append(
+            "the model ends with Sigmoid: each class is judged by itself; Top-1 counts the class of the highest score"
+        )
     if len(found.output_shape) != 2:
         notes.append(f"the output {_times(found.output_shape)} is read as {found.classes} scores")
     if found.outputs > 1:
@@ -205,20 +207,11 @@ def external_data(path: Path) -> list[Path]:
     return [path.parent / name for name in sorted(names)]
 
 
-def _above(view: View, name: str, past: Collection[str] = SHAPE_ONLY) -> tuple[str, onnx.NodeProto | None]:
-    """Return what a value comes of, and its node, past operators that leave the numbers as they are."""
-    node = view.producer(name)
-    while node is not None and node.op_type in past:
-        name = node.input[0]
-        node = view.producer(name)
-    return name, node
-
-
 def _head(view: View, stored: Mapping[str, onnx.TensorProto], name: str) -> int:
     """Return the number of weights of the last layer, its bias included; 0 where it can't be told."""
     found = 0
-    while (node := _above(view, name, {*SHAPE_ONLY, "Softmax"})[1]) is not None:
-        tensors = [stored.get(_above(view, operand)[0]) for operand in node.input]
+    while (node := above(view, name, {*SHAPE_ONLY, "Softmax", "Sigmoid"})[1]) is not None:
+        tensors = [stored.get(above(view, operand)[0]) for operand in node.input]
         sizes = [0 if tensor is None else math.prod(tensor.dims) for tensor in tensors]
         if node.op_type in {"Gemm", "MatMul", "Conv"}:
             return found + sum(sizes) if sum(sizes) else 0

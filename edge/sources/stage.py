@@ -20,6 +20,7 @@ from edge.sources.demo_weights import unpack
 from edge.sources.sources import WORKER, Resolved
 from edge.sources.timm_spec import near_names
 from edge.specs import ModelSpec
+from edge.specs.schema import ScoreKind
 from edge.toolchain.managed import FRAMEWORKS
 
 if TYPE_CHECKING:
@@ -50,6 +51,7 @@ class ExportResult:
     input_shape: tuple[int, ...]  #: batch first.
     classes: int  #: number of scores.
     parameters: int  #: number of float weights.
+    scores: ScoreKind  #: what the scores are.
     exporter: str = ""  #: versions of what exported it; empty where the file came as ONNX.
     notes: tuple[str, ...] = ()  #: what the user should know of it.
     #: largest difference between the scores of the ONNX and of the framework on the same seeded noise, as a share of
@@ -142,6 +144,7 @@ def export(
         input_shape=found.input_shape,
         classes=found.classes,
         parameters=found.parameters,
+        scores=found.scores,
         exporter=exporter,
         notes=notes,
         max_error=max_error,

@@ -22,6 +22,9 @@ Bits = Literal["int8", "int16"]
 Level = Literal["O0", "O1", "O2", "O3"]
 Rewrite = Literal["channel_mean"]
 OwnFile = Literal["onnx", "torchscript", "paddle", "mindspore"]
+#: What class scores are: logits, whose softmax tells probabilities; the probabilities of a Softmax at the network's
+#: end; or of a Sigmoid, which judges each class by itself.
+ScoreKind = Literal["logits", "softmax", "sigmoid"]
 
 # The preprocess node takes NV12, whose chroma covers 2x2 pixels; the runtimes on the board take packed rows,
 # and what they do with a width that is not a multiple of 32 differs between them.
