@@ -49,7 +49,6 @@ def net(
     shape: tuple[Any, ...] = (1, 3, 32, 32),
     output: tuple[int, ...] = (1, CLASSES),
     softmax: bool = False,
-    outputs: int = 1,
     external: bool = False,
 ) -> Path:
     """ReduceMean over the image, then one Gemm."""
@@ -69,8 +68,6 @@ def net(
         helper.make_node("Reshape", ["s", "shape"], ["scores"], "/reshape"),
     ]
     outs = [helper.make_tensor_value_info("scores", TensorProto.FLOAT, output)]
-    if outputs == 2:
-        outs.append(helper.make_tensor_value_info("mean", TensorProto.FLOAT, [1, weight.shape[1]]))
     inputs = [helper.make_tensor_value_info("image", TensorProto.FLOAT, shape)]
     graph = helper.make_graph(nodes, "tiny", inputs, outs, tensors)
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 11)], ir_version=7)
@@ -395,7 +392,6 @@ def test_external_data_becomes_one_file(tmp_path: Path, out: Path) -> None:
         ({"softmax": True}, "Softmax"),
         ({"output": (1, CLASSES, 1, 1)}, "1x8x1x1 is read as 8 scores"),
         ({"output": (1, 1, CLASSES)}, "1x1x8 is read as 8 scores"),
-        ({"outputs": 2}, "2 outputs"),
     ],
 )
 def test_what_is_fine_all_the_same_is_noted(tmp_path: Path, out: Path, settings: dict[str, Any], note: str) -> None:

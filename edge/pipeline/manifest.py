@@ -148,6 +148,7 @@ def facts(build: Build) -> dict[str, object]:
         "exporter": build.stage(EXPORT).result.exporter,
         "export_max_error": build.stage(EXPORT).result.max_error,
         "preprocess": cattrs.unstructure(spec.preprocess),
+        "output": build.stage(EXPORT).result.output,
         "scores": build.stage(EXPORT).result.scores,
         "precision": request.precision.name,
         "toolchain": _toolchain(build),

@@ -100,6 +100,7 @@ def _export_inputs(build: Build) -> Inputs:
     key = {
         "source": weights.identity(),  # the worker's own code is in it
         "shape": spec.preprocess.input_shape,
+        "output": spec.output,
         # The noise on which ONNX and framework are compared covers what pixels become.
         "values": (spec.preprocess.mean, spec.preprocess.std),
         "labels": _identity_of(spec.labels),

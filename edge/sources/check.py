@@ -15,7 +15,7 @@ from edge.graph.view import View, constants
 from edge.images.find import IMAGENET_CLASSES
 from edge.sources.class_order import names_in
 from edge.sources.framework_files import sha256_of_all
-from edge.sources.outputs import SHAPE_ONLY, above, score_kind
+from edge.sources.outputs import SHAPE_ONLY, above, score_kind, scores_only
 from edge.specs import ModelSpec
 from edge.specs.schema import Layout, ScoreKind
 
@@ -34,27 +34,29 @@ class ModelFacts:
     layout: Layout  #: where the three colour channels are.
     crop: tuple[int, int]  #: (height, width) of the input, in pixels.
     classes: int  #: number of scores.
+    output_name: str  #: name of the scores.
     output_shape: tuple[int, ...]  #: as in the file; it flattens to ``classes``.
     parameters: int  #: number of float weights.
     constants: int  #: float values that the file keeps in Constant nodes, where some exporters have the weights.
     head: int  #: weights of the last layer, a share of which belongs to each class; 0 if it is not found.
     names: tuple[str, ...] | None  #: of the classes, from the file's metadata; None where it holds none.
     scores: ScoreKind  #: what the scores are.
-    outputs: int  #: number of graph outputs; the first one counts.
 
 
-def inspect_onnx(path: Path) -> ModelFacts:
+def inspect_onnx(path: Path, output: str | None = None) -> ModelFacts:
     """Read the facts of a classifier's file; works without a spec, so that one can be derived from it.
+
+    ``output`` names its scores, as in :func:`edge.sources.outputs.scores_only`.
 
     Raises:
         ModelFileError: no valid ONNX, not one static float image of three channels in, or not one row of
             class scores out.
     """
-    return describe(load_onnx(path), path.name)
+    return describe(scores_only(load_onnx(path), path.name, output), path.name)
 
 
 def describe(model: onnx.ModelProto, origin: str) -> ModelFacts:
-    """Return the facts of a loaded model; errors as of ``inspect_onnx``."""
+    """Return the facts of a loaded model whose scores are its only output; errors as of ``inspect_onnx``."""
     graph = facts(model, origin)
     shape = graph.input_shape
     shown = _times(shape)
@@ -75,11 +77,20 @@ def describe(model: onnx.ModelProto, origin: str) -> ModelFacts:
             expected="1x3xHxW or 1xHxWx3; grey and multi-channel inputs are not supported",
         )
     classes = math.prod(graph.output_shape)
+    if classes == 1:
+        raise ModelFileError(
+            f"{origin}: the output {graph.output_name!r} is {_times(graph.output_shape)}: one value an image, so a "
+            "network of two classes by one score",
+            expected="a score a class, such as 1x2",
+            remedy="export it with two logits: in PyTorch, return torch.cat([torch.zeros_like(s), s], 1) of its one "
+            "logit s, without the Sigmoid",
+        )
     if classes != max(graph.output_shape) or classes < 2:
         raise ModelFileError(
             f"{origin}: the output {graph.output_name!r} is {_times(graph.output_shape)}",
             expected="one row of class scores, such as 1x1000",
-            remedy="export the whole classifier, with its pooling and its head",
+            remedy="export the whole classifier, with its pooling and its head; or --output NAME takes another value "
+            "of its graph",
         )
     view, stored = View(model), constants(model.graph)
     initializers = {tensor.name for tensor in model.graph.initializer}
@@ -90,13 +101,13 @@ def describe(model: onnx.ModelProto, origin: str) -> ModelFacts:
         layout=layout,
         crop=crop,
         classes=classes,
+        output_name=graph.output_name,
         output_shape=graph.output_shape,
         parameters=graph.parameters,
         constants=sum(math.prod(tensor.dims) for tensor in own if tensor.data_type == tensor.FLOAT),
         head=_head(view, stored, graph.output_name),
         names=names_in(model),
         scores=score_kind(model),
-        outputs=len(model.graph.output),
     )
 
 
@@ -170,8 +181,6 @@ def notes_on(found: ModelFacts) -> tuple[str, ...]:
         )
     if len(found.output_shape) != 2:
         notes.append(f"the output {_times(found.output_shape)} is read as {found.classes} scores")
-    if found.outputs > 1:
-        notes.append(f"the model has {found.outputs} outputs; the first one is taken as the scores")
     return tuple(notes)
 
 

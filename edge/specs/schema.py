@@ -170,6 +170,8 @@ class ModelSpec:
     classes: int | None = 1000  #: number of outputs of the head; None if unknown.
     precision: str = "int8"  #: name of a recipe in ``mapper_yaml/precision`` or a path.
     published: Published | None = None
+    #: name of the class scores, any value of the graph; None where they are the only output that looks like scores.
+    output: str | None = None
 
     def __attrs_post_init__(self) -> None:
         _check(self.classes is None or self.classes > 1, f"classes: {self.classes}", "2 and more")
