@@ -189,7 +189,7 @@ def test_the_chosen_output_is_built_and_recorded(edge: Run, tmp_path: Path) -> N
     (tmp_path / "my.yaml").write_text(
         "sources: {onnx: net.onnx}\nlabels: null\nclasses: null\noutput: s\npreprocess: {crop: [32, 32], resize: 32}\n"
     )
-    code, out, err = edge("export", "my.yaml", "--json")
+    code, out, err = edge("export", "my.yaml", *NORM, "--json")
     assert code == 0, err
     assert json.loads(out)["result"]["scores"] == "logits"
 
