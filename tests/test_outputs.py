@@ -187,7 +187,8 @@ def test_the_chosen_output_is_built_and_recorded(edge: Run, tmp_path: Path) -> N
     (shown,) = onnx.load(tmp_path / "build" / "net" / "net.onnx").graph.output
     assert shown.name == "q"
     (tmp_path / "my.yaml").write_text(
-        "sources: {onnx: net.onnx}\nlabels: null\nclasses: null\noutput: s\npreprocess: {crop: [32, 32], resize: 32}\n"
+        "sources: {onnx: net.onnx}\nlabels: null\nclasses: null\noutput: s\npreprocess: {crop: [32, 32], resize: 32, "
+        "mean: [127.5, 127.5, 127.5], std: [127.5, 127.5, 127.5]}\n"
     )
     code, out, err = edge("export", "my.yaml", *NORM, "--json")
     assert code == 0, err

@@ -90,6 +90,7 @@ class Evaluation:
     seconds: float = 0.0  #: wall time of the whole command.
     schema_version: int = SCHEMA_VERSION
     total: Change | None = None  #: the change from ``float`` to ``quantized``; None without labels.
+    labels_doubt: str = ""  #: that the labels count the classes otherwise than the float network; empty as a rule.
 
     def step(self, name: StepName) -> StepResult:
         """Return the result of a step; KeyError if it was not measured."""

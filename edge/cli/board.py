@@ -14,7 +14,7 @@ import click
 from attrs import frozen
 
 from edge.cli.display import Display
-from edge.cli.options import output_options
+from edge.cli.options import label_offset_option, output_options
 from edge.cli.program import describe_scores, value_name
 
 if TYPE_CHECKING:
@@ -286,13 +286,23 @@ def run_command(
 @click.option(
     "--count", type=click.IntRange(min=0), default=500, show_default=True, help="Number of images; 0 means all."
 )
+@label_offset_option
 @click.option("--seed", type=int, default=0, show_default=True, help="Random seed.")
 @compare_option
 @to_option
 @timeout_option
 @_asked
 def eval_command(
-    asked: Asked, *, model: str, images: str, count: int, seed: int, compare: Choice, to: str | None, timeout: float
+    asked: Asked,
+    *,
+    model: str,
+    images: str,
+    count: int,
+    label_offset: int,
+    seed: int,
+    compare: Choice,
+    to: str | None,
+    timeout: float,
 ) -> None:
     """Measure Top-1 on the board, and in the simulator on the same images."""
     from edge.board.compare import measure_accuracy, require_preprocess
@@ -303,7 +313,8 @@ def eval_command(
     preprocess = require_preprocess(program)
     assert program.metadata is not None  # noqa: S101 - require_preprocess looked
     classes = program.metadata.classes
-    dataset = open_images(images, classes=program.class_names() or classes, count=count or None, seed=seed)
+    names = program.class_names() or classes
+    dataset = open_images(images, classes=names, count=count or None, seed=seed, label_offset=label_offset)
     if count:
         dataset = sample(dataset, count, seed)
     with (

@@ -120,6 +120,7 @@ class Options:
     )
     images: str | None = _option(str, None, "Images to measure on: a folder, list file or labels.csv.")
     count: int = _option(int, 500, "Number of images; 0 means all.", least=0)
+    label_offset: int = _option(int, 0, "Added to each image's label: 1 for a network with a background class 0.")
     calib: str | None = _option(str, None, "Images to calibrate on; as --images, or a file in calibration/.")
     calib_count: int | None = _option(int, None, "Number of images; 100 unless the set says other.", least=1)
     precision: str | None = _option(
@@ -214,6 +215,7 @@ def resolve(options: Options) -> tuple[Request, Notes]:
         compiler=options.compiler,
         images=options.images,
         images_count=options.count,
+        label_offset=options.label_offset,
         calibration=options.calib,
         calibration_count=options.calib_count,
         seed=options.seed,
