@@ -15,10 +15,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from onnx import NodeProto, TensorProto, helper
 
-from edge.errors import ModelFileError
+from edge.errors import ModelFileError, UsageError
+from edge.runtime.net import Net
+from edge.runtime.protocol import Info, Tensor
 from edge.sources.check import inspect_onnx
 from edge.sources.outputs import scores_only
 from edge.sources.resolve import as_typed
+from edge.specs import Preprocess
 from tests.conftest import Run
 from tests.heads import CLASSES, classifier, node
 
@@ -199,3 +202,42 @@ def test_a_name_like_a_path_is_recorded_as_it_is() -> None:
     assert as_typed([("", "net.onnx"), ("--output", "/head/Gemm_output_0")]) == (
         "net.onnx", "--output", "/head/Gemm_output_0",
     )  # fmt: skip
+
+
+# ----- a program that edge did not build
+
+
+class Several:
+    """A backend of several outputs."""
+
+    concurrent = True
+
+    def __init__(self, *outputs: tuple[str, tuple[int, ...]]) -> None:
+        tensors = tuple(Tensor(name, shape, "float32") for name, shape in outputs)
+        self.info = Info("several", "net", "1", (Tensor("x", (1, 3, 32, 32), "uint8", nv12=True),), tensors)
+
+    def run(self, _inputs: Sequence[np.ndarray]) -> list[np.ndarray]:
+        return [np.full(tensor.shape, i, np.float32) for i, tensor in enumerate(self.info.outputs)]
+
+    def close(self) -> None:
+        pass
+
+
+RULE = Preprocess(crop=(32, 32), resize=32)
+IMAGE = np.zeros((32, 32, 3), np.uint8)
+
+
+def test_a_program_of_several_outputs_gives_the_one_row() -> None:
+    with Net([Several(("box", (1, 4, 10)), ("row", (1, 7, 1, 1)))], preprocess=RULE, labels="abcdefg") as net:
+        assert net.classes == 7
+        assert net.scores(IMAGE).tolist() == [1.0] * 7
+    with Net([Several(("only", (1, 2, 3)))], preprocess=RULE, labels=None) as net:
+        assert net.scores(IMAGE).size == 6
+
+
+@pytest.mark.parametrize("outputs", [[("a", (1, 4)), ("b", (1, 4))], [("a", (1, 4, 10)), ("b", (1, 2, 10))]])
+def test_a_program_whose_scores_are_not_plain_still_runs(outputs: list[tuple[str, tuple[int, ...]]]) -> None:
+    with Net([Several(*outputs)], preprocess=RULE, labels=None) as net:
+        assert len(net.run(net.nv12(IMAGE))) == 2
+        with pytest.raises(UsageError, match=r"is not plain: a float32 1x4.*, b float32 1x"):
+            net.classify(IMAGE)

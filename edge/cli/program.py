@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast
@@ -136,7 +135,7 @@ def open_program(
     try:
         _require_unknown(net, path, scores)
         if labels is not None:
-            net.labels = _names(labels, math.prod(net.info.outputs[0].shape))
+            net.labels = _names(labels, net.classes)
         return net, _complete(net, path, resize, interpolation)
     except BaseException:
         net.close()

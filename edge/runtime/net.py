@@ -116,8 +116,13 @@ class Net:
             return backend.run(checked)
 
     def scores(self, image: Image) -> Scores:
-        """Return the class scores of an image, float32 (classes,), as the network gives them."""
-        return self.run(self.nv12(image))[0].reshape(-1)
+        """Return the class scores of an image, float32 (classes,), as the network gives them.
+
+        Raises:
+            UsageError: which of several outputs holds them is not plain.
+        """
+        place = self._scores_at()
+        return self.run(self.nv12(image))[place].reshape(-1)
 
     def classify(self, image: Image, k: int = 5) -> list[tuple[str, float]]:
         """Return the ``k`` best classes, or all if there are fewer: (label, probability in 0..1), best first.
@@ -167,9 +172,29 @@ class Net:
         if self._closed:
             raise BackendError(f"{self.info.model} is closed", remedy="load it again")
 
+    @property
+    def classes(self) -> int:
+        """Number of class scores; UsageError as of :meth:`scores`."""
+        return self.info.outputs[self._scores_at()].elements
+
+    def _scores_at(self) -> int:
+        """Return the place of the only output, or of the only one that is a row of two scores and more."""
+        outputs = self.info.outputs
+        rows = [i for i, tensor in enumerate(outputs) if tensor.elements == max(tensor.shape, default=0) > 1]
+        if len(outputs) > 1 and len(rows) != 1:
+            listed = ", ".join(f"{tensor.name} {tensor.dtype} {'x'.join(map(str, tensor.shape))}" for tensor in outputs)
+            raise UsageError(
+                f"which output of {self.info.model} holds class scores is not plain: {listed}",
+                expected="a classifier, with one row of scores",
+                remedy="Net.run() gives all outputs",
+            )
+        return rows[0] if len(outputs) > 1 else 0
+
     def _check_labels(self) -> None:
-        count = self.info.outputs[0].elements
-        if self.labels is not None and len(self.labels) != count:
+        if self.labels is None:
+            return
+        count = self.classes
+        if len(self.labels) != count:
             raise LabelError(
                 f"{len(self.labels)} labels for {self.info.model}", expected=f"{count}, one a score, in index order"
             )
