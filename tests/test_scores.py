@@ -70,6 +70,16 @@ def test_the_kind_is_read_through_what_leaves_numbers_alone(
     assert score_kind(onnx.load(path)) == kind
 
 
+def test_two_classes_by_one_sigmoid_are_probabilities(tmp_path: Path) -> None:
+    tail = [node("Sigmoid", ["s"], "p1"), node("Sub", ["one", "p1"], "p0"), node("Concat", ["p0", "p1"], "y", axis=1)]
+    outputs = [("y", (1, 2), TensorProto.FLOAT)]
+    path = classifier(tmp_path / "net.onnx", tail, outputs, {"one": np.array(1.0)}, classes=1)
+    assert score_kind(onnx.load(path)) == "sigmoid"
+    tail = [node("Sub", ["one", "s"], "p0"), node("Concat", ["p0", "s"], "y", axis=1)]
+    path = classifier(tmp_path / "net.onnx", tail, outputs, {"one": np.array(1.0)}, classes=1)
+    assert score_kind(onnx.load(path)) == "logits"
+
+
 def test_a_class_that_is_left_out_leaves_probabilities(tmp_path: Path) -> None:
     tail = [node("Softmax", ["s"], "q", axis=1), node("Slice", ["q", "one", "end", "one"], "y")]
     constants = {"one": np.array([1]), "end": np.array([CLASSES])}

@@ -42,10 +42,18 @@ def score_kind(model: onnx.ModelProto, name: str | None = None) -> ScoreKind:
 
     Log-probabilities count as logits: their softmax gives the probabilities back.
     """
-    view = View(model)
-    node = above(view, name or model.graph.output[0].name, SHAPE_ONLY | PICKING)[1]
+    return _kind(View(model), name or model.graph.output[0].name)
+
+
+def _kind(view: View, name: str) -> ScoreKind:
+    node = above(view, name, SHAPE_ONLY | PICKING)[1]
     if node is None:
         return "logits"
+    if node.op_type == "Concat":
+        kinds = {_kind(view, part) for part in node.input}
+        return kinds.pop() if len(kinds) == 1 else "logits"
+    if node.op_type == "Sub" and view.constant(node.input[0]) == 1:  # 1 - p beside p: two classes by one Sigmoid
+        return _kind(view, node.input[1])
     return "softmax" if _divides_exponentials(view, node) else _KINDS.get(node.op_type, "logits")
 
 
@@ -156,7 +164,7 @@ def _before_choosing(view: View, names: Sequence[str]) -> tuple[str, str] | None
 
 
 def _values(model: onnx.ModelProto, names: Sequence[str], origin: str) -> list[_Value]:
-    """Return type and shape of values; where the file leaves one open, a run tells it."""
+    """Return type and shape of values, as a run tells them: files often leave them open."""
     import numpy as np
     import onnx
 
