@@ -22,6 +22,7 @@ from edge.errors import LabelError
 from edge.images import open_images, sample
 from edge.measure.labels import Shift, Shifts, at_chance, lacks_background
 from edge.specs import Preprocess
+from edge.tune.context import Context
 from tests.conftest import Run
 from tests.heads import classifier
 
@@ -217,6 +218,24 @@ def test_the_board_s_figures_carry_it(tmp_path: Path) -> None:
     assert found.board.top1 == 0
     assert found.record(None)["labels_doubt"] == told[0] == found.labels_doubt
     assert "--label-offset 1" in told[0]
+
+
+def test_tune_says_it_before_it_searches(tmp_path: Path) -> None:
+    images = open_images(colours(tmp_path / "images"), classes=4)
+    told: list[str] = []
+    search = SimpleNamespace(
+        halves=(SimpleNamespace(selection=images), ""),
+        request=SimpleNamespace(
+            spec=SimpleNamespace(preprocess=Preprocess((32, 32), 32, mean=(0,) * 3, std=(255,) * 3))
+        ),
+        onnx=with_background(tmp_path / "net.onnx"),
+        listener=SimpleNamespace(warn=told.append, update=lambda *_: None),
+    )
+    assert list(Context.load(search, "selection").labels) == [item.label for item in images]
+    assert ["--label-offset 1" in text for text in told] == [True]
+    search.halves = (search.halves[0], "no labels")
+    Context.load(search, "selection")
+    assert len(told) == 1
 
 
 # ----- diagnose

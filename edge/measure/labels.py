@@ -28,11 +28,11 @@ class Shift:
     n: int  #: images.
 
     def __str__(self) -> str:
-        where, more = ("higher", "more") if self.by > 0 else ("lower", "less")
+        where = "higher" if self.by > 0 else "lower"
         return (
             f"the labels seem off by one: the network is right on {100 * self.before / self.n:.1f} % of {self.n} "
             f"images, and on {100 * self.after / self.n:.1f} % if every label counts one class {where}; "
-            f"--label-offset {self.by} counts them so (one {more} if it is given already)"
+            f"--label-offset {self.by}, added to any that is given, counts them so"
         )
 
 
