@@ -23,7 +23,7 @@ from edge.images import ImageItem, open_images
 from edge.images.preprocess import resize_crop, rgb_to_nv12
 from edge.measure.statistics import wilson
 from edge.runtime import Net, load
-from edge.runtime.net import probabilities
+from edge.runtime.scores import probabilities
 from edge.specs import Preprocess
 
 
@@ -50,7 +50,7 @@ def measure(net: Net, item: ImageItem, preprocess: Preprocess) -> Row:
     """Run an image in full range and in video range."""
     rgb = np.ascontiguousarray(resize_crop(item.load(), preprocess))
     full, video = rgb_to_nv12(rgb), video_range_nv12(rgb)
-    a, b = (probabilities(net.run(nv12)[0].reshape(-1)) for nv12 in (full, video))
+    a, b = (probabilities(net.run(nv12)[0].reshape(-1), net.score_kind) for nv12 in (full, video))
     label = item.label
     if label is None:
         raise SystemExit(f"{item.name} has no label")

@@ -180,6 +180,7 @@ def evaluate(
     steps: str | Sequence[str] | None = None,
     program_count: int = 10,
     labels: str | Path | None = None,
+    label_offset: int = 0,
     seed: int = 0,
     workers: int | None = None,
     listener: Listener = SILENT,
@@ -199,6 +200,7 @@ def evaluate(
             is always measured.
         program_count: images for the step ``program``, which takes seconds each.
         labels: ``imagenet``, ``demo``, or a text file with a class name a line; None takes the build's.
+        label_offset: added to every image's label, for a network that numbers the same classes from elsewhere.
         seed: of the choice of images.
         workers: images at once; None takes the cores.
         listener: hears of progress and of what is left out.
@@ -216,6 +218,7 @@ def evaluate(
     """
     path = Path(built)
     given = {"images": images, "count": count, "steps": steps, "program_count": program_count, "labels": labels}
+    given["label_offset"] = label_offset
     _refuse_unknown(unknown, (*given, "seed", "workers", "listener"))
     if steps is not None:
         steps = steps.split(",") if isinstance(steps, str) else steps
@@ -225,7 +228,7 @@ def evaluate(
         if isinstance(value, bool) or not isinstance(value, int) or value < least:
             raise UsageError(f"{name}={value!r}", expected=f"a whole number, {least} and above")
     if command is None:
-        usual = {"count": 500, "program_count": 10, "seed": 0}
+        usual = {"count": 500, "program_count": 10, "label_offset": 0, "seed": 0}
         typed = {name: value for name, value in {**given, "seed": seed}.items() if value is not None}
         words = [(flag(name), value) for name, value in typed.items() if value != usual.get(name)]
         command = shlex.join(["edge", "eval", *as_typed([("", path), *words])])
@@ -241,7 +244,9 @@ def evaluate(
     open_built(path)  # a wrong folder is told before anything waits
     with Workspace(path, listener):
         finished = open_built(path)  # from here on no build replaces it
-        found, unlabelled = built_images(finished, "eval", images, labels, count=count, seed=seed)
+        found, unlabelled = built_images(
+            finished, "eval", images, labels, count=count, seed=seed, label_offset=label_offset
+        )
         measured_on = MeasuredOn(found, unlabelled, seed)
         subject = subject_of(finished, *_compiler_of(finished))
         chosen, missing = find_steps(subject, program_count)
@@ -271,7 +276,14 @@ def evaluate(
 
 
 def built_images(
-    built: Built, verb: str, images: str | Path | None, labels: str | Path | None, *, count: int, seed: int
+    built: Built,
+    verb: str,
+    images: str | Path | None,
+    labels: str | Path | None,
+    *,
+    count: int,
+    seed: int,
+    label_offset: int = 0,
 ) -> tuple[ImageSet, str]:
     """Return the images to measure a build on, and why there is no Top-1; empty if there is.
 
@@ -282,6 +294,7 @@ def built_images(
         labels: what names the classes, as for :func:`edge.images.class_names`; None takes the build's own.
         count: at most so many images; 0 takes all.
         seed: of the choice.
+        label_offset: added to every label of files.
 
     Raises:
         UsageError: no images are named and the build was measured on others than the demo's.
@@ -303,7 +316,9 @@ def built_images(
         own = built.folder / about.files["labels"].path if "labels" in about.files else None
         names = "demo" if about.weights == "demo" else own
     images, names = (None if item is None else str(item) for item in (images, names))
-    return choices.image_set(images, names, about.weights, about.classes, count=count, seed=seed)
+    return choices.image_set(
+        images, names, about.weights, about.classes, count=count, seed=seed, label_offset=label_offset
+    )
 
 
 def _compiler_of(built: Built) -> tuple[Toolchain | None, str]:

@@ -49,7 +49,7 @@ def make_build(
     entries = {role: entry(folder / name) for role, name in files.items()}
     write_metadata(
         folder / "metadata.json",
-        Metadata(model, model, "random", rule, len(names), entries, {"hbdk": "3.49.15"}, exact=exact),
+        Metadata(model, model, "random", rule, len(names), entries, {"hbdk": "3.49.15"}, exact=exact, scores="logits"),
     )
     manifest = {"schema_version": 1, "name": model, "static": STATIC, "artifacts": []}
     (folder / "manifest.json").write_text(json.dumps(manifest))

@@ -22,17 +22,7 @@ from edge.diagnose import precision as gains
 from edge.diagnose.calibration import CORRELATION, differences, statistics
 from edge.diagnose.faults import recipe_lines
 from edge.diagnose.findings import Diagnosis
-from edge.diagnose.inputs import (
-    RAW,
-    SWAPPED,
-    SYMMETRIC,
-    VIDEO_IMAGES,
-    changes,
-    confidence,
-    expanded,
-    own_normalisation,
-    video_nv12,
-)
+from edge.diagnose.inputs import RAW, SWAPPED, SYMMETRIC, VIDEO_IMAGES, changes, expanded, own_normalisation, video_nv12
 from edge.diagnose.observed import Seen, look, summarize
 from edge.diagnose.weights import changed_floats, changed_integers, rounded_weights
 from edge.images.frames import Frame
@@ -337,14 +327,6 @@ def test_a_normalisation_inside_the_network_is_seen() -> None:
     assert own_normalisation(starts_with(plain, constants=constants)) == ""
     position = helper.make_node("Add", ["x", "large"], ["a"], "p")
     assert own_normalisation(starts_with(position, constants=constants)) == ""
-
-
-def test_confidence_is_a_probability_of_either_kind_of_scores() -> None:
-    logits = np.array([[1.0, 2.0, 3.0], [5.0, 0.0, 0.0]], np.float32)
-    powers = np.exp(logits)
-    softmax = powers / powers.sum(axis=1, keepdims=True)
-    np.testing.assert_allclose(confidence(logits), softmax.max(axis=1), rtol=1e-6)
-    np.testing.assert_allclose(confidence(softmax), softmax.max(axis=1), rtol=1e-6)
 
 
 # ----- calibration images

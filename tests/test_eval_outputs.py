@@ -65,7 +65,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def measure(tmp_path: Path, images: ImageSet, *steps: Counting, listener: Quiet | None = None):
-    what = Subject("net", PRE, CLASSES, {}, {})
+    what = Subject("net", PRE, CLASSES, {}, {}, scores="logits")
     measured_on = MeasuredOn(images, "a test")
     return evaluate(what, [step.step for step in steps], measured_on, root=tmp_path / "build", listener=listener)
 

@@ -66,7 +66,7 @@ def subject(path: Path, *, after: Path | None = None, classes: int = 3) -> Subje
     """A network and what stands for its simplified form, the same one unless told otherwise."""
     files = {"float_onnx": path, "bpu_onnx": after or path}
     hashes = {role: sha256(file) for role, file in files.items()}
-    return Subject("net", PRE, classes, files, hashes)
+    return Subject("net", PRE, classes, files, hashes, scores="logits")
 
 
 def scripted(name: str, answer: Callable[[np.ndarray], np.ndarray], *, count: int | None = None) -> Step:

@@ -49,7 +49,6 @@ def net(
     shape: tuple[Any, ...] = (1, 3, 32, 32),
     output: tuple[int, ...] = (1, CLASSES),
     softmax: bool = False,
-    outputs: int = 1,
     external: bool = False,
 ) -> Path:
     """ReduceMean over the image, then one Gemm."""
@@ -69,8 +68,6 @@ def net(
         helper.make_node("Reshape", ["s", "shape"], ["scores"], "/reshape"),
     ]
     outs = [helper.make_tensor_value_info("scores", TensorProto.FLOAT, output)]
-    if outputs == 2:
-        outs.append(helper.make_tensor_value_info("mean", TensorProto.FLOAT, [1, weight.shape[1]]))
     inputs = [helper.make_tensor_value_info("image", TensorProto.FLOAT, shape)]
     graph = helper.make_graph(nodes, "tiny", inputs, outs, tensors)
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 11)], ir_version=7)
@@ -395,7 +392,6 @@ def test_external_data_becomes_one_file(tmp_path: Path, out: Path) -> None:
         ({"softmax": True}, "Softmax"),
         ({"output": (1, CLASSES, 1, 1)}, "1x8x1x1 is read as 8 scores"),
         ({"output": (1, 1, CLASSES)}, "1x1x8 is read as 8 scores"),
-        ({"outputs": 2}, "2 outputs"),
     ],
 )
 def test_what_is_fine_all_the_same_is_noted(tmp_path: Path, out: Path, settings: dict[str, Any], note: str) -> None:
@@ -449,7 +445,7 @@ def test_a_file_that_is_no_model_is_refused(tmp_path: Path, out: Path, body: byt
 
 def test_inspect_serves_to_derive_a_spec(tmp_path: Path) -> None:
     found = inspect_onnx(net(tmp_path / "my.onnx", shape=(1, 64, 32, 3), softmax=True))
-    assert (found.layout, found.crop, found.classes, found.softmax) == ("NHWC", (64, 32), CLASSES, True)
+    assert (found.layout, found.crop, found.classes, found.scores) == ("NHWC", (64, 32), CLASSES, "softmax")
 
 
 def test_an_open_output_shape_is_settled_by_a_run(tmp_path: Path) -> None:

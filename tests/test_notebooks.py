@@ -233,7 +233,7 @@ def test_a_blank_image_would_be_seen(tmp_path: Path) -> None:
     make_build(tmp_path / "build" / "ConvNeXt_atto")
     ran = run(
         placed(tmp_path, "test_ConvNeXt_atto.ipynb"),
-        edit=lambda text: text.replace("annotate(rgb, ranked)", "annotate(rgb, [(str(), p) for _, p in ranked])"),
+        edit=lambda text: text.replace("annotate(rgb, ranked,", "annotate(rgb, [(str(), p) for _, p in ranked],"),
     )
     rgb, _ = draw("test", 0)
     with load(tmp_path / "build" / "ConvNeXt_atto", "portable") as net:

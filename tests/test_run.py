@@ -137,7 +137,7 @@ def test_several_images_go_into_a_folder(edge: Run, build: Path, tmp_path: Path)
 def test_a_file_alone_says_what_it_assumes_and_takes_it_from_options(edge: Run, build: Path, tmp_path: Path) -> None:
     shutil.copy(next(build.glob("*_portable_int8.onnx")), tmp_path / "x_portable_int8.onnx")
     image = save_photo(tmp_path / "photo.png", 3)
-    run = ("run", "x_portable_int8.onnx", "photo.png", *PORTABLE)
+    run = ("run", "x_portable_int8.onnx", "photo.png", "--scores", "logits", *PORTABLE)
     code, out, _ = edge(*run)
     assert code == 0
     assert "comes without metadata.json; images: shorter side to 73" in out

@@ -31,7 +31,6 @@ from edge.errors import (
 from edge.folder.metadata import FILE, Role, read_metadata, write_metadata
 from edge.images.preprocess import resize_crop, rgb_to_nv12
 from edge.runtime import BACKENDS, Backend, Info, Net, Tensor, load
-from edge.runtime.net import probabilities
 from edge.runtime.program import Program, locate
 from edge.specs import Preprocess
 from tests.conftest import wait_for
@@ -377,13 +376,6 @@ def test_labels(build: Path, portable: Path) -> None:
     with pytest.raises(LabelError, match="3 labels for") as error:
         load(portable, preprocess=RULE, labels="abc")
     assert str(error.value.expected).startswith("4,")
-
-
-def test_scores_that_are_probabilities_stay() -> None:
-    given = np.array([0.25, 0.75, 0], np.float32)
-    np.testing.assert_array_equal(probabilities(given), given)
-    np.testing.assert_allclose(probabilities(np.array([1000.0, 1000.0], np.float32)), [0.5, 0.5])
-    np.testing.assert_allclose(probabilities(np.log(given[:2]) + 7), given[:2], rtol=1e-6)
 
 
 def test_a_program_whose_preprocessing_is_not_known(portable: Path) -> None:

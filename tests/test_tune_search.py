@@ -340,10 +340,10 @@ def test_divergence_sees_what_counts_do_not() -> None:
     reference = rng.normal(0, 3, (50, 10)).astype(np.float32)
     near = reference + rng.normal(0, 0.01, reference.shape).astype(np.float32)
     far = reference + rng.normal(0, 0.1, reference.shape).astype(np.float32)
-    assert divergence(reference, reference) == 0
-    assert 0 < divergence(reference, near) < divergence(reference, far)
+    assert divergence(reference, reference, "logits") == 0
+    assert 0 < divergence(reference, near, "logits") < divergence(reference, far, "logits")
     # A constant added to all scores changes no probability.
-    assert divergence(reference, reference + 5) == pytest.approx(0, abs=1e-9)
+    assert divergence(reference, reference + 5, "logits") == pytest.approx(0, abs=1e-9)
 
 
 def test_divergence_of_probabilities_and_of_their_scores_is_the_same() -> None:
@@ -353,16 +353,25 @@ def test_divergence_of_probabilities_and_of_their_scores_is_the_same() -> None:
     def softmax(x: Any) -> Any:
         return np.exp(x) / np.exp(x).sum(axis=1, keepdims=True)
 
-    assert divergence(softmax(a), softmax(b)) == pytest.approx(divergence(a, b), rel=1e-4)
+    wanted = divergence(a, b, "logits")
+    assert divergence(softmax(a), softmax(b), "softmax") == pytest.approx(wanted, rel=1e-4)
+    # Quantized probabilities do not add up to 1.
+    assert divergence(softmax(a), softmax(b) * 0.98, "softmax") == pytest.approx(wanted, rel=1e-4)
+
+
+def test_divergence_of_sigmoid_scores_judges_each_class_by_itself() -> None:
+    a, b = np.array([[0.9, 0.5]], np.float32), np.array([[0.9, 0.25]], np.float32)
+    assert divergence(a, a, "sigmoid") == 0
+    assert divergence(a, b, "sigmoid") == pytest.approx(0.5 * np.log(0.5 / 0.25) + 0.5 * np.log(0.5 / 0.75))
 
 
 def test_answers_are_counted_in_pairs() -> None:
     reference = np.eye(4, dtype=np.float32)[[0, 1, 2, 3]]
     scores = np.eye(4, dtype=np.float32)[[0, 1, 3, 0]]
-    found = Measured.of(reference * 9, scores * 9, [0, 0, 2, 0])
+    found = Measured.of(reference * 9, scores * 9, [0, 0, 2, 0], "logits")
     assert (found.n, found.agreement, found.right, found.float_right) == (4, 2, 2, 2)
     assert (found.lost, found.gained, found.drop) == (1, 1, 0)
-    assert Measured.of(reference, scores, [0, None, 2, 0]).top1 is None
+    assert Measured.of(reference, scores, [0, None, 2, 0], "logits").top1 is None
 
 
 def recipes(*rows: tuple[float, float]) -> list[Point]:

@@ -24,10 +24,12 @@ from edge.errors import InputError, LabelError
 from edge.files import disk_errors, write_json
 from edge.images import ImageItem, ImageSet
 from edge.images.frames import cores
+from edge.measure.labels import Shift, Shifts
 from edge.measure.scores import Score, Scores, cosines, ranks
 from edge.measure.statistics import mcnemar, paired_bootstrap
 from edge.progress import SILENT, Listener
-from edge.runtime.net import probabilities
+from edge.runtime.scores import probabilities
+from edge.specs.schema import ScoreKind
 
 ANSWERS = "answers.csv"
 MISTAKES = 48  # that are listed
@@ -96,8 +98,11 @@ def evaluate(
                 unreadable = _unreadable(images, answered, listener)
         quantized = _quantized(steps)
         with disk_errors(root), answers_csv(answers, steps) if answers else nullcontext() as sink:
-            results, total, mistakes = tally(columns, measured_on, quantized, sink)
+            results, total, mistakes, shift = tally(columns, measured_on, quantized, sink, subject.scores)
     verdict, explanation = explain(results, quantized, total, measured_on.unlabelled)
+    doubt = "" if shift is None else str(shift)
+    if doubt:  # every figure of Top-1 hangs on it
+        verdict, explanation = f"{doubt[0].upper()}{doubt[1:]}.", (verdict, *explanation)
     return Evaluation(
         name=subject.name,
         command=command,
@@ -116,6 +121,7 @@ def evaluate(
         versions=_versions(subject),
         seconds=round(time.monotonic() - started, 3),
         total=total,
+        labels_doubt=doubt,
     )
 
 
@@ -196,24 +202,25 @@ Sink = Callable[[Sequence[object]], object]
 
 
 def tally(
-    columns: Sequence[Column], measured_on: MeasuredOn, quantized: StepName, sink: Sink | None
-) -> tuple[tuple[StepResult, ...], Change | None, _Mistakes]:
+    columns: Sequence[Column], measured_on: MeasuredOn, quantized: StepName, sink: Sink | None, scores: ScoreKind
+) -> tuple[tuple[StepResult, ...], Change | None, _Mistakes, Shift | None]:
     """Go through all images once.
 
     Args:
         columns: the steps in order, ``float`` first.
         sink: takes a row an image: its name, its label, and the class that each step answered; None where it has none.
+        scores: what the scores are.
 
     Returns:
         One result a column, the change from the first step to the quantized one (None without labels or if they are
-        the same), and the mistakes.
+        the same), the mistakes, and the shift of the labels that fits the first step better.
     """
     images, labelled = measured_on.images, not measured_on.unlabelled
     names = [column.step.name for column in columns]
     last = names.index(quantized)
     before = [_before(columns, place) for place in range(len(columns))]
     counts = [_Counts() for _ in columns]
-    mistakes = _Mistakes()
+    mistakes, shifts = _Mistakes(scores), Shifts()
     for start in range(0, len(images), _ROWS):
         items = images[start : start + _ROWS]
         labels = np.array([-1 if item.label is None else item.label for item in items], np.int64)
@@ -221,6 +228,8 @@ def tally(
         parts = [_part(column, start, contents, labels if labelled else None) for column in columns]
         for part, count, place in zip(parts, counts, before, strict=True):
             count.add(part, parts[0], None if place is None else parts[place])
+        if labelled:
+            shifts.add(parts[0].classes[parts[0].there], labels[parts[0].there])
         if last:
             mistakes.add(items, parts[0], parts[last], labelled=labelled)
         if sink is not None:
@@ -231,7 +240,7 @@ def tally(
         for column, count, place in zip(columns, counts, before, strict=True)
     )
     total = counts[last].from_float.change(measured_on.seed) if labelled and last else None
-    return results, total, mistakes
+    return results, total, mistakes, shifts.better
 
 
 @contextmanager
@@ -352,6 +361,7 @@ class _Counts:
 class _Mistakes:
     """Keeps those on which the float network was most sure."""
 
+    scores: ScoreKind
     total: int = 0
     heap: list[tuple[float, int, Mistake]] = field(factory=list)
 
@@ -366,8 +376,8 @@ class _Mistakes:
                 label=item.label if labelled else None,
                 float_answer=int(before.classes[row]),
                 answer=int(after.classes[row]),
-                float_probability=float(probabilities(before.scores[row]).max()),
-                probability=float(probabilities(after.scores[row]).max()),
+                float_probability=float(probabilities(before.scores[row], self.scores).max()),
+                probability=float(probabilities(after.scores[row], self.scores).max()),
             )
             # The count makes ties fall to the earlier image, and mistakes never compared.
             heapq.heappush(self.heap, (mistake.float_probability, -self.total, mistake))

@@ -33,9 +33,10 @@ from edge.folder.code import code_digest
 from edge.folder.workspace import stage_key
 from edge.images.preprocess import rgb_to_nv12
 from edge.measure import networks
-from edge.measure.networks import FloatNet, Runner
+from edge.measure.networks import FloatNet, Runner, scores_of
 from edge.simulate.hbdk import Simulator
 from edge.specs import Preprocess
+from edge.specs.schema import ScoreKind
 from edge.toolchain.found import Toolchain
 
 NAMES: tuple[StepName, ...] = get_args(StepName)
@@ -54,6 +55,7 @@ class Subject:
     name: str  #: of the program, such as ``ConvNeXt_atto_demo``.
     preprocess: Preprocess  #: from an image to the network's input.
     classes: int  #: number of scores.
+    scores: ScoreKind = field(kw_only=True)  #: what they are.
     files: Mapping[str, Path]  #: role -> file, with the roles of :class:`edge.folder.built.Built`.
     sha256: Mapping[str, str]  #: role -> hash.
     toolchain: Toolchain | None = None  #: the compiler; None without one.
@@ -104,6 +106,7 @@ def subject_of(built: Built, toolchain: Toolchain | None, no_toolchain: str = ""
         name=about.name,
         preprocess=about.preprocess,
         classes=about.classes,
+        scores=scores_of(built),
         files=built.files,
         sha256=built.sha256,
         toolchain=toolchain,

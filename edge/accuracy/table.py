@@ -60,8 +60,8 @@ class Mistake:
     label: int | None  #: class index; None if unknown.
     float_answer: int  #: class index that the float step gave.
     answer: int  #: class index that the last quantized step gave.
-    float_probability: float  #: softmax of the float step's own answer, 0..1.
-    probability: float  #: softmax of the quantized step's answer.
+    float_probability: float  #: of the float step's own answer, 0..1.
+    probability: float  #: of the quantized step's answer.
 
 
 @frozen
@@ -90,6 +90,7 @@ class Evaluation:
     seconds: float = 0.0  #: wall time of the whole command.
     schema_version: int = SCHEMA_VERSION
     total: Change | None = None  #: the change from ``float`` to ``quantized``; None without labels.
+    labels_doubt: str = ""  #: that the labels count the classes otherwise than the float network; empty as a rule.
 
     def step(self, name: StepName) -> StepResult:
         """Return the result of a step; KeyError if it was not measured."""

@@ -23,6 +23,7 @@ from edge.errors import BackendError, BoardError, ImageError, InputError, LabelE
 from edge.images import ImageSet
 from edge.images.frames import cores
 from edge.images.preprocess import decode, resize_crop, rgb_to_nv12
+from edge.measure.labels import Shifts
 from edge.measure.networks import Runner
 from edge.measure.scores import Score, cosines, score, score_record
 from edge.progress import Reporter
@@ -65,6 +66,7 @@ class BoardAccuracy:
     max_abs_diff: float | None  #: the largest difference of two scores.
     cosine: float | None  #: mean cosine of the two score vectors.
     unreadable: tuple[str, ...]  #: images left out of every figure.
+    labels_doubt: str = ""  #: that the labels count the classes otherwise; empty as a rule.
 
     def record(self, info: Info | None) -> dict[str, Any]:
         """Return it as JSON, shares in percent; ``info`` is of the simulator."""
@@ -80,6 +82,7 @@ class BoardAccuracy:
             "max_abs_diff": self.max_abs_diff,
             "cosine": None if self.cosine is None else round(self.cosine, 6),
             "unreadable": list(self.unreadable),
+            "labels_doubt": self.labels_doubt,
         }
 
 
@@ -224,6 +227,9 @@ def measure_accuracy(
     truth = np.array(labels) if images.labelled else None
     if ours.shape[1] != classes:
         raise BoardError(f"the board gives {ours.shape[1]} scores", expected=f"{classes} for this program")
+    shift = None if truth is None else Shifts().add(ours.argmax(1), truth).better
+    if shift is not None:
+        reporter.warn(str(shift))
     other = None if simulator is None else np.stack([a.simulator for a in found if a.simulator is not None])
     return BoardAccuracy(
         dataset=images.description,
@@ -235,6 +241,7 @@ def measure_accuracy(
         max_abs_diff=None if other is None else float(np.abs(ours - other).max()),
         cosine=None if other is None else float(np.mean(cosines(ours, other))),
         unreadable=tuple(unreadable),
+        labels_doubt="" if shift is None else str(shift),
     )
 
 

@@ -14,7 +14,8 @@ import click
 from attrs import frozen
 
 from edge.cli.display import Display
-from edge.cli.options import Number, output_options
+from edge.cli.options import Number, label_offset_option, output_options
+from edge.cli.program import describe_scores, value_name
 
 if TYPE_CHECKING:
     from edge.board import Connection, Target
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from edge.board.transfer import Pushed
     from edge.runtime import Info, Net
     from edge.runtime.program import Program
+    from edge.specs.schema import ScoreKind
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -252,6 +254,7 @@ def run_command(
     program = asked.program(model)
     preprocess = require_preprocess(program)
     frames, labels = read_frames(images, preprocess), program.class_names()
+    kind = program.metadata.scores if program.metadata else None
     with (
         _at_work("run", asked, program, to, compare) as work,
         BoardRunner(work.connection, work.pushed.bin, preprocess.crop, timeout * 60) as board,
@@ -259,12 +262,14 @@ def run_command(
         found = list(answers(board, frames, simulator=work.simulator, count=len(frames), reporter=work.display))
     info = work.simulator.info if work.simulator else None
     if asked.as_json:
-        records = [_answer_record(name, found[i], labels, k) for i, name in enumerate(images)]
+        records = [_answer_record(name, found[i], labels, k, kind) for i, name in enumerate(images)]
         backend = {"backend": info.backend, "exact": info.exact} if info else None
-        click.echo(json.dumps({"simulator": backend, "images": records}, indent=2))
+        click.echo(json.dumps({"simulator": backend, "scores": kind, "images": records}, indent=2))
     else:
+        if note := describe_scores(kind):
+            click.echo(f"note: {note}")
         for name, answer in zip(images, found, strict=True):
-            click.echo("\n".join(_answer_lines(name, answer, labels, k, info)))
+            click.echo("\n".join(_answer_lines(name, answer, labels, k, kind, info)))
     differing = [name for name, answer in zip(images, found, strict=True) if answer.same_top1 is False]
     if info is not None and info.exact and differing:
         raise GateError(
@@ -281,13 +286,23 @@ def run_command(
 @click.option(
     "--count", type=click.IntRange(min=0), default=500, show_default=True, help="Number of images; 0 means all."
 )
+@label_offset_option
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Random seed.")
 @compare_option
 @to_option
 @timeout_option
 @_asked
 def eval_command(
-    asked: Asked, *, model: str, images: str, count: int, seed: int, compare: Choice, to: str | None, timeout: float
+    asked: Asked,
+    *,
+    model: str,
+    images: str,
+    count: int,
+    label_offset: int,
+    seed: int,
+    compare: Choice,
+    to: str | None,
+    timeout: float,
 ) -> None:
     """Measure Top-1 on the board, and in the simulator on the same images."""
     from edge.board.compare import measure_accuracy, require_preprocess
@@ -298,7 +313,8 @@ def eval_command(
     preprocess = require_preprocess(program)
     assert program.metadata is not None  # noqa: S101 - require_preprocess looked
     classes = program.metadata.classes
-    dataset = open_images(images, classes=program.class_names() or classes, count=count or None, seed=seed)
+    names = program.class_names() or classes
+    dataset = open_images(images, classes=names, count=count or None, seed=seed, label_offset=label_offset)
     if count:
         dataset = sample(dataset, count, seed)
     with (
@@ -403,28 +419,32 @@ def accuracy_table(entry: Mapping[str, Any]) -> str:
     return "\n".join(f"{name:<12} {text}" for name, text in rows)
 
 
-def _answer_record(name: str, answer: Answer, labels: Sequence[str] | None, k: int) -> dict[str, Any]:
+def _answer_record(
+    name: str, answer: Answer, labels: Sequence[str] | None, k: int, kind: ScoreKind | None
+) -> dict[str, Any]:
     """Return the answer for one image as JSON."""
-    best = [{"class": c, "label": label, "probability": p} for c, label, p in _best(answer, labels, k)]
+    best = [{"class": c, "label": label, value_name(kind): p} for c, label, p in _best(answer, labels, k, kind)]
     return {"image": name, "best": best, "max_abs_diff": answer.max_abs_diff, "same_top1": answer.same_top1}
 
 
-def _answer_lines(name: str, answer: Answer, labels: Sequence[str] | None, k: int, info: Info | None) -> list[str]:
+def _answer_lines(
+    name: str, answer: Answer, labels: Sequence[str] | None, k: int, kind: ScoreKind | None, info: Info | None
+) -> list[str]:
     """Return the answer for one image as lines."""
-    lines = [name, *(f"  {chance:.4f}  {label}" for _, label, chance in _best(answer, labels, k))]
+    lines = [name, *(f"  {chance:.4f}  {label}" for _, label, chance in _best(answer, labels, k, kind))]
     if info is not None and answer.max_abs_diff is not None:
         same = "same class" if answer.same_top1 else "another class"
-        kind = "the same integers" if info.exact else "an estimate"
-        lines.append(f"  {info.backend} ({kind}): {same}, largest difference {answer.max_abs_diff:.3g}")
+        integers = "the same integers" if info.exact else "an estimate"
+        lines.append(f"  {info.backend} ({integers}): {same}, largest difference {answer.max_abs_diff:.3g}")
     return lines
 
 
-def _best(answer: Answer, labels: Sequence[str] | None, k: int) -> list[tuple[int, str, float]]:
+def _best(answer: Answer, labels: Sequence[str] | None, k: int, kind: ScoreKind | None) -> list[tuple[int, str, float]]:
     import numpy as np
 
-    from edge.runtime.net import probabilities
+    from edge.runtime.scores import probabilities
 
-    chances = probabilities(answer.board)
+    chances = probabilities(answer.board, kind)
     best = [int(index) for index in np.argsort(-chances, kind="stable")[:k]]
     return [(i, labels[i] if labels and i < len(labels) else str(i), float(chances[i])) for i in best]
 

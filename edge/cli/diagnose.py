@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import click
 
 from edge.cli.display import Display, examples, table
-from edge.cli.options import typed_arguments
+from edge.cli.options import label_offset_option, typed_arguments
 from edge.cli.program import built_folder, program_argument
 
 if TYPE_CHECKING:
@@ -146,6 +146,7 @@ EXAMPLES = (
 @click.option(
     "--count", type=click.IntRange(min=0), default=64, show_default=True, help="Number of images; 0 means all."
 )
+@label_offset_option
 @click.option("--labels", help="imagenet, demo, or a text file with a class name a line.  [default: MODEL's]")
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Random seed.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document on stdout.")
@@ -161,6 +162,7 @@ def diagnose_command(
     images: str | None,
     count: int,
     labels: str | None,
+    label_offset: int,
     seed: int,
     as_json: bool,
     verbose: bool,
@@ -182,7 +184,9 @@ def diagnose_command(
 
     path = built_folder(model, build_dir, "diagnose")
     built = open_built(path)
-    dataset, unlabelled = built_images(built, "diagnose", images, labels, count=count, seed=seed)
+    dataset, unlabelled = built_images(
+        built, "diagnose", images, labels, count=count, seed=seed, label_offset=label_offset
+    )
     started = time.monotonic()
     with Display(verbose=verbose) as display, Workspace(path, display):
         display.begin("diagnose")

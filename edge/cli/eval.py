@@ -13,7 +13,7 @@ import click
 
 from edge.cli.board import make_target, reach_options
 from edge.cli.display import Display, examples, table
-from edge.cli.options import Number, complete_models, typed_arguments
+from edge.cli.options import Number, complete_models, label_offset_option, typed_arguments
 from edge.cli.program import find_program
 from edge.errors import GateError, UsageError
 
@@ -114,6 +114,7 @@ EXAMPLES = (
     metavar="PERCENT",
     help="Exit with 1 if fewer answers are the float network's.",
 )
+@label_offset_option
 @click.option("--labels", help="imagenet, demo, or a text file with a class name a line.  [default: MODEL's]")
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Random seed.")
 @click.option("--workers", type=click.IntRange(min=1), help="Images at once.  [default: the cores]")
@@ -132,6 +133,7 @@ def eval_command(
     max_drop: float | None,
     min_agreement: float | None,
     labels: str | None,
+    label_offset: int,
     seed: int,
     workers: int | None,
     board: str | None,
@@ -164,6 +166,7 @@ def eval_command(
             steps=steps,
             program_count=program_count,
             labels=labels,
+            label_offset=label_offset,
             seed=seed,
             workers=workers,
             command=shlex.join(["edge", "eval", *typed_arguments(context)]),
@@ -204,6 +207,8 @@ def _gate(evaluation: Evaluation, max_drop: float | None, min_agreement: float |
         GateError: Top-1 or agreement is beyond its limit.
     """
     remedy = f"edge diagnose {model}   names the layers that cost most"
+    if max_drop is not None and evaluation.labels_doubt:
+        raise GateError(evaluation.labels_doubt, expected="labels that --max-drop can be judged by")
     drop, last = evaluation.drop, evaluation.step(evaluation.quantized)
     if max_drop is not None and drop is not None and drop > max_drop:
         raise GateError(

@@ -45,6 +45,12 @@ def output_options(function: F) -> F:
     return function
 
 
+def label_offset_option(function: F) -> F:
+    """Add ``--label-offset`` as the building verbs have it."""
+    text = fields(Options).label_offset.metadata["help"]
+    return click.option("--label-offset", type=int, default=0, show_default=True, help=text)(function)
+
+
 def request_options(function: F) -> F:
     """Add everything that says what to build: MODEL and an option for each field of ``Options``."""
     for option in reversed([item for item in fields(Options) if "kind" in item.metadata]):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast
@@ -12,7 +11,7 @@ import click
 from edge.cli.options import complete_models, output_options
 from edge.errors import LabelError, ModelFileError, UsageError
 from edge.specs import Preprocess, available_models, load_model
-from edge.specs.schema import CROP_SHARE
+from edge.specs.schema import CROP_SHARE, ScoreKind
 
 if TYPE_CHECKING:
     from edge.runtime import Net
@@ -113,6 +112,7 @@ def open_program(
     *,
     threads: int = 1,
     labels: str | None = None,
+    scores: ScoreKind | None = None,
     resize: str | None,
     interpolation: str | None,
 ) -> tuple[Net, str]:
@@ -131,14 +131,23 @@ def open_program(
     """
     from edge.runtime import load
 
-    net = load(path, cast("Any", backend), threads=threads)
+    net = load(path, cast("Any", backend), threads=threads, scores=scores)
     try:
+        _require_unknown(net, path, scores)
         if labels is not None:
-            net.labels = _names(labels, math.prod(net.info.outputs[0].shape))
+            net.labels = _names(labels, net.classes)
         return net, _complete(net, path, resize, interpolation)
     except BaseException:
         net.close()
         raise
+
+
+def _require_unknown(net: Net, path: Path, scores: ScoreKind | None) -> None:
+    known = net.metadata.scores if net.metadata else None
+    if scores and known:
+        raise UsageError(
+            f"--scores {scores} with {path}, whose metadata.json says: {known}", remedy="leave the option away"
+        )
 
 
 def _names(labels: str, classes: int) -> tuple[str, ...]:
@@ -172,6 +181,21 @@ def describe_preprocess(rule: Preprocess) -> str:
     if rule.resize is None:
         return f"stretched to {width}x{height}, {rule.interpolation}"
     return f"shorter side to {rule.resize}, centre crop {width}x{height}, {rule.interpolation}"
+
+
+def describe_scores(kind: ScoreKind | None) -> str:
+    """Return what has to be known of the values that are shown; '' where they are plain probabilities."""
+    if kind is None:
+        return (
+            "the values are the program's scores as they are: whether they are logits or probabilities is not "
+            "recorded; edge run --scores logits, softmax or sigmoid says so"
+        )
+    return "Sigmoid scores: each class is judged by itself, the values do not add up to 100 %" * (kind == "sigmoid")
+
+
+def value_name(kind: ScoreKind | None) -> str:
+    """Return what the values of classes are called in JSON."""
+    return "score" if kind is None else "probability"
 
 
 def _complete(net: Net, path: Path, resize: str | None, interpolation: str | None) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 import click
 
@@ -13,12 +13,15 @@ from edge.cli.display import examples
 from edge.cli.program import (
     backend_line,
     describe_preprocess,
+    describe_scores,
     find_program,
     open_program,
     program_argument,
     running_options,
+    value_name,
 )
 from edge.errors import EdgeError, InputError, UsageError
+from edge.specs.schema import ScoreKind
 
 if TYPE_CHECKING:
     from edge.runtime import Net
@@ -40,6 +43,11 @@ EXAMPLES = (
     help="Write each image with its labels below it: a .png or .jpg for one image, else a folder.",
 )
 @click.option("--labels", help="imagenet, demo, or a text file with a class name a line.  [default: MODEL's]")
+@click.option(
+    "--scores",
+    type=click.Choice(get_args(ScoreKind)),
+    help="Only for a file without metadata.json: what its scores are.  [default: unknown; shown as they are]",
+)
 @running_options
 @click.pass_context
 def run_command(
@@ -53,6 +61,7 @@ def run_command(
     k: int,
     out: Path | None,
     labels: str | None,
+    scores: ScoreKind | None,
     resize: str | None,
     interpolation: str | None,
     as_json: bool,
@@ -66,7 +75,7 @@ def run_command(
     files = _files(images)
     targets = _targets(files, out)
     path = find_program(model, build_dir)
-    net, note = open_program(path, backend, labels=labels, resize=resize, interpolation=interpolation)
+    net, note = open_program(path, backend, labels=labels, scores=scores, resize=resize, interpolation=interpolation)
     with net:
         if not as_json:
             _head(net, note, verbose=verbose)
@@ -136,8 +145,9 @@ def _head(net: Net, note: str, *, verbose: bool) -> None:
             click.echo(f"         {entry.backend} passed over: {entry.why}")
         if net.preprocess is not None:
             click.echo(f"input    {describe_preprocess(net.preprocess)}")
-    if note:
-        click.echo(f"note     {note}")
+    for text in (note, describe_scores(net.score_kind)):
+        if text:
+            click.echo(f"note     {text}")
 
 
 def _classify(net: Net, image: Path, k: int, target: Path | None) -> dict[str, Any]:
@@ -151,13 +161,13 @@ def _classify(net: Net, image: Path, k: int, target: Path | None) -> dict[str, A
     ranked = net.classify(rgb, k)
     result: dict[str, Any] = {
         "image": str(image),
-        "labels": [{"label": label, "probability": probability} for label, probability in ranked],
+        "labels": [{"label": label, value_name(net.score_kind): value} for label, value in ranked],
     }
     if target is not None:
         from edge.runtime.annotated import annotate, save_image
 
         try:
-            save_image(target, annotate(rgb, ranked))
+            save_image(target, annotate(rgb, ranked, bars=net.score_kind is not None))
             result["out"] = str(target)
         except EdgeError as error:
             result["error"] = str(error)
@@ -167,7 +177,8 @@ def _classify(net: Net, image: Path, k: int, target: Path | None) -> dict[str, A
 def _show(result: dict[str, Any]) -> None:
     click.echo(result["image"])
     for entry in result.get("labels", ()):
-        click.echo(f"  {100 * entry['probability']:6.2f} %  {entry['label']}")
+        share = f"{100 * entry['probability']:6.2f} %" if "probability" in entry else f"{entry['score']:8.4f}"
+        click.echo(f"  {share}  {entry['label']}")
     if "out" in result:
         click.echo(f"  → {result['out']}")
     if "error" in result:
@@ -183,5 +194,6 @@ def _document(net: Net, path: Path, note: str, results: list[dict[str, Any]]) ->
         "exact": net.info.exact,
         "passed_over": [{"backend": entry.backend, "why": entry.why} for entry in net.passed_over],
         "note": note,
+        "scores": net.score_kind,
         "images": results,
     }

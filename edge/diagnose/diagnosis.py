@@ -22,6 +22,7 @@ from edge.folder.built import Built
 from edge.graph.files import load_onnx
 from edge.images import ImageSet
 from edge.images.frames import cores, load_frames
+from edge.measure.labels import Shifts
 from edge.progress import SILENT, Reporter
 from edge.runtime import load
 from edge.simulate.fakequant import Quantizer
@@ -69,6 +70,8 @@ def diagnose(
         built=built,
         n=len(frames),
         labelled=labels is not None,
+        shift=None if labels is None else Shifts().add(whole.float_rgb.argmax(1), labels).better,
+        float_right=None if labels is None else int((whole.float_rgb.argmax(1) == labels).sum()),
         checks=whole.checks,
         program_checks=(*whole.program_checks, *(taken.program_checks if taken else ())),
         own_normalisation=own_normalisation(load_onnx(built.file("float_onnx"))),

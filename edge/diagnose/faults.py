@@ -12,6 +12,7 @@ from edge.diagnose.inputs import ONE_ANSWER, VIDEO_IMAGES, VIDEO_NV12, TriedInpu
 from edge.diagnose.precision import LayerStudy
 from edge.diagnose.weights import OUTLIER, ChangedTensor, WeightTensor
 from edge.folder.built import Built
+from edge.measure.labels import Shift, at_chance
 from edge.measure.layers import Group
 from edge.measure.scores import Gain, StepEffect
 from edge.measure.statistics import mcnemar
@@ -32,6 +33,8 @@ class Measurements:
     built: Built  #: the build.
     n: int  #: images.
     labelled: bool  #: whether they carry labels.
+    shift: Shift | None  #: of the labels, that fits the float network better; None as a rule.
+    float_right: int | None  #: images that the float network answers as labelled; None without labels.
     checks: tuple[TriedInput, ...]  #: changes of the float network's input.
     program_checks: tuple[InputCheck, ...]  #: of the program's NV12.
     own_normalisation: str  #: how the float ONNX normalises its input itself; '' if it does not.
@@ -41,6 +44,11 @@ class Measurements:
     changed: tuple[ChangedTensor, ...]  #: weights that a step changed.
     cpu: tuple[CpuNode, ...]  #: nodes on the CPU.
     precision: LayerStudy | None  #: the calibrated network taken apart; None without one.
+
+    @property
+    def at_chance(self) -> bool:
+        """Whether the float network may know nothing of the labels, so that no Top-1 tells anything."""
+        return self.float_right is not None and at_chance(self.float_right, self.n, self.built.metadata.classes)
 
     def step(self, name: str) -> StepEffect | None:
         """Return a step; None if it was not measured."""
@@ -55,13 +63,19 @@ class Measurements:
 class Fault:
     """Something that is wrong, not merely coarse."""
 
-    step: str  #: ``input``, ``simplify``, ``compiler``, ``NV12``, ``weights``, ``calibration`` or ``integers``.
+    #: ``labels``, ``input``, ``simplify``, ``compiler``, ``NV12``, ``weights``, ``calibration`` or ``integers``.
+    step: str
     sentence: str  #: for the verdict.
     remedy: Remedy  #: what mends it.
 
 
 def faults(evidence: Measurements) -> tuple[Fault, ...]:
-    """Return what is at fault, the earliest step first: what comes later can't be judged behind it."""
+    """Return what is at fault, the earliest step first: what comes later can't be judged behind it.
+
+    Where labels do not speak of the float network's answers, that is all there is to say.
+    """
+    if evidence.shift is not None:
+        return (_off_by_one(evidence.shift),)
     judges: tuple[Callable[[Measurements], Fault | None], ...] = (
         _input,
         _program_range,
@@ -71,7 +85,35 @@ def faults(evidence: Measurements) -> tuple[Fault, ...]:
         _calibration,
         _integers,
     )
+    if evidence.at_chance:
+        return (_input(evidence) or _chance(evidence),)
     return tuple(fault for judge in judges if (fault := judge(evidence)) is not None)
+
+
+def _off_by_one(shift: Shift) -> Fault:
+    sentence = str(shift)
+    remedy = Remedy(
+        what=f"Count the labels one class {'higher' if shift.by > 0 else 'lower'}, then look again",
+        how=f"--label-offset {shift.by}   # beside --images, wherever these labels are used",
+        figure=f"Top-1 {100 * shift.before / shift.n:.1f} → {100 * shift.after / shift.n:.1f} %, float network",
+        gain=100 * (shift.after - shift.before) / shift.n,
+    )
+    return Fault("labels", sentence, remedy)
+
+
+def _chance(evidence: Measurements) -> Fault:
+    figure = f"Top-1 {100 * (evidence.float_right or 0) / evidence.n:.1f} % of {evidence.n} images"
+    return Fault(
+        "labels",
+        f"the float network itself is at chance on these labels ({figure}), so nothing can be said of what "
+        "quantization costs in Top-1",
+        Remedy(
+            what="Check the order of the classes, mean, std and the channel order before anything else",
+            how=rebuild(evidence.built, ("--mean", "MEAN"), ("--std", "STD"), ("--color", "COLOR")),
+            figure=f"{figure}, float network; chance is {100 / evidence.built.metadata.classes:.2g} %",
+            gain=0.0,
+        ),
+    )
 
 
 def _input(evidence: Measurements) -> Fault | None:
@@ -283,6 +325,8 @@ def _integers(evidence: Measurements) -> Fault | None:
 def remedies(evidence: Measurements, found: tuple[Fault, ...]) -> tuple[Remedy, ...]:
     """Return the remedies, best first; those of faults before all others, since later steps hang on them."""
     first = sorted((fault.remedy for fault in found), key=lambda remedy: -remedy.gain)
+    if evidence.shift is not None or evidence.at_chance:
+        return tuple(first)
     others = [*_wider(evidence), *_method(evidence), *_coarse_weights(evidence, found), *_cpu(evidence)]
     return (*first, *(remedy for _, remedy in sorted(others, key=lambda pair: pair[0], reverse=True)))
 

@@ -14,13 +14,14 @@ from edge.diagnose.findings import InputCheck
 from edge.folder.built import Built
 from edge.images.frames import Frame, spread
 from edge.images.preprocess import Image, rgb_to_nv12, yuv444_to_rgb_float
-from edge.measure.networks import FloatNet
+from edge.measure.networks import FloatNet, scores_of
 from edge.measure.scores import Scores, StepEffect, compare
 from edge.measure.statistics import mcnemar
 from edge.progress import Reporter
 from edge.runtime import Net
+from edge.runtime.scores import probabilities
 from edge.specs import Preprocess
-from edge.specs.schema import Color
+from edge.specs.schema import Color, ScoreKind
 
 ALPHA = 0.01  # of the exact test that calls a change better
 CONFIDENCE_POINTS = 5.0  # that the mean top probability must gain, where there are no labels
@@ -104,11 +105,12 @@ def video_nv12(rgb: Image) -> Image:
 
 
 def check_float(
-    net: FloatNet, frames: Sequence[Frame], as_built: Scores, labels: NDArray[np.int64] | None
+    net: FloatNet, frames: Sequence[Frame], as_built: Scores, labels: NDArray[np.int64] | None, kind: ScoreKind
 ) -> tuple[TriedInput, ...]:
     """Feed the float network in every other way.
 
-    ``as_built`` are its scores (n, classes) with the build's own input, ``labels`` class indices (n,).
+    ``as_built`` are its scores (n, classes) with the build's own input, ``labels`` class indices (n,), ``kind``
+    what scores are.
     """
     tried = changes(net.preprocess)
 
@@ -119,7 +121,7 @@ def check_float(
     found = []
     for i, change in enumerate(tried):
         scores = np.stack([row[i] for row in rows])
-        check = _judged(change.name, "float", scores, as_built, labels)
+        check = _judged(change.name, "float", scores, as_built, labels, kind)
         found.append(TriedInput(check, change, usual_answer(as_built), usual_answer(scores)))
     return tuple(found)
 
@@ -155,12 +157,14 @@ def check_program(
     return tuple(found)
 
 
-def _judged(name: str, target: str, scores: Scores, as_built: Scores, labels: NDArray[np.int64] | None) -> InputCheck:
+def _judged(
+    name: str, target: str, scores: Scores, as_built: Scores, labels: NDArray[np.int64] | None, kind: ScoreKind
+) -> InputCheck:
     if labels is not None:
         return _compared(name, target, scores, as_built, labels, "Top-1")
     # Without labels a network's own certainty is all there is: a wrong input makes it unsure, or sure of
     # one and the same answer for every image.
-    before, after = confidence(as_built), confidence(scores)
+    before, after = (probabilities(found, kind).max(axis=1) for found in (as_built, scores))
     up, down = int((after > before).sum()), int((after < before).sum())
     value, old = 100 * float(after.mean()), 100 * float(before.mean())
     varied = usual_answer(scores) <= usual_answer(as_built) + 0.1
@@ -183,15 +187,6 @@ def _compared(
         measure=measure,
         better=gained > lost and mcnemar(lost, gained) < ALPHA,
     )
-
-
-def confidence(scores: Scores) -> NDArray[np.float64]:
-    """Return the probability of each row's first answer; scores that already are probabilities stay."""
-    values = scores.astype(np.float64)
-    if values.min() >= 0 and np.allclose(values.sum(axis=1), 1, atol=1e-3):
-        return np.asarray(values.max(axis=1))
-    powers = np.exp(values - values.max(axis=1, keepdims=True))
-    return np.asarray(1 / powers.sum(axis=1))
 
 
 def usual_answer(scores: Scores) -> float:
@@ -263,7 +258,7 @@ def measure_steps(
     other = FloatNet(built.file("bpu_onnx"), rule)
     simplified = np.stack(spread(lambda frame: other.behind_nv12(frame.nv12), frames))
     reporter.update("input made in other ways", 0.05)
-    checks = check_float(net, frames, rgb, labels)
+    checks = check_float(net, frames, rgb, labels, scores_of(built))
     steps = [
         compare("NV12", "the float network behind NV12, against RGB", rgb, behind),
         compare("simplify", "the simplified ONNX against the float one", behind, simplified),

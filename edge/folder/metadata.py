@@ -12,7 +12,7 @@ from attrs import field, frozen
 from edge.errors import ModelFileError, SpecError
 from edge.files import is_plain_name, read_json, write_json
 from edge.specs import Preprocess
-from edge.specs.schema import MARCH
+from edge.specs.schema import MARCH, ScoreKind
 
 FILE = "metadata.json"
 SCHEMA_VERSION = 1
@@ -45,6 +45,7 @@ class Metadata:
     toolchain: Mapping[str, str] = field(factory=dict)  #: versions of what compiled or quantized it.
     exact: bool = False  #: whether the portable model gives the same integers as the program.
     march: str = MARCH
+    scores: ScoreKind | None = None  #: what the scores are; None where an earlier edge built it, which did not say so.
     schema_version: int = SCHEMA_VERSION
 
 

@@ -37,7 +37,12 @@ _SYNSET_LISTS = ("synsets.txt", "LOC_synset_mapping.txt")
 
 
 def open_images(
-    source: str | Path, *, classes: Sequence[str] | int | None = None, count: int | None = None, seed: int = 0
+    source: str | Path,
+    *,
+    classes: Sequence[str] | int | None = None,
+    count: int | None = None,
+    seed: int = 0,
+    label_offset: int = 0,
 ) -> ImageSet:
     """Find the images of a source, and their labels.
 
@@ -46,6 +51,7 @@ def open_images(
             checked against it.
         count: how many demo images; by default 1000 of ``test`` and 100 of ``calibration``. Other sources
             are taken whole: see :func:`sample`.
+        label_offset: added to every label of files, for a network that numbers the same classes from elsewhere.
 
     Raises:
         UsageError: the source does not exist.
@@ -61,14 +67,15 @@ def open_images(
             f"{source} does not exist", expected="an image, a folder, a list file, demo:test or demo:calibration"
         )
     if path.is_dir():
-        files, unlabelled = _folder(path, classes)
+        files, unlabelled = _folder(path, classes, label_offset)
     elif path.suffix.lower() in EXTENSIONS:
         files, unlabelled = Files(path.parent, [(path.name, None)]), "a single image has no label"
     else:
-        files, unlabelled = _listed(path, classes)
+        files, unlabelled = _listed(path, classes, label_offset)
     if not files:
         raise InputError(f"{source} holds no images", expected=f"files ending in {_extensions()}")
-    return ImageSet(files, f"{path.name} ({len(files)} images)", unlabelled, path.name)
+    name = f"{path.name}, labels {label_offset:+d}" if label_offset and not unlabelled else path.name
+    return ImageSet(files, f"{name} ({len(files)} images)", unlabelled, name)
 
 
 def class_names(labels: str | None, classes: int | None = None) -> tuple[str, ...] | None:
@@ -131,10 +138,10 @@ def _demo(source: str, count: int | None, seed: int) -> ImageSet:
     return ImageSet(items, f"{name} ({n} rendered images, seed {seed})", source=name)
 
 
-def _folder(folder: Path, classes: Sequence[str] | int | None) -> tuple[Files, str]:
+def _folder(folder: Path, classes: Sequence[str] | int | None, offset: int) -> tuple[Files, str]:
     for name in _LISTS:
         if (folder / name).is_file():
-            return _listed(folder / name, classes)
+            return _listed(folder / name, classes, offset)
     loose = _images(folder)
     children = sorted(p.name for p in folder.iterdir() if p.is_dir() and not p.name.startswith("."))
     # One text a folder instead of one an image; no name holds the separator.
@@ -148,7 +155,8 @@ def _folder(folder: Path, classes: Sequence[str] | int | None) -> tuple[Files, s
     if not held:
         files = Files(folder, ((name, None) for name in loose))
         return files, "the folder has neither labels.csv nor class folders"
-    labels, unlabelled = _folder_labels(folder, children, list(held), classes)
+    labels, unlabelled = _folder_labels(folder, children, list(held), classes, offset)
+    labels = {name: label + offset for name, label in labels.items()}
 
     def pairs() -> Iterator[tuple[str, int | None]]:
         for child in sorted(held, key=lambda child: child + "/"):
@@ -197,9 +205,9 @@ def _first_with_images(folder: Path) -> Path | None:
 
 
 def _folder_labels(
-    folder: Path, children: list[str], held: list[str], classes: Sequence[str] | int | None
+    folder: Path, children: list[str], held: list[str], classes: Sequence[str] | int | None, offset: int
 ) -> tuple[Mapping[str, int], str]:
-    """Return folder name -> class index, or why that is not known."""
+    """Return folder name -> class index before the offset is added, or why that is not known."""
     names = None if classes is None or isinstance(classes, int) else classes
     if names is not None:
         index = _by_name(names)
@@ -208,7 +216,7 @@ def _folder_labels(
     if all(name.isdecimal() and re.fullmatch(_INDEX, name) for name in held):
         return {name: int(name) for name in held}, ""
     if all(_SYNSET.fullmatch(name) for name in held):
-        return _synset_labels(folder, children, held, classes)
+        return _synset_labels(folder, children, held, classes, offset)
     if names is not None:
         strange = [name for name in held if name not in index]
         return {}, f"these folder names match no class of the model, or several: {', '.join(strange[:3])}"
@@ -223,7 +231,7 @@ def _by_name(classes: Sequence[str]) -> dict[str, int]:
 
 
 def _synset_labels(
-    folder: Path, children: list[str], held: list[str], classes: Sequence[str] | int | None
+    folder: Path, children: list[str], held: list[str], classes: Sequence[str] | int | None, offset: int
 ) -> tuple[Mapping[str, int], str]:
     """Number synset folders: by a list beside them, else as ImageNet-1k does."""
     for name in _SYNSET_LISTS:
@@ -235,8 +243,9 @@ def _synset_labels(
             return index, ""
     put = f"put {_SYNSET_LISTS[0]} (one synset per line, in class order) into {folder.name}"
     count = classes if isinstance(classes, int) or classes is None else len(classes)
-    if count not in (None, IMAGENET_CLASSES):
-        return {}, f"synset folders, but a model of {count} classes: their order is not known; {put}"
+    if count is not None and count - offset != IMAGENET_CLASSES:
+        background = ", or --label-offset 1 if class 0 is a background" * (count == IMAGENET_CLASSES + 1)
+        return {}, f"synset folders, but a model of {count} classes: their order is not known; {put}{background}"
     index = {synset: i for i, synset in enumerate(imagenet())}
     if all(name in index for name in held):
         return index, ""
@@ -247,7 +256,7 @@ def _synset_labels(
     return ({}, f"{len(strange)} of {len(held)} synset folders, such as {strange[0]}, are not of ImageNet-1k; {put}")
 
 
-def _listed(path: Path, classes: Sequence[str] | int | None) -> tuple[Files, str]:
+def _listed(path: Path, classes: Sequence[str] | int | None, offset: int) -> tuple[Files, str]:
     """Read ``labels.csv`` (filename,class_index) or lines of ``path label``."""
     missing = [f"{name} (line {number})" for number, name, _ in _rows(path) if not (path.parent / name).is_file()]
     if missing:
@@ -261,7 +270,7 @@ def _listed(path: Path, classes: Sequence[str] | int | None) -> tuple[Files, str
             raise LabelError(f"{path}, line {number}: class index {_short(text)!r}", expected="a whole number")
         if name in labels:
             raise LabelError(f"{path}, line {number}: {name} is listed twice", expected="each image once")
-        labels[name] = None if text is None else int(text)
+        labels[name] = None if text is None else int(text) + offset
     bare = sum(label is None for label in labels.values())
     if 0 < bare < len(labels):
         raise LabelError(f"{path}: {bare} of {len(labels)} lines have no label", expected="all or none")

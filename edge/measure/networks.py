@@ -11,13 +11,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge.errors import ModelFileError
-from edge.graph.files import open_session
+from edge.folder.built import Built
+from edge.graph.files import load_onnx, open_session
 from edge.images.preprocess import Image, network_input, network_input_from_nv12, rgb_to_nv12
 from edge.measure.scores import Scores
 from edge.runtime import load
 from edge.simulate.hbdk import Simulator
 from edge.simulate.vendor import QuantizedPool
+from edge.sources.outputs import score_kind
 from edge.specs import Preprocess
+from edge.specs.schema import ScoreKind
 from edge.toolchain.found import Toolchain
 
 
@@ -26,6 +29,11 @@ class Runner(Protocol):
 
     def __call__(self, rgb: Image, /) -> Scores:
         """Return the class scores, float32 (classes,), of an RGB image, uint8 (H, W, 3)."""
+
+
+def scores_of(built: Built) -> ScoreKind:
+    """Return what a build's scores are; the float network tells where an earlier edge did not record it."""
+    return built.metadata.scores or score_kind(load_onnx(built.file("float_onnx")))
 
 
 class FloatNet:

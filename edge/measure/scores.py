@@ -9,11 +9,12 @@ from attrs import frozen
 from numpy.typing import NDArray
 
 from edge.measure.statistics import mcnemar, wilson
+from edge.specs.schema import ScoreKind
 
 ALPHA = 0.01  # of the test that scores come closer to float's
 DRAWS = 4000  # of that test
 RIVALS, NODES = 10, 24  # of the expected agreement
-_SOFTMAX_SUM = 1e-3  # how far a row of probabilities may be from 1
+_LEAST = 1e-12  # of a probability whose logarithm is taken: integers round many to 0
 
 Scores = NDArray[np.float32]  # (n, classes), or (classes,) of one image
 
@@ -199,20 +200,19 @@ def score(scores: Scores, labels: NDArray[np.int64]) -> Score:
     return Score(len(labels), top1_right=int((places == 0).sum()), top5_right=int((places < 5).sum()))
 
 
-def log_softmax(scores: Scores) -> NDArray[np.float64]:
-    """Return the logarithms of the classes' probabilities, (n, classes).
-
-    Rows that are probabilities already, as behind a network's own Softmax, are taken as such.
-    """
+def _log_probabilities(scores: Scores, kind: ScoreKind) -> NDArray[np.float64]:
+    """Return the logarithms of the classes' probabilities, (n, classes), each row's probabilities with the sum 1."""
     values = scores.astype(np.float64)
-    if values.min() >= 0 and np.allclose(values.sum(axis=1), 1, atol=_SOFTMAX_SUM):
-        return np.log(np.maximum(values, 1e-12))
+    if kind == "softmax":
+        values = np.log(np.maximum(values, _LEAST))
     shifted = values - values.max(axis=1, keepdims=True)
     return np.asarray(shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True)), np.float64)
 
 
-def divergence(reference: Scores, scores: Scores) -> float:
+def divergence(reference: Scores, scores: Scores, kind: ScoreKind) -> float:
     """Return the mean Kullback-Leibler divergence of the answers from the reference's, in nats.
+
+    Of sigmoid scores, each of which is a yes or no of its own, it is the sum over the classes.
 
     A count of changed answers moves by whole images; this moves with every score, so that recipes that differ by
     less than an image in a hundred can be told apart on a few hundred. Units and recipes are ranked by it: of the 294
@@ -222,5 +222,10 @@ def divergence(reference: Scores, scores: Scores) -> float:
     softmax. Source: S. Kullback and R. A. Leibler, "On Information and Sufficiency", Annals of Mathematical
     Statistics 22 (1951).
     """
-    p, q = log_softmax(reference), log_softmax(scores)
-    return float((np.exp(p) * (p - q)).sum(axis=1).mean())
+    if kind == "sigmoid":
+        p, q = (np.clip(values.astype(np.float64), _LEAST, 1 - _LEAST) for values in (reference, scores))
+        parts = p * np.log(p / q) + (1 - p) * np.log((1 - p) / (1 - q))
+    else:
+        p, q = _log_probabilities(reference, kind), _log_probabilities(scores, kind)
+        parts = np.exp(p) * (p - q)
+    return float(parts.sum(axis=1).mean())

@@ -192,6 +192,7 @@ class Build:
             name=export.result.name,
             preprocess=self.request.spec.preprocess,
             classes=export.result.classes,
+            scores=export.result.scores,
             files={role: file.path for role, file in files.items()},
             sha256={role: file.sha256 for role, file in files.items()},
             toolchain=self.toolchain,

@@ -99,11 +99,19 @@ def choose_calibration(request: Request) -> CalibrationSet:
 def choose_images(request: Request, source: str, classes: int) -> tuple[ImageSet, str]:
     """Return the images to measure on, and why there is no Top-1; empty if there is."""
     labels = "demo" if source == "demo" else request.spec.labels
-    return image_set(request.images, labels, source, classes, count=request.images_count, seed=request.seed)
+    return image_set(
+        request.images,
+        labels,
+        source,
+        classes,
+        count=request.images_count,
+        seed=request.seed,
+        label_offset=request.label_offset,
+    )
 
 
 def image_set(
-    images: str | None, labels: str | None, source: str, classes: int, *, count: int, seed: int
+    images: str | None, labels: str | None, source: str, classes: int, *, count: int, seed: int, label_offset: int = 0
 ) -> tuple[ImageSet, str]:
     """Return the images to measure a network on, and why there is no Top-1; empty if there is.
 
@@ -113,12 +121,13 @@ def image_set(
         source: of the weights, such as ``timm``, ``demo`` or ``random``.
         count: at most so many images; 0 takes all.
         seed: of the choice; rendered images are taken from the first on.
+        label_offset: added to every label of files.
     """
     rendered = images is None or (images.partition(":")[0] == "demo" and not Path(images).exists())
     if rendered:
         found = open_images(images or DEMO_TEST, count=count or None)
     else:
-        found = open_images(str(images), classes=class_names(labels, classes) or classes)
+        found = open_images(str(images), classes=class_names(labels, classes) or classes, label_offset=label_offset)
         if count:
             found = sample(found, count, seed=seed)
     if source == "random":

@@ -113,6 +113,7 @@ def metadata(build: Build, files: Iterable[Artifact], labels: str) -> Metadata:
         weights=build.stage(EXPORT).result.weights.source,
         preprocess=build.request.spec.preprocess,
         classes=build.stage(EXPORT).result.classes,
+        scores=build.stage(EXPORT).result.scores,
         files=found,
         toolchain=toolchain.versions if toolchain else {"onnxruntime": version("onnxruntime")},
         exact=exact,
@@ -147,6 +148,8 @@ def facts(build: Build) -> dict[str, object]:
         "exporter": build.stage(EXPORT).result.exporter,
         "export_max_error": build.stage(EXPORT).result.max_error,
         "preprocess": cattrs.unstructure(spec.preprocess),
+        "output": build.stage(EXPORT).result.output,
+        "scores": build.stage(EXPORT).result.scores,
         "precision": request.precision.name,
         "toolchain": _toolchain(build),
         "static": None

@@ -28,6 +28,7 @@ from edge.files import sha256_of
 from edge.folder.workspace import content_key
 from edge.images import open_images, sample
 from edge.images.calibrate import CalibrationResult, calibrate
+from edge.measure.labels import lacks_background
 from edge.pipeline.choices import choose_framework
 from edge.pipeline.inputs import Inputs, Keyed, given, versions
 from edge.pipeline.verify import FRAMES, VerifyResult, candidates, verify
@@ -100,6 +101,7 @@ def _export_inputs(build: Build) -> Inputs:
     key = {
         "source": weights.identity(),  # the worker's own code is in it
         "shape": spec.preprocess.input_shape,
+        "output": spec.output,
         # The noise on which ONNX and framework are compared covers what pixels become.
         "values": (spec.preprocess.mean, spec.preprocess.std),
         "labels": _identity_of(spec.labels),
@@ -208,12 +210,16 @@ CHECK = Stage(
 
 
 def _calibrate_inputs(build: Build) -> Inputs:
-    request, chosen = build.request, build.calibration_set
+    request, chosen, classes = build.request, build.calibration_set, build.stage(EXPORT).result.classes
     if request.calibration is None and build.stage(EXPORT).result.weights.source not in ("demo", "random"):
         build.listener.warn(
             "calibrating on the project's demo images, which this network was not trained for; "
             "give --calib DIR with images like the camera's"
         )
+    known, no_top1 = build.measured_on
+    doubt = "" if no_top1 or request.label_offset else lacks_background([item.label for item in known], classes)
+    if doubt:
+        build.listener.warn(doubt)
     images = sample(open_images(chosen.images, count=chosen.n, seed=chosen.seed), chosen.n, chosen.seed)
     preprocess = request.spec.preprocess
     return given("numpy", "opencv", images=images, preprocess=preprocess, n=chosen.n, seed=chosen.seed)
@@ -525,6 +531,7 @@ EVAL = Stage(
     needs=(EXPORT, SIMPLIFY, QUANTIZE, COMPILE, PORTABLE, VERIFY),
     inputs=_eval_inputs,
     note=_eval_note,
+    warnings=lambda _, r: iter([r.labels_doubt] if r.labels_doubt else []),
 )
 
 STAGES: tuple[Stage[Any], ...] = (

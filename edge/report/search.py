@@ -23,7 +23,7 @@ class TriedRecipe:
     ratio: float  #: of plain int8's latency.
     agreement: float  #: with float behind NV12 on the images kept back, percent.
     top1: float | None  #: on them, percent; None without labels.
-    divergence: float  #: of the softmax, nats.
+    divergence: float  #: of the probabilities, nats.
     chosen: bool  #: whether the search chose it.
     on_front: bool  #: whether no other one is as fast and gives float's answer as often.
 

@@ -25,7 +25,7 @@ FONT, SCALE = cv2.FONT_HERSHEY_SIMPLEX, 0.5
 PAPER, INK, BAR = (250, 250, 250), (25, 25, 25), (176, 208, 240)  # RGB
 
 
-def annotate(rgb: Image, ranked: Sequence[tuple[str, float]]) -> Image:
+def annotate(rgb: Image, ranked: Sequence[tuple[str, float]], *, bars: bool = True) -> Image:
     """Return the image with a row a class below it: label, probability and a bar of its length.
 
     Nothing is drawn on the image itself; it is only brought to a size that is good to look at.
@@ -34,6 +34,7 @@ def annotate(rgb: Image, ranked: Sequence[tuple[str, float]]) -> Image:
         rgb: uint8, (height, width, 3), RGB.
         ranked: (label, probability in 0..1), best first, as ``Net.classify`` gives it. OpenCV draws ASCII
             only: accents are left out, other letters become ``?``.
+        bars: False where the values are scores of unknown kind, shown as they are.
 
     Returns:
         uint8, (height, width, 3), RGB.
@@ -45,7 +46,7 @@ def annotate(rgb: Image, ranked: Sequence[tuple[str, float]]) -> Image:
     left = (across - width) // 2
     canvas[:height, left : left + width] = shown
     for index, (label, probability) in enumerate(ranked):
-        _row(canvas, height + ROW * index, label, probability)
+        _row(canvas, height + ROW * index, label, probability, bar=bars)
     return canvas
 
 
@@ -97,10 +98,11 @@ def _sized(rgb: Image) -> Image:
     return np.asarray(cv2.resize(rgb, (width, height), interpolation=how), np.uint8)
 
 
-def _row(canvas: Image, top: int, label: str, probability: float) -> None:
+def _row(canvas: Image, top: int, label: str, value: float, *, bar: bool) -> None:
     width = canvas.shape[1]
-    canvas[top + 2 : top + ROW - 2, : round(width * probability)] = BAR
-    share = f"{100 * probability:.1f} %"
+    if bar:
+        canvas[top + 2 : top + ROW - 2, : round(width * value)] = BAR
+    share = f"{100 * value:.1f} %" if bar else f"{value:.4g}"
     right = width - MARGIN - _width(share)
     base = top + ROW // 2 + 5
     _write(canvas, _fitted(_ascii(label), right - 2 * MARGIN), (MARGIN, base))

@@ -16,7 +16,9 @@ from edge.errors import BackendError, LabelError, UsageError
 from edge.folder.metadata import Metadata
 from edge.images.preprocess import decode, resize_crop, rgb_to_nv12
 from edge.runtime.protocol import Array, Backend, Info, Scores, Tensor
+from edge.runtime.scores import probabilities
 from edge.specs import Preprocess
+from edge.specs.schema import ScoreKind
 
 Image = str | Path | NDArray[np.uint8]
 
@@ -37,6 +39,7 @@ class Net:
             serves only one caller.
         preprocess: from an image to the input; None if unknown, then only :meth:`run` works.
         labels: class names in index order; None if unknown.
+        score_kind: how the scores are read; None if unknown, then :meth:`classify` gives them as they are.
         passed_over: what ``auto`` tried before.
     """
 
@@ -47,12 +50,14 @@ class Net:
         preprocess: Preprocess | None,
         labels: Sequence[str] | None,
         metadata: Metadata | None = None,
+        score_kind: ScoreKind | None = None,
         passed_over: Sequence[PassedOver] = (),
     ) -> None:
         self.info: Info = backends[0].info
         self.preprocess = preprocess
         self.labels = None if labels is None else tuple(labels)
         self.metadata = metadata
+        self.score_kind = score_kind
         self.passed_over = tuple(passed_over)
         self._backends = tuple(backends)
         self._free: queue.Queue[Backend] = queue.Queue()
@@ -111,17 +116,24 @@ class Net:
             return backend.run(checked)
 
     def scores(self, image: Image) -> Scores:
-        """Return the class scores of an image, float32 (classes,), as the network gives them."""
-        return self.run(self.nv12(image))[0].reshape(-1)
+        """Return the class scores of an image, float32 (classes,), as the network gives them.
+
+        Raises:
+            UsageError: which of several outputs holds them is not plain.
+        """
+        place = self._scores_at()
+        return self.run(self.nv12(image))[place].reshape(-1)
 
     def classify(self, image: Image, k: int = 5) -> list[tuple[str, float]]:
         """Return the ``k`` best classes, or all if there are fewer: (label, probability in 0..1), best first.
 
+        Where ``score_kind`` is None, the bare score stands in the probability's place. Where it is ``sigmoid``, each
+        class is judged by itself and the probabilities do not add up to 1.
         Labels that are not known are the class index as text. ``image`` is as for :meth:`nv12`.
         """
         if k < 1:
             raise UsageError(f"k = {k}", expected="1 and above")
-        chances = probabilities(self.scores(image))
+        chances = probabilities(self.scores(image), self.score_kind)
         best = np.argsort(-chances, kind="stable")[:k]
         return [(self.labels[index] if self.labels else str(index), float(chances[index])) for index in best.tolist()]
 
@@ -160,9 +172,29 @@ class Net:
         if self._closed:
             raise BackendError(f"{self.info.model} is closed", remedy="load it again")
 
+    @property
+    def classes(self) -> int:
+        """Number of class scores; UsageError as of :meth:`scores`."""
+        return self.info.outputs[self._scores_at()].elements
+
+    def _scores_at(self) -> int:
+        """Return the place of the only output, or of the only one that is a row of two scores and more."""
+        outputs = self.info.outputs
+        rows = [i for i, tensor in enumerate(outputs) if tensor.elements == max(tensor.shape, default=0) > 1]
+        if len(outputs) > 1 and len(rows) != 1:
+            listed = ", ".join(f"{tensor.name} {tensor.dtype} {'x'.join(map(str, tensor.shape))}" for tensor in outputs)
+            raise UsageError(
+                f"which output of {self.info.model} holds class scores is not plain: {listed}",
+                expected="a classifier, with one row of scores",
+                remedy="Net.run() gives all outputs",
+            )
+        return rows[0] if len(outputs) > 1 else 0
+
     def _check_labels(self) -> None:
-        count = self.info.outputs[0].elements
-        if self.labels is not None and len(self.labels) != count:
+        if self.labels is None:
+            return
+        count = self.classes
+        if len(self.labels) != count:
             raise LabelError(
                 f"{len(self.labels)} labels for {self.info.model}", expected=f"{count}, one a score, in index order"
             )
@@ -176,15 +208,6 @@ class Net:
                 f"{self.preprocess.crop[0]}x{self.preprocess.crop[1]}",
                 expected="the same size",
             )
-
-
-def probabilities(scores: Scores) -> NDArray[np.float64]:
-    """Return the softmax of class scores, (classes,); scores that already are probabilities (>= 0, sum 1) stay."""
-    values = scores.astype(np.float64)
-    if values.min() >= 0 and abs(values.sum() - 1) < 1e-3:
-        return values
-    powers = np.exp(values - values.max())
-    return np.asarray(powers / powers.sum())
 
 
 def _checked(array: Array, tensor: Tensor) -> Array:

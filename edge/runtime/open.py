@@ -13,6 +13,7 @@ from edge.runtime.net import Net, PassedOver
 from edge.runtime.program import Program, locate
 from edge.runtime.protocol import Backend
 from edge.specs import Preprocess
+from edge.specs.schema import ScoreKind
 
 BackendName = Literal["auto", "hbm_runtime", "hobot_dnn", "bpu_infer_lib", "hbdk_sim", "quantized", "portable"]
 # In the order in which ``auto`` tries them: the board's own runtimes, then what is nearest to the board.
@@ -27,6 +28,7 @@ def load(
     threads: int = 1,
     preprocess: Preprocess | None = None,
     labels: Sequence[str] | None = None,
+    scores: ScoreKind | None = None,
 ) -> Net:
     """Open a program.
 
@@ -37,6 +39,7 @@ def load(
         threads: how many callers compute at once; a backend that serves one caller is opened so many times.
         preprocess: for a single file that comes without ``metadata.json``.
         labels: class names in index order, where the program brings none.
+        scores: what the scores are, where ``metadata.json`` does not say so.
 
     Returns:
         The net; use it in a ``with``, or close it.
@@ -66,6 +69,7 @@ def load(
             preprocess=preprocess or (metadata.preprocess if metadata else None),
             labels=class_names,
             metadata=metadata,
+            score_kind=scores or (metadata.scores if metadata else None),
             passed_over=passed_over,
         )
     except BaseException:

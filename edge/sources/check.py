@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,14 +15,13 @@ from edge.graph.view import View, constants
 from edge.images.find import IMAGENET_CLASSES
 from edge.sources.class_order import names_in
 from edge.sources.framework_files import sha256_of_all
+from edge.sources.outputs import SHAPE_ONLY, above, score_kind, scores_only
 from edge.specs import ModelSpec
-from edge.specs.schema import Layout
+from edge.specs.schema import Layout, ScoreKind
 
 if TYPE_CHECKING:
     import onnx
 
-# Operators that leave the scores as they are.
-SHAPE_ONLY = frozenset({"Reshape", "Flatten", "Squeeze", "Unsqueeze", "Identity", "Transpose", "Cast"})
 PARAMETER_TOLERANCE = 0.02  # the sisters of one family differ by 40 % and more
 
 
@@ -35,27 +34,29 @@ class ModelFacts:
     layout: Layout  #: where the three colour channels are.
     crop: tuple[int, int]  #: (height, width) of the input, in pixels.
     classes: int  #: number of scores.
+    output_name: str  #: name of the scores.
     output_shape: tuple[int, ...]  #: as in the file; it flattens to ``classes``.
     parameters: int  #: number of float weights.
     constants: int  #: float values that the file keeps in Constant nodes, where some exporters have the weights.
     head: int  #: weights of the last layer, a share of which belongs to each class; 0 if it is not found.
     names: tuple[str, ...] | None  #: of the classes, from the file's metadata; None where it holds none.
-    softmax: bool  #: the scores are already probabilities.
-    outputs: int  #: number of graph outputs; the first one counts.
+    scores: ScoreKind  #: what the scores are.
 
 
-def inspect_onnx(path: Path) -> ModelFacts:
+def inspect_onnx(path: Path, output: str | None = None) -> ModelFacts:
     """Read the facts of a classifier's file; works without a spec, so that one can be derived from it.
+
+    ``output`` names its scores, as in :func:`edge.sources.outputs.scores_only`.
 
     Raises:
         ModelFileError: no valid ONNX, not one static float image of three channels in, or not one row of
             class scores out.
     """
-    return describe(load_onnx(path), path.name)
+    return describe(scores_only(load_onnx(path), path.name, output), path.name)
 
 
 def describe(model: onnx.ModelProto, origin: str) -> ModelFacts:
-    """Return the facts of a loaded model; errors as of ``inspect_onnx``."""
+    """Return the facts of a loaded model whose scores are its only output; errors as of ``inspect_onnx``."""
     graph = facts(model, origin)
     shape = graph.input_shape
     shown = _times(shape)
@@ -76,29 +77,37 @@ def describe(model: onnx.ModelProto, origin: str) -> ModelFacts:
             expected="1x3xHxW or 1xHxWx3; grey and multi-channel inputs are not supported",
         )
     classes = math.prod(graph.output_shape)
+    if classes == 1:
+        raise ModelFileError(
+            f"{origin}: the output {graph.output_name!r} is {_times(graph.output_shape)}: one value an image, so a "
+            "network of two classes by one score",
+            expected="a score a class, such as 1x2",
+            remedy="export it with two logits: in PyTorch, return torch.cat([torch.zeros_like(s), s], 1) of its one "
+            "logit s, without the Sigmoid",
+        )
     if classes != max(graph.output_shape) or classes < 2:
         raise ModelFileError(
             f"{origin}: the output {graph.output_name!r} is {_times(graph.output_shape)}",
             expected="one row of class scores, such as 1x1000",
-            remedy="export the whole classifier, with its pooling and its head",
+            remedy="export the whole classifier, with its pooling and its head; or --output NAME takes another value "
+            "of its graph",
         )
     view, stored = View(model), constants(model.graph)
     initializers = {tensor.name for tensor in model.graph.initializer}
     own = [tensor for name, tensor in stored.items() if name not in initializers]
-    last = _above(view, graph.output_name)[1]
     return ModelFacts(
         input_name=graph.input_name,
         input_shape=shape,
         layout=layout,
         crop=crop,
         classes=classes,
+        output_name=graph.output_name,
         output_shape=graph.output_shape,
         parameters=graph.parameters,
         constants=sum(math.prod(tensor.dims) for tensor in own if tensor.data_type == tensor.FLOAT),
         head=_head(view, stored, graph.output_name),
         names=names_in(model),
-        softmax=last is not None and last.op_type == "Softmax",
-        outputs=len(model.graph.output),
+        scores=score_kind(model),
     )
 
 
@@ -164,12 +173,14 @@ def require_parameters(found: ModelFacts, promised: float, origin: str, name: st
 def notes_on(found: ModelFacts) -> tuple[str, ...]:
     """Return what the user should know of a model that is fine all the same."""
     notes = []
-    if found.softmax:
+    if found.scores == "softmax":
         notes.append("the model ends with Softmax: its scores are probabilities already")
+    if found.scores == "sigmoid":
+        notes.append(
+            "the model ends with Sigmoid: each class is judged by itself; Top-1 counts the class of the highest score"
+        )
     if len(found.output_shape) != 2:
         notes.append(f"the output {_times(found.output_shape)} is read as {found.classes} scores")
-    if found.outputs > 1:
-        notes.append(f"the model has {found.outputs} outputs; the first one is taken as the scores")
     return tuple(notes)
 
 
@@ -205,20 +216,11 @@ def external_data(path: Path) -> list[Path]:
     return [path.parent / name for name in sorted(names)]
 
 
-def _above(view: View, name: str, past: Collection[str] = SHAPE_ONLY) -> tuple[str, onnx.NodeProto | None]:
-    """Return what a value comes of, and its node, past operators that leave the numbers as they are."""
-    node = view.producer(name)
-    while node is not None and node.op_type in past:
-        name = node.input[0]
-        node = view.producer(name)
-    return name, node
-
-
 def _head(view: View, stored: Mapping[str, onnx.TensorProto], name: str) -> int:
     """Return the number of weights of the last layer, its bias included; 0 where it can't be told."""
     found = 0
-    while (node := _above(view, name, {*SHAPE_ONLY, "Softmax"})[1]) is not None:
-        tensors = [stored.get(_above(view, operand)[0]) for operand in node.input]
+    while (node := above(view, name, {*SHAPE_ONLY, "Softmax", "Sigmoid"})[1]) is not None:
+        tensors = [stored.get(above(view, operand)[0]) for operand in node.input]
         sizes = [0 if tensor is None else math.prod(tensor.dims) for tensor in tensors]
         if node.op_type in {"Gemm", "MatMul", "Conv"}:
             return found + sum(sizes) if sum(sizes) else 0

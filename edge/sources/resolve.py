@@ -121,6 +121,7 @@ class Options:
     )
     images: str | None = _option(str, None, "Images to measure on: a folder, list file or labels.csv.")
     count: int = _option(int, 500, "Number of images; 0 means all.", least=0)
+    label_offset: int = _option(int, 0, "Added to each image's label: 1 for a network with a background class 0.")
     calib: str | None = _option(str, None, "Images to calibrate on; as --images, or a file in calibration/.")
     calib_count: int | None = _option(int, None, "Number of images; 100 unless the set says other.", least=1)
     precision: str | None = _option(
@@ -141,6 +142,9 @@ class Options:
     crop: str | None = _option(str, None, "Input size, such as 224 or 256x320 (height x width).", convert=_size)
     interpolation: Interpolation | None = _option(Interpolation, None, "Interpolation when enlarging.")
     labels: str | None = _option(str, None, "Text file with a class name a line.")
+    output: str | None = _option(
+        str, None, "Name of the class scores, any value of the network's graph, where its outputs leave it open."
+    )
     seed: int = _option(int, 0, "Random seed.", least=0)
     timeout: float = _option(float, 120.0, "Minutes that one run of the compiler may take.", least=0.01)
     install: bool = _option(
@@ -202,6 +206,8 @@ def resolve(options: Options) -> tuple[Request, Notes]:
         spec = evolve(spec, labels=options.labels, classes=None if own else spec.classes)
     if options.name is not None:
         spec = evolve(spec, name=options.name)
+    if options.output is not None:
+        spec = evolve(spec, output=options.output)
     _require_labels(spec)
     precision, note = _recipe(spec, options.precision, options.build_dir)
     if options.level is not None:
@@ -215,6 +221,7 @@ def resolve(options: Options) -> tuple[Request, Notes]:
         compiler=options.compiler,
         images=options.images,
         images_count=options.count,
+        label_offset=options.label_offset,
         calibration=options.calib,
         calibration_count=options.calib_count,
         seed=options.seed,
@@ -241,7 +248,7 @@ def as_typed(values: Iterable[tuple[str, object]]) -> tuple[str, ...]:
     words: list[str] = []
     for option, value in values:
         text = str(value)
-        if Path(text).is_absolute():
+        if Path(text).is_absolute() and option != "--output":
             text = os.path.relpath(text)
         if not option:
             words.insert(0, text)
@@ -261,13 +268,13 @@ def _of_model(model: str, options: Options, changes: dict[str, Any]) -> tuple[Mo
     if model.startswith(TIMM):
         return _of_timm(model.removeprefix(TIMM), options, changes)
     if outside:
-        return _of_file(Path(model), changes)
+        return _of_file(Path(model), options.output, changes)
     if model.lower() not in map(str.lower, available_models()):
         _refuse_framework_path(model)
     return _of_yaml(model, options.onnx, changes)
 
 
-def _of_file(path: Path, changes: dict[str, Any]) -> tuple[ModelSpec, Notes]:
+def _of_file(path: Path, output: str | None, changes: dict[str, Any]) -> tuple[ModelSpec, Notes]:
     """Return the spec of the user's ONNX or TorchScript; what neither file tells has to be given."""
     from edge.sources.declared import NEEDED, plain, require_stated
     from edge.sources.framework_files import SUFFIXES, require_torchscript
@@ -287,7 +294,7 @@ def _of_file(path: Path, changes: dict[str, Any]) -> tuple[ModelSpec, Notes]:
     else:
         from edge.sources.check import inspect_onnx
 
-        found = inspect_onnx(path)
+        found = inspect_onnx(path, output)
         crop, layout, sources = found.crop, found.layout, Sources(onnx=str(path))
         if changes.get("crop", crop) != crop:
             height, width = changes["crop"]

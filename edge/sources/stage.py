@@ -17,9 +17,11 @@ from edge.sources.check import describe, external_data, notes_on, require_fit, r
 from edge.sources.class_order import notes_on_classes
 from edge.sources.convert import convert, last_json
 from edge.sources.demo_weights import unpack
+from edge.sources.outputs import scores_only
 from edge.sources.sources import WORKER, Resolved
 from edge.sources.timm_spec import near_names
 from edge.specs import ModelSpec
+from edge.specs.schema import ScoreKind
 from edge.toolchain.managed import FRAMEWORKS
 
 if TYPE_CHECKING:
@@ -50,6 +52,8 @@ class ExportResult:
     input_shape: tuple[int, ...]  #: batch first.
     classes: int  #: number of scores.
     parameters: int  #: number of float weights.
+    output: str  #: name of the scores.
+    scores: ScoreKind  #: what they are.
     exporter: str = ""  #: versions of what exported it; empty where the file came as ONNX.
     notes: tuple[str, ...] = ()  #: what the user should know of it.
     #: largest difference between the scores of the ONNX and of the framework on the same seeded noise, as a share of
@@ -125,7 +129,12 @@ def export(
         _copy(Path(resolved.file or ""), target)
         if resolved.source == "vendor" and spec.sources.vendor_sha256 is None:
             notes = ("the vendor publishes no checksum; the one of the first download is recorded",)
-    model = load_onnx(target)
+    whole = load_onnx(target)
+    model = scores_only(whole, resolved.tag, spec.output)
+    if model is not whole:
+        target.write_bytes(model.SerializeToString(deterministic=True))
+        given = ", ".join(value.name for value in whole.graph.output)
+        notes += (f"of what the model gives ({given}), {model.graph.output[0].name} is taken as the class scores",)
     found = describe(model, resolved.tag)
     require_fit(found, spec, resolved.tag, classes=resolved.classes is not None)
     if resolved.published_m is not None:
@@ -142,6 +151,8 @@ def export(
         input_shape=found.input_shape,
         classes=found.classes,
         parameters=found.parameters,
+        output=found.output_name,
+        scores=found.scores,
         exporter=exporter,
         notes=notes,
         max_error=max_error,

@@ -24,6 +24,7 @@ class Request:
     compiler: Compiler = "auto"  #: which compiler.
     images: str | None = None  #: images to measure on; None takes the demo's test images.
     images_count: int = 500  #: at most this many of them; 0 takes all.
+    label_offset: int = 0  #: added to the labels of ``images``.
     calibration: str | None = None  #: images to calibrate on, or a set of ``calibration/``; None takes the demo's.
     calibration_count: int | None = None  #: how many of them; None takes the set's own number, 100 for a folder.
     seed: int = 0  #: of every random choice.

@@ -22,6 +22,9 @@ Bits = Literal["int8", "int16"]
 Level = Literal["O0", "O1", "O2", "O3"]
 Rewrite = Literal["channel_mean"]
 OwnFile = Literal["onnx", "torchscript", "paddle", "mindspore"]
+#: What class scores are: logits, whose softmax tells probabilities; the probabilities of a Softmax at the network's
+#: end; or of a Sigmoid, which judges each class by itself.
+ScoreKind = Literal["logits", "softmax", "sigmoid"]
 
 # The preprocess node takes NV12, whose chroma covers 2x2 pixels. The board's runtimes take packed rows and treat a
 # width that is not a multiple of 32 differently.
@@ -168,6 +171,8 @@ class ModelSpec:
     classes: int | None = 1000  #: number of outputs of the head; None if unknown.
     precision: str = "int8"  #: name of a recipe in ``mapper_yaml/precision`` or a path.
     published: Published | None = None
+    #: name of the class scores, any value of the graph; None where they are the only output that looks like scores.
+    output: str | None = None
 
     def __attrs_post_init__(self) -> None:
         _check(self.classes is None or self.classes > 1, f"classes: {self.classes}", "2 and more")

@@ -18,6 +18,7 @@ from edge.folder.workspace import STAGES, Workspace
 from edge.graph.files import load_onnx
 from edge.images import ImageItem, ImageSet, sample
 from edge.images.frames import load_frames, spread
+from edge.measure.labels import Shifts
 from edge.measure.networks import FloatNet
 from edge.pipeline.build import Build
 from edge.pipeline.stages import CALIBRATE, EXPORT, SIMPLIFY, Inside
@@ -224,6 +225,10 @@ class Context:
         frames, _ = load_frames(images, preprocess, self.listener)
         scores = np.stack(spread(lambda frame: net.behind_nv12(frame.nv12), list(frames)))
         labels = [None if unlabelled else frame.label for frame in frames]
+        if not unlabelled:
+            shift = Shifts().add(scores.argmax(1), np.array(labels)).better
+            if shift is not None:
+                self.listener.warn(str(shift))
         return Set(frames, scores, labels, images.fingerprint)
 
     def prune(self) -> None:

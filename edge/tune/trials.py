@@ -25,12 +25,12 @@ from edge.images.frames import Frame, cores, spread
 from edge.measure import networks as runners
 from edge.measure.scores import Scores, divergence
 from edge.pipeline.build import Build
-from edge.pipeline.stages import COMPILE, PORTABLE, VERIFY, Inside
+from edge.pipeline.stages import COMPILE, EXPORT, PORTABLE, VERIFY, Inside
 from edge.progress import SILENT, Reporter
 from edge.specs import Calibration, NodePrecision, Precision
 from edge.specs import Preprocess as PreprocessSpec
 from edge.specs.request import Request
-from edge.specs.schema import Compiler, Level
+from edge.specs.schema import Compiler, Level, ScoreKind
 from edge.toolchain.found import Toolchain
 from edge.tune.journal import Entry, Journal
 from edge.tune.spaces import at_level
@@ -47,22 +47,25 @@ class Measured:
 
     n: int  #: images.
     agreement: int  #: of them, with the float network's answer.
-    divergence: float  #: mean Kullback-Leibler divergence of its softmax from the float network's, nats, 0 and up.
+    divergence: (
+        float  #: mean Kullback-Leibler divergence of its probabilities from the float network's, nats, 0 and up.
+    )
     right: int | None = None  #: of the n, those answered as labelled; None without labels.
     float_right: int | None = None  #: the same of the float network behind NV12.
     lost: int = 0  #: float right, this one wrong; 0 without labels.
     gained: int = 0  #: the other way round.
 
     @classmethod
-    def of(cls, reference: Scores, scores: Scores, labels: Sequence[int | None]) -> Measured:
+    def of(cls, reference: Scores, scores: Scores, labels: Sequence[int | None], kind: ScoreKind) -> Measured:
         """Return what answers are worth beside the float network's.
 
         Args:
             reference: of the float network behind NV12, (n, classes).
             labels: class indices; Top-1 is left out where one is missing.
+            kind: what the scores are.
         """
         before, after = reference.argmax(axis=1), scores.argmax(axis=1)
-        found = cls(len(scores), int((before == after).sum()), divergence(reference, scores))
+        found = cls(len(scores), int((before == after).sum()), divergence(reference, scores, kind))
         if any(label is None for label in labels):
             return found
         truth = np.array(labels)
@@ -256,7 +259,7 @@ class Trials:
                 raise ModelFileError(portable.result.why_not)
             self.listener.update(f"{len(images.frames)} images")
             scores = np.stack(spread(lambda frame: run(frame.rgb), list(images.frames)))
-        found = Measured.of(images.reference, scores, images.labels)
+        found = Measured.of(images.reference, scores, images.labels, build.stage(EXPORT).result.scores)
         return {"measured": cattrs.unstructure(found)}
 
 

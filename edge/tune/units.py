@@ -24,7 +24,7 @@ from edge.graph.files import facts, load_onnx
 from edge.images.frames import Frame
 from edge.measure.layers import group
 from edge.measure.scores import divergence
-from edge.pipeline.stages import CALIBRATE, COMPILE, SIMPLIFY, Inside
+from edge.pipeline.stages import CALIBRATE, COMPILE, EXPORT, SIMPLIFY, Inside
 from edge.simulate.fakequant import AS_BUILT, INT16, FakeQuant
 from edge.specs import NodePrecision, Precision
 from edge.tune import spaces
@@ -118,6 +118,7 @@ class _Units:
         fixed += [node.name for node in graph.nodes if node.name not in names or node.name in names.heirs]
         self._units = {unit.name: unit for unit in spaces.units(graph, group(graph), fixed)}
         simplified, calibration = search.build.stage(SIMPLIFY), search.build.stage(CALIBRATE)
+        self._scores = search.build.stage(EXPORT).result.scores
         self._costs = Costs(
             toolchain=search.toolchain,
             onnx=search.onnx,
@@ -203,7 +204,8 @@ class _Units:
 
         def work() -> dict[str, float]:
             settings = [self._bits(chosen), *(self._bits([*chosen, name]) for name in names)]
-            before, *after = (divergence(reference, result) for result in scored(self._net, settings, frames, done))
+            results = scored(self._net, settings, frames, done)
+            before, *after = (divergence(reference, result, self._scores) for result in results)
             return {name: before - left for name, left in zip(names, after, strict=True)}
 
         search.listener.begin("rank")
@@ -227,7 +229,7 @@ class _Units:
 
         def work() -> dict[str, float]:
             (result,) = scored(self._net, [self._bits(names)], frames)
-            return {"divergence": divergence(reference, result)}
+            return {"divergence": divergence(reference, result, self._scores)}
 
         inputs = self._identity(frames, names)
         entry = self._search.journal.once("damage", " + ".join(names) or "no unit", inputs, work)

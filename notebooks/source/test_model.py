@@ -30,7 +30,7 @@ from edge.images.preprocess import decode, nv12_to_yuv444, yuv444_to_rgb_float
 from edge.runtime import load
 from edge.runtime.annotated import annotate, png
 from edge.runtime.bench import measure
-from edge.runtime.net import probabilities
+from edge.runtime.scores import probabilities
 
 MODEL = "ConvNeXt_atto"
 IMAGE = None  # a file of yours, such as "cheetah.jpg"; None: one that edge renders
@@ -78,19 +78,23 @@ print(scores[:10])
 
 # %% [markdown]
 # ## 6. Softmax and label
+#
+# `net.score_kind` says what the scores are: logits go through a softmax; those of a network that ends in Softmax or
+# Sigmoid are probabilities already. Where it is None, nobody said so: the scores are shown as they are.
 
 # %%
-chances = probabilities(scores)
+chances = probabilities(scores, net.score_kind)
 best = np.argsort(-chances, kind="stable")[:5]
 ranked = [(net.labels[i] if net.labels else str(i), float(chances[i])) for i in best]
 for index, (label, chance) in zip(best, ranked):
-    print(f"{index:5d}  {100 * chance:6.2f} %  {label}")
+    shown = f"{100 * chance:6.2f} %" if net.score_kind else f"{chance:8.4f}"
+    print(f"{index:5d}  {shown}  {label}")
 
 # %% [markdown]
 # ## 7. The image with its labels
 
 # %%
-display(Image(data=png(annotate(rgb, ranked))))
+display(Image(data=png(annotate(rgb, ranked, bars=net.score_kind is not None))))
 
 # %% [markdown]
 # ## 8. Speed

@@ -1,0 +1,232 @@
+"""What a network's outputs are: which of its values are the class scores, and how these are to be read."""
+
+from __future__ import annotations
+
+import difflib
+import math
+import shlex
+from collections.abc import Collection, Iterator, Sequence
+from typing import TYPE_CHECKING
+
+from attrs import frozen
+
+from edge.errors import ModelFileError
+from edge.graph.files import copied, image_input, session
+from edge.graph.view import View
+from edge.specs.schema import ScoreKind
+
+if TYPE_CHECKING:
+    import onnx
+
+# Operators that leave the scores as they are, and those that pick some of them or keep them within bounds.
+SHAPE_ONLY = frozenset({"Reshape", "Flatten", "Squeeze", "Unsqueeze", "Identity", "Transpose", "Cast"})
+PICKING = frozenset({"Slice", "Gather", "Clip", "Dropout"})
+# Operators that choose among the scores and give numbers of classes, and those that stand in front of the scores.
+_CHOOSING = frozenset({"TopK", "ArgMax", "ArgMin", "ZipMap", "Hardmax"})
+_LAYERS = frozenset({"Gemm", "MatMul", "Conv"})
+_FLOATS = ("float32", "float16", "float64")
+_KINDS: dict[str, ScoreKind] = {"Softmax": "softmax", "Sigmoid": "sigmoid", "HardSigmoid": "sigmoid"}
+
+
+def above(view: View, name: str, past: Collection[str] = SHAPE_ONLY) -> tuple[str, onnx.NodeProto | None]:
+    """Return what a value comes of, and its node, past operators that leave the numbers as they are."""
+    node = view.producer(name)
+    while node is not None and node.op_type in past:
+        name = node.input[0]
+        node = view.producer(name)
+    return name, node
+
+
+def score_kind(model: onnx.ModelProto, name: str | None = None) -> ScoreKind:
+    """Return what a network's scores are, from the operators that make them; ``name`` is the first output's if None.
+
+    Log-probabilities count as logits: their softmax gives the probabilities back.
+    """
+    return _kind(View(model), name or model.graph.output[0].name)
+
+
+def _kind(view: View, name: str) -> ScoreKind:
+    node = above(view, name, SHAPE_ONLY | PICKING)[1]
+    if node is None:
+        return "logits"
+    if node.op_type == "Concat":
+        kinds = {_kind(view, part) for part in node.input}
+        return kinds.pop() if len(kinds) == 1 else "logits"
+    if node.op_type == "Sub" and view.constant(node.input[0]) == 1:  # 1 - p beside p: two classes by one Sigmoid
+        return _kind(view, node.input[1])
+    return "softmax" if _divides_exponentials(view, node) else _KINDS.get(node.op_type, "logits")
+
+
+def _divides_exponentials(view: View, node: onnx.NodeProto) -> bool:
+    """Tell whether a node is the end of a softmax in single operators: exp(x) / sum(exp(x))."""
+    if node.op_type != "Div":
+        return False
+    power, total = (view.producer(name) for name in node.input)
+    return (
+        power is not None
+        and total is not None
+        and (power.op_type, total.op_type) == ("Exp", "ReduceSum")
+        and view.producer(total.input[0]) == power
+    )
+
+
+@frozen
+class _Value:
+    """A value of a graph; its shape is empty for a scalar, and for what is no tensor."""
+
+    name: str
+    type: str
+    shape: tuple[int, ...]
+
+    def __str__(self) -> str:
+        return f"{self.name} {self.type} {'x'.join(map(str, self.shape))}".rstrip()
+
+    @property
+    def row(self) -> bool:
+        """Whether it looks like one row of class scores."""
+        count = math.prod(self.shape)
+        return self.type in _FLOATS and count >= 2 and count == max(self.shape)
+
+
+def scores_only(model: onnx.ModelProto, origin: str, output: str | None = None) -> onnx.ModelProto:
+    """Return the network up to its class scores; the model itself where they are all that it gives.
+
+    Args:
+        origin: what messages call the model.
+        output: name of the scores, any value of the graph; None takes the one output that looks like class scores.
+
+    Raises:
+        ModelFileError: no such value, or which output holds the scores is not plain.
+    """
+    outputs = [value.name for value in model.graph.output]
+    view = View(model)
+    if output is None:
+        if len(outputs) <= 1 and _before_choosing(view, outputs) is None:
+            return model
+        found = _values(model, outputs, origin)
+        rows = [value for value in found if value.row and not _chosen(view, value.name)]
+        if len(rows) != 1:
+            raise _not_plain(view, origin, found, rows)
+        (value,) = rows
+    else:
+        known = [name for node in view.nodes for name in node.output if name]
+        if output not in known:
+            near = difflib.get_close_matches(output, known, n=3)
+            raise ModelFileError(
+                f"--output {output}: {origin} computes no value of that name",
+                expected=f"one of its outputs ({', '.join(outputs)}), or another name of a value in its graph",
+                remedy=f"--output {shlex.quote(near[0])}" if near else None,
+            )
+        (value,) = _values(model, [output], origin)
+        if value.type not in _FLOATS:
+            raise ModelFileError(f"--output {output}: it holds {value.type}", expected="scores, which are floats")
+    return model if outputs == [value.name] else _cut(model, value)
+
+
+def _chosen(view: View, name: str) -> bool:
+    """Tell whether a value is what an operator chose among the scores."""
+    node = above(view, name)[1]
+    return node is not None and node.op_type in _CHOOSING
+
+
+def _not_plain(view: View, origin: str, found: Sequence[_Value], rows: Sequence[_Value]) -> ModelFileError:
+    listed = ", ".join(map(str, found))
+    before = _before_choosing(view, [value.name for value in found])
+    if not rows and before is not None:
+        operator, name = before
+        return ModelFileError(
+            f"{origin} ends with {operator}, which gives classes instead of their scores; its outputs: {listed}",
+            expected="one row of class scores, such as 1x1000: edge and the board's code rank them",
+            remedy=f"--output {shlex.quote(name)}   takes the scores in front of {operator}",
+        )
+    names = " or ".join(value.name for value in rows) or "any float value of its graph"
+    return ModelFileError(
+        f"{origin} has {len(found)} output{'s' * (len(found) != 1)}, and which of them holds the class scores is "
+        f"not plain: {listed}",
+        expected="exactly one float output of one row, such as 1x1000",
+        remedy=f"--output NAME, where NAME is {names}",
+    )
+
+
+def _before_choosing(view: View, names: Sequence[str]) -> tuple[str, str] | None:
+    """Return the nearest operator that chooses among scores, and the scores' name, going up from the outputs."""
+    seen, left = set(names), list(names)
+    while left:
+        node = view.producer(left.pop(0))
+        if node is None or node.op_type in _LAYERS:
+            continue
+        if node.op_type in _CHOOSING:
+            return node.op_type, node.input[0]
+        fresh = [name for name in node.input if name not in seen]
+        seen.update(fresh)
+        left += fresh
+    return None
+
+
+def _values(model: onnx.ModelProto, names: Sequence[str], origin: str) -> list[_Value]:
+    """Return type and shape of values, as a run tells them: files often leave them open."""
+    import numpy as np
+    import onnx
+
+    exposed = copied(model)
+    have = {value.name for value in exposed.graph.output}
+    exposed.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names if name not in have)
+    image, shape = image_input(model, origin)
+    try:
+        results = session(exposed.SerializeToString()).run(list(names), {image: np.zeros(shape, np.float32)})
+    except Exception as error:  # onnxruntime's exceptions share no base; over 2 GB protobuf's comes first
+        cause = " ".join(str(error).split())[:200]
+        raise ModelFileError(
+            f"{origin}: what its outputs are is not told by a run: {cause}",
+            expected="a network that onnxruntime runs, with a static input such as 1x3x224x224",
+            remedy="export it with a fixed input size and no dynamic axes",
+        ) from error
+    return [
+        _Value(name, str(result.dtype), tuple(map(int, result.shape)))
+        if isinstance(result, np.ndarray)
+        else _Value(name, type(result).__name__, ())
+        for name, result in zip(names, results, strict=True)
+    ]
+
+
+def _cut(model: onnx.ModelProto, value: _Value) -> onnx.ModelProto:
+    """Return the part of a network that makes a value, which becomes its only output."""
+    import numpy as np
+    import onnx
+
+    made = {name: i for i, node in enumerate(model.graph.node) for name in node.output if name}
+    kept: set[int] = set()
+    read, left = {value.name}, [value.name]
+    while left:
+        place = made.get(left.pop())
+        if place is None or place in kept:
+            continue
+        kept.add(place)
+        names = list(_read(model.graph.node[place]))
+        read.update(names)
+        left += names
+    cut = copied(model)
+    graph = cut.graph
+    stored = {tensor.name for tensor in graph.initializer}
+    for part, wanted in (
+        (graph.node, [node for i, node in enumerate(model.graph.node) if i in kept]),
+        (graph.initializer, [tensor for tensor in model.graph.initializer if tensor.name in read]),
+        (graph.input, [item for item in model.graph.input if item.name in read or item.name not in stored]),
+        (graph.value_info, [item for item in model.graph.value_info if item.name in read - {value.name}]),
+    ):
+        del part[:]
+        part.extend(wanted)
+    del graph.output[:]
+    kind = onnx.helper.np_dtype_to_tensor_dtype(np.dtype(value.type))
+    graph.output.append(onnx.helper.make_tensor_value_info(value.name, kind, value.shape))
+    return cut
+
+
+def _read(node: onnx.NodeProto) -> Iterator[str]:
+    """Yield the names of values that a node reads, its subgraphs' included."""
+    yield from node.input
+    for attribute in node.attribute:
+        for graph in (attribute.g, *attribute.graphs):
+            for inner in graph.node:
+                yield from _read(inner)
+            yield from (output.name for output in graph.output)
