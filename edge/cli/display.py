@@ -102,9 +102,8 @@ class Display:
         if self._task is not None:
             total = None if fraction is None else 1.0
             self._progress.update(self._task, description=text, total=total, completed=fraction or 0.0)
-        if self._verbose:
-            if text != self._last_text:
-                self._console.print(Text(f"  {self._stage or 'edge'}: {text}", style="dim"))
+        if self._verbose and text != self._last_text:
+            self._console.print(Text(f"  {self._stage or 'edge'}: {text}", style="dim"))
         elif not self._console.is_terminal and fraction is not None:
             now = time.monotonic()
             if now - self._last_shown >= QUIET_SECONDS:
