@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import textwrap
 import time
 from collections.abc import Collection, Sequence
 from types import TracebackType
@@ -39,8 +40,12 @@ def table(rows: Sequence[Sequence[str]], *, left: Collection[int] = (0,), headin
 
 
 def examples(lines: Sequence[str]) -> str:
-    """Return the end of a verb's help, as click leaves it: a command a line."""
-    return "\b\nExamples:\n" + "\n".join(f"  {line}" for line in lines)
+    """Return the end of a verb's help, as click leaves it: a command a line, a long one over several."""
+    fold = textwrap.TextWrapper(
+        74, initial_indent="  ", subsequent_indent="      ", break_long_words=False, break_on_hyphens=False
+    )
+    shown = (" \\\n".join(fold.wrap(line)) for line in lines)
+    return "\b\nExamples:\n" + "\n".join(shown)
 
 
 class Display:

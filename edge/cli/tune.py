@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from edge.cli.display import Display
-from edge.cli.options import Number, make_request, request_options, typed_arguments
+from edge.cli.display import Display, examples
+from edge.cli.options import Number, make_request, option, request_options, typed_arguments
+from edge.cli.verb import Verb
 from edge.errors import GateError, UsageError
 
 if TYPE_CHECKING:
@@ -135,30 +136,38 @@ EXAMPLES = (
 )
 
 
-@click.command("tune", epilog="\b\nExamples:\n" + "\n".join(f"  {line}" for line in EXAMPLES))
-@request_options
-@click.option(
+@click.command("tune", cls=Verb, epilog=examples(EXAMPLES))
+@request_options("tune", without=("precision", "timeout"))
+@option(
     "--max-drop",
-    type=Number(min=0),
-    default=0.3,
-    show_default=True,
-    help="Points of Top-1 that may be lost; a loss within chance (p = 0.05) passes.",
+    "Points of Top-1 that may be lost against float; a loss within chance (p = 0.05) passes.",
+    Number(min=0),
+    0.3,
+    "POINTS",
 )
-@click.option(
+@option(
     "--max-latency",
+    "Static latency that the program may have: a multiple of plain int8's such as 1.05x, or 1.5ms, or 900us.",
     default="1.10x",
-    show_default=True,
-    help="Static latency that it may take: 1.05x plain int8's, 1.5ms or 900us.",
+    value="TIME",
 )
-@click.option("--min-agreement", type=Number(0, 100), help="Percent of answers that have to be float's.")
-@click.option("--time", "duration", default="30m", show_default=True, help="For the whole search: 90s, 45m, 1h.")
-@click.option(
-    "--trial-timeout", default="10m", show_default=True, help="For one compile; a longer one is a failed trial."
+@option(
+    "--min-agreement",
+    "Share of the images on which the program has to give float's answer.  [default: no such limit]",
+    Number(0, 100),
+    value="PERCENT",
 )
-@click.option(
+@option("--time duration", "Time for the whole search: 90s, 45m or 1h.", default="30m", value="TIME")
+@option(
+    "--trial-timeout",
+    "Time for one compile, such as 90s or 10m; one that takes longer is a failed trial.",
+    default="10m",
+    value="TIME",
+)
+@option(
     "--out",
-    type=click.Path(path_type=Path, dir_okay=False),
-    help="Where the recipe goes.  [default: mapper_yaml/precision/MODEL.yaml in a checkout, else the build folder]",
+    "File to write the recipe to.  [default: mapper_yaml/precision/MODEL.yaml in a checkout, else the build folder]",
+    click.Path(path_type=Path, dir_okay=False),
 )
 @click.pass_context
 def tune_command(
@@ -176,10 +185,10 @@ def tune_command(
     verbose: bool,
     **options: Any,
 ) -> None:
-    """Search the recipe with which MODEL loses least accuracy at nearly int8's speed.
+    """Search the precision recipe with which MODEL loses least accuracy at nearly int8's speed.
 
-    Half of the images are searched on, the figures at the end are of the other half. Every trial is a real compile;
-    finished ones are kept, and the same command goes on from there. edge build takes the recipe by itself.
+    One half of the images is searched on; the figures at the end are of the other half. Every trial is a real
+    compile. Finished trials are kept, and the same command goes on from there. edge build then uses the recipe.
     """
     import cattrs
     from attrs import evolve
@@ -190,10 +199,6 @@ def tune_command(
     from edge.tune import FILE, SearchOptions, tune
     from edge.tune.spaces import baseline, operator_items
 
-    if options["precision"] is not None:
-        raise UsageError(
-            f"--precision {options['precision']} with edge tune, which searches for it", remedy="leave --precision away"
-        )
     share, microseconds = parse_latency(max_latency)
     wanted = SearchOptions(
         max_drop=max_drop,

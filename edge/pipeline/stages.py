@@ -180,10 +180,11 @@ def _left_inside(build: Build, result: CheckResult) -> tuple[str, ...]:
 def _check_note(build: Build, result: CheckResult) -> str:
     inside = _left_inside(build, result)
     moved = len(result.cpu_inside) - len(inside)
-    text = f"{result.bpu + moved} nodes on the BPU, {result.cpu - moved} on the CPU"
-    if moved:
-        text += f", with the {moved} that the recipe moves"
-    return text + (f"; INSIDE the network: {', '.join(inside[:3])}" if inside else "")
+    by_recipe = f", {moved} of them moved there by the recipe" if moved else ""
+    text = f"{result.bpu + moved} nodes on the BPU{by_recipe}, {result.cpu - moved} on the CPU"
+    return f"{text}; the compile adds 1, the input's preprocessing" + (
+        f"; INSIDE the network: {', '.join(inside[:3])}" if inside else ""
+    )
 
 
 def _check_warnings(build: Build, result: CheckResult) -> Iterator[str]:
