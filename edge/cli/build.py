@@ -197,7 +197,12 @@ def __getattr__(name: str) -> click.Command:
         raise AttributeError(name)
     text, *lines = HELP[stage]
 
-    @click.command(stage, cls=Verb, help=f"{text} Runs the stages before it as needed.", epilog=examples(lines))
+    @click.command(
+        stage,
+        cls=Verb,
+        help=text if stage == "export" else f"{text} Runs the stages before it as needed.",
+        epilog=examples(lines),
+    )
     @request_options(stage)
     @click.pass_context
     def command(context: click.Context, /, *, build_dir: Path, as_json: bool, verbose: bool, **options: Any) -> None:

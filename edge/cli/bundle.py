@@ -18,11 +18,7 @@ EXAMPLES = ("edge bundle ConvNeXt_atto", "edge bundle build/ConvNeXt_atto --out 
 
 @click.command("bundle", cls=Verb, epilog=examples(EXAMPLES))
 @program_argument
-@option(
-    "--out",
-    "What to write: a folder, or a file ending in .tar.gz.  [default: the folder MODEL_bundle beside the build]",
-    PATH,
-)
+@option("--out", "A folder, or a file ending in .tar.gz.  [default: the folder MODEL_bundle beside the build]", PATH)
 @output_options
 def bundle_command(*, model: str, build_dir: Path, out: Path | None, as_json: bool, verbose: bool) -> None:
     """Gather what the board needs of MODEL: program, metadata, labels, portable model, notebook, README.txt.

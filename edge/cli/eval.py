@@ -111,17 +111,9 @@ EXAMPLES = (
     value="NAMES",
 )
 @option("--program-count", "Number of images for the step 'program': the simulator takes seconds for each.", FROM_1, 10)
+@option("--max-drop", "Exit with 1 if quantization loses more points of Top-1.", Number(min=0), value="POINTS")
 @option(
-    "--max-drop",
-    "Exit with 1 if Top-1 falls by more points than this from float to quantized.",
-    Number(min=0),
-    value="POINTS",
-)
-@option(
-    "--min-agreement",
-    "Exit with 1 if the quantized network gives float's answer on less than this share of the images.",
-    Number(0, 100),
-    value="PERCENT",
+    "--min-agreement", "Exit with 1 if fewer of the quantized answers are float's.", Number(0, 100), value="PERCENT"
 )
 @labels_option
 @seed_option

@@ -12,6 +12,7 @@ from edge.cli.display import examples
 from edge.cli.options import debug_option, json_option, option
 from edge.cli.verb import Verb
 
+FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 EXAMPLES = (
     "edge lint convnext_config.yaml",
     "edge lint vendor/*.yaml --model build/ConvNeXt_atto/ConvNeXt_atto_bpu.onnx",
@@ -20,19 +21,8 @@ EXAMPLES = (
 
 
 @click.command("lint", cls=Verb, epilog=examples(EXAMPLES))
-@click.argument(
-    "files",
-    metavar="FILE.yaml...",
-    nargs=-1,
-    required=True,
-    type=click.Path(exists=True, dir_okay=False, path_type=Path),
-)
-@option(
-    "--model model_file",
-    "The ONNX to compare names and shapes with.  [default: the one that the YAML names]",
-    click.Path(exists=True, dir_okay=False, path_type=Path),
-    value="FILE",
-)
+@click.argument("files", metavar="FILE.yaml...", nargs=-1, required=True, type=FILE)
+@option("--model model_file", "ONNX to compare names and shapes with.  [default: the YAML's]", FILE)
 @json_option
 @debug_option
 def lint_command(*, files: tuple[Path, ...], model_file: Path | None, as_json: bool) -> None:

@@ -14,7 +14,7 @@ import cattrs
 import click
 
 from edge.cli.display import Display, examples, table
-from edge.cli.options import Number, build_dir_option, complete_models, option, output_options, switch
+from edge.cli.options import FILE, Number, build_dir_option, complete_models, option, output_options, switch
 from edge.cli.verb import Verb
 from edge.errors import EdgeError, GateError, UsageError, WorkspaceError
 from edge.specs import ModelSpec, Published, available_models, load_model
@@ -313,11 +313,7 @@ def _print_checks(found: Mapping[str, Checked], seconds: float) -> None:
 @click.argument("names", metavar="[MODEL]...", nargs=-1, shell_complete=complete_models)
 @switch("--measure", "Export with random weights, and count parameters and MACs.")
 @switch("--check-all", "Export, simplify and check; exit with 1 unless all of it runs on the BPU.")
-@option(
-    "--page",
-    "Write this page (.md) about all models, from their builds; the figures are kept beside it as .json.",
-    click.Path(path_type=Path, dir_okay=False),
-)
+@option("--page", "Write this .md about all models, from their builds; its figures go beside it as .json.", FILE)
 @build_dir_option
 @option("--timeout", "Minutes that one run of the compiler may take, with --check-all.", Number(min=0.01), 60.0)
 @switch("--any-memory", "Start the checker even where its estimated memory exceeds what is free.")

@@ -35,7 +35,7 @@ class Number(click.FloatRange):
 
 
 FROM_0, FROM_1 = click.IntRange(min=0), click.IntRange(min=1)
-PATH = click.Path(path_type=Path)
+PATH, FILE = click.Path(path_type=Path), click.Path(path_type=Path, dir_okay=False)
 
 
 def option(

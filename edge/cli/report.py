@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from edge.cli.display import examples
-from edge.cli.options import build_dir_option, complete_models, debug_option, json_option, option
+from edge.cli.options import FILE, build_dir_option, complete_models, debug_option, json_option, option
 from edge.cli.program import built_folder
 from edge.cli.verb import Verb
 from edge.errors import UsageError
@@ -24,10 +24,7 @@ EXAMPLES = (
 @click.argument("other", required=False, shell_complete=complete_models)
 @build_dir_option
 @option(
-    "--out",
-    "Name of the page, ending in .html; .md and .json go beside it.  [default: report.html in the build "
-    "folder; for two builds comparison.html here]",
-    click.Path(path_type=Path, dir_okay=False),
+    "--out", "The page (.html).  [default: report.html in the build folder; of two builds comparison.html here]", FILE
 )
 @json_option
 @debug_option

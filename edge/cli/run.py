@@ -36,11 +36,7 @@ EXAMPLES = (
 @program_argument
 @click.argument("images", nargs=-1, required=True, metavar="IMAGE...")
 @top_option
-@option(
-    "--out",
-    "Write each image with its classes below it: to a .png or .jpg for one image, to a folder for several.",
-    PATH,
-)
+@option("--out", "Where images go with their classes below them: a .png or .jpg for one, a folder for several.", PATH)
 @labels_option
 @running_options
 @click.pass_context

@@ -33,12 +33,7 @@ def toolchain_command() -> None:
 
 @toolchain_command.command("install", short_help="Install the compiler, or a framework.", epilog=examples(INSTALL))
 @click.argument("what", metavar="[WHAT]", type=click.Choice(list(ENVIRONMENTS)), default=COMPILER.name)
-@option(
-    "--python",
-    "A CPython 3.10 to make the environment with.  [default: one that is found, else downloaded]",
-    PATH,
-    value="FILE",
-)
+@option("--python", "CPython 3.10 for the environment.  [default: one found here, else downloaded]", PATH, value="FILE")
 @output_options
 def install_command(*, what: str, python: Path | None, as_json: bool, verbose: bool) -> None:
     """Install WHAT from the Python package index into an environment of its own.

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from edge.cli.display import Display, examples
-from edge.cli.options import Number, make_request, option, request_options, typed_arguments
+from edge.cli.options import FILE, Number, make_request, option, request_options, typed_arguments
 from edge.cli.verb import Verb
 from edge.errors import GateError, UsageError
 
@@ -138,36 +138,13 @@ EXAMPLES = (
 
 @click.command("tune", cls=Verb, epilog=examples(EXAMPLES))
 @request_options("tune", without=("precision", "timeout"))
-@option(
-    "--max-drop",
-    "Points of Top-1 that may be lost against float; a loss within chance (p = 0.05) passes.",
-    Number(min=0),
-    0.3,
-    "POINTS",
-)
-@option(
-    "--max-latency",
-    "Static latency that the program may have: a multiple of plain int8's such as 1.05x, or 1.5ms, or 900us.",
-    default="1.10x",
-    value="TIME",
-)
-@option(
-    "--min-agreement",
-    "Share of the images on which the program has to give float's answer.  [default: no such limit]",
-    Number(0, 100),
-    value="PERCENT",
-)
+@option("--max-drop", "Top-1 that may be lost; a loss within chance (p = 0.05) passes.", Number(min=0), 0.3, "POINTS")
+@option("--max-latency", "Static latency: a multiple of int8's (1.05x), 1.5ms or 900us.", default="1.10x", value="TIME")
+@option("--min-agreement", "Share of the answers that have to be float's.", Number(0, 100), value="PERCENT")
 @option("--time duration", "Time for the whole search: 90s, 45m or 1h.", default="30m", value="TIME")
+@option("--trial-timeout", "Time for one compile (90s, 10m); a longer one has failed.", default="10m", value="TIME")
 @option(
-    "--trial-timeout",
-    "Time for one compile, such as 90s or 10m; one that takes longer is a failed trial.",
-    default="10m",
-    value="TIME",
-)
-@option(
-    "--out",
-    "File to write the recipe to.  [default: mapper_yaml/precision/MODEL.yaml in a checkout, else the build folder]",
-    click.Path(path_type=Path, dir_okay=False),
+    "--out", "Recipe to write.  [default: mapper_yaml/precision/MODEL.yaml in a checkout, else the build folder]", FILE
 )
 @click.pass_context
 def tune_command(

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+import shlex
+
 import click
 
 from edge.errors import UsageError
@@ -26,12 +29,14 @@ class Verb(click.Command):
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the options, section by section."""
-        options = {option.name: option for option in self.params} | {"help": self.get_help_option(ctx)}
+        options = {option.name: option for option in self.params if isinstance(option, click.Option)}
+        if help_option := self.get_help_option(ctx):
+            options["help"] = help_option  # click's own name of it is another
         for title, names in SECTIONS.items():
             rows = [option.get_help_record(ctx) for name in names.split() if (option := options.get(name))]
             if rows:
                 with formatter.section(title):
-                    formatter.write_dl([(row[0].ljust(WIDTH), row[1]) for row in rows if row], col_max=WIDTH)
+                    formatter.write_dl([(row[0].ljust(WIDTH), _plain(row[1])) for row in rows if row], col_max=WIDTH)
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Parse, and tell of an option that has another name or belongs to another verb."""
@@ -45,13 +50,13 @@ class Verb(click.Command):
     def _refuse(self, ctx: click.Context, option: str, given: list[str]) -> None:
         from edge.sources.options import renamed
 
-        typed = next((i for i, word in enumerate(given) if word.partition("=")[0] == option), len(given))
-        value = "".join(given[typed : typed + 1]).partition("=")[2] or "".join(given[typed + 1 : typed + 2])
-        new, value_now = renamed(option.lstrip("-"), value)
+        words = [part for word in given for part in (word.split("=", 1) if word.startswith(f"{option}=") else [word])]
+        at = words.index(option) + 1 if option in words else len(words)
+        new, value = renamed(option.lstrip("-"), *words[at : at + 1])
         if new:
-            raise UsageError(
-                f"{option} is an old name", expected=f"its new one, --{new}", remedy=f"--{new} {value_now}".rstrip()
-            )
+            words[at - 1 : at + 1] = [f"--{new}", *([value] if value else [])]
+            command = f"{ctx.command_path} {shlex.join(words)}"
+            raise UsageError(f"{option} is an old name", expected=f"its new one, --{new}", remedy=command)
         verbs = ctx.find_root().command
         assert isinstance(verbs, click.Group)  # noqa: S101 - edge itself
         named = {name: verbs.get_command(ctx, name) for name in verbs.list_commands(ctx)}
@@ -67,6 +72,12 @@ class Verb(click.Command):
                 expected=f"a verb that has it: {', '.join(owners)}",
                 remedy=f"{ctx.command_path} MODEL.yaml, with '{yaml}: PATH' among its sources" if yaml else None,
             )
+
+
+def _plain(text: str) -> str:
+    """Return a help whose range is in words."""
+    text = re.sub(r"x>=([\d.]+)\]$", r"at least \1]", text)
+    return re.sub(r"([\d.]+)<=x<=([\d.]+)\]$", r"\1 to \2]", text)
 
 
 class VerbGroup(click.Group):

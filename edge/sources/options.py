@@ -150,14 +150,12 @@ class Options:
         BY_RECIPE,
     )
     level: Level | None = _option(
-        Level,
-        "How far the compiler optimises: O0 takes seconds, O3 ships.  [default: the recipe's, O3]",
-        verbs=RENDERED,
+        Level, "O0 compiles in seconds, O3 gives the fastest program.  [default: the recipe's, O3]", verbs=RENDERED
     )
     compiler: Compiler = _option(
         Compiler,
-        "The vendor's compiler that edge installed (managed), that of PATH or of docker; auto: the first that is "
-        "here. onnxruntime quantizes without it and makes no .bin.",
+        "The vendor's compiler: edge's own (managed), on PATH or in docker; auto: the first that is found. "
+        "onnxruntime quantizes without it and makes no .bin.",
         default="auto",
     )
     name: str | None = _option(str, "Name of the build folder and of every file in it.  [default: MODEL's]", "NAME")
@@ -179,7 +177,7 @@ class Options:
         float, "Minutes that one run of the compiler may take.", "N", CHECKED, default=120.0, least=0.01
     )
     install: bool = _option(
-        bool, "First install what is missing: the compiler (4.2 GB) or the model's framework.", default=False
+        bool, "First install the compiler (4.2 GB), or the model's framework, if it is missing.", default=False
     )
     any_memory: bool = _option(
         bool, "Start the compiler even where its estimated memory exceeds what is free.", None, CHECKED, default=False
@@ -241,7 +239,7 @@ def stage_command(verb: str, arguments: Sequence[str]) -> str:
     return shlex.join(["edge", verb, *model, *kept])
 
 
-def renamed(name: str, value: object) -> tuple[str, object]:
+def renamed(name: str, value: Any = "") -> tuple[str, Any]:
     """Return what an option of an earlier edge is called now, with its value; empty if it is none."""
     return RENAMED.get(name, ""), RENAMED_VALUES.get((name, str(value)), value)
 
