@@ -13,7 +13,8 @@ from attrs import evolve, field, fields_dict, frozen
 
 from edge.errors import ModelFileError, ToolchainMissing, UsageError
 from edge.progress import SILENT, Listener
-from edge.sources.resolve import UNRECORDED, Options, as_typed, flag, resolve
+from edge.sources.options import UNRECORDED, Options, as_typed, flag, renamed
+from edge.sources.resolve import resolve
 
 if TYPE_CHECKING:
     from edge.accuracy import Evaluation, MeasuredOn, Missing, Step, Subject
@@ -133,7 +134,7 @@ def build(model: str | Path | None = None, *, listener: Listener = SILENT, **opt
     Args:
         model: a zoo name, a model .yaml, ``timm:NAME``, or the path of an .onnx or TorchScript file.
         listener: hears of the stages, of progress, and of what the user should know; it may print.
-        options: fields of :class:`edge.sources.resolve.Options`: those of ``edge build``, in snake_case.
+        options: fields of :class:`edge.sources.options.Options`: those of ``edge build``, in snake_case.
             Numbers may be numbers: ``mean=127.5``, ``crop=(256, 320)``.
 
     Raises:
@@ -345,9 +346,12 @@ def _tell_missing(missing: Iterable[Missing], listener: Listener) -> None:
         listener.warn(f"left out: {', '.join(names)} ({why})")
 
 
-def _refuse_unknown(given: Iterable[str], known: Iterable[str]) -> None:
+def _refuse_unknown(given: Mapping[str, object], known: Iterable[str]) -> None:
     names = sorted(known)
     for name in given:
+        new, value = renamed(name, given[name])
+        if new in names:
+            raise UsageError(f"{name} is an old name", expected=f"its new one, {new}", remedy=f"{new}={value!r}")
         if name not in names:
             near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
             raise UsageError(

@@ -102,7 +102,7 @@ def wrong(name: str, *arguments: str, code: int, says: tuple[str, ...]) -> objec
         wrong("no yaml", "build", "mine.yaml", code=2, says=("mine.yaml does not exist",)),
         wrong(
             "images missing",
-            "export",
+            "verify",
             "ConvNeXt_atto",
             "--weights",
             "demo",

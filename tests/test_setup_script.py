@@ -69,3 +69,34 @@ def test_a_failed_installation_tells_which_disk_is_full(
     assert remedy in said.splitlines()[-1]
     assert ("20 MB free" in said) == (full != "nothing")
     assert not list((tmp_path / "envs/venv").glob(".edge-*"))
+
+
+@pytest.mark.parametrize(
+    ("options", "installed", "told"),
+    [
+        ((), False, True),
+        (("--compiler", "auto"), False, True),
+        ((), True, False),
+        (("--compiler", "onnxruntime"), False, False),
+        (("--level", "O0", "--compiler=docker"), False, False),
+    ],
+)
+def test_the_cost_of_the_first_time_is_told_before_anything_else(
+    tmp_path: Path, program: Program, options: tuple[str, ...], installed: bool, told: bool
+) -> None:
+    free(program, 300)  # where the set-up ends at once
+    program("uname", "echo Linux x86_64")
+    if installed:
+        (tmp_path / "toolchain/0123").mkdir(parents=True)
+        (tmp_path / "toolchain/0123/complete.json").touch()
+    done = subprocess.run(
+        ["bash", str(SCRIPT.with_name("build_bin.sh")), "ConvNeXt_atto", *options],
+        env={**os.environ, "EDGE_VENV": str(tmp_path / "envs/venv"), "EDGE_CACHE": str(tmp_path)},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert ("4.2 GB" in done.stderr.splitlines()[0]) == told
+    assert done.stderr.count("the first time") == told

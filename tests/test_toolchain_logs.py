@@ -102,7 +102,7 @@ def test_progress_names_each_stage_and_ends_whole() -> None:
     fractions = [fraction for _, fraction in recorder.seen if fraction is not None]
     for stage in ("prepare", "optimize", "calibrate", "quantize", "compile", "write the .bin"):
         assert stage in texts
-    assert "compile 50 %" in texts
+    assert max(fraction for text, fraction in recorder.seen if text == "compile") == pytest.approx(0.28 + 0.9 * 0.71)
     assert "calibrate: batch 1 of 1" in texts
     assert fractions == sorted(fractions)
     assert fractions[0] < 0.1
@@ -118,17 +118,39 @@ def test_garbage_is_taken_without_failing(text: str) -> None:
     assert isinstance(diagnose(text, 1), CompileError)
 
 
-@given(st.lists(st.tuples(st.integers(0, 130), st.integers(1, 3)), max_size=30))
-def test_the_fraction_never_goes_back(bars: list[tuple[int, int]]) -> None:
+STARTS = [f"Start to {stage} the model." for stage in ("prepare", "optimize", "calibrate", "quantize", "compile")]
+BARS = st.integers(0, 130).map(lambda percent: f"[====-     ]  {percent}%")
+BATCHES = st.tuples(st.integers(0, 13), st.integers(0, 13)).map(
+    lambda batch: f"calibration in progress:  15%|#  | {batch[0]}/{batch[1]} [00:00<00:00, 9it/s]"
+)
+LINES = st.one_of(BARS, BATCHES, st.sampled_from([*STARTS, "Compile submodel: x_subgraph_1", "start convert to *.bin"]))
+
+
+@given(st.lists(LINES, max_size=40))
+def test_the_fraction_never_goes_back(text: list[str]) -> None:
     recorder = Recorder()
     progress = logs.Progress(recorder)
-    progress.line("Start to compile the model with march bayes-e.")
-    for percent, times in bars:
-        for _ in range(times):
-            progress.line(f"[====-     ]  {percent}%")
+    for line in text:
+        progress.line(line)
     fractions = [fraction for _, fraction in recorder.seen if fraction is not None]
     assert fractions == sorted(fractions)
     assert all(0 <= fraction <= 1 for fraction in fractions)
+
+
+def test_several_runs_and_subgraphs_read_forward() -> None:
+    """The compiler's bars start again; what is shown counts the runs, and moves with every line."""
+    recorder = Recorder()
+    progress = logs.Progress(recorder)
+    runs = [f"calibration in progress: 1%|# | {batch}/3 [0" for _ in range(3) for batch in range(1, 4)]
+    parts = [f"[==  ]  {percent}%" for _ in range(3) for percent in (0, 50, 100)]
+    for line in (STARTS[2], *runs, STARTS[4], *parts, "start convert to *.bin file...."):
+        progress.line(line)
+    texts = list(dict.fromkeys(text for text, _ in recorder.seen))
+    batches = [f"calibrate{run}: batch {batch} of 3" for run in ("", ", run 2", ", run 3") for batch in (1, 2, 3)]
+    assert texts == ["calibrate", *batches, "compile", "compile, part 2", "compile, part 3", "write the .bin"]
+    fractions = [fraction for _, fraction in recorder.seen if fraction is not None]
+    assert fractions == sorted(fractions)
+    assert len(set(fractions)) >= len(runs) + len(parts) - 4  # a bar begins where the one before it ended
 
 
 @pytest.mark.parametrize(

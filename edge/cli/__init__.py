@@ -14,6 +14,7 @@ import click
 from click.shell_completion import get_completion_class
 
 from edge import __version__
+from edge.cli.verb import Verb
 from edge.errors import EdgeError
 
 EXAMPLES = """\b
@@ -23,7 +24,7 @@ Examples:
   edge completion fish > ~/.config/fish/completions/edge.fish"""
 
 
-@click.command("completion", epilog=EXAMPLES)
+@click.command("completion", cls=Verb, epilog=EXAMPLES)
 @click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
 @click.option("--debug", is_flag=True, expose_value=False, help="Show a traceback on errors.")
 def completion_command(shell: str) -> None:
@@ -34,54 +35,71 @@ def completion_command(shell: str) -> None:
 
 
 class LazyGroup(click.Group):
-    """Look a verb up in a table of modules.
-
-    Args:
-        verbs: verb -> module; the module holds the command under the verb's name plus ``_command``.
-    """
-
-    def __init__(self, *args: object, verbs: Mapping[str, str], **kwargs: object) -> None:
-        super().__init__(*args, **kwargs)  # type: ignore[arg-type]
-        self._verbs = verbs
+    """Look a verb up in a table, and import its module when it is used, so that --help answers at once."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
         """Return the verbs in the order in which a user meets them."""
-        return list(self._verbs)
+        return list(VERBS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
         """Import the verb's module and return its command."""
-        if cmd_name not in self._verbs:
+        if cmd_name not in VERBS:
             return None
-        module = importlib.import_module(self._verbs[cmd_name])
-        command = getattr(module, f"{cmd_name}_command")
+        command = getattr(importlib.import_module(VERBS[cmd_name]), f"{cmd_name}_command")
         assert isinstance(command, click.Command)  # noqa: S101 - our own table
         return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
+        """Write the verbs, group by group."""
+        width = max(map(len, VERBS))
+        for title, verbs in GROUPS.items():
+            with formatter.section(title):
+                formatter.write_dl([(name.ljust(width), text) for name, (_, text) in verbs.items()])
 
 
 UNEXPECTED = 3
 INTERRUPTED = 130
 
-STAGES = (
-    "export", "simplify", "check", "calibrate", "rewrite", "equalize", "round", "render", "compile",
-    "portable", "verify", "quantize",
-)  # fmt: skip
-# verb -> module that holds it; imported when the verb is used, so that --help answers at once.
-VERBS = {
-    **dict.fromkeys(("build", *STAGES), "edge.cli.build"),
-    "lint": "edge.cli.lint",
-    "eval": "edge.cli.eval",
-    "diagnose": "edge.cli.diagnose",
-    "tune": "edge.cli.tune",
-    "report": "edge.cli.report",
-    "run": "edge.cli.run",
-    "bench": "edge.cli.bench",
-    "bundle": "edge.cli.bundle",
-    "models": "edge.cli.models",
-    "doctor": "edge.cli.doctor",
-    "toolchain": "edge.cli.toolchain",
-    "board": "edge.cli.board",
-    "completion": "edge.cli",
+# Title -> verb -> the module that holds it under the verb's name plus ``_command``, and its help in one line.
+GROUPS: Mapping[str, Mapping[str, tuple[str, str]]] = {
+    "Every day": {
+        "build": ("edge.cli.build", "Make a program for the board from MODEL, and check it."),
+        "run": ("edge.cli.run", "Classify images with a finished program."),
+        "eval": ("edge.cli.eval", "Measure accuracy after each step from float to program."),
+        "report": ("edge.cli.report", "Write the report of a build, or compare two builds."),
+        "models": ("edge.cli.models", "List the models that edge knows by name."),
+        "doctor": ("edge.cli.doctor", "Look whether this machine can build."),
+    },
+    "Accuracy": {
+        "diagnose": ("edge.cli.diagnose", "Find where accuracy is lost, and what helps."),
+        "tune": ("edge.cli.tune", "Search the precision recipe that loses least."),
+    },
+    "Board": {
+        "bundle": ("edge.cli.bundle", "Gather the files that the board needs."),
+        "board": ("edge.cli.board", "Check, copy, measure and run on a board over SSH."),
+        "bench": ("edge.cli.bench", "Measure speed on the machine where it is run."),
+    },
+    "Single stages of a build, in their order": {
+        "export": ("edge.cli.build", "Write the float ONNX."),
+        "simplify": ("edge.cli.build", "Make the ONNX ready for the BPU."),
+        "check": ("edge.cli.build", "Show which nodes run on the BPU and which on the CPU."),
+        "calibrate": ("edge.cli.build", "Write the calibration set."),
+        "rewrite": ("edge.cli.build", "Write parts of the graph another way (some recipes)."),
+        "equalize": ("edge.cli.build", "Scale channels to fit int8 (some recipes)."),
+        "round": ("edge.cli.build", "Round weights so that errors cancel out (some recipes)."),
+        "render": ("edge.cli.build", "Write and lint the compiler's mapper YAML."),
+        "compile": ("edge.cli.build", "Compile the .bin."),
+        "portable": ("edge.cli.build", "Translate the quantized model into standard ONNX."),
+        "verify": ("edge.cli.build", "Prove the .bin equal to the quantized model."),
+        "quantize": ("edge.cli.build", "Quantize with onnxruntime instead of the compiler."),
+    },
+    "Maintenance": {
+        "toolchain": ("edge.cli.toolchain", "Install the compiler or a framework, or show them."),
+        "lint": ("edge.cli.lint", "Check mapper YAMLs before the compiler reads them."),
+        "completion": ("edge.cli", "Print the completion script of a shell."),
+    },
 }
+VERBS = {verb: module for verbs in GROUPS.values() for verb, (module, _) in verbs.items()}
 
 # module -> what its verbs leave behind when they are interrupted.
 KEPT = {
@@ -93,7 +111,6 @@ KEPT = {
 
 @click.group(
     cls=LazyGroup,
-    verbs=VERBS,
     context_settings={"help_option_names": ["-h", "--help"]},
     epilog="Start with:  edge doctor  and  edge build ConvNeXt_atto",
 )

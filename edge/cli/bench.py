@@ -11,8 +11,9 @@ import cattrs
 import click
 
 from edge.cli.display import examples, table
-from edge.cli.options import Number
+from edge.cli.options import FROM_1, PATH, Number, option
 from edge.cli.program import backend_line, find_program, open_program, program_argument, running_options
+from edge.cli.verb import Verb
 from edge.errors import ImageError, UsageError
 
 if TYPE_CHECKING:
@@ -28,18 +29,12 @@ RENDERED = (640, 480)  # width, height of the image that is measured with if non
 COLUMNS = ("threads", "frames", "FPS", "p50", "p90", "p99", "min", "max")
 
 
-@click.command("bench", epilog=examples(EXAMPLES))
+@click.command("bench", cls=Verb, epilog=examples(EXAMPLES))
 @program_argument
-@click.option("--threads", default="1,4", show_default=True, help="Thread counts, with commas.")
-@click.option("--frames", type=click.IntRange(min=1), default=200, show_default=True, help="A thread count.")
-@click.option(
-    "--seconds",
-    type=Number(min=0.1),
-    default=60.0,
-    show_default=True,
-    help="Begin no further frame after so long; the frames done are stated.",
-)
-@click.option("--image", type=click.Path(path_type=Path), help="Measure with it.  [default: a rendered one]")
+@option("--threads", "Numbers of threads to measure with, each 1 to 64, with commas.", default="1,4", value="N,N")
+@option("--frames", "Frames for each number of threads.", FROM_1, 200)
+@option("--seconds", "Seconds for each number of threads, after which no further frame begins.", Number(min=0.1), 60.0)
+@option("--image", "Image file to measure with.  [default: a rendered one of 640x480 pixels]", PATH, value="FILE")
 @running_options
 def bench_command(
     *,
@@ -57,7 +52,8 @@ def bench_command(
 ) -> None:
     """Measure latency and frames a second of MODEL, through the same calls that a program of yours makes.
 
-    MODEL is as for edge run. Preprocessing (image file to NV12) is measured apart from the forward pass.
+    MODEL is a build folder, a bundle, a .bin, a portable ONNX, or a name: ConvNeXt_atto means
+    build/ConvNeXt_atto. Preprocessing (image file to NV12) is measured apart from the forward pass.
     """
     from edge.runtime.bench import measure, measure_preprocessing
     from edge.runtime.machine import ON_BOARD, machine
@@ -124,7 +120,7 @@ def _table(document: dict[str, Any], frames: int, seconds: float) -> None:
     heading, *lines = table(rows, left=(), heading=False)
     click.echo("\n".join([f"{heading}  ms a frame, forward pass", *lines]))
     if any(run["latency"]["frames"] < frames for run in document["forward"]):
-        click.echo(f"Stopped after {seconds:g} s a thread count (--seconds), before {frames} frames.")
+        click.echo(f"Stopped after {seconds:g} s for a number of threads (--seconds), before {frames} frames.")
 
 
 def _closing(net: Net, decode: Latency, nv12: Latency, static: dict[str, Any] | None) -> None:

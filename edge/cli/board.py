@@ -13,9 +13,21 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 from attrs import frozen
 
-from edge.cli.display import Display
-from edge.cli.options import Number, label_offset_option, output_options
+from edge.cli.display import Display, examples
+from edge.cli.options import (
+    FROM_1,
+    PATH,
+    Number,
+    build_dir_option,
+    count_option,
+    label_offset_option,
+    option,
+    output_options,
+    seed_option,
+    top_option,
+)
 from edge.cli.program import describe_scores, value_name
+from edge.cli.verb import VerbGroup
 
 if TYPE_CHECKING:
     from edge.board import Connection, Target
@@ -37,33 +49,28 @@ EXAMPLES = {
     "eval": ("edge board eval rdk ConvNeXt_atto --images val/ --count 500",),
 }
 
-to_option = click.option("--to", metavar="DIR", help="Folder on the board.  [default: edge/NAME in your home]")
-timeout_option = click.option(
-    "--timeout",
-    type=Number(min=0.01),
-    default=10.0,
-    show_default=True,
-    help="Minutes that one command on the board may take.",
-)
-compare_option = click.option(
+to_option = option("--to", "Folder on the board to copy to.  [default: edge/NAME in your home there]", value="DIR")
+timeout_option = option("--timeout minutes", "Minutes that one command on the board may take.", Number(min=0.01), 10.0)
+compare_option = option(
     "--compare",
-    type=click.Choice(["auto", "portable", "quantized", "none"]),
-    default="auto",
-    show_default=True,
-    help="Simulator to compare with.",
+    "Simulator on this machine to compare with; auto takes the first that works here.",
+    click.Choice(["auto", "portable", "quantized", "none"]),
+    "auto",
 )
 
 
 def reach_options(function: F) -> F:
     """Add what says how to reach the board, and how to speak."""
     function = output_options(function)
-    for option in (
-        click.option("--build-dir", type=click.Path(path_type=Path), default=Path("build"), show_default=True),
-        click.option("--ssh-option", "ssh_options", multiple=True, metavar="KEY=VALUE", help="Passed on to ssh as -o."),
-        click.option("-i", "--identity", type=click.Path(path_type=Path), help="File of a private key."),
-        click.option("-p", "--port", type=click.IntRange(1, 65535), help="Port of the board's ssh server."),
+    for add in (
+        build_dir_option,
+        click.option(
+            "--ssh-option", "ssh_options", multiple=True, metavar="KEY=VALUE", help="Option of ssh, as its -o takes it."
+        ),
+        option("-i --identity", "Private key to log in with.", PATH, value="FILE"),
+        option("-p --port", "Port of the board's ssh server.  [default: ssh's, 22]", click.IntRange(1, 65535)),
     ):
-        function = option(function)
+        function = add(function)
     return function
 
 
@@ -138,10 +145,10 @@ def _at_work(verb: str, asked: Asked, program: Program, to: str | None, compare:
 
 
 def _epilog(verb: str) -> str:
-    return f"{HOST_HELP}\n\n\b\nExamples:\n" + "\n".join(f"  {line}" for line in EXAMPLES[verb])
+    return f"{HOST_HELP}\n\n{examples(EXAMPLES[verb])}"
 
 
-@click.group("board", epilog="\b\nExamples:\n  edge board check rdk\n  edge board perf rdk ConvNeXt_atto")
+@click.group("board", cls=VerbGroup, epilog=examples(["edge board check rdk", "edge board perf rdk ConvNeXt_atto"]))
 def board_command() -> None:
     """Check an RDK X5 over SSH, copy programs to it, measure and run them there.
 
@@ -154,7 +161,7 @@ def board_command() -> None:
 @click.argument("model", required=False)
 @_asked
 def check_command(asked: Asked, *, model: str | None) -> None:
-    """Look at the board, and whether MODEL fits its runtime; exit with 1 if something can't work."""
+    """Check the board, and whether MODEL fits its runtime; exit with 1 if something can't work."""
     import cattrs
 
     from edge.board import Connection
@@ -207,11 +214,11 @@ def push_command(asked: Asked, *, model: str, to: str | None) -> None:
 @board_command.command("perf", short_help="Measure speed with 1 and with 4 threads.", epilog=_epilog("perf"))
 @click.argument("host")
 @click.argument("model")
-@click.option("--frames", type=click.IntRange(min=1), default=200, show_default=True, help="Of each run.")
+@option("--frames", "Frames for each number of threads.", FROM_1, 200)
 @to_option
 @timeout_option
 @_asked
-def perf_command(asked: Asked, *, model: str, frames: int, to: str | None, timeout: float) -> None:
+def perf_command(asked: Asked, *, model: str, frames: int, to: str | None, minutes: float) -> None:
     """Measure MODEL on the board with 1 and with 4 threads, beside the static and the published figures."""
     from edge.board.infer import measure, perf_record
     from edge.board.transfer import read_manifest
@@ -219,7 +226,7 @@ def perf_command(asked: Asked, *, model: str, frames: int, to: str | None, timeo
     program = asked.program(model)
     manifest = read_manifest(program.folder) or {}
     with _at_work("perf", asked, program, to) as work:
-        runs = measure(work.connection, work.pushed.bin, frames, timeout * 60, work.display)
+        runs = measure(work.connection, work.pushed.bin, frames, minutes * 60, work.display)
     entry = {"measured": _now(), "frames": frames, **perf_record(runs)}
     kept = _keep(program, work.facts, {"perf": entry})
     published, static = _published_figures(program), manifest.get("static")
@@ -235,13 +242,13 @@ def perf_command(asked: Asked, *, model: str, frames: int, to: str | None, timeo
 @click.argument("host")
 @click.argument("model")
 @click.argument("images", nargs=-1, required=True)
-@click.option("-k", type=click.IntRange(min=1), default=5, show_default=True, help="Classes to show.")
+@top_option
 @compare_option
 @to_option
 @timeout_option
 @_asked
 def run_command(
-    asked: Asked, *, model: str, images: tuple[str, ...], k: int, compare: Choice, to: str | None, timeout: float
+    asked: Asked, *, model: str, images: tuple[str, ...], top: int, compare: Choice, to: str | None, minutes: float
 ) -> None:
     """Run images on the board and compare its answers with the simulator's.
 
@@ -257,19 +264,19 @@ def run_command(
     kind = program.metadata.scores if program.metadata else None
     with (
         _at_work("run", asked, program, to, compare) as work,
-        BoardRunner(work.connection, work.pushed.bin, preprocess.crop, timeout * 60) as board,
+        BoardRunner(work.connection, work.pushed.bin, preprocess.crop, minutes * 60) as board,
     ):
         found = list(answers(board, frames, simulator=work.simulator, count=len(frames), reporter=work.display))
     info = work.simulator.info if work.simulator else None
     if asked.as_json:
-        records = [_answer_record(name, found[i], labels, k, kind) for i, name in enumerate(images)]
+        records = [_answer_record(name, found[i], labels, top, kind) for i, name in enumerate(images)]
         backend = {"backend": info.backend, "exact": info.exact} if info else None
         click.echo(json.dumps({"simulator": backend, "scores": kind, "images": records}, indent=2))
     else:
         if note := describe_scores(kind):
             click.echo(f"note: {note}")
         for name, answer in zip(images, found, strict=True):
-            click.echo("\n".join(_answer_lines(name, answer, labels, k, kind, info)))
+            click.echo("\n".join(_answer_lines(name, answer, labels, top, kind, info)))
     differing = [name for name, answer in zip(images, found, strict=True) if answer.same_top1 is False]
     if info is not None and info.exact and differing:
         raise GateError(
@@ -282,12 +289,15 @@ def run_command(
 @board_command.command("eval", short_help="Measure Top-1 there and in the simulator.", epilog=_epilog("eval"))
 @click.argument("host")
 @click.argument("model")
-@click.option("--images", required=True, help="Images: a folder, list file, labels.csv or demo:test.")
 @click.option(
-    "--count", type=click.IntRange(min=0), default=500, show_default=True, help="Number of images; 0 means all."
+    "--images",
+    required=True,
+    metavar="PATH",
+    help="Images to measure on: a folder, list file, labels.csv or demo:test (rendered images).",
 )
+@count_option
 @label_offset_option
-@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Random seed.")
+@seed_option
 @compare_option
 @to_option
 @timeout_option
@@ -302,7 +312,7 @@ def eval_command(
     seed: int,
     compare: Choice,
     to: str | None,
-    timeout: float,
+    minutes: float,
 ) -> None:
     """Measure Top-1 on the board, and in the simulator on the same images."""
     from edge.board.compare import measure_accuracy, require_preprocess
@@ -319,7 +329,7 @@ def eval_command(
         dataset = sample(dataset, count, seed)
     with (
         _at_work("eval", asked, program, to, compare) as work,
-        BoardRunner(work.connection, work.pushed.bin, preprocess.crop, timeout * 60) as board,
+        BoardRunner(work.connection, work.pushed.bin, preprocess.crop, minutes * 60) as board,
     ):
         result = measure_accuracy(board, preprocess, classes, dataset, simulator=work.simulator, reporter=work.display)
     entry = {"measured": _now(), **result.record(work.simulator.info if work.simulator else None)}

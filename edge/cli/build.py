@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import shlex
+import shutil
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,6 +16,7 @@ import click
 
 from edge.cli.display import Display, examples, table
 from edge.cli.options import make_request, request_options, typed_arguments
+from edge.cli.verb import Verb
 
 if TYPE_CHECKING:
     from edge.specs.request import Request
@@ -42,7 +47,9 @@ def summary(manifest: Mapping[str, Any], root: Path) -> str:
         rows.append(("static BPU", static_line(manifest["static"])))
     if manifest["placement"]:
         placement = manifest["placement"]
-        rows.append(("nodes", f"{placement['bpu']} on the BPU, {placement['cpu']} on the CPU"))
+        rows.append(
+            ("nodes", f"{placement['bpu']} on the BPU, with the input's preprocessing; {placement['cpu']} on the CPU")
+        )
     product = manifest["artifacts"][0]
     rows.append(("program" if product["role"] == "bin" else "int8 ONNX", str(root / product["path"])))
     rows.append(("size", f"{product['bytes']:,} bytes"))
@@ -61,59 +68,89 @@ def _title(manifest: Mapping[str, Any]) -> str:
     return f"{manifest['name']} ({source}, precision {manifest['precision']}, compiler {manifest['toolchain']['kind']})"
 
 
-EXAMPLES = {
-    "build": (
-        "edge build ConvNeXt_atto",
-        "edge build ConvNeXt_atto --weights random --level O3",
-        "edge build my.onnx --mean 127.5 --std 127.5 --color rgb --resize 256 --crop 224 --images val/ --calib train/",
-        "edge build timm:resnet18.a1_in1k --images val/ --calib train/",
-        "edge build --paddle ResNet50_infer/ --images val/ --calib train/",
-    ),
+EXAMPLES = (
+    "edge build ConvNeXt_atto",
+    "edge build ConvNeXt_atto --weights random --level O3",
+    "edge build my.onnx --mean 127.5 --std 127.5 --color rgb --resize 256 --crop 224 --images val/ --calib train/",
+    "edge build timm:resnet18.a1_in1k --images val/ --calib train/",
+    "edge build --paddle ResNet50_infer/ --images val/ --calib train/",
+)
+# Stage -> what its verb's help says, and examples.
+HELP = {
     "export": (
+        "Write the float ONNX of MODEL.",
         "edge export ConvNeXt_atto --weights demo",
         "edge export --paddle ResNet50_infer/",
         "edge export --mindspore convnext_tiny.ckpt --network convnext_tiny",
     ),
-    "simplify": ("edge simplify ConvNeXt_atto",),
-    "check": ("edge check ConvNeXt_atto",),
-    "calibrate": ("edge calibrate ConvNeXt_atto --calib train/ --calib-count 100",),
-    "rewrite": ("edge rewrite ConvNeXt_atto --precision int8_channel_mean",),
-    "equalize": ("edge equalize my.onnx --calib train/ --precision int8_equalized",),
-    "round": ("edge round ConvNeXt_atto --precision int8_rounded",),
-    "render": ("edge render ConvNeXt_atto --precision int8",),
-    "compile": ("edge compile ConvNeXt_atto --level O0",),
-    "portable": ("edge portable ConvNeXt_atto",),
-    "verify": ("edge verify ConvNeXt_atto",),
-    "quantize": ("edge quantize ConvNeXt_atto --compiler onnxruntime",),
+    "simplify": (
+        "Make the ONNX ready for the BPU. No pattern that the compiler fuses is lost.",
+        "edge simplify ConvNeXt_atto",
+    ),
+    "check": ("Show which nodes the compiler puts on the BPU and which on the CPU.", "edge check ConvNeXt_atto"),
+    "calibrate": (
+        "Write the calibration set: images in the form that the compiler reads.",
+        "edge calibrate ConvNeXt_atto --calib train/ --calib-count 100",
+    ),
+    "rewrite": (
+        "Write parts of the graph another way, with the same answers. For recipes with the key 'rewrites'.",
+        "edge rewrite ConvNeXt_atto --precision int8_channel_mean",
+    ),
+    "equalize": (
+        "Scale channels so that the int8 steps fit each of them. For recipes with the key 'equalization'.",
+        "edge equalize my.onnx --mean 127.5 --std 127.5 --calib train/ --precision int8_equalized",
+    ),
+    "round": (
+        "Round the weights to int8 so that their errors cancel out. For recipes with the key 'rounding'.",
+        "edge round ConvNeXt_atto --precision int8_rounded",
+    ),
+    "render": ("Write the compiler's mapper YAML and lint it.", "edge render ConvNeXt_atto --precision int8"),
+    "compile": ("Compile the .bin, the program for the board.", "edge compile ConvNeXt_atto --level O0"),
+    "portable": (
+        "Translate the quantized model into standard ONNX that computes the same integers.",
+        "edge portable ConvNeXt_atto",
+    ),
+    "verify": (
+        "Prove in the simulator that the .bin computes the integers of the quantized model.",
+        "edge verify ConvNeXt_atto",
+    ),
+    "quantize": (
+        "Quantize with onnxruntime instead of the vendor's compiler, for a PC; no .bin is made.",
+        "edge quantize ConvNeXt_atto --compiler onnxruntime",
+    ),
 }
 
-HELP = {
-    "export": "Write the float ONNX.",
-    "simplify": "Make the ONNX ready for the BPU, losing no fusion of the compiler's.",
-    "check": "Show which nodes the compiler puts on the BPU and which on the CPU.",
-    "calibrate": "Write the calibration set as the compiler reads it.",
-    "rewrite": "Write parts of the graph another way, with the same answers (recipes with 'rewrites').",
-    "equalize": "Scale channels so that int8 steps fit each (recipes with 'equalization').",
-    "round": "Put the weights on int8 steps so that their errors cancel out (recipes with 'rounding').",
-    "render": "Write and lint the mapper YAML.",
-    "compile": "Compile the .bin.",
-    "portable": "Translate the quantized model into standard ONNX with the same integers.",
-    "verify": "Prove in the simulator that the .bin gives the integers of the quantized model.",
-    "quantize": "Quantize with onnxruntime instead of the vendor's compiler (--compiler onnxruntime).",
-}
+
+def next_steps(manifest: Mapping[str, Any], root: Path) -> str:
+    """Return the commands that follow a build, each with what it is for."""
+    folder = shlex.quote(str(root))
+    rows = [
+        (f"edge run {folder} photo.jpg", "classify an image of yours"),
+        (f"edge bundle {folder}", "gather what the board needs"),
+        (f"edge board run USER@HOST {folder} photo.jpg", "the same image on the board, over SSH"),
+    ]
+    if manifest["artifacts"][0]["role"] != "bin":
+        rows = rows[:1]
+    activate = Path(sys.prefix) / "bin" / "activate"
+    found = shutil.which("edge")
+    if activate.is_file() and (found is None or Path(found).parent.resolve() != activate.parent.resolve()):
+        why = "first: edge is not on PATH" if found is None else f"first: edge on PATH is another, {found}"
+        rows.insert(0, (f"source {shlex.quote(os.path.relpath(activate))}", why))
+    lines = table(rows, left=(0, 1), heading=False)
+    return "\n".join(f"{'' if number else 'next':<13}{line}" for number, line in enumerate(lines))
 
 
-@click.command("build", epilog=examples(EXAMPLES["build"]))
-@request_options
+@click.command("build", cls=Verb, epilog=examples(EXAMPLES))
+@request_options("build")
 @click.pass_context
 def build_command(context: click.Context, /, *, build_dir: Path, as_json: bool, verbose: bool, **options: Any) -> None:
     """Build a checked program for the board from MODEL.
 
     MODEL is a zoo name, a model .yaml, timm:NAME for any timm model, or your own .onnx or TorchScript file.
-    --paddle and --mindspore name a model of these frameworks instead.
+    --paddle and --mindspore take a model of these frameworks.
 
     Runs export, simplify, check, calibrate, render, compile, portable, verify and eval. What has not changed
-    is reused.
+    since the last run is reused.
     """
     from edge.api import run_build
 
@@ -121,18 +158,21 @@ def build_command(context: click.Context, /, *, build_dir: Path, as_json: bool, 
     root = build_dir / request.spec.name
     with Display(verbose=verbose) as display:
         manifest = run_build(request, root, display)
-    click.echo(json.dumps(manifest, indent=2) if as_json else "\n" + summary(manifest, root))
+    told = f"\n{summary(manifest, root)}\n\n{next_steps(manifest, root)}"
+    click.echo(json.dumps(manifest, indent=2) if as_json else told)
 
 
 def _run_stage(stage: str, request: Request, build_dir: Path, *, as_json: bool, verbose: bool) -> None:
     from edge.folder.workspace import Workspace
     from edge.pipeline.build import Build
-    from edge.pipeline.stages import PORTABLE_STAGES, STAGES
+    from edge.pipeline.stages import PORTABLE_STAGES, REFINED, STAGES
+    from edge.sources.options import stage_command
 
     display, root = Display(verbose=verbose), build_dir / request.spec.name
     with display, Workspace(root, display, source=request.source, replace=request.replace) as workspace:
         row = next(row for row in (*STAGES, *PORTABLE_STAGES) if row.name == stage)
-        done = Build(request, workspace, display).stage(row)
+        build = Build(request, workspace, display)
+        done = build.stage(row)
     files = [{"path": str(done.path(file.path)), "bytes": file.bytes, "sha256": file.sha256} for file in done.files]
     if as_json:
         result = {"stage": stage, "seconds": done.seconds, "cached": done.cached, "files": files}
@@ -143,28 +183,30 @@ def _run_stage(stage: str, request: Request, build_dir: Path, *, as_json: bool, 
         click.echo(f"{file['path']}  {file['bytes']:,} bytes")
     if len(shown) < len(files):
         click.echo(f"… and {len(files) - len(shown)} more in {done.dir}")
+    order = PORTABLE_STAGES if request.compiler == "onnxruntime" else STAGES
+    rows = [row.name for row in order if row.name == stage or row not in REFINED or row.when(build)]
+    following = rows[rows.index(stage) + 1] if stage in rows else "eval"
+    where = () if build_dir == Path("build") else ("--build-dir", str(build_dir))
+    click.echo(f"next: {stage_command(following, request.arguments)} {shlex.join(where)}".rstrip())
 
 
-def _stage_command(stage: str) -> click.Command:
-    @click.command(stage, help=f"{HELP[stage]} Runs the stages before it as needed.", epilog=examples(EXAMPLES[stage]))
-    @request_options
+def __getattr__(name: str) -> click.Command:
+    """Return the verb of a stage, such as ``export_command``."""
+    stage = name.removesuffix("_command")
+    if stage not in HELP or stage == name:
+        raise AttributeError(name)
+    text, *lines = HELP[stage]
+
+    @click.command(
+        stage,
+        cls=Verb,
+        help=text if stage == "export" else f"{text} Runs the stages before it as needed.",
+        epilog=examples(lines),
+    )
+    @request_options(stage)
     @click.pass_context
     def command(context: click.Context, /, *, build_dir: Path, as_json: bool, verbose: bool, **options: Any) -> None:
         request = make_request(**options, arguments=typed_arguments(context), build_dir=build_dir)
         _run_stage(stage, request, build_dir, as_json=as_json, verbose=verbose)
 
     return command
-
-
-export_command = _stage_command("export")
-simplify_command = _stage_command("simplify")
-check_command = _stage_command("check")
-calibrate_command = _stage_command("calibrate")
-rewrite_command = _stage_command("rewrite")
-equalize_command = _stage_command("equalize")
-round_command = _stage_command("round")
-render_command = _stage_command("render")
-compile_command = _stage_command("compile")
-portable_command = _stage_command("portable")
-verify_command = _stage_command("verify")
-quantize_command = _stage_command("quantize")

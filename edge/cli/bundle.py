@@ -9,19 +9,16 @@ import cattrs
 import click
 
 from edge.cli.display import examples, table
-from edge.cli.options import output_options
+from edge.cli.options import PATH, option, output_options
 from edge.cli.program import find_program, program_argument
+from edge.cli.verb import Verb
 
 EXAMPLES = ("edge bundle ConvNeXt_atto", "edge bundle build/ConvNeXt_atto --out ConvNeXt_atto.tar.gz")
 
 
-@click.command("bundle", epilog=examples(EXAMPLES))
+@click.command("bundle", cls=Verb, epilog=examples(EXAMPLES))
 @program_argument
-@click.option(
-    "--out",
-    type=click.Path(path_type=Path),
-    help="A folder, or a name ending in .tar.gz.  [default: <build>_bundle beside the build]",
-)
+@option("--out", "A folder, or a file ending in .tar.gz.  [default: the folder MODEL_bundle beside the build]", PATH)
 @output_options
 def bundle_command(*, model: str, build_dir: Path, out: Path | None, as_json: bool, verbose: bool) -> None:
     """Gather what the board needs of MODEL: program, metadata, labels, portable model, notebook, README.txt.

@@ -13,8 +13,17 @@ from typing import TYPE_CHECKING
 import click
 
 from edge.cli.display import Display, examples, table
-from edge.cli.options import label_offset_option, typed_arguments
+from edge.cli.options import (
+    FROM_0,
+    label_offset_option,
+    labels_option,
+    option,
+    output_options,
+    seed_option,
+    typed_arguments,
+)
 from edge.cli.program import built_folder, program_argument
+from edge.cli.verb import Verb
 
 if TYPE_CHECKING:
     from edge.diagnose.findings import Diagnosis, InputCheck, LayerResult, Remedy
@@ -136,22 +145,19 @@ EXAMPLES = (
 )
 
 
-@click.command("diagnose", epilog=examples(EXAMPLES))
+@click.command("diagnose", cls=Verb, epilog=examples(EXAMPLES))
 @program_argument
-@click.option(
+@option(
     "--images",
-    help="Images to look at it with: a folder, list file or labels.csv.  [default: those that the build "
+    "Images to diagnose with: a folder, list file or labels.csv.  [default: those that the build "
     "was measured on, if they were the demo's]",
+    value="PATH",
 )
-@click.option(
-    "--count", type=click.IntRange(min=0), default=64, show_default=True, help="Number of images; 0 means all."
-)
+@option("--count", "Number of images to diagnose with; 0 means all of them.", FROM_0, 64)
 @label_offset_option
-@click.option("--labels", help="imagenet, demo, or a text file with a class name a line.  [default: MODEL's]")
-@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Random seed.")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON document on stdout.")
-@click.option("-v", "--verbose", is_flag=True, help="Show every step.")
-@click.option("--debug", is_flag=True, expose_value=False, help="Show a traceback on errors.")
+@labels_option
+@seed_option
+@output_options
 @click.pass_context
 def diagnose_command(
     context: click.Context,
@@ -167,11 +173,11 @@ def diagnose_command(
     as_json: bool,
     verbose: bool,
 ) -> None:
-    """Find out where MODEL loses accuracy, and what would mend it.
+    """Find out where MODEL loses accuracy, and what would help.
 
     MODEL is a build folder, or a name: ConvNeXt_atto means build/ConvNeXt_atto. Looks at the input, NV12,
-    calibration, weights, every layer and what runs on the CPU. Writes diagnosis.json into the build folder;
-    the last lines are remedies, best first, each with the figure that it rests on.
+    calibration, weights, every layer and what runs on the CPU. Writes diagnosis.json into the build folder.
+    The last lines are remedies, best first, each with the figure that supports it.
     """
     import cattrs
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import textwrap
 import time
 from collections.abc import Collection, Sequence
 from types import TracebackType
@@ -39,8 +40,12 @@ def table(rows: Sequence[Sequence[str]], *, left: Collection[int] = (0,), headin
 
 
 def examples(lines: Sequence[str]) -> str:
-    """Return the end of a verb's help, as click leaves it: a command a line."""
-    return "\b\nExamples:\n" + "\n".join(f"  {line}" for line in lines)
+    """Return the end of a verb's help, as click leaves it: a command a line, a long one over several."""
+    fold = textwrap.TextWrapper(
+        74, initial_indent="  ", subsequent_indent="      ", break_long_words=False, break_on_hyphens=False
+    )
+    shown = (" \\\n".join(fold.wrap(line)) for line in lines)
+    return "\b\nExamples:\n" + "\n".join(shown)
 
 
 class Display:
@@ -102,9 +107,8 @@ class Display:
         if self._task is not None:
             total = None if fraction is None else 1.0
             self._progress.update(self._task, description=text, total=total, completed=fraction or 0.0)
-        if self._verbose:
-            if text != self._last_text:
-                self._console.print(Text(f"  {self._stage or 'edge'}: {text}", style="dim"))
+        if self._verbose and text != self._last_text:
+            self._console.print(Text(f"  {self._stage or 'edge'}: {text}", style="dim"))
         elif not self._console.is_terminal and fraction is not None:
             now = time.monotonic()
             if now - self._last_shown >= QUIET_SECONDS:

@@ -13,8 +13,10 @@ import cattrs
 import click
 from attrs import frozen
 
-from edge.cli.options import output_options
+from edge.cli.display import examples
+from edge.cli.options import build_dir_option, output_options
 from edge.cli.toolchain import versions_line
+from edge.cli.verb import Verb
 from edge.errors import EdgeError, GateError
 from edge.toolchain.memory import available
 
@@ -25,7 +27,7 @@ MEMORY_GB = 4.0  # the compiler takes 2 to 3 GB for the small ConvNeXts
 
 @frozen
 class Requirement:
-    """One thing looked at: whether it is well, what was seen, and what to do."""
+    """One thing looked at: whether it is as needed, what was seen, and what to do."""
 
     name: str
     ok: bool
@@ -33,11 +35,11 @@ class Requirement:
     remedy: str = ""
 
 
-@click.command("doctor", epilog="\b\nExamples:\n  edge doctor\n  edge doctor --json")
-@click.option("--build-dir", type=click.Path(path_type=Path), default=Path("build"), show_default=True)
+@click.command("doctor", cls=Verb, epilog=examples(["edge doctor", "edge doctor --json"]))
+@build_dir_option
 @output_options
 def doctor_command(*, build_dir: Path, as_json: bool, verbose: bool) -> None:
-    """Look at Python, packages, the compiler, memory and disk; exit with 1 if a build can't work here."""
+    """Check Python, packages, the compiler, memory and disk; exit with 1 if a build can't work here."""
     found = (_python(), _packages(), _compiler(), _memory(), _disk(build_dir))
     if as_json:
         click.echo(json.dumps([cattrs.unstructure(requirement) for requirement in found], indent=2))

@@ -13,8 +13,19 @@ import click
 
 from edge.cli.board import make_target, reach_options
 from edge.cli.display import Display, examples, table
-from edge.cli.options import Number, complete_models, label_offset_option, typed_arguments
+from edge.cli.options import (
+    FROM_1,
+    Number,
+    complete_models,
+    count_option,
+    label_offset_option,
+    labels_option,
+    option,
+    seed_option,
+    typed_arguments,
+)
 from edge.cli.program import find_program
+from edge.cli.verb import Verb
 from edge.errors import GateError, UsageError
 
 if TYPE_CHECKING:
@@ -85,40 +96,31 @@ EXAMPLES = (
 )
 
 
-@click.command("eval", epilog=examples(EXAMPLES))
+@click.command("eval", cls=Verb, epilog=examples(EXAMPLES))
 @click.argument("model", shell_complete=complete_models)
-@click.option(
+@option(
     "--images",
-    help="Images to measure on: a folder, list file or labels.csv.  [default: those that the build was "
+    "Images to measure on: a folder, list file or labels.csv.  [default: those that the build was "
     "measured on, if they were the demo's]",
+    value="PATH",
 )
-@click.option(
-    "--count", type=click.IntRange(min=0), default=500, show_default=True, help="Number of images; 0 means all."
-)
-@click.option(
+@count_option
+@option(
     "--steps",
-    help="Which, with commas: float, simplified, nv12, calibrated, quantized, program, portable, board. "
-    "float is always measured.  [default: all that can be]",
+    "Steps to measure, with commas: float, simplified, nv12, calibrated, quantized, program, portable, board. "
+    "float is always measured.  [default: all that can be measured here]",
+    value="NAMES",
 )
-@click.option(
-    "--program-count",
-    type=click.IntRange(min=1),
-    default=10,
-    show_default=True,
-    help="Images for the step program: seconds each.",
-)
-@click.option("--max-drop", type=Number(min=0), metavar="POINTS", help="Exit with 1 if Top-1 falls by more.")
-@click.option(
-    "--min-agreement",
-    type=Number(0, 100),
-    metavar="PERCENT",
-    help="Exit with 1 if fewer answers are the float network's.",
+@option("--program-count", "Number of images for the step 'program': the simulator takes seconds for each.", FROM_1, 10)
+@option("--max-drop", "Exit with 1 if quantization loses more points of Top-1.", Number(min=0), value="POINTS")
+@option(
+    "--min-agreement", "Exit with 1 if fewer of the quantized answers are float's.", Number(0, 100), value="PERCENT"
 )
 @label_offset_option
-@click.option("--labels", help="imagenet, demo, or a text file with a class name a line.  [default: MODEL's]")
-@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Random seed.")
-@click.option("--workers", type=click.IntRange(min=1), help="Images at once.  [default: the cores]")
-@click.option("--board", metavar="HOST", help="Measure on this board too, over SSH; see edge board --help.")
+@labels_option
+@seed_option
+@option("--workers", "Number of images computed at once.  [default: one a processor core]", FROM_1)
+@option("--board", "Measure on this board, too: user@host, or an alias of ~/.ssh/config.", value="HOST")
 @reach_options
 @click.pass_context
 def eval_command(
@@ -142,10 +144,10 @@ def eval_command(
     verbose: bool,
     **reach: Any,
 ) -> None:
-    """Measure MODEL after each step from float to program, on the same images.
+    """Measure the accuracy of MODEL after each step from float to program, on the same images.
 
     MODEL is a build folder, or a name: ConvNeXt_atto means build/ConvNeXt_atto. Writes eval.json and
-    answers.csv (every answer to every image) into it. What was answered before is not computed again.
+    answers.csv (every answer to every image) into it. Answers of an earlier run are reused.
     """
     import cattrs
 

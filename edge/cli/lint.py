@@ -8,6 +8,11 @@ from pathlib import Path
 import cattrs
 import click
 
+from edge.cli.display import examples
+from edge.cli.options import debug_option, json_option, option
+from edge.cli.verb import Verb
+
+FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 EXAMPLES = (
     "edge lint convnext_config.yaml",
     "edge lint vendor/*.yaml --model build/ConvNeXt_atto/ConvNeXt_atto_bpu.onnx",
@@ -15,30 +20,20 @@ EXAMPLES = (
 )
 
 
-@click.command("lint", epilog="\b\nExamples:\n" + "\n".join(f"  {line}" for line in EXAMPLES))
-@click.argument(
-    "files",
-    metavar="FILE.yaml...",
-    nargs=-1,
-    required=True,
-    type=click.Path(exists=True, dir_okay=False, path_type=Path),
-)
-@click.option(
-    "--model",
-    type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    help="The ONNX to compare names and shapes with.  [default: the one that the YAML names]",
-)
-@click.option("--json", "as_json", is_flag=True, help="Print the findings as JSON.")
-@click.option("--debug", is_flag=True, expose_value=False, help="Show a traceback on errors.")
-def lint_command(*, files: tuple[Path, ...], model: Path | None, as_json: bool) -> None:
-    """Check mapper YAMLs, whoever wrote them, against what hb_mapper refuses or misreads in silence.
+@click.command("lint", cls=Verb, epilog=examples(EXAMPLES))
+@click.argument("files", metavar="FILE.yaml...", nargs=-1, required=True, type=FILE)
+@option("--model model_file", "ONNX to compare names and shapes with.  [default: the YAML's]", FILE)
+@json_option
+@debug_option
+def lint_command(*, files: tuple[Path, ...], model_file: Path | None, as_json: bool) -> None:
+    """Check mapper YAMLs, whoever wrote them, for what hb_mapper refuses or silently misreads.
 
-    Exits with 1 where anything is an error: the compiler would refuse the file, or make another program of it
-    than it says. A warning can stay.
+    Exits with 1 where anything is an error: the compiler would refuse the file, or compile something else than it
+    says. A warning can stay.
     """
     from edge.compiler.lint import lint_file
 
-    linted = [lint_file(file, model) for file in files]
+    linted = [lint_file(file, model_file) for file in files]
     if as_json:
         click.echo(json.dumps(cattrs.unstructure(linted), indent=2, default=str))
     else:

@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, TypeVar
 import cattrs
 import click
 
-from edge.cli.display import Display, table
-from edge.cli.options import Number, complete_models, output_options
+from edge.cli.display import Display, examples, table
+from edge.cli.options import FILE, Number, build_dir_option, complete_models, option, output_options, switch
+from edge.cli.verb import Verb
 from edge.errors import EdgeError, GateError, UsageError, WorkspaceError
 from edge.specs import ModelSpec, Published, available_models, load_model
 from edge.specs.schema import OWN_FILES
@@ -72,7 +73,7 @@ class Survey:
 
     Args:
         timeout: seconds for one run of the compiler.
-        any_memory: check even where the memory is foretold not to do.
+        any_memory: check even where the estimated memory exceeds what is free.
     """
 
     def __init__(
@@ -288,7 +289,7 @@ def _print_checks(found: Mapping[str, Checked], seconds: float) -> None:
         rows.append((name, "✓" if checked.passed else "✗", *figures))
     click.echo("\n".join(table(rows, left=(0, 1))))
     if any(checked.moved for checked in found.values()):
-        click.echo("moved: by the model's recipe to the BPU; the checker is not told of it, a compile shows it")
+        click.echo("moved: to the BPU by the model's recipe; the checker does not know of it, a compile does")
     for name, checked in found.items():
         if not checked.passed:
             where = f"on the CPU inside the network: {', '.join(checked.inside)}"
@@ -299,26 +300,24 @@ def _print_checks(found: Mapping[str, Checked], seconds: float) -> None:
 
 @click.command(
     "models",
-    epilog="\b\nExamples:\n  edge models\n  edge models --json\n  edge models --measure ConvNeXt_atto\n"
-    "  edge models --check-all\n  edge models --page docs/reference/models.md",
+    cls=Verb,
+    epilog=examples(
+        (
+            "edge models",
+            "edge models ConvNeXt_atto --json",
+            "edge models --measure ConvNeXt_atto",
+            "edge models --check-all",
+            "edge models --page docs/reference/models.md",
+        )
+    ),
 )
 @click.argument("names", metavar="[MODEL]...", nargs=-1, shell_complete=complete_models)
-@click.option("--measure", is_flag=True, help="Export with random weights; count parameters and MACs.")
-@click.option("--check-all", is_flag=True, help="Export, simplify and check; fail unless all is on the BPU.")
-@click.option(
-    "--page",
-    type=click.Path(path_type=Path, dir_okay=False),
-    help="Write a page about all models from what was built; the figures are kept beside it as JSON.",
-)
-@click.option("--build-dir", type=click.Path(path_type=Path), default=Path("build"), show_default=True)
-@click.option(
-    "--timeout",
-    type=Number(min=0.01),
-    default=60.0,
-    show_default=True,
-    help="Minutes that one run of the compiler may take.",
-)
-@click.option("--any-memory", is_flag=True, help="Check even where the free memory is foretold not to do.")
+@switch("--measure", "Export with random weights, and count parameters and MACs.")
+@switch("--check-all", "Export, simplify and check; exit with 1 unless all of it runs on the BPU.")
+@option("--page", "Write this .md about all models, from their builds; its figures go beside it as .json.", FILE)
+@build_dir_option
+@option("--timeout", "Minutes that one run of the compiler may take, with --check-all.", Number(min=0.01), 60.0)
+@switch("--any-memory", "Start the checker even where its estimated memory exceeds what is free.")
 @output_options
 def models_command(
     *,
@@ -332,9 +331,10 @@ def models_command(
     as_json: bool,
     verbose: bool,
 ) -> None:
-    """List the models of the zoo with their published figures; all of them unless MODELs are named.
+    """List the models of the zoo with their published figures: all of them, or those that MODEL names.
 
-    A folder in EDGE_ZOO adds its YAML files to the zoo. With --page, MODELs say whose figures are renewed.
+    The environment variable EDGE_ZOO names a folder whose YAML files are added to the zoo. With --page, MODEL
+    says whose figures are renewed.
     """
     if measure + check_all + (page is not None) > 1:
         raise UsageError("--measure, --check-all and --page together", expected="one of them")

@@ -1,9 +1,10 @@
-"""The options that the building verbs share; what they mean is decided by ``edge.sources.resolve``."""
+"""The options that the building verbs share; what they mean is decided by ``edge.sources``."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any, TypeVar, get_args
 
@@ -11,7 +12,8 @@ import click
 from attrs import fields
 from click.core import ParameterSource
 
-from edge.sources.resolve import UNRECORDED, Options, as_typed, flag, resolve
+from edge.sources.options import EVERY, UNRECORDED, Options, as_typed, flag
+from edge.sources.resolve import resolve
 from edge.specs import available_models
 from edge.specs.request import Request
 
@@ -32,45 +34,82 @@ class Number(click.FloatRange):
         return number
 
 
+FROM_0, FROM_1 = click.IntRange(min=0), click.IntRange(min=1)
+PATH, FILE = click.Path(path_type=Path), click.Path(path_type=Path, dir_okay=False)
+
+
+def option(
+    names: str, text: str, kind: Any = str, default: object = None, value: str | None = None
+) -> Callable[[F], F]:
+    """Return what adds an option.
+
+    Args:
+        names: as click takes them, blanks between them.
+        value: what the help shows for its value; N for a number, by its type without it.
+    """
+    value = value or ("N" if isinstance(kind, (click.IntRange, click.FloatRange)) else None)
+    shown = default is not None
+    return click.option(*names.split(), type=kind, default=default, show_default=shown, metavar=value, help=text)
+
+
+def switch(names: str, text: str, **more: Any) -> Callable[[F], F]:
+    """Return what adds an option that is there or not."""
+    return click.option(*names.split(), is_flag=True, help=text, **more)
+
+
+json_option = switch("--json as_json", "Print one JSON document on stdout.")
+debug_option = switch("--debug", "Show a traceback on errors.", expose_value=False)
+verbose_option = switch("-v --verbose", "Show more of what is done and found.")
+count_option = option("--count", "Number of images to measure on; 0 means all of them.", FROM_0, 500)
+seed_option = option("--seed", "Seed of the choice of images.", FROM_0, 0)
+labels_option = option(
+    "--labels",
+    "Names of the classes: imagenet, demo, or a text file with one a line.  [default: MODEL's own]",
+    value="FILE",
+)
+top_option = option("-k --top", "Classes to show of each image.", FROM_1, 5)
+build_dir_option = option("--build-dir", "Folder of all builds.", PATH, Path("build"), "DIR")
+
+
 def output_options(function: F) -> F:
     """Add ``--json``, ``--verbose`` and ``--debug``."""
-    for option in reversed(
-        (
-            click.option("--json", "as_json", is_flag=True, help="Print one JSON document on stdout."),
-            click.option("-v", "--verbose", is_flag=True, help="Show every step, the compiler's log lines too."),
-            click.option("--debug", is_flag=True, expose_value=False, help="Show a traceback on errors."),
-        )
-    ):
-        function = option(function)
-    return function
+    return json_option(verbose_option(debug_option(function)))
 
 
 def label_offset_option(function: F) -> F:
     """Add ``--label-offset`` as the building verbs have it."""
-    text = fields(Options).label_offset.metadata["help"]
-    return click.option("--label-offset", type=int, default=0, show_default=True, help=text)(function)
+    about = fields(Options).label_offset.metadata
+    return option("--label-offset", about["help"], click.INT, 0, about["value"])(function)
 
 
-def request_options(function: F) -> F:
-    """Add everything that says what to build: MODEL and an option for each field of ``Options``."""
-    for option in reversed([item for item in fields(Options) if "kind" in item.metadata]):
-        shown = option.default is not None and option.metadata["kind"] is not bool
-        function = click.option(
-            flag(option.name),
-            type=_type(option.metadata["kind"], option.metadata["least"]),
-            is_flag=option.metadata["kind"] is bool,
-            default=option.default,
-            show_default=shown,
-            help=option.metadata["help"],
-        )(function)
-    function = click.argument("model", required=False, shell_complete=complete_models)(function)
-    return output_options(function)
+def request_options(verb: str, without: Collection[str] = ()) -> Callable[[F], F]:
+    """Return what adds everything that says what to build: MODEL and those options of ``Options`` that a verb reads.
+
+    Args:
+        verb: that of a stage, which reads some; another one reads all.
+        without: names of options that it refuses.
+    """
+
+    def add(function: F) -> F:
+        for item in reversed(fields(Options)):
+            about = item.metadata
+            if "verbs" not in about or (verb in EVERY and verb not in about["verbs"]) or item.name in without:
+                continue
+            if about["kind"] is bool:
+                function = switch(flag(item.name), about["help"])(function)
+            else:
+                kind = _type(about["kind"], about["least"])
+                function = option(flag(item.name), about["help"], kind, item.default, about["value"])(function)
+        function = click.argument("model", required=False, shell_complete=complete_models)(function)
+        return build_dir_option(output_options(function))
+
+    return add
 
 
 def _type(kind: Any, least: float | None) -> Any:
     """Return click's type for a field's."""
     if kind is Path:
-        return click.Path(path_type=Path)
+        return PATH
     if choices := get_args(kind):
         return click.Choice(choices)
     if least is None:
@@ -86,6 +125,12 @@ def make_request(**options: Any) -> Request:
     """
     request, notes = resolve(Options(**options))
     for note in notes:
+        absent = [word for word in re.findall(r"--[a-z-]+", note) if word[2:].replace("-", "_") not in options]
+        if note.lstrip().startswith("change"):
+            for word in absent:
+                note = note.replace(f" {word}", "")
+        elif absent:  # of no account to a verb that does not have the option
+            continue
         click.echo(note, err=True)
     return request
 

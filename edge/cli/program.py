@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import click
 
-from edge.cli.options import complete_models, output_options
+from edge.cli.options import build_dir_option, complete_models, option, output_options
 from edge.errors import LabelError, ModelFileError, UsageError
 from edge.specs import Preprocess, available_models, load_model
 from edge.specs.schema import CROP_SHARE, ScoreKind
@@ -23,48 +23,36 @@ STRETCH = "stretch"
 
 def program_argument(function: F) -> F:
     """Add MODEL and ``--build-dir``."""
-    for option in reversed(
-        (
-            click.argument("model", shell_complete=complete_models),
-            click.option(
-                "--build-dir",
-                type=click.Path(path_type=Path),
-                default=Path("build"),
-                show_default=True,
-                help="Where MODEL is looked for by its name.",
-            ),
-        )
-    ):
-        function = option(function)
-    return function
+    return click.argument("model", shell_complete=complete_models)(build_dir_option(function))
 
 
 def running_options(function: F) -> F:
     """Add what the verbs share that run a program."""
-    for option in reversed(
-        (
-            click.option(
-                "--backend",
-                default="auto",
-                show_default=True,
-                help="What executes it: hbm_runtime, hobot_dnn or bpu_infer_lib on the board; hbdk_sim, "
-                "quantized or portable elsewhere; auto takes the first that works here.",
-                shell_complete=_complete_backends,
-            ),
-            click.option(
-                "--resize",
-                help="Only for a file without metadata.json: shorter side before the centre crop, or "
-                f"'{STRETCH}'.  [default: the program's size / {CROP_SHARE:g}]",
-            ),
-            click.option(
-                "--interpolation",
-                type=click.Choice(["bilinear", "bicubic", "area", "nearest"]),
-                help="Only for a file without metadata.json: how to enlarge.  [default: bilinear]",
-            ),
-        )
+    for add in (
+        output_options,
+        option(
+            "--interpolation",
+            "For a program without metadata.json: how an image is enlarged.  [default: bilinear]",
+            click.Choice(["bilinear", "bicubic", "area", "nearest"]),
+        ),
+        option(
+            "--resize",
+            "For a program without metadata.json: pixels of an image's shorter side before the centre crop, or "
+            f"'{STRETCH}' to the input size.  [default: the input size / {CROP_SHARE:g}]",
+            value="N",
+        ),
+        click.option(
+            "--backend",
+            default="auto",
+            show_default=True,
+            metavar="NAME",
+            help="What runs the program: hbm_runtime, hobot_dnn or bpu_infer_lib on the board; hbdk_sim, "
+            "quantized or portable on a PC; auto takes the first that works here.",
+            shell_complete=_complete_backends,
+        ),
     ):
-        function = option(function)
-    return output_options(function)
+        function = add(function)
+    return function
 
 
 def find_program(model: str, build_dir: Path) -> Path:
@@ -118,8 +106,7 @@ def open_program(
 ) -> tuple[Net, str]:
     """Load a program; complete the preprocessing of one that comes without ``metadata.json``.
 
-    Mean, std and colour order are inside every program. Its input's size is, too; only what happens to a
-    image before is not.
+    Mean, std, colour order and input size are inside every program; what happens to an image before is not.
 
     Returns:
         The net, and a note on what was assumed; empty if nothing was.

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
-from edge.cli.options import complete_models, output_options
-from edge.cli.program import find_program
-from edge.errors import ModelFileError, UsageError
-
-if TYPE_CHECKING:
-    from edge.folder.built import Built
+from edge.cli.display import examples
+from edge.cli.options import FILE, build_dir_option, complete_models, debug_option, json_option, option
+from edge.cli.program import built_folder
+from edge.cli.verb import Verb
+from edge.errors import UsageError
 
 EXAMPLES = (
     "edge report ConvNeXt_atto",
@@ -21,40 +19,31 @@ EXAMPLES = (
 )
 
 
-@click.command("report", epilog="\b\nExamples:\n" + "\n".join(f"  {line}" for line in EXAMPLES))
+@click.command("report", cls=Verb, epilog=examples(EXAMPLES))
 @click.argument("model", shell_complete=complete_models)
 @click.argument("other", required=False, shell_complete=complete_models)
-@click.option(
-    "--build-dir",
-    type=click.Path(path_type=Path),
-    default=Path("build"),
-    show_default=True,
-    help="Where a model is looked for by its name.",
+@build_dir_option
+@option(
+    "--out", "The page (.html).  [default: report.html in the build folder; of two builds comparison.html here]", FILE
 )
-@click.option(
-    "--out",
-    type=click.Path(path_type=Path, dir_okay=False),
-    help="The page; .md and .json go beside it.  [default: report.html in the build folder; of two builds "
-    "comparison.html here]",
-)
-@output_options
-def report_command(
-    *, model: str, other: str | None, build_dir: Path, out: Path | None, as_json: bool, verbose: bool
-) -> None:
+@json_option
+@debug_option
+def report_command(*, model: str, other: str | None, build_dir: Path, out: Path | None, as_json: bool) -> None:
     """Write report.html, report.md and report.json of MODEL; with OTHER, compare the two.
 
     MODEL is a build folder, or a name: ConvNeXt_atto means build/ConvNeXt_atto. The page is one file that
-    opens offline. What edge eval and edge diagnose found is in it where it speaks of the same files.
+    opens offline. What edge eval and edge diagnose found of the same files is in it.
     """
-    del verbose  # there is nothing more to tell
+    from edge.folder.built import open_built
+
     if out is not None and out.suffix != ".html":
         raise UsageError(f"--out {out}", expected="a name ending in .html")
-    built, warnings = _open(model, build_dir), []
+    built, warnings = open_built(built_folder(model, build_dir, "report")), []
     if other is not None:
         from edge.report import compare
         from edge.report.write import write_beside
 
-        comparison = compare.compare(built, _open(other, build_dir))
+        comparison = compare.compare(built, open_built(built_folder(other, build_dir, "report")))
         verdict, texts = comparison.verdict, compare.documents(comparison)
         paths = write_beside(out or Path("comparison.html"), texts)
     else:
@@ -74,14 +63,3 @@ def report_command(
         click.echo(verdict)
         for name, path in zip(("report", "", ""), paths, strict=True):
             click.echo(f"{name:<7} {path}")
-
-
-def _open(model: str, build_dir: Path) -> Built:
-    from edge.folder.built import open_built
-
-    path = find_program(model, build_dir)
-    if not path.is_dir():
-        raise ModelFileError(
-            f"{path} is a single file", expected="the folder of a finished build", remedy=f"edge report {path.parent}"
-        )
-    return open_built(path)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, get_args
 import click
 
 from edge.cli.display import examples
+from edge.cli.options import PATH, labels_option, option, top_option
 from edge.cli.program import (
     backend_line,
     describe_preprocess,
@@ -20,6 +21,7 @@ from edge.cli.program import (
     running_options,
     value_name,
 )
+from edge.cli.verb import Verb
 from edge.errors import EdgeError, InputError, UsageError
 from edge.specs.schema import ScoreKind
 
@@ -28,25 +30,21 @@ if TYPE_CHECKING:
 
 EXAMPLES = (
     "edge run ConvNeXt_atto cheetah.jpg",
-    "edge run build/ConvNeXt_atto photos/ --k 3 --out labelled/",
+    "edge run build/ConvNeXt_atto photos/ -k 3 --out labelled/",
     "edge run other.bin cat.jpg --labels imagenet --resize 256",
 )
 
 
-@click.command("run", epilog=examples(EXAMPLES))
+@click.command("run", cls=Verb, epilog=examples(EXAMPLES))
 @program_argument
 @click.argument("images", nargs=-1, required=True, metavar="IMAGE...")
-@click.option("--k", type=click.IntRange(min=1), default=5, show_default=True, help="Labels an image.")
-@click.option(
-    "--out",
-    type=click.Path(path_type=Path),
-    help="Write each image with its labels below it: a .png or .jpg for one image, else a folder.",
-)
-@click.option("--labels", help="imagenet, demo, or a text file with a class name a line.  [default: MODEL's]")
-@click.option(
+@top_option
+@option("--out", "Where images go with their classes below them: a .png or .jpg for one, a folder for several.", PATH)
+@labels_option
+@option(
     "--scores",
-    type=click.Choice(get_args(ScoreKind)),
-    help="Only for a file without metadata.json: what its scores are.  [default: unknown; shown as they are]",
+    "What the scores are, of a file without metadata.json.  [default: unknown, shown as they are]",
+    click.Choice(get_args(ScoreKind)),
 )
 @running_options
 @click.pass_context
@@ -58,7 +56,7 @@ def run_command(
     images: tuple[str, ...],
     build_dir: Path,
     backend: str,
-    k: int,
+    top: int,
     out: Path | None,
     labels: str | None,
     scores: ScoreKind | None,
@@ -81,7 +79,7 @@ def run_command(
             _head(net, note, verbose=verbose)
         results = []
         for image in files:
-            results.append(_classify(net, image, k, targets.get(image)))
+            results.append(_classify(net, image, top, targets.get(image)))
             if not as_json:
                 _show(results[-1])
         if as_json:

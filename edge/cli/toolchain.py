@@ -10,35 +10,36 @@ from typing import TYPE_CHECKING
 import cattrs
 import click
 
-from edge.cli.display import Display
-from edge.cli.options import output_options
+from edge.cli.display import Display, examples
+from edge.cli.options import PATH, option, output_options
+from edge.cli.verb import VerbGroup
 from edge.toolchain.managed import COMPILER, ENVIRONMENTS
 
 if TYPE_CHECKING:
     from edge.toolchain.find import Route
 
-VERSIONS = "\b\nExamples:\n  edge toolchain status\n  edge toolchain status --json"
-INSTALL = """\b
-Examples:
-  edge toolchain install
-  edge toolchain install paddle
-  edge toolchain install --python ~/.pyenv/versions/3.10.13/bin/python3.10"""
+VERSIONS = ("edge toolchain status", "edge toolchain status --json")
+INSTALL = (
+    "edge toolchain install",
+    "edge toolchain install paddle",
+    "edge toolchain install --python ~/.pyenv/versions/3.10.13/bin/python3.10",
+)
 
 
-@click.group("toolchain", epilog="\b\nExamples:\n  edge toolchain install\n  edge toolchain status")
+@click.group("toolchain", cls=VerbGroup, epilog=examples([INSTALL[0], VERSIONS[0]]))
 def toolchain_command() -> None:
     """Install the vendor's compiler or a framework to export from, or show which are there."""
 
 
-@toolchain_command.command("install", epilog=INSTALL)
-@click.argument("what", type=click.Choice(list(ENVIRONMENTS)), default=COMPILER.name)
-@click.option("--python", type=click.Path(path_type=Path), help="A CPython 3.10 to build the environment with.")
+@toolchain_command.command("install", short_help="Install the compiler, or a framework.", epilog=examples(INSTALL))
+@click.argument("what", metavar="[WHAT]", type=click.Choice(list(ENVIRONMENTS)), default=COMPILER.name)
+@option("--python", "CPython 3.10 for the environment.  [default: one found here, else downloaded]", PATH, value="FILE")
 @output_options
 def install_command(*, what: str, python: Path | None, as_json: bool, verbose: bool) -> None:
     """Install WHAT from the Python package index into an environment of its own.
 
-    Without a word it is the compiler (about 4.2 GB). paddle (about 0.9 GB) and mindspore (about 2.5 GB) are
-    for --paddle and --mindspore only.
+    WHAT is compiler, the default (about 4.2 GB), or paddle (about 0.9 GB) or mindspore (about 2.5 GB), which models
+    of these frameworks need.
     """
     from edge.toolchain.install import install
 
@@ -52,10 +53,10 @@ def install_command(*, what: str, python: Path | None, as_json: bool, verbose: b
     click.echo(f"{what} ready: {versions_line(toolchain.versions)}\nin {toolchain.where}")
 
 
-@toolchain_command.command("status", epilog=VERSIONS)
+@toolchain_command.command("status", short_help="Show what is installed, and which is used.", epilog=examples(VERSIONS))
 @output_options
 def status_command(*, as_json: bool, verbose: bool) -> None:
-    """Show each way to have the compiler, in the order in which it is looked for, and the frameworks."""
+    """Show where the compiler is looked for, in that order, and the frameworks."""
     from edge.toolchain.find import status
 
     found = status()

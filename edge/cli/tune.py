@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from edge.cli.display import Display
-from edge.cli.options import Number, make_request, request_options, typed_arguments
+from edge.cli.display import Display, examples
+from edge.cli.options import FILE, Number, make_request, option, request_options, typed_arguments
+from edge.cli.verb import Verb
 from edge.errors import GateError, UsageError
 
 if TYPE_CHECKING:
@@ -135,30 +136,15 @@ EXAMPLES = (
 )
 
 
-@click.command("tune", epilog="\b\nExamples:\n" + "\n".join(f"  {line}" for line in EXAMPLES))
-@request_options
-@click.option(
-    "--max-drop",
-    type=Number(min=0),
-    default=0.3,
-    show_default=True,
-    help="Points of Top-1 that may be lost; a loss within chance (p = 0.05) passes.",
-)
-@click.option(
-    "--max-latency",
-    default="1.10x",
-    show_default=True,
-    help="Static latency that it may take: 1.05x plain int8's, 1.5ms or 900us.",
-)
-@click.option("--min-agreement", type=Number(0, 100), help="Percent of answers that have to be float's.")
-@click.option("--time", "duration", default="30m", show_default=True, help="For the whole search: 90s, 45m, 1h.")
-@click.option(
-    "--trial-timeout", default="10m", show_default=True, help="For one compile; a longer one is a failed trial."
-)
-@click.option(
-    "--out",
-    type=click.Path(path_type=Path, dir_okay=False),
-    help="Where the recipe goes.  [default: mapper_yaml/precision/MODEL.yaml in a checkout, else the build folder]",
+@click.command("tune", cls=Verb, epilog=examples(EXAMPLES))
+@request_options("tune", without=("precision", "timeout"))
+@option("--max-drop", "Top-1 that may be lost; a loss within chance (p = 0.05) passes.", Number(min=0), 0.3, "POINTS")
+@option("--max-latency", "Static latency: a multiple of int8's (1.05x), 1.5ms or 900us.", default="1.10x", value="TIME")
+@option("--min-agreement", "Share of the answers that have to be float's.", Number(0, 100), value="PERCENT")
+@option("--time duration", "Time for the whole search: 90s, 45m or 1h.", default="30m", value="TIME")
+@option("--trial-timeout", "Time for one compile (90s, 10m); a longer one has failed.", default="10m", value="TIME")
+@option(
+    "--out", "Recipe to write.  [default: mapper_yaml/precision/MODEL.yaml in a checkout, else the build folder]", FILE
 )
 @click.pass_context
 def tune_command(
@@ -176,10 +162,10 @@ def tune_command(
     verbose: bool,
     **options: Any,
 ) -> None:
-    """Search the recipe with which MODEL loses least accuracy at nearly int8's speed.
+    """Search the precision recipe with which MODEL loses least accuracy at nearly int8's speed.
 
-    Half of the images are searched on, the figures at the end are of the other half. Every trial is a real compile;
-    finished ones are kept, and the same command goes on from there. edge build takes the recipe by itself.
+    One half of the images is searched on; the figures at the end are of the other half. Every trial is a real
+    compile. Finished trials are kept, and the same command goes on from there. edge build then uses the recipe.
     """
     import cattrs
     from attrs import evolve
@@ -190,10 +176,6 @@ def tune_command(
     from edge.tune import FILE, SearchOptions, tune
     from edge.tune.spaces import baseline, operator_items
 
-    if options["precision"] is not None:
-        raise UsageError(
-            f"--precision {options['precision']} with edge tune, which searches for it", remedy="leave --precision away"
-        )
     share, microseconds = parse_latency(max_latency)
     wanted = SearchOptions(
         max_drop=max_drop,

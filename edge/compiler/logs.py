@@ -145,6 +145,8 @@ class Progress:
         ("compile", 0.28),
         ("write", 0.99),
     )
+    # Of a stage's share to its first bar; how many follow is not known, so each gets half of what is left.
+    _FIRST: Mapping[str, float] = {"calibrate": 0.5, "compile": 0.9}
     _START = re.compile(r"Start to (prepare|optimize|calibrate|quantize|compile) the ")
     _BAR = re.compile(r"^\s*\[[=\- ]*\]\s*(\d{1,3})%")
     _TQDM = re.compile(r"calibration in progress:\s*\d+%.*?(\d+)/(\d+)")
@@ -153,31 +155,44 @@ class Progress:
         self.stage = "start"
         self._reporter = reporter
         self._fraction = 0.0
-        self._shown = ""
+        self._shown: tuple[str, float] = ("", 0.0)
+        self._bar, self._within = 1, 0.0  # number of the stage's bar, and how far it is
 
     def line(self, text: str) -> None:
         """Take one console line or one step of a progress bar."""
         if bar := self._BAR.match(text):
-            percent = min(100, int(bar[1]))
-            self._show(f"compile {percent} %", percent / 100)
+            self._advance(min(100, int(bar[1])) / 100)
+            # The bar's own percentage would start again with each subgraph.
+            self._show("compile" + (f", part {self._bar}" if self._bar > 1 else ""))
         elif tqdm := self._TQDM.search(text):
             done, total = int(tqdm[1]), int(tqdm[2])
-            self._show(f"calibrate: batch {done} of {total}", done / total if total else 0.0)
+            self._advance(min(1.0, done / total) if total else 0.0)
+            self._show("calibrate" + (f", run {self._bar}" if self._bar > 1 else "") + f": batch {done} of {total}")
         elif start := self._START.search(text):
-            self.stage = start[1]
-            self._show(self.stage, 0.0)
+            self._begin(start[1], start[1])
         elif "start convert to *.bin" in text:
-            self.stage = "write"
-            self._show("write the .bin", 0.0)
+            self._begin("write", "write the .bin")
 
-    def _show(self, text: str, within: float) -> None:
+    def _begin(self, stage: str, text: str) -> None:
+        self.stage, self._bar, self._within = stage, 1, 0.0
+        self._show(text)
+
+    def _advance(self, within: float) -> None:
+        """Note how far a bar is; one that falls is the next: of another method of calibration, or subgraph."""
+        self._bar += within < self._within
+        self._within = within
+
+    def _show(self, text: str) -> None:
         names = [name for name, _ in self._STAGES]
         starts = [*(start for _, start in self._STAGES), 1.0]
         index = names.index(self.stage) if self.stage in names else 0
-        fraction = starts[index] + within * (starts[index + 1] - starts[index])
-        self._fraction = max(self._fraction, min(1.0, fraction))
-        if text != self._shown:
-            self._shown = text
+        first = self._FIRST.get(self.stage, 1.0)
+        left = (1 - first) / 2 ** (self._bar - 1)
+        before, share = (1 - 2 * left, left) if self._bar > 1 else (0.0, first)
+        within = before + share * self._within
+        self._fraction = max(self._fraction, starts[index] + within * (starts[index + 1] - starts[index]))
+        if (text, self._fraction) != self._shown:
+            self._shown = text, self._fraction
             self._reporter.update(text, self._fraction)
 
 

@@ -36,6 +36,7 @@ from edge.pipeline.stages import (
     VERIFY,
 )
 from edge.pipeline.verify import VerifyResult
+from edge.sources.options import stage_command
 from edge.specs.request import Request
 from edge.specs.schema import MARCH
 
@@ -267,7 +268,7 @@ def _verify(result: VerifyResult) -> dict[str, object]:
 
 def command(verb: str, request: Request) -> str:
     """Return what a user types to run a verb of this build."""
-    return shlex.join(["edge", verb, *request.arguments])
+    return stage_command(verb, request.arguments)
 
 
 def _stage(stage: Done[Any], request: Request) -> dict[str, object]:
@@ -278,11 +279,6 @@ def _stage(stage: Done[Any], request: Request) -> dict[str, object]:
         "seconds": stage.seconds,
         **({} if peak is None else {"peak_memory": peak}),
         "cached": stage.cached,
-        "command": shlex.join(vendor) if vendor else command(_verb(stage.name), request),
+        "command": shlex.join(vendor) if vendor else command(stage.name, request),
         "key": stage.key,
     }
-
-
-def _verb(stage: str) -> str:
-    """Return the verb that runs a stage; ``edge eval`` is more than the stage of that name."""
-    return "build" if stage == "eval" else stage

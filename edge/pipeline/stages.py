@@ -182,10 +182,11 @@ def _left_inside(build: Build, result: CheckResult) -> tuple[str, ...]:
 def _check_note(build: Build, result: CheckResult) -> str:
     inside = _left_inside(build, result)
     moved = len(result.cpu_inside) - len(inside)
-    text = f"{result.bpu + moved} nodes on the BPU, {result.cpu - moved} on the CPU"
-    if moved:
-        text += f", with the {moved} that the recipe moves"
-    return text + (f"; INSIDE the network: {', '.join(inside[:3])}" if inside else "")
+    by_recipe = f", {moved} of them moved there by the recipe" if moved else ""
+    text = f"{result.bpu + moved} nodes on the BPU{by_recipe}, {result.cpu - moved} on the CPU"
+    return f"{text}; the compile adds 1, the input's preprocessing" + (
+        f"; INSIDE the network: {', '.join(inside[:3])}" if inside else ""
+    )
 
 
 def _check_warnings(build: Build, result: CheckResult) -> Iterator[str]:
@@ -485,7 +486,7 @@ def _eval_inputs(build: Build) -> Inputs:
         steps=Keyed(steps, {step.name: step.key for step in steps}),
         measured_on=Keyed(MeasuredOn(images, no_top1, seed), [images.fingerprint, images.description, no_top1, seed]),
         root=Keyed(build.workspace.root),
-        listener=Keyed(Inside(build.listener)),
+        listener=Keyed(Inside(build.listener, steps=len(steps))),
     )
 
 
@@ -498,23 +499,31 @@ def _eval_note(_build: Build, result: Evaluation) -> str:
 
 
 class Inside:
-    """Shows the stages of something that is a stage itself as its steps; each warning once."""
+    """Shows the stages of something that is a stage itself as its steps; each warning once.
 
-    def __init__(self, listener: Listener, standing: Callable[[], str] = str) -> None:
-        self._listener = listener
-        self._standing = standing  # what stands behind each line
+    Args:
+        standing: what stands behind each line.
+        steps: how many there will be, so that the fraction is of all of them; 0 where nobody knows.
+    """
+
+    def __init__(self, listener: Listener, standing: Callable[[], str] = str, steps: int = 0) -> None:
+        self._listener, self._standing = listener, standing
+        self._steps, self._begun = steps, 0
         self._warned: set[str] = set()
         self._step = ""
 
     def begin(self, stage: str) -> None:
         """Note the step."""
         self._step = stage
+        self._begun += 1
 
     def end(self, stage: str, seconds: float, *, cached: bool, note: str) -> None:
         """A step ends without a word."""
 
     def update(self, text: str, fraction: float | None = None) -> None:
         """Show the step."""
+        if fraction is not None and self._steps:
+            fraction = (self._begun - 1 + fraction) / self._steps
         self._listener.update((f"{self._step}: {text}" if self._step else text) + self._standing(), fraction)
 
     def warn(self, message: str) -> None:

@@ -1,21 +1,17 @@
 """What the user's words mean: MODEL and its options become a request, and notes for the user to check."""
 
-# ruff: noqa: RUF009 - _option is attrs' own field with more to it
-
 from __future__ import annotations
 
-import math
 import os
-import re
-from collections.abc import Iterable, Mapping, Sequence
-from numbers import Integral, Real
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any
 
-from attrs import Attribute, evolve, field, fields, frozen
+from attrs import evolve, fields
 
 from edge.errors import LabelError, ToolchainMissing, UsageError
 from edge.files import data_dir
+from edge.sources.options import Options
 from edge.specs import (
     ModelSpec,
     Precision,
@@ -28,149 +24,17 @@ from edge.specs import (
     load_precision,
     read_model,
 )
-from edge.specs.request import Compiler, Request, Weights
-from edge.specs.schema import CROP_SHARE, OWN_FILES, Color, Interpolation, Level
+from edge.specs.request import Request
+from edge.specs.schema import CROP_SHARE, OWN_FILES
 
 if TYPE_CHECKING:
     from edge.sources.declared import Declared
     from edge.toolchain.found import Toolchain
 
 IMAGENET = "--mean 123.675,116.28,103.53 --std 58.395,57.12,57.375 --resize 256 --crop 224"
-STRETCH = "stretch"
 # The model's own recipe: its file in the build folder, and the word that insists on one.
 OWN_RECIPE, INSIST = "recipe.yaml", "recipe"
-# Of the fields of Options, those that change nothing of the result.
-UNRECORDED = frozenset({"build_dir", "install", "any_memory"})
 Notes = tuple[str, ...]
-_NUMBERS: Mapping[Any, type] = {int: Integral, float: Real}
-
-
-def flag(name: str) -> str:
-    """Return a field of :class:`Options` as the command line spells it."""
-    return "--" + name.replace("_", "-")
-
-
-def _text(value: object) -> str | None:
-    """Return what one types; numbers may be given as such."""
-    if isinstance(value, (list, tuple)):
-        return ",".join(map(str, value))
-    return None if value is None else str(value)
-
-
-def _size(value: object) -> str | None:
-    return "x".join(map(str, value)) if isinstance(value, (list, tuple)) else _text(value)
-
-
-def _whole(value: object) -> object:
-    return int(value) if isinstance(value, Integral) and not isinstance(value, bool) else value  # numpy's too
-
-
-def _path(value: str | Path | None) -> Path | None:
-    return None if value is None else Path(value)
-
-
-def _option(kind: Any, default: object, text: str | None, *, least: float | None = None, convert: Any = None) -> Any:
-    """Return a field with what the command line needs to offer it.
-
-    Args:
-        kind: ``Path``, ``str``, ``int``, ``float``, ``bool``, or a Literal of what may be chosen.
-        convert: makes what one types of a value; the usual one for the kind without it.
-    """
-
-    def check(_: object, attribute: Attribute[Any], value: Any) -> None:
-        choices, name = get_args(kind), flag(attribute.name)
-        if value is None and default is None:
-            return
-        if choices and value not in choices:
-            raise UsageError(f"{name} {value}", expected=", ".join(choices))
-        if kind in _NUMBERS and (isinstance(value, bool) or not isinstance(value, _NUMBERS[kind])):
-            raise UsageError(f"{name} {value!r}", expected="a whole number" if kind is int else "a number")
-        if kind is bool and not isinstance(value, bool):
-            raise UsageError(f"{name} {value!r}", expected="True or False")
-        if least is not None and not least <= value < math.inf:  # nan is not
-            raise UsageError(f"{name} {value}", expected=f"{least:g} and above")
-
-    return field(
-        default=default,
-        converter=convert or {Path: _path, str: _text, int: _whole}.get(kind),
-        validator=check,
-        metadata={"kind": kind, "help": text, "least": least},
-    )
-
-
-@frozen(kw_only=True)
-class Options:
-    """Everything that says what to build, as a user gives it; beside each field stands what it is.
-
-    The field names are the command line's options in snake_case, the defaults are its own. Numbers may be
-    given as numbers: ``mean=127.5``, ``crop=(256, 320)``.
-    """
-
-    #: a zoo name, a model .yaml, ``timm:NAME``, or the user's own .onnx or TorchScript file; None where ``paddle`` or
-    #: ``mindspore`` is the model.
-    model: str | None = field(default=None, converter=_text)
-    weights: Weights = _option(Weights, "auto", "Where weights come from.")
-    onnx: Path | None = _option(Path, None, "Your own float ONNX for a zoo model.")
-    paddle: Path | None = _option(
-        Path, None, "Folder of a PaddlePaddle inference model, instead of MODEL or as its weights."
-    )
-    mindspore: Path | None = _option(Path, None, "A MindIR, or a MindSpore checkpoint with --network; likewise.")
-    network: str | None = _option(str, None, "mindcv's name of the checkpoint's network, such as convnext_tiny.")
-    source_config: Path | None = _option(
-        Path, None, "PaddleClas's or mindcv's YAML that says how the network sees images."
-    )
-    images: str | None = _option(str, None, "Images to measure on: a folder, list file or labels.csv.")
-    count: int = _option(int, 500, "Number of images; 0 means all.", least=0)
-    label_offset: int = _option(int, 0, "Added to each image's label: 1 for a network with a background class 0.")
-    calib: str | None = _option(str, None, "Images to calibrate on; as --images, or a file in calibration/.")
-    calib_count: int | None = _option(int, None, "Number of images; 100 unless the set says other.", least=1)
-    precision: str | None = _option(
-        str,
-        None,
-        "A recipe in mapper_yaml/precision, or a path; 'recipe' insists on the model's own.  "
-        "[default: the model's own recipe of edge tune, if there is one]",
-    )
-    level: Level | None = _option(Level, None, "Compiler optimisation level.")
-    compiler: Compiler = _option(
-        Compiler, "auto", "Which compiler; onnxruntime quantizes without the vendor's and makes no .bin."
-    )
-    name: str | None = _option(str, None, "Name of the build folder and of every file in it.  [default: MODEL's]")
-    mean: str | None = _option(str, None, "Per channel, 0..255, such as 127.5 or 123.675,116.28,103.53.")
-    std: str | None = _option(str, None, "Per channel, 0..255: the network sees (x - mean) / std.")
-    color: Color | None = _option(Color, None, "Channel order of the network.")
-    resize: str | None = _option(str, None, "Shorter side before the centre crop, or 'stretch'.")
-    crop: str | None = _option(str, None, "Input size, such as 224 or 256x320 (height x width).", convert=_size)
-    interpolation: Interpolation | None = _option(Interpolation, None, "Interpolation when enlarging.")
-    labels: str | None = _option(str, None, "Text file with a class name a line.")
-    output: str | None = _option(
-        str, None, "Name of the class scores, any value of the network's graph, where its outputs leave it open."
-    )
-    seed: int = _option(int, 0, "Random seed.", least=0)
-    timeout: float = _option(float, 120.0, "Minutes that one run of the compiler may take.", least=0.01)
-    install: bool = _option(
-        bool, False, "First install what is missing: the compiler, or the framework of --paddle and --mindspore."
-    )
-    any_memory: bool = _option(bool, False, "Compile even if the memory estimate exceeds what is free.")
-    build_dir: Path | None = _option(Path, Path("build"), None)
-    arguments: tuple[str, ...] = ()  #: what is recorded as the command, from :func:`as_typed`.
-
-    def changes(self) -> dict[str, Any]:
-        """Return what the user sets of the preprocessing: keys of ``Preprocess``.
-
-        Raises:
-            UsageError: a value can't be read.
-        """
-        given: dict[str, Any] = {
-            "mean": _triple("--mean", self.mean),
-            "std": _triple("--std", self.std),
-            "color": self.color,
-            "crop": _crop(self.crop),
-            "interpolation": self.interpolation,
-        }
-        found = {key: value for key, value in given.items() if value is not None}
-        if self.resize is not None:
-            found["resize"] = None if self.resize == STRETCH else _integer("--resize", self.resize)
-        return found
 
 
 def resolve(options: Options) -> tuple[Request, Notes]:
@@ -237,24 +101,6 @@ def _source(options: Options) -> str:
     """Return what tells this model from another of the same name: where its file lies, or the name itself."""
     path = options.paddle or options.mindspore or Path(str(options.model))
     return str(path.resolve()) if path.is_file() or path == options.paddle else str(options.model).lower()
-
-
-def as_typed(values: Iterable[tuple[str, object]]) -> tuple[str, ...]:
-    """Return options and their values as words of a command line, absolute paths made relative.
-
-    Args:
-        values: (option, value); the argument has the option ``""`` and comes first, True is the option alone.
-    """
-    words: list[str] = []
-    for option, value in values:
-        text = str(value)
-        if Path(text).is_absolute() and option != "--output":
-            text = os.path.relpath(text)
-        if not option:
-            words.insert(0, text)
-        else:
-            words += [option] if value is True else [option, text]
-    return tuple(words)
 
 
 def _of_model(model: str, options: Options, changes: dict[str, Any]) -> tuple[ModelSpec, Notes]:
@@ -531,32 +377,3 @@ def _recipe(spec: ModelSpec, wish: str | None, build_dir: Path | None) -> tuple[
     shown = os.path.relpath(path)
     note = f"precision recipe {shown}, the model's own; --precision {spec.precision} goes without"
     return load_precision(str(path)), (note,) if wish is None else ()
-
-
-def _triple(option: str, text: str | None) -> tuple[float, float, float] | None:
-    if text is None:
-        return None
-    try:
-        values = [float(part) for part in re.split(r"[,\s]+", text.strip())]
-    except ValueError:
-        values = []
-    if len(values) == 1:
-        values *= 3
-    if len(values) != 3:
-        raise UsageError(f"{option} {text!r}", expected="one number, or three with commas")
-    return values[0], values[1], values[2]
-
-
-def _crop(text: str | None) -> tuple[int, int] | None:
-    if text is None:
-        return None
-    numbers = [_integer("--crop", part) for part in text.lower().split("x")]
-    if len(numbers) not in (1, 2):
-        raise UsageError(f"--crop {text!r}", expected="one number, or height x width such as 256x320")
-    return numbers[0], numbers[-1]
-
-
-def _integer(option: str, text: str) -> int:
-    if not text.strip().isdigit():
-        raise UsageError(f"{option} {text!r}", expected="a whole number of pixels")
-    return int(text)
