@@ -166,7 +166,7 @@ def test_a_program_of_another_network_than_was_checked_does_not_count(
     records, _, err = pages(edge, "Mine")
     assert records["Mine"].compiled is None
     assert "another network" in err
-    assert "than its check saw" in err
+    assert "than in its check" in err
     assert "edge models --check-all Mine" in err
     assert edge("models", "--check-all", "Mine")[0] == 0
     records, text, err = pages(edge, "Mine")
@@ -444,7 +444,7 @@ def test_measuring_goes_on_after_a_failure(zoo: Path, edge: Run, tmp_path: Path,
     assert json.loads(out)["Mine"]["counted"]["macs"] == 12
     code, out, err = edge("models", "--measure", "Recipe")
     assert code == 2
-    assert "no precision recipe is called 'nothing'" in err
+    assert "there is no precision recipe 'nothing'" in err
 
 
 @pytest.mark.parametrize(("verb", "work"), [("--check-all", "check_model"), ("--measure", "measure_model")])

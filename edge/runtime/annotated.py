@@ -25,9 +25,9 @@ PAPER, INK, BAR = (250, 250, 250), (25, 25, 25), (176, 208, 240)  # RGB
 
 
 def annotate(rgb: Image, ranked: Sequence[tuple[str, float]]) -> Image:
-    """Return the image with a row a class below it: label, probability and a bar of its length.
+    """Return the image with one row per class below it: label, probability and a bar of that length.
 
-    Nothing is drawn on the image itself; it is only brought to a size that is good to look at.
+    Nothing is drawn on the image itself; it is only resized for display.
 
     Args:
         rgb: uint8, (height, width, 3), RGB.
@@ -54,7 +54,7 @@ def png(rgb: Image) -> bytes:
 
 
 def save_image(path: Path, rgb: Image) -> None:
-    """Write an image (uint8, RGB) whole or not at all; the name's ending says the format: see ``check_format``."""
+    """Write an image (uint8, RGB) whole or not at all; its name's suffix gives the format: see ``check_format``."""
     check_format(path)
     data = _encode(rgb, path.suffix.lower())
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
@@ -67,9 +67,9 @@ def save_image(path: Path, rgb: Image) -> None:
 
 
 def check_format(path: Path) -> None:
-    """Raise UsageError for a name that :func:`save_image` can't write: its ending is none of ``FORMATS``."""
+    """Raise UsageError for a name that :func:`save_image` can't write: its suffix is not in ``FORMATS``."""
     if path.suffix.lower() not in FORMATS:
-        raise UsageError(f"{path} names no kind of image", expected="a name ending in " + ", ".join(FORMATS))
+        raise UsageError(f"{path} has no suffix of an image", expected="a name ending in " + ", ".join(FORMATS))
 
 
 def _encode(rgb: Image, ending: str) -> bytes:
