@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 
 from edge.measure.statistics import mcnemar, wilson
 
-ALPHA = 0.01  # of the test that scores come closer to float's
+ALPHA = 0.01  # level of the test that scores come closer to float's
 DRAWS = 4000  # of that test
-RIVALS, NODES = 10, 24  # of the expected agreement
+RIVALS, NODES = 10, 24  # classes and quadrature nodes of the expected agreement
 _SOFTMAX_SUM = 1e-3  # how far a row of probabilities may be from 1
 
 Scores = NDArray[np.float32]  # (n, classes), or (classes,) of one image
@@ -20,7 +20,7 @@ Scores = NDArray[np.float32]  # (n, classes), or (classes,) of one image
 
 @frozen
 class Gain:
-    """What a change wins over the network as built, on the same images."""
+    """The gain of a change over the network as built, on the same images."""
 
     what: str  #: name of the change, or of the layer.
     before: int  #: images with the float network's answer as built.
@@ -29,12 +29,12 @@ class Gain:
     p: float  #: exact McNemar of the two.
     cosine_before: float  #: mean cosine with float's scores.
     cosine_after: float  #: the same with the change.
-    expected: float  #: gain in agreement, in points, that the nearer scores let expect; see :func:`expected`.
-    p_closer: float  #: that the cosine rises so much by chance; paired sign-flip test on the images' differences.
+    expected: float  #: expected gain in agreement, in points, from the closer scores; see :func:`expected`.
+    p_closer: float  #: p that the cosine rises this much by chance; paired sign-flip test over the images.
 
     @property
     def points(self) -> float:
-        """Gain in agreement that was counted, in points."""
+        """Counted gain in agreement, in points."""
         return 100 * (self.after - self.before) / self.n
 
     @property
@@ -44,7 +44,7 @@ class Gain:
 
     @property
     def figure(self) -> str:
-        """The figure as remedies cite it."""
+        """The gain as text for remedies."""
         return (
             f"agreement with float {100 * self.before / self.n:.1f} → {100 * self.after / self.n:.1f} %, "
             f"cosine {self.cosine_before:.4f} → {self.cosine_after:.4f} ({self.n} images)"
@@ -53,16 +53,16 @@ class Gain:
 
 @frozen(eq=False)
 class StepEffect:
-    """The network after one step of the build against the step before, on the same images."""
+    """The network after one step of the build compared with the step before, on the same images."""
 
     name: str  #: ``NV12``, ``simplify``, ``optimize``, ``calibrated`` or ``program``.
     what: str  #: in words.
     agreement: float  #: share of the images with the same answer, 0..1.
-    cosine: float  #: mean of the scores'.
+    cosine: float  #: mean cosine of the scores.
 
 
 def gain(what: str, reference: Scores, before: Scores, after: Scores) -> Gain:
-    """Return what a change wins; ``reference`` are the float network's scores, each (n, classes)."""
+    """Return the gain of a change; ``reference`` are the float network's scores, each (n, classes)."""
     answers = reference.argmax(1)
     old, new = before.argmax(1) == answers, after.argmax(1) == answers
     near_before, near_after = cosines(reference, before), cosines(reference, after)
@@ -80,12 +80,12 @@ def gain(what: str, reference: Scores, before: Scores, after: Scores) -> Gain:
 
 
 def expected(reference: Scores, scores: Scores) -> float:
-    """Return the agreement, 0..1, that the errors of scores against the float network's, both (n, classes), let expect.
+    """Return the expected agreement, 0..1, from the errors of scores against the float network's, both (n, classes).
 
-    A count of equal answers moves by whole images. This takes each image's errors as independent and normal with
-    their own standard deviation s, and asks how likely the first answer stays before each of its nearest rivals j, a
-    margin m_j behind: the integral of phi(t) * prod_j Phi(t + m_j / s) over t, by Gauss and Hermite, averaged over the
-    images.
+    A count of equal answers changes by whole images. This assumes independent normal errors with standard deviation s
+    within each image, and computes the probability that the best class stays ahead of each of its nearest rivals j,
+    which are m_j behind: the integral of phi(t) * prod_j Phi(t + m_j / s) over t (Gauss-Hermite quadrature), averaged
+    over the images.
     """
     ordered = -np.sort(-reference.astype(np.float64), axis=1)[:, : RIVALS + 1]
     margins = ordered[:, :1] - ordered[:, 1:]
@@ -105,9 +105,9 @@ def _normal(values: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def _sign_flip(differences: NDArray[np.float64]) -> float:
-    """Return the one-sided p of a paired randomization test: how often random signs give as large a mean.
+    """Return the one-sided p of a paired randomization test: how often random signs give a mean as large.
 
-    Unlike a count of signs it sees a change that helps few images much. Source: R. A. Fisher, "The Design of
+    Unlike a count of signs, it detects a change that helps few images much. Source: R. A. Fisher, "The Design of
     Experiments" (1935), section 21.
     """
     rng = np.random.Generator(np.random.PCG64(0))
@@ -129,7 +129,7 @@ def compare(name: str, what: str, before: Scores, after: Scores) -> StepEffect:
 def cosines(a: Scores, b: Scores) -> NDArray[np.float64]:
     """Return the cosine of each row of ``a`` with the same row of ``b``, -1..1, (n,).
 
-    Equal rows give exactly 1, two rows of zeros too: equal outputs are no damage. One row of zeros gives 0.
+    Equal rows give exactly 1, also two rows of zeros. One row of zeros gives 0.
     """
     x, y = a.astype(np.float64), b.astype(np.float64)
     dots = np.einsum("ij,ij->i", x, y)
@@ -171,7 +171,7 @@ class Score:
 
 
 def score_record(score: Score | None) -> dict[str, object] | None:
-    """Return a score as manifests keep it, in percent; None without labels."""
+    """Return a score as stored in manifests, in percent; None without labels."""
     if score is None:
         return None
     return {
@@ -202,7 +202,7 @@ def score(scores: Scores, labels: NDArray[np.int64]) -> Score:
 def log_softmax(scores: Scores) -> NDArray[np.float64]:
     """Return the logarithms of the classes' probabilities, (n, classes).
 
-    Rows that are probabilities already, as behind a network's own Softmax, are taken as such.
+    Rows that already are probabilities, as behind a network's own Softmax, are used as they are.
     """
     values = scores.astype(np.float64)
     if values.min() >= 0 and np.allclose(values.sum(axis=1), 1, atol=_SOFTMAX_SUM):
@@ -214,12 +214,12 @@ def log_softmax(scores: Scores) -> NDArray[np.float64]:
 def divergence(reference: Scores, scores: Scores) -> float:
     """Return the mean Kullback-Leibler divergence of the answers from the reference's, in nats.
 
-    A count of changed answers moves by whole images; this moves with every score, so that recipes that differ by
-    less than an image in a hundred can be told apart on a few hundred. Units and recipes are ranked by it: of the 294
-    units of a trained ConvNeXt-atto, the twelve that it put first on 32 images won 0.54 points of agreement each on
-    300 others, those of the mean cosine 0.53, of :func:`expected` 0.48, of a count 0.47 (means of 40 draws, standard
-    errors 0.02 to 0.03). :func:`expected` stays for what is told to a reader, in points of agreement; it needs no
-    softmax. Source: S. Kullback and R. A. Leibler, "On Information and Sufficiency", Annals of Mathematical
+    A count of changed answers changes by whole images; this changes with every score, so a few hundred images are
+    enough to separate recipes that differ in less than one image in a hundred. Units and recipes are ranked by it.
+    Measured on the 294 units of a trained ConvNeXt-atto: the twelve units ranked first on 32 images gained 0.54 points
+    of agreement each on 300 others. Ranked by mean cosine they gained 0.53, by :func:`expected` 0.48, by a count 0.47
+    (means of 40 draws, standard errors 0.02 to 0.03). Reports use :func:`expected`, in points of agreement; it needs
+    no softmax. Source: S. Kullback and R. A. Leibler, "On Information and Sufficiency", Annals of Mathematical
     Statistics 22 (1951).
     """
     p, q = log_softmax(reference), log_softmax(scores)
