@@ -229,8 +229,8 @@ def test_what_is_no_program(tmp_path: Path) -> None:
         ("1.30.0", "3.15.60.0", "warn", "newer"),
         ("1.23.8", None, "warn", "3.15.49"),
         ("2.0.0", "3.16.1.0", "no", "another release line"),
-        ("9.9.9", None, "unknown", "does not tell"),
-        (None, None, "unknown", "does not tell"),
+        ("9.9.9", None, "unknown", "is unknown"),
+        (None, None, "unknown", "is unknown"),
     ],
 )
 def test_the_program_against_the_board(dnn: str | None, hbrt: str | None, fits: str, says: str) -> None:

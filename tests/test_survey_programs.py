@@ -277,7 +277,7 @@ def test_records_of_an_earlier_edge_are_shown_as_far_as_they_go(tmp_path: Path) 
     (tmp_path / "models.json").write_text(json.dumps(data))
     records = load_records(tmp_path / "models.json")
     text = page([ModelSpec("Mine", Sources())], records, command="x")
-    assert "Compiled by an earlier edge, which recorded none of this: Mine." in text
+    assert "Compiled by an earlier edge, which did not record this: Mine." in text
     assert "| Mine | 224x224 | - |" in text
 
 

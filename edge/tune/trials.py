@@ -120,7 +120,7 @@ class Costs:
     def measure(
         self, name: str, nodes: Mapping[str, NodePrecision], limit: float, reporter: Reporter = SILENT
     ) -> Entry:
-        """Compile within ``limit`` seconds for the latency alone; return the entry, with ``latency_us`` in its values."""
+        """Compile within ``limit`` seconds for the latency alone; return the entry: ``latency_us`` in its values."""
         text = self._yaml(nodes)
         inputs = {"onnx": self.sha256, "yaml": text, "toolchain": self.toolchain.identity}
 
