@@ -1,4 +1,4 @@
-"""Build time and memory of edge against the bare vendor commands on the very same inputs.
+"""Build time and memory of edge compared with the bare vendor commands on the same inputs.
 
     python benchmarks/build_overhead.py ConvNeXt_atto --level O3
 
@@ -47,7 +47,7 @@ def edge_side(model: str, level: str, folder: Path) -> tuple[float, float]:
 
 
 def bare_side(model: str, built: Path, folder: Path) -> float:
-    """Return the wall seconds of the vendor's commands, run one after the other."""
+    """Return the wall seconds of the vendor's commands, run in sequence."""
     toolchain = find()
     stages = {path.name.rsplit("-", 1)[0]: path for path in (built / ".stages").iterdir()}
     for source in [*stages["render"].glob("*.yaml"), *stages["simplify"].glob("*.onnx")]:

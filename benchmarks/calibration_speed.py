@@ -1,13 +1,13 @@
-"""Calibration images per second: edge's stage against the vendor's transformer chains.
+"""Calibration images per second: edge's stage compared with the vendor's transformer chains.
 
-Both read the same photographs and write the same kind of file (raw float32, 3x224x224), on the same machine,
-in turns, the vendor's chains in the compiler's own Python. The chains are those of the vendor's samples:
+Both read the same photographs and write the same kind of file (raw float32, 3x224x224), on the same machine, in turns.
+The vendor's chains run in the compiler's own Python. They come from the vendor's samples:
 
 - ``resize``: cv2.imread, ResizeTransformer (scikit-image), as in the RDK X5 samples' 02_preprocess.sh;
 - ``mobilenet``: scikit-image, ShortSideResize 256, CenterCrop 224, as in the MobileNet and ResNet samples;
-- ``mobilenet-cv2``: the same with cv2.imread; no antialiasing, no float image: the cheapest there is;
-- ``pil``: PILResize 256 (bicubic, antialiased), PILCenterCrop 224: the one chain whose pixels equal ours;
-- ``… nv12``: the chain goes on to NV12 with the vendor's RGB2NV12Transformer, as calibration itself does.
+- ``mobilenet-cv2``: the same with cv2.imread; no antialiasing, no float image: the cheapest chain;
+- ``pil``: PILResize 256 (bicubic, antialiased), PILCenterCrop 224: the only chain whose pixels equal ours;
+- ``… nv12``: the chain continues to NV12 with the vendor's RGB2NV12Transformer, as calibration itself does.
 
     python benchmarks/calibration_speed.py --images DIR
 """
@@ -74,7 +74,7 @@ for line in sys.stdin:
 
 
 class Vendor:
-    """The vendor's chains in a process of the compiler's Python; a JSON line each way."""
+    """The vendor's chains in a process of the compiler's Python; one JSON line in each direction."""
 
     def __init__(self, argv: list[str], env: dict[str, str], out: Path) -> None:
         self._out = out
@@ -106,7 +106,7 @@ class Vendor:
 
 
 def calibration_seconds(paths: list[Path], threads: int | None) -> float:
-    """Time the real stage, hashes, checks and index included, on ``threads`` (None: as it ships)."""
+    """Time the real stage, including hashes, checks and index, on ``threads`` (None: as it ships)."""
     import edge.images.calibrate
     from edge.images import ImageItem, ImageSet
     from edge.specs import Preprocess
@@ -176,7 +176,7 @@ def main() -> int:
             for name, measure in work.items():
                 times[name].append(measure())
         vendor.close()
-    # The fastest round is the one least disturbed by whatever else the machine did.
+    # The fastest round is the one least disturbed by other work of the machine.
     rate = {name: len(paths) / min(values) for name, values in times.items()}
     print(f"{len(paths)} images, {os.cpu_count()} cores; images/s, fastest of {options.rounds} rounds")
     for name in ours:

@@ -1,11 +1,10 @@
-"""What equalized channels win over the same recipe without, and that they cost no time on the BPU.
+"""The gain of equalized channels over the same recipe without them, and their cost in time on the BPU (none).
 
     python benchmarks/equalization.py MODEL --images DIR [options of edge build]
 
-Builds MODEL twice, with the recipe int8_equalized and with the same without its key 'equalization', and
-prints how many answers of the float network behind NV12 each program keeps on the same images, the exact
-McNemar test between the two, and the static latency of each. ``--level O0`` is quickest; the integers do not
-depend on the level, the latency does.
+Builds MODEL twice, with the recipe int8_equalized and with the same without its key 'equalization'. Prints how many
+answers of the float network behind NV12 each program keeps on the same images, the exact McNemar test between the two,
+and the static latency of each. ``--level O0`` is fastest; the latency depends on the level, the integers do not.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
-"""Peak memory of ``edge eval`` on 50,000 images against 500: is it the same?
+"""Peak memory of ``edge eval`` on 50,000 and on 500 images: is it the same?
 
     python benchmarks/eval_memory.py [--many 50000] [--few 500] [--classes 1000]
 
-A tiny network with many classes, built with onnxruntime, is measured on tiny rendered images in
-class folders, so that what grows with n stands out: names, labels, hashes and answers. The figure is the
-largest resident memory of the process tree, sampled every 20 ms, or the kernel's own peak of the parent.
+A tiny network with many classes, built with onnxruntime, is measured on tiny rendered images in class folders, so that
+the parts that grow with n show: names, labels, hashes and answers. The figure is the largest resident memory of the
+process tree, sampled every 20 ms, or the kernel's own peak of the parent.
 """
 
 from __future__ import annotations

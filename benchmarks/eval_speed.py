@@ -1,14 +1,14 @@
-"""Speed of ``edge eval``: worker processes against a plain loop, and a step added against starting over.
+"""Speed of ``edge eval``: worker processes compared with a plain loop, and an added step with a full evaluation.
 
     python benchmarks/eval_speed.py [--images DIR] [--count 100] [--workers 2] [BUILD]
 
-BUILD is a build folder by the vendor's compiler; without it demo ConvNeXt_atto is built here at O0.
+BUILD is a build folder made with the vendor's compiler; without it demo ConvNeXt_atto is built here at O0.
 
-1. Images a second of the step ``quantized``, decoding and preprocessing included, against a plain loop over
-   the vendor's runtime (``HB_ONNXRuntime``) in one process of the compiler's Python, which gets its NV12
-   frames ready-made. The loop runs twice: with the threads that the runtime takes by itself, all cores, and
-   with one. Loading counts for neither. The three run in turns, and each one's best round counts.
-2. An evaluation of all steps where all but ``nv12`` had been measured, against one from nothing.
+1. Images per second of the step ``quantized``, including decoding and preprocessing, compared with a plain loop over
+   the vendor's runtime (``HB_ONNXRuntime``) in one process of the compiler's Python, which gets ready NV12 frames.
+   The loop runs twice: with the runtime's default threads (all cores), and with one. Loading is not counted. The
+   three run in turns, and the best round of each counts.
+2. An evaluation of all steps when all but ``nv12`` were measured before, compared with one from the beginning.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ print("seconds", time.perf_counter() - started)
 
 
 def plain_loop(subject: Subject, frames: Path, threads: int) -> float:
-    """Return the seconds of the loop; ``threads`` 0 leaves them to the runtime."""
+    """Return the seconds of the loop; ``threads`` 0 uses the runtime's default."""
     assert subject.toolchain is not None
     workers = subject.toolchain.worker_path("quantized.py").parent
     args = ["-c", LOOP, str(workers), str(subject.files["quantized_onnx"]), str(frames), str(threads)]
@@ -63,7 +63,7 @@ def plain_loop(subject: Subject, frames: Path, threads: int) -> float:
 
 
 def pool(subject: Subject, step: Step, images: ImageSet, workers: int) -> float:
-    """Return the seconds that the step takes for all images once its workers are up."""
+    """Return the seconds that the step takes for all images after its workers have started."""
     with step.open(workers) as runner, tempfile.TemporaryDirectory() as scratch:
 
         @contextmanager
@@ -87,7 +87,7 @@ def pool(subject: Subject, step: Step, images: ImageSet, workers: int) -> float:
 
 
 def first(subject: Subject, step: Step, images: ImageSet, workers: int, rounds: int) -> None:
-    """Print images a second of the step and of the loops."""
+    """Print images per second of the step and of the loops."""
     frames = np.stack(
         [rgb_to_nv12(np.ascontiguousarray(resize_crop(item.load(), subject.preprocess))) for item in images]
     )
@@ -108,7 +108,7 @@ def first(subject: Subject, step: Step, images: ImageSet, workers: int, rounds: 
 
 
 def second(subject: Subject, steps: list[Step], images: ImageSet) -> None:
-    """Print the seconds from nothing and with one step added."""
+    """Print the seconds of a full evaluation and of one added step."""
     with tempfile.TemporaryDirectory() as fresh, tempfile.TemporaryDirectory() as known:
         measured_on = MeasuredOn(images)
         evaluate(subject, [step for step in steps if step.name != "nv12"], measured_on, root=Path(known))

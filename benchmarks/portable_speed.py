@@ -1,4 +1,4 @@
-"""The portable model against the vendor's runtime: are the outputs the same bits, and how fast is each.
+"""The portable model compared with the vendor's runtime: are the outputs bit for bit equal, and how fast is each?
 
     python benchmarks/portable_speed.py [--images DIR] [--count 500] [--threads 1] [BUILD...]
 
@@ -89,7 +89,7 @@ def frames_of(net: Net, images: ImageSet) -> list[NDArray[np.uint8]]:
 def timed(
     run: Callable[[NDArray[np.uint8]], NDArray[np.float32]], frames: list[NDArray[np.uint8]], threads: int
 ) -> tuple[list[NDArray[np.float32]], float]:
-    """Return every answer, and images a second with so many callers at once."""
+    """Return every answer, and images per second with this many callers at once."""
     run(frames[0])
     with ThreadPoolExecutor(threads) as pool:
         started = time.perf_counter()

@@ -1,11 +1,11 @@
-"""What edge.runtime costs on top of the vendor's own calls.
+"""The cost of edge.runtime on top of the vendor's own calls.
 
-- **run**: milliseconds a frame that ``Net`` adds to the bare vendor call, median over alternating calls, with
+- **run**: milliseconds per frame that ``Net`` adds to the bare vendor call, median over alternating calls, with
   fakes of the board's libraries whose program does nothing. ``classify`` adds softmax, sorting and labels;
   preprocessing is not counted.
 - **import**: seconds that ``import edge.runtime`` takes after numpy and OpenCV, fastest of several.
-- **JPEG to NV12**: images a second against the vendor's Python transformers, in turns, one thread each
-  (needs ``--images`` and the compiler's Python; the chains are those of ``calibration_speed.py``).
+- **JPEG to NV12**: images per second compared with the vendor's Python transformers, in turns, one thread each
+  (needs ``--images`` and the compiler's Python; the same chains as in ``calibration_speed.py``).
 
     python benchmarks/runtime_overhead.py [--images DIR]
 
@@ -45,7 +45,7 @@ print(loaded - start, time.perf_counter() - loaded)
 
 
 def medians_ms(calls: dict[str, Callable[[], object]], rounds: int) -> dict[str, float]:
-    """Time the calls in turns, so that whatever else the machine does hits all of them."""
+    """Time the calls in turns, so that other work of the machine affects all of them."""
     times: dict[str, list[float]] = {name: [] for name in calls}
     for index in range(rounds + 50):
         for name, call in calls.items():
@@ -57,7 +57,7 @@ def medians_ms(calls: dict[str, Callable[[], object]], rounds: int) -> dict[str,
 
 
 def overhead(rounds: int) -> float:
-    """Print a line a library; return the most that ``classify`` adds, in milliseconds."""
+    """Print one line per library; return the most that ``classify`` adds, in milliseconds."""
     import numpy as np
 
     from edge.folder.metadata import FileEntry, Metadata, write_metadata
@@ -96,7 +96,7 @@ def overhead(rounds: int) -> float:
 
 
 def bare_calls(path: str) -> dict[str, Callable[[object], object]]:
-    """Return, a library, what a user's own script does to run one frame and hold its scores."""
+    """Return library -> the calls of a user's own script that run one frame and keep its scores."""
     import bpu_infer_lib
     import hbm_runtime
     from hobot_dnn import pyeasy_dnn
@@ -156,7 +156,7 @@ def jpeg_to_nv12(folder: Path, count: int, rounds: int) -> float:
             for chain in chains:
                 times[chain].append(vendor.seconds(chain, [str(path) for path in paths]))
         vendor.close()
-    # The fastest round is the one least disturbed by whatever else the machine did.
+    # The fastest round is the one least disturbed by other work of the machine.
     rate = {name: len(paths) / min(values) for name, values in times.items()}
     print(f"JPEG to NV12   edge {rate['edge']:.1f} images/s on one thread, {len(paths)} images")
     for chain in chains:

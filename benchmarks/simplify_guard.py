@@ -79,7 +79,7 @@ def exported(name: str, scratch: Path) -> Path:
 
 
 def main() -> None:
-    """Compile three times and print one line a form."""
+    """Compile three times and print one line per form."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", nargs="?", default="ConvNeXt_atto")
     parser.add_argument("--onnx", type=Path, help="an NCHW ONNX file, instead of a zoo model")

@@ -1,11 +1,11 @@
-"""What a Softmax on the CPU, of 8 and of 16 bits costs a small NextViT that is really trained.
+"""The cost of a Softmax on the CPU, with 8 and with 16 bits, in a small trained NextViT.
 
     python benchmarks/softmax_recipes.py [--images 3000] [--epochs 10] [--level O1] [--keep DIR]
 
-Four blocks of timm's NextViT, two of them with attention, learn the rendered images at 96x96 in the
-compiler's Python, on the CPU, in some minutes. Then ``edge build`` compiles each recipe, and the
-integers that it verified are compared with the float network behind NV12 on 480 test images.
-The same seeds give the same images; torch on another processor gives somewhat other weights.
+Four blocks of timm's NextViT, two of them with attention, learn the rendered images at 96x96 in the compiler's Python,
+on the CPU, in some minutes. Then ``edge build`` compiles each recipe, and the verified integers are compared with the
+float network behind NV12 on 480 test images. The same seeds give the same images; torch on another processor gives
+slightly different weights.
 """
 
 from __future__ import annotations
@@ -134,7 +134,7 @@ def compared(onnx: Path, build: Path, frames: list[NDArray[np.uint8]]) -> tuple[
 
 
 def main() -> None:
-    """Train, build three times, print a line a recipe."""
+    """Train, build three times, print one line per recipe."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", type=int, default=3000)
     parser.add_argument("--epochs", type=int, default=10)

@@ -1,4 +1,4 @@
-"""Static speed of the zoo's models against the figures that the vendor publishes for the board.
+"""Static speed of the zoo's models compared with the vendor's published figures for the board.
 
     python benchmarks/static_speed.py [MODEL ...] --level O3 --precision int8
 
@@ -19,7 +19,7 @@ from edge.specs import available_models, load_model
 
 
 def main() -> None:
-    """Compile and print one line a model."""
+    """Compile and print one line per model."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("models", nargs="*", default=None)
     parser.add_argument("--level", default="O3")

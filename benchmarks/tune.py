@@ -1,10 +1,9 @@
-"""What ``edge tune`` wins over plain int8 and over lists that were made by hand, side by side.
+"""The gain of ``edge tune`` over plain int8 and over hand-made lists of nodes.
 
     python benchmarks/tune.py --rival vendor_ConvNeXt_atto -- ConvNeXt_atto --max-latency 1.10x --time 45m
 
-Everything behind ``--`` is for ``edge tune``, which goes on where it stopped: what a search has tried is not
-tried again. A rival is a recipe; it is compiled at the same level and measured on the same images, those
-that the search kept back.
+Everything behind ``--`` is for ``edge tune``, which resumes where it stopped and repeats no trial. A rival is a recipe;
+it is compiled at the same level and measured on the same images, which the search kept back.
 """
 
 from __future__ import annotations
@@ -29,12 +28,12 @@ from edge.tune.spaces import at_level
 from edge.tune.trials import Measured
 from edge.tune.tune import Search
 
-HALF = 0.5  # of plain int8's other answers that have to go
+HALF = 0.5  # share of plain int8's changed answers that must be removed
 SIGNIFICANT = 0.05
 
 
 def search(words: list[str], rivals: list[str]) -> tuple[list[Point], int | None, float]:
-    """Return plain int8, what the search compiled and the rivals; which was chosen; the seconds of it."""
+    """Return plain int8, the search's programs and the rivals; the index of the chosen one; the seconds."""
     with click.Context(tune_command) as context:
         tune_command.parse_args(context, words)
         options: dict[str, Any] = dict(context.params)

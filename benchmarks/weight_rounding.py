@@ -1,10 +1,10 @@
-"""What error-compensated weights win over the compiler's own rounding, and that they cost no time on the BPU.
+"""The gain of error-compensated weights over the compiler's own rounding, and their cost in time on the BPU (none).
 
     python benchmarks/weight_rounding.py MODEL --images DIR [options of edge build]
 
-Builds MODEL twice, with the recipes int8 and int8_rounded, and prints how many answers of the float network
-behind NV12 each program keeps on the same images, the exact McNemar test between the two, and the static
-latency of each. ``--level O0`` is quickest; the integers do not depend on the level, the latency does.
+Builds MODEL twice, with the recipes int8 and int8_rounded. Prints how many answers of the float network behind NV12
+each program keeps on the same images, the exact McNemar test between the two, and the static latency of each.
+``--level O0`` is fastest; the latency depends on the level, the integers do not.
 """
 
 from __future__ import annotations

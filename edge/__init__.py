@@ -1,7 +1,7 @@
 """edge: from a model name to a checked program for the RDK X5 board.
 
-``build``, ``load`` and ``evaluate`` do what the verbs build, run and eval do; edge.api holds them. They are
-imported when they are used, so that ``import edge`` stays light everywhere.
+``build``, ``load`` and ``evaluate`` do the same as the verbs build, run and eval; edge.api holds them. They are
+imported when they are used, so ``import edge`` is fast.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from edge.api import BuildResult, build, evaluate, load
     from edge.errors import EdgeError
 
-# onnxruntime 1.32 sends device id, paths and names of files and graphs unless this is set before it is imported.
+# Unless this is set before its import, onnxruntime 1.32 sends device id, paths and names of files and graphs.
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 __version__ = "0.1.0"

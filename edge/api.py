@@ -1,4 +1,4 @@
-"""The Python API behind ``import edge``: build, load, evaluate; the command line goes the same ways."""
+"""The Python API behind ``import edge``: build, load, evaluate; the command line uses it too."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class BuildResult:
 
     @property
     def program(self) -> Path | None:
-        """The ``.bin`` for the board; None where onnxruntime built."""
+        """The ``.bin`` for the board; None after ``compiler="onnxruntime"``."""
         return self.file("bin")
 
     @property
@@ -90,12 +90,12 @@ class BuildResult:
 
     @property
     def fps(self) -> float | None:
-        """Likewise in frames per second."""
+        """The compiler's own estimate in frames per second; None without a compiler."""
         return self._static("fps")
 
     @property
     def bit_exact(self) -> bool | None:
-        """Whether the ``.bin`` gives the quantized network's integers in the simulator; None if not tried."""
+        """Whether the ``.bin`` gives the quantized network's integers in the simulator; None if not verified."""
         verify = self.manifest["verify"]
         return None if verify is None else verify["bit_exact"]
 
@@ -113,15 +113,15 @@ def load(path: str | Path | BuildResult, backend: BackendName = "auto", threads:
 
     Args:
         path: a build folder, a bundle, a ``.bin``, an ONNX that a build made, or a result of :func:`build`.
-        backend: ``auto`` takes the first that works here.
+        backend: ``auto`` takes the first that works on this machine.
         threads: how many callers compute at once.
 
     Returns:
         The net; use it in a ``with``, or close it.
 
     Raises:
-        ModelFileError: no program is there.
-        BackendError: it can't be run here.
+        ModelFileError: there is no program.
+        BackendError: it can't run on this machine.
     """
     from edge import runtime
 
@@ -129,7 +129,7 @@ def load(path: str | Path | BuildResult, backend: BackendName = "auto", threads:
 
 
 def build(model: str | Path | None = None, *, listener: Listener = SILENT, **options: Any) -> BuildResult:
-    """Build a checked program for the board, as ``edge build`` does; what has not changed is reused.
+    """Build a checked program for the board, as ``edge build`` does; unchanged stages are reused.
 
     Args:
         model: a zoo name, a model .yaml, ``timm:NAME``, or the path of an .onnx or TorchScript file.
@@ -157,7 +157,7 @@ def build(model: str | Path | None = None, *, listener: Listener = SILENT, **opt
 
 
 def run_build(request: Request, root: Path, listener: Listener) -> dict[str, Any]:
-    """Run all stages, put what they made into the build folder, and return its manifest.
+    """Run all stages, publish the results in the build folder, and return its manifest.
 
     Raises:
         EdgeError: a known failure; finished stages are kept.
@@ -194,24 +194,24 @@ def evaluate(
 
     Args:
         built: a finished build, or its folder.
-        images: images to measure on: a folder, list file or labels.csv; None takes those that the build
-            was measured on, if they were the demo's.
+        images: images to measure on: a folder, list file or labels.csv; None takes the demo's, if the build was
+            measured on them.
         count: number of them; 0 means all.
-        steps: which steps, as a sequence or with commas; None takes all that can be measured here. ``float``
-            is always measured.
+        steps: which steps, as a sequence or separated by commas; None takes all that can be measured on this
+            machine. ``float`` is always measured.
         program_count: images for the step ``program``, which takes seconds each.
         labels: ``imagenet``, ``demo``, or a text file with a class name a line; None takes the build's.
         label_offset: added to every image's label, for a network that numbers the same classes from elsewhere.
         seed: of the choice of images.
-        workers: images at once; None takes the cores.
-        listener: hears of progress and of what is left out.
-        command: recorded as what the user typed; None records the verb that does the same.
+        workers: images at once; None takes the number of cores.
+        listener: told of progress and of steps that are left out.
+        command: recorded as the user's command; None records the verb that does the same.
         board: connects to a board and returns it as a step.
         check: may refuse images and steps before anything is measured.
-        unknown: refused, with the name that was meant.
+        unknown: refused with the closest known name.
 
     Returns:
-        One row a step, Top-1 and agreement in percent, changes in points.
+        One row per step, Top-1 and agreement in percent, changes in points.
 
     Raises:
         UsageError: no such step or option, or no images.
@@ -242,7 +242,7 @@ def evaluate(
         raise ModelFileError(
             f"{path} is a single file", expected="the folder of a finished build", remedy=f"edge eval {path.parent}"
         )
-    open_built(path)  # a wrong folder is told before anything waits
+    open_built(path)  # report a wrong folder before waiting for the lock
     with Workspace(path, listener):
         finished = open_built(path)  # from here on no build replaces it
         found, unlabelled = built_images(
@@ -292,13 +292,13 @@ def built_images(
         built: the build.
         verb: for the remedy, such as ``diagnose``.
         images: a source of images; None takes those of the build's own measurement, if the demo's.
-        labels: what names the classes, as for :func:`edge.images.class_names`; None takes the build's own.
-        count: at most so many images; 0 takes all.
+        labels: source of the class names, as for :func:`edge.images.class_names`; None takes the build's own.
+        count: at most this many images; 0 takes all.
         seed: of the choice.
         label_offset: added to every label of files.
 
     Raises:
-        UsageError: no images are named and the build was measured on others than the demo's.
+        UsageError: no images are given, and the build was not measured on the demo's.
         EdgeError: as :func:`edge.images.open_images`.
     """
     from edge.pipeline import choices
@@ -323,7 +323,7 @@ def built_images(
 
 
 def _compiler_of(built: Built) -> tuple[Toolchain | None, str]:
-    """Return the compiler that made the build, or another one; or why there is none."""
+    """Return the compiler that made the build, else another one; or why there is none."""
     from edge.toolchain.find import find
 
     kind = built.manifest.get("toolchain", {}).get("kind")
@@ -355,7 +355,7 @@ def _refuse_unknown(given: Mapping[str, object], known: Iterable[str]) -> None:
         if name not in names:
             near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
             raise UsageError(
-                f"no option is called {name!r}",
+                f"there is no option {name!r}",
                 expected=", ".join(names),
                 remedy=f"{near[0]}=… is the nearest" if near else None,
             )

@@ -125,8 +125,8 @@ def test_nothing_is_printed(place: Path, capfd: pytest.CaptureFixture[str]) -> N
 @pytest.mark.parametrize(
     ("options", "message", "remedy"),
     [
-        ({"calib_cuont": 3}, "no option is called 'calib_cuont'", "calib_count"),
-        ({"arguments": ()}, "no option is called 'arguments'", ""),
+        ({"calib_cuont": 3}, "there is no option 'calib_cuont'", "calib_count"),
+        ({"arguments": ()}, "there is no option 'arguments'", ""),
         ({"weights": "tim"}, "--weights tim", ""),
         ({"calib_count": 0}, "--calib-count 0", ""),
         ({"timeout": 0}, "--timeout 0", ""),
@@ -141,7 +141,7 @@ def test_a_wrong_option_is_a_usage_error(options: dict[str, Any], message: str, 
 
 
 def test_an_evaluation_refuses_what_it_can_not_read(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="no option is called 'step'") as caught:
+    with pytest.raises(UsageError, match="there is no option 'step'") as caught:
         package.evaluate(tmp_path, step="nv12")
     assert "steps" in str(caught.value.remedy)
     with pytest.raises(ModelFileError, match=r"holds no manifest\.json"):

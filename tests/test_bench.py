@@ -202,7 +202,7 @@ def test_a_board_is_no_simulator(edge: Run, tmp_path: Path, monkeypatch: pytest.
         (("--threads", "1,,2"), 2, ("--threads 1,,2",)),
         (("--frames", "0"), 2, ("--frames",)),
         (("--image", "gone.jpg"), 1, ("gone.jpg can't be read",)),
-        (("--image", "junk.jpg"), 1, ("junk.jpg is not a whole image",)),
+        (("--image", "junk.jpg"), 1, ("junk.jpg is not a complete image",)),
         (("--backend", "tpu"), 2, ("'tpu'",)),
         (("--resize", "80"), 2, ("metadata.json says",)),
     ],
@@ -252,6 +252,6 @@ def test_a_machine_that_tells_nothing(tmp_path: Path, monkeypatch: pytest.Monkey
     monkeypatch.setattr(machine, "PROC", tmp_path)
     monkeypatch.setattr(machine, "BPU", tmp_path)
     lines = machine.memory()
-    assert "does not tell it" in lines[0]
+    assert "has no /proc/meminfo" in lines[0]
     assert "not the board" in lines[1]
     assert "core" in machine.machine()

@@ -75,10 +75,10 @@ def test_check_tells_what_the_board_is(edge: Run, board: Board, build: Path) -> 
     ("change", "says"),
     [
         ({"uname": "x86_64"}, ("✗ architecture x86_64", "is HOST the board?")),
-        ({"hbrt": "3.16.2"}, ("✗ program", "another line")),
+        ({"hbrt": "3.16.2"}, ("✗ program", "another release line")),
         ({"df": "1000"}, ("✗ disk", "1 MB free")),
     ],
-    ids=["architecture", "runtime of another line", "disk"],
+    ids=["architecture", "runtime of another release line", "disk"],
 )
 def test_check_refuses(edge: Run, board: Board, build: Path, change: dict[str, str], says: tuple[str, ...]) -> None:
     board.mode(**change)
@@ -115,7 +115,7 @@ def test_nothing_is_sent_where_the_program_can_t_work(edge: Run, board: Board, b
     board.mode(hbrt="3.16.2")
     code, _, err = edge("board", verb, board.host, MODEL, *board.reach)
     assert code == 1
-    assert "another line" in err
+    assert "another release line" in err
     assert not pushed(board).exists()
 
 
@@ -165,7 +165,7 @@ def test_nothing_listens(edge: Run) -> None:
 def test_no_such_name(edge: Run) -> None:
     code, _, err = edge("board", "check", "no-such-board.invalid")
     assert code == 1
-    assert "no host is called no-such-board.invalid" in err
+    assert "there is no host no-such-board.invalid" in err
 
 
 def test_no_ssh_client(edge: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -286,7 +286,7 @@ def test_push_to_a_folder_with_a_space(edge: Run, board: Board, build: Path) -> 
     ("mode", "says"),
     [
         ({"cat": "full"}, "disk is full"),
-        ({"cat": "corrupt"}, "arrived changed"),
+        ({"cat": "corrupt"}, "arrived damaged"),
         ({"cat": "drop"}, "was lost"),
         ({"df": "100"}, "MB free"),
     ],

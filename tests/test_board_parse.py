@@ -216,7 +216,7 @@ def test_versions_inside_a_program_of_the_vendor_s(shared: Path) -> None:
 
 def test_what_is_no_program(tmp_path: Path) -> None:
     (tmp_path / "x.bin").write_bytes(b"\x7fELF" + bytes(100))
-    with pytest.raises(ModelFileError, match=r"x\.bin is no program"):
+    with pytest.raises(ModelFileError, match=r"x\.bin is not a program"):
         program_versions(tmp_path / "x.bin")
 
 
@@ -228,9 +228,9 @@ def test_what_is_no_program(tmp_path: Path) -> None:
         ("1.23.10", "3.15.54.0", "warn", "older"),
         ("1.30.0", "3.15.60.0", "warn", "newer"),
         ("1.23.8", None, "warn", "3.15.49"),
-        ("2.0.0", "3.16.1.0", "no", "another line"),
-        ("9.9.9", None, "unknown", "does not tell"),
-        (None, None, "unknown", "does not tell"),
+        ("2.0.0", "3.16.1.0", "no", "another release line"),
+        ("9.9.9", None, "unknown", "is unknown"),
+        (None, None, "unknown", "is unknown"),
     ],
 )
 def test_the_program_against_the_board(dnn: str | None, hbrt: str | None, fits: str, says: str) -> None:

@@ -136,7 +136,7 @@ def test_a_corrupt_file_is_refused(build: Path, tmp_path: Path) -> None:
             bundle(build, tmp_path / out)
         assert not (tmp_path / out).exists()
     path.write_bytes(b"the program, longer")
-    with pytest.raises(ModelFileError, match="not of 11 bytes"):
+    with pytest.raises(ModelFileError, match="does not have 11 bytes"):
         bundle(build, tmp_path / "out")
 
 
@@ -178,10 +178,10 @@ def foreign_archive(path: Path) -> None:
         ("out", foreign_folder, "holds files that edge did not bundle (thesis.txt"),
         ("out", foreign_marker, "has a broken .edge-bundle"),
         ("out", lambda path: path.write_text("mine"), "out is a file"),
-        ("out.tar.gz", lambda path: path.write_bytes(b"mine"), "is no bundle of edge's"),
-        ("out.tar.gz", lambda path: path.write_bytes(gzip.compress(b"mine")), "is no bundle of edge's"),
-        ("out.tgz", foreign_archive, "is no bundle of edge's"),
-        ("out.tar.gz", foreign_folder, "is no bundle of edge's"),
+        ("out.tar.gz", lambda path: path.write_bytes(b"mine"), "is not a bundle that edge made"),
+        ("out.tar.gz", lambda path: path.write_bytes(gzip.compress(b"mine")), "is not a bundle that edge made"),
+        ("out.tgz", foreign_archive, "is not a bundle that edge made"),
+        ("out.tar.gz", foreign_folder, "is not a bundle that edge made"),
     ],
 )
 def test_what_edge_did_not_make_is_never_overwritten(

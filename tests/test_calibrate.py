@@ -215,8 +215,8 @@ def test_a_set_of_the_users_own(tmp_path):
         ("images: x\nn: '3'\n", "'n' must be"),
         ("images: x\nseed: -1\n", "'seed' must be >= 0"),
         ("images: [x]\n", "'images' must be"),
-        ("- x\n", "is no calibration set"),
-        ("a: [\n", "is no calibration set"),
+        ("- x\n", "is not a calibration set"),
+        ("a: [\n", "is not a calibration set"),
         ("images: $EDGE_NOWHERE/x\n", "EDGE_NOWHERE is not set"),
     ],
 )

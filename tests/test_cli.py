@@ -84,7 +84,7 @@ def wrong(name: str, *arguments: str, code: int, says: tuple[str, ...]) -> objec
     [
         wrong("no such onnx", "build", "no.onnx", *NORM, code=1, says=("does not exist",)),
         wrong("no mean and std", "build", "net.onnx", code=2, says=("--mean", "--std", "next: edge build")),
-        wrong("corrupt onnx", "build", "bad.onnx", *NORM, code=1, says=("no valid ONNX",)),
+        wrong("corrupt onnx", "build", "bad.onnx", *NORM, code=1, says=("not a valid ONNX",)),
         wrong("dynamic", "build", "dynamic.onnx", *NORM, code=1, says=("dynamic", "static")),
         wrong("five channels", "build", "five.onnx", *NORM, code=1, says=("1x5x64x64",)),
         wrong("odd width", "build", "odd.onnx", *NORM, code=2, says=("multiple of 32",)),

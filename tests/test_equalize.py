@@ -218,14 +218,14 @@ def test_a_pair_that_changes_the_answers_is_refused(tmp_path: Path, monkeypatch:
         constants[pair.producer.weight] *= by[:, None, None, None].astype(np.float32)
 
     monkeypatch.setattr("edge.prepare.equalize.multiply", half)
-    with pytest.raises(ModelFileError, match="answers differently once equalized: output 0 differs by"):
+    with pytest.raises(ModelFileError, match="change when it is equalized: output 0 differs by"):
         equalized(bumpy().model(), tmp_path)
     assert not (tmp_path / "e.onnx").exists()
 
 
 def test_a_factor_that_drives_channels_into_a_clip_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("edge.prepare.equalize.factors", lambda ranges, *_, **__: np.full_like(ranges, 50.0))
-    with pytest.raises(ModelFileError, match="answers differently"):
+    with pytest.raises(ModelFileError, match="change when it is equalized"):
         equalized(bumpy().model(), tmp_path)
 
 

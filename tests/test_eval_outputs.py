@@ -200,7 +200,7 @@ def test_a_file_that_is_no_database_starts_anew(tmp_path: Path, folder: Path) ->
     again = measure(tmp_path, open_images(folder), step, listener=listener)
     assert step.answered == 24
     assert table(first) == table(again)
-    assert [NAME in text and "computed anew" in text for text in listener.warnings] == [True]
+    assert [NAME in text and "computed again" in text for text in listener.warnings] == [True]
 
 
 def test_answers_of_the_earlier_format_are_told_and_replaced(tmp_path: Path, folder: Path) -> None:

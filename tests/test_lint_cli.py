@@ -65,7 +65,7 @@ def test_names_are_compared_with_a_model_of_the_users(edge: Run, yaml: Path, tmp
     yaml.write_text(GOOD.replace("./net.onnx", "./gone.onnx").replace("/norm/Div_mul", "/norm/Dvi_mul"))
     code, out, _ = edge("lint", str(yaml))
     assert code == 1
-    assert "names and shapes are not compared: the YAML names no ONNX that is there" in out
+    assert "names and shapes are not compared: the YAML names no existing ONNX" in out
     assert "[unknown_node]" not in out
     code, out, _ = edge("lint", str(yaml), "--model", str(other))
     assert "[unknown_node]" in out
@@ -133,13 +133,13 @@ def test_files_that_are_no_text_do_not_hide_the_others(edge: Run, yaml: Path, tm
     (tmp_path / "bytes.yaml").write_bytes(b"\xff\xfe\x00a")
     (tmp_path / "large.yaml").write_text("a: 1\n" * 300_000)
     os.mkfifo(tmp_path / "pipe.yaml")
-    for name, word in (("bytes.yaml", "no UTF-8"), ("large.yaml", "bytes"), ("pipe.yaml", "no regular file")):
+    for name, word in (("bytes.yaml", "not UTF-8"), ("large.yaml", "bytes"), ("pipe.yaml", "not a regular file")):
         code, out, _ = edge("lint", name, str(yaml))
         assert code == 1
         assert word in out
         assert f"{yaml}: 0 errors" in out
     code, out, _ = edge("lint", "/dev/zero")
-    assert (code, "no regular file" in out) == (1, True)
+    assert (code, "not a regular file" in out) == (1, True)
     code, _, _ = edge("lint", "missing.yaml")
     assert code == 2
 

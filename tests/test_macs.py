@@ -88,7 +88,7 @@ def test_another_input_size(tmp_path: Path) -> None:
 
 def test_what_is_no_network_or_fits_no_such_input_is_refused(tmp_path: Path) -> None:
     (tmp_path / "bad.onnx").write_bytes(b"no")
-    with pytest.raises(ModelFileError, match="no valid ONNX"):
+    with pytest.raises(ModelFileError, match="not a valid ONNX"):
         count(tmp_path / "bad.onnx")
     node = helper.make_node("Reshape", ["x", "s"], ["y"], name="r")
     path = save(tmp_path / "net.onnx", [node], {"s": np.array([1, 192])}, [1, 3, 8, 8])
@@ -111,9 +111,9 @@ def test_the_shared_reader_of_graphs_agrees(tmp_path: Path) -> None:
         (Published("x"), None, True, ""),
         (Published("x", params_m=1.0, gflops=1.0), 0.0, True, ""),
         (Published("x", gflops=0.99), 1.01, True, ""),
-        (Published("x", gflops=2.0), -50.0, True, "counted apart"),
+        (Published("x", gflops=2.0), -50.0, True, "counted separately"),
         (Published("x", gflops=0.9), 11.11, True, "attention"),
-        (Published("x", gflops=1.05), -4.76, True, "everything else"),
+        (Published("x", gflops=1.05), -4.76, True, "all other operations"),
         (Published("x", gflops=7.0), -85.71, False, "no convention"),
         (Published("x", params_m=2.0), None, False, "parameters"),
     ],

@@ -113,7 +113,7 @@ def test_another_networks_onnx_does_not_get_a_zoo_models_name(edge: Run, tmp_pat
     assert code == 1
     assert "small.onnx has 0.00 M parameters and 4 classes" in err
     assert "28.58 M within 2%, as published for ConvNeXt_tiny" in err
-    assert f"next: build it without the name of another model: edge build {tmp_path}/small.onnx" in err
+    assert f"next: build it under its own name: edge build {tmp_path}/small.onnx" in err
 
 
 def test_a_trained_sister_of_a_zoo_model_keeps_its_name(edge: Run, shared: Path) -> None:
@@ -135,8 +135,8 @@ def test_a_mindir_has_to_be_the_network_that_it_is_said_to_be(
     assert code == 0, err
     code, _, err = edge("export", "--mindspore", file, "--network", "convnext_small", "--crop", "32")
     assert code == 1
-    assert "it is no convnext_small: it has 27.83 M parameters, convnext_small with 10 classes" in err
-    assert "next: name the network that it is with --network, or leave that away" in err
+    assert "it is not convnext_small: it has 27.83 M parameters, convnext_small with 10 classes" in err
+    assert "next: name the right network with --network, or leave --network out" in err
 
 
 # Advice ----------------------------------------------------------------------------------------------------
@@ -146,7 +146,7 @@ def test_a_mindir_has_to_be_the_network_that_it_is_said_to_be(
     ("sources", "remedy"),
     [
         (Sources(timm="net.a1"), "add --weights random to the command"),
-        (Sources(vendor="http://127.0.0.1:9/net.onnx"), "try again; or build a file of yours"),
+        (Sources(vendor="http://127.0.0.1:9/net.onnx"), "try again; or build your own file"),
     ],
 )
 def test_advice_without_a_network_can_be_followed(
@@ -191,7 +191,7 @@ def test_too_few_names_in_a_configuration_are_told_as_that(
     assert code == 1
     assert "has 4 classes" in err
     assert "or its framework's configuration" in err
-    assert "next: name them: --labels FILE with 4 lines" in err
+    assert "name its classes: --labels FILE with 4 lines" in err
     (tmp_path / "names.txt").write_text("a\nb\nc\nd\n")
     code, _, err = edge("export", "--paddle", "pd", "--labels", "names.txt")
     assert code == 0, err

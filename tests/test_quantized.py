@@ -84,5 +84,5 @@ def test_without_the_compilers_python_the_remedy_is_told(tmp_path: Path) -> None
 
 def test_scores_that_were_left_as_integers_are_refused(tmp_path: Path) -> None:
     toolchain = worker(tmp_path, HELLO.replace("float32", "int32") + ECHO)
-    with pytest.raises(ToolchainError, match="its scales were removed"):
+    with pytest.raises(ToolchainError, match="its Dequantize nodes were removed"):
         QuantizedPool(toolchain, tmp_path / "m.onnx", 2)

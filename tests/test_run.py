@@ -108,7 +108,7 @@ def test_a_image_that_is_none_is_named_and_the_others_are_shown(edge: Run, build
     code, out, err = edge("run", "ConvNeXt_atto", *names, *PORTABLE)
     assert code == 1
     assert out.count(NAMES[0]) == 2
-    assert "error: b.jpg is not a whole image" in err
+    assert "error: b.jpg is not a complete image" in err
     assert "error: gone.png can't be read" in err
     code, out, _ = edge("run", "ConvNeXt_atto", *names, "--json", *PORTABLE)
     assert code == 1
@@ -159,7 +159,7 @@ def test_a_file_alone_says_what_it_assumes_and_takes_it_from_options(edge: Run, 
         (("ConvNeXt_nao", "photo.png"), 2, ("unknown model", "edge build ConvNeXt_nano")),
         (("some/where", "photo.png"), 1, ("some/where does not exist",)),
         (("gone.bin", "photo.png"), 1, ("gone.bin does not exist",)),
-        (("photo.png", "photo.png"), 1, ("photo.png is no program",)),
+        (("photo.png", "photo.png"), 1, ("photo.png is not a program",)),
         (("ConvNeXt_atto",), 2, ("IMAGE",)),
         (("ConvNeXt_atto", "empty"), 1, ("empty holds no images",)),
         (("ConvNeXt_atto", "photo.png", "--k", "0"), 2, ("--k",)),
@@ -263,7 +263,7 @@ def test_images_survive_a_file(tmp_path: Path) -> None:
 
 def test_images_that_cannot_be_written(tmp_path: Path) -> None:
     rgb = sample_rgb(8, 8)
-    with pytest.raises(UsageError, match="names no kind of image"):
+    with pytest.raises(UsageError, match="has no suffix of an image"):
         save_image(tmp_path / "x.txt", rgb)
     with pytest.raises(ImageError, match="float64"):
         png(rgb.astype(np.float64))

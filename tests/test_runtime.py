@@ -97,14 +97,14 @@ def test_a_folder_is_located_by_its_metadata(build: Path) -> None:
 
 def test_a_listed_file_that_is_missing(build: Path, portable: Path) -> None:
     portable.unlink()
-    with pytest.raises(ModelFileError, match=r"_portable_int8\.onnx is missing or not of") as error:
+    with pytest.raises(ModelFileError, match=r"_portable_int8\.onnx is missing or does not have") as error:
         locate(build)
     assert "build it again" in str(error.value.remedy)
 
 
 def test_a_listed_file_that_was_cut_short(build: Path, portable: Path) -> None:
     portable.write_bytes(portable.read_bytes()[:-1])
-    with pytest.raises(ModelFileError, match="missing or not of"):
+    with pytest.raises(ModelFileError, match="missing or does not have"):
         load(build)
 
 
@@ -187,7 +187,7 @@ def test_a_path_that_is_not_there(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["model.onnx", "model.hbm", "bin", "image.jpg"])
 def test_a_file_that_is_no_program(tmp_path: Path, name: str) -> None:
     (tmp_path / name).write_bytes(b"x")
-    with pytest.raises(ModelFileError, match=f"{name} is no program") as error:
+    with pytest.raises(ModelFileError, match=f"{name} is not a program") as error:
         load(tmp_path / name)
     assert ".bin" in str(error.value.expected)
 
@@ -215,7 +215,7 @@ def test_a_single_file_beside_a_foreign_metadata_json(
     (tmp_path / FILE).write_text('{"title": "holiday"}')
     with load(alone, preprocess=RULE) as net:
         assert net.metadata is None
-    assert "metadata.json is left out" in caplog.text
+    assert "metadata.json is ignored" in caplog.text
 
 
 def test_the_home_folder_is_understood(build: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -274,7 +274,7 @@ def test_nothing_works(build: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_backend_that_does_not_exist(build: Path) -> None:
-    with pytest.raises(UsageError, match="no backend is called 'cuda'") as error:
+    with pytest.raises(UsageError, match="there is no backend 'cuda'") as error:
         load(build, backend="cuda")  # type: ignore[arg-type]
     assert "portable" in str(error.value.expected)
 
@@ -398,7 +398,7 @@ def test_a_preprocessing_of_another_size(build: Path) -> None:
 
 @pytest.mark.parametrize(
     ("content", "match"),
-    [(None, "can't be read"), (b"", "is empty"), (b"hello", "not a whole image"), ("folder", "can't be read")],
+    [(None, "can't be read"), (b"", "is empty"), (b"hello", "not a complete image"), ("folder", "can't be read")],
 )
 def test_a_image_that_is_no_image(build: Path, tmp_path: Path, content: bytes | str | None, match: str) -> None:
     path = tmp_path / "cheetah.jpg"

@@ -149,4 +149,4 @@ def test_a_program_with_shares_of_odd_numbers_of_keys(
         assert "bit for bit" in out
     else:
         assert code == 1
-        assert "the compiled program is not what was measured" in err
+        assert "the compiled program differs from the quantized model" in err

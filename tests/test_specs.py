@@ -1,4 +1,4 @@
-"""Specs: every zoo file and recipe loads; every wrong value is refused with what is allowed."""
+"""Specs: every zoo file and recipe loads; every wrong value is refused with what is expected."""
 
 from __future__ import annotations
 

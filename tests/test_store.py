@@ -113,7 +113,7 @@ def test_a_file_of_another_format_is_told_and_replaced(tmp_path: Path, content: 
     with opened(tmp_path, told) as store:
         store.put("a", {b"k": b"v"})
         assert list(store.items("a")) == [(b"k", b"v")]
-    assert [NAME in text and "computed anew" in text for text in told.warnings] == [True]
+    assert [NAME in text and "computed again" in text for text in told.warnings] == [True]
 
 
 def test_a_database_of_another_format_is_told_and_replaced(tmp_path: Path) -> None:

@@ -74,7 +74,7 @@ def test_ones_own_model_comes_before_ours_of_that_name(zoo: Path) -> None:
 
 @pytest.mark.parametrize(
     ("value", "text", "says"),
-    [("no/such/folder", None, "no folder"), (None, "name: Other\n", "'Other'"), (None, "colour: rgb\n", "colour")],
+    [("no/such/folder", None, "not a folder"), (None, "name: Other\n", "'Other'"), (None, "colour: rgb\n", "colour")],
 )
 def test_a_wrong_zoo_says_what_is_wrong(
     zoo: Path, edge: Run, monkeypatch: pytest.MonkeyPatch, value: str | None, text: str | None, says: str

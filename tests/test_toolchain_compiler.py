@@ -187,8 +187,8 @@ def test_the_checker_parses_and_takes_a_shape(fake_compiler: FakeCompiler, tmp_p
     [
         ("no-bin", "compile", "left no complete result"),
         ("empty-bin", "compile", "left no complete result"),
-        ("garbage", "start", "can't be understood"),
-        ("flood", "start", "can't be understood"),
+        ("garbage", "start", "with unknown output"),
+        ("flood", "start", "with unknown output"),
         ("killed", "prepare", "ran out of memory"),
         ("crash", "prepare", "SIGSEGV"),
         ("disk-full", "write files", "the disk is full"),

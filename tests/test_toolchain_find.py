@@ -259,7 +259,7 @@ def test_another_image_may_be_named(
     ("options", "why"),
     [
         ({"info": "echo 'Cannot connect to the daemon' >&2; exit 1"}, "Cannot connect to the daemon"),
-        ({"image": "exit 1"}, "its registry does not offer it"),
+        ({"image": "exit 1"}, "nor in its registry"),
         ({"info": "exec /bin/sleep 60"}, "does not answer within"),
     ],
 )

@@ -190,7 +190,7 @@ def test_captured_failures_are_told(name: str, status: int, stage: str, cause: s
         ("Start to calibrate the model.\nMemoryError", 255, "memory", "out of memory"),
         ("ERROR can not find hbdk library", 255, "start hbdk", "setuptools"),
         ("Start hb_mapper....\nTraceback (most recent call last):\nKeyError: 'march'", 1, "start", "KeyError: 'march'"),
-        ("\x00\x01\x02 ???", 3, "start", "can't be understood"),
+        ("\x00\x01\x02 ???", 3, "start", "with unknown output"),
         ("", 0, "write the .bin", "left no complete result"),
         ("Start hb_mapper....", 7, "start", "exit status 7 without a message"),
         (

@@ -78,7 +78,7 @@ def test_the_users_own_values_win() -> None:
     [
         ({"tag": "in12k", "repository": "timm/resnet18.in12k", "classes": 11821}, "NOT known to be ImageNet's"),
         ({"tag": "fb_dino", "repository": "timm/resnet18.fb_dino"}, "1000 classes, NOT known to be ImageNet's"),
-        ({"repository": "somebody/weights"}, "lie at somebody/weights"),
+        ({"repository": "somebody/weights"}, "are at somebody/weights"),
         ({"interpolation": "random"}, "bicubic is used"),
         ({"crop_mode": "border"}, "'border'"),
         ({"crop_mode": "squash", "crop_pct": 0.9}, "here none is cropped"),
@@ -103,9 +103,9 @@ def test_a_squashed_image_is_stretched() -> None:
         ({}, {"known": False, "tags": [], "close": []}, "no model", None),
         ({}, {"input_size": [3, 299, 299]}, "299x299", "--crop 288"),
         ({}, {"input_size": [3, 299, 299], "fixed_size": True}, "299x299", "another size"),
-        ({"crop": (256, 256)}, {"fixed_size": True}, "224x224 only", "leave --crop away"),
+        ({"crop": (256, 256)}, {"fixed_size": True}, "224x224 only", "leave --crop out"),
         ({}, {"input_size": [1, 224, 224]}, "1 channels", None),
-        ({}, {"classes": 0}, "no classifier", None),
+        ({}, {"classes": 0}, "not a classifier", None),
     ],
 )
 def test_a_model_that_can_not_be_built_is_one_clear_error(
@@ -134,7 +134,7 @@ def test_a_python_without_timm_is_told_apart(text: str, kind: type[Exception]) -
 
 def test_a_python_that_hangs_is_told() -> None:
     python: Any = Python(text="importing torch", returncode=-9, timed_out=True)
-    with pytest.raises(ToolchainError, match="did not tell of resnet18 within 300 s"):
+    with pytest.raises(ToolchainError, match="did not answer for resnet18 within 300 s"):
         describe_timm("resnet18", python, {})
 
 
@@ -190,7 +190,7 @@ def test_torchscript_is_told_from_a_pickle_without_opening_it(tmp_path: Path) ->
 def test_other_files_are_no_torchscript(tmp_path: Path) -> None:
     (tmp_path / "net.pt").write_bytes(b"<html>")
     for path in (tmp_path / "net.pt", archive(tmp_path / "zip.pt", "readme.txt")):
-        with pytest.raises(ModelFileError, match="no TorchScript"):
+        with pytest.raises(ModelFileError, match="TorchScript"):
             require_torchscript(path)
     with pytest.raises(ModelFileError, match="does not exist"):
         require_torchscript(tmp_path / "none.pt")

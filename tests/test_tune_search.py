@@ -220,7 +220,7 @@ def test_a_journal_of_an_earlier_edge_is_begun_anew(tmp_path: Path) -> None:
     trial(journal(tmp_path, listener), "a")
     (told,) = listener.warnings
     assert FORMER in told
-    assert "computed anew" in told
+    assert "computed again" in told
     assert not (tmp_path / FORMER).exists()
     trial(journal(tmp_path, listener), "a", never)
     assert listener.warnings == [told]

@@ -150,7 +150,7 @@ def test_a_tampered_quantized_model_fails(
 def test_the_bin_of_another_build_fails(toolchain: Toolchain, tiny: Path, tmp_path: Path) -> None:
     copy = shutil.copytree(tiny, tmp_path / "copy")
     shutil.copy(build(tmp_path / "other", toolchain, change=0.05) / "tiny.bin", copy / "tiny.bin")
-    with pytest.raises(GateError, match="not what was measured"):
+    with pytest.raises(GateError, match="differs from the quantized model"):
         check(toolchain, copy)
 
 
@@ -224,7 +224,7 @@ def test_a_mismatch_fails_the_build_and_nothing_is_published(
     monkeypatch.setattr("edge.pipeline.build.STAGES", rows)
     code, _, err = edge(*arguments)
     assert code == 1
-    assert "the compiled program is not what was measured" in err
+    assert "the compiled program differs from the quantized model" in err
     assert "integers of" in err
     root = tmp_path / "build/small"
     assert not (root / "manifest.json").exists()

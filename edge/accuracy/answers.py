@@ -1,4 +1,4 @@
-"""What the steps answered to each image, kept in the build folder, so that no image is computed twice."""
+"""The steps' answers to each image, kept in the build folder, so that no image is computed twice."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ NAME = f"{FOLDER}/answers.sqlite"
 Digests = NDArray[np.uint8]  # sha256 of images' contents, (n, 32)
 Indices = NDArray[np.int32]  # of images in their set
 
-_SECONDS = 1.0  # after which answers are written: what a kill may cost
-_CHUNK = 256  # answers that are read, or wait to be written, at once: a thousand classes make 1 MB of them
+_SECONDS = 1.0  # after which answers are written: a kill loses at most this
+_CHUNK = 256  # answers that are read, or wait to be written, at once: 1 MB with a thousand classes
 
 
 class KeptAnswers:
@@ -44,7 +44,7 @@ class KeptAnswers:
     def __init__(self, root: Path, classes: int, warn: Callable[[str], None]) -> None:
         earlier = [path for path in (root / FOLDER).glob("*") if path.is_dir()]
         if earlier:
-            warn(f"{root / FOLDER} holds answers of another version of edge; they are computed anew")
+            warn(f"{root / FOLDER} holds answers of another version of edge; they are computed again")
         for path in earlier:
             shutil.rmtree(path, ignore_errors=True)
         self._store = Store(root, NAME, warn)
@@ -60,7 +60,7 @@ class KeptAnswers:
             self.write()
 
     def known(self, step: Step, contents: Digests) -> NDArray[np.bool_]:
-        """Tell of which images there is an answer, (n,)."""
+        """Tell for each image whether there is an answer, (n,)."""
         found = np.zeros(len(contents), bool)
         for start in range(0, len(contents), _CHUNK):
             rows = [row.tobytes() for row in contents[start : start + _CHUNK]]
@@ -69,7 +69,7 @@ class KeptAnswers:
         return found
 
     def read(self, step: Step, contents: Digests) -> Scores:
-        """Return the scores of images that are known, (n, classes)."""
+        """Return the scores of images with an answer, (n, classes)."""
         rows = [row.tobytes() for row in contents]
         have = self._find(step, rows)
         if len(have) < len(set(rows)):
@@ -87,7 +87,7 @@ class KeptAnswers:
             self.write()
 
     def write(self) -> None:
-        """Write what was added."""
+        """Write the answers added since the last write."""
         new, self._new = self._new, {}
         for part, entries in new.items():
             self._store.put(part, entries)
@@ -103,7 +103,7 @@ def _part(step: Step) -> str:
 
 
 def discard_stale(root: Path, models: Collection[str]) -> None:
-    """Remove the answers of all models but those published, told by the sha256 of their files."""
+    """Remove the answers of all models except those with these sha256."""
     if (root / NAME).exists():
         with Store(root, NAME, SILENT.warn) as store:
             store.remove([part for part in store.parts() if part.split(" ")[1] not in models])
@@ -111,11 +111,11 @@ def discard_stale(root: Path, models: Collection[str]) -> None:
 
 @frozen
 class Answered:
-    """What one step has now."""
+    """The state of one step after :func:`measure`."""
 
-    known: NDArray[np.bool_]  #: whether it has an answer, of each image of the set.
-    computed: int  #: images that were computed now.
-    seconds: float  #: that took.
+    known: NDArray[np.bool_]  #: for each image of the set, whether it has an answer.
+    computed: int  #: images computed now.
+    seconds: float  #: time that this took.
 
 
 def measure(
@@ -129,7 +129,7 @@ def measure(
     workers: int,
     reporter: Reporter,
 ) -> Answered:
-    """Let a step answer the images that it has no answer to yet.
+    """Let a step answer the images that it has not answered yet.
 
     Images of equal content are computed once. An image that can't be read has no answer.
 
@@ -139,7 +139,7 @@ def measure(
         wanted: indices of the images to answer, readable as files.
 
     Raises:
-        ModelFileError: it gives another number of scores, or scores that are no numbers.
+        ModelFileError: it gives a wrong number of scores, or nan or infinity.
         InputError: an image was changed while it was measured.
     """
     started = time.monotonic()
@@ -165,7 +165,7 @@ def measure(
                 return runner.get()(rgb)
 
             pace = _Pace(len(missing))
-            # No more threads than that: measured, further ones only take turns with those.
+            # No more threads: measured, further ones only wait for these.
             threads = step.in_flight or workers
             for index, scores in stack.enter_context(closing(_in_order(answer, missing.tolist(), threads))):
                 if scores is not None:
@@ -181,7 +181,7 @@ def measure(
 
 
 class LazyRunner:
-    """A runner that opens when the first image is there: broken files alone start no process."""
+    """A runner that opens when the first image is read: if all files are broken, no process starts."""
 
     def __init__(self, step: Step, workers: int, stack: ExitStack) -> None:
         self._step = step
@@ -200,7 +200,7 @@ class LazyRunner:
 
 @define
 class _Pace:
-    """Counts images and tells rate and time left, both from the first answer on: opening is no image."""
+    """Counts images and estimates rate and time left, both from the first answer on, without the opening."""
 
     total: int
     done: int = 0

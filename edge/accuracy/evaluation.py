@@ -32,7 +32,7 @@ from edge.runtime.scores import probabilities
 from edge.specs.schema import ScoreKind
 
 ANSWERS = "answers.csv"
-MISTAKES = 48  # that are listed
+MISTAKES = 48  # largest number listed
 
 _ROWS = 64  # images that are counted together
 _TOLD = 10  # names of broken images that are shown one by one; eval.json has all
@@ -41,11 +41,11 @@ _STAND_FOR_THE_PROGRAM: tuple[StepName, ...] = ("quantized", "portable")
 
 @frozen
 class MeasuredOn:
-    """What is measured on."""
+    """The images of a measurement."""
 
     images: ImageSet  #: the set; labels are class indices.
-    unlabelled: str = ""  #: why there is no Top-1; empty if the labels speak of the network's classes.
-    seed: int = 0  #: of the sample of steps that take one, and of the bootstrap.
+    unlabelled: str = ""  #: why there is no Top-1; empty if the labels are the network's classes.
+    seed: int = 0  #: of the bootstrap, and of the sample for steps that are measured on a sample.
 
 
 def evaluate(
@@ -59,13 +59,13 @@ def evaluate(
     workers: int | None = None,
     listener: Listener | None = None,
 ) -> Evaluation:
-    """Measure the steps, each on what it has not answered before, and compare them.
+    """Measure the steps, each on the images that it has not answered before, and compare them.
 
     Args:
         steps: in order, ``float`` first; from :func:`edge.accuracy.steps.choose`.
         root: the build folder, its lock held; answers to single images are kept in it.
         workers: images that are computed at once; the number of usable cores if None.
-        listener: told which step is measured and how it goes.
+        listener: told which step is measured, and its progress.
 
     Raises:
         LabelError: a label outside the classes.
@@ -144,7 +144,7 @@ def _check_labels(images: ImageSet, classes: int) -> None:
 
 
 def _sample(readable: Indices, count: int | None, seed: int) -> Indices:
-    """Choose images with a seed, in the set's order; of a larger count the smaller one's are a part."""
+    """Choose images with a seed, in the set's order; a larger count includes the images of a smaller one."""
     if count is None or count >= len(readable):
         return readable
     order = np.random.Generator(np.random.PCG64(seed)).permutation(len(readable))
@@ -152,10 +152,10 @@ def _sample(readable: Indices, count: int | None, seed: int) -> Indices:
 
 
 def _unreadable(images: ImageSet, answered: Answered, listener: Listener) -> tuple[str, ...]:
-    """Return the names of the images without an answer of the first step, and tell of each."""
+    """Return the names of the images without an answer of the first step, and warn of each."""
     names = tuple(images[index].name for index in np.flatnonzero(~answered.known).tolist())
     for name in names[:_TOLD]:
-        listener.warn(f"{name} can't be read; it is left out of every figure")
+        listener.warn(f"{name} can't be read and is left out of all figures")
     if len(names) > _TOLD:
         listener.warn(f"and {len(names) - _TOLD} more can't be read")
     if len(names) == len(images):
@@ -245,7 +245,7 @@ def tally(
 
 @contextmanager
 def answers_csv(path: Path, steps: Sequence[Step]) -> Iterator[Sink]:
-    """Write ``image,label`` and a column a step; the file appears when all is written."""
+    """Write ``image,label`` and one column per step; the file appears when it is complete."""
     temporary = path.with_name(f".{path.name}.tmp")
     try:
         with temporary.open("w", encoding="utf-8", newline="") as stream:
@@ -259,7 +259,7 @@ def answers_csv(path: Path, steps: Sequence[Step]) -> Iterator[Sink]:
 
 @frozen
 class _Part:
-    """A step's answers to some images: which are there, scores (zero where not), and the best class.
+    """A step's answers to some images: which exist, scores (zero if there is none), and the best class.
 
     ``top1`` and ``top5`` say whether the label is the best, and among the best five; False without labels.
     """
@@ -285,7 +285,7 @@ def _part(column: Column, start: int, contents: NDArray[np.uint8], labels: NDArr
 
 @define
 class _Pair:
-    """Two steps on the same images: Top-1 lost and gained, and how like the answers are."""
+    """Two steps on the same images: Top-1 lost and gained, and how similar the answers are."""
 
     n: int = 0
     lost: int = 0
@@ -305,7 +305,7 @@ class _Pair:
 
     @property
     def cosine(self) -> float:
-        # Rounding may leave the mean of equal vectors a last digit above 1.
+        # Rounding may put the mean of equal vectors slightly above 1.
         return min(1.0, self.cosines / self.n) if self.n else 0.0
 
     def change(self, seed: int) -> Change | None:
@@ -323,7 +323,7 @@ class _Pair:
 
 @define
 class _Counts:
-    """Of one step."""
+    """Counts of one step."""
 
     n: int = 0
     top1: int = 0
@@ -359,7 +359,7 @@ class _Counts:
 
 @define
 class _Mistakes:
-    """Keeps those on which the float network was most sure."""
+    """Keeps the mistakes on which the float network was most certain."""
 
     scores: ScoreKind
     total: int = 0
@@ -379,7 +379,7 @@ class _Mistakes:
                 float_probability=float(probabilities(before.scores[row], self.scores).max()),
                 probability=float(probabilities(after.scores[row], self.scores).max()),
             )
-            # The count makes ties fall to the earlier image, and mistakes never compared.
+            # The count decides ties for the earlier image, so mistakes themselves are never compared.
             heapq.heappush(self.heap, (mistake.float_probability, -self.total, mistake))
             if len(self.heap) > MISTAKES:
                 heapq.heappop(self.heap)
@@ -389,5 +389,5 @@ class _Mistakes:
 
 
 def _before(columns: Sequence[Column], place: int) -> int | None:
-    """Return the nearest step before that answered all images; a sample is nothing to compare with."""
+    """Return the nearest earlier step that answered all images; steps on a sample are skipped."""
     return next((i for i in reversed(range(place)) if columns[i].step.count is None), None)

@@ -1,15 +1,15 @@
-"""The steps from the float network to the program: which there are, and how each is opened.
+"""The steps from the float network to the program, and how each is opened.
 
 ::
 
     float       the source ONNX, fed with RGB
     simplified  the BPU-ready ONNX, fed with RGB
-    nv12        the same, its input through NV12
+    nv12        the same, with its input through NV12
     calibrated  the compiler's model with simulated int8 values, in the compiler's runtime
     quantized   the compiler's integer model, in the compiler's runtime
     program     the .bin, instruction by instruction, on a sample of the images
     portable    the integers as standard ONNX, in stock onnxruntime
-    board       the .bin on a board; the caller brings it
+    board       the .bin on a board; the caller adds this step
 """
 
 from __future__ import annotations
@@ -44,13 +44,13 @@ PROGRAM_COUNT = 10
 # The files that steps execute.
 ROLES = ("float_onnx", "bpu_onnx", "calibrated_onnx", "quantized_onnx", "bin", "portable_onnx")
 
-# What computes a step's answers; the rest of the code in its key follows from their imports.
+# Modules that compute a step's answers; with their imports they are the code part of its key.
 _CODE = "edge.measure.networks"
 
 
 @frozen
 class Subject:
-    """What is measured: a network on its way from float to program."""
+    """The network that is measured: its files from float to program."""
 
     name: str  #: of the program, such as ``ConvNeXt_atto_demo``.
     preprocess: Preprocess  #: from an image to the network's input.
@@ -71,10 +71,10 @@ class Step:
 
     name: StepName  #: its name.
     by: str  #: what executes it, such as ``onnxruntime 1.32.0``.
-    role: str  #: of the file that it executes.
+    role: str  #: role of the file that it executes.
     model: str  #: sha256 of that file.
     key: str  #: sha256 over everything that decides its answers to an image.
-    #: takes how many images may be computed at once, gives a context manager of a runner.
+    #: takes the number of images computed at once, returns a context manager of a runner.
     open: Opened = field(eq=False)
     count: int | None = None  #: how many images it is measured on; None for all.
     in_flight: int | None = None  #: images handed to it at once; None for as many as are computed at once.
@@ -89,16 +89,16 @@ class Missing:
 
 
 def subject_of(built: Built, toolchain: Toolchain | None, no_toolchain: str = "") -> Subject:
-    """Return a finished build as what is measured.
+    """Return a finished build as a subject.
 
     Raises:
-        ModelFileError: a file is not the one that was built.
+        ModelFileError: a file was changed after the build.
     """
     about = built.metadata
     for role in ROLES:
         if role in built.files and sha256_of(built.files[role]) != built.sha256[role]:
             raise ModelFileError(
-                f"{built.files[role]} is not the file that was built",
+                f"{built.files[role]} was changed after the build",
                 expected=f"sha256 {built.sha256[role]}",
                 remedy=f"edge build {about.model}",
             )
@@ -115,7 +115,7 @@ def subject_of(built: Built, toolchain: Toolchain | None, no_toolchain: str = ""
 
 
 def find_steps(subject: Subject, program_count: int = PROGRAM_COUNT) -> tuple[list[Step], list[Missing]]:
-    """Return the steps that can be measured here, in order, and those that can't."""
+    """Return the steps that can be measured on this machine, in order, and those that can't."""
     found: list[Step] = []
     missing: list[Missing] = []
     for name, (role, way) in _WAYS.items():
@@ -142,7 +142,7 @@ def choose(steps: Sequence[Step], missing: Sequence[Missing], names: Sequence[st
     have = [step.name for step in steps]
     for name in names:
         if name not in NAMES:
-            raise UsageError(f"no step is called {name!r}", expected=", ".join(NAMES))
+            raise UsageError(f"there is no step {name!r}", expected=", ".join(NAMES))
         if name not in have:
             why = reasons.get(name, "no board is given")
             raise UsageError(
@@ -158,7 +158,7 @@ def key_of(name: StepName, model: str, subject: Subject, code: tuple[str, ...], 
 
     Args:
         model: sha256 of the file that it executes.
-        code: further modules of edge that take part.
+        code: further modules of edge that compute its answers.
     """
     inputs = {
         "model": model,

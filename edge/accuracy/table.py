@@ -1,4 +1,4 @@
-"""What an evaluation found: one row a step, and the change from the step before."""
+"""The result of an evaluation: one row per step, and the change from the step before."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ StepName = Literal["float", "simplified", "nv12", "calibrated", "quantized", "pr
 
 @frozen
 class Change:
-    """A step against the step before it, on the same images."""
+    """A step compared with the step before it, on the same images."""
 
-    points: float  #: Top-1 of this step less that of the step before, in points; negative is a loss.
+    points: float  #: Top-1 of this step minus Top-1 of the step before, in points; negative is a loss.
     interval: tuple[float, float]  #: 95 % bootstrap interval of ``points`` (percentile, images resampled in pairs).
     lost: int  #: images that the step before got right and this one wrong.
     gained: int  #: the reverse.
@@ -33,17 +33,17 @@ class StepResult:
 
     name: StepName  #: of the step.
     by: str  #: what executed it, such as ``onnxruntime 1.32.0``.
-    n: int  #: images that it answered; of a sample fewer than of the other steps.
+    n: int  #: images that it answered; fewer if it is measured on a sample.
     score: Score | None  #: None without labels.
     before: StepName | None  #: the step that it is compared with; None for the first.
     change: Change | None  #: None for the first step and without labels.
     agreement: int  #: of its n images, those with the same Top-1 answer as the float step.
     cosine: float  #: mean cosine of its scores with the float step's, -1..1.
     agreement_before: int | None  #: the same with the step before; None for the first.
-    cosine_before: float | None  #: likewise.
-    seconds: float  #: wall time of what was computed now.
+    cosine_before: float | None  #: mean cosine with the step before; None for the first.
+    seconds: float  #: wall time of the images computed now.
     computed: int  #: images computed now; the others came from an earlier run.
-    identical_before: int | None = None  #: of its n images, those whose scores are bit for bit the step before's.
+    identical_before: int | None = None  #: of its n images, those with bit for bit the scores of the step before.
 
     @property
     def agreement_percent(self) -> float:
@@ -53,7 +53,7 @@ class StepResult:
 
 @frozen
 class Mistake:
-    """An image that float got right (or, without labels, answered otherwise) and the last step did not."""
+    """An image that float got right and the last step wrong; without labels, one that they answer differently."""
 
     image: str  #: its name in the set.
     path: str | None  #: where the file is, absolute; None for a rendered one.
@@ -70,23 +70,21 @@ class Evaluation:
 
     name: str  #: of the program, such as ``ConvNeXt_atto_demo``.
     command: str  #: what the user typed.
-    #: role -> sha256 of the files that were measured (``float_onnx``, ``bin``, …); the table speaks of these files
-    #: only.
+    #: role -> sha256 of the files that were measured (``float_onnx``, ``bin``, …); the table holds for these only.
     models: Mapping[str, str]
     dataset: str  #: description of the images.
     dataset_sha256: str  #: of their names, labels and contents.
     n: int  #: images that were read and answered.
     unlabelled: str  #: why there is no Top-1; empty if there is.
     steps: tuple[StepResult, ...]  #: in order.
-    #: the step that stands for the program on all images: ``quantized``, or ``portable``; where neither was measured,
-    #: the last one that was.
+    #: the step that represents the program on all images: ``quantized`` or ``portable``, else the last measured one.
     quantized: StepName
     verdict: str  #: one line.
-    explanation: tuple[str, ...]  #: in plain words which step costs what, and which changes are within noise.
-    mistakes: tuple[Mistake, ...]  #: at most 48, those first on which float was most sure.
+    explanation: tuple[str, ...]  #: sentences: what each step costs, and which changes are within noise.
+    mistakes: tuple[Mistake, ...]  #: at most 48, the ones on which float was most certain first.
     mistakes_total: int  #: how many there are.
     unreadable: tuple[str, ...]  #: names of images that could not be read; they are in no figure.
-    versions: Mapping[str, str] = field(factory=dict)  #: of what ran.
+    versions: Mapping[str, str] = field(factory=dict)  #: of the programs that ran.
     seconds: float = 0.0  #: wall time of the whole command.
     schema_version: int = SCHEMA_VERSION
     total: Change | None = None  #: the change from ``float`` to ``quantized``; None without labels.
@@ -113,14 +111,14 @@ def explain(
     later = [step for step in steps if step.before is not None]
     sentences = [_step(step) for step in later]
     if unlabelled:
-        sentences.append(f"There is no Top-1 ({unlabelled}), so whether a changed answer is a worse one can't be told.")
+        sentences.append(f"There is no Top-1 ({unlabelled}), so it is not known whether a changed answer is worse.")
     else:
         sentences += _largest(later, total)
     return _verdict(steps[0], last, total), tuple(sentences)
 
 
 def within_noise(change: Change) -> bool:
-    """Say whether a change may well be chance, by its p and its interval."""
+    """Say whether a change may be chance, by its p and its interval."""
     return may_be_chance(change.p, change.interval)
 
 
@@ -136,7 +134,7 @@ def _verdict(first: StepResult, last: StepResult, total: Change | None) -> str:
         what = "The program" if last.name in _WHOLE else f"The {last.name} network"
         return (
             f"{what} gives the float network's answer on {share:.1f} % of {_images(last.n)} "
-            f"(95 % {100 * low:.1f} to {100 * high:.1f}); without labels that is all that can be said."
+            f"(95 % {100 * low:.1f} to {100 * high:.1f}); without labels no more is known."
         )
     where = f"Top-1 {first.score.top1:.2f} → {last.score.top1:.2f} %, n = {last.n}"
     if first.n != last.n:
@@ -182,13 +180,13 @@ def _effect(change: Change) -> str:
 
 
 def _largest(later: Sequence[StepResult], total: Change | None) -> list[str]:
-    """Say where the loss comes from, as far as that can be told from noise."""
+    """Say where the loss comes from, if it is beyond noise."""
     if total is None or not later:
         return []
     real = [step for step in later if step.change and step.change.points < 0 and not within_noise(step.change)]
     if not real:
         if total.points < 0 and not within_noise(total):
-            return ["The whole loss is beyond noise, but no single step is: more images would tell."]
+            return ["The whole loss is beyond noise, but no single step is: more images would show which step."]
         return ["No step costs more than noise does; more images would narrow the intervals."]
     worst = min(real, key=lambda step: step.change.points if step.change else 0.0)
     assert worst.change is not None  # noqa: S101 - real holds such only

@@ -1,4 +1,4 @@
-"""The board's answers: beside a simulator's on the same bytes, and as a step of an evaluation."""
+"""The board's answers, compared with a simulator's on the same bytes, or as a step of an evaluation."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ STEP_LIMIT = 600.0  # seconds that a chunk of frames may take in ``edge eval``
 
 @frozen
 class Answer:
-    """What the board, and a simulator if there is one, gave for one frame; float32, (classes,)."""
+    """The scores of the board, and of a simulator if there is one, for one frame; float32, (classes,)."""
 
     board: Scores
     simulator: Scores | None
@@ -55,13 +55,13 @@ class Answer:
 
 @frozen
 class BoardAccuracy:
-    """What a set of images gave on the board and in a simulator."""
+    """The accuracy of a set of images on the board and in a simulator."""
 
     dataset: str  #: description of the images.
     dataset_sha256: str  #: of their names, labels and contents.
     n: int  #: images that were run.
-    board: Score | None  #: None where the images carry no labels.
-    simulator: Score | None  #: likewise, and None without a simulator.
+    board: Score | None  #: None without labels.
+    simulator: Score | None  #: None without labels or without a simulator.
     agreement: int | None  #: images with the same Top-1 answer from both.
     max_abs_diff: float | None  #: the largest difference of two scores.
     cosine: float | None  #: mean cosine of the two score vectors.
@@ -69,7 +69,7 @@ class BoardAccuracy:
     labels_doubt: str = ""  #: that the labels count the classes otherwise; empty as a rule.
 
     def record(self, info: Info | None) -> dict[str, Any]:
-        """Return it as JSON, shares in percent; ``info`` is of the simulator."""
+        """Return it as JSON, shares in percent; ``info`` belongs to the simulator."""
         return {
             "dataset": self.dataset,
             "dataset_sha256": self.dataset_sha256,
@@ -87,10 +87,10 @@ class BoardAccuracy:
 
 
 def open_simulator(path: Path, choice: Choice, reporter: Reporter) -> Net | None:
-    """Open what to compare the board with.
+    """Open the simulator to compare the board with.
 
     ``auto`` takes the portable model if it computes the board's integers, else the vendor's quantized model,
-    else the portable model as an estimate; without any it warns.
+    else the portable model as an estimate; if none works it warns.
 
     Raises:
         BackendError: the simulator asked for can't be opened.
@@ -113,7 +113,7 @@ def open_simulator(path: Path, choice: Choice, reporter: Reporter) -> Net | None
             return net
         estimate = estimate or net
     if estimate is None:
-        reporter.warn(f"the board's answers are compared with nothing: {'; '.join(reasons)}")
+        reporter.warn(f"there is no simulator to compare the board's answers with: {'; '.join(reasons)}")
     return estimate
 
 
@@ -127,7 +127,7 @@ def board_step(subject: Subject, folder: Path, target: Target, reporter: Reporte
     if "bin" not in subject.files:
         raise UsageError(
             f"--board, but {folder} holds no .bin",
-            expected="a build by the vendor's compiler",
+            expected="a build with the vendor's compiler",
             remedy="edge build MODEL",
         )
     program = locate(folder)
@@ -150,14 +150,14 @@ def board_step(subject: Subject, folder: Path, target: Target, reporter: Reporte
         model=subject.sha256["bin"],
         key=key_of("board", subject.sha256["bin"], subject, ("edge.board.infer", "edge.board.parse"), **versions),
         open=opened,
-        in_flight=2 * CHUNK_FRAMES,  # one chunk on the board, the next one being made
+        in_flight=2 * CHUNK_FRAMES,  # one chunk on the board while the next one is made
     )
 
 
 def answers(
     board: BoardRunner, frames: Iterable[Frame], *, simulator: Net | None, count: int, reporter: Reporter
 ) -> Iterator[Answer]:
-    """Run frames (packed NV12, uint8) on the board in chunks, and in the simulator meanwhile.
+    """Run frames (packed NV12, uint8) on the board in chunks, and at the same time in the simulator.
 
     ``count`` is how many frames there are, for the progress.
 
@@ -179,7 +179,7 @@ def answers(
                 if reference is not None and reference.shape != scores.shape:
                     raise BoardError(
                         f"the board gives {scores.size} scores, the simulator {reference.size}",
-                        remedy="push the program that the simulator belongs to: edge board push HOST MODEL",
+                        remedy="copy the simulator's program to the board: edge board push HOST MODEL",
                     )
                 yield Answer(scores, reference)
             done += len(chunk)
@@ -215,7 +215,7 @@ def measure_accuracy(
                 frame = _frame(item.load(), preprocess)
             except ImageError:
                 unreadable.append(item.name)
-                reporter.warn(f"{item.name} can't be read; it is left out of every figure")
+                reporter.warn(f"{item.name} can't be read and is left out of all figures")
             else:
                 labels.append(-1 if item.label is None else item.label)
                 yield frame
@@ -246,15 +246,15 @@ def measure_accuracy(
 
 
 def read_frames(images: Sequence[str], preprocess: Preprocess) -> list[Frame]:
-    """Make the board's input from image files; raise ImageError where one can't be read."""
+    """Make the board's input from image files; raise ImageError if one can't be read."""
     return [_frame(decode(Path(name).expanduser(), name), preprocess) for name in images]
 
 
 def require_preprocess(program: Program) -> Preprocess:
-    """Return how images become the program's input; raise UsageError where it came without ``metadata.json``."""
+    """Return the program's preprocessing; raise UsageError if it has no ``metadata.json``."""
     if program.metadata is None:
         raise UsageError(
-            f"{program.name} comes without metadata.json: how images become its input is not known",
+            f"{program.name} comes without metadata.json: its preprocessing is not known",
             expected="a build folder or a bundle",
         )
     return program.metadata.preprocess

@@ -1,8 +1,8 @@
 """One SSH connection to a board, on which commands run under a time limit.
 
-The OpenSSH client does the work, as a program of its own: it honours the user's ``~/.ssh/config``, keys,
-agent, jump hosts and hardware tokens as they are, and a library would bring a second implementation of host
-key checks. No password is ever asked for or passed on, and host keys are always verified.
+The OpenSSH client does the work, as a separate program: it uses the user's ``~/.ssh/config``, keys, agent, jump
+hosts and hardware tokens as they are. A library would be a second implementation of host key checks. No password
+is ever asked for or passed on, and host keys are always verified.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ from edge.toolchain.process import CommandOutput, communicate, end, last_line, q
 
 CONNECT_SECONDS = 10
 ALIVE_SECONDS = 5  # a peer that is silent for three times as long is gone
-PERSIST_SECONDS = 60  # how long the connection lives on when we are killed without a chance to close it
-_SLACK = 20.0  # seconds after a command's own limit until the connection itself is given up
-_LOST = 255  # what ssh exits with when it failed, not the command
-_TIMED_OUT = (124, 137)  # what timeout(1) exits with; 137 where the command had to be killed
-# Unlike a terminal, a pipe does not tell a remote command that its user has gone. So a watcher reads our end
-# of the connection, and when it closes, ends the command with all its children: timeout(1) leads their group.
-# 255 is taken by ssh itself.
+PERSIST_SECONDS = 60  # how long the connection stays open if we are killed before closing it
+_SLACK = 20.0  # seconds after a command's own limit until the connection itself counts as lost
+_LOST = 255  # exit status of ssh when ssh itself failed
+_TIMED_OUT = (124, 137)  # exit status of timeout(1); 137 if the command had to be killed
+# Unlike a terminal, a pipe does not tell a remote command that its user is gone. So a watcher reads our end of the
+# connection. When it closes, the watcher ends the command with all its children: timeout(1) leads their group.
+# Status 255 is reserved for ssh itself.
 _GUARD = """
 exec 3<&0
 limit=$1; script=$2; shift 2
@@ -43,7 +43,7 @@ kill "$watch" 2>/dev/null
 [ "$status" -eq 255 ] && status=254
 exit "$status"
 """
-# The same for a command that reads data: the end of the data is the end of our side.
+# The same for a command that reads data: when the data ends, our side has ended.
 _FED = """
 limit=$1; script=$2; shift 2
 timeout -k 5 "$limit" sh -c "$script" edge "$@"; status=$?
@@ -56,7 +56,7 @@ exit "$status"
 class Target:
     """Where the board is."""
 
-    host: str  #: name, address or alias of ``~/.ssh/config``, with ``user@`` if need be.
+    host: str  #: name, address or alias of ``~/.ssh/config``, with ``user@`` if needed.
     port: int | None = None  #: None leaves it to ssh.
     identity: Path | None = None  #: file of a private key; None leaves it to ssh.
     options: tuple[str, ...] = ()  #: further ``KEY=VALUE`` options of ssh.
@@ -98,16 +98,16 @@ class Target:
 
     @property
     def command(self) -> str:
-        """What a user types to log in there."""
+        """The command that logs in there."""
         port = ["-p", str(self.port)] if self.port else []
         return shlex.join(["ssh", *port, self.host])
 
 
 class Connection:
-    """A connection, held for the length of a ``with``.
+    """A connection, open during a ``with`` block.
 
     Raises:
-        BoardError: there is no ssh, or the board can't be reached, is not the one it was, or lets us not in.
+        BoardError: there is no ssh, or the board can't be reached, has another host key, or refuses the login.
     """
 
     def __init__(self, target: Target) -> None:
@@ -119,7 +119,7 @@ class Connection:
             raise BoardError(
                 "there is no ssh on PATH", remedy="install the OpenSSH client: apt-get install openssh-client"
             )
-        # A socket's path may have about 100 characters, which rules out the long TMPDIR of macOS.
+        # The path of a socket is limited to about 100 characters; the TMPDIR of macOS is too long.
         base = "/tmp" if Path("/tmp").is_dir() else None  # noqa: S108 - mkdtemp makes it ours alone
         self._folder = Path(tempfile.mkdtemp(prefix="edge-ssh-", dir=base))
         try:
@@ -147,18 +147,18 @@ class Connection:
 
         Args:
             script: reads ``arguments`` as ``$1`` and so on; they are quoted here.
-            limit: seconds, after which the script and all it started are ended.
-            data: gives what the script reads from its standard input.
+            limit: seconds, after which the script and all its children are ended.
+            data: yields the script's standard input.
             on_line: called with each line of its standard output as it comes.
             on_sent: called with the number of bytes of ``data`` sent so far.
-            may_fail: return an exit status that is not 0, rather than raise.
+            may_fail: return an exit status other than 0 instead of raising.
 
         Raises:
             BoardError: the connection was lost, the time ran out, or the script failed.
         """
         guard = _GUARD if data is None else _FED
         words = ["sh", "-c", guard, "edge", str(max(1, round(limit))), script, *arguments]
-        # The connection is the master's; if that is gone, no second one is opened behind the user's back.
+        # The master holds the connection; if it is gone, no second connection is opened without the user's knowledge.
         argv = [*self._ssh(), "-o", "ProxyCommand=false", self.target.host, "exec " + shlex.join(words)]
         output = communicate(
             argv, env=_environment(), timeout=limit + _SLACK, data=data, on_line=on_line, on_sent=on_sent
@@ -166,27 +166,27 @@ class Connection:
         if output.timed_out:
             raise BoardError(
                 f"{self.target.host} stopped answering",
-                remedy="look at the board's power and network, then run the command again",
+                remedy="check the board's power and network, then run the command again",
             )
         if output.status == _LOST:
             reason = last_line(output.err) or "ssh gave no reason"
             raise BoardError(
                 f"the connection to {self.target.host} was lost: {reason}",
-                remedy="look at the board's power and network, then run the command again",
+                remedy="check the board's power and network, then run the command again",
             )
         if output.status in _TIMED_OUT:
             raise BoardError(
                 f"a command on {self.target.host} was stopped after its time limit of {limit:g} s",
-                remedy="see whether another program holds the BPU, or give more time with --timeout",
+                remedy="check whether another program uses the BPU, or give more time with --timeout",
             )
         if output.status and not may_fail:
-            said = last_line(output.err) or last_line(output.text) or "it said nothing"
+            said = last_line(output.err) or last_line(output.text) or "no message"
             raise BoardError(f"a command on {self.target.host} failed with exit status {output.status}: {said}")
         return output
 
     @contextlib.contextmanager
     def scratch(self) -> Iterator[str]:
-        """Make a folder on the board and remove it at the end, whatever happens."""
+        """Make a folder on the board and always remove it at the end."""
         folder = last_line(self.run('mktemp -d "${TMPDIR:-/tmp}/edge.XXXXXX"', limit=20).text)
         if not re.fullmatch(r"/\S*/edge\.\w+", folder):
             raise BoardError(f"the board could not make a temporary folder: {folder!r}")
@@ -198,7 +198,7 @@ class Connection:
 
     def _ssh(self) -> list[str]:
         assert self._folder is not None  # noqa: S101 - __enter__ made it
-        # ssh takes the first value it meets: ours where safety rests on it, the user's, then our defaults.
+        # ssh uses the first value of an option: ours where security needs it, the user's, then our defaults.
         options = [
             "BatchMode=yes",
             "StrictHostKeyChecking=yes",
@@ -248,12 +248,12 @@ class Connection:
 
 
 def _environment() -> dict[str, str]:
-    # Messages that we recognise come in English only with this.
+    # The messages that we recognize are English only with this.
     return {**os.environ, "LC_ALL": "C"}
 
 
 def explain_failure(target: Target, words: str) -> EdgeError:
-    """Return the error to raise; ``words`` is ssh's standard error, empty where it was stopped at the time limit."""
+    """Return the error to raise; ``words`` is ssh's standard error, empty if it was stopped at the time limit."""
     host, login = target.host, target.command
     address = host.rpartition("@")[2]
     entry = f"[{address}]:{target.port}" if target.port not in (None, 22) else address
@@ -262,7 +262,7 @@ def explain_failure(target: Target, words: str) -> EdgeError:
     said = " ".join(line.strip() for line in words.splitlines() if line.strip())[-300:]
     if re.search("REMOTE HOST IDENTIFICATION HAS CHANGED|host key for.*has changed", words, re.DOTALL):
         return BoardError(
-            f"{address} shows another host key than before: it was set up anew, or is another machine",
+            f"{address} has another host key than before: it was set up again, or is another machine",
             remedy=f"make sure that it is your board, then ssh-keygen -R {quoted} and {login} once",
         )
     if "Host key verification failed" in words or "host key is known" in words:
@@ -278,16 +278,16 @@ def explain_failure(target: Target, words: str) -> EdgeError:
             remedy=f"ssh-copy-id {port}{host}",
         )
     if "Could not resolve hostname" in words or "Name or service not known" in words:
-        return BoardError(f"no host is called {address}", expected="a name, an address or an alias of ~/.ssh/config")
+        return BoardError(f"there is no host {address}", expected="a name, an address or an alias of ~/.ssh/config")
     if "Connection refused" in words:
         return BoardError(
             f"nothing listens for ssh at {entry}",
-            remedy="see whether the board's ssh server runs, and on which port (--port)",
+            remedy="check whether the board's ssh server runs, and on which port (--port)",
         )
     if re.search(r"timed out|No route to host|unreachable", words) or not words.strip():
         return BoardError(
-            f"{entry} does not answer", remedy="look at the board's power, cable and address, then try ping"
+            f"{entry} does not answer", remedy="check the board's power, cable and address, then try ping"
         )
     if re.search(r"Bad configuration option|command-line.*line 0|[Uu]nsupported option|keyword", words):
-        return UsageError(f"ssh does not take an option: {said}", expected="KEY=VALUE as in man ssh_config")
+        return UsageError(f"ssh refuses an option: {said}", expected="KEY=VALUE as in man ssh_config")
     return BoardError(f"ssh can't reach {host}: {said}", remedy=f"{login}   shows more with -v")

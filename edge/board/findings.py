@@ -1,4 +1,4 @@
-"""Preflight: whether a board, and a program on it, can work; and what to do where not."""
+"""Preflight: whether a board, and a program on it, can work, and what to do if not."""
 
 from __future__ import annotations
 
@@ -16,26 +16,26 @@ from edge.progress import Reporter
 from edge.runtime.program import Program
 from edge.specs.schema import MARCH
 
-# libdnn -> HBRT as their own banners print them together on RDK X5 systems.
+# libdnn -> HBRT, from banners on RDK X5 systems that print both.
 HBRT_OF_DNN = {"1.23.8": "3.15.49", "1.23.9": "3.15.52", "1.23.10": "3.15.54", "1.24.5": "3.15.55"}
 _IN_PROGRAM = re.compile(rb"version: (\d+\.\d+\.\d+); runtime version: (\d+(?:\.\d+)+);")
 # Header of each compiled part: march, magic, runtime version.
 _HEADER = re.compile(rb"#([A-Z0-9]{2,4})hbm#")
 _BUILDER = re.compile(rb"BUILDER_VERSION\x12.(\d+\.\d+\.\d+)")
 MARCHES = {"B2E": MARCH}
-HOT = 85.0  # degrees Celsius, our own choice: a board that has to slow down gives uneven figures
+HOT = 85.0  # degrees Celsius, our own choice: a board that throttles gives uneven figures
 LITTLE_DISK = 64 << 20
 Mark = Literal["ok", "warn", "bad"]
 
 
 @frozen
 class ProgramVersions:
-    """What a ``.bin`` says of its making; None where it does not."""
+    """The versions in a ``.bin``; None if unknown."""
 
     hbdk: str | None  #: version of the compiler's back end.
     hbrt: str | None  #: the BPU runtime that belongs to it.
     builder: str | None  #: version of hb_mapper.
-    march: str | None  #: ``bayes-e`` is the RDK X5's.
+    march: str | None  #: ``bayes-e`` for the RDK X5.
 
 
 @frozen
@@ -49,7 +49,7 @@ class Verdict:
 
 @frozen
 class Check:
-    """One thing looked at: how it is, what was seen, and what to do."""
+    """One check: its name, its mark, what was seen, and what to do."""
 
     name: str
     mark: Mark
@@ -61,7 +61,7 @@ def program_versions(path: Path) -> ProgramVersions:
     """Read the versions out of a ``.bin``.
 
     Raises:
-        ModelFileError: it can't be read, or is no program of the compiler's.
+        ModelFileError: it can't be read, or is not a program of the compiler.
     """
     try:
         data = path.read_bytes()
@@ -70,7 +70,9 @@ def program_versions(path: Path) -> ProgramVersions:
     header = _HEADER.search(data)
     if header is None:
         raise ModelFileError(
-            f"{path.name} is no program of the BPU compiler", expected="a .bin of hb_mapper", remedy="edge build MODEL"
+            f"{path.name} is not a program of the BPU compiler",
+            expected="a .bin of hb_mapper",
+            remedy="edge build MODEL",
         )
     versions, builder = _IN_PROGRAM.search(data), _BUILDER.search(data)
     return ProgramVersions(
@@ -87,7 +89,7 @@ def compare(program: ProgramVersions, dnn: str | None, hbrt: str | None) -> Verd
         return Verdict("no", f"the program is for {program.march}, the RDK X5 is bayes-e", "compile it for bayes-e")
     board = hbrt or HBRT_OF_DNN.get(dnn or "")
     if board is None or program.hbrt is None:
-        side = "the board does not tell its BPU runtime's version" if board is None else "the program tells no version"
+        side = "the version of the board's BPU runtime is unknown" if board is None else "the program has no version"
         return Verdict("unknown", side, "edge board run compares its answers with the simulator's")
     ours, theirs = _numbers(program.hbrt), _numbers(board)
     facts = f"program made for HBRT {program.hbrt} (hbdk {program.hbdk}), board has {board}"
@@ -95,14 +97,14 @@ def compare(program: ProgramVersions, dnn: str | None, hbrt: str | None) -> Verd
         return Verdict("yes", facts)
     if ours[:2] != theirs[:2]:
         return Verdict(
-            "no", f"{facts}: another line", "update RDK OS (apt-get upgrade), or use the compiler of its line"
+            "no", f"{facts}: another release line", "update RDK OS (apt-get upgrade), or use the compiler of its line"
         )
     newer = "newer" if theirs > ours else "older"
     return Verdict(
         "warn",
-        f"{facts}: {newer}, the same line; programs load, the vendor warns about their results",
+        f"{facts}: {newer}, the same release line; programs load, but the vendor warns about their results",
         "edge board run compares its answers with the simulator's"
-        + ("" if newer == "newer" else "; apt-get upgrade on the board brings its runtime up to date"),
+        + ("" if newer == "newer" else "; apt-get upgrade on the board updates its runtime"),
     )
 
 
@@ -121,11 +123,11 @@ def findings(facts: Facts, program: ProgramVersions | None = None) -> list[Check
 
 
 def require(facts: Facts, program: Program, reporter: Reporter) -> None:
-    """Refuse a board that a program can't work on; tell what is doubtful about the program there.
+    """Refuse a board on which a program can't work; warn of what is doubtful.
 
     Raises:
         ModelFileError: the program has no ``.bin``.
-        BoardError: another architecture, another soc, no tools, or a runtime of another line.
+        BoardError: another architecture, another soc, no tools, or a runtime of another release line.
     """
     for finding in findings(facts, program_versions(require_bin(program))):
         if finding.mark == "bad" and finding.name != "disk":  # copying measures the disk itself
@@ -142,11 +144,11 @@ def _system(facts: Facts) -> Iterator[Check]:
         "an RDK board is aarch64; is HOST the board?",
     )
     if facts.os is None:
-        yield Check("RDK OS", "warn", "no /etc/version", "use an RDK OS image of the vendor's")
+        yield Check("RDK OS", "warn", "no /etc/version", "use the vendor's RDK OS image")
     else:
         yield Check("RDK OS", "ok", facts.os)
     if facts.soc is None:
-        yield Check("soc", "warn", "the board does not name it", "programs of edge are for the RDK X5")
+        yield Check("soc", "warn", "unknown", "programs of edge are for the RDK X5")
     else:
         mark: Mark = "ok" if facts.soc.strip("()").lower() == "x5" else "bad"
         yield Check("soc", mark, facts.soc, "programs of edge are for the RDK X5 (bayes-e)")
@@ -162,14 +164,14 @@ def _software(facts: Facts) -> Iterator[Check]:
     if hbrt:
         known.append(f"HBRT {hbrt}")
     elif dnn in HBRT_OF_DNN:
-        known.append(f"HBRT {HBRT_OF_DNN[dnn]} (known of this libdnn)")
+        known.append(f"HBRT {HBRT_OF_DNN[dnn]} (inferred from libdnn)")
     if known:
         yield Check("runtime", "ok", ", ".join(known))
     else:
-        yield Check("runtime", "warn", "it does not tell its version", "hrt_model_exec -v on the board")
+        yield Check("runtime", "warn", "version unknown", "run hrt_model_exec -v on the board")
     yield _python(facts)
     if facts.disk_free is None:
-        yield Check("disk", "warn", "df does not tell")
+        yield Check("disk", "warn", "df gives no figure")
     else:
         mark: Mark = "ok" if facts.disk_free >= LITTLE_DISK else "bad"
         yield Check("disk", mark, f"{facts.disk_free / 1e6:,.0f} MB free", "free some space on the board")
@@ -184,7 +186,7 @@ def _python(facts: Facts) -> Check:
     if not facts.modules:
         remedy = "apt-get install hobot-spdev on the board; needed for notebooks there"
     elif not facts.python.startswith("3.10."):
-        remedy = "RDK OS brings Python 3.10; outside it the vendor's modules are not seen"
+        remedy = "use the system's Python 3.10 of RDK OS; only that one has the vendor's modules"
     return Check("Python", "warn" if remedy else "ok", seen, remedy)
 
 
@@ -194,18 +196,18 @@ def _state(state: State) -> Iterator[Check]:
     else:
         text = ", ".join(f"{name} {value:.1f}" for name, value in state.temperatures.items()) + " °C"
         mark: Mark = "warn" if state.hottest >= HOT else "ok"
-        yield Check("temperature", mark, text, "let it cool before you measure")
+        yield Check("temperature", mark, text, "let it cool down before you measure")
     clock = [f"governor {state.governor}"] if state.governor else []
     clock += [f"{state.cpu_mhz:.0f} MHz"] if state.cpu_mhz else []
     clock += [] if state.boost is None else ["boost on" if state.boost else "boost off"]
     yield Check(
         "CPU clock",
         "ok" if state.governor == "performance" else "warn",
-        ", ".join(clock) or "not told",
+        ", ".join(clock) or "unknown",
         "for steady figures, on the board as root: echo performance > "
         "/sys/devices/system/cpu/cpufreq/policy0/scaling_governor",
     )
-    bpu = f"{state.bpu_mhz:.0f} MHz" if state.bpu_mhz else "clock not told"
+    bpu = f"{state.bpu_mhz:.0f} MHz" if state.bpu_mhz else "clock unknown"
     bpu += f", {state.bpu_load} % busy" if state.bpu_load is not None else ""
     busy = (state.bpu_load or 0) > 5
-    yield Check("BPU", "warn" if busy else "ok", bpu, "stop what uses the BPU before you measure")
+    yield Check("BPU", "warn" if busy else "ok", bpu, "stop programs that use the BPU before you measure")

@@ -39,8 +39,8 @@ Frame = NDArray[np.uint8]
 Scores = NDArray[np.float32]
 
 THREADS = (1, 4)
-CORE = 0  # any; the X5 has one
-CHUNK_FRAMES = 32  # a frame of 224x224 has 75 kB, so that a chunk stays below 3 MB on the board
+CORE = 0  # the X5 has one core
+CHUNK_FRAMES = 32  # a frame of 224x224 has 75 kB, so a chunk is below 3 MB on the board
 TRIES = 5
 _NV12 = "HB_DNN_IMG_TYPE_NV12"
 _MARK = "@edge profiler"
@@ -63,7 +63,7 @@ exit "$status"
 )
 _INFO = _FIND + 'hrt_model_exec model_info --model_file="$1" 2>&1\n'
 _UNPACK = 'mkdir -p -- "$1/in" "$1/out" && tar -xf - -C "$1/in"'
-# The tool loads the program anew for each frame; -6000006 then comes up now and again and goes away.
+# The tool loads the program again for each frame; this fails now and then with -6000006, so it is tried again.
 _INFER = r"""
 PATH=$PATH:/usr/hobot/bin
 cd -- "$2" || exit 3
@@ -91,7 +91,7 @@ cd -- "$1/out" && printf '%s\n' '@edge data' && tar -cf - . && rm -rf -- "$1/in"
 
 @frozen
 class PerfMeasurement:
-    """One run of ``perf``: what it said, what its profiler wrote, how the board was before and after."""
+    """One run of ``perf``: its output, its profiler's log, and the board's state before and after."""
 
     threads: int
     run: PerfRun
@@ -105,7 +105,7 @@ def measure(
 ) -> list[PerfMeasurement]:
     """Measure the ``.bin`` at ``program`` with each number of threads of ``THREADS``.
 
-    Each run has so many ``frames`` and may take ``limit`` seconds.
+    Each run has ``frames`` frames and may take ``limit`` seconds.
 
     Raises:
         BoardError: the tool is missing, failed, took too long, or its output holds no result.
@@ -124,7 +124,7 @@ def measure(
             run = parse_perf(log)
             if run is None or not (math.isfinite(run.fps) and run.fps > 0):
                 raise BoardError(
-                    f"hrt_model_exec perf gave no result; its last words: {last_words(log)}",
+                    f"hrt_model_exec perf gave no result; its last line: {last_words(log)}",
                     remedy="run it on the board by hand: hrt_model_exec perf --model_file=" + program,
                 )
             after = read_state(connection)
@@ -148,18 +148,18 @@ def tool_failure(verb: str, log: str, err: str, status: int) -> EdgeError:
             remedy="apt-get install hobot-dnn on the board",
         )
     code = error_code(log + err)
-    said = last_words(log) or last_words(err) or "it said nothing"
+    said = last_words(log) or last_words(err) or "no message"
     if code is None:
         return BoardError(f"hrt_model_exec {verb} failed with exit status {status}: {said}")
     remedy = {
         -6000014: "edge board check HOST MODEL compares the versions",
-        -6000006: "see whether another program holds the BPU, then run the command again",
+        -6000006: "check whether another program uses the BPU, then run the command again",
     }.get(code)
     return BoardError(f"hrt_model_exec {verb} failed: {code}, {explained(code)} ({said})", remedy=remedy)
 
 
 def last_words(log: str) -> str:
-    """Return the last line of a log that says something, shortened."""
+    """Return the last line of a log that is not empty, shortened."""
     lines = [line for line in lines_of(log) if not line.startswith("@edge")]
     return lines[-1][:200] if lines else ""
 
@@ -167,7 +167,7 @@ def last_words(log: str) -> str:
 def describe(connection: Connection, program: str, size: tuple[int, int] | None) -> list[TensorInfo]:
     """Return the outputs of the ``.bin`` at ``program``, as the board's runtime describes them.
 
-    ``size`` is (height, width) of the frames that it is going to be fed; None if unknown.
+    ``size`` is (height, width) of the frames that it will get; None if unknown.
 
     Raises:
         BoardError: the tool failed, or the program does not take one NV12 image.
@@ -180,32 +180,32 @@ def describe(connection: Connection, program: str, size: tuple[int, int] | None)
     inputs = [tensor for tensor in tensors if tensor.kind == "input"]
     outputs = [tensor for tensor in tensors if tensor.kind == "output"]
     if not outputs or not inputs:
-        raise BoardError(f"model_info names no inputs and outputs; its last words: {last_words(output.text)}")
+        raise BoardError(f"model_info names no inputs and outputs; its last line: {last_words(output.text)}")
     if len(inputs) != 1 or inputs[0].type != _NV12:
         seen = ", ".join(tensor.type or "an unknown type" for tensor in inputs)
         raise BoardError(f"the program takes {seen}", expected="one NV12 image")
     if size is not None and len(inputs[0].valid) == 4 and inputs[0].valid[2:] != size:
         height, width = inputs[0].valid[2:]
         raise UsageError(
-            f"the program takes {height}x{width} images, its metadata speaks of {size[0]}x{size[1]}",
+            f"the program takes {height}x{width} images, but its metadata says {size[0]}x{size[1]}",
             remedy="build it again",
         )
     return outputs
 
 
 class BoardRunner:
-    """A program on the board as a function of frames, for the length of a ``with``.
+    """A program on the board as a function of frames, during a ``with`` block.
 
-    Called with one frame by each of many threads, it sends them in chunks: whoever comes first carries the
-    frames of the others. A frame is packed NV12, uint8; it gives class scores, float32 (classes,).
+    Many threads call it with one frame each, and it sends the frames in chunks: the first thread also sends the waiting
+    frames of the others. A frame is packed NV12, uint8; the result is class scores, float32 (classes,).
 
     Args:
-        program: path of the ``.bin`` there.
+        program: path of the ``.bin`` on the board.
         size: (height, width) of the frames.
         limit: seconds that a chunk may take.
 
     Raises:
-        BoardError: the tool failed, or what it wrote is not what ``model_info`` describes.
+        BoardError: the tool failed, or its output does not fit ``model_info``.
         UsageError: the program takes frames of another size.
     """
 
@@ -250,7 +250,7 @@ class BoardRunner:
             future.set_result(scores)
 
     def run(self, frames: Sequence[Frame], on_frame: Callable[[int], None] | None = None) -> list[Scores]:
-        """Run up to :data:`CHUNK_FRAMES`: one transfer there, one loop on the board, one transfer back.
+        """Run up to :data:`CHUNK_FRAMES` frames: one transfer to the board, one loop there, one transfer back.
 
         ``on_frame`` is called with the number of frames done.
         """
@@ -270,7 +270,7 @@ class BoardRunner:
             found = re.search(r"@edge failed (\d+) \w+\n", output.text)
             log = output.text[found.end() :] if found else output.text
             if found and found[1] == "0":
-                raise BoardError(f"hrt_model_exec infer wrote no output; its last words: {last_words(log)}")
+                raise BoardError(f"hrt_model_exec infer wrote no output; its last line: {last_words(log)}")
             if "No space left" in log + output.err:
                 raise BoardError("the board's disk is full", remedy="free some space in its /tmp")
             raise tool_failure("infer", log, output.err, int(found[1]) if found else output.status)
@@ -278,24 +278,22 @@ class BoardRunner:
         return [self._scores(files, f"{number:06d}") for number in range(len(frames))]
 
     def _scores(self, files: dict[str, bytes], frame: str) -> Scores:
-        """Return the first output of a frame; every output has to be there and as described."""
+        """Return the first output of a frame; every output must exist and fit its description."""
         found = []
         for number, tensor in enumerate(self._outputs):
             start = f"{frame}/model_infer_output_{number}_"
             names = [name for name in files if name.startswith(start)]
             if len(names) != 1:
-                raise BoardError(
-                    f"{len(names)} files for output {number} of {frame}", expected="one, as the tool dumps it"
-                )
+                raise BoardError(f"{len(names)} files for output {number} of {frame}", expected="one")
             found.append(dequantise(files[names[0]], tensor))
         return found[0].reshape(-1)
 
 
 def dequantise(data: bytes, tensor: TensorInfo) -> Scores:
-    """Read an output as the board dumped it: padding removed, integers scaled.
+    """Read an output that the board dumped: remove padding, scale integers.
 
-    The arithmetic is libdnn's: SCALE means (x - zero_point) * scale. Scales are as ``model_info`` prints them, with six
-    digits, so that a result may differ from the runtime's own by some parts in a million. ``data`` is the content of
+    The arithmetic is libdnn's: SCALE means (x - zero_point) * scale. ``model_info`` prints scales with six digits, so a
+    result may differ from the runtime's own by some parts in a million. ``data`` is the content of
     ``model_infer_output_<i>_<name>.bin``; the result is float32 of the valid shape.
 
     Raises:
@@ -309,7 +307,8 @@ def dequantise(data: bytes, tensor: TensorInfo) -> Scores:
         return np.ascontiguousarray(values, np.float32)
     if tensor.quanti != "SCALE" or not tensor.scale:
         raise BoardError(
-            f"output {tensor.name!r} is quantized by {tensor.quanti} without scales in model_info", expected="SCALE"
+            f"output {tensor.name!r} has quantization type {tensor.quanti} without scales in model_info",
+            expected="SCALE",
         )
     shifted = values.astype(np.float64) - _along(tensor.zero_point or (0.0,), tensor)
     return np.ascontiguousarray(shifted * _along(tensor.scale, tensor), np.float32)
@@ -357,7 +356,7 @@ def _pack(frames: Sequence[Frame]) -> bytes:
 
 
 def _unpack(data: bytes) -> dict[str, bytes]:
-    """Return the files of a tar stream by name; nothing is written anywhere."""
+    """Return the files of a tar stream by name; nothing is written to disk."""
     files = {}
     try:
         with tarfile.open(fileobj=io.BytesIO(data)) as archive:

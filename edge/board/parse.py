@@ -1,7 +1,7 @@
-r"""The output of the board's tools as data; noise, missing keys and other versions are expected.
+r"""Parse the output of the board's tools, in spite of noise, missing keys and other versions.
 
-``hrt_model_exec`` mixes its results with glog lines, banners, colours and carriage returns, and prints three
-or six decimals and more or fewer keys from version to version.
+``hrt_model_exec`` mixes its results with glog lines, banners, colours and carriage returns. The number of decimals
+(three or six) and the keys differ between versions.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ _CODE = re.compile(r"-60000\d\d\b|-60001\d\d\b")
 
 @frozen
 class PerfRun:
-    """What ``hrt_model_exec perf`` said of one run; None where it said nothing."""
+    """The figures of one run of ``hrt_model_exec perf``; None if missing."""
 
-    threads: int | None  #: that submitted frames.
-    frames: int | None  #: in all.
-    latency_ms: float  #: mean of a frame in its thread, CPU nodes included; it grows with the threads.
+    threads: int | None  #: number of threads that submitted frames.
+    frames: int | None  #: of all threads together.
+    latency_ms: float  #: mean per frame in its thread, CPU nodes included; it grows with the threads.
     fps: float  #: frames per second of all threads together.
     latency_min_ms: float | None = None  #: of the fastest frame.
     latency_max_ms: float | None = None  #: of the slowest frame.
@@ -37,7 +37,7 @@ class PerfRun:
 
 @frozen
 class Profile:
-    """Mean milliseconds a frame from ``profiler.log``: on the BPU, on the CPU, and of each node."""
+    """Mean milliseconds per frame from ``profiler.log``: on the BPU, on the CPU, and of each node."""
 
     bpu_ms: float | None
     cpu_ms: float | None
@@ -46,7 +46,7 @@ class Profile:
 
 @frozen
 class TensorInfo:
-    """An input or output as ``model_info`` describes it; empty or None where it does not say."""
+    """An input or output as ``model_info`` describes it; empty or None if unknown."""
 
     kind: str  #: ``input`` or ``output``.
     index: int  #: as printed.
@@ -57,15 +57,15 @@ class TensorInfo:
     type: str = ""  #: such as ``HB_DNN_TENSOR_TYPE_S32`` or ``HB_DNN_IMG_TYPE_NV12``.
     layout: str = ""  #: ``NHWC``, ``NCHW`` or empty.
     quanti: str = "NONE"  #: ``NONE``, ``SCALE`` or ``SHIFT``.
-    stride: tuple[int, ...] = ()  #: bytes from one element to the next, an axis.
-    scale: tuple[float, ...] = ()  #: one value, or one a channel.
-    zero_point: tuple[float, ...] = ()  #: likewise; empty means 0.
+    stride: tuple[int, ...] = ()  #: bytes from one element to the next, for each axis.
+    scale: tuple[float, ...] = ()  #: one value, or one per channel.
+    zero_point: tuple[float, ...] = ()  #: one value, or one per channel; empty means 0.
     axis: int | None = None  #: the channels' axis.
 
 
 @frozen
 class Versions:
-    """Versions that the board's runtime prints when it loads a program; None where it does not."""
+    """Versions that the board's runtime prints when it loads a program; None if missing."""
 
     dnn: str | None = None
     hbrt: str | None = None
@@ -81,7 +81,7 @@ def lines_of(text: str) -> list[str]:
 def parse_perf(text: str) -> PerfRun | None:
     """Read the output of ``hrt_model_exec perf``; None if it holds no result.
 
-    The summary counts; where it is missing, the last of the progress lines, one for every 200 frames.
+    It takes the summary; if that is missing, the last of the progress lines, which come every 200 frames.
     """
     text = "\n".join(lines_of(text))
     latency = _last(text, rf"Average\s+latency\s+is:\s*{_NUMBER}\s*ms", rf"Thread Average:\s*{_NUMBER}\s*ms")
@@ -148,7 +148,7 @@ def parse_model_info(text: str) -> list[TensorInfo]:
 
 
 def parse_versions(text: str) -> Versions:
-    """Read the versions from the banner that comes with every load, or from ``hrt_model_exec -v``."""
+    """Read the versions from the banner of every load, or from ``hrt_model_exec -v``."""
     text = clean(text)
     pair = re.search(r"Runtime version = ([\d.]+)_\(([\d.]+) HBRT\)", text)
     exact = re.search(r"\[HBRT\][^\n]*version = ([\d.]+)", text)

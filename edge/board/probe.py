@@ -1,4 +1,4 @@
-"""What a board is and how it is doing, read in one remote script."""
+"""A board's facts and state, read by one remote script."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from edge.board.connection import Connection
 from edge.board.parse import Versions, parse_versions
 from edge.errors import BoardError
 
-# Every path starts with a prefix that is empty on a board. Facts are marked lines, so that whatever else a
-# login prints does no harm.
+# Every path starts with a prefix that is empty on a board. Facts are marked lines, so other output of a login is
+# ignored.
 _PRELUDE = r"""
 root=${EDGE_BOARD_ROOT:-}
 PATH=$PATH:/usr/hobot/bin:/usr/sbin
@@ -74,13 +74,13 @@ for name in ("hbm_runtime", "hobot_dnn.pyeasy_dnn", "hobot_dnn_rdkx5.pyeasy_dnn"
 
 @frozen
 class State:
-    """How warm and how fast a board is; empty or None where it does not say."""
+    """Temperatures and clocks of a board; empty or None if unknown."""
 
     temperatures: Mapping[str, float] = field(factory=dict)  #: sensor -> degrees Celsius.
     governor: str | None = None  #: of the CPU.
     boost: bool | None = None  #: whether the CPU may exceed its nominal clock.
     cpu_mhz: float | None = None  #: clock of the first core.
-    cpu_max_mhz: float | None = None  #: what the governor may go up to.
+    cpu_max_mhz: float | None = None  #: the governor's upper limit.
     bpu_mhz: float | None = None  #: clock of the BPU.
     bpu_load: int | None = None  #: percent.
 
@@ -92,32 +92,32 @@ class State:
 
 @frozen
 class Facts:
-    """What a board is; None where it does not say."""
+    """Facts of a board; None if unknown."""
 
     arch: str  #: ``aarch64`` on every RDK.
     os: str | None  #: version of RDK OS.
     soc: str | None  #: such as ``X5``.
-    disk_free: int | None  #: bytes free where the user's files are.
+    disk_free: int | None  #: free bytes in the user's home.
     tool: str | None  #: path of ``hrt_model_exec``.
     versions: Versions  #: of the runtime.
     python: str | None  #: version of the system's Python.
     modules: tuple[str, ...]  #: vendor modules that it can import.
-    broken: tuple[str, ...]  #: vendor modules that are there but fail, with the reason.
-    state: State  #: how it is doing.
+    broken: tuple[str, ...]  #: vendor modules that are installed but fail, with the reason.
+    state: State  #: temperatures and clocks.
 
 
 def probe(connection: Connection) -> Facts:
-    """Ask a board what it is.
+    """Read the facts of a board.
 
     Raises:
-        BoardError: the connection was lost, or the answer holds nothing known.
+        BoardError: the connection was lost, or the answer has no known content.
     """
     said = _said(connection.run(_PRELUDE + _IDENTITY + _STATE, limit=150, may_fail=True).text)
     if "arch" not in said:
         raise BoardError(
-            f"{connection.target.host} gives no usual answer",
+            f"{connection.target.host} did not run the script that reads its facts",
             expected="a Linux with a POSIX shell",
-            remedy="log in and look",
+            remedy=f"log in and check: {connection.target.command}",
         )
     disk = _number(said, "disk_kb")
     loaded, asked = (parse_versions("\n".join(said.get(key, []))) for key in ("banner", "v"))
@@ -136,7 +136,7 @@ def probe(connection: Connection) -> Facts:
 
 
 def read_state(connection: Connection) -> State:
-    """Ask a board how it is doing."""
+    """Read the temperatures and clocks of a board."""
     return _state(_said(connection.run(_PRELUDE + _STATE, limit=20, may_fail=True).text))
 
 

@@ -1,4 +1,4 @@
-"""Copy a program to the board, each file whole or not at all; keep what was measured in the manifest."""
+"""Copy a program to the board, each file whole or not at all; record the board's figures in the manifest."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from edge.runtime.program import Program
 from edge.toolchain.process import last_line
 
 _CHUNK = 1 << 16
-_SLOWEST = 50_000  # bytes a second that a connection must manage; slower is as good as lost
+_SLOWEST = 50_000  # bytes per second; a slower connection counts as lost
 _SPARE = 4 << 20  # bytes that must stay free on the board
 
 _LOOK = r"""
@@ -33,7 +33,7 @@ for name do
 done
 exit 0
 """
-# The final name appears by a rename, after the checksum was computed from what the disk gives back.
+# The file is renamed to its final name after the checksum of the stored bytes was checked.
 _STORE = r"""
 final=$1; want=$2; part="$(dirname -- "$1")/.$(basename -- "$1").edge-$$"
 trap 'rm -f -- "$part"' EXIT
@@ -47,7 +47,7 @@ chmod 644 -- "$part" && mv -f -- "$part" "$final"
 
 @frozen
 class Sent:
-    """A file that now lies on the board: its name, size, and whether it was sent or lay there already."""
+    """A file on the board: its name, size, and whether it was sent or was there already."""
 
     name: str
     bytes: int
@@ -56,21 +56,21 @@ class Sent:
 
 @frozen
 class Pushed:
-    """A program that lies on the board."""
+    """A program on the board."""
 
-    directory: str  #: absolute path there.
-    bin: str  #: absolute path of the ``.bin``.
+    directory: str  #: absolute path on the board.
+    bin: str  #: absolute path of the ``.bin`` on the board.
     files: tuple[Sent, ...]  #: of the program.
 
 
 def push(connection: Connection, program: Program, directory: str | None, reporter: Reporter) -> Pushed:
-    """Copy what ``metadata.json`` lists, and itself last; files that lie there already are not sent again.
+    """Copy the files that ``metadata.json`` lists, then itself; files that are there already are not sent again.
 
     ``directory`` is relative to the user's home on the board, or absolute; None means ``edge/<name>``.
 
     Raises:
         ModelFileError: the program has no ``.bin``.
-        BoardError: the disk is full, can't be written, or a file arrived changed.
+        BoardError: the disk is full or can't be written, or a file arrived damaged.
     """
     require_bin(program)
     files = sorted({path.name: path for path in program.files.values()}.values())
@@ -100,7 +100,7 @@ def push(connection: Connection, program: Program, directory: str | None, report
 
 
 def require_bin(program: Program) -> Path:
-    """Return the path of the program's ``.bin``; raise ModelFileError where it has none."""
+    """Return the path of the program's ``.bin``; raise ModelFileError if it has none."""
     if "bin" not in program.files:
         raise ModelFileError(
             f"{program.name} has no .bin: only the vendor's compiler makes programs for the board",
@@ -119,7 +119,7 @@ def _directory(program: Program, given: str | None) -> str:
 
 
 def _look(connection: Connection, directory: str, names: list[str]) -> tuple[str, int | None, dict[str, str]]:
-    limit = 120.0  # checksums of files that lie there; an SD card reads 20 MB/s and more
+    limit = 120.0  # for checksums of files there; an SD card reads 20 MB/s and more
     output = connection.run(_LOOK, directory, *names, limit=limit, may_fail=True)
     found = re.search(r"@edge dir (/.*)", output.text)
     if output.status or found is None:
@@ -150,30 +150,30 @@ def _send(connection: Connection, path: Path, final: str, want: str, on_sent: Ca
         )
     if output.status == 4:
         raise BoardError(
-            f"{path.name} arrived changed and was thrown away (its sha256 differs on the board)",
-            remedy="run the command again; if it happens again, look at the board's disk (dmesg)",
+            f"{path.name} arrived damaged and was discarded (its sha256 differs on the board)",
+            remedy="run the command again; if it happens again, check the board's disk (dmesg)",
         )
     raise BoardError(f"{final} can't be written: {cause}", remedy="choose another folder with --to")
 
 
 def read_manifest(root: Path) -> dict[str, Any] | None:
-    """Return the manifest of a build folder; None where there is none, as in a bundle."""
+    """Return the manifest of a build folder; None if there is none, as in a bundle."""
     path = root / MANIFEST
     if not path.is_file():
         return None
     try:
         content = read_json(path)
     except (OSError, ValueError) as error:
-        raise WorkspaceError(f"{path} can't be read: {error}", remedy="edge build writes it anew") from error
+        raise WorkspaceError(f"{path} can't be read: {error}", remedy="edge build MODEL writes it again") from error
     if not isinstance(content, dict):
-        raise WorkspaceError(f"{path} holds no manifest", remedy="edge build writes it anew")
+        raise WorkspaceError(f"{path} holds no manifest", remedy="edge build MODEL writes it again")
     return content
 
 
 def record(root: Path, sha256: str, entries: Mapping[str, object]) -> bool:
     """Put entries such as ``perf`` under ``board`` in a build's manifest; return whether there is one.
 
-    Figures of another ``.bin`` than that of ``sha256`` are dropped there: they say nothing about this one.
+    Figures of a ``.bin`` with another sha256 are removed: they do not apply to this one.
 
     Raises:
         WorkspaceError: the manifest can't be read or written.

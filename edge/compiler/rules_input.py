@@ -187,7 +187,7 @@ def scale_is_multiplier(doc: Document) -> Iterator[Hit]:
         elif max(numbers) > LARGEST_SCALE:
             # 58.395 is a std, 0.229 a std of 0..1 images, 4.37 its inverse: 1/58.395 is right for all of them.
             yield Hit(
-                f"scale_value: {text} looks like a std, or like a value for 0..1 images",
+                f"scale_value: {text} looks like a std or is of 0..1 images",
                 "1/std with std in 0..255, such as 0.0171247538 = 1/58.395",
                 line,
             )

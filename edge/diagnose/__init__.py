@@ -1,1 +1,1 @@
-"""Why a quantized network loses accuracy: which unit, which input, and what to do about it."""
+"""Why a quantized network loses accuracy: which layer, which input, and what to do about it."""

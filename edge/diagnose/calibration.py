@@ -1,4 +1,4 @@
-"""The calibration images against those that the network is measured on."""
+"""The calibration images compared with the images that the network is measured on."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from edge.folder.built import Built
 from edge.images.frames import Frame
 from edge.images.preprocess import Image, calibration_image
 
-APART = 0.95  # share of pairs, one image of each set, that a statistic puts in the same order
-NOISE = 0.5  # photographs' neighbouring pixels correlate above 0.9, independent ones not at all
+APART = 0.95  # the sets differ if a statistic puts this share of pairs, one image of each set, in the same order
+NOISE = 0.5  # in photographs neighbouring pixels correlate above 0.9, in noise not at all
 CORRELATION = "neighbour correlation"
 _NAMES = ("mean red", "mean green", "mean blue", "contrast", CORRELATION, "colourfulness")
-_LEAST = (12.0, 12.0, 12.0, 8.0, 0.05, 8.0)  # medians nearer than this are alike, however sure
+_LEAST = (12.0, 12.0, 12.0, 8.0, 0.05, 8.0)  # smaller differences of medians do not count
 _FOLDER = "calibration_data_*_f32"
 
 
 @frozen(eq=False)
 class Statistics:
-    """What a set of images looks like, one row an image."""
+    """Statistics of a set of images, one row per image."""
 
     names: tuple[str, ...]  #: of the columns.
     values: NDArray[np.float64]  #: float64 (n, columns).
@@ -37,13 +37,13 @@ class Difference:
     """A statistic in which the two sets differ."""
 
     name: str  #: such as ``neighbour correlation``.
-    calibration: float  #: its median there.
-    evaluation: float  #: its median here.
-    order: float  #: share of the pairs, one image of each set, in which the larger median's is larger, 0.5..1.
+    calibration: float  #: its median over the calibration images.
+    evaluation: float  #: its median over the measured images.
+    order: float  #: share of pairs, one image of each set, whose order is that of the medians, 0.5..1.
 
 
 def calibration_frames(built: Built, count: int) -> tuple[Frame, ...]:
-    """Return the images that the build was calibrated on, evenly taken; none if they are not there."""
+    """Return ``count`` images of the calibration set, evenly spaced; none if the files are gone."""
     folder = next(iter(sorted(built.folder.glob(_FOLDER))), None)
     files = sorted(folder.glob("*.bin")) if folder else []
     if len(files) > count:
@@ -58,18 +58,18 @@ def statistics(frames: Sequence[Frame]) -> Statistics:
 
 
 def differences(calibration: Statistics, evaluation: Statistics) -> tuple[Difference, ...]:
-    """Return in what the sets differ, the largest difference first."""
+    """Return the statistics in which the sets differ, the largest difference first."""
     found = []
     for i, name in enumerate(_NAMES):
         a, b = calibration.values[:, i], evaluation.values[:, i]
         middle_a, middle_b = float(np.median(a)), float(np.median(b))
-        # The area under the ROC curve: nothing is assumed of the distributions.
+        # The area under the ROC curve, which assumes nothing about the distributions.
         larger = (a[:, None] > b[None, :]).mean() + 0.5 * (a[:, None] == b[None, :]).mean()
         order = float(max(larger, 1 - larger))
         noise = name == CORRELATION and (middle_a < NOISE) != (middle_b < NOISE)
         if noise or (order >= APART and abs(middle_a - middle_b) >= _LEAST[i]):
             found.append(Difference(name, middle_a, middle_b, order))
-    # Noise first: no other difference says more.
+    # Noise first: it explains most.
     return tuple(sorted(found, key=lambda item: (item.name != CORRELATION, -item.order)))
 
 

@@ -1,4 +1,4 @@
-"""Nodes that the compiler left to the CPU: where they are, what they move, what they cost here."""
+"""Nodes that the compiler left to the CPU: their place, data transfer and time."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _REPEATS = 20
 
 
 def placements(built: Built) -> tuple[logs.NodeRow, ...]:
-    """Return the compiler's node table; empty where no compiler was at work or its log is gone."""
+    """Return the compiler's node table; empty without the vendor's compiler or without its log."""
     if "compile_log" not in built.files:
         return ()
     info = None
@@ -34,8 +34,8 @@ def placements(built: Built) -> tuple[logs.NodeRow, ...]:
 def cpu_nodes(built: Built, rows: Sequence[logs.NodeRow]) -> tuple[CpuNode, ...]:
     """Return the nodes on the CPU, in graph order, each timed alone on this machine's processor.
 
-    What a node moves is its input and output tensors at the BPU's width: one byte a value of an int8 tensor,
-    two of int16, four of one that leaves the BPU as an accumulator or a float.
+    A node transfers its input and output tensors: one byte per value for int8, two for int16, four for an accumulator
+    or a float.
     """
     on_cpu = [row for row in rows if row.on == "CPU"]
     if not on_cpu or "calibrated_onnx" not in built.files:
@@ -66,7 +66,7 @@ def _elements(node: onnx.NodeProto, shapes: dict[str, tuple[int, ...]]) -> int:
 
 
 def _milliseconds(model: onnx.ModelProto, node: onnx.NodeProto, shapes: dict[str, tuple[int, ...]]) -> float | None:
-    """Return the median time of the node alone, one thread; None where it can't be run alone."""
+    """Return the median time of the node alone, one thread; None if it can't run alone."""
     constants = {tensor.name: tensor for tensor in model.graph.initializer}
     inputs = [name for name in node.input if name and name not in constants]
     if node.domain not in ("", "ai.onnx") or any(name not in shapes for name in inputs):
@@ -89,13 +89,13 @@ def _milliseconds(model: onnx.ModelProto, node: onnx.NodeProto, shapes: dict[str
             started = time.perf_counter()
             opened.run(None, feeds)
             times.append(time.perf_counter() - started)
-    except Exception:  # onnxruntime's own exceptions share no public base; a time is then not known
+    except Exception:  # onnxruntime's own exceptions share no public base; the time is then unknown
         return None
     return 1000 * float(np.median(times))
 
 
 def _shapes(model: onnx.ModelProto) -> dict[str, tuple[int, ...]]:
-    """Return the shapes that a run of the translated model shows; the compiler's file states few."""
+    """Return the shapes found by a run of the translated model; the compiler's file states few."""
     from edge.simulate.fakequant import translate
 
     translated = translate(model)

@@ -1,4 +1,4 @@
-"""Measure a finished build and say what is wrong with it."""
+"""Measure a finished build and find what is wrong with it."""
 
 from __future__ import annotations
 
@@ -62,8 +62,8 @@ def diagnose(
         taken = study(built, frames, labels, whole, reporter)
     else:
         notes.append(
-            "No calibrated model, since no vendor compiler built this: layers, ranges, weights, calibration "
-            "and 16 bits could not be looked at"
+            "No calibrated model, since the vendor's compiler did not run: layers, ranges, weights, calibration "
+            "and 16 bits could not be measured"
         )
     rows = placements(built)
     evidence = Measurements(
@@ -135,7 +135,7 @@ def _units(taken: LayerStudy, rows: tuple[NodeRow, ...]) -> tuple[LayerResult, .
 def _notes(evidence: Measurements) -> list[str]:
     notes = []
     if evidence.own_normalisation:
-        notes.append(f"The ONNX begins with a normalisation of its own: {evidence.own_normalisation}")
+        notes.append(f"The ONNX normalises its input itself: {evidence.own_normalisation}")
     taken = evidence.precision
     if taken is None:
         return notes
@@ -144,20 +144,20 @@ def _notes(evidence: Measurements) -> list[str]:
     integers = evidence.step("program")
     if integers is not None and integers.agreement < 1:
         notes.append(
-            f"Integer arithmetic costs on top: the program gives the calibrated model's answer on "
+            f"Integer arithmetic has a further cost: the program gives the calibrated model's answer on "
             f"{100 * integers.agreement:.1f} % of the images (cosine {integers.cosine:.4f})"
         )
     notes += [
-        f"Calibration images differ from these in {item.name}: median {item.calibration:.2f} there, "
-        f"{item.evaluation:.2f} here"
+        f"Calibration images differ from the measured ones in {item.name}: median {item.calibration:.2f}, "
+        f"measured {item.evaluation:.2f}"
         for item in taken.differences[:3]
     ]
     every = taken.all_gain
     if every.expected - max((gain.expected for _, gain in taken.set_gains), default=0.0) >= 1:
         notes.append(
-            "16 bits at every activation, convolutions too, would bring the calibrated model to "
+            "16 bits at every activation, including convolutions, would bring the calibrated model to "
             f"{100 * every.after / every.n:.1f} % of float's answers (cosine {every.cosine_after:.4f}); "
-            "convolutions are no remedy, since their 16-bit integers can lose more than that"
+            "convolutions are not proposed, since their 16-bit integers can lose more than they gain"
         )
     if taken.alone_n < evidence.n:
         notes.append(f"Each layer alone was measured on the first {taken.alone_n} images")

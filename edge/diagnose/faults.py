@@ -1,4 +1,4 @@
-"""Judge what was measured: which step or layer is at fault, if any, and what would mend it."""
+"""Judge the measurements: which step or layer is at fault, if any, and what would repair it."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ from edge.measure.layers import Group
 from edge.measure.scores import Gain, StepEffect
 from edge.measure.statistics import mcnemar
 
-POINTS = 3.0  # a change of fewer is no fault, however sure
+POINTS = 3.0  # a smaller change is not a fault, even if it is significant
 SAME_FUNCTION = 0.999  # cosine of the scores before and after a step that must not change the network
 NV12_AGREEMENT = 0.9
 COARSE = 0.3  # mean rounding error of a channel's small weights against their mean
 SINGLE_LAYERS = 3
-LEAST_POINTS, LEAST = 0.2, 0.0005  # of agreement and of the cosine; less is not worth a recipe line
+LEAST_POINTS, LEAST = 0.2, 0.0005  # of agreement and of the cosine; smaller gains are not proposed
 Ranked = tuple[tuple[float, float], Remedy]
 
 
 @frozen(eq=False)
 class Measurements:
-    """What was measured."""
+    """All measurements of a diagnosis."""
 
     built: Built  #: the build.
     n: int  #: images.
@@ -37,13 +37,13 @@ class Measurements:
     float_right: int | None  #: images that the float network answers as labelled; None without labels.
     checks: tuple[TriedInput, ...]  #: changes of the float network's input.
     program_checks: tuple[InputCheck, ...]  #: of the program's NV12.
-    own_normalisation: str  #: how the float ONNX normalises its input itself; '' if it does not.
+    own_normalisation: str  #: how the float ONNX itself normalises its input; '' if it does not.
     pixel_range: tuple[float, float]  #: 0.1 % and 99.9 % quantiles of the images' pixels, 0..255.
-    steps: tuple[StepEffect, ...]  #: the network after one step of the build against the step before.
+    steps: tuple[StepEffect, ...]  #: the network after each step of the build compared with the step before.
     shares: tuple[Share, ...]  #: weights, activations, both, NV12.
     changed: tuple[ChangedTensor, ...]  #: weights that a step changed.
     cpu: tuple[CpuNode, ...]  #: nodes on the CPU.
-    precision: LayerStudy | None  #: the calibrated network taken apart; None without one.
+    precision: LayerStudy | None  #: the study of the calibrated network's layers; None without one.
 
     @property
     def at_chance(self) -> bool:
@@ -61,12 +61,12 @@ class Measurements:
 
 @frozen
 class Fault:
-    """Something that is wrong, not merely coarse."""
+    """An error in the build, as opposed to the normal cost of quantization."""
 
     #: ``labels``, ``input``, ``simplify``, ``compiler``, ``NV12``, ``weights``, ``calibration`` or ``integers``.
     step: str
     sentence: str  #: for the verdict.
-    remedy: Remedy  #: what mends it.
+    remedy: Remedy  #: how to repair it.
 
 
 def faults(evidence: Measurements) -> tuple[Fault, ...]:
@@ -124,12 +124,12 @@ def _input(evidence: Measurements) -> Fault | None:
     ]
     if not better:
         return None
-    # Without labels the most varied answers tell most; the surest network may know one answer only.
+    # Without labels take the most varied answers: a very certain network may give one answer only.
     best = max(better, key=lambda tried: tried.check.value if evidence.labelled else -tried.usual)
     check, change = best.check, best.change
     figure = f"{check.measure} {check.as_built:.1f} → {check.value:.1f} % of {evidence.n} images, float network"
     if not evidence.labelled and best.usual_before >= ONE_ANSWER:
-        figure += f"; no longer one answer for {100 * best.usual_before:.0f} % but {100 * best.usual:.0f} %"
+        figure += f"; the most frequent answer falls from {100 * best.usual_before:.0f} to {100 * best.usual:.0f} %"
     gain = max(0.0, check.value - check.as_built)
     suggests = "is" if evidence.labelled else "seems"
     if check.change == VIDEO_IMAGES:
@@ -140,7 +140,7 @@ def _input(evidence: Measurements) -> Fault | None:
             f"expanded to 0..255 they give {figure}",
             Remedy(
                 what="Decode the images as video range, so that black is 0 and white 255",
-                how="rgb = numpy.clip((rgb - 16.0) * 255 / 219, 0, 255)   # where the images are made",
+                how="rgb = numpy.clip((rgb - 16.0) * 255 / 219, 0, 255)   # in the code that makes the images",
                 figure=figure,
                 gain=gain,
             ),
@@ -162,7 +162,7 @@ def _input(evidence: Measurements) -> Fault | None:
 
 def _input_sentence(change: str, own: str) -> str:
     if own:
-        return f"Build without mean and std: the ONNX normalises by itself ({own})"
+        return f"Build without mean and std: the ONNX normalises its input itself ({own})"
     if change == "swapped channels":
         return "Build with the other channel order"
     return f"Build with the mean and std that the network was trained with: {change}"
@@ -182,8 +182,7 @@ def _program_range(evidence: Measurements) -> Fault | None:
     gain = max(0.0, check.value - check.as_built) if check is not None else 0.0
     return Fault(
         "NV12",
-        "NV12's range is wrong: the program was compiled for video range (bt601_video), but is fed "
-        f"full range; {figure}",
+        f"NV12's range is wrong: the program was compiled for video range (bt601_video), but gets full range; {figure}",
         Remedy(
             what="Compile for full-range NV12, or feed video-range NV12 (cv2.COLOR_RGB2YUV_I420) everywhere",
             how="input_space_and_range: regular   # input_parameters of the mapper YAML",
@@ -206,7 +205,7 @@ def _changed_function(evidence: Measurements) -> Fault | None:
             name,
             f"step {name} changed the network ({step.what}): {figure}{what}",
             Remedy(
-                what=f"Run the step {name} again: its file was damaged or is of another model",
+                what=f"Run the step {name} again: its file was damaged or belongs to another model",
                 how=rebuild(evidence.built),
                 figure=figure,
                 gain=100 * (1 - step.agreement),
@@ -233,7 +232,7 @@ def _nv12(evidence: Measurements) -> Fault | None:
 
 
 def ruined(evidence: Measurements) -> tuple[tuple[WeightTensor, Gain], ...]:
-    """Return the weights that rounding ruins, the worst first."""
+    """Return the weights that rounding damages most, the worst first."""
     taken = evidence.precision
     if taken is None:
         return ()
@@ -261,7 +260,7 @@ def _weights(evidence: Measurements) -> Fault | None:
         f"a weight of layer {layer} is ruined by rounding: {one}; unrounded: {gain.figure}",
         Remedy(
             what=f"Clip the outlier in {weight.tensor} (layer {layer}) and export again",
-            how=f"weight[{at}] = 0   # or clip it to the other weights of its channel, then fine-tune",
+            how=f"weight[{at}] = 0   # or clip it to the range of its channel's other weights, then fine-tune",
             figure=f"{one}; with this weight unrounded {gain.figure}",
             gain=gain.points,
         ),
@@ -276,14 +275,14 @@ def _calibration(evidence: Measurements) -> Fault | None:
     if gain.points < POINTS and gain.cosine_after - gain.cosine_before < 0.01:
         return None
     first = taken.differences[0]
-    differ = f"{first.name} {first.calibration:.2f} there, {first.evaluation:.2f} here"
+    differ = f"{first.name} {first.calibration:.2f}, in the measured images {first.evaluation:.2f}"
     noise = any(d.name == "neighbour correlation" and d.calibration < 0.5 for d in taken.differences)
     what = "the calibration images are noise" if noise else "the calibration images are of another kind"
     return Fault(
         "calibration",
         f"calibration is at fault: {what} ({differ}); with thresholds of these images: {gain.figure}",
         Remedy(
-            what="Calibrate on images like those that the board will see",
+            what="Calibrate on images like those that the board's camera will take",
             how=rebuild(evidence.built, ("--calib", "DIR")),
             figure=f"thresholds of these images, each half's from the other: {gain.figure}; {differ}",
             gain=gain.points,
@@ -314,7 +313,7 @@ def _integers(evidence: Measurements) -> Fault | None:
         Remedy(
             what=f"Compile again: weights of the quantized model are not the calibrated ones: {what}"
             if what
-            else "Compile again; report the model if its integers stay so far from the calibrated network",
+            else "Compile again; report the model if its integers still differ so much from the calibrated network",
             how=rebuild(evidence.built),
             figure=figure,
             gain=100 * (1 - step.agreement) if step is not None else 100 * changed[0].share,
@@ -323,7 +322,7 @@ def _integers(evidence: Measurements) -> Fault | None:
 
 
 def remedies(evidence: Measurements, found: tuple[Fault, ...]) -> tuple[Remedy, ...]:
-    """Return the remedies, best first; those of faults before all others, since later steps hang on them."""
+    """Return the remedies, best first; those of faults before all others, since later steps depend on them."""
     first = sorted((fault.remedy for fault in found), key=lambda remedy: -remedy.gain)
     if evidence.shift is not None or evidence.at_chance:
         return tuple(first)
@@ -348,7 +347,7 @@ def _wider(evidence: Measurements) -> list[Ranked]:
     ]
     sets = [(groups, gain) for groups, gain in taken.set_gains if _helps(gain)]
     if sets:
-        # The fewest layers that win nearly as much as the most: each costs speed.
+        # The fewest layers that gain nearly as much as all: each costs speed.
         most = max(_nearer(gain) for _, gain in sets)
         groups, gain = next(pair for pair in sets if _nearer(pair[1]) >= 0.8 * most)
         names = ", ".join(group.name for group in groups)
@@ -375,7 +374,7 @@ def _method(evidence: Measurements) -> list[Ranked]:
     return [
         _ranked(
             gain,
-            "Set the thresholds at the largest values seen: the compiler's choice clips too much",
+            "Set the thresholds to the largest values seen: the compiler's choice clips too much",
             "calibration: {method: max}",
             gain.figure,
         )
@@ -402,8 +401,8 @@ def _cpu(evidence: Measurements) -> list[Ranked]:
         if not node.inside:
             continue
         time = f", {node.milliseconds:.2f} ms on this CPU" if node.milliseconds is not None else ""
-        figure = f"{node.transfer_bytes:,} bytes between BPU and CPU a frame{time}"
-        what = f"Keep {node.op} {node.name} on the BPU; it cuts the network into parts"
+        figure = f"{node.transfer_bytes:,} bytes between BPU and CPU per frame{time}"
+        what = f"Keep {node.op} {node.name} on the BPU; it splits the network"
         found.append(((0.0, 0.0), Remedy(what, f"  {node.name}: {{'on': BPU}}", figure, 0.0)))
     return found
 
@@ -417,12 +416,12 @@ def _nearer(gain: Gain) -> float:
 
 
 def _ranked(gain: Gain, what: str, how: str, figure: str) -> Ranked:
-    """Return a remedy with its rank: what it is expected to win, then how near the scores come."""
+    """Return a remedy with its rank: its expected gain, then how close the scores come."""
     return (gain.expected, _nearer(gain)), Remedy(what, how, figure, gain.expected)
 
 
 def rebuild(built: Built, *options: tuple[str, str]) -> str:
-    """Return the command that made the build, with options put in or replaced."""
+    """Return the command that made the build, with options added or replaced."""
     words = shlex.split(str(built.manifest.get("command", ""))) or ["edge", "build", built.metadata.model]
     for option, value in options:
         if option in words[:-1]:
@@ -436,7 +435,7 @@ def rebuild(built: Built, *options: tuple[str, str]) -> str:
 def recipe_lines(groups: Sequence[Group], on_cpu: frozenset[str]) -> str:
     """Return the lines under ``nodes:`` of a precision recipe that give layers 16 bits.
 
-    What the network's last layer computes leaves the BPU unrounded, so that only its inputs are set.
+    The last layer's output leaves the BPU unrounded, so only its inputs are set.
     """
     return "\n".join(
         f"  {name}: {{'on': BPU, inputs: int16{'' if group.last else ', outputs: int16'}}}"

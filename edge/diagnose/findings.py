@@ -1,4 +1,4 @@
-"""What a diagnosis found; ``diagnosis.json`` in the build folder is this."""
+"""The result of a diagnosis, as stored in ``diagnosis.json`` in the build folder."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ SCHEMA_VERSION = 1
 
 
 def share(part: str, reference: Scores, scores: Scores, labels: NDArray[np.int64] | None) -> Share:
-    """Return how far a part moves the scores from the reference's."""
+    """Return how far quantizing a part moves the scores from the reference's."""
     return Share(
         part=part,
         agreement=float((reference.argmax(1) == scores.argmax(1)).mean()),
@@ -32,11 +32,11 @@ def names(items: Sequence[str], most: int = 3) -> str:
 
 @frozen
 class Range:
-    """The values of a unit's output on the images, before quantisation."""
+    """The values of a layer's output on the images, before quantization."""
 
     low: float  #: smallest value.
     high: float  #: largest value.
-    threshold: float | None  #: where the calibration clips, as a magnitude; None where it is not quantized.
+    threshold: float | None  #: magnitude at which calibration clips; None if it is not quantized.
     saturated: float  #: share of the values beyond the threshold, 0..1.
     outlier_ratio: float | None = None  #: largest channel's magnitude over the median channel's; None without channels.
     outlier_channel: int | None = None  #: index of that channel.
@@ -44,14 +44,14 @@ class Range:
 
 @frozen
 class LayerResult:
-    """A layer as a person sees it: a convolution, or all the nodes of one LayerNorm or GELU."""
+    """A layer of the model: a convolution, or all nodes of one LayerNorm or GELU."""
 
     name: str  #: in the model's own module path, such as ``stages.2.blocks.5.norm``.
     kind: UnitKind  #: what it is.
     nodes: tuple[str, ...]  #: the compiler's node names in it.
     cosine: float  #: of its output with everything quantized, against float, mean over the images.
-    alone_cosine: float  #: of the network's scores with only this unit quantized, against float.
-    alone_agreement: float  #: share of images, 0..1, whose answer stays with only this unit quantized.
+    alone_cosine: float  #: of the network's scores with only this layer quantized, against float.
+    alone_agreement: float  #: share of images, 0..1, with the same answer when only this layer is quantized.
     bits: int  #: 8 or 16.
     on: str  #: ``BPU`` or ``CPU``.
     range: Range  #: of its output.
@@ -73,17 +73,17 @@ class CpuNode:
 
     name: str  #: of the node.
     op: str  #: its operator.
-    inside: bool  #: whether it cuts the network into several BPU parts; else it is at an end of it.
-    transfer_bytes: int  #: moved between BPU and CPU for it, a frame.
-    milliseconds: float | None  #: its time on this machine's CPU, one thread; None where it was not measured.
+    inside: bool  #: whether it splits the network into several BPU parts; else it is at an end.
+    transfer_bytes: int  #: moved between BPU and CPU for it, per frame.
+    milliseconds: float | None  #: its time on this machine's CPU, one thread; None if it was not measured.
 
 
 @frozen
 class InputCheck:
-    """The network with its input made in another way: a better result tells that the input is wrong."""
+    """The network with its input made in another way: a better result means that the input is wrong."""
 
     change: str  #: what was changed, such as ``swapped channels`` or ``video-range NV12``.
-    target: str  #: the network that was fed: ``float`` or ``program``.
+    target: str  #: the network that ran: ``float`` or ``program``.
     value: float  #: Top-1 in percent, agreement in percent, or mean top probability in percent; see ``measure``.
     as_built: float  #: the same figure for the input as the build makes it.
     measure: str  #: ``Top-1``, ``agreement`` or ``confidence``.
@@ -96,8 +96,8 @@ class Remedy:
 
     what: str  #: in a sentence.
     how: str  #: the command or the recipe line.
-    figure: str  #: the measured figure that it rests on.
-    gain: float  #: expected, in points of agreement with float; what remedies are ranked by.
+    figure: str  #: the measurement behind it.
+    gain: float  #: expected, in points of agreement with float; remedies are ranked by it.
 
 
 @frozen
@@ -106,7 +106,7 @@ class Diagnosis:
 
     name: str  #: of the program.
     command: str  #: what the user typed.
-    models: Mapping[str, str]  #: role -> sha256 of the files that were looked at.
+    models: Mapping[str, str]  #: role -> sha256 of the files that were measured.
     dataset: str  #: description of the images.
     n: int  #: images.
     labelled: bool  #: whether they carry labels.
@@ -114,10 +114,10 @@ class Diagnosis:
     units: tuple[LayerResult, ...]  #: in graph order.
     shares: tuple[Share, ...]  #: weights-only against activations-only loss, and NV12's own.
     nv12_clipped: float  #: share of the pixels' channels that leave 0..255 behind NV12, 0..1.
-    cpu_nodes: tuple[CpuNode, ...]  #: what runs on the CPU.
-    input_checks: tuple[InputCheck, ...]  #: what other inputs give.
+    cpu_nodes: tuple[CpuNode, ...]  #: nodes on the CPU.
+    input_checks: tuple[InputCheck, ...]  #: results with other inputs.
     remedies: tuple[Remedy, ...]  #: best first.
-    notes: tuple[str, ...] = ()  #: anything else that a user should know, a sentence each.
+    notes: tuple[str, ...] = ()  #: further notes for the user, one sentence each.
     versions: Mapping[str, str] = field(factory=dict)
     seconds: float = 0.0
     schema_version: int = SCHEMA_VERSION

@@ -1,4 +1,4 @@
-"""The whole networks: step by step of the build, and with their input made in other ways."""
+"""The whole network after each step of the build, and with its input made in other ways."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ from edge.specs import Preprocess
 from edge.specs.schema import Color, ScoreKind
 
 ALPHA = 0.01  # of the exact test that calls a change better
-CONFIDENCE_POINTS = 5.0  # that the mean top probability must gain, where there are no labels
-ONE_ANSWER = 0.9  # share of the images with one answer from which on a network tells nothing
+CONFIDENCE_POINTS = 5.0  # gain of the mean top probability that counts as better without labels
+ONE_ANSWER = 0.9  # a network that gives this share of the images the same answer shows nothing
 SWAPPED = "swapped channels"
 VIDEO_NV12 = "video-range NV12"
 VIDEO_IMAGES = "images expanded from video range"
@@ -43,22 +43,22 @@ class InputVariant:
 
     name: str  #: as reports show it.
     preprocess: Preprocess  #: of the network in place of the build's.
-    image: Callable[[Image], Image] | None = None  #: what happens to the image before; None for nothing.
-    options: tuple[tuple[str, str], ...] = ()  #: of ``edge build`` that would make it so.
+    image: Callable[[Image], Image] | None = None  #: applied to the image first; None for nothing.
+    options: tuple[tuple[str, str], ...] = ()  #: options of ``edge build`` that have this effect.
 
 
 @frozen(eq=False)
 class TriedInput:
-    """A change of the float network's input, and what came of it."""
+    """A change of the float network's input, and its result."""
 
     check: InputCheck  #: the figures.
-    change: InputVariant  #: what was done.
-    usual_before: float  #: share of the images with the commonest answer as built, 0..1.
+    change: InputVariant  #: the change.
+    usual_before: float  #: share of the images with the most frequent answer as built, 0..1.
     usual: float  #: the same with the change.
 
 
 def changes(rule: Preprocess) -> tuple[InputVariant, ...]:
-    """Return what is tried on the float network; what equals the build's own way is left out."""
+    """Return the variants to try on the float network, without the one that equals the build's own input."""
     other: Color = "rgb" if rule.color == "bgr" else "bgr"
     mean, std = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
     if rule.color == "bgr":
@@ -81,7 +81,7 @@ def changes(rule: Preprocess) -> tuple[InputVariant, ...]:
 
 
 def expanded(rgb: Image) -> Image:
-    """Return an image whose 16..235 is spread over 0..255, as a decoder should have done."""
+    """Return an image with 16..235 expanded to 0..255, as its decoder should have done."""
     values = (rgb.astype(np.float32) - 16) * np.float32(255 / 219)
     return np.asarray(np.clip(np.rint(values), 0, 255), np.uint8)
 
@@ -89,7 +89,7 @@ def expanded(rgb: Image) -> Image:
 def video_nv12(rgb: Image) -> Image:
     """Encode as BT.601 NV12 of video range (Y 16..235), as OpenCV's I420 and many cameras do.
 
-    The compiler's constants for ``bt601_video``: three decimals, chroma of the top-left pixel of each 2x2.
+    It uses the compiler's constants for ``bt601_video``: three decimals, chroma of the top-left pixel of each 2x2.
     """
     height, width = rgb.shape[:2]
     red, green, blue = (rgb[..., c].astype(np.float64) for c in range(3))
@@ -107,7 +107,7 @@ def video_nv12(rgb: Image) -> Image:
 def check_float(
     net: FloatNet, frames: Sequence[Frame], as_built: Scores, labels: NDArray[np.int64] | None, kind: ScoreKind
 ) -> tuple[TriedInput, ...]:
-    """Feed the float network in every other way.
+    """Run the float network on every variant of its input.
 
     ``as_built`` are its scores (n, classes) with the build's own input, ``labels`` class indices (n,), ``kind``
     what scores are.
@@ -134,7 +134,7 @@ def check_program(
     *,
     labelled: bool,
 ) -> tuple[InputCheck, ...]:
-    """Feed the program with swapped channels and with NV12 of the other range.
+    """Run the program with swapped channels and with NV12 of the other range.
 
     Args:
         program: NV12 to scores.
@@ -190,7 +190,7 @@ def _compared(
 
 
 def usual_answer(scores: Scores) -> float:
-    """Return the share of the images that get the commonest answer, 0..1."""
+    """Return the share of the images with the most frequent answer, 0..1."""
     return float(np.bincount(scores.argmax(1)).max() / len(scores))
 
 
@@ -199,10 +199,10 @@ def _joined(values: Sequence[float]) -> str:
 
 
 def own_normalisation(model: onnx.ModelProto) -> str:
-    """Return how a network begins by normalising its input itself, in a few words; '' if it does not.
+    """Return in a few words how a network itself normalises its input at its beginning; '' if it does not.
 
-    Such are a Sub, Add, Mul or Div by one value or three, and a BatchNormalization of three channels, before the first
-    operator of another kind.
+    These operators count: Sub, Add, Mul or Div by one value or three, and BatchNormalization of three channels, before
+    the first operator of another kind.
     """
     constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
     for node in model.graph.node:
@@ -240,8 +240,8 @@ class Steps:
     float_rgb: Scores  #: the float network as the user feeds it.
     float_nv12: Scores  #: the same behind NV12.
     simplified: Scores  #: the simplified network behind NV12.
-    program: Scores | None  #: the program's integers; None where they can't be run here.
-    steps: tuple[StepEffect, ...]  #: each against the one before.
+    program: Scores | None  #: the program; None if it can't run here.
+    steps: tuple[StepEffect, ...]  #: each compared with the one before.
     checks: tuple[TriedInput, ...]  #: of the float network's input.
     program_checks: tuple[InputCheck, ...]  #: of the program's.
 
@@ -249,7 +249,7 @@ class Steps:
 def measure_steps(
     built: Built, frames: Sequence[Frame], labels: NDArray[np.int64] | None, program: Net | None, reporter: Reporter
 ) -> Steps:
-    """Run the whole networks; ``program`` is None where its integers can't be run here."""
+    """Run the whole networks; ``program`` is None if it can't run here."""
     rule = built.metadata.preprocess
     net = FloatNet(built.file("float_onnx"), rule)
     reporter.update("float network", 0.02)
@@ -279,7 +279,7 @@ def measure_steps(
 
 
 def clipped(frames: Sequence[Frame]) -> float:
-    """Return the share of pixels' channels that leave 0..255 behind NV12, by more than a rounding."""
+    """Return the share of pixels' channels that leave 0..255 behind NV12 by more than rounding."""
     out = total = 0
     for frame in frames:
         rgb = yuv444_to_rgb_float(frame.yuv444)

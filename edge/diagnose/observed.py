@@ -20,7 +20,7 @@ Done = Callable[[int], None]  # told how many images are done
 
 @frozen(eq=False)
 class Seen:
-    """Activations by image and quantizer; a weight's entries are 0."""
+    """Statistics of activations by image and quantizer; a weight's entries are 0."""
 
     low: NDArray[np.float64]  #: (n, quantizers) smallest value.
     high: NDArray[np.float64]  #: (n, quantizers) largest value.
@@ -42,7 +42,7 @@ class Seen:
 
 
 def look(net: FakeQuant, values: Mapping[str, NDArray[np.float32]]) -> Seen:
-    """Return what one image's activations show, from the float network's tensors."""
+    """Return the statistics of one image's activations, from the float network's tensors."""
     count = len(net.quantizers)
     low, high, beyond, excess = (np.zeros((1, count)) for _ in range(4))
     channels: list[NDArray[np.float32]] = []
@@ -69,7 +69,7 @@ def summarize(known: tuple[int, Quantizer] | None, seen: Seen, bounds: tuple[flo
     """Return the range of a layer's output over all images.
 
     Args:
-        known: index and quantizer of the output; None where it is not rounded.
+        known: index and quantizer of the output; None if it is not rounded.
     """
     if known is None:
         return Range(low=bounds[0], high=bounds[1], threshold=None, saturated=0.0)
@@ -91,14 +91,14 @@ def summarize(known: tuple[int, Quantizer] | None, seen: Seen, bounds: tuple[flo
 
 @frozen(eq=False)
 class Observed:
-    """One pass over the images, float and as built."""
+    """The results of one pass over the images, in float and as built."""
 
     float_scores: Scores  #: (n, classes), every quantizer off.
     scores: Scores  #: (n, classes), every quantizer as built.
-    cosine: NDArray[np.float64]  #: (n, layers): of each layer's output as built with float's.
+    cosine: NDArray[np.float64]  #: (n, layers) between each layer's output as built and in float.
     low: NDArray[np.float64]  #: (n, layers) smallest value of each layer's output in the float network.
     high: NDArray[np.float64]  #: (n, layers) largest.
-    seen: Seen  #: of each activation's values in the float network.
+    seen: Seen  #: statistics of each activation in the float network.
 
     def bounds(self, layer: int) -> tuple[float, float]:
         """Return the smallest and the largest value of a layer's output."""
@@ -106,13 +106,13 @@ class Observed:
 
 
 def inner_tensors(net: FakeQuant, groups: Sequence[Group]) -> list[str]:
-    """Return every tensor that :func:`observe` wants as an output."""
+    """Return every tensor that :func:`observe` needs as an output."""
     wanted = [*_activations(net), *_rounded(net, groups), *(item.output for item in groups)]
     return [name for name in dict.fromkeys(wanted) if name not in net.graph.outputs]
 
 
 def observe(net: FakeQuant, groups: Sequence[Group], frames: Sequence[Frame], done: Done | None = None) -> Observed:
-    """Compare the float and the calibrated network layer by layer; ``net`` was opened with :func:`inner_tensors`."""
+    """Compare the float and the calibrated network layer by layer; open ``net`` with :func:`inner_tensors`."""
     output, before, after = net.graph.outputs[0], [item.output for item in groups], _rounded(net, groups)
     wanted = list(dict.fromkeys([output, *before, *_activations(net)]))
 
@@ -162,9 +162,9 @@ def _activations(net: FakeQuant) -> list[str]:
 
 
 def _rounded(net: FakeQuant, groups: Sequence[Group]) -> list[str]:
-    """Return the tensor of each layer to look at: after rounding where it is rounded."""
+    """Return the tensor to compare for each layer: the rounded one if it is rounded."""
     found: dict[str, str] = {}
     for item in net.quantizers:
-        if not item.weight and item.gain is None:  # channels that come out multiplied are no rounded form
+        if not item.weight and item.gain is None:  # channels multiplied by a gain can't be compared with float
             found.setdefault(item.tensor, item.output)
     return [found.get(item.output, item.output) for item in groups]

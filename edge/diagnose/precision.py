@@ -1,4 +1,4 @@
-"""The calibrated network taken apart: layers, ranges, shares, weights, and what finer precision would win."""
+"""Study the layers of the calibrated network: ranges, shares, weights, and the gain of finer precision."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ CANDIDATES = 12  # layers that are tried at 16 bits
 SETS = (2, 4, 8, 12)
 SUSPECTS = 6  # weights that are tried unrounded
 ALONE = 16  # images for each layer alone
-CALIBRATION = 64  # calibration images that are looked at
+CALIBRATION = 64  # calibration images that are used
 
 
 def wider_layers(
@@ -47,14 +47,14 @@ def wider_layers(
     damage: dict[str, float],
     done: Done | None = None,
 ) -> tuple[tuple[tuple[Group, Gain], ...], tuple[tuple[tuple[Group, ...], Gain], ...], Gain]:
-    """Try 16 bits: at each of the worst layers, at the best of those together, at all activations.
+    """Try 16 bits: at each of the worst layers, at the best of these together, at all activations.
 
     Args:
         damage: layer -> how far its rounding alone moves the scores.
         done: told how many images are done; there are two passes.
 
     Returns:
-        (layer, gain) with the best first; (layers, gain) with the fewest first; gain of all.
+        (layer, gain) of single layers, best first; (layers, gain) of sets, smallest first; the gain of all.
     """
     able = [g for g in groups if g.touching and g.bits < INT16 and _widens(net, g)]
     able.sort(key=lambda g: -damage.get(g.name, 0.0))
@@ -80,12 +80,12 @@ def wider_layers(
 
 
 def _widens(net: FakeQuant, group: Group) -> bool:
-    """Tell whether 16 bits at a layer win in the program what they win in the calibrated model.
+    """Tell whether 16 bits at a layer gain as much in the program as in the calibrated model.
 
     Measured on MobileNetV1 with hb_mapper 1.24.3: 16 bits at its first convolutions raised the calibrated model's
-    agreement with float and brought the program's down from 90 to 75 %, since the integers of 16-bit convolutions keep
-    fewer bits; and with 16 bits behind the preprocess node the compiled program no longer equalled the quantized
-    model. LayerNorms, pools and sums kept what they won.
+    agreement with float, but lowered the program's from 90 to 75 %, since the integers of 16-bit convolutions keep
+    fewer bits. With 16 bits behind the preprocess node, the program no longer equalled the quantized model.
+    LayerNorms, pools and sums kept their gain.
     """
     first = {"", *(node.name for node in net.graph.nodes if node.op_type == "HzPreprocess")}
     reads_input = any(net.quantizers[i].producer in first for i in group.touching)
@@ -99,7 +99,7 @@ def _wider(net: FakeQuant, at: Sequence[int]) -> NDArray[np.uint8]:
 def unrounded_weights(
     net: FakeQuant, weights: Sequence[WeightTensor], frames: Sequence[Frame], observed: Observed
 ) -> dict[int, Gain]:
-    """Try the weights with outliers, or with the largest rounding errors, unrounded: quantizer of each -> gain."""
+    """Leave weights with outliers or large rounding errors unrounded, one at a time: quantizer -> gain."""
     odd = sorted((w for w in weights if w.outlier >= OUTLIER), key=lambda w: -w.outlier)[:SUSPECTS]
     rough = sorted(weights, key=lambda w: -w.channel_error)[:SUSPECTS]
     suspects = list({w.quantizer: w for w in [*odd, *rough]}.values())
@@ -114,7 +114,7 @@ def unrounded_weights(
 
 
 def refitted(net: FakeQuant, frames: Sequence[Frame], observed: Observed) -> Gain:
-    """Try thresholds at the largest values of the images themselves: each half's from the other half."""
+    """Try thresholds at the largest values of the measured images: for each half, from the other half."""
     half = np.arange(len(frames)) % 2
     tables = [_thresholds(net, observed.seen, half != part) for part in (0, 1)]
     scores = spread(
@@ -132,7 +132,7 @@ def at_maximum(net: FakeQuant, calibration: Seen, frames: Sequence[Frame], obser
 
 
 def _thresholds(net: FakeQuant, seen: Seen, chosen: NDArray[np.bool_]) -> dict[int, NDArray[np.float32]]:
-    """Return thresholds stretched or shrunk to the largest value seen; a channel's stay in proportion."""
+    """Return thresholds scaled to the largest value seen; those of channels stay in proportion."""
     table = {}
     for i, item in enumerate(net.quantizers):
         if item.weight or item.tensor == net.graph.image:
@@ -145,24 +145,24 @@ def _thresholds(net: FakeQuant, seen: Seen, chosen: NDArray[np.bool_]) -> dict[i
 
 @frozen(eq=False)
 class LayerStudy:
-    """What the calibrated network shows, layer by layer."""
+    """Measurements of the calibrated network, layer by layer."""
 
     quantizers: tuple[Quantizer, ...]
     groups: tuple[Group, ...]
     observed: Observed
     alone: dict[str, tuple[float, float]]  #: layer -> mean cosine and agreement with only this layer rounded.
-    alone_n: int  #: images for that.
+    alone_n: int  #: images of that measurement.
     shares: tuple[Share, ...]
     steps: tuple[StepEffect, ...]
     weights: tuple[WeightTensor, ...]
-    weight_gains: dict[int, Gain]  #: quantizer of a weight -> what leaving it unrounded wins.
+    weight_gains: dict[int, Gain]  #: quantizer of a weight -> gain of leaving it unrounded.
     changed: tuple[ChangedTensor, ...]
     layer_gains: tuple[tuple[Group, Gain], ...]  #: of 16 bits, the best first.
     set_gains: tuple[tuple[tuple[Group, ...], Gain], ...]  #: of 16 bits, the fewest layers first.
     all_gain: Gain  #: of 16 bits at every activation.
-    calibration_n: int  #: calibration images that were compared; 0 where they are gone.
-    differences: tuple[Difference, ...]  #: of these from the images measured on.
-    refit_gain: Gain  #: of thresholds of the images themselves.
+    calibration_n: int  #: calibration images that were compared; 0 if they are gone.
+    differences: tuple[Difference, ...]  #: between these and the measured images.
+    refit_gain: Gain  #: of thresholds from the measured images.
     max_gain: Gain | None  #: of ``method: max``; None without calibration images.
     video_node: bool  #: whether the program decodes video-range NV12.
     program_checks: tuple[InputCheck, ...]
@@ -171,7 +171,7 @@ class LayerStudy:
 def study(
     built: Built, frames: Sequence[Frame], labels: NDArray[np.int64] | None, whole: Steps, reporter: Reporter
 ) -> LayerStudy:
-    """Take the calibrated network apart.
+    """Measure the calibrated network layer by layer.
 
     Raises:
         ModelFileError: it holds an operator without a rule.
@@ -180,7 +180,7 @@ def study(
     model = load_onnx(path)
     groups = group(translate(model))
     net = FakeQuant(path)
-    # Tensors that may be asked for keep their memory: a network of its own, so that all other runs are lean.
+    # Inner tensors as outputs need memory: a separate network for them keeps all other runs small.
     open_net = FakeQuant(path, inner_tensors(net, groups))
 
     def stage(text: str, start: float, end: float, total: int) -> Callable[[int], None]:
@@ -250,7 +250,7 @@ def study(
 def _in_its_place(
     net: FakeQuant, frames: Sequence[Frame], labels: NDArray[np.int64] | None, whole: Steps, observed: Observed
 ) -> tuple[InputCheck, ...]:
-    """Feed the calibrated network in other ways, where the program itself can't be run here."""
+    """Run the calibrated network on other inputs, if the program itself can't run here."""
     if whole.program is not None:
         return ()
     setting = net.bits(AS_BUILT)

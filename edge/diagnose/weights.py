@@ -1,4 +1,4 @@
-"""Weights: what rounding does to each, outliers that ruin a channel, and tensors that a step changed."""
+"""Weights: the rounding error of each, outliers that ruin a channel, and tensors that a step changed."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from onnx import numpy_helper
 from edge.graph.files import load_onnx
 from edge.simulate.fakequant import Quantizer
 
-# How often a weight may be larger than the next ones of its channel before it counts as an outlier.
+# A weight this many times larger than the others of its channel is an outlier.
 OUTLIER = 12.0
 
 
@@ -26,28 +26,28 @@ class WeightTensor:
     node: str  #: the node that reads it.
     tensor: str  #: its name.
     shape: tuple[int, ...]  #: of it.
-    #: mean rounding error over the mean magnitude, both without each channel's largest weight; 0..1, 1 where all others
-    #: are rounded to zero.
+    #: mean rounding error over the mean magnitude, both without each channel's largest weight; 0..1, 1 if all other
+    #: weights are rounded to zero.
     error: float
     channel: int  #: the worst channel.
     channel_error: float  #: its error.
-    outlier: float  #: largest weight of a channel over the 99th percentile of its magnitudes, the worst channel.
+    outlier: float  #: largest weight over the 99th percentile of magnitudes, in the worst channel.
     outlier_at: tuple[int, ...]  #: index of that weight in the tensor.
     outlier_value: float  #: the weight.
 
 
 @frozen
 class ChangedTensor:
-    """A weight that a step of the build changed where it should not have."""
+    """A weight that a step of the build changed but should not change."""
 
     step: str  #: such as ``simplify`` or ``quantize``.
     tensor: str  #: its name, or its node's.
     share: float  #: of its elements, 0..1.
-    largest: float  #: difference, in steps of the rounding for integers.
+    largest: float  #: largest difference; for integers in rounding steps.
 
 
 def rounded_weights(calibrated: onnx.ModelProto, quantizers: tuple[Quantizer, ...]) -> list[WeightTensor]:
-    """Return what rounding does to each weight, in graph order."""
+    """Return the rounding errors of each weight, in graph order."""
     constants = {tensor.name: tensor for tensor in calibrated.graph.initializer}
     return [
         _judge(i, item, np.asarray(numpy_helper.to_array(constants[item.tensor]), np.float32))
@@ -68,7 +68,7 @@ def _judge(index: int, item: Quantizer, data: NDArray[np.float32]) -> WeightTens
     power = np.where(rest, magnitude, 0).astype(np.float64).sum(axis=1)
     lost = np.where(rest, np.abs(errors), 0).astype(np.float64).sum(axis=1)
     each = np.divide(lost, power, out=np.zeros(len(rows)), where=power > 0)
-    # A channel that adds nothing to the layer can't ruin it.
+    # A channel that adds nothing to the layer can't damage it.
     weighty = power > 1e-3 * power.max() if power.max() > 0 else power > 0
     usual = np.quantile(magnitude, 0.99, axis=1, method="lower")
     ratios = np.divide(magnitude.max(axis=1), usual, out=np.ones(len(rows)), where=usual > 0)
@@ -111,8 +111,8 @@ def changed_integers(
 ) -> list[ChangedTensor]:
     """Return the weights whose integers in the quantized model are not the calibrated ones.
 
-    The compiler makes a channel's integers smaller where sums would overflow, down to nothing in channels
-    that add nothing; so each channel is compared up to a factor. A difference of one is rounding.
+    The compiler scales a channel's integers down if sums would overflow, and to zero in channels that add nothing.
+    So each channel is compared up to a factor. A difference of one is rounding.
     """
     floats = _constants(calibrated)
     integers = _constants(quantized)

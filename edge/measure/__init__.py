@@ -1,1 +1,1 @@
-"""Shared ground of accuracy, diagnose and tune: networks, scores, statistics, layers."""
+"""Shared by accuracy, diagnose and tune: networks, scores, statistics, layers."""

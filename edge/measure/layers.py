@@ -1,4 +1,4 @@
-"""Group the compiler's nodes into the layers that a person knows."""
+"""Group the compiler's nodes into the layers of the model's source."""
 
 from __future__ import annotations
 
@@ -34,12 +34,12 @@ _KINDS: dict[str, UnitKind] = {
 class Group:
     """The nodes of one layer."""
 
-    name: str  #: the model's module path where the node names have one, else the first node's name.
+    name: str  #: the model's module path if the node names have one, else the first node's name.
     kind: UnitKind  #: what it is.
     nodes: tuple[str, ...]  #: names, in graph order.
     output: str  #: tensor that it computes, before rounding.
-    own: tuple[int, ...]  #: quantizers of its weights and of the tensors that it computes, indices.
-    weights: tuple[int, ...]  #: those of its weights.
+    own: tuple[int, ...]  #: indices of the quantizers of its weights and of the tensors that it computes.
+    weights: tuple[int, ...]  #: indices of the quantizers of its weights.
     touching: tuple[int, ...]  #: quantizers of activations that it reads or computes.
     bits: int  #: 16 if one of its tensors is rounded to 16 bits.
     last: bool  #: whether it computes an output of the network.
@@ -54,7 +54,7 @@ def group(graph: Translated) -> tuple[Group, ...]:
 
 
 def module_path(node: str) -> str:
-    """Return the module path in an exporter's node name, '' where it has none.
+    """Return the module path in an exporter's node name, '' if it has none.
 
     ``/stages/stages.2/blocks/blocks.5/norm/ReduceMean_1`` gives ``stages.2.blocks.5.norm``.
     """
@@ -122,7 +122,7 @@ class _Net:
         return [found[value] for value in sorted(found)]
 
     def name(self, indices: list[int]) -> str:
-        """Return what to call a layer."""
+        """Return the name of a layer."""
         first = self._nodes[indices[0]]
         if first.op_type == "HzPreprocess":
             return "input"
@@ -133,7 +133,7 @@ class _Net:
         return f"{path}.{first.op_type!s}" if bare else path
 
     def kind(self, indices: list[int]) -> UnitKind:
-        """Return what a layer is."""
+        """Return the kind of a layer."""
         ops = [self._nodes[i].op_type for i in indices]
         if len(indices) > 3 and {"HzRsqrt", "Sqrt"} & set(ops):
             return "LayerNorm"
@@ -183,7 +183,7 @@ class _Net:
         )
 
     def _result(self, indices: list[int]) -> str:
-        """Return the tensor by which a layer speaks: its last one that others read or that is rounded."""
+        """Return the output of a layer: its last tensor that others read or that is rounded."""
         inside = set(indices)
         final = set(self._graph.outputs)
         for i in reversed(indices):
@@ -193,7 +193,7 @@ class _Net:
         return str(self._nodes[indices[-1]].output[0])
 
     def _layer_norm(self, root: int) -> list[int]:
-        """Return the nodes of the LayerNorm around a square root; just the root where it is none."""
+        """Return the nodes of the LayerNorm around a square root; only the root if it is not a LayerNorm."""
         found = [root]
         at = self._before(root)
         while at is not None and self._nodes[at].op_type in ("Add", "Reshape") and self._before(at) is not None:
@@ -255,7 +255,7 @@ class _Net:
         return groups > 1 and (weight is None or weight.thresholds.size == groups)
 
     def _before(self, index: int) -> int | None:
-        """Return the node that computes what a node reads first."""
+        """Return the node that computes the first input of a node."""
         node = self._nodes[index]
         return self._writer.get(self.source(node.input[0])) if node.input else None
 

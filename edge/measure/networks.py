@@ -25,7 +25,7 @@ from edge.toolchain.found import Toolchain
 
 
 class Runner(Protocol):
-    """A network that answers images. May be called from several threads."""
+    """A network: image in, class scores out. May be called from several threads."""
 
     def __call__(self, rgb: Image, /) -> Scores:
         """Return the class scores, float32 (classes,), of an RGB image, uint8 (H, W, 3)."""
@@ -37,7 +37,7 @@ def scores_of(built: Built) -> ScoreKind:
 
 
 class FloatNet:
-    """A float-input ONNX classifier in stock onnxruntime, one thread an image; may be called from several."""
+    """A float-input ONNX classifier in stock onnxruntime, one thread per image; callable from several threads."""
 
     def __init__(self, model: Path, preprocess: Preprocess) -> None:
         self._session = open_session(model)
@@ -46,7 +46,7 @@ class FloatNet:
         self.preprocess = preprocess
 
     def __call__(self, rgb: Image, preprocess: Preprocess | None = None) -> Scores:
-        """Return the scores of an RGB image, made into the input as built or in another way."""
+        """Return the scores of an RGB image, preprocessed as built or in another way."""
         return self._run(network_input(rgb, preprocess or self.preprocess))
 
     def behind_nv12(self, nv12: Image) -> Scores:
@@ -71,7 +71,7 @@ def vendor(toolchain: Toolchain, model: Path, workers: int) -> Iterator[Runner]:
 
 @contextmanager
 def program(toolchain: Toolchain, path: Path) -> Iterator[Runner]:
-    """Open a ``.bin`` in the vendor's simulator; each image is a process of its own."""
+    """Open a ``.bin`` in the vendor's simulator; each image starts a process."""
     with Simulator(toolchain, path) as simulator:
         yield lambda rgb: simulator.outputs(rgb_to_nv12(rgb))[0].ravel()
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from edge.measure.statistics import mcnemar, wilson
 from edge.specs.schema import ScoreKind
 
-ALPHA = 0.01  # of the test that scores come closer to float's
+ALPHA = 0.01  # level of the test that scores come closer to float's
 DRAWS = 4000  # of that test
 RIVALS, NODES = 10, 24  # of the expected agreement
 _LEAST = 1e-12  # of a probability whose logarithm is taken: integers round many to 0
@@ -21,7 +21,7 @@ Scores = NDArray[np.float32]  # (n, classes), or (classes,) of one image
 
 @frozen
 class Gain:
-    """What a change wins over the network as built, on the same images."""
+    """The gain of a change over the network as built, on the same images."""
 
     what: str  #: name of the change, or of the layer.
     before: int  #: images with the float network's answer as built.
@@ -30,12 +30,12 @@ class Gain:
     p: float  #: exact McNemar of the two.
     cosine_before: float  #: mean cosine with float's scores.
     cosine_after: float  #: the same with the change.
-    expected: float  #: gain in agreement, in points, that the nearer scores let expect; see :func:`expected`.
-    p_closer: float  #: that the cosine rises so much by chance; paired sign-flip test on the images' differences.
+    expected: float  #: expected gain in agreement, in points, from the closer scores; see :func:`expected`.
+    p_closer: float  #: p that the cosine rises this much by chance; paired sign-flip test over the images.
 
     @property
     def points(self) -> float:
-        """Gain in agreement that was counted, in points."""
+        """Counted gain in agreement, in points."""
         return 100 * (self.after - self.before) / self.n
 
     @property
@@ -45,7 +45,7 @@ class Gain:
 
     @property
     def figure(self) -> str:
-        """The figure as remedies cite it."""
+        """The gain as text for remedies."""
         return (
             f"agreement with float {100 * self.before / self.n:.1f} → {100 * self.after / self.n:.1f} %, "
             f"cosine {self.cosine_before:.4f} → {self.cosine_after:.4f} ({self.n} images)"
@@ -54,16 +54,16 @@ class Gain:
 
 @frozen(eq=False)
 class StepEffect:
-    """The network after one step of the build against the step before, on the same images."""
+    """The network after one step of the build compared with the step before, on the same images."""
 
     name: str  #: ``NV12``, ``simplify``, ``optimize``, ``calibrated`` or ``program``.
     what: str  #: in words.
     agreement: float  #: share of the images with the same answer, 0..1.
-    cosine: float  #: mean of the scores'.
+    cosine: float  #: mean cosine of the scores.
 
 
 def gain(what: str, reference: Scores, before: Scores, after: Scores) -> Gain:
-    """Return what a change wins; ``reference`` are the float network's scores, each (n, classes)."""
+    """Return the gain of a change; ``reference`` are the float network's scores, each (n, classes)."""
     answers = reference.argmax(1)
     old, new = before.argmax(1) == answers, after.argmax(1) == answers
     near_before, near_after = cosines(reference, before), cosines(reference, after)
@@ -81,12 +81,12 @@ def gain(what: str, reference: Scores, before: Scores, after: Scores) -> Gain:
 
 
 def expected(reference: Scores, scores: Scores) -> float:
-    """Return the agreement, 0..1, that the errors of scores against the float network's, both (n, classes), let expect.
+    """Return the expected agreement, 0..1, from the errors of scores against the float network's, both (n, classes).
 
-    A count of equal answers moves by whole images. This takes each image's errors as independent and normal with
-    their own standard deviation s, and asks how likely the first answer stays before each of its nearest rivals j, a
-    margin m_j behind: the integral of phi(t) * prod_j Phi(t + m_j / s) over t, by Gauss and Hermite, averaged over the
-    images.
+    A count of equal answers changes by whole images. This assumes independent normal errors with standard deviation s
+    within each image, and computes the probability that the best class stays ahead of each of its nearest rivals j,
+    which are m_j behind: the integral of phi(t) * prod_j Phi(t + m_j / s) over t (Gauss-Hermite quadrature), averaged
+    over the images.
     """
     ordered = -np.sort(-reference.astype(np.float64), axis=1)[:, : RIVALS + 1]
     margins = ordered[:, :1] - ordered[:, 1:]
@@ -106,9 +106,9 @@ def _normal(values: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def _sign_flip(differences: NDArray[np.float64]) -> float:
-    """Return the one-sided p of a paired randomization test: how often random signs give as large a mean.
+    """Return the one-sided p of a paired randomization test: how often random signs give a mean as large.
 
-    Unlike a count of signs it sees a change that helps few images much. Source: R. A. Fisher, "The Design of
+    Unlike a count of signs, it detects a change that helps few images much. Source: R. A. Fisher, "The Design of
     Experiments" (1935), section 21.
     """
     rng = np.random.Generator(np.random.PCG64(0))
@@ -130,7 +130,7 @@ def compare(name: str, what: str, before: Scores, after: Scores) -> StepEffect:
 def cosines(a: Scores, b: Scores) -> NDArray[np.float64]:
     """Return the cosine of each row of ``a`` with the same row of ``b``, -1..1, (n,).
 
-    Equal rows give exactly 1, two rows of zeros too: equal outputs are no damage. One row of zeros gives 0.
+    Equal rows give exactly 1, also two rows of zeros. One row of zeros gives 0.
     """
     x, y = a.astype(np.float64), b.astype(np.float64)
     dots = np.einsum("ij,ij->i", x, y)
@@ -172,7 +172,7 @@ class Score:
 
 
 def score_record(score: Score | None) -> dict[str, object] | None:
-    """Return a score as manifests keep it, in percent; None without labels."""
+    """Return a score as stored in manifests, in percent; None without labels."""
     if score is None:
         return None
     return {

@@ -1,4 +1,4 @@
-"""Statistics of a proportion and of its paired change, in the small part that edge reports."""
+"""Statistics of a proportion and of its paired change, as far as edge reports them."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ def wilson(successes: int, n: int, z: float = Z95) -> tuple[float, float]:
 
 
 def mcnemar(lost: int, gained: int) -> float:
-    """Return the exact two-sided p of McNemar's test: of a change as uneven as this, if nothing had changed.
+    """Return the exact two-sided p of McNemar's test: the probability of a change as uneven as this by chance.
 
-    Only images on which two networks differ tell anything: those ``lost``, right before and wrong after, and those
-    ``gained``. If neither is better, each falls to either side with probability 1/2, so that ``lost`` is binomial; p is
+    Only images on which two networks differ count: those ``lost``, right before and wrong after, and those
+    ``gained``. If neither network is better, each of them is lost with probability 1/2: ``lost`` is binomial. p is
     twice the smaller tail, at most 1, and 1 without any such image. Source: Q. McNemar, "Note on the sampling error
     of the difference between correlated proportions or percentages", Psychometrika 12 (1947); exact form as in
     A. Agresti, "Categorical Data Analysis".
@@ -54,11 +54,11 @@ def mcnemar(lost: int, gained: int) -> float:
 
 
 def may_be_chance(p: float, interval: tuple[float, float] | None = None) -> bool:
-    """Tell whether a paired change may well be chance.
+    """Tell whether a paired change may be chance.
 
     Args:
         p: of :func:`mcnemar`; 0.05 and above is chance.
-        interval: 95 % of :func:`paired_bootstrap`, where it is known; one that holds 0 is chance too.
+        interval: 95 % of :func:`paired_bootstrap`, if known; an interval that holds 0 is chance too.
     """
     return p >= NOISE or (interval is not None and interval[0] <= 0 <= interval[1])
 
@@ -68,10 +68,10 @@ def paired_bootstrap(
 ) -> tuple[float, float]:
     """Return the bootstrap percentile interval of a paired change of a proportion: (gained - lost) / n, in -1..1.
 
-    To draw n images with replacement, each with both answers, is to draw how many of them are lost, gained or the
-    same from a multinomial distribution with the observed shares; so nothing of single images is needed. ``level``
-    is the share of the draws inside the interval. Source: B. Efron and R. J. Tibshirani, "An Introduction to the
-    Bootstrap" (1993), chapter 13.
+    Drawing n images with replacement is the same as drawing the counts of lost, gained and unchanged images from a
+    multinomial distribution with the observed shares, so single images are not needed. ``level`` is the share of the
+    draws inside the interval. Source: B. Efron and R. J. Tibshirani, "An Introduction to the Bootstrap" (1993),
+    chapter 13.
 
     Raises:
         ValueError: counts that are negative or more than n.

@@ -1,4 +1,4 @@
-"""One build: runs the rows of :mod:`edge.pipeline.stages`, each once; holds what several of them share."""
+"""One build: runs the rows of :mod:`edge.pipeline.stages`, each once, and holds the values that they share."""
 
 from __future__ import annotations
 
@@ -35,10 +35,10 @@ T = TypeVar("T")
 
 
 class Build:
-    """The stages of one request, run as they are asked for in the model's build folder, which is held.
+    """The stages of one request, each run when it is needed, in the model's locked build folder.
 
     Raises:
-        EdgeError: a path of the request is wrong; told now, not after minutes of compiling.
+        EdgeError: a path of the request is wrong; checked now, not after minutes of compiling.
     """
 
     request: Request
@@ -54,13 +54,13 @@ class Build:
                 open_images(source)
 
     def run(self) -> None:
-        """Run every stage that the request asks for, in order, so that progress reads in order."""
+        """Run every stage that the request needs, in order, so that progress is shown in order."""
         for row in PORTABLE_STAGES if self.toolchain is None else STAGES:
             if row.when(self):
                 self.stage(row)
 
     def stage(self, row: Stage[T]) -> Done[T]:
-        """Return a finished stage; it and those that it needs run now if they have not yet."""
+        """Return a finished stage; run it, and the stages that it needs, if they have not run yet."""
         if row.name not in self._done:
             for need in row.needs:
                 if need.when(self):
@@ -114,7 +114,7 @@ class Build:
 
     @cached_property
     def weights(self) -> Resolved:
-        """The concrete source of the weights, downloaded where need be."""
+        """The concrete source of the weights, downloaded if needed."""
         return choose_weights(
             self.request.spec,
             self.request.weights,
@@ -131,7 +131,7 @@ class Build:
 
     @property
     def prefix(self) -> str:
-        """Start of every file name: model, weights when they are not the real ones, input size and type."""
+        """Start of every file name: model, ``_demo`` or ``_random`` for such weights, input size and type."""
         height, width = self.request.spec.preprocess.crop
         return f"{self.stage(EXPORT).result.name}_{width}x{height}_nv12"
 
@@ -151,7 +151,7 @@ class Build:
         return self.onnx_after(REFINED[0])
 
     def onnx_after(self, last: Stage[Any]) -> FileOf:
-        """Return the ONNX after a stage, or after the nearest one before it that the recipe asks for."""
+        """Return the ONNX after a stage, or after the nearest earlier one that the recipe uses."""
         earlier = REFINED[REFINED.index(last) :] if last in REFINED else ()
         row: Stage[Any] = next((row for row in earlier if row.when(self)), SIMPLIFY)
         made = self.stage(row)
@@ -159,7 +159,7 @@ class Build:
 
     @property
     def _quantized(self) -> StepName:
-        """The quantized network to measure: the portable model where it was seen to be the compiler's own."""
+        """The quantized step to measure: the portable model if verify found it bit for bit equal."""
         if self.toolchain is None:
             return "portable"
         exact = self.stage(PORTABLE).result.onnx and self.stage(VERIFY).result.portable_exact
@@ -167,7 +167,7 @@ class Build:
 
     @property
     def quantized_by(self) -> str:
-        """What ran the quantized network to measure it."""
+        """The runtime in which the quantized network was measured."""
         if self.toolchain is None:
             return "onnxruntime, on what its own quantizer made"
         if self._quantized == "portable":
@@ -176,7 +176,7 @@ class Build:
 
     @property
     def subject(self) -> tuple[Subject, StepName]:
-        """What to measure, with the files that the measured steps need, and which of them is the quantized."""
+        """The subject to measure, with the files of the measured steps, and the name of its quantized step."""
         export, graph, quantized = self.stage(EXPORT), self.stage(SIMPLIFY), self._quantized
         if quantized == "portable":
             row: Stage[Any] = QUANTIZE if self.toolchain is None else PORTABLE

@@ -1,4 +1,4 @@
-"""Gather what the board needs of a finished build: program, metadata, labels, portable model, notebook."""
+"""Gather the files of a finished build that the board needs: program, metadata, labels, portable model, notebook."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ MARKER = ".edge-bundle"
 README = "README.txt"
 SCHEMA = 1
 ARCHIVES = (".tar.gz", ".tgz")
-# The quantized ONNX stays behind: only the compiler's own Python runs it.
+# The quantized ONNX is left out: only the compiler's own Python runs it.
 ROLES: tuple[Role, ...] = ("bin", "portable", "labels")
-# The notebook from which those of other models are made, by its model's name.
+# The model whose notebook is the template for all others.
 NOTEBOOK, NOTEBOOK_MODEL = "test_{model}.ipynb", "ConvNeXt_atto"
-# Of everything in an archive; GNU tar warns of the year 1970.
+# Time of everything in an archive; GNU tar warns of the year 1970.
 EPOCH = 315532800  # 1980-01-01
 
 
@@ -40,22 +40,22 @@ class Bundle:
 
     path: Path  #: the folder or archive.
     name: str  #: of the program.
-    files: tuple[FileEntry, ...]  #: in the order in which they lie in an archive, marker left out.
+    files: tuple[FileEntry, ...]  #: in the order of the archive, without the marker.
     has_bin: bool  #: whether it can run on the BPU; a build with ``--compiler onnxruntime`` makes no ``.bin``.
 
 
 def bundle(source: Path, out: Path | None = None) -> Bundle:
     """Write the bundle of a finished build; the same build gives the same bytes.
 
-    Files are compared with the checksums in ``metadata.json`` as they are copied. What lies at ``out`` is
-    replaced if edge made it; files that a user put into the bundle's folder stay.
+    Files are compared with the checksums in ``metadata.json`` while they are copied. An earlier bundle at ``out`` is
+    replaced; files that a user put into the bundle's folder stay.
 
     Args:
         source: a build folder, a bundle, or a program file in one of them.
         out: a folder, or a name ending in ``.tar.gz`` or ``.tgz``; by default ``<source>_bundle`` beside the source.
 
     Raises:
-        ModelFileError: no finished build, or a file that is not what ``metadata.json`` says.
+        ModelFileError: not a finished build, or a file differs from ``metadata.json``.
         UsageError: ``out`` is the source itself.
         WorkspaceError: ``out`` exists and edge did not make it, or it can't be written.
     """
@@ -63,7 +63,7 @@ def bundle(source: Path, out: Path | None = None) -> Bundle:
     program = locate(source)
     if program.metadata is None:
         raise ModelFileError(
-            f"{source} comes without a {FILE} that speaks of it",
+            f"{source} comes without a {FILE} that lists it",
             expected="a build folder, or a program in one",
             remedy="edge build MODEL, then edge bundle MODEL",
         )
@@ -138,16 +138,16 @@ In Python:
 _WHAT: Mapping[Role, str] = {
     "bin": "the program",
     "portable": "the same network for onnxruntime, where there is no BPU",
-    "labels": "class names, a line a class",
+    "labels": "class names, one line per class",
 }
 _WHEEL = """edge-*.whl comes from the PC: in the checkout of edge, `pip wheel --no-deps -w . .` makes it.
 """
-_INSTALL = f"""On the board, once, with the system's Python, to which alone the vendor's runtimes belong:
+_INSTALL = f"""On the board, once, with the system's Python, the only one that has the vendor's runtimes:
 
   /usr/bin/python3 -m pip install --user edge-*.whl
 
 {_WHEEL}"""
-_NO_BIN = f"""This build has no .bin (it takes the vendor's compiler): onnxruntime runs the portable model on
+_NO_BIN = f"""This build has no .bin (it needs the vendor's compiler): onnxruntime runs the portable model on
 the processor. Once:
 
   /usr/bin/python3 -m pip install --user edge-*.whl onnxruntime
@@ -178,7 +178,7 @@ def _write_folder(out: Path, contents: Mapping[str, bytes]) -> None:
 
 
 def _claim_folder(out: Path) -> set[str] | None:
-    """Return the files of the bundle that lies there; None if nothing does."""
+    """Return the files of the bundle at ``out``; None if there is nothing."""
     if not out.exists():
         return None
     if not out.is_dir():
@@ -234,7 +234,7 @@ def _claim_archive(out: Path) -> None:
     except (OSError, EOFError, tarfile.TarError):
         ours = False
     if not ours:
-        raise _foreign(out, "is no bundle of edge's")
+        raise _foreign(out, "is not a bundle that edge made")
 
 
 def _foreign(out: Path, why: str) -> WorkspaceError:

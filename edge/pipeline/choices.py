@@ -1,4 +1,4 @@
-"""Settle what a request leaves open: the compiler, the calibration set, the images to measure on."""
+"""Decide what a request leaves open: the compiler, the calibration set, the images to measure on."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ DEMO_TEST = "demo:test"
 
 
 def choose_compiler(request: Request, listener: Listener) -> Toolchain | None:
-    """Return the compiler; None where onnxruntime has to do instead.
+    """Return the compiler; None if onnxruntime must quantize instead.
 
     Raises:
-        ToolchainMissing: there is none, but this machine could have one.
+        ToolchainMissing: none is installed, but there is one for this platform.
     """
     wish = request.compiler
     if wish == "onnxruntime":
@@ -50,10 +50,10 @@ def choose_compiler(request: Request, listener: Listener) -> Toolchain | None:
 
 
 def choose_framework(name: str, request: Request, listener: Listener) -> Toolchain:
-    """Return the managed environment of a framework, installed first where the user said so.
+    """Return the managed environment of a framework; install it first if the user asked for that.
 
     Raises:
-        ToolchainMissing: it is not installed, or can't be had on this machine.
+        ToolchainMissing: it is not installed, or not available for this platform.
         InstallError: it could not be installed.
     """
     environment = FRAMEWORKS[name]
@@ -64,7 +64,7 @@ def choose_framework(name: str, request: Request, listener: Listener) -> Toolcha
     require_platform(environment)
     if not request.install:
         raise ToolchainMissing(
-            f"{environment.title} has to export this model, and its environment can't be used: {why}",
+            f"{environment.title} must export this model, but its environment can't be used: {why}",
             remedy=f"{environment.install} ({environment.size}), or the same command with --install",
         )
     return _install(listener, environment)
@@ -74,11 +74,11 @@ def choose_calibration(request: Request) -> CalibrationSet:
     """Return the user's set, a set of ``calibration/`` by name, or the demo's.
 
     Raises:
-        UsageError: neither a source of images nor a set.
+        UsageError: it is neither a source of images nor a set.
     """
     source = request.calibration
     if source is None:
-        # Whatever folder is called so here, it was not asked for.
+        # The default set by name, even if a folder with this name exists here.
         found = load_set(DEMO_CALIBRATION)
     elif Path(source).exists() and Path(source).suffix not in (".yaml", ".yml"):
         found = CalibrationSet(Path(source).name, source, seed=request.seed)
@@ -117,7 +117,7 @@ def image_set(
 
     Args:
         images: a source of images; None takes the demo's.
-        labels: what names the network's classes, as for :func:`edge.images.class_names`.
+        labels: the source of the class names, as for :func:`edge.images.class_names`.
         source: of the weights, such as ``timm``, ``demo`` or ``random``.
         count: at most so many images; 0 takes all.
         seed: of the choice; rendered images are taken from the first on.

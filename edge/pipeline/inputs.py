@@ -1,4 +1,4 @@
-"""What a stage is given, and the part of its cache key that follows from it."""
+"""The inputs of a stage, and the part of its cache key that follows from them."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from edge.toolchain.found import Toolchain
 
 @frozen
 class Inputs:
-    """What a stage is given."""
+    """The inputs of a stage."""
 
-    #: all that its result depends on, as JSON: parameters, hashes of files, versions of packages.
+    #: everything that its result depends on, as JSON: parameters, hashes of files, versions of packages.
     key: Mapping[str, object]
-    #: makes the keywords of its work; called only where the work has to be done.
+    #: makes the keyword arguments of its work; called only if the work must be done.
     arguments: Callable[[], Mapping[str, Any]]
 
 
 @frozen
 class Keyed:
-    """An argument that stands in the key as something else; not at all with None."""
+    """An argument with another value in the key; with None it is not in the key."""
 
     value: Any
     key: object = None
@@ -65,8 +65,8 @@ def _value_of(value: Any) -> Any:
 def versions(*packages: str) -> dict[str, dict[str, str]]:
     """Return the installed version of each package, for cache keys.
 
-    Under a key of its own: an input may be called ``onnx``, too.
+    They are nested under one key, since an input may also be called ``onnx``.
     """
-    # OpenCV: whichever of its packages is installed.
+    # OpenCV has several packages: take the installed one.
     found = {name: cv2.__version__ if name == "opencv" else version(name) for name in packages}
     return {"versions": found} if found else {}

@@ -1,4 +1,4 @@
-"""``manifest.json``: what a build made, from what, with which tools, and what was measured."""
+"""``manifest.json``: the files of a build, their sources, the tools used, and the measurements."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ from edge.specs.schema import MARCH
 
 SCHEMA_VERSION = 1
 LABELS = "labels.txt"
-EVALUATION = "build_eval.json"  # what the build measured itself; eval.json is of the verb
+EVALUATION = "build_eval.json"  # measured by the build itself; edge eval writes eval.json
 TEXT_ROLES = {
     METADATA: "metadata",
     LABELS: "labels",
@@ -51,14 +51,14 @@ TEXT_ROLES = {
     "report.html": "report_html",
     "report.json": "report_json",
 }
-# What a stage beyond simplify makes of the ONNX that is compiled.
+# Roles of the ONNX after stages behind simplify.
 _SHIPPED = {"rewrite": "rewritten_onnx", "equalize": "equalized_onnx", "round": "rounded_onnx"}
-# Of the build's files, what the runtime opens.
+# Roles of the files that the runtime opens.
 RUNTIME_ROLES: dict[str, Role] = {"bin": "bin", "portable_onnx": "portable", "quantized_onnx": "quantized"}
 
 
 def artifacts(build: Build) -> list[Artifact]:
-    """Return the files of a finished build that belong in the build folder."""
+    """Return the files of a finished build to publish in the build folder."""
     export, simplify, calibrate = build.stage(EXPORT), build.stage(SIMPLIFY), build.stage(CALIBRATE)
     found = [
         _artifact("float_onnx", export, export.result.onnx),
@@ -98,7 +98,7 @@ def manifest(build: Build, files: Iterable[Artifact], texts: Mapping[str, str]) 
 
 
 def metadata(build: Build, files: Iterable[Artifact], labels: str) -> Metadata:
-    """Return what the runtime must know of the program; ``labels`` is the text of ``labels.txt``, empty for none."""
+    """Return the metadata of the program; ``labels`` is the text of ``labels.txt``, empty if there is none."""
     found: dict[Role, FileEntry] = {}
     for file in files:
         if file.role in RUNTIME_ROLES:
@@ -123,7 +123,7 @@ def metadata(build: Build, files: Iterable[Artifact], labels: str) -> Metadata:
 
 
 def labels(build: Build) -> str:
-    """Return ``labels.txt``: a class name a line; empty where the names are not known or not as many."""
+    """Return ``labels.txt``, one class name per line; empty if names are unknown or their number is wrong."""
     network = build.stage(EXPORT).result
     names = class_names("demo" if network.weights.source == "demo" else build.request.spec.labels)
     return "".join(f"{name}\n" for name in names) if names and len(names) == network.classes else ""
@@ -135,7 +135,7 @@ def _text_entry(name: str, text: str) -> FileEntry:
 
 
 def facts(build: Build) -> dict[str, object]:
-    """Return everything of the manifest but the list of files: what the report shows."""
+    """Return the manifest without the list of files, for the report."""
     request, spec = build.request, build.request.spec
     compiled = build.stage(COMPILE).result if build.toolchain else None
     static = compiled.static if compiled else None

@@ -1,4 +1,4 @@
-"""Put a finished build into its folder, and keep or discard what was measured of an earlier one."""
+"""Put a finished build into its folder, and keep or discard measurements of an earlier one."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from edge.pipeline.build import Build
 from edge.pipeline.manifest import EVALUATION, LABELS, artifacts, command, labels, manifest, metadata
 from edge.pipeline.stages import CALIBRATE, EVAL
 
-# What other verbs measured of a build -> what lies beside it. Each names the files that it speaks of.
+# Results of other verbs -> further files that belong to them. Each result names the files that it measured.
 RESULTS = {"eval.json": ("answers.csv",), "diagnosis.json": ()}
 
-# (what is going to be published, names of the classes, what the build measured) -> report's name -> text
+# (manifest to publish, class names, the build's evaluation) -> report's name -> text
 Reports = Callable[[Built, Sequence[str], Evaluation], Mapping[str, str]]
 
 
@@ -52,7 +52,7 @@ def publish(build: Build, workspace: Workspace, reports: Reports) -> dict[str, o
 
 
 def stale_results(root: Path, hashes: Mapping[str, str]) -> list[str]:
-    """Return the names of later results in a build folder that do not speak of what is published, role -> sha256."""
+    """Return the names of results in a build folder that measured other files than those in ``hashes``."""
     stale: list[str] = []
     for name, belonging in RESULTS.items():
         try:
@@ -68,7 +68,7 @@ def stale_results(root: Path, hashes: Mapping[str, str]) -> list[str]:
 
 
 def board_figures(workspace: Workspace, files: Iterable[Artifact], build: Build) -> dict[str, object]:
-    """Return what ``edge board`` measured of this very program earlier, to keep it."""
+    """Return the earlier results of ``edge board`` for exactly this program, to keep them."""
     measured = workspace.manifest().get("board")
     programs = [build.record(file.source).sha256 for file in files if file.role == "bin"]
     if isinstance(measured, dict) and measured.get("bin_sha256") in programs:

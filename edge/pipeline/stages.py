@@ -1,4 +1,4 @@
-"""The stages of a build as rows, in their order: the only place that knows it.
+"""The stages of a build as rows, in their order; no other module knows this order.
 
 ::
 
@@ -6,7 +6,7 @@
     → eval
     export → simplify → calibrate → quantize → eval                  with ``--compiler onnxruntime``
 
-``rewrite``, ``equalize`` and ``round`` are there for recipes that ask for them only.
+``rewrite``, ``equalize`` and ``round`` run only if the recipe asks for them.
 """
 
 from __future__ import annotations
@@ -51,24 +51,24 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-WORKING_DIR = "model_output"  # of the vendor's own choice, for a compile by hand beside the YAML
+WORKING_DIR = "model_output"  # the vendor's default, for a compile by hand beside the YAML
 
 
 @frozen(eq=False)
 class Stage(Generic[T]):
-    """A row: one step of a build."""
+    """A row: one stage of a build."""
 
     name: str  #: such as ``compile``; also the verb that runs it.
-    #: does it, also given ``out``, an empty folder, and ``reporter`` where it takes them. What its module imports is
-    #: the ``code`` part of the cache key.
+    #: does the work; if it takes them, it also gets ``out``, an empty folder, and ``reporter``. All modules that its
+    #: module imports are the ``code`` part of the cache key.
     work: Callable[..., T]
     result: type[T]  #: class that ``work`` returns.
-    needs: tuple[Stage[Any], ...]  #: stages whose results ``inputs`` reads; they run before, those of them that apply.
-    inputs: Callable[[Build], Inputs]  #: what ``work`` is given in this build.
+    needs: tuple[Stage[Any], ...]  #: stages whose results ``inputs`` reads; those that apply run first.
+    inputs: Callable[[Build], Inputs]  #: the inputs of ``work`` in this build.
     note: Callable[[Build, T], str]  #: the result in a few words.
-    #: whether the build asks for it; what does not apply is not needed by others either.
+    #: whether it applies to the build; others do not need a stage that does not apply.
     when: Callable[[Build], bool] = lambda _build: True
-    #: what the user has to know of the result, of a cached one too.
+    #: warnings for the user about the result, also about a cached one.
     warnings: Callable[[Build, T], Iterator[str]] = lambda _build, _result: iter(())
 
 
@@ -83,7 +83,7 @@ def asks_for(key: str) -> Callable[[Build], bool]:
 
 
 def require_memory(build: Build, purpose: Purpose, onnx: Path, images: int = 0) -> None:
-    """Refuse to start the compiler where it is foretold to be killed for want of memory."""
+    """Refuse to start the compiler if it would be killed for lack of memory."""
     free = available()
     if not build.request.any_memory and free is not None:
         name = build.stage(EXPORT).result.name
@@ -96,10 +96,10 @@ def _export_inputs(build: Build) -> Inputs:
     toolchain = build.toolchain if weights.needs_toolchain else None
     identity = toolchain.identity if toolchain else ""
     if framework is not None:
-        # Known without the environment, so what it exported once is reused where it is not installed.
+        # Known without the environment, so an earlier export is reused even if it is not installed.
         identity = managed.place(FRAMEWORKS[framework]).digest
     key = {
-        "source": weights.identity(),  # the worker's own code is in it
+        "source": weights.identity(),  # includes the worker's code
         "shape": spec.preprocess.input_shape,
         "output": spec.output,
         # The noise on which ONNX and framework are compared covers what pixels become.
@@ -117,7 +117,7 @@ def _export_inputs(build: Build) -> Inputs:
 
 
 def _identity_of(labels: str | None) -> str | None:
-    """Return what the notes on a network's classes depend on: a file's content, not its path alone."""
+    """Return the cache key of a network's labels: for a file, its content too."""
     path = Path(labels or "")
     return f"{labels} {sha256_of(path)}" if path.is_file() else labels
 
@@ -215,7 +215,7 @@ def _calibrate_inputs(build: Build) -> Inputs:
     if request.calibration is None and build.stage(EXPORT).result.weights.source not in ("demo", "random"):
         build.listener.warn(
             "calibrating on the project's demo images, which this network was not trained for; "
-            "give --calib DIR with images like the camera's"
+            "give --calib DIR with images like those of your camera"
         )
     known, no_top1 = build.measured_on
     doubt = "" if no_top1 or request.label_offset else lacks_background([item.label for item in known], classes)
@@ -237,7 +237,7 @@ CALIBRATE = Stage(
 
 
 def _of_recipe(build: Build, key: str, lacks: str, recipe: str) -> Any:
-    """Return what the recipe says under a key; a verb may want a stage for which it says nothing."""
+    """Return a key of the recipe; a verb may ask for a stage whose key is missing."""
     asked = getattr(build.request.precision, key)
     if not asked:
         raise UsageError(
@@ -269,7 +269,7 @@ REWRITE = Stage(
 
 
 def _refined(build: Build, after: Stage[Any], ending: str, **asked: Any) -> Inputs:
-    """Return what equalize and round are given: the ONNX so far and the calibration set."""
+    """Return the inputs of equalize and round: the ONNX so far and the calibration set."""
     return given(
         "numpy",
         "onnx",
@@ -316,7 +316,7 @@ ROUND = Stage(
     when=asks_for("rounding"),
 )
 
-# What may stand between the BPU-ready ONNX and the compiler, the last one first.
+# Stages between the BPU-ready ONNX and the compiler, the last one first.
 REFINED: tuple[Stage[Any], ...] = (ROUND, EQUALIZE, REWRITE)
 
 
@@ -326,8 +326,8 @@ def _render_inputs(build: Build) -> Inputs:
     known = recipe.evidence.float_sha256 if recipe.evidence else None
     if known is not None and known != exported.sha256(exported.result.onnx):
         build.listener.warn(
-            f"precision recipe {recipe.name} was searched for other weights than these: its figures do not "
-            f"hold here; edge tune searches anew, --precision {request.spec.precision} goes without"
+            f"precision recipe {recipe.name} was searched for other weights: its figures do not hold for these; "
+            f"run edge tune again, or build with --precision {request.spec.precision}"
         )
     folder = calibration.result.directory
     sizes = [(Path(f.path).name, f.bytes) for f in calibration.files if f.path.startswith(folder)]
@@ -363,7 +363,7 @@ def _compile_inputs(build: Build) -> Inputs:
         "onnx": onnx.sha256,
         "calibration": calibration.result.sha256,
         "toolchain": toolchain.identity,
-        # The hashes above hold these too; edge models --page reads them.
+        # The hashes above include these; edge models --page reads them.
         "level": build.request.precision.compiler.optimize_level,
         "recipe": build.request.precision.name,
         "weights": build.stage(EXPORT).result.weights.source,
@@ -513,12 +513,12 @@ class Inside:
         self._step = ""
 
     def begin(self, stage: str) -> None:
-        """Note the step."""
+        """Remember the stage."""
         self._step = stage
         self._begun += 1
 
     def end(self, stage: str, seconds: float, *, cached: bool, note: str) -> None:
-        """A step ends without a word."""
+        """Show nothing at the end of a stage."""
 
     def update(self, text: str, fraction: float | None = None) -> None:
         """Show the step."""

@@ -21,24 +21,24 @@ from edge.specs import Preprocess
 from edge.toolchain.found import Toolchain
 
 FRAMES = 3
-_SPARE = 3  # candidates a frame: some images can't be read
+_SPARE = 3  # candidates per frame: some images can't be read
 _SEED = 0
-# Behind a Softmax, libraries differ in the last digits; a wrong scale is far beyond.
+# Behind a Softmax, libraries differ in the last digits; a wrong scale differs far more.
 _RELATIVE, _ABSOLUTE = 1e-5, 1e-6
 
 
 @frozen
 class VerifyResult:
-    """What was compared."""
+    """The result of the comparison."""
 
     frames: int  #: images that went through both; 0 if it could not be verified.
-    bit_exact: bool | None  #: all integers that the BPU gives were equal; None if it could not be verified.
+    bit_exact: bool | None  #: whether all integers of the BPU were equal; None if it could not be verified.
     max_abs_diff: int | None  #: the largest difference of two integers; None if it could not be verified.
     images: tuple[str, ...] = ()  #: names of the frames.
     values: tuple[str, ...] = ()  #: names of the compared outputs of the BPU.
     integers: int = 0  #: how many were compared on each frame.
     calls: int = 0  #: of the BPU in the program; only the first one is compared.
-    #: the largest difference of the float outputs behind the CPU nodes; None where these can't be computed here.
+    #: the largest difference of the float outputs behind the CPU nodes; None if these can't be computed here.
     outputs_max_diff: float | None = None
     #: whether the portable model gave the same outputs bit for bit; None without one.
     portable_exact: bool | None = None
@@ -46,7 +46,7 @@ class VerifyResult:
 
 
 def candidates(images: ImageSet, frames: int = FRAMES) -> ImageSet:
-    """Return the images to take frames from, the same ones each time; rendered ones follow."""
+    """Return the images to take frames from, always the same ones, followed by rendered ones."""
     chosen = sample(images, frames * _SPARE, _SEED)
     rendered = open_images("demo:test", count=frames)
     return ImageSet((*chosen, *rendered), chosen.description, "order is all that matters", chosen.source)
@@ -65,8 +65,8 @@ def verify(
 ) -> VerifyResult:
     """Run images through the compiled program, the quantized model and the portable model.
 
-    Of the images, from :func:`candidates`, the first that can be read are taken. Where the compiler has no simulator,
-    or it can't run this program, the result has ``why_not``.
+    The first readable images of :func:`candidates` are used. If the compiler has no simulator, or it can't run this
+    program, the result has ``why_not``.
 
     Raises:
         GateError: the program and the quantized model differ, or the portable model gives other answers.
@@ -119,7 +119,7 @@ def _same_build(simulator: Simulator, quantized: Path) -> None:
     made = {name for node in graph.node for name in node.output}
     missing = [value.name for value in simulator.exposed if value.name not in made]
     if missing:
-        raise _mismatch(f"{quantized.name} has no value {missing[0]!r}, which the program gives")
+        raise _mismatch(f"{quantized.name} has no value {missing[0]!r}, but the program has it")
 
 
 def _compare(
@@ -159,16 +159,16 @@ def _compare(
 
 
 def _same_answers(frame: str, portable: Sequence[Scores], outputs: Sequence[NDArray[np.generic]]) -> bool:
-    """Say whether the portable model's outputs are the quantized model's, bit for bit.
+    """Say whether the portable model's outputs equal the quantized model's, bit for bit.
 
     Raises:
-        GateError: its best class is another one: whatever the cause, that is no simulator.
+        GateError: its best class differs.
     """
     if portable[0].argmax() != outputs[0].argmax():
         raise GateError(
             f"on {frame} the portable model answers {portable[0].argmax()}, the compiler's model {outputs[0].argmax()}",
             expected="the same answer",
-            remedy="report this network: an operator is translated wrongly",
+            remedy="report this network: edge translated an operator wrongly",
         )
     return all(np.array_equal(a, b) for a, b in zip(portable, outputs, strict=True))
 
@@ -201,7 +201,7 @@ def _require_close(frame: str, ours: NDArray[np.float32], theirs: NDArray[np.gen
 
 def _mismatch(seen: str) -> GateError:
     return GateError(
-        f"the compiled program is not what was measured: {seen}",
+        f"the compiled program differs from the quantized model: {seen}",
         expected="equal integers from the .bin and from its quantized ONNX",
-        remedy="build with --build-dir NEW in case files were mixed; if it stays, try another --level",
+        remedy="build with --build-dir NEW in case files were mixed; if they still differ, try another --level",
     )

@@ -1,8 +1,8 @@
 """Attention in the form that the BPU runs fast, with the same answers.
 
-Found in the times a layer that the compiler tells (hb_mapper 1.24.3, ``debug: True``): of what torch exports,
-it lays several values out as images one element wide, or copies them head by head. :func:`lay_out` says the
-order; each step changes a model in place and names what it changed.
+The times per layer that the compiler reports (hb_mapper 1.24.3, ``debug: True``) show the problem: it lays out
+several values of torch's export as images one element wide, or copies them head by head. :func:`lay_out` gives the
+order of the steps below; each changes a model in place and returns the names of what it changed.
 """
 
 from __future__ import annotations
@@ -24,28 +24,28 @@ _TURNS = ([[0, 2, 3, 1]], [[0, 2, 1, 3], [0, 1, 3, 2]])  # of keys, from batch, 
 _ELEMENTWISE = ("Add", "Sub", "Mul", "Div")
 _HEADS_FIRST = [0, 2, 1, 3]  # from batch, tokens, heads, width, and back
 _PADDING = {"auto_pad": b"NOTSET", "ceil_mode": 0, "count_include_pad": 0}
-_MOVES = ("Reshape", "Transpose", "Flatten", "Squeeze", "Unsqueeze")  # a number passes through them
+_MOVES = ("Reshape", "Transpose", "Flatten", "Squeeze", "Unsqueeze")  # a constant factor passes through them
 
 
 @frozen
 class Attention:
-    """What was written another way."""
+    """The nodes that were rewritten."""
 
-    fused: tuple[str, ...] = ()  #: MatMul nodes that gave queries, keys and values in one, taken apart.
+    fused: tuple[str, ...] = ()  #: MatMul nodes that computed queries, keys and values together, now split.
     pools: tuple[str, ...] = ()  #: AveragePool nodes over tokens.
     scales: tuple[str, ...] = ()  #: Mul or Div nodes whose number went into weights.
-    keys: tuple[str, ...] = ()  #: Transpose nodes of keys that come before the heads are taken apart now.
-    matrices: tuple[str, ...] = ()  #: Softmax nodes whose attention has values of three axes now.
-    shares: tuple[str, ...] = ()  #: Softmax nodes with a convolution behind them, without which the program is wrong.
+    keys: tuple[str, ...] = ()  #: Transpose nodes of keys that now come before the heads are split.
+    matrices: tuple[str, ...] = ()  #: Softmax nodes whose attention now has values of three axes.
+    shares: tuple[str, ...] = ()  #: Softmax nodes with a convolution behind them that keeps the program correct.
 
     def __bool__(self) -> bool:
         return any(astuple(self))
 
 
 def lay_out(model: onnx.ModelProto) -> tuple[onnx.ModelProto, Attention]:
-    """Return the model with its attention laid out for the BPU, or the model itself where nothing fits.
+    """Return the model with its attention laid out for the BPU, or the model itself if nothing fits.
 
-    A model whose nodes hold graphs of their own stays: they may read what would be gone.
+    A model with subgraphs inside nodes stays as it is: they may read values that would be removed.
 
     Args:
         model: a checked model of opset 10 or 11 whose shapes are inferred.
@@ -54,7 +54,7 @@ def lay_out(model: onnx.ModelProto) -> tuple[onnx.ModelProto, Attention]:
         return model, Attention()
     changed = copied(model)
     fused = take_apart(changed)
-    changed = tidy(changed) if fused else changed  # what comes next goes by shapes
+    changed = tidy(changed) if fused else changed  # the next steps need shapes
     done = Attention(fused=fused, pools=pool_in_rows(changed), scales=into_weights(changed), keys=turn_keys(changed))
     changed = tidy(changed)
     done = evolve(done, matrices=as_matrices(changed))
@@ -70,24 +70,24 @@ def attends(view: View, node: onnx.NodeProto) -> bool:
 
 @frozen
 class _Fused:
-    """One product and the values that are cut out of it."""
+    """One product and the parts that are cut out of it."""
 
     matmul: onnx.NodeProto  #: the product.
-    bias: str | None  #: what is added to it; None if nothing is.
-    value: str  #: name of what is multiplied.
+    bias: str | None  #: name of the bias added to it; None if there is none.
+    value: str  #: name of the value that is multiplied.
     parts: dict[int, onnx.NodeProto]  #: part -> node whose output it is.
     size: tuple[int, int, int, int]  #: batch, tokens, heads, width.
 
 
 def take_apart(model: onnx.ModelProto) -> tuple[str, ...]:
-    """Give queries, keys and values a MatMul each; return the MatMuls taken apart.
+    """Give queries, keys and values a MatMul each; return the MatMuls that were split.
 
-    A vision transformer computes them with one, whose result is cut along a fifth axis that the compiler
-    moves element by element. The columns of its weights are those of three smaller MatMuls: an attention of
-    deit_tiny took 1.1 ms instead of 11.5 (O2), with its keys turned first 0.7 ms.
+    A vision transformer computes all three with one MatMul and cuts the result along a fifth axis, which the compiler
+    moves element by element. The columns of its weights are split into three smaller MatMuls: an attention of
+    deit_tiny took 1.1 ms instead of 11.5 (O2), and 0.7 ms with its keys transposed first.
 
     Args:
-        model: a checked model whose shapes are inferred; they are not any more where it changed.
+        model: a checked model with inferred shapes; a changed model has no inferred shapes.
     """
     view = View(model)
     names = []
@@ -149,7 +149,7 @@ def _drops_first(view: View, node: onnx.NodeProto) -> bool:
 
 
 def _replace(model: onnx.ModelProto, view: View, turn: onnx.NodeProto, fused: _Fused) -> None:
-    """Put the smaller products before the Transpose; what nobody reads then is tidied away."""
+    """Put the smaller products before the Transpose; nodes that are no longer read are removed later."""
     graph = model.graph
     batch, tokens, heads, width = fused.size
     weights = view.tensor(fused.matmul.input[1])
@@ -177,9 +177,9 @@ def _replace(model: onnx.ModelProto, view: View, turn: onnx.NodeProto, fused: _F
 def pool_in_rows(model: onnx.ModelProto) -> tuple[str, ...]:
     """Pool tokens as an image whose rows are the windows; return the names of the pools.
 
-    NextViT pools ``[1, C, N]`` in windows of k, which the compiler lays out as an image one element wide. As
-    an image of ``N/k`` rows and ``k`` columns the same pooling keeps the channels innermost: an attention of
-    784 tokens took 11.3 instead of 20.4 ms (O2).
+    NextViT pools ``[1, C, N]`` in windows of k, which the compiler lays out as an image one element wide. With an image
+    of ``N/k`` rows and ``k`` columns, the same pooling keeps the channels innermost: an attention of 784 tokens took
+    11.3 instead of 20.4 ms (O2).
     """
     view, graph = View(model), model.graph
     names = []
@@ -204,7 +204,7 @@ def pool_in_rows(model: onnx.ModelProto) -> tuple[str, ...]:
 
 
 def _pooled(view: View, node: onnx.NodeProto) -> int | None:
-    """Return k of a pooling in steps of its window k, without padding."""
+    """Return k of a pooling with window k and stride k, without padding."""
     kernel, strides = view.attribute(node, "kernel_shape", []), view.attribute(node, "strides", [1])
     plain = all(view.attribute(node, name, usual) == usual for name, usual in _PADDING.items())
     if node.op_type != "AveragePool" or len(kernel) != 1 or kernel != strides or not plain:
@@ -213,7 +213,7 @@ def _pooled(view: View, node: onnx.NodeProto) -> int | None:
 
 
 def _image(view: View, node: onnx.NodeProto, shape: list[int]) -> str:
-    """Return the image that was made a row of tokens, or that row: both hold the values in one order."""
+    """Return the image that was reshaped into a row of tokens, else that row; the order of values is the same."""
     row: str = node.input[0]
     made = view.producer(row)
     if made is None or made.op_type != "Reshape":
@@ -225,10 +225,10 @@ def _image(view: View, node: onnx.NodeProto, shape: list[int]) -> str:
 
 
 def into_weights(model: onnx.ModelProto) -> tuple[str, ...]:
-    """Move numbers by which queries, keys, values or scores are multiplied into weights; return the nodes.
+    """Move constant factors of queries, keys, values or scores into weights; return their nodes.
 
-    torch multiplies the queries by 1/sqrt(d) once their heads are apart. The compiler makes of it a convolution over a
-    image one element wide: without it the attention of 784 tokens took 1.4 instead of 11.3 ms (O2).
+    torch multiplies the queries by 1/sqrt(d) after splitting the heads. The compiler turns this into a convolution over
+    an image one element wide: without it the attention of 784 tokens took 1.4 instead of 11.3 ms (O2).
     """
     names = []
     view = View(model)
@@ -277,7 +277,7 @@ def _feeds_attention(view: View, node: onnx.NodeProto, value: str) -> bool:
 
 
 def _weights(view: View, name: str) -> list[tuple[onnx.NodeProto, int]] | None:
-    """Return where the weights stand that a factor of a value may move into, as (node, input)."""
+    """Return the places (node, input) of the weights that can absorb a factor of a value."""
     node = view.inner(name)
     if node is None:
         return None
@@ -297,9 +297,9 @@ def _weights(view: View, name: str) -> list[tuple[onnx.NodeProto, int]] | None:
 def _multiply(
     model: onnx.ModelProto, view: View, places: list[tuple[onnx.NodeProto, int]], factor: float, reason: str
 ) -> bool:
-    """Give each place its weights times the factor, unless they leave float32; tell whether it was done.
+    """Multiply the weights at each place by the factor, unless float32 overflows; tell whether it was done.
 
-    Who else reads the weights keeps them as they were.
+    Other readers of these weights keep the old values.
     """
     scaled = []
     with np.errstate(over="ignore"):
@@ -314,11 +314,10 @@ def _multiply(
 
 
 def turn_keys(model: onnx.ModelProto) -> tuple[str, ...]:
-    """Turn keys before their heads are taken apart; return the Transposes.
+    """Transpose keys before their heads are split; return the Transposes.
 
-    Turned first, they need no copy of their own, head by head: NextViT_small_224 takes 7920.9 instead of
-    8562.3 us (O2). Only where an image's own pixels are the keys, 49 of them, it was the other way round
-    (845.4 instead of 791.4 us, with values of four axes).
+    Then they are not copied head by head: NextViT_small_224 takes 7920.9 instead of 8562.3 us (O2). Keys that are
+    an image's own pixels are left out: with 49 of them it was slower (845.4 instead of 791.4 us, values of four axes).
     """
     view, graph = View(model), model.graph
     names = []
@@ -350,7 +349,7 @@ def turn_keys(model: onnx.ModelProto) -> tuple[str, ...]:
 
 
 def _head_moves(view: View, scores: onnx.NodeProto) -> tuple[onnx.NodeProto, ...] | None:
-    """Return the Reshape that takes the heads of the keys apart, and the Transposes behind it."""
+    """Return the Reshape that splits the heads of the keys, and the Transposes behind it."""
     turns: list[onnx.NodeProto] = []
     node = view.inner(scores.input[1])
     while node is not None and node.op_type == "Transpose":
@@ -376,12 +375,12 @@ def _of_image(view: View, name: str) -> bool:
 
 
 def close_shares(model: onnx.ModelProto) -> tuple[str, ...]:
-    """Put a convolution with ones behind shares of no multiple of four keys; return the Softmax nodes.
+    """Put a convolution with ones behind each Softmax over keys that are no multiple of four; return these.
 
-    Shares that keep four axes (:func:`as_matrices` says which don't) and have 16 bits are computed over
-    more keys than there are, and the product with the values reads up to a multiple of four of them: with 25
-    and 49 keys the compiled program gave other integers than the quantized model (36, 64, 144 and 196 were
-    right). A convolution with ones, one a head, writes zeros there.
+    This works around a fault of the compiler in a Softmax with four axes and 16 bits (:func:`as_matrices` removes
+    most). It is computed over padding keys too, and the product with the values reads keys up to a multiple of four:
+    with 25 and 49 keys the program gave other integers than the quantized model (36, 64, 144 and 196 were right). A
+    convolution with ones, one per head, writes zeros there.
     """
     view, graph = View(model), model.graph
     names = []
@@ -406,7 +405,7 @@ def close_shares(model: onnx.ModelProto) -> tuple[str, ...]:
 
 @frozen
 class _Matrices:
-    """Softmax(queries x keys, changed by constants) x values."""
+    """Softmax(queries x keys, with constants added or multiplied) x values."""
 
     scores: onnx.NodeProto
     changes: tuple[tuple[onnx.NodeProto, int], ...]  # with the input that is constant
@@ -415,13 +414,13 @@ class _Matrices:
 
 
 def as_matrices(model: onnx.ModelProto) -> tuple[str, ...]:
-    """Take the batch, which is 1, off the values of attentions; return their Softmax nodes.
+    """Remove the batch axis, which is 1, from the values of attentions; return their Softmax nodes.
 
-    With torch's four axes the compiler's Softmax turns the scores until their heads are innermost, and
-    computes few heads at a time: two blocks of deit_tiny (197 tokens, 3 heads) took 3441 instead of 2619 us
-    (O2), the table of exp alone 248 instead of 23 us a block; NextViT_small_224 8987 instead of 7921 us. A
-    Reshape in front of Softmax would do it too, but then the scores reach it with 8 bits; so the products
-    have three axes as well. Shares of an odd number of keys need not be closed then (:func:`close_shares`).
+    With torch's four axes the compiler's Softmax moves the heads of the scores innermost and computes few heads at a
+    time. Two blocks of deit_tiny (197 tokens, 3 heads) took 3441 us with four axes and 2619 us with three (O2), the
+    table of exp alone 248 and 23 us per block; NextViT_small_224 took 8987 and 7921 us. A Reshape before the Softmax
+    would do it too, but then the scores reach it with 8 bits; so the products have three axes as well. These Softmaxes
+    do not need :func:`close_shares`.
     """
     view, graph = View(model), model.graph
     names = []
@@ -465,7 +464,7 @@ def _attention(view: View, softmax: onnx.NodeProto) -> _Matrices | None:
 def _scores(
     view: View, name: str, shape: list[int]
 ) -> tuple[onnx.NodeProto, tuple[tuple[onnx.NodeProto, int], ...]] | None:
-    """Return the product of queries and keys, and what adds constants to it or multiplies by them."""
+    """Return the product of queries and keys, and the nodes that add constants to it or multiply it by them."""
     changes = []
     node = view.inner(name)
     while node is not None and not attends(view, node):
@@ -482,7 +481,7 @@ def _scores(
 
 
 def _drop_before(view: View, graph: onnx.GraphProto, reader: onnx.NodeProto, index: int) -> None:
-    """Let a product read three axes: of the moves before it where they are its alone, else of a new one."""
+    """Let a product read three axes: change the moves before it if only it reads them, else add a Reshape."""
     name = reader.input[index]
     _, heads, rows, columns = view.shape(name) or []
     made = view.inner(name)
@@ -503,7 +502,7 @@ def _drop_before(view: View, graph: onnx.GraphProto, reader: onnx.NodeProto, ind
 
 
 def _restore_behind(view: View, graph: onnx.GraphProto, product: onnx.NodeProto) -> None:
-    """Let who reads a product find the shape it expects: by the moves behind it, or by a new one."""
+    """Give the readers of a product the shape they expect: change the moves behind it, or add a Reshape."""
     shape = view.shape(product.output[0]) or []
     turn = view.only_reader(product, "Transpose")
     joined = view.only_reader(turn, "Reshape") if turn is not None and _turns(view, turn) else None

@@ -3,8 +3,8 @@
 A LayerNorm over the channels of an image is exported as Transpose to channels last, two ReduceMean, and
 Transpose back. A ReduceMean over channels is a 1x1 convolution with one output and weights 1/C, which the
 compiler quantizes without loss, since all are equal. Whether that is faster depends on the sizes:
-ConvNeXt_atto at 224 took 1130.6 instead of 1231.6 us (hb_mapper 1.24.3, O3), a ConvNeXt_atto at 64 took
-724.4 instead of 718.0 us. So it is a recipe's choice, which ``edge tune`` makes by compiling both.
+ConvNeXt_atto at 224 took 1130.6 instead of 1231.6 us (hb_mapper 1.24.3, O3), but at 64 it took 724.4
+instead of 718.0 us. So a recipe decides it, and ``edge tune`` compiles both.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 _TO_LAST, _TO_FIRST = [0, 2, 3, 1], [0, 3, 1, 2]
 _MEAN = "ReduceMean"
-# Operators that work element by element, so that it does not matter to them where the channels are.
+# Element-wise operators: the position of the channel axis does not matter to them.
 _ELEMENTWISE = ("Add", "Sub", "Mul", "Div", "Pow", "Sqrt", "Reciprocal", "Abs", "Neg", "Exp", "Log")
 
 
@@ -46,8 +46,7 @@ class _Region:
 def channel_mean(model: onnx.ModelProto) -> tuple[onnx.ModelProto, tuple[str, ...]]:
     """Return the model with its means over channels as convolutions, and the names of these nodes.
 
-    A node keeps its name, so that a recipe which names it still does. What does not have the form above
-    stays as it is.
+    A node keeps its name, so recipes that name it still work. Other forms of LayerNorm stay as they are.
 
     Args:
         model: a checked model with a static input, opset 10 or 11.
@@ -65,7 +64,7 @@ def channel_mean(model: onnx.ModelProto) -> tuple[onnx.ModelProto, tuple[str, ..
 
 
 def _region(graph: onnx.GraphProto, first: onnx.NodeProto, shape: list[int]) -> _Region | None:
-    """Return what lies between a Transpose and the one back, if all of it can be moved and has a mean."""
+    """Return the nodes between a Transpose and the one back, if all can be moved and one is a mean."""
     fixed = constants(graph)
     outputs = {value.name for value in graph.output}
     if len(shape) != 4 or first.output[0] in outputs:
@@ -97,7 +96,7 @@ def _moved(graph: onnx.GraphProto, region: _Region) -> list[str]:
     from onnx import helper, numpy_helper
 
     fixed = constants(graph)
-    # The Transposes go; who read them reads what they read.
+    # Remove the Transposes; their readers read the Transposes' inputs.
     renamed = {region.first.output[0]: region.first.input[0], region.last.input[0]: region.last.output[0]}
     names = []
     for node in region.nodes:
@@ -138,7 +137,7 @@ def _is_mean(node: onnx.NodeProto) -> bool:
 
 
 def _fits(tensor: onnx.TensorProto, channels: int) -> bool:
-    """Tell whether a constant is one number, or one a channel."""
+    """Tell whether a constant is one number, or one per channel."""
     return list(tensor.dims) == [channels] or int(np.prod(tensor.dims)) == 1
 
 
@@ -149,7 +148,7 @@ REWRITES: Mapping[Rewrite, Callable[[onnx.ModelProto], tuple[onnx.ModelProto, tu
 
 @frozen
 class RewriteResult:
-    """A float ONNX with some parts written another way."""
+    """A float ONNX with some parts rewritten."""
 
     onnx: str  #: file name.
     nodes: Mapping[str, tuple[str, ...]]  #: rewrite -> names of the nodes that it changed.
@@ -162,7 +161,7 @@ def rewrite(
     """Write ``<name>.onnx``; inputs, outputs and answers stay.
 
     Raises:
-        ModelFileError: a rewrite finds nothing in this model, or the outputs differ from what they were.
+        ModelFileError: a rewrite finds nothing in this model, or changes its outputs.
     """
     import onnx
 
@@ -174,15 +173,15 @@ def rewrite(
         changed, nodes[key] = REWRITES[key](changed)
         if not nodes[key]:
             raise ModelFileError(
-                f"{model.name} has nothing for the rewrite {key}",
+                f"the rewrite {key} finds nothing in {model.name}",
                 expected="a LayerNorm over channels between two Transposes, as in ConvNeXt",
-                remedy=f"take a recipe without {key!r} in 'rewrites'",
+                remedy=f"use a recipe without {key!r} in 'rewrites'",
             )
     reporter.update("compare the outputs")
     with refused(
-        f"{model.name} is not the same network once rewritten",
+        f"{model.name} computes something else after the rewrite",
         expected="the same outputs on random inputs",
-        remedy="take a recipe without 'rewrites', and report the model",
+        remedy="use a recipe without 'rewrites', and report the model",
     ):
         error = Guard(source, reference(source, model), baseline=source).prove(changed)
     onnx.save(changed, out / f"{name}.onnx")

@@ -1,4 +1,4 @@
-"""The equalize stage: channels scaled so that int8 steps fit each, and proved to compute what they did."""
+"""The equalize stage: scale channels so that int8 steps fit each, and prove that the outputs stay the same."""
 
 from __future__ import annotations
 
@@ -24,21 +24,21 @@ if TYPE_CHECKING:
 # Positively homogeneous in each channel: f(s x) = s f(x) for s > 0.
 _ACTIVATIONS = ("Relu", "LeakyRelu", "Clip")
 _POOLS = ("MaxPool", "AveragePool", "GlobalAveragePool", "GlobalMaxPool")
-LIMIT = 64.0  # the largest factor: a channel that is smaller still means next to nothing
-# The share of a channel's factor (in logarithms) where the consumer's rows mix channels: finer steps for the
-# activation are coarser ones for the weights there. Measured on MobileNetV1: 0.25 wins less, 1 no more.
+LIMIT = 64.0  # the largest factor: a channel that needs more has next to no effect
+# The share of a channel's factor (in logarithms) that is applied if the consumer's rows mix channels: there, finer
+# steps for the activation mean coarser ones for the weights. On MobileNetV1 0.25 gains less, 1 no more.
 MIXED = 0.5
 GUARDED = 16  # calibration images on which the outputs are compared, besides noise
 NOISE = 0.25  # of the range of pixels, around grey
 
 Array = NDArray[np.float32]
 Ranges = NDArray[np.float64]
-"""(channels,): the largest magnitude of each that was seen."""
+"""(channels,): the largest magnitude seen in each channel."""
 
 
 @frozen
 class Convolution:
-    """A convolution with constants of its own."""
+    """A convolution whose constants have no other reader."""
 
     name: str  #: of its node.
     input: str  #: name of the tensor that it reads.
@@ -56,25 +56,24 @@ class Convolution:
 
 @frozen
 class ConvolutionPair:
-    """Two convolutions with nothing between them that minds a factor on a channel."""
+    """Two convolutions; everything between them lets a factor of a channel through."""
 
     producer: Convolution  #: its rows are multiplied.
-    consumer: Convolution  #: what reads the channels is divided.
-    tensor: str  #: between them, behind the activation, before a pool: what its ranges are taken of.
-    ceiling: float | None  #: what the activation lets pass at most; None if anything.
+    consumer: Convolution  #: its weights for these channels are divided.
+    tensor: str  #: the tensor whose ranges are taken: behind the activation, before any pool.
+    ceiling: float | None  #: upper limit of the activation; None if it has none.
 
     @property
     def name(self) -> str:
-        """As the user reads it."""
+        """The name shown to the user."""
         return f"{self.producer.name} → {self.consumer.name}"
 
 
 def find_pairs(model: onnx.ModelProto) -> tuple[ConvolutionPair, ...]:
     """Return the pairs of a simplified graph, in graph order.
 
-    Between the two may stand one Relu, LeakyRelu or Clip from 0, then pools. No other node may read what
-    lies between, and the constants belong to these two alone. A Clip lets a factor pass as long as the
-    channel stays below its upper bound.
+    Between the two may be one Relu, LeakyRelu or Clip from 0, then pools. No other node may read the values between
+    them or their constants. A Clip lets a factor through as long as the channel stays below its upper bound.
     """
     view = View(model)
     found = []
@@ -102,7 +101,7 @@ def find_pairs(model: onnx.ModelProto) -> tuple[ConvolutionPair, ...]:
 
 
 def _convolution(view: View, node: onnx.NodeProto) -> Convolution | None:
-    """Return a convolution whose constants only it reads."""
+    """Return the convolution if no other node reads its constants."""
     if node.op_type != "Conv" or len(node.input) < 2:
         return None
     weight, bias = node.input[1], node.input[2] if len(node.input) > 2 else ""
@@ -115,10 +114,10 @@ def _convolution(view: View, node: onnx.NodeProto) -> Convolution | None:
 
 
 def factors(ranges: Ranges, ceiling: float | None, *, depthwise: bool) -> Ranges:
-    """Return what each channel between two convolutions is multiplied by, (channels,), 1 and above.
+    """Return the factor of each channel between two convolutions, (channels,), 1 and above.
 
     Args:
-        ceiling: what the activation lets pass; no channel is brought above it.
+        ceiling: upper limit of the activation; no channel is scaled above it.
         depthwise: whether the consumer keeps channels apart, so that each can fill the tensor's range.
     """
     top = float(ranges.max(initial=0.0)) if ceiling is None else ceiling
@@ -131,7 +130,7 @@ def factors(ranges: Ranges, ceiling: float | None, *, depthwise: bool) -> Ranges
 
 
 def multiply(constants: MutableMapping[str, Array], pair: ConvolutionPair, by: Ranges) -> None:
-    """Multiply the channels between two convolutions; what the consumer computes stays."""
+    """Multiply the channels between two convolutions; the consumer's output stays the same."""
     producer, consumer = pair.producer, pair.consumer
     _scale(constants, producer.weight, by, axis=0)
     if producer.bias:
@@ -154,17 +153,17 @@ class EqualizedPair:
     """Two convolutions between which channels were scaled."""
 
     name: str  #: of both.
-    median: float  #: factor of a channel.
-    largest: float  #: factor.
+    median: float  #: median factor of a channel.
+    largest: float  #: largest factor.
 
 
 @frozen
 class EqualizeResult:
-    """A float ONNX that computes what it did, its channels in ranges that int8 steps serve well."""
+    """A float ONNX with the same outputs, whose channel ranges suit int8 steps."""
 
     onnx: str  #: file name.
     pairs: tuple[EqualizedPair, ...]  #: in graph order.
-    images: int  #: calibration images whose ranges were taken.
+    images: int  #: number of calibration images that gave the ranges.
     max_abs_error: float  #: largest difference of an output from before, over calibration images and noise.
 
 
@@ -180,8 +179,8 @@ def equalize(
 ) -> EqualizeResult:
     """Scale channels of a BPU-ready ONNX; graph, names, shapes and answers stay.
 
-    Behind a Clip the answers stay as long as no channel goes beyond what it reached on the images that were
-    looked at: there it is cut off, much as the int8 steps would.
+    Behind a Clip the answers stay as long as no channel exceeds its range on the calibration images; beyond it the
+    Clip cuts off, much as the int8 steps would.
 
     Args:
         calibration: raw float32 files of :func:`edge.images.calibrate.calibrate`; the first
@@ -189,7 +188,7 @@ def equalize(
         preprocess: of the network.
 
     Raises:
-        ModelFileError: there is no pair, or the outputs differ from what they were.
+        ModelFileError: there is no pair, or the outputs change.
         CalibrationError: a calibration file is of another size.
     """
     import onnx
@@ -202,11 +201,11 @@ def equalize(
         raise ModelFileError(
             f"{model.name} has no pair of convolutions to equalize",
             expected="Conv, then Relu, LeakyRelu, Clip from 0, pools or nothing, then Conv",
-            remedy="take a recipe without 'equalization'",
+            remedy="use a recipe without 'equalization'",
         )
     files = list(calibration)[: equalization.images]
     images = [calibration_input(file, preprocess) for file in files]
-    # On noise as on images: a Clip must cut off neither's channels.
+    # Ranges of images and of noise: a Clip must not cut off channels of either.
     before = reference(source, model, _noise_range(preprocess), images[:GUARDED])
     inputs = [*images, *before.inputs[: len(SEEDS)]]
     ranges = _ranges(source, pairs, inputs, reporter)
@@ -231,9 +230,9 @@ def equalize(
 
     reporter.update("compare the outputs", 0.9)
     with refused(
-        f"{model.name} answers differently once equalized",
+        f"the outputs of {model.name} change when it is equalized",
         expected="the same outputs on calibration images and on noise",
-        remedy="take a recipe without 'equalization', and report the model",
+        remedy="use a recipe without 'equalization', and report the model",
     ):
         error = Guard(source, before, baseline=source).prove(changed)
     onnx.save(changed, out / f"{name}.onnx")
@@ -248,8 +247,8 @@ def equalize(
 def _noise_range(preprocess: Preprocess) -> tuple[float, float]:
     """Return the lowest and the highest value of the noise, as the network sees it.
 
-    Ranges are taken of the noise too. Over all of 0..255 it would drive channels further than any image
-    does, and so leave images less of the steps.
+    Ranges are taken from the noise too. Noise over all of 0..255 would drive channels further than any image does, and
+    leave fewer int8 steps for images.
     """
     ends = [
         (level - mean) / std

@@ -1,7 +1,7 @@
 """The proof that every change of a graph goes through: contract, patterns, operators and outputs stay.
 
-A :class:`Guard` holds what a candidate is held against; a check that fails raises :class:`Rejected`, which
-says in a sentence why.
+A :class:`Guard` holds what a candidate is compared with; a check that fails raises :class:`Rejected`, whose
+message is one sentence.
 """
 
 from __future__ import annotations
@@ -25,19 +25,19 @@ if TYPE_CHECKING:
     import onnx
 
 SEEDS = (0, 1, 2, 3)  # one random input each
-# What an image becomes with ImageNet's mean and std at most: (1 - 0.406) / 0.225 = 2.64.
+# The largest input value of an image with ImageNet's mean and std: (1 - 0.406) / 0.225 = 2.64.
 VALUE_RANGE = (-2.64, 2.64)
-TOLERANCE = 1e-4  # of the range that an output spans: float32 sums in another order stay far below
-# Operators that may stand in for each other; within a group only the sum may not grow.
+TOLERANCE = 1e-4  # of the range of an output: float32 sums in another order differ far less
+# Operators that may replace each other; within a group only the total count must not grow.
 _GROUPS = (("Reshape", "Flatten", "Squeeze", "Unsqueeze"), ("MatMul", "Gemm"), ("Constant", "Identity"))
 _FREE = "Constant"
 
 
 @frozen
 class Reference:
-    """What the original model answers to the random inputs."""
+    """The original model's outputs for the random inputs."""
 
-    #: float32, one per seed and then the further ones, of the model's input shape.
+    #: float32, of the model's input shape: one per seed, then the further ones.
     inputs: tuple[NDArray[np.float32], ...]
     outputs: tuple[list[Any], ...]  #: one list of arrays per input.
 
@@ -53,25 +53,25 @@ class Rejected(Exception):  # noqa: N818 - a verdict, caught by the stage
 
 @frozen
 class Guard:
-    """What a candidate is held against."""
+    """What a candidate is compared with."""
 
-    original: onnx.ModelProto  #: whose inputs, outputs and contract stay.
-    expected: Reference  #: what it answers.
-    baseline: onnx.ModelProto  #: whose patterns stay, and whose operators do not become more.
+    original: onnx.ModelProto  #: its inputs, outputs and contract must stay.
+    expected: Reference  #: its outputs.
+    baseline: onnx.ModelProto  #: its patterns must stay, and no kind of operator may become more frequent.
 
     @property
     def patterns(self) -> dict[str, int]:
-        """What the compiler fuses of the baseline; see :func:`edge.prepare.patterns.count_patterns`."""
+        """The baseline's patterns that the compiler fuses; see :func:`edge.prepare.patterns.count_patterns`."""
         return count_patterns(self.baseline)
 
     def prove(self, candidate: onnx.ModelProto, *, operators: bool = False) -> float:
         """Return the largest absolute difference of the candidate's outputs.
 
         Args:
-            operators: check too that no kind of operator became more frequent.
+            operators: also check that no kind of operator became more frequent.
 
         Raises:
-            Rejected: it is not the same network, or not as good for the compiler.
+            Rejected: it computes something else, or is worse for the compiler.
         """
         check_contract(candidate, self.original)
         check_patterns(candidate, self.patterns)
@@ -82,7 +82,7 @@ class Guard:
 
 @contextmanager
 def refused(what: str, *, expected: str, remedy: str) -> Iterator[None]:
-    """Raise a verdict as the ModelFileError of a stage, behind ``what``."""
+    """Turn a :class:`Rejected` into the ModelFileError of a stage; ``what`` starts its message."""
     try:
         yield
     except Rejected as verdict:
@@ -100,10 +100,10 @@ def reference(
     Args:
         model: from ``read_model``.
         value_range: lowest and highest input value that the network sees.
-        further: inputs of its shape to run it on besides.
+        further: more inputs of its shape.
 
     Raises:
-        ModelFileError: onnxruntime can't run it, or it answers with no finite number.
+        ModelFileError: onnxruntime can't run it, or all its outputs are nan or infinite.
     """
     _, shape = image_input(model, str(origin))
     low, high = value_range
@@ -123,7 +123,7 @@ def reference(
         raise ModelFileError(
             f"{origin}: the shape of its outputs depends on the image: {seen}",
             expected="outputs of a static shape",
-            remedy="cut off what selects results, such as NonMaxSuppression, and do it on the CPU afterwards",
+            remedy="remove nodes that select results, such as NonMaxSuppression, and do that on the CPU afterwards",
         )
     if not any(np.isfinite(array).any() for arrays in outputs for array in arrays):
         raise ModelFileError(
@@ -156,7 +156,7 @@ def max_error(candidate: onnx.ModelProto, expected: Reference) -> float:
                 continue
             exact, near = a[finite].astype(np.float64), b[finite].astype(np.float64)
             apart = float(np.abs(exact - near).max())
-            # A constant output has no range; then its size says what is small.
+            # A constant output has no range; then its magnitude is the scale.
             span = float(np.ptp(exact)) or float(np.abs(exact).max())
             if apart > TOLERANCE * span:
                 raise Rejected(f"output {place} differs by {apart:.2g}, of a range of {span:.2g}")
@@ -171,7 +171,7 @@ def _run(model: onnx.ModelProto, inputs: Sequence[NDArray[np.float32]]) -> tuple
 
 
 def check_contract(candidate: onnx.ModelProto, original: onnx.ModelProto) -> None:
-    """Check what the compiler asks for: a valid static graph, its opset, the same inputs and outputs.
+    """Check what the compiler needs: a valid static graph, its opset, the same inputs and outputs.
 
     Raises:
         Rejected: why not.
@@ -182,7 +182,7 @@ def check_contract(candidate: onnx.ModelProto, original: onnx.ModelProto) -> Non
         onnx.checker.check_model(candidate)
         found = facts(candidate)
     except (onnx.checker.ValidationError, ModelFileError) as error:
-        raise Rejected(f"it is no valid static graph: {' '.join(str(error).split())[:160]}") from error
+        raise Rejected(f"it is not a valid static graph: {' '.join(str(error).split())[:160]}") from error
     if opset_of(candidate) not in OPSETS:
         raise Rejected(f"it has opset {opset_of(candidate)}, the compiler takes 10 or 11")
     wanted = facts(original)
@@ -193,7 +193,7 @@ def check_contract(candidate: onnx.ModelProto, original: onnx.ModelProto) -> Non
 
 
 def check_patterns(candidate: onnx.ModelProto, before: Mapping[str, int]) -> None:
-    """Check that no pattern is lost that the compiler fuses.
+    """Check that no pattern that the compiler fuses is lost.
 
     Raises:
         Rejected: which were lost.
@@ -201,14 +201,14 @@ def check_patterns(candidate: onnx.ModelProto, before: Mapping[str, int]) -> Non
     after = count_patterns(candidate)
     lost = [f"{n - after[name]} of {n} {name}" for name, n in before.items() if after[name] < n]
     if lost:
-        raise Rejected(f"it hides from the compiler {', '.join(lost)}")
+        raise Rejected(f"the compiler can no longer fuse {', '.join(lost)}")
 
 
 def check_operators(candidate: onnx.ModelProto, normal: onnx.ModelProto) -> None:
-    """Check that no kind of operator became more frequent: a simplifier is to take nodes away.
+    """Check that no kind of operator became more frequent: a simplifier should only remove nodes.
 
-    One that folds a MatMul's bias between two new Reshapes made an EdgeNeXt 78 Reshapes and 73 Transposes
-    longer on the BPU.
+    One simplifier wrapped each MatMul's bias in two Reshapes, which added 78 Reshapes and 73 Transposes to an
+    EdgeNeXt on the BPU.
 
     Raises:
         Rejected: which grew.

@@ -22,11 +22,11 @@ _LIMIT = 2**31 - 1  # bytes; of any protobuf message, so of any single-file ONNX
 
 
 def read_model(path: Path) -> onnx.ModelProto:
-    """Load a float32 ONNX with a static input; its outputs may still be of unknown shape.
+    """Load a float32 ONNX with a static input; output shapes may be unknown.
 
     Raises:
         ModelFileError: missing, corrupt, over 2 GB, dynamic, half precision, several inputs, operators
-            outside standard ONNX, or weights that lie elsewhere and can't be read.
+            outside standard ONNX, or a file of external weights that can't be read.
     """
     import onnx
     from onnx import inliner
@@ -47,7 +47,7 @@ def read_model(path: Path) -> onnx.ModelProto:
         )
     size = model.ByteSize()
     if size > _LIMIT:
-        raise ModelFileError(f"{path} with its weights has {size / 1e9:.1f} GB", expected="less than 2 GB in one file")
+        raise ModelFileError(f"{path} and its weights have {size / 1e9:.1f} GB", expected="less than 2 GB in one file")
     image_input(model, str(path))
     model = inliner.inline_local_functions(model) if model.functions else model
     foreign = sorted({node.domain for node in model.graph.node} - {"", "ai.onnx"})
@@ -61,7 +61,7 @@ def read_model(path: Path) -> onnx.ModelProto:
 
 
 def pin_outputs(model: onnx.ModelProto, shapes: Sequence[Sequence[int]]) -> None:
-    """Write the shapes that the outputs have for the static input; exporters leave some open."""
+    """Write the output shapes for the static input into the model; exporters leave some open."""
     for value, shape in zip(model.graph.output, shapes, strict=True):
         dims = value.type.tensor_type.shape.dim
         del dims[:]
@@ -70,11 +70,11 @@ def pin_outputs(model: onnx.ModelProto, shapes: Sequence[Sequence[int]]) -> None
 
 
 def normal_form(model: onnx.ModelProto, origin: str) -> onnx.ModelProto:
-    """Return the model at an opset and IR that the compiler takes; its answers stay the same.
+    """Return the model at an opset and IR that the compiler accepts; its answers stay the same.
 
-    A Pow's exponent of shape [1] becomes a scalar, which keeps the Pow off the CPU. Initializers are no
-    inputs any more, Identity nodes and nodes nobody reads are gone, nameless nodes have
-    a name, and what depends on the exporting machine (doc strings, metadata) is gone.
+    A Pow's exponent of shape [1] becomes a scalar, which keeps the Pow off the CPU. Initializers are no longer inputs.
+    Identity nodes, unread nodes, doc strings and metadata (which depend on the exporting machine) are removed. Nodes
+    without a name get one.
 
     Args:
         model: from ``read_model``.
@@ -100,7 +100,7 @@ def tidy(model: onnx.ModelProto) -> onnx.ModelProto:
     del graph.input[:]
     graph.input.extend(inputs)
     if not has_branches(graph):
-        # Branches of an If may read any name, so a graph that has one keeps all.
+        # Branches of an If may read any name, so a graph with an If keeps all nodes.
         _drop_identities(graph)
         _drop_unread(graph)
     _name_nodes(graph)
@@ -112,22 +112,22 @@ def tidy(model: onnx.ModelProto) -> onnx.ModelProto:
     for node in graph.node:
         node.ClearField("metadata_props")
     model.ir_version = IR
-    # A simplifier may write these in any order; inference writes them in the order of the nodes.
+    # A simplifier may write shapes in any order; inference writes them in the order of the nodes.
     return _with_shapes(model, Path(graph.name))
 
 
 def has_branches(graph: onnx.GraphProto) -> bool:
-    """Tell whether a node holds graphs of its own, which may read any value of this one."""
+    """Tell whether a node holds subgraphs, which may read any value of this graph."""
     return any(a.HasField("g") or a.graphs for node in graph.node for a in node.attribute)
 
 
 def computes_shapes(model: onnx.ModelProto) -> bool:
-    """Tell whether shapes are computed while it runs, so that patterns only show once they are folded."""
+    """Tell whether shapes are computed at run time: then patterns show only after folding."""
     return any(node.op_type in ("Shape", "Size", "Range", "ConstantOfShape") for node in model.graph.node)
 
 
 def _require_weights(path: Path) -> None:
-    """Name the missing file when weights lie beside the model; other faults are load_onnx's to name."""
+    """Name the missing file when weights lie beside the model; load_onnx reports other faults."""
     import onnx
     from google.protobuf.message import DecodeError
 
@@ -141,7 +141,7 @@ def _require_weights(path: Path) -> None:
     missing = sorted(place for place in places if not (path.parent / place).is_file())
     if missing:
         raise ModelFileError(
-            f"{path} keeps its weights in {missing[0]}, which is not there",
+            f"{path} keeps its weights in {missing[0]}, which does not exist",
             expected="weights inside the .onnx file, or their file beside it",
             remedy="put it there, or make one file: "
             "python -c \"import onnx; onnx.save(onnx.load('model.onnx'), 'whole.onnx')\"",
@@ -203,7 +203,7 @@ def _scalar_exponents(graph: onnx.GraphProto) -> None:
 
 
 def _drop_identities(graph: onnx.GraphProto) -> None:
-    """Let readers read what an Identity copies; exporters write one for every shared weight."""
+    """Let readers of an Identity read its input; exporters write an Identity for every shared weight."""
     alias = {node.output[0]: node.input[0] for node in graph.node if node.op_type == "Identity"}
     outputs = {value.name for value in graph.output}
 
@@ -239,7 +239,7 @@ def _keep_nodes(graph: onnx.GraphProto, nodes: list[onnx.NodeProto]) -> None:
 
 
 def _name_nodes(graph: onnx.GraphProto) -> None:
-    """Give each node a name of its own: precision recipes and the compiler's tables go by names."""
+    """Give each node a unique name: precision recipes and the compiler's tables use names."""
     taken = Counter(node.name for node in graph.node)
     seen: set[str] = set()
     for index, node in enumerate(graph.node):

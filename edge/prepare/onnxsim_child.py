@@ -1,4 +1,4 @@
-"""Run onnxsim in a process of its own: ``child.py IN OUT [--no-optimizer] [SKIPPED_PASS ...]``.
+"""Run onnxsim in a separate process: ``onnxsim_child.py IN OUT [--no-optimizer] [SKIPPED_PASS ...]``.
 
 onnxsim is C++ that writes to the console and may crash; neither may reach the command line's process.
 This file is run as a script and imports nothing of edge.

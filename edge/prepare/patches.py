@@ -1,7 +1,7 @@
-"""Convolutions over patches of the image, as vision transformers begin, in two steps.
+"""Split the convolution over patches of the image, the first layer of a vision transformer, into two.
 
-The compiler runs a convolution of 3 channels whose window is large as if it had many. First each patch of p
-pixels becomes channels, by a convolution with ones; then a window of k/p does the rest on 3 p^2 channels. One
+The compiler runs a convolution with 3 channels and a large window as slowly as one with many channels. So first a
+convolution with ones turns each p x p patch into channels; then a window of k/p does the rest on 3 p^2 channels. One
 layer of 224x224 pixels, hb_mapper 1.24.3, O2, in us:
 
     window  outputs  whole    p = 2    4       7       8
@@ -11,8 +11,8 @@ layer of 224x224 pixels, hb_mapper 1.24.3, O2, in us:
     16      768      6611.5            399.7
     32      384      11527.6           734.3           612.9
 
-A SpaceToDepth, which needs no multiplication, took 14943.9 us. The weights of the first step are all equal,
-so 8 bits hold them and what they give exactly: on a random image all integers were the input's.
+A SpaceToDepth, which needs no multiplication, took 14943.9 us. All weights of the first convolution are equal, so 8
+bits hold them and its results exactly: on a random image all integers were the input's.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ if TYPE_CHECKING:
     import onnx
 
 SMALLEST = 8  # pixels; ConvNeXt's 4 would gain some 30 us
-CHANNELS = 4  # more than an image has, and the first step multiplies them
+CHANNELS = 4  # at most; an image has 3, and the first convolution multiplies their number
 _PLAIN = {"auto_pad": b"NOTSET", "group": 1}
 
 
 def in_two_steps(model: onnx.ModelProto) -> tuple[onnx.ModelProto, tuple[str, ...]]:
-    """Return the model with its patches cut in two steps, and the convolutions; the model itself without any.
+    """Return the model with its patch convolutions in two steps, and their names; the model itself if it has none.
 
     Args:
         model: a checked model of opset 10 or 11 whose shapes are inferred.
@@ -55,10 +55,10 @@ def in_two_steps(model: onnx.ModelProto) -> tuple[onnx.ModelProto, tuple[str, ..
 
 
 def first_step(window: int) -> int | None:
-    """Return the side of what becomes channels: the window's smallest divisor whose square it does not pass.
+    """Return p: the smallest divisor of the window whose square is at least the window; None if there is none.
 
     Args:
-        window: pixels of a patch's side; None comes back where it has no such divisor.
+        window: side of a patch in pixels.
     """
     fits = (step for step in range(2, window) if window % step == 0 and step * step >= window)
     return next(fits, None)

@@ -1,9 +1,9 @@
 """Count the operator patterns that the compiler fuses into one operator.
 
-A simplifier that folds one constant of a pattern elsewhere hides it from the compiler, and the graph gets slower. Each
-rule here was found by handing one-pattern nets to hb_mapper 1.24.3 and reading its node table: what it does not fuse
-(a GELU written with x * 0.5 first, or by tanh; a Softmax written with Exp) is not counted either. Every value inside a
-pattern must have one reader: with a second one the compiler leaves the pattern alone, or even fails.
+If a simplifier moves a constant out of a pattern, the compiler no longer sees it, and the graph gets slower. Each rule
+here was found by compiling networks of one pattern with hb_mapper 1.24.3 and reading its node table. Forms that it
+does not fuse (a GELU with x * 0.5 first or by tanh, a Softmax written with Exp) are not counted. Every value inside a
+pattern must have one reader: with a second one the compiler does not fuse it, or even fails.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def count_patterns(model: onnx.ModelProto) -> dict[str, int]:
 
 
 def gelu(view: View, node: onnx.NodeProto) -> bool:
-    """Match x/sqrt2 → Erf → +1 → *x → *0.5; the order matters, that of each sum's or product's terms not."""
+    """Match x/sqrt2 → Erf → +1 → *x → *0.5, in this order; terms of a sum or product may be swapped."""
     divide = view.inner(node.input[0], "Div")
     if divide is None or not _is(view.constant(divide.input[1]), _GELU_ROOT):
         return False
@@ -92,7 +92,7 @@ def mish(view: View, node: onnx.NodeProto) -> bool:
 
 
 def rsqrt(view: View, node: onnx.NodeProto) -> bool:
-    """Match Sqrt, with or without + one constant number before it, and a division by it: LayerNorm's."""
+    """Match LayerNorm's division by a Sqrt, with or without a constant added before the Sqrt."""
     before = view.producer(node.input[0])
     if before is not None and before.op_type == "Add":
         number = any(view.scalar(name) is not None for name in before.input)
@@ -107,12 +107,12 @@ def rsqrt(view: View, node: onnx.NodeProto) -> bool:
 
 
 def power(view: View, node: onnx.NodeProto) -> bool:
-    """Match Pow with a scalar exponent; the compiler leaves one of shape [1] to the CPU."""
+    """Match Pow with a scalar exponent; with an exponent of shape [1] the compiler puts it on the CPU."""
     return view.scalar(node.input[1]) is not None and view.rank(node.input[1]) == 0
 
 
 def operator(_view: View, _node: onnx.NodeProto) -> bool:
-    """Match the operator itself, which the compiler has as one: it must not be taken apart."""
+    """Match an operator that the compiler runs as one: it must not be split."""
     return True
 
 
@@ -184,7 +184,7 @@ def _times(view: View, node: onnx.NodeProto, x: str) -> bool:
 
 
 def _sixth(view: View, node: onnx.NodeProto, value: onnx.NodeProto) -> bool:
-    """Tell whether a node divides another one's value by six."""
+    """Tell whether a node divides another node's value by six."""
     if node.op_type == "Div":
         divisor = view.constant(node.input[1])
         return divisor is not None and divisor != 0 and _is(1 / divisor, 1 / 6)

@@ -1,4 +1,4 @@
-"""The round stage: weights on the compiler's int8 steps, chosen so that their errors cancel out."""
+"""The round stage: round weights to the compiler's int8 steps so that their errors cancel out."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ if TYPE_CHECKING:
     import onnx
 
 TOP = 127  # the compiler's int8 weights lie in -127..127, its step is the largest magnitude of a row / 127
-BLOCK = 128  # columns whose effect on the others is added up before it is applied; no result depends on it
-POSITIONS = 512  # taken of a layer's output on each image; neighbours are much alike
+BLOCK = 128  # columns whose effect on the others is added up before it is applied; results do not depend on it
+POSITIONS = 512  # of a layer's output, taken from each image; neighbouring positions are much alike
 MEMORY = 400e6  # bytes of moments that are gathered in one pass over the images
-# Between a factor and a layer, these change nothing of where the factor ends up.
+# Operators that a factor of a channel passes through on its way to a layer.
 _PASSING = ("Add", "Sub", "Transpose", "Reshape", "Flatten", "Squeeze", "Unsqueeze")
 _FACTORS = ("Mul", "Div", "BatchNormalization")
 
@@ -36,14 +36,14 @@ Moments = dict[str, NDArray[np.float64]]
 def compensated(weights: Matrix, moments: Matrix, damping: float) -> Matrix:
     """Return the weights rounded to the compiler's steps, errors compensated.
 
-    The largest weight of each row stays as it is: the compiler takes the row's step from it, and so finds the
-    very integers that are chosen here.
+    The largest weight of each row stays as it is: the compiler derives the row's step from it, and so arrives at the
+    integers chosen here.
 
     Args:
-        weights: (rows, columns), a row an output channel.
+        weights: (rows, columns), one row per output channel.
         moments: (columns, columns), the mean of x xᵀ over inputs x of the layer.
-        damping: share of the mean squared input that is added to the diagonal, above 0; keeps rare inputs
-            from being trusted too far.
+        damping: share of the mean squared input that is added to the diagonal, above 0; limits the effect of
+            rare inputs.
 
     Returns:
         float64, (rows, columns): whole multiples of each row's step. A row of zeros stays.
@@ -53,7 +53,7 @@ def compensated(weights: Matrix, moments: Matrix, damping: float) -> Matrix:
     step = np.abs(weights[np.arange(rows), largest]) / TOP
     step = np.where(step > 0, step, 1.0)
     curvature = moments + damping * max(float(np.mean(np.diag(moments))), 1e-12) * np.eye(columns)
-    # Early errors can be taken back by all that follow, so the inputs that count most come first.
+    # All later columns can compensate an early error, so the most important inputs come first.
     order = np.argsort(-np.diag(curvature), kind="stable")
     upper = np.linalg.cholesky(np.linalg.inv(curvature[np.ix_(order, order)])).T
     work = weights[:, order].astype(np.float64)
@@ -85,7 +85,7 @@ def nearest(weights: Matrix) -> Matrix:
 
 
 def output_error(difference: Matrix, moments: Matrix) -> float:
-    """Return the mean squared error of a layer's outputs that a difference of its weights makes."""
+    """Return the mean squared error of a layer's outputs caused by a difference of its weights."""
     return float(np.einsum("ri,ij,rj->", difference, moments, difference, optimize=True))
 
 
@@ -120,11 +120,11 @@ class LinearLayer:
         return np.ascontiguousarray(data.reshape(like.shape), np.float32)
 
     def inputs(self, tensor: NDArray[np.float32], most: int, random: np.random.Generator) -> NDArray[np.float64]:
-        """Return what the outputs see, as (groups, columns, positions).
+        """Return the layer's inputs at each output position, as (groups, columns, positions).
 
         Args:
             tensor: the layer's input for one image: (1, channels, height, width), or (..., channels).
-            most: positions to take; drawn where there are more.
+            most: positions to take; a random choice if there are more.
         """
         if tensor.ndim != 4 or self.transposed:
             rows = tensor.reshape(-1, self.columns)
@@ -147,7 +147,7 @@ class LinearLayer:
             (c, gap_h * h, gap_w * w, step_h * h, step_w * w),
             writeable=False,
         )
-        # Only what was drawn is copied.
+        # Copy the chosen positions only.
         ys, xs = np.divmod(_drawn(out_h * out_w, most, random), out_w)
         return view[..., ys, xs].reshape(channels * kernel_h * kernel_w, -1)
 
@@ -159,9 +159,9 @@ def _drawn(count: int, most: int, random: np.random.Generator) -> NDArray[np.int
 def find_layers(model: onnx.ModelProto) -> tuple[list[LinearLayer], list[str]]:
     """Return the layers that can be rounded, in graph order, and the names of those that can't.
 
-    A layer whose input was multiplied channel by channel just before (a LayerNorm's gain) is left out: the
-    compiler moves such factors into the weights, and then rounds other numbers than stand here. A factor
-    behind a layer is harmless, since it scales whole rows and their steps alike.
+    A layer whose input was just multiplied channel by channel (a LayerNorm's gain) is left out: the compiler moves
+    such factors into the weights and then rounds other numbers. A factor behind a layer is harmless, since it scales
+    whole rows and their steps alike.
     """
     view = View(model)
     found: list[LinearLayer] = []
@@ -206,7 +206,7 @@ def _layer(node: onnx.NodeProto, shape: tuple[int, ...]) -> LinearLayer | None:
 
 
 def _scaled(view: View, name: str) -> bool:
-    """Say whether a tensor comes out of a product with one constant a channel."""
+    """Say whether a tensor is a product with one constant per channel."""
     while (node := view.producer(name)) is not None:
         fixed = [entry for entry in node.input if entry in view.initializers]
         if node.op_type in _FACTORS:
@@ -245,8 +245,8 @@ class RoundResult:
 
     onnx: str  #: file name.
     layers: tuple[RoundedLayer, ...]  #: in graph order.
-    left: tuple[str, ...]  #: names of layers that were left as they are: the compiler changes their weights by itself.
-    images: int  #: calibration images that were looked at.
+    left: tuple[str, ...]  #: names of layers that were left as they are: the compiler changes their weights itself.
+    images: int  #: number of calibration images used.
     error_kept: float  #: geometric mean over the layers of compensated / nearest error, 0..1.
 
 
@@ -269,7 +269,7 @@ def round_weights(
         preprocess: of the network.
 
     Raises:
-        ModelFileError: no layer can be rounded, or a layer's outputs would get worse.
+        ModelFileError: no layer can be rounded.
         CalibrationError: a calibration file is of another size.
     """
     import onnx
@@ -282,7 +282,7 @@ def round_weights(
         raise ModelFileError(
             f"{model.name} has no layer whose weights can be rounded",
             expected="a Conv, Gemm or MatMul with constant weights",
-            remedy="take a recipe without 'rounding'",
+            remedy="use a recipe without 'rounding'",
         )
     files = list(calibration)[: rounding.images]
     graph = copied(source)
@@ -311,7 +311,7 @@ def round_weights(
 def _round(
     layer: LinearLayer, data: NDArray[np.float32], moments: NDArray[np.float64], damping: float
 ) -> tuple[NDArray[np.float32], RoundedLayer]:
-    """Return the rounded constant; nearest steps where compensation does no better on these inputs."""
+    """Return the rounded constant; nearest steps if compensation is not better on these inputs."""
     matrices = layer.matrices(data)
     result = np.empty_like(matrices)
     power = before = after = 0.0
@@ -328,7 +328,7 @@ def _round(
 
 
 def _parts(layers: Sequence[LinearLayer]) -> Iterator[list[LinearLayer]]:
-    """Yield layers, so many at once that their moments fit in memory."""
+    """Yield groups of layers whose moments fit in memory together."""
     part: list[LinearLayer] = []
     held = 0.0
     for layer in layers:

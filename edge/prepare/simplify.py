@@ -1,4 +1,4 @@
-"""The simplify stage: try the forms from the leanest on, ship the first that the guard lets pass."""
+"""The simplify stage: try forms of the graph, the leanest first, and take the first that the guard accepts."""
 
 from __future__ import annotations
 
@@ -45,19 +45,19 @@ class SimplifyResult:
 
     onnx: str  #: file name.
     form: Form  #: ``simplified``, ``partly simplified`` (constants folded only) or ``unsimplified``.
-    reason: str  #: why this form; of the leaner ones, what the guard found.
+    reason: str  #: why this form: what the guard found in the leaner ones.
     max_abs_error: float  #: largest difference from the original's outputs over seeded random inputs.
     patterns_before: dict[str, int]  #: what the compiler fuses, counted in the original.
-    patterns_after: dict[str, int]  #: the same in the result; nowhere less.
-    nodes_before: int  #: number of nodes in the file that came in, constants included.
+    patterns_after: dict[str, int]  #: the same in the result; never less.
+    nodes_before: int  #: number of nodes in the input file, constants included.
     nodes_after: int  #: number of nodes in the result.
-    names_lost: int  #: names of computing nodes that no longer exist, so that no recipe may use them.
+    names_lost: int  #: names of computing nodes that no longer exist; no recipe may use them.
     opset: int  #: 10 or 11.
     ir: int  #: IR version.
     onnxsim: str  #: version of onnxsim.
-    #: nodes of attention that were written another way, after the form was found.
+    #: nodes of attention that were rewritten after the form was chosen.
     attention: Attention = field(factory=Attention)
-    patches: tuple[str, ...] = ()  #: convolutions over patches that run in two steps, likewise.
+    patches: tuple[str, ...] = ()  #: convolutions over patches that were then split in two.
 
 
 def simplify(
@@ -74,12 +74,12 @@ def simplify(
         model: float ONNX with one static float32 image input.
         out: an existing empty folder.
         name: of the file to write, without ``.onnx``.
-        reporter: hears of the progress, and of a form that is not ``simplified``.
+        reporter: told of progress, and warned of a form that is not ``simplified``.
         value_range: lowest and highest input value that the network sees, for the comparison of outputs.
 
     Raises:
         ModelFileError: the model itself can't be made ready: corrupt, dynamic, half precision, over 2 GB,
-            or of an opset or operators that can't be brought to opset 11.
+            or not convertible to opset 11.
         WorkspaceError: the file can't be written.
     """
     reporter = reporter or Silent()
@@ -141,7 +141,7 @@ class _Shipped:
 
 
 def _attempt(rules: Guard, form: Literal["simplified", "partly simplified"], rejected: list[str]) -> _Shipped | None:
-    """Return the form when the guard lets it pass; else add the reason to ``rejected``."""
+    """Return the form if the guard accepts it; else add the reason to ``rejected``."""
     try:
         candidate = _onnxsim(rules.baseline, OPTIONS[form])
         return _Shipped(form, candidate, rules.prove(candidate, operators=True))
@@ -157,14 +157,14 @@ def _rewritten(
     what: str,
     reporter: Reporter,
 ) -> tuple[_Shipped, T | None]:
-    """Return the model with a part written as the BPU likes it, if that gives the same answers, and what."""
+    """Return the model with a part rewritten for the BPU if the answers stay the same, and the changed nodes."""
     try:
         model, done = change(shipped.model)
         if not done:
             return shipped, None
         return evolve(shipped, model=model, error=rules.prove(model)), done
     except (Rejected, ModelFileError) as verdict:
-        reporter.warn(f"{what} stays as it was exported, which is slow on the BPU ({verdict})")
+        reporter.warn(f"{what} stays as exported, which is slow on the BPU ({verdict})")
         return shipped, None
 
 
@@ -172,7 +172,7 @@ def _onnxsim(normal: onnx.ModelProto, options: Sequence[str]) -> onnx.ModelProto
     """Return what onnxsim makes of a model.
 
     Raises:
-        Rejected: it failed, crashed, hung, or wrote no valid model.
+        Rejected: it failed, crashed, hung, or wrote an invalid model.
     """
     with tempfile.TemporaryDirectory(prefix="edge-simplify-") as folder:
         source, target = Path(folder, "in.onnx"), Path(folder, "out.onnx")
@@ -189,14 +189,14 @@ def _onnxsim(normal: onnx.ModelProto, options: Sequence[str]) -> onnx.ModelProto
             return tidy(load_onnx(target))
         except ModelFileError as error:
             reason = error.seen.replace(str(target), "its result")
-            raise Rejected(f"onnxsim wrote no valid model: {reason}") from error
+            raise Rejected(f"onnxsim wrote an invalid model: {reason}") from error
 
 
 def _warn_of_unfused(model: onnx.ModelProto, reporter: Reporter) -> None:
     rest = sum(node.op_type == "Erf" for node in model.graph.node) - count_patterns(model)["gelu"]
     if rest:
         reporter.warn(
-            f"{rest} Erf are no GELU that the compiler fuses, so they are slow: it wants "
+            f"{rest} Erf nodes are slow: they are not in the form of a GELU that the compiler fuses, "
             "x / sqrt(2) -> Erf -> + 1 -> * x -> * 0.5, as torch.nn.GELU() exports it"
         )
 

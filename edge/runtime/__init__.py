@@ -1,4 +1,4 @@
-"""Run a program: on the board, in Jupyter there, or on a PC through a simulator, with the same lines."""
+"""Run a program: on the board, in Jupyter there, or on a PC through a simulator, with the same code."""
 
 from edge.runtime.net import Net, PassedOver
 from edge.runtime.open import BACKENDS, load

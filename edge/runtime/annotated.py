@@ -28,7 +28,7 @@ PAPER, INK, BAR = (250, 250, 250), (25, 25, 25), (176, 208, 240)  # RGB
 def annotate(rgb: Image, ranked: Sequence[tuple[str, float]], *, bars: bool = True) -> Image:
     """Return the image with a row a class below it: label, probability and a bar of its length.
 
-    Nothing is drawn on the image itself; it is only brought to a size that is good to look at.
+    Nothing is drawn on the image itself; it is only resized for display.
 
     Args:
         rgb: uint8, (height, width, 3), RGB.
@@ -74,9 +74,9 @@ def save_image(path: Path, rgb: Image) -> None:
 
 
 def check_format(path: Path) -> None:
-    """Raise UsageError for a name that :func:`save_image` can't write: its ending is none of ``FORMATS``."""
+    """Raise UsageError for a name that :func:`save_image` can't write: its suffix is not in ``FORMATS``."""
     if path.suffix.lower() not in FORMATS:
-        raise UsageError(f"{path} names no kind of image", expected="a name ending in " + ", ".join(FORMATS))
+        raise UsageError(f"{path} has no suffix of an image", expected="a name ending in " + ", ".join(FORMATS))
 
 
 def _encode(rgb: Image, ending: str) -> bytes:

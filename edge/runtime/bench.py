@@ -1,4 +1,4 @@
-"""Measure a loaded program: latency and frames a second of the forward pass, and what preprocessing takes."""
+"""Measure a loaded program: latency and frames per second of the forward pass, and time of preprocessing."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ PREPROCESS_FRAMES = 50
 
 @frozen
 class Latency:
-    """Milliseconds a frame; percentiles interpolate linearly between the frames seen."""
+    """Milliseconds per frame; percentiles interpolate linearly between the frames seen."""
 
     frames: int
     mean: float
@@ -33,18 +33,18 @@ class Latency:
 
 @frozen
 class Throughput:
-    """The forward pass with so many threads."""
+    """The forward pass with a number of threads."""
 
-    threads: int  #: that called ``net.run`` at once, each with the next frame as soon as it had done its last.
-    warm_up: int  #: frames before the measurement, of all threads together; not counted.
+    threads: int  #: threads that called ``net.run`` at the same time, each without a pause between frames.
+    warm_up: int  #: frames of all threads before the measurement; not counted.
     seconds: float  #: from the common start to the end of the last frame.
     fps: float  #: frames / seconds.
-    latency: Latency  #: of one call, waiting for a free backend included.
+    latency: Latency  #: of one call, including the wait for a free backend.
 
 
 @frozen
 class Preprocessing:
-    """What one thread takes from an image file to the program's input."""
+    """Time of one thread from an image file to the program's input."""
 
     decode: Latency  #: from the file's bytes in memory to RGB.
     nv12: Latency  #: from RGB to NV12: resize, crop, encode.
@@ -53,13 +53,13 @@ class Preprocessing:
 def measure(
     net: Net, inputs: Sequence[Array], *, threads: int = 1, frames: int = 200, limit: float = 60.0
 ) -> Throughput:
-    """Run the program ``frames`` times from so many threads, after a warm-up.
+    """Run the program ``frames`` times from ``threads`` threads, after a warm-up.
 
     Args:
-        net: loaded with at least so many ``threads``, or its threads wait for each other.
+        net: loaded with at least as many ``threads``, else the threads wait for each other.
         inputs: as for ``net.run``.
         threads: 1 and above.
-        limit: seconds after which no further frame is begun; ``latency.frames`` says how many were done.
+        limit: seconds after which no further frame starts; ``latency.frames`` says how many were done.
 
     Raises:
         UsageError: threads or frames below 1; or wrong inputs.
@@ -74,7 +74,7 @@ def measure_preprocessing(net: Net, data: bytes, *, frames: int = PREPROCESS_FRA
     """Decode an image file and make its NV12, ``frames`` times each, in one thread, after a warm-up.
 
     Raises:
-        ImageError: it is no image.
+        ImageError: it is not an image.
         UsageError: the net does not know its preprocessing.
     """
     rgb = decode(data)
@@ -109,9 +109,9 @@ class _Run:
             for worker in workers:
                 worker.join()
         except threading.BrokenBarrierError:
-            pass  # a worker failed; its error is told below
+            pass  # a worker failed; its error is raised below
         finally:
-            # After Ctrl-C, too, nobody may be inside the backend when it is closed.
+            # Also after Ctrl-C, no thread may be inside the backend when it is closed.
             self._halt()
             for worker in workers:
                 worker.join()
@@ -141,7 +141,7 @@ class _Run:
                     self._end = max(self._end, end)
         except threading.BrokenBarrierError:
             return
-        except BaseException as error:  # told by the thread that measures
+        except BaseException as error:  # raised again by the thread that measures
             self._errors.append(error)
             self._halt()
 
@@ -155,7 +155,7 @@ class _Run:
         return count
 
     def _next(self) -> bool:
-        """Take a frame; the first is always begun."""
+        """Take a frame; the first one always starts."""
         with self._lock:
             late = self._begun > 0 and time.perf_counter() > self._deadline
             if self._stop.is_set() or late or self._begun >= self._frames:

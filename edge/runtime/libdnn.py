@@ -15,8 +15,8 @@ from edge.errors import BackendError, BackendMissing
 from edge.folder.metadata import Metadata
 from edge.runtime.program import Program
 
-# What the runtimes raise: pybind turns C++ exceptions into the first three; a C++ function that sets an error
-# and returns nothing all the same gives SystemError.
+# Exceptions of the runtimes: pybind turns C++ exceptions into the first three; SystemError comes from a C++ function
+# that sets an error but does not return it.
 FAILURES = (RuntimeError, ValueError, TypeError, SystemError)
 
 # The vendor's list of return codes of hbDNN* and hbSys*.
@@ -36,7 +36,7 @@ CODES = {
     -6000013: "the model is running",
     -6000014: "the model does not fit this runtime: it was compiled for another chip or by a newer compiler",
     -6000015: "the calls came in a wrong order",
-    -6000016: "another process uses it in a way that excludes this one",
+    -6000016: "another process uses it exclusively",
     -6000129: "invalid argument of a system call",
     -6000130: "out of BPU memory",
     -6000131: "the memory can't be registered",
@@ -52,14 +52,14 @@ _log = logging.getLogger("edge.runtime")
 
 
 def vendor_module(names: tuple[str, ...], member: str, source: str) -> ModuleType:
-    """Import the first of the vendor's modules that is there.
+    """Import the first of the vendor's modules that is installed.
 
     Args:
-        member: what the module must have; other platforms ship modules of the same name.
+        member: an attribute that the module must have; other platforms ship modules of the same name.
         source: where the module comes from, for the remedy.
 
     Raises:
-        BackendMissing: none is there, or its own libraries are missing.
+        BackendMissing: none is installed, or its libraries are missing.
     """
     reasons = []
     for name in names:
@@ -73,22 +73,22 @@ def vendor_module(names: tuple[str, ...], member: str, source: str) -> ModuleTyp
             if hasattr(module, member):
                 return module
             reasons.append(f"{name} is another module of that name: it lacks {member}")
-    raise BackendMissing("; ".join(reasons), expected=source, remedy="on the board, with /usr/bin/python3")
+    raise BackendMissing("; ".join(reasons), expected=source, remedy="run it on the board, with /usr/bin/python3")
 
 
 def bin_of(program: Program) -> Path:
-    """Return the program's ``.bin``; raise BackendMissing where it has none."""
+    """Return the program's ``.bin``; raise BackendMissing if it has none."""
     path = program.files.get("bin")
     if path is None:
         raise BackendMissing(
             f"{program.name} comes without its .bin",
-            remedy="edge build MODEL, on a PC with the compiler (edge toolchain install)",
+            remedy="edge build MODEL on a PC with the compiler (edge toolchain install)",
         )
     return path
 
 
 def reason(error: BaseException) -> str:
-    """Return in one line why the vendor's runtime failed, its error code put into words."""
+    """Return in one line why the vendor's runtime failed, with its error code in words."""
     hidden = error.__cause__ or error.__context__  # a SystemError hides the reason there
     text = _line(hidden if isinstance(error, SystemError) and hidden else error)
     code = _CODE.search(text)
@@ -96,7 +96,7 @@ def reason(error: BaseException) -> str:
 
 
 def explained(code: int) -> str:
-    """Return what a libdnn return code means."""
+    """Return the meaning of a libdnn return code."""
     return CODES.get(code, "not in the vendor's list of codes")
 
 
@@ -104,8 +104,8 @@ def check_version(program: Program, version: str) -> str | None:
     """Warn (logger ``edge.runtime``) if the runtime is older than the compiler that made the program.
 
     The vendor numbers libdnn like hb_mapper, such as ``1.24.5_(3.15.55 HBRT)`` for hb_mapper 1.24; programs of an older
-    compiler run on a newer runtime, not the other way round. Returns what does not fit, to explain a later failure;
-    None if all is well, or nothing is known since the program has no metadata.
+    compiler run on a newer runtime, not the other way round. Returns the warning, to explain a later failure; None if
+    the versions fit, or the program has no metadata.
     """
     built = _number(_builder(program.metadata))
     here = _number(version)
@@ -127,18 +127,18 @@ def load_failure(backend: str, path: Path, error: BaseException | str, gap: str 
         expected="a .bin compiled for the RDK X5 (march bayes-e)",
         remedy="sudo apt update && sudo apt full-upgrade on the board"
         if gap
-        else "hrt_model_exec model_info --model_file FILE.bin tells on the board whether the file is whole",
+        else "hrt_model_exec model_info --model_file FILE.bin on the board checks whether the file is complete",
     )
 
 
 @contextmanager
 def known_interface(backend: str) -> Iterator[None]:
-    """Raise BackendError where a vendor's module of an unknown version lacks an attribute, key or index."""
+    """Raise BackendError if a vendor's module of an unknown version lacks an attribute, key or index."""
     try:
         yield
     except (AttributeError, KeyError, IndexError) as error:
         raise BackendError(
-            f"{backend} describes programs otherwise than documented: {type(error).__name__}: {_line(error)}",
+            f"{backend} has another interface than documented: {type(error).__name__}: {_line(error)}",
             expected="the hbm_runtime, hobot_dnn or bpu_infer_lib of an RDK OS for the X5",
         ) from error
 

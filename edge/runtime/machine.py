@@ -1,4 +1,4 @@
-"""What this machine is, and how much memory it has free; on the board its BPU too."""
+"""This machine's name, processor and free memory; on the board also its BPU."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def machine() -> str:
 
 
 def memory() -> list[str]:
-    """Return lines on free memory and on the BPU; each says so where there is nothing to see."""
+    """Return lines on free memory and on the BPU; each says so if there is no figure."""
     found = dict(line.split(":", 1) for line in _text(PROC / "meminfo").splitlines() if ":" in line)
     lines = [
         f"{key:<13} {int(found[key].split()[0]) / 1024:8.0f} MiB"
@@ -30,7 +30,7 @@ def memory() -> list[str]:
     ]
     busy = _text(BPU / "ratio").strip()
     return [
-        *(lines or [f"memory: {platform.system()} does not tell it in /proc/meminfo"]),
+        *(lines or [f"memory: {platform.system()} has no /proc/meminfo"]),
         f"BPU           {busy:>8} % busy" if busy else "BPU           none on this machine: it is not the board",
     ]
 

@@ -1,4 +1,4 @@
-"""A loaded program: image in, scores or labels out, whatever executes it."""
+"""A loaded program: image in, scores or labels out, on any backend."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ Image = str | Path | NDArray[np.uint8]
 
 @frozen
 class PassedOver:
-    """A backend that ``auto`` tried and why it was not taken."""
+    """A backend that ``auto`` tried but could not use, and why."""
 
     backend: str
     why: str
@@ -35,8 +35,8 @@ class Net:
     """A program that is ready to run; may be shared by threads.
 
     Args:
-        backends: the same program opened one or more times; as many threads compute at once where a backend
-            serves only one caller.
+        backends: the same program opened one or more times; if a backend serves only one caller, this is how
+            many threads can compute at once.
         preprocess: from an image to the input; None if unknown, then only :meth:`run` works.
         labels: class names in index order; None if unknown.
         score_kind: how the scores are read; None if unknown, then :meth:`classify` gives them as they are.
@@ -70,7 +70,7 @@ class Net:
 
     @property
     def backend(self) -> str:
-        """Name of the backend that really runs."""
+        """Name of the backend in use."""
         return self.info.backend
 
     def nv12(self, image: Image) -> NDArray[np.uint8]:
@@ -85,8 +85,8 @@ class Net:
         """
         if self.preprocess is None:
             raise UsageError(
-                "how images become this program's input is not known",
-                expected="a build folder or a bundle, which say so, or load(path, preprocess=Preprocess(...))",
+                "the preprocessing of this program is not known",
+                expected="a build folder or a bundle, which store it, or load(path, preprocess=Preprocess(...))",
             )
         rgb = image if isinstance(image, np.ndarray) else decode(Path(image).expanduser(), str(image))
         return rgb_to_nv12(np.ascontiguousarray(resize_crop(rgb, self.preprocess)))
@@ -95,15 +95,15 @@ class Net:
         """Execute the program once.
 
         Args:
-            inputs: one array an input of ``info.inputs``; NV12 as uint8 of H*W*3/2 values in any shape, other
+            inputs: one array per input of ``info.inputs``; NV12 as uint8 of H*W*3/2 values in any shape, other
                 inputs of exactly the stated shape and dtype.
 
         Returns:
-            One float32 array an output of ``info.outputs``, dequantised.
+            One float32 array per output of ``info.outputs``, dequantized.
 
         Raises:
-            UsageError: another number of inputs, dtype or size, or no numpy array; told before the vendor's
-                runtime sees it, which might read beyond the array.
+            UsageError: wrong number of inputs, dtype or size, or not a numpy array. This is checked here because
+                the vendor's runtime might read beyond the array.
             BackendError: the runtime failed, or the net is closed.
         """
         expected = self.info.inputs
@@ -138,14 +138,14 @@ class Net:
         return [(self.labels[index] if self.labels else str(index), float(chances[index])) for index in best.tolist()]
 
     def close(self) -> None:
-        """Give the backend back when the runs in progress have ended; further calls do nothing."""
+        """Close the backend when the runs in progress have ended; further calls do nothing."""
         with self._closing, ExitStack() as stack:
             if self._closed:
                 return
             self._closed = True
             if not self._backends[0].concurrent:
                 for _ in self._backends:
-                    stack.callback(self._free.put, self._free.get())  # wakes who waits, to be told
+                    stack.callback(self._free.put, self._free.get())  # wakes waiting threads, which then fail
             for backend in self._backends:
                 stack.callback(backend.close)
 
@@ -196,7 +196,7 @@ class Net:
         count = self.classes
         if len(self.labels) != count:
             raise LabelError(
-                f"{len(self.labels)} labels for {self.info.model}", expected=f"{count}, one a score, in index order"
+                f"{len(self.labels)} labels for {self.info.model}", expected=f"{count}, one per score, in index order"
             )
 
     def _check_size(self) -> None:
@@ -211,7 +211,7 @@ class Net:
 
 
 def _checked(array: Array, tensor: Tensor) -> Array:
-    """Refuse what the vendor's runtimes would take and misread: they check neither size nor layout."""
+    """Refuse arrays that the vendor's runtimes would misread: they check neither size nor layout."""
     want = f"{tensor.elements} bytes of NV12" if tensor.nv12 else str(tensor.shape)
     expected = f"a numpy array of {tensor.dtype}, {want}"
     if not isinstance(array, np.ndarray):

@@ -16,7 +16,7 @@ from edge.specs import Preprocess
 from edge.specs.schema import ScoreKind
 
 BackendName = Literal["auto", "hbm_runtime", "hobot_dnn", "bpu_infer_lib", "hbdk_sim", "quantized", "portable"]
-# In the order in which ``auto`` tries them: the board's own runtimes, then what is nearest to the board.
+# In the order in which ``auto`` tries them: the board's own runtimes, then the most exact simulators.
 BACKENDS: tuple[BackendName, ...] = ("hbm_runtime", "hobot_dnn", "bpu_infer_lib", "hbdk_sim", "quantized", "portable")
 _log = logging.getLogger("edge.runtime")
 
@@ -36,7 +36,7 @@ def load(
         path: a build folder, a bundle, a ``.bin``, or an ONNX that a build made.
         backend: a name of ``BACKENDS``; ``auto`` takes the first of them that works here and logs (logger
             ``edge.runtime``) why others were passed over.
-        threads: how many callers compute at once; a backend that serves one caller is opened so many times.
+        threads: how many callers compute at once; a backend that serves one caller is opened this many times.
         preprocess: for a single file that comes without ``metadata.json``.
         labels: class names in index order, where the program brings none.
         scores: what the scores are, where ``metadata.json`` does not say so.
@@ -45,14 +45,14 @@ def load(
         The net; use it in a ``with``, or close it.
 
     Raises:
-        ModelFileError: no program is there.
+        ModelFileError: there is no program.
         BackendMissing: this machine lacks what the backend needs.
         BackendError: the backend refuses the program.
-        UsageError: no such backend, or a preprocessing that makes other images than the program takes.
-        LabelError: labels that are not one a score.
+        UsageError: no such backend, or the preprocessing makes images of another size than the program takes.
+        LabelError: not one label per score.
     """
     if backend != "auto" and backend not in BACKENDS:
-        raise UsageError(f"no backend is called {backend!r}", expected="auto, " + ", ".join(BACKENDS))
+        raise UsageError(f"there is no backend {backend!r}", expected="auto, " + ", ".join(BACKENDS))
     if threads < 1:
         raise UsageError(f"threads = {threads}", expected="1 and above")
     program = locate(path)
@@ -82,7 +82,7 @@ def _first_that_works(program: Program, threads: int, passed_over: list[PassedOv
     for name in BACKENDS:
         try:
             backends = _open(name, program, threads)
-        except EdgeError as error:  # whatever is wrong with one, the next may work
+        except EdgeError as error:  # the next backend may work
             level = logging.DEBUG if isinstance(error, BackendMissing) else logging.WARNING
             _log.log(level, "%s: backend %s passed over: %s", program.name, name, error.seen)
             passed_over.append(PassedOver(name, error.seen))
@@ -94,7 +94,7 @@ def _first_that_works(program: Program, threads: int, passed_over: list[PassedOv
         f"nothing on this machine can run {program.name}: {reasons}",
         remedy="pip install onnxruntime"
         if "portable" in program.files
-        else "take the whole build folder or a bundle, or edge toolchain install",
+        else "use the whole build folder or a bundle, or edge toolchain install",
     )
 
 

@@ -13,7 +13,7 @@ from edge.files import sha256_of
 from edge.folder.metadata import FILE, FileEntry, Metadata, Role, read_metadata
 from edge.folder.publication import settle
 
-# How a single file tells what it is.
+# First bytes of files that are not programs.
 ENDINGS: dict[str, Role] = {".bin": "bin", "_portable_int8.onnx": "portable", "_quantized_model.onnx": "quantized"}
 _START = b"\x08\x01\x10\x01\x2a"
 _OTHERS = (
@@ -32,20 +32,20 @@ class Program:
 
     path: Path  #: what the user named.
     files: dict[Role, Path]  #: role -> existing file.
-    metadata: Metadata | None = None  #: None for a single file without a ``metadata.json`` that speaks of it.
+    metadata: Metadata | None = None  #: None for a single file that no ``metadata.json`` beside it lists.
 
     @property
     def name(self) -> str:
-        """For messages."""
+        """Name for messages."""
         return self.metadata.name if self.metadata else self.path.name
 
     @property
     def folder(self) -> Path:
-        """What its files lie in."""
+        """The folder of its files."""
         return self.path if self.path.is_dir() else self.path.parent
 
     def class_names(self) -> tuple[str, ...] | None:
-        """Return the class names in index order; None where it brings none."""
+        """Return the class names in index order; None if it has none."""
         from edge.images import class_names
 
         return class_names(str(self.files["labels"])) if "labels" in self.files else None
@@ -58,7 +58,7 @@ def locate(path: str | Path) -> Program:
         path: a build folder, a bundle, a ``.bin``, or a ``*_portable_int8.onnx`` or ``*_quantized_model.onnx``.
 
     Raises:
-        ModelFileError: nothing is there, a listed file is missing or another one, or a ``.bin`` is no program.
+        ModelFileError: the path does not exist, a listed file is missing or changed, or a ``.bin`` is not a program.
     """
     path = Path(path).expanduser()
     if path.is_dir():
@@ -79,18 +79,18 @@ def locate(path: str | Path) -> Program:
                 _require_program(path)
             return _with_metadata(path, role)
     raise ModelFileError(
-        f"{path.name} is no program", expected="a name ending in " + ", ".join(ENDINGS), remedy="edge build MODEL"
+        f"{path.name} is not a program", expected="a name ending in " + ", ".join(ENDINGS), remedy="edge build MODEL"
     )
 
 
 def _with_metadata(path: Path, role: Role) -> Program:
-    """Take ``metadata.json`` beside a single file if it speaks of this very file."""
+    """Use ``metadata.json`` beside a single file if it lists this file."""
     if not (path.parent / FILE).is_file():
         return Program(path, {role: path})
     try:
         metadata = read_metadata(path.parent / FILE)
     except ModelFileError as error:  # a common name: it may be another program's
-        _log.warning("%s is left out: %s", path.parent / FILE, error.seen)
+        _log.warning("%s is ignored: %s", path.parent / FILE, error.seen)
         return Program(path, {role: path})
     entry = metadata.files.get(role)
     if entry is None or (entry.path != path.name and _digest(path) != entry.sha256):
@@ -104,7 +104,7 @@ def _with_metadata(path: Path, role: Role) -> Program:
 
 
 def _listed(folder: Path, entry: FileEntry) -> Path:
-    """Return the path of a listed file, which is the very one that was listed."""
+    """Return the path of a listed file, after checking that it is unchanged."""
     path = folder / entry.path
     _require_listed(path, entry)
     return path
@@ -113,9 +113,9 @@ def _listed(folder: Path, entry: FileEntry) -> Path:
 def _require_listed(path: Path, entry: FileEntry) -> None:
     there = path.is_file()
     if not there or path.stat().st_size != entry.bytes:
-        seen = f"{path} is missing or not of {entry.bytes} bytes"
+        seen = f"{path} is missing or does not have {entry.bytes} bytes"
     elif _digest(path) != entry.sha256:
-        seen = f"{path} was changed: its sha256 is another"
+        seen = f"{path} was changed: its sha256 differs"
     else:
         return
     raise ModelFileError(
@@ -124,7 +124,7 @@ def _require_listed(path: Path, entry: FileEntry) -> None:
 
 
 def _digest(path: Path) -> str:
-    """Return a file's sha256; the same file is read once in a process."""
+    """Return a file's sha256; a process reads the same file only once."""
     status = path.stat()
     return _hashed(path, status.st_ino, status.st_mtime_ns, status.st_ctime_ns, status.st_size)
 
@@ -135,7 +135,7 @@ def _hashed(path: Path, *_state: int) -> str:
 
 
 def _require_program(path: Path) -> None:
-    """Refuse what is plainly another file than a program, or only its beginning.
+    """Refuse a file that is clearly not a program, or only its beginning.
 
     A ``.bin`` is a protocol buffer: two numbers, then the model and its description, each with its length before it.
     """

@@ -1,4 +1,4 @@
-"""What a backend is: load, info, run, close."""
+"""The interface of a backend: load, info, run, close."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ Scores = NDArray[np.float32]
 class Tensor:
     """An input or output of a program."""
 
-    name: str  #: as the program names it.
+    name: str  #: its name in the program.
     shape: tuple[int, ...]  #: logical shape; (1, 3, H, W) for an NV12 input, whose buffer is flat.
-    dtype: str  #: numpy name of the elements that go over the wire: ``uint8`` for NV12.
+    dtype: str  #: numpy name of the elements that are passed: ``uint8`` for NV12.
     nv12: bool = False  #: whether it is a packed full-range NV12 image of H*W*3/2 bytes.
 
     @property
@@ -36,38 +36,38 @@ class Tensor:
 
 @frozen
 class Info:
-    """What a backend says of the program that it opened."""
+    """Facts of an opened program."""
 
     backend: str  #: its name, one of ``edge.runtime.BACKENDS``.
     model: str  #: the program's own name.
     version: str  #: of the runtime that executes it.
     inputs: tuple[Tensor, ...]  #: in the order in which ``run`` takes them.
-    outputs: tuple[Tensor, ...]  #: in the order in which ``run`` gives them, dequantised.
+    outputs: tuple[Tensor, ...]  #: in the order in which ``run`` returns them, dequantized.
     exact: bool = True  #: whether it computes the same integers as the board.
 
 
 class Backend(Protocol):
-    """One way to execute a program. ``run`` is given checked inputs: dtype, size and contiguity are right."""
+    """One way to execute a program. ``run`` gets checked inputs: dtype, size and contiguity are right."""
 
     concurrent: bool
     """Whether several threads may be in ``run`` at once."""
 
     @property
     def info(self) -> Info:
-        """Of the opened program."""
+        """Facts of the opened program."""
 
     def run(self, inputs: Sequence[Array]) -> list[Scores]:
         """Execute once.
 
         Args:
-            inputs: one array an input, C-contiguous, of the dtype that ``info`` states; NV12 flat.
+            inputs: one array per input, C-contiguous, of the dtype in ``info``; NV12 flat.
 
         Returns:
-            One float32 array an output, dequantised, of the shape that ``info`` states; the caller's own.
+            One float32 array per output, dequantized, of the shape in ``info``; the caller owns it.
 
         Raises:
             BackendError: the runtime failed.
         """
 
     def close(self) -> None:
-        """Give everything back; further calls do nothing."""
+        """Free everything; further calls do nothing."""

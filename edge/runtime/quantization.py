@@ -19,28 +19,26 @@ Number = TypeVar("Number", bound=np.generic)
 class Dequantizer:
     """One output's rule: ``(q - zero_point) * scale`` for integers, nothing for floats.
 
-    The product is taken in float32, as the compiler's own Dequantize does.
+    The product is computed in float32, as in the compiler's own Dequantize.
     """
 
     name: str  #: of the output.
     shape: tuple[int, ...]  #: of the result.
-    #: float32, broadcasts against ``shape``; None where values are taken as they are.
+    #: float32, broadcasts against ``shape``; None if the values are already floats.
     scale: NDArray[np.float32] | None = None
     zero_point: NDArray[np.int64] | None = None  #: int64, broadcasts against ``shape``; None for zero.
 
     def __call__(self, values: Array) -> Scores:
-        """Return float32 of ``shape``, in memory of its own, from any shape of as many elements.
+        """Return a new float32 array of ``shape`` from any shape with as many elements.
 
         Raises:
-            BackendError: another number of elements.
+            BackendError: wrong number of elements.
         """
         if values.size != np.prod(self.shape, dtype=np.int64):
-            raise BackendError(
-                f"output {self.name!r} has {values.size} values", expected=f"shape {self.shape} as announced"
-            )
+            raise BackendError(f"output {self.name!r} has {values.size} values", expected=f"shape {self.shape}")
         values = values.reshape(self.shape)
         if self.zero_point is not None and self.scale is not None:
-            # NumPy 1, which boards have, would stay with uint8 and wrap.
+            # NumPy 1, which boards have, would keep uint8 and wrap.
             values = values.astype(np.int64) - self.zero_point
         scores: Scores = np.array(values, np.float32, order="C")
         if self.scale is not None:
@@ -51,16 +49,16 @@ class Dequantizer:
 def dequantizer(
     name: str, shape: Sequence[int], dtype: str, *, scale: ArrayLike = (), zero_point: ArrayLike = (), axis: int = -1
 ) -> Dequantizer:
-    """Make an output's rule from what the runtime tells.
+    """Make an output's rule from the facts that the runtime gives.
 
     Args:
-        dtype: numpy name of what the runtime gives; scales of floats are ignored.
-        scale: empty (not quantised), one value (the whole tensor), or one a channel.
-        zero_point: empty (zero), one value, or one a channel.
-        axis: of the channels; negative counts from the end; meaningless with one scale.
+        dtype: numpy name of the runtime's output; scales of floats are ignored.
+        scale: empty (not quantized), one value (the whole tensor), or one per channel.
+        zero_point: empty (zero), one value, or one per channel.
+        axis: of the channels; negative counts from the end; ignored with one scale.
 
     Raises:
-        BackendError: as many scales or zero points as no axis has channels.
+        BackendError: the number of scales or zero points is not the number of channels.
     """
     shape = tuple(shape)
     scales = np.array(scale, np.float32).reshape(-1)  # a copy: the runtimes hand out views of their memory
@@ -76,10 +74,10 @@ def dequantizer(
 
 
 def channel_axis(name: str, shape: Sequence[int], layout: str, scales: int) -> int:
-    """Return the axis of the channels where the runtime tells only the layout, or not even ``NHWC`` or ``NCHW``.
+    """Return the axis of the channels if the runtime gives only the layout, which may be neither NHWC nor NCHW.
 
     Raises:
-        BackendError: the layout is not known and several axes, or none, have so many channels.
+        BackendError: the layout is unknown, and several axes or none have as many channels as scales.
     """
     if scales <= 1 or layout == "NHWC":
         return -1
@@ -88,10 +86,9 @@ def channel_axis(name: str, shape: Sequence[int], layout: str, scales: int) -> i
     fitting = [axis for axis, side in enumerate(shape) if side == scales]
     if len(fitting) != 1:
         raise BackendError(
-            f"output {name!r} of shape {tuple(shape)} and layout {layout} has {scales} scales: "
-            "which axis they belong to is not known",
+            f"output {name!r} of shape {tuple(shape)} and layout {layout} has {scales} scales: their axis is not known",
             expected="layout NHWC or NCHW",
-            remedy="load(path, backend='hbm_runtime'), which tells the axis",
+            remedy="load(path, backend='hbm_runtime'), which gives the axis",
         )
     return fitting[0]
 
@@ -102,7 +99,7 @@ def _spread(name: str, what: str, values: NDArray[Number], shape: tuple[int, ...
     if not -len(shape) <= axis < len(shape) or shape[axis] != values.size:
         raise BackendError(
             f"output {name!r} of shape {shape} has {values.size} {what} on axis {axis}",
-            expected="one, or one a channel",
+            expected="one, or one per channel",
         )
     sides = [1] * len(shape)
     sides[axis] = values.size

@@ -1,1 +1,1 @@
-"""The models of the compiler run on a PC: portable, fake-quantized, the program itself."""
+"""The compiler's models on a PC: portable, fake-quantized, and the program itself."""

@@ -1,7 +1,7 @@
 """What a ``.bin`` holds: the BPU's program, the CPU nodes around it with their constants, and its origin.
 
-The file is one Protocol Buffers message; the fields are those of ``horizon_tc_ui/hbdtort/runtime_pb2.py`` in
-the vendor's package. It reads files of hb_mapper 1.23.5 and 1.24.3; fields not needed here are left out.
+The file is one Protocol Buffers message with the fields of ``horizon_tc_ui/hbdtort/runtime_pb2.py`` in the vendor's
+package; fields not needed here are left out. Files of hb_mapper 1.23.5 and 1.24.3 can be read.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ Constant = NDArray[np.generic]
 BPU = "BPU"  # op_type of a node that stands for a whole subgraph on the BPU
 HBM = "PACKED_HBM_MODEL"  # name of the constant that holds what the BPU executes
 
-# message -> (number, name, kind), kind being a scalar type or a message; [] marks what repeats.
+# message -> (number, name, kind); the kind is a scalar type or a message, with [] if repeated.
 _SCHEMA = {
     "Model": ((3, "graph", "Graph"), (5, "graphs", "[]Graph"), (6, "metadata_props_info", "[]ModelInfo")),
     "ModelInfo": ((1, "model_info", "[]Entry"),),
@@ -128,7 +128,7 @@ def read_bin(path: Path) -> BinProgram:
     """Read a ``.bin``.
 
     Raises:
-        ModelFileError: it can't be read, is no such file, is cut short, or holds several models.
+        ModelFileError: it can't be read, is not a ``.bin`` or incomplete, or holds several models.
     """
     from google.protobuf.message import DecodeError
 
@@ -168,7 +168,7 @@ def read_bin(path: Path) -> BinProgram:
 
 def _no_program(path: Path, why: str) -> ModelFileError:
     return ModelFileError(
-        f"{path.name} is no program for the board: {why}",
+        f"{path.name} is not a program for the board: {why}",
         expected="a .bin as hb_mapper makes it",
         remedy="copy it again, or build it again: edge build MODEL",
     )

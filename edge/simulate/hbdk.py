@@ -33,7 +33,7 @@ def why_unusable(toolchain: Toolchain) -> str:
 
 
 class Simulator:
-    """A compiled program on the PC; may be called from several threads, each call is a process of its own.
+    """A compiled program on the PC; may be called from several threads, each call starts a process.
 
     Args:
         path: the ``.bin``, built by this or another version of the compiler.
@@ -41,8 +41,8 @@ class Simulator:
 
     Raises:
         ToolchainMissing: this compiler comes without its simulator.
-        ModelFileError: ``path`` is no program.
-        ToolchainError: the program takes something else than one NV12 image.
+        ModelFileError: ``path`` is not a program.
+        ToolchainError: the program's input is not one NV12 image.
     """
 
     def __init__(self, toolchain: Toolchain, path: Path, *, timeout: float = TIMEOUT) -> None:
@@ -55,28 +55,28 @@ class Simulator:
         self._first = _first_part(self.program)
         self._lock = threading.Lock()
         self._runs = 0
-        # Private, as the program may be; removed at the latest when the interpreter ends.
+        # Private, as the program may be confidential; removed at the latest when the interpreter ends.
         self._folder = Path(tempfile.mkdtemp(prefix="edge-sim-"))
         self._remove = weakref.finalize(self, shutil.rmtree, self._folder, ignore_errors=True)
         (self._folder / _HBM).write_bytes(self.program.hbm)
 
     @property
     def version(self) -> str:
-        """Of the simulator; the program may have been built by another."""
+        """Version of the simulator; another one may have built the program."""
         return self._toolchain.versions.get("hbdk", "of unknown version")
 
     @property
     def whole(self) -> bool:
-        """Whether the BPU computes the program in one call, so that all of it can be simulated."""
+        """Whether the program calls the BPU once, so that it can be simulated completely."""
         return len(self.program.bpu) == 1
 
     @property
     def exposed(self) -> tuple[BinValue, ...]:
-        """What :meth:`integers` returns: the outputs of the program's first call of the BPU."""
+        """The values that :meth:`integers` returns: outputs of the program's first BPU call."""
         return tuple(self.program.values[name] for name in self._first.outputs)
 
     def require_whole(self) -> None:
-        """Raise ToolchainError where the BPU is called several times, or a CPU node is not known here."""
+        """Raise ToolchainError if the BPU is called several times, or a CPU node is unknown."""
         if not self.whole:
             calls = len(self.program.bpu)
             between = ", ".join(f"{node.op} {node.name!r}" for node in self.program.cpu)
@@ -84,18 +84,18 @@ class Simulator:
                 f"{self.program.name} calls the BPU {calls} times, and the simulator runs one call; "
                 f"its CPU nodes: {between}",
                 expected="a program whose BPU part is in one piece",
-                remedy="use the backend quantized, or bring these nodes to the BPU",
+                remedy="use the backend quantized, or move these nodes to the BPU",
             )
         check_tail(self.program)
 
     def integers(self, nv12: NDArray[np.uint8]) -> list[Integers]:
-        """Return what the BPU gives for an image, packed NV12, uint8, H*W*3/2 values, before dequantisation.
+        """Return the BPU's integers for an image, packed NV12, uint8, H*W*3/2 values, before dequantization.
 
-        One array an entry of :attr:`exposed`, of its shape and dtype, without padding.
+        One array per entry of :attr:`exposed`, of its shape and dtype, without padding.
 
         Raises:
-            ToolchainError: another number of bytes; the simulator fails, is killed, takes too long or writes
-                something else than these outputs.
+            ToolchainError: wrong number of bytes; the simulator fails, is killed, takes too long or does not
+                write these outputs.
         """
         height, width = self.size
         if nv12.dtype != np.uint8 or nv12.size != height * width * 3 // 2:
@@ -110,7 +110,7 @@ class Simulator:
             run = self._folder / f"run{self._runs}"
         run.mkdir()
         try:
-            nv12.tofile(run / "frame.yuv")  # the tool tells an image by this ending
+            nv12.tofile(run / "frame.yuv")  # the tool recognizes an image by this suffix
             self._execute(run.name)
             return [self._read(run, index, value) for index, value in enumerate(self.exposed)]
         except OSError as error:
@@ -122,7 +122,7 @@ class Simulator:
             shutil.rmtree(run, ignore_errors=True)
 
     def outputs(self, nv12: NDArray[np.uint8]) -> list[NDArray[np.float32]]:
-        """Return the program's outputs for an image, dequantised; arguments and errors as above."""
+        """Return the program's dequantized outputs for an image; arguments and errors as for :meth:`integers`."""
         self.require_whole()
         return self.behind(self.integers(nv12))
 
@@ -159,7 +159,7 @@ class Simulator:
             )
 
     def _read(self, run: Path, index: int, value: BinValue) -> Integers:
-        """Parse one output: comment lines, among them its dimensions, then the integers without padding."""
+        """Parse one output: comment lines with its dimensions, then the integers without padding."""
         found = sorted(run.glob(f"hbdk_output{index}_*_elem_int.txt"))
         if len(found) != 1:
             raise self._strange(f"{len(found)} files for output {index} ({value.name})")
@@ -167,13 +167,13 @@ class Simulator:
         head = [line for line in lines if line.startswith("#")]
         dims = re.search(r"^#valid_dim=([\dx]+)\s*$", "\n".join(head), re.MULTILINE)
         if _plain(value.name) not in _plain(found[0].name) or dims is None:
-            raise self._strange(f"{found[0].name} where output {value.name} was due")
+            raise self._strange(f"{found[0].name} instead of output {value.name}")
         shape = tuple(int(side) for side in dims[1].split("x"))
         words = " ".join(line for line in lines if not line.startswith("#")).split()
         try:
             numbers = np.array(words, np.int64)
         except (ValueError, OverflowError):
-            raise self._strange(f"something else than integers for output {value.name}") from None
+            raise self._strange(f"no integers for output {value.name}") from None
         limits = np.iinfo(value.dtype)
         # A head with int16 scores is (1, 1, 1, classes) here and (1, classes) in the program.
         if _plain_shape(shape) != _plain_shape(value.shape) or numbers.size != np.prod(shape):
@@ -184,7 +184,7 @@ class Simulator:
 
     def _strange(self, what: str) -> ToolchainError:
         return ToolchainError(
-            f"the simulator wrote {what}", expected="one file of integers an output", remedy="edge doctor"
+            f"the simulator wrote {what}", expected="one file of integers per output", remedy="edge doctor"
         )
 
 
@@ -194,7 +194,7 @@ def _image_size(program: BinProgram) -> tuple[int, int]:
         pairs = zip(program.input_kinds, program.inputs, strict=False)
         kinds = ", ".join(f"{kind} {value.shape}" for kind, value in pairs)
         raise ToolchainError(f"{program.name} takes {kinds or 'nothing'}", expected="one NV12 image")
-    # The network's own layout; the channels are the side of 3.
+    # The network's own layout: the axis of size 3 is the channels.
     height, width = shape[1:3] if shape[3] == 3 else shape[2:4]
     return height, width
 

@@ -19,18 +19,18 @@ Scores = NDArray[np.float32]
 
 
 def check_tail(program: BinProgram) -> None:
-    """Refuse a program whose CPU nodes can't be computed here; the ToolchainError names them, or an integer output."""
+    """Raise ToolchainError if a CPU node can't be computed here or an output is not dequantized; it names them."""
     unknown = [f"{node.op} {node.name!r}" for node in program.cpu if node.op not in _OPERATORS]
     if unknown:
         raise ToolchainError(
-            f"{program.name} has CPU nodes that are not known here: {', '.join(unknown)}",
+            f"{program.name} has CPU nodes that edge does not know: {', '.join(unknown)}",
             expected=", ".join(sorted(_OPERATORS)),
             remedy="run it on the board, or with the backend quantized",
         )
     raw = [value.name for value in program.outputs if value.dtype != "float32"]
     if raw:
         raise ToolchainError(
-            f"{program.name} gives {', '.join(raw)} undequantised: the scales were removed from the program",
+            f"{program.name} does not dequantize {', '.join(raw)}: the Dequantize nodes were removed",
             expected="programs with their Dequantize nodes",
             remedy="compile without remove_node_type",
         )
@@ -79,7 +79,7 @@ def _softmax(node: BinNode, inputs: Sequence[Array]) -> Array:
     values = inputs[0].astype(np.float32)
     axis = int(node.attributes.get("axis", 1)) % values.ndim
     if values[0].size != values.shape[axis]:
-        # Opset 11 flattens from the axis on, later ones do not; which of them the board does is not known.
+        # Opset 11 flattens from the axis on, later opsets do not; it is not known which one the board does.
         raise ValueError(f"softmax along axis {axis} of {values.shape}")
     powers = np.exp(values - values.max(axis=axis, keepdims=True))
     result: Array = powers / powers.sum(axis=axis, keepdims=True)

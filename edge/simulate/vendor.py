@@ -36,7 +36,7 @@ class ModelOutput:
 
 
 class QuantizedPool:
-    """Several workers, of one thread each, that share the images; call it from as many threads as it has workers.
+    """Several single-threaded workers that share the images; call it from as many threads as it has workers.
 
     Raises:
         ToolchainError: a worker does not start, dies, or stops answering.
@@ -76,11 +76,11 @@ class QuantizedPool:
 
 
 class QuantizedModel:
-    """The model in one process of its own, for one caller.
+    """The model in a separate process, for one caller.
 
-    It starts at once and loads in the background: :meth:`wait_ready` comes before anything else. The protocol between
-    the two is stated in ``workers/quantized.py``. ``inner`` values of the graph, name -> dtype, are given as further
-    outputs, after the model's own; ``size`` is (height, width) of the image, ``input`` the name of its input.
+    It starts at once and loads in the background: call :meth:`wait_ready` first. ``workers/quantized.py`` describes the
+    protocol. ``inner`` values of the graph, name -> dtype, become further outputs after the model's own; ``size`` is
+    (height, width) of the image, ``input`` the name of its input.
 
     Raises:
         ToolchainError: the compiler's Python is not known or does not start.
@@ -98,7 +98,7 @@ class QuantizedModel:
         self.input = ""
         self.size = (0, 0)
         self.outputs: tuple[ModelOutput, ...] = ()
-        # A file, not a pipe: nobody reads it while the worker runs, and a full pipe would stop it.
+        # A file, not a pipe: nothing reads it while the worker runs, and a full pipe would block the worker.
         self._errors: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 - closed with the worker
         try:
             self._process = subprocess.Popen(
@@ -116,7 +116,7 @@ class QuantizedModel:
             ) from error
 
     def wait_ready(self) -> QuantizedModel:
-        """Wait until it is loaded; return itself. ToolchainError where it does not load or answer in time."""
+        """Wait until it is loaded; return itself. ToolchainError if it does not load or answer in time."""
         line = b""
         deadline = time.monotonic() + START_SECONDS
         while not line.endswith(b"\n"):
@@ -133,15 +133,15 @@ class QuantizedModel:
             )
         except (ValueError, KeyError, IndexError, TypeError) as error:
             raise ToolchainError(
-                f"the compiler's runtime began with {line[:100]!r}", remedy="edge toolchain install"
+                f"the compiler's runtime started with unknown output: {line[:100]!r}", remedy="edge toolchain install"
             ) from error
         return self
 
     def run(self, nv12: NDArray[np.uint8]) -> list[NDArray[np.generic]]:
-        """Return one array an entry of ``outputs`` for an image, packed full-range NV12, uint8, H*W*3/2 values.
+        """Return one array per entry of ``outputs`` for an image, packed full-range NV12, uint8, H*W*3/2 values.
 
         Raises:
-            ToolchainError: another number of bytes; the process died or stopped answering.
+            ToolchainError: wrong number of bytes; the process died or stopped answering.
         """
         if nv12.nbytes != (size := self.size[0] * self.size[1] * 3 // 2):
             raise ToolchainError(f"{nv12.nbytes} bytes of NV12", expected=f"{size} bytes")
@@ -206,7 +206,7 @@ class QuantizedModel:
 def _require_scores(model: Path, output: ModelOutput) -> None:
     if output.dtype != "float32":
         raise ToolchainError(
-            f"{model.name} gives {output.name} as {output.dtype}: its scales were removed",
+            f"{model.name} gives {output.name} as {output.dtype}: its Dequantize nodes were removed",
             expected="models with their Dequantize nodes",
             remedy="compile without remove_node_type",
         )

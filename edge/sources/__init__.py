@@ -1,6 +1,5 @@
-"""The user's words to a spec and a float ONNX: zoo, files, frameworks, downloads.
+"""From the user's arguments to a spec and a float ONNX: zoo, files, frameworks, downloads.
 
-``resolve`` says what is wanted; ``choose_weights`` talks to the network and to the caches and returns a
-concrete choice; ``export`` is a pure function of that choice, so a build can be keyed by
-``Resolved.identity`` before anything is made.
+``resolve`` finds out what is wanted; ``choose_weights`` uses the network and the caches and returns a concrete choice.
+``export`` is a pure function of that choice, so ``Resolved.identity`` can key a build before anything is made.
 """

@@ -27,11 +27,11 @@ PARAMETER_TOLERANCE = 0.02  # the sisters of one family differ by 40 % and more
 
 @frozen
 class ModelFacts:
-    """What a classifier's file says of itself."""
+    """Facts of a classifier's file."""
 
     input_name: str  #: name of the image input.
     input_shape: tuple[int, ...]  #: four numbers, batch 1.
-    layout: Layout  #: where the three colour channels are.
+    layout: Layout  #: position of the three colour channels.
     crop: tuple[int, int]  #: (height, width) of the input, in pixels.
     classes: int  #: number of scores.
     output_name: str  #: name of the scores.
@@ -49,8 +49,8 @@ def inspect_onnx(path: Path, output: str | None = None) -> ModelFacts:
     ``output`` names its scores, as in :func:`edge.sources.outputs.scores_only`.
 
     Raises:
-        ModelFileError: no valid ONNX, not one static float image of three channels in, or not one row of
-            class scores out.
+        ModelFileError: not a valid ONNX, its input is not one static float image of three channels, or its output
+            is not one row of class scores.
     """
     return describe(scores_only(load_onnx(path), path.name, output), path.name)
 
@@ -112,7 +112,7 @@ def describe(model: onnx.ModelProto, origin: str) -> ModelFacts:
 
 
 def require_fit(found: ModelFacts, spec: ModelSpec, origin: str, *, classes: bool = True) -> None:
-    """Fail where a model contradicts its spec.
+    """Fail if a model contradicts its spec.
 
     Args:
         classes: whether the number of classes counts (demo weights have their own).
@@ -123,8 +123,8 @@ def require_fit(found: ModelFacts, spec: ModelSpec, origin: str, *, classes: boo
     pre = spec.preprocess
     if found.layout != pre.layout:
         raise ModelFileError(
-            f"{origin} wants its input as {found.layout} ({_times(found.input_shape)})",
-            expected=f"{pre.layout}, as the spec says",
+            f"{origin} takes its input as {found.layout} ({_times(found.input_shape)})",
+            expected=f"{pre.layout}, as in the model's YAML",
             remedy=f"set preprocess.layout: {found.layout} in the model's YAML",
         )
     if found.crop != tuple(pre.crop):
@@ -138,40 +138,39 @@ def require_fit(found: ModelFacts, spec: ModelSpec, origin: str, *, classes: boo
     if classes and spec.classes is not None and found.classes != spec.classes:
         raise ModelFileError(
             f"{origin} has {found.classes} classes",
-            expected=f"{spec.classes}, as the model's YAML says, or its framework's configuration",
-            remedy=f"name them: --labels FILE with {found.classes} lines, or classes: {found.classes} and "
-            "fitting labels in the model's YAML; or is it another network's file?",
+            expected=f"{spec.classes}, as in the model's YAML or its framework's configuration",
+            remedy=f"check that it is the right file; then name its classes: --labels FILE with {found.classes} lines, "
+            f"or classes: {found.classes} and matching labels in the model's YAML",
         )
 
 
 def require_parameters(found: ModelFacts, promised: float, origin: str, name: str, remedy: str) -> None:
-    """Fail where a file can't be the network whose figures are published: it would be given its name.
+    """Fail if a file can't be the network whose name it would get: the published number of parameters differs.
 
-    Figures of the zoo are of 1000 classes; a network that was trained for another number has so much less or
-    more in its last layer.
+    The zoo's figures are for 1000 classes; a network for another number has a smaller or larger last layer.
 
     Args:
         promised: published millions of parameters.
-        remedy: how to build the file under a name of its own.
+        remedy: how to build the file under another name.
 
     Raises:
         ModelFileError: they differ by more than 2 %.
     """
     other = (IMAGENET_CLASSES - found.classes) * found.head / found.classes
     if found.classes != IMAGENET_CLASSES and not found.head:
-        return  # how much of it is the last layer is not known
+        return  # the size of the last layer is not known
     own = (found.parameters + found.constants) / 1e6
     if all(abs(own - m) > PARAMETER_TOLERANCE * m for m in (promised, promised - other / 1e6)):
         raise ModelFileError(
             f"{origin} has {own:.2f} M parameters and {found.classes} classes",
-            expected=f"{promised:.2f} M within {PARAMETER_TOLERANCE:.0%}, as published for {name}, the last "
-            "layer aside: this is another network's file",
+            expected=f"{promised:.2f} M within {PARAMETER_TOLERANCE:.0%}, as published for {name}, without the last "
+            "layer: this is another network's file",
             remedy=remedy,
         )
 
 
 def notes_on(found: ModelFacts) -> tuple[str, ...]:
-    """Return what the user should know of a model that is fine all the same."""
+    """Return notes for the user on a model that can be built."""
     notes = []
     if found.scores == "softmax":
         notes.append("the model ends with Softmax: its scores are probabilities already")
@@ -185,7 +184,7 @@ def notes_on(found: ModelFacts) -> tuple[str, ...]:
 
 
 def sha256_with_data(path: Path) -> str:
-    """Return the checksum of an ONNX file; files of external data it points to count too."""
+    """Return the checksum of an ONNX file and its files of external data."""
     return sha256_of_all(path, *external_data(path))
 
 
@@ -203,7 +202,7 @@ def external_data(path: Path) -> list[Path]:
     try:
         model = onnx.load(path, load_external_data=False)
     except (DecodeError, ValueError, OSError) as error:
-        raise ModelFileError(f"{path} is no ONNX file: {error}", remedy="export or download it again") from error
+        raise ModelFileError(f"{path} is not an ONNX file: {error}", remedy="export or download it again") from error
     names = {
         entry.value for tensor in model.graph.initializer for entry in tensor.external_data if entry.key == "location"
     }
@@ -217,7 +216,7 @@ def external_data(path: Path) -> list[Path]:
 
 
 def _head(view: View, stored: Mapping[str, onnx.TensorProto], name: str) -> int:
-    """Return the number of weights of the last layer, its bias included; 0 where it can't be told."""
+    """Return the number of weights of the last layer, bias included; 0 if unknown."""
     found = 0
     while (node := above(view, name, {*SHAPE_ONLY, "Softmax", "Sigmoid"})[1]) is not None:
         tensors = [stored.get(above(view, operand)[0]) for operand in node.input]

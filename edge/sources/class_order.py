@@ -1,4 +1,4 @@
-"""Whether a network's classes are ImageNet's, in ImageNet's order; a wrong order makes Top-1 mean nothing."""
+"""Whether a network's classes are ImageNet's, in ImageNet's order; with a wrong order Top-1 is meaningless."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ if TYPE_CHECKING:
     import onnx
 
 KEYS = ("names", "classes", "class_names", "labels", "categories")  # of an ONNX's metadata
-# Spellings differ between lists of the same classes, so not every name need be recognised.
+# Spellings differ between lists of the same classes, so a part of the names need not match.
 _SAME, _KNOWN = 0.95, 0.8
 _SYNSET = re.compile(r"n\d{8}\b")
 
 
 def names_in(model: onnx.ModelProto) -> tuple[str, ...] | None:
-    """Return the class names that an ONNX's metadata holds, in index order; None where there are none.
+    """Return the class names in an ONNX's metadata, in index order; None if there are none.
 
-    Read are a list, a mapping of index to name, both as JSON or Python writes them, and a name a line.
+    Known forms: a list or a mapping of index to name, as JSON or Python, and one name per line.
     """
     found = {entry.key.lower(): entry.value for entry in model.metadata_props}
     text = next((found[key] for key in KEYS if found.get(key)), None)
@@ -40,12 +40,12 @@ def names_in(model: onnx.ModelProto) -> tuple[str, ...] | None:
 
 
 def notes_on_classes(model: onnx.ModelProto, classes: int, labels: str | None) -> tuple[str, ...]:
-    """Return what the user should know of the order of a network's classes; a file of names is read.
+    """Return notes for the user on the order of a network's classes; reads the file of names, if any.
 
     Args:
         model: the float network, whose metadata may name its classes.
         classes: number of scores.
-        labels: what the spec says names them: ``imagenet``, ``demo``, a path, or None.
+        labels: the spec's labels: ``imagenet``, ``demo``, a path, or None.
 
     Raises:
         LabelError: the file of names can't be read, or has another number of names.
@@ -71,7 +71,7 @@ def notes_on_classes(model: onnx.ModelProto, classes: int, labels: str | None) -
 
 
 def against_imagenet(names: Sequence[str]) -> str:
-    """Return how a list of 1000 class names differs from ImageNet's; '' where it does not."""
+    """Return how a list of 1000 class names differs from ImageNet's; '' if it does not."""
     known = [(synset, _spellings(text)) for synset, text in imagenet().items()]
     if len(names) != len(known):
         return f"{len(names)} names for {len(known)} classes"
@@ -88,7 +88,7 @@ def against_imagenet(names: Sequence[str]) -> str:
     theirs = list(imagenet().values())[first]
     return (
         f"ImageNet's classes, but NOT in ImageNet's order: class {first} is {names[first]!r}, "
-        f"ImageNet's is {theirs.split(', ')[0]!r}; labels of images must count as this network does"
+        f"ImageNet's is {theirs.split(', ')[0]!r}; labels of images must use this network's order"
     )
 
 

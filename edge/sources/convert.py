@@ -23,18 +23,18 @@ WORKERS = {"paddle": "export_paddle.py", "mindspore": "export_mindspore.py"}
 TITLES = {"paddle": "PaddlePaddle", "mindspore": "MindSpore"}
 IMAGES = 2  # seeded inputs for the comparison
 TOLERANCE = 1e-3  # of the range of the framework's own scores
-AGAIN = "copy or save it again; if that changes nothing, export it to ONNX yourself: edge build net.onnx"
+AGAIN = "copy or save it again; if that does not help, export it to ONNX yourself: edge build net.onnx"
 
 
 @frozen
 class Converted:
     """How the conversion went."""
 
-    exporter: str  #: versions of what ran.
+    exporter: str  #: versions of the programs that ran.
     #: largest difference between the scores of the ONNX and of the framework, as a share of the range of the
-    #: framework's.
+    #: framework's scores.
     max_error: float
-    notes: tuple[str, ...]  #: what the user should know.
+    notes: tuple[str, ...]  #: notes for the user.
 
 
 def convert(
@@ -54,9 +54,9 @@ def convert(
 
     Args:
         source: ``paddle`` or ``mindspore``.
-        file: Paddle's graph, whose weights lie beside it, a MindIR or a checkpoint.
-        network: mindcv's name; a checkpoint needs it, a MindIR has to be that network.
-        classes: number of scores that a checkpoint's network shall have; None takes the checkpoint's.
+        file: Paddle's graph with its weights beside it, a MindIR or a checkpoint.
+        network: mindcv's name; a checkpoint needs it, a MindIR must be that network.
+        classes: number of scores that a checkpoint's network must have; None takes the checkpoint's.
         timeout: seconds.
 
     Raises:
@@ -80,12 +80,12 @@ def convert(
         if source == "paddle":
             job |= {"model": str(file), "params": str(file.with_suffix(".pdiparams"))}
         else:
-            # A MindIR holds its graph; a name beside it says how it sees images, and has to be its own.
+            # A MindIR holds its graph; the name given with it selects the preprocessing, so it must be right.
             kind = "network" if file.suffix.lower() == ".ckpt" else "claimed"
             job |= {"file": str(file), "network": None, "claimed": None, "classes": classes, kind: network}
         answer = _ask(source, job, environment, file, log, timeout)
         if not (raw.is_file() and scores.is_file()):
-            raise ToolchainError(f"{TITLES[source]} wrote no ONNX of {file.name}")
+            raise ToolchainError(f"{TITLES[source]} wrote no ONNX for {file.name}")
         import numpy as np
 
         with np.load(scores) as stored:
@@ -99,10 +99,10 @@ def convert(
 
 
 def normal_form(model: onnx.ModelProto, shape: tuple[int, ...], scores: tuple[int, ...]) -> None:
-    """Give a framework's ONNX its static shapes, its weights as initializers, its LayerNorms for the BPU.
+    """Give a framework's ONNX static shapes, weights as initializers, and LayerNorms in a form for the BPU.
 
     Args:
-        model: of one input and with the scores as its first output; changed in place.
+        model: with one input, and the scores as first output; changed in place.
     """
     stored = {tensor.name for tensor in model.graph.initializer}
     images = [value for value in model.graph.input if value.name not in stored]
@@ -117,7 +117,7 @@ def normal_form(model: onnx.ModelProto, shape: tuple[int, ...], scores: tuple[in
 
 
 def _store_constants(graph: onnx.GraphProto) -> None:
-    """Make initializers of Constant nodes, as which paddle2onnx writes the weights."""
+    """Turn Constant nodes into initializers: paddle2onnx writes the weights as Constants."""
     kept = []
     for node in graph.node:
         value = node.attribute[0] if node.op_type == "Constant" and len(node.attribute) == 1 else None
@@ -133,9 +133,9 @@ def _store_constants(graph: onnx.GraphProto) -> None:
 
 
 def _mean_squares(graph: onnx.GraphProto) -> None:
-    """Rewrite ReduceSumSquare(x) / n, MindSpore's variance, as ReduceMean(x ** 2): the BPU has no former.
+    """Rewrite ReduceSumSquare(x) / n, MindSpore's variance, as ReduceMean(x ** 2): the BPU has no ReduceSumSquare.
 
-    n has to be the number of elements that are summed, by the inferred shape. Where it is not so, the node stays.
+    If n is not the number of summed elements by the inferred shape, the node stays.
     """
     import onnx
     from onnx import helper, numpy_helper
@@ -195,7 +195,7 @@ def compare(path: Path, inputs: np.ndarray, outputs: np.ndarray, origin: str, ti
         outputs: the framework's scores for them, (images, ...).
 
     Raises:
-        ModelFileError: it is above the tolerance, or a score is no number.
+        ModelFileError: it is above the tolerance, or a score is nan or infinite.
     """
     import numpy as np
 
@@ -204,8 +204,8 @@ def compare(path: Path, inputs: np.ndarray, outputs: np.ndarray, origin: str, ti
     found = np.stack([session.run(None, {name: image})[0] for image in inputs])
     if not np.isfinite(outputs).all():
         raise ModelFileError(
-            f"{origin}{title} itself answers with infinities or no numbers",
-            remedy="check the weights: were they trained, saved and copied whole?",
+            f"{origin}{title} itself answers with nan or infinity",
+            remedy="check the weights: were they trained, saved and copied completely?",
         )
     spread = float(outputs.max() - outputs.min())
     error = float(np.abs(found - outputs).max()) if found.shape == outputs.shape else float("inf")
@@ -215,7 +215,7 @@ def compare(path: Path, inputs: np.ndarray, outputs: np.ndarray, origin: str, ti
             f"{origin}the ONNX gives other scores than {title}: up to {error:.3g} apart, "
             f"{share:.2g} of the range of the scores ({spread:.3g})",
             expected=f"up to {TOLERANCE:g} of the range",
-            remedy="an operator is converted wrongly; export it to ONNX with another version of "
+            remedy="an operator was converted wrongly: export the model to ONNX with another version of "
             f"{title}, then: edge build FILE.onnx",
         )
     return share
@@ -231,7 +231,7 @@ def _ask(
         cwd=log.parent,
         timeout=timeout,
         log=log,
-        env={"OMP_NUM_THREADS": "1"},  # sums in one order: the same answers everywhere
+        env={"OMP_NUM_THREADS": "1"},  # sums in the same order: the same answers everywhere
     )
     if done.timed_out:
         raise ToolchainError(f"{title} did not export {file.name} within {timeout:.0f} s")
@@ -253,7 +253,7 @@ def _ask(
 
 
 def last_json(text: str) -> dict[str, Any]:
-    """Return the last line that is a JSON object; empty where none is."""
+    """Return the last line that is a JSON object; empty if there is none."""
     for line in reversed(text.splitlines()):
         try:
             answer = json.loads(line)

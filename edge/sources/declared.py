@@ -1,4 +1,4 @@
-"""What a model's source says of itself, and the spec that comes of it."""
+"""The preprocessing and classes that a model's source declares, and the spec made from them."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ _INDEX = re.compile(r"(\d+)\s*[:,\s]\s*(.+)")
 
 @frozen
 class Declared:
-    """What a configuration states; what it does not state is left out."""
+    """The values that a configuration states; others are left out."""
 
-    origin: str = ""  #: how to call it, such as ``inference.yml``; empty where there is none.
+    origin: str = ""  #: its name in messages, such as ``inference.yml``; empty if there is none.
     values: Mapping[str, Any] = field(factory=dict)  #: of :class:`edge.specs.Preprocess`, in its units.
     classes: int | None = None  #: number of classes.
     names: tuple[str, ...] | None = None  #: of the classes, in index order.
     model: str | None = None  #: the network's name.
-    notes: tuple[str, ...] = ()  #: what could not be taken over as it stands.
+    notes: tuple[str, ...] = ()  #: on values that could not be used unchanged.
 
 
 def spec_of(
@@ -44,13 +44,13 @@ def spec_of(
     base: ModelSpec | None = None,
     example: str,
 ) -> tuple[ModelSpec, tuple[str, ...]]:
-    """Return a spec from what the source says and what the user sets, and notes on it.
+    """Return a spec from the source's values and the user's, and notes on it.
 
     Args:
-        changes: what the user sets: keys of ``Preprocess``; they win.
+        changes: keys of ``Preprocess`` that the user sets; they win.
         name: of the model, unless ``base`` has one.
-        base: the zoo's model that it is meant to be; its preprocessing fills what nobody states, and its
-            recipe is taken where that names no nodes.
+        base: the zoo's model that it is meant to be; its preprocessing fills values that nobody states, and its
+            recipe is used unless it names nodes.
         example: a command that states everything, for the message.
 
     Raises:
@@ -78,7 +78,7 @@ def spec_of(
                 )
         stated = {key: getattr(base.preprocess, key) for key in _KEYS} | stated
     unknown = f"{declared.origin} does not state it" if declared.origin else "it comes with no configuration"
-    where = f"{name}: how the network was trained to see images is not known ({unknown})"
+    where = f"{name}: the preprocessing of its training is not known ({unknown})"
     require_stated(stated, NEEDED, where, example)
     stated.setdefault("resize", round(max(stated["crop"]) / CROP_SHARE))
     stated.setdefault("interpolation", "bilinear")
@@ -88,7 +88,7 @@ def spec_of(
         classes = len(declared.names)
     precision = base.precision if base is not None else "int8"
     if load_precision(precision).nodes:
-        notes.append(f"precision int8, not {precision}: that names nodes, which this export calls otherwise")
+        notes.append(f"precision int8, not {precision}: that recipe names nodes, and this export has other names")
         precision = "int8"
     name = base.name if base is not None else plain(name)
     return (
@@ -106,7 +106,7 @@ def spec_of(
 
 
 def require_stated(stated: Mapping[str, Any], needed: Sequence[str], seen: str, example: str) -> None:
-    """Fail where keys of the preprocessing are stated nowhere.
+    """Fail if keys of the preprocessing are stated nowhere.
 
     Args:
         needed: of ``NEEDED``.
@@ -144,16 +144,16 @@ def names_of(text: str, origin: str) -> tuple[str, ...]:
     if sorted(by_index) != list(range(len(lines))):
         raise InputError(
             f"{origin}: the class indices are not 0 to {len(lines) - 1}",
-            expected="one line a class: its index and its name",
+            expected="one line per class: its index and its name",
         )
     return tuple(by_index[index] for index in range(len(lines)))
 
 
 def numbers(value: object, count: int, what: str, origin: str) -> tuple[float, ...]:
-    """Return a configuration's numbers: one stands for all.
+    """Return ``count`` numbers of a configuration; a single number stands for all.
 
     Raises:
-        InputError: other than one or ``count`` finite numbers.
+        InputError: not one or ``count`` finite numbers.
     """
     items = list(value) if isinstance(value, Sequence) and not isinstance(value, str) else [value]
     if len(items) == 1:
@@ -170,7 +170,7 @@ def numbers(value: object, count: int, what: str, origin: str) -> tuple[float, .
 def number(value: object) -> float:
     """Return a number, also one written as a quotient or a product, such as ``1.0/255.0``."""
     if isinstance(value, bool) or not isinstance(value, (int, float, str)):
-        raise TypeError(f"{value!r} is no number")
+        raise TypeError(f"{value!r} is not a number")
     if not isinstance(value, str):
         return float(value)
     first, *rest = re.split(r"([*/])", value)
@@ -181,7 +181,7 @@ def number(value: object) -> float:
 
 
 def _labels(names: tuple[str, ...]) -> str:
-    """Return what the spec calls these names: ``imagenet`` where they are that, else a file of them."""
+    """Return the spec's ``labels`` for these names: ``imagenet`` if they are ImageNet's, else a file of them."""
     if len(names) == IMAGENET_CLASSES and not against_imagenet(names):
         return "imagenet"
     text = "".join(f"{' '.join(name.split())}\n" for name in names)
@@ -192,7 +192,7 @@ def _labels(names: tuple[str, ...]) -> str:
             write_text(path, text)
     except OSError as error:
         raise WorkspaceError(
-            f"can't keep the class names at {path}: {error.strerror}",
+            f"can't write the class names to {path}: {error.strerror}",
             remedy=f"free some space, or set {CACHE_VARIABLE} to a folder that you can write to",
         ) from error
     return str(path)

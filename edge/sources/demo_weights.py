@@ -21,7 +21,7 @@ def pack(model: onnx.ModelProto) -> onnx.ModelProto:
     """Return a copy whose float32 initializers are rounded to float16.
 
     Raises:
-        ModelFileError: a weight lies beyond float16's +-65504.
+        ModelFileError: a weight is outside float16's range, +-65504.
     """
     return _cast(model, np.dtype(np.float32), np.dtype(np.float16))
 
@@ -30,14 +30,14 @@ def unpack(path: Path) -> onnx.ModelProto:
     """Read a packed ONNX file and return it with float32 weights, checked.
 
     Args:
-        path: a file that `pack` made, such as ``edge/zoo/demo/ConvNeXt_atto_demo.onnx``. A file that holds
-            float32 weights already comes back as it is.
+        path: a file that `pack` made, such as ``edge/zoo/demo/ConvNeXt_atto_demo.onnx``. A file with float32
+            weights is returned unchanged.
 
     Returns:
         A model that passes ``onnx.checker`` and runs in plain onnxruntime.
 
     Raises:
-        ModelFileError: it can't be read or is no valid ONNX model.
+        ModelFileError: it can't be read or is not a valid ONNX model.
     """
     import onnx
     from google.protobuf.message import DecodeError
@@ -51,7 +51,7 @@ def unpack(path: Path) -> onnx.ModelProto:
     except (DecodeError, onnx.checker.ValidationError, onnx.shape_inference.InferenceError, ValueError) as error:
         reason = (str(error).splitlines() or ["unknown"])[0]
         raise ModelFileError(
-            f"{path} is not a whole ONNX model: {reason}", remedy="reinstall edge, or fetch the file again"
+            f"{path} is not a complete ONNX model: {reason}", remedy="reinstall edge, or fetch the file again"
         ) from error
     return model
 

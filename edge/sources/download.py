@@ -1,7 +1,7 @@
-"""Fetch a file over HTTP: whole, checked and remembered, or a clear error within seconds.
+"""Fetch a file over HTTP: complete, checked and cached, or a clear error within seconds.
 
-``requests`` does the transport: it knows proxies of the environment, redirects, and separate time limits for
-connecting and reading. ``reach`` asks first whether the host answers at all.
+``requests`` does the transport: it handles proxies of the environment, redirects, and separate time limits for
+connecting and reading. ``reach`` first checks whether the host answers at all.
 """
 
 from __future__ import annotations
@@ -33,21 +33,21 @@ if TYPE_CHECKING:
 PORTS = {"http": 80, "https": 443, "socks4": 1080, "socks5": 1080, "socks5h": 1080}
 CHECK_NETWORK = "check the network and the HTTPS_PROXY variable, then run the command again"
 BLOCK = 1 << 18
-CONNECT, READ = 3.0, 30.0  # seconds until a server must have answered, and that it may stay silent
+CONNECT, READ = 3.0, 30.0  # seconds until a server must answer, and that it may then stay silent
 WAIT_FOR_ANOTHER = 600.0  # seconds
 
 
 def reach(url: str, within: float) -> str:
-    """Fail unless some address of the URL's host, or of the proxy in between, accepts a connection in time.
+    """Fail unless an address of the URL's host, or of the proxy in between, accepts a connection in time.
 
     Args:
-        within: seconds for all of it: name lookup and every address together.
+        within: seconds for name lookup and all addresses together.
 
     Returns:
         The URL's host name.
 
     Raises:
-        DownloadError: no web address, an unknown name, refused by every address, or no answer in time.
+        DownloadError: not a web address, an unknown name, refused by every address, or no answer in time.
     """
     from requests.utils import get_environ_proxies, select_proxy
 
@@ -61,8 +61,8 @@ def reach(url: str, within: float) -> str:
         host = asked = None
     if host is None or asked is None:
         # The proxy's address may hold a password: it is not shown.
-        what = "the proxy variable of the environment holds" if proxy else f"{url} is"
-        raise DownloadError(f"{what} no web address", expected="http:// or https://, a host, a path")
+        what = "the value of the environment's proxy variable" if proxy else url
+        raise DownloadError(f"{what} is not a web address", expected="http:// or https://, a host, a path")
     shown = f"the proxy {host}:{port}" if proxy else host
     answers: queue.SimpleQueue[tuple[str, object]] = queue.SimpleQueue()
 
@@ -143,10 +143,10 @@ def cache_entry(url: str, sha256: str | None = None) -> Path:
 
 
 def fetch(url: str, *, sha256: str | None = None, reporter: Reporter = SILENT) -> Downloaded:
-    """Return a file from the download cache, downloading it first where it is absent or damaged.
+    """Return a file from the download cache; download it first if it is missing or damaged.
 
-    The checksum found at the first download is kept beside the file and holds for every later use.
-    Arguments, returns and errors are those of ``download``.
+    The checksum of the first download is kept beside the file and checked at every later use. Arguments and errors
+    are the same as for ``download``.
     """
     from filelock import FileLock, Timeout
 
@@ -159,7 +159,7 @@ def fetch(url: str, *, sha256: str | None = None, reporter: Reporter = SILENT) -
             kept = _kept(dest, record, sha256)
             if kept is not None:
                 return kept
-            for stale in dest.parent.glob("*.part"):  # a killed run; the lock says nobody writes it now
+            for stale in dest.parent.glob("*.part"):  # from a killed run: under the lock, nobody writes it now
                 stale.unlink()
             got = download(url, dest, sha256=sha256, reporter=reporter)
             record.write_text(
@@ -184,13 +184,13 @@ def download(
     connect_timeout: float = CONNECT,
     read_timeout: float = READ,
 ) -> Downloaded:
-    """Download one file; ``dest`` appears only once it is complete, checked and on the disk.
+    """Download one file; ``dest`` appears only when it is complete, checked and on the disk.
 
     Args:
         dest: the file to write; an older one is replaced at the end.
-        sha256: expected checksum, hex. Without it the server's own statement counts: Hugging Face's
+        sha256: expected checksum, hex. Without it the server's headers are checked: Hugging Face's
             ``X-Linked-Etag`` (the sha256 of the file) and ``Content-Length``.
-        connect_timeout: seconds until any address of the host, or of the proxy, must have answered.
+        connect_timeout: seconds until an address of the host, or of the proxy, must answer.
         read_timeout: seconds that the server may stay silent.
 
     Raises:
@@ -205,7 +205,7 @@ def download(
     host = reach(url, connect_timeout)
     part = dest.with_name(f"{dest.name}.{os.getpid()}-{threading.get_ident()}.part")
     try:
-        # Packed transfer would hide the true length, and models don't shrink anyway.
+        # A compressed transfer would hide the true length, and models hardly compress.
         with requests.get(
             url,
             stream=True,
@@ -275,7 +275,7 @@ def _receive(response: requests.Response, dest: Path, part: Path, sha256: str | 
         raise DownloadError(
             f"{url} has the sha256 {digest.hexdigest()}",
             expected=stated.lower(),
-            remedy="run the command again; if it stays so, the file on the server was replaced: don't use it",
+            remedy="run the command again; if the checksum stays wrong, the server's file was replaced: don't use it",
         )
     part.replace(dest)
     return Downloaded(dest, digest.hexdigest(), size)
@@ -296,12 +296,12 @@ def _refuse_web_page(url: str, content_type: str, start: bytes) -> None:
         raise DownloadError(
             f"{url} sent a web page",
             expected="the file itself",
-            remedy="a login page of the network or a moved file: open the address in a browser",
+            remedy="open the address in a browser: the network may need a login, or the file may have moved",
         )
 
 
 def _kept(dest: Path, record: Path, sha256: str | None) -> Downloaded | None:
-    """Return the file of an earlier download if its bytes still are what they were."""
+    """Return the file of an earlier download if its bytes are unchanged."""
     try:
         known = read_json(record)["sha256"]
         found = sha256_of(dest)
@@ -318,5 +318,5 @@ def _disk(error: OSError, folder: Path) -> WorkspaceError:
             f"the disk of {folder} is full", remedy="free some space, or set EDGE_CACHE to a folder on a larger disk"
         )
     return WorkspaceError(
-        f"{folder} can't be written: {error.strerror or error}", remedy="set EDGE_CACHE to a folder of your own"
+        f"{folder} can't be written: {error.strerror or error}", remedy="set EDGE_CACHE to a writable folder"
     )

@@ -12,7 +12,7 @@ from edge.errors import InputError, ModelFileError, UsageError
 from edge.files import sha256_of
 
 SUFFIXES = (".pt", ".pth", ".ts", ".torchscript")
-_PICKLE = b"\x80"  # every pickle since protocol 2 begins so
+_PICKLE = b"\x80"  # first byte of every pickle since protocol 2
 _SAVE_IT = (
     "in the training code: torch.jit.trace(model.eval(), torch.zeros(1, 3, 224, 224)).save('net.pt'), "
     "or torch.onnx.export(..., opset_version=11) for an .onnx"
@@ -25,7 +25,7 @@ def require_torchscript(path: Path) -> None:
     A pickle may run any code when it is read, so a checkpoint or a pickled module is never opened.
 
     Raises:
-        ModelFileError: missing, or something else, which is named.
+        ModelFileError: it is missing or another kind of file, which the message names.
     """
     if not path.is_file():
         raise ModelFileError(f"{path} does not exist", expected="a path of a TorchScript file")
@@ -37,12 +37,12 @@ def require_torchscript(path: Path) -> None:
         pickled = file.read(1) == _PICKLE
     if pickled or any(name.endswith("/data.pkl") for name in names):
         raise ModelFileError(
-            f"{path} is a pickle of torch.save (weights, or a whole module), no TorchScript; edge opens no "
-            "pickles: they can run code, and weights alone do not tell the network",
+            f"{path} is a pickle of torch.save (weights, or a whole module), not TorchScript; edge opens no "
+            "pickles: they can run code, and weights alone do not define the network",
             expected=expected,
             remedy=_SAVE_IT,
         )
-    raise ModelFileError(f"{path} is no TorchScript file", expected=expected, remedy=_SAVE_IT)
+    raise ModelFileError(f"{path} is not a TorchScript file", expected=expected, remedy=_SAVE_IT)
 
 
 def _names(path: Path) -> list[str]:
@@ -70,10 +70,10 @@ class FrameworkFiles:
 
 
 def paddle_files(folder: Path) -> FrameworkFiles:
-    """Return the inference model in a folder; the path of its graph or weights will do as well.
+    """Return the inference model in a folder; the path of its graph or weights works too.
 
     Raises:
-        InputError: no such folder, a training checkpoint, one of the two files alone, or several models.
+        InputError: no such folder, a training checkpoint, only one of the two files, or several models.
     """
     if folder.suffix in (*PADDLE_GRAPHS, ".pdiparams") and folder.is_file():
         stem = folder.with_suffix("")
@@ -82,7 +82,7 @@ def paddle_files(folder: Path) -> FrameworkFiles:
     elif folder.is_dir():
         stems = sorted({path.stem for path in folder.glob("*.pdiparams")})
     else:
-        seen = "is no folder" if folder.exists() else "does not exist"
+        seen = "is not a folder" if folder.exists() else "does not exist"
         raise InputError(
             f"{folder} {seen}", expected="a folder with inference.json or inference.pdmodel and .pdiparams"
         )
@@ -125,18 +125,18 @@ def mindspore_file(path: Path, network: str | None) -> FrameworkFiles:
         remedy = f"edge build {path}" if suffix == ".onnx" else None
         if suffix == ".air":
             remedy = "export it as MindIR: ms.export(net, x, file_name='model', file_format='MINDIR')"
-        raise InputError(f"{path} is no file of MindSpore's that edge reads", expected=expected, remedy=remedy)
+        raise InputError(f"{path} is not a MindSpore file that edge reads", expected=expected, remedy=remedy)
     if path.stat().st_size == 0:
         raise InputError(f"{path} has no content", remedy="copy or export it again")
     if suffix == ".ckpt" and network is None:
         raise UsageError(
-            f"{path.name} is a checkpoint: it holds weights and no network",
+            f"{path.name} is a checkpoint: it holds weights but no network",
             expected="--network with a name of mindcv's, or a MindIR, which holds both",
             remedy=f"--mindspore {path} --network convnext_tiny",
         )
     parts = [path]
     if suffix == ".mindir":
-        # Beyond 1 GB MindSpore writes NAME_graph.mindir and the weights into NAME_variables/.
+        # Above 1 GB MindSpore writes NAME_graph.mindir and the weights into NAME_variables/.
         beside = path.with_name(path.stem.removesuffix("_graph") + "_variables")
         parts += sorted(item for item in beside.glob("*") if item.is_file()) if beside.is_dir() else []
     return FrameworkFiles(path, sha256_of_all(*parts))
@@ -159,9 +159,9 @@ def _no_paddle_model(folder: Path) -> InputError:
             remedy=PADDLE_EXPORT,
         )
     if ".pdmodel" in endings:
-        return InputError(f"{folder} has a .pdmodel but no .pdiparams of that name", remedy=PADDLE_EXPORT)
+        return InputError(f"{folder} has a .pdmodel but no .pdiparams with the same name", remedy=PADDLE_EXPORT)
     if "__model__" in names:
-        return InputError(f"{folder} is in the form of Paddle 1 (__model__)", remedy=f"with Paddle 2: {PADDLE_EXPORT}")
+        return InputError(f"{folder} has the format of Paddle 1 (__model__)", remedy=f"with Paddle 2: {PADDLE_EXPORT}")
     listed = ", ".join(names[:_SHOWN]) + (" …" if len(names) > _SHOWN else "")
     return InputError(
         f"{folder} holds no inference model of PaddlePaddle but {listed}" if names else f"{folder} is an empty folder",
@@ -171,7 +171,7 @@ def _no_paddle_model(folder: Path) -> InputError:
 
 
 def sha256_of_all(*paths: Path) -> str:
-    """Return the checksum of files that make one model; of a single one its own."""
+    """Return one checksum of all files of a model; for a single file its sha256."""
     if len(paths) == 1:
         return sha256_of(paths[0])
     return hashlib.sha256("".join(sha256_of(path) for path in paths).encode()).hexdigest()

@@ -1,4 +1,4 @@
-"""How a mindcv network sees images: mindcv's own table of its networks, or a training YAML of its."""
+"""The preprocessing of a mindcv network, from mindcv's own table of networks or a training YAML."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from edge.sources.declared import Declared, numbers
 from edge.sources.paddleclas import load_yaml
 from edge.specs.schema import Interpolation
 
-# What mindcv 0.3.0 states of each of its networks, and what its evaluation does where it states nothing.
+# The values of mindcv 0.3.0 for each of its networks, and the defaults of its evaluation.
 TABLE = "mindcv.json"
 
 
@@ -27,7 +27,7 @@ def table() -> Mapping[str, Any]:
 
 
 def of_network(name: str) -> Declared:
-    """Return what mindcv says of one of its networks.
+    """Return mindcv's values for one of its networks.
 
     Raises:
         UsageError: mindcv has no such network; close names are given.
@@ -46,29 +46,29 @@ def of_network(name: str) -> Declared:
     missing = [key for key in ("mean", "std", "crop_pct", "interpolation") if key not in stated]
     if missing:
         notes.append(
-            f"{origin} states no {', '.join(missing)} of {name}: what its evaluation does by default is "
-            "taken; a network trained with another recipe needs --source-config FILE or the options"
+            f"{origin} states no {', '.join(missing)} for {name}: the defaults of its evaluation are used; "
+            "a network trained in another way needs --source-config FILE or the options"
         )
     return _declared({**table()["defaults"], **stated}, origin, name, notes)
 
 
 def read_config(path: Path) -> Declared:
-    """Return what a training YAML of mindcv says, such as ``configs/convnext/convnext_tiny_ascend.yaml``.
+    """Return the values of a training YAML of mindcv, such as ``configs/convnext/convnext_tiny_ascend.yaml``.
 
     Raises:
-        InputError: it is no YAML, no such configuration, or a value can't be read.
+        InputError: it is not YAML, not such a configuration, or a value can't be read.
     """
     data = load_yaml(path)
     keys = ("image_resize", "crop_pct", "mean", "std", "interpolation", "num_classes", "model")
     stated = {key: data[key] for key in keys if data.get(key) is not None}
     if not stated:
-        raise InputError(f"{path} states nothing of images", expected=f"mindcv's keys: {', '.join(keys)}")
+        raise InputError(f"{path} states no preprocessing", expected=f"mindcv's keys: {', '.join(keys)}")
     name = stated.get("model")
     return _declared({**table()["defaults"], **stated}, path.name, name if isinstance(name, str) else None, [])
 
 
 def _declared(stated: Mapping[str, Any], origin: str, name: str | None, notes: list[str]) -> Declared:
-    # A network's own input size is (channels, height, width); the default of the evaluation one number.
+    # A network's input size is (channels, height, width); the evaluation's default is one number.
     size = stated["input_size"][1:] if "input_size" in stated else stated["image_resize"]
     height, width = (int(value) for value in numbers(size, 2, "image_resize", origin))
     (share,) = numbers(stated["crop_pct"], 1, "crop_pct", origin)
@@ -80,11 +80,11 @@ def _declared(stated: Mapping[str, Any], origin: str, name: str | None, notes: l
         resize = max(height, width)
     kind = str(stated["interpolation"]).lower()
     if kind not in get_args(Interpolation):
-        notes.append(f"{origin} resizes with {kind}, which is not had here: bilinear is used, as mindcv does")
+        notes.append(f"{origin} resizes with {kind}, which edge does not have: bilinear is used, as in mindcv")
         kind = "bilinear"
     mean = numbers(stated["mean"], 3, "mean", origin)
     std = numbers(stated["std"], 3, "std", origin)
-    # mindcv's images stay in 0..255; some of its networks state 0..1, as timm does.
+    # mindcv's images are in 0..255; some of its networks state 0..1, as timm does.
     unit = 255.0 if max(std) <= 1 else 1.0
     classes = stated.get("num_classes")
     return Declared(

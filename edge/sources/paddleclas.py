@@ -1,4 +1,4 @@
-"""How a PaddleClas model sees images, from its own YAML: inference.yml, a training or a deploy config."""
+"""The preprocessing of a PaddleClas model, from its own YAML: inference.yml, a training or a deploy config."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from edge.files import read_yaml
 from edge.sources.declared import Declared, names_of, number, numbers
 from edge.specs.schema import Interpolation
 
-# Where PaddleClas's kinds of YAML keep the operations on an image, and what follows the network.
+# Keys of the operations before and after the network in PaddleClas's kinds of YAML.
 _TRANSFORMS = (
     ("PreProcess", "transform_ops"),
     ("Infer", "transforms"),
@@ -31,10 +31,10 @@ def find_config(folder: Path) -> Path | None:
 
 
 def read_config(path: Path) -> Declared:
-    """Return what a PaddleClas YAML says.
+    """Return the values of a PaddleClas YAML.
 
     Raises:
-        InputError: it is no YAML, no PaddleClas configuration, or a value can't be read.
+        InputError: it is not YAML, not a PaddleClas configuration, or a value can't be read.
     """
     data = load_yaml(path)
     origin = path.name
@@ -60,15 +60,15 @@ def read_config(path: Path) -> Declared:
                 width, height = values.pop("stretched")
                 values["resize"] = min(width, height)
                 notes.append(
-                    f"{origin} stretches the image to {width}x{height} and crops then; here the shorter "
-                    f"side becomes {values['resize']} and the aspect stays"
+                    f"{origin} stretches the image to {width}x{height} and then crops; here the shorter "
+                    f"side becomes {values['resize']} and the aspect ratio stays"
                 )
             width, height = _size(options.get("size"), "CropImage: size", origin)
             values["crop"] = (height, width)
         elif name == "NormalizeImage":
             values["mean"], values["std"] = _normalise(options, origin)
         elif name not in _IGNORED:
-            notes.append(f"{origin}: {name} is not understood and left out; check the numbers")
+            notes.append(f"{origin}: the operation {name} is unknown and left out; check the preprocessing")
     stretched = values.pop("stretched", None)
     if stretched is not None:
         values.setdefault("crop", stretched[::-1])
@@ -89,10 +89,10 @@ def read_config(path: Path) -> Declared:
 
 
 def load_yaml(path: Path) -> Mapping[str, Any]:
-    """Return the mapping that a framework's YAML holds.
+    """Return the mapping in a framework's YAML.
 
     Raises:
-        InputError: it can't be read, or is none.
+        InputError: it can't be read, or is not a mapping.
     """
     try:
         data = read_yaml(path)
@@ -133,11 +133,11 @@ def _resize(options: Mapping[str, Any], values: dict[str, Any], notes: list[str]
     known = kind in get_args(Interpolation)
     values["interpolation"] = kind if known else _NEAREST.get(kind, "bilinear")
     if not known:
-        notes.append(f"{origin} resizes with {wish}, which is not had here: {values['interpolation']} is used")
+        notes.append(f"{origin} resizes with {wish}, which edge does not have: {values['interpolation']} is used")
 
 
 def _size(value: object, what: str, origin: str) -> tuple[int, int]:
-    """Return two lengths, most often (width, height); one stands for both."""
+    """Return two lengths, usually (width, height); a single number stands for both."""
     first, second = numbers(value, 2, what, origin)
     if min(first, second) < 1 or first % 1 or second % 1:
         raise InputError(f"{origin}: {what} is {value!r}", expected="whole pixels")
@@ -177,7 +177,7 @@ def _names(data: Mapping[str, Any], path: Path, notes: list[str]) -> tuple[str, 
         file = options.get("class_id_map_file")
         if not isinstance(file, str):
             continue
-        # The file is named relative to where PaddleClas is started, most often its own checkout.
+        # The file is relative to the folder where PaddleClas starts, usually its own checkout.
         places = (Path(file), path.parent / file, path.parent / Path(file).name)
         found = next((place for place in places if place.is_file()), None)
         if found is not None:
@@ -185,5 +185,5 @@ def _names(data: Mapping[str, Any], path: Path, notes: list[str]) -> tuple[str, 
                 return names_of(found.read_text(encoding="utf-8"), str(found))
             except (OSError, UnicodeDecodeError) as error:
                 raise InputError(f"{found} can't be read: {error}") from error
-        notes.append(f"{path.name} names the classes in {file}, which is not here; --labels FILE names them")
+        notes.append(f"the class names of {path.name} are in {file}, which does not exist here; use --labels FILE")
     return None

@@ -1,4 +1,4 @@
-"""Decide which weights a build uses, and have them on this machine."""
+"""Decide which weights a build uses, and get them onto this machine."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 SourceName = Literal["timm", "vendor", "demo", "random", "onnx", "torchscript", "paddle", "mindspore"]
 Finder = Callable[[], "Toolchain | None"]
 
-# What the source adds to the name of every file: weights that are no real model say so.
+# Suffix of all file names, so that weights of no real model are recognized.
 SUFFIX = {"demo": "_demo", "random": "_random"}
 WORKER = "export_timm.py"
 _HAS_EXPORTER = "import sys, importlib.util as u; sys.exit(not all(u.find_spec(m) for m in ('torch', 'timm', 'onnx')))"
@@ -45,27 +45,23 @@ class Resolved:
     file: str | None  #: absolute path of the file; None for ``random``.
     sha256: str | None  #: of the file (with its external data, if any); None for ``random``.
     seed: int | None = None  #: of ``random``; else None.
-    classes: int | None = None  #: number of scores that the spec demands; None where it leaves that to the weights.
+    classes: int | None = None  #: number of scores in the spec; None takes the number of the weights.
     network: str | None = None  #: mindcv's name of the network that a MindSpore file holds.
-    #: millions of parameters that are published of a model of the zoo, which a file of the user's has to have to be
-    #: called so; else None.
+    #: published millions of parameters of a zoo model; a user's file built under its name must have them. Else None.
     published_m: float | None = None
 
     @property
     def framework(self) -> str | None:
-        """The framework whose managed environment has to export them; None where none has to."""
+        """The framework whose managed environment must export them; None if none must."""
         return self.source if self.source in WORKERS else None
 
     @property
     def needs_toolchain(self) -> bool:
-        """Whether the compiler's Python has to export them."""
+        """Whether the compiler's Python must export them."""
         return self.source in ("timm", "random", "torchscript")
 
     def identity(self) -> dict[str, Any]:
-        """Return what the exported file depends on, as JSON values.
-
-        A cache key needs the input size and the toolchain besides.
-        """
+        """Return everything that the exported file depends on, as JSON values, except input size and toolchain."""
         needed = WORKER if self.needs_toolchain else WORKERS.get(self.source)
         workers = Path(__file__).resolve().parent.parent / "toolchain" / "workers"
         promised = {} if self.published_m is None else {"published_m": self.published_m}
@@ -90,23 +86,23 @@ def choose_weights(
     seed: int = 0,
     reporter: Reporter = SILENT,
 ) -> Resolved:
-    """Choose weights and download them where needed.
+    """Choose weights and download them if needed.
 
     ``auto`` takes the spec's own file (ONNX, TorchScript, PaddlePaddle, MindSpore) if it names one, else the
-    first of timm, vendor, demo that can be had, with one warning for each that can't. A named source is that
-    source or an error.
+    first available of timm, vendor, demo, with one warning for each that is not. A named source is used, or an
+    error is raised.
 
     Args:
-        toolchain: finds the compiler, whose Python exports timm models; called only where that matters.
-            Without it, whether there is one is left to ``export``.
+        toolchain: finds the compiler, whose Python exports timm models; called only if needed. Without it,
+            ``export`` checks whether there is a compiler.
         seed: for ``random``.
-        reporter: hears of downloads and of what was tried.
+        reporter: told of downloads and of the sources tried.
 
     Raises:
         UsageError: the model has no such source.
-        DownloadError: the named source can't be had, or none of auto's.
+        DownloadError: the named source, or every source of ``auto``, is not available.
         ToolchainMissing: timm or random without a Python that exports.
-        ModelFileError: the vendor's or the user's file is no such model.
+        ModelFileError: the vendor's or the user's file is another model.
         WorkspaceError: the download cache can't be written.
     """
     ways: dict[str, Callable[[], Resolved]] = {
@@ -140,8 +136,8 @@ def choose_weights(
         )
     random = "add --weights random to the command (speed only, no Top-1); or " if spec.sources.timm else ""
     raise DownloadError(
-        f"{spec.name}: no weights could be had\n  " + "\n  ".join(tried),
-        remedy=f"connect to the network and try again; or {random}build a file of yours: edge build net.onnx",
+        f"{spec.name}: no weights are available\n  " + "\n  ".join(tried),
+        remedy=f"connect to the network and try again; or {random}build your own file: edge build net.onnx",
     )
 
 
@@ -214,10 +210,10 @@ def _random(spec: ModelSpec, toolchain: Finder | None, seed: int) -> Resolved:
 def _resolved(
     spec: ModelSpec, source: SourceName, tag: str, file: Path | None, sha256: str | None, seed: int | None = None
 ) -> Resolved:
-    # The demo network has the demo images' classes, whatever the real model's are.
+    # The demo network has the demo images' classes, not the real model's.
     classes = None if source == "demo" else spec.classes
     path = None if file is None else str(file)
-    # Under a name of its own a file may be whatever it is.
+    # Only a file built under a zoo model's name must have its parameters.
     named = spec.published if source in OWN_FILES and is_shipped(spec.name) else None
     published = named.params_m if named else None
     return Resolved(source, spec.name + SUFFIX.get(source, ""), tag, path, sha256, seed, classes, published_m=published)
@@ -236,12 +232,12 @@ def _source(spec: ModelSpec, name: str, wish: str | None = None) -> str:
 
 
 def _require_exporter(finder: Finder | None, purpose: str) -> None:
-    """Fail unless the compiler's Python can export models of torch and timm."""
+    """Fail unless the compiler's Python can export torch and timm models."""
     if finder is None:
         return
     toolchain = finder()
     if toolchain is None:
-        why = "there is no compiler, whose Python exports them"
+        why = "there is no compiler, and its Python exports them"
     elif toolchain.kind == "managed":
         return  # its lock file holds torch and timm
     else:
@@ -254,7 +250,7 @@ def _require_exporter(finder: Finder | None, purpose: str) -> None:
 
 
 def _huggingface_cache(repository: str, expected: str | None) -> tuple[Path, str] | None:
-    """Return a file that Hugging Face's own client has downloaded before, and its checksum.
+    """Return a file that Hugging Face's own client downloaded earlier, and its checksum.
 
     Layout: ``models--OWNER--NAME/refs/main`` names the revision, ``snapshots/<revision>/model.safetensors``
     links to ``blobs/<sha256>``.

@@ -33,7 +33,7 @@ LOG = "export.log"
 
 @frozen
 class Weights:
-    """Where the weights came from."""
+    """Origin of the weights."""
 
     source: str  #: ``timm``, ``vendor``, ``demo``, ``random``, ``onnx``, ``torchscript``, ``paddle`` or ``mindspore``.
     tag: str  #: timm tag, URL or file name.
@@ -46,8 +46,8 @@ class ExportResult:
     """A float ONNX, ready to simplify."""
 
     onnx: str  #: file name.
-    weights: Weights  #: where its weights came from.
-    name: str  #: the model's name, with ``_demo`` or ``_random`` where it is that; starts all file names.
+    weights: Weights  #: origin of its weights.
+    name: str  #: the model's name, with ``_demo`` or ``_random`` for such weights; starts all file names.
     input_name: str  #: name of the image input.
     input_shape: tuple[int, ...]  #: batch first.
     classes: int  #: number of scores.
@@ -57,7 +57,7 @@ class ExportResult:
     exporter: str = ""  #: versions of what exported it; empty where the file came as ONNX.
     notes: tuple[str, ...] = ()  #: what the user should know of it.
     #: largest difference between the scores of the ONNX and of the framework on the same seeded noise, as a share of
-    #: the range of the scores; None where the file came as ONNX.
+    #: the range of the scores; None if the file was an ONNX.
     max_error: float | None = None
 
 
@@ -75,18 +75,18 @@ def export(
     Args:
         resolved: from ``choose_weights``.
         spec: the model; its crop is the input size.
-        toolchain: whose Python exports timm models; not needed for ready-made files.
-        framework: the managed environment that exports PaddlePaddle's or MindSpore's.
+        toolchain: its Python exports timm models; not needed for files.
+        framework: the managed environment that exports PaddlePaddle or MindSpore models.
         out: an empty folder.
 
     Raises:
         ToolchainMissing: timm or random weights without a Python that exports.
         ToolchainError: the exporter failed.
         SpecError: timm has no such model.
-        ModelFileError: the model does not fit the spec, is another network than the one whose figures are
-            published, or the ONNX computes other numbers than the framework.
+        ModelFileError: the model does not fit the spec or its published figures, or the ONNX computes other
+            numbers than the framework.
         InputError: the weights do not fit the architecture.
-        LabelError: the file of class names can't be read, or has another number of them.
+        LabelError: the file of class names can't be read, or has another number of names.
     """
     target = out / f"{resolved.name}.onnx"
     notes: tuple[str, ...] = ()
@@ -103,7 +103,7 @@ def export(
         if framework is None:
             environment = FRAMEWORKS[resolved.framework]
             raise ToolchainMissing(
-                f"{environment.title} models are exported by an environment that is not there",
+                f"{environment.title} models are exported by an environment that is not installed",
                 remedy=environment.install,
             )
         reporter.update(f"export {resolved.tag} to ONNX")
@@ -139,7 +139,7 @@ def export(
     require_fit(found, spec, resolved.tag, classes=resolved.classes is not None)
     if resolved.published_m is not None:
         option = f"--{resolved.source} " if resolved.framework else ""
-        remedy = f"build it without the name of another model: edge build {option}{resolved.file}"
+        remedy = f"build it under its own name: edge build {option}{resolved.file}"
         require_parameters(found, resolved.published_m, resolved.tag, spec.name, remedy)
     labels = "demo" if resolved.source == "demo" else spec.labels
     notes += notes_on(found) + notes_on_classes(model, found.classes, labels)
@@ -160,7 +160,7 @@ def export(
 
 
 def _copy(source: Path, target: Path) -> None:
-    """Copy a model; one with external data becomes a single file."""
+    """Copy a model; external data is moved into the file."""
     if not external_data(source):
         shutil.copyfile(source, target)
         return
@@ -171,7 +171,7 @@ def _copy(source: Path, target: Path) -> None:
         onnx.save(model, target)
     except ValueError as error:
         raise ModelFileError(
-            f"{source} does not fit one file: {error}", expected="less than 2 GB of weights"
+            f"{source} does not fit into one file: {error}", expected="less than 2 GB of weights"
         ) from error
 
 
@@ -184,7 +184,7 @@ def _run_worker(resolved: Resolved, spec: ModelSpec, toolchain: Toolchain | None
     if spec.preprocess.layout != "NCHW":
         raise ModelFileError(
             f"{spec.name}: layout {spec.preprocess.layout}",
-            expected="NCHW: torch models have their channels first",
+            expected="NCHW: torch models have channels first",
             remedy="set preprocess.layout: NCHW in the model's YAML",
         )
     height, width = spec.preprocess.crop
@@ -218,7 +218,7 @@ def _run_worker(resolved: Resolved, spec: ModelSpec, toolchain: Toolchain | None
     if answer.get("about") == "numbers":
         raise ModelFileError(
             reason,
-            expected="an export that computes what the framework does",
+            expected="an export that computes the same as the framework",
             remedy="export the model yourself and check the file: edge build my.onnx",
         )
     if answer.get("about") == "weights":

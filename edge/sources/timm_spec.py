@@ -27,27 +27,27 @@ _INTERPOLATIONS = ("bilinear", "bicubic")
 
 @frozen
 class TimmModel:
-    """What timm says of a model."""
+    """Timm's facts of a model."""
 
-    tag: str  #: with the tag of its weights, such as ``resnet18.a1_in1k``; without one where timm has none.
+    tag: str  #: with the tag of its weights, such as ``resnet18.a1_in1k``; without a tag if timm has none.
     timm: str  #: version of timm.
     spec: ModelSpec  #: to build it.
     has_weights: bool  #: whether timm names trained weights.
-    notes: tuple[str, ...]  #: what could not be taken over as it is, or is not known.
+    notes: tuple[str, ...]  #: on values that are unknown or could not be used unchanged.
 
 
 def describe_timm(name: str, toolchain: Toolchain, changes: Mapping[str, Any]) -> TimmModel:
-    """Ask timm, in the compiler's Python, how a model sees images.
+    """Ask timm, in the compiler's Python, for the preprocessing of a model.
 
     Args:
         name: timm's name, with or without the tag of its weights.
-        changes: what the user sets other than timm does: ``crop``, ``resize``, ``mean``, ….
+        changes: the user's values in place of timm's: ``crop``, ``resize``, ``mean``, ….
 
     Raises:
-        UsageError: timm has no such model (close names are given), it is no classifier of colour images, or
+        UsageError: timm has no such model (close names are given), it is not a classifier of colour images, or
             its size does not suit the board.
         ToolchainMissing: the compiler's Python has no timm.
-        ToolchainError: it could not be asked.
+        ToolchainError: timm did not answer.
     """
     answer = _ask(name, toolchain)
     if not answer["known"]:
@@ -62,8 +62,8 @@ def describe_timm(name: str, toolchain: Toolchain, changes: Mapping[str, Any]) -
     classes = int(answer["classes"])
     if classes < 2:
         raise UsageError(
-            f"timm's {tag} is no classifier: it has {classes} classes",
-            expected="a model with a head, such as one whose tag ends in in1k",
+            f"timm's {tag} is not a classifier: it has {classes} classes",
+            expected="a model with a head, for example with a tag that ends in in1k",
         )
     imagenet = classes == IMAGENET_CLASSES and "in1k" in answer["tag"]
     if not imagenet:
@@ -71,7 +71,7 @@ def describe_timm(name: str, toolchain: Toolchain, changes: Mapping[str, Any]) -
         notes.append(f"{classes} classes, NOT known to be ImageNet's: {reason}; name them with --labels FILE")
     if answer["tag"] and answer["repository"] != f"timm/{tag}":
         notes.append(
-            f"its weights lie at {answer['repository'] or 'no hub'}, not at timm/{tag}, where edge looks; "
+            f"its weights are at {answer['repository'] or 'no hub'}, not at timm/{tag}, where edge looks; "
             "--weights random needs none"
         )
     spec = ModelSpec(
@@ -85,7 +85,7 @@ def describe_timm(name: str, toolchain: Toolchain, changes: Mapping[str, Any]) -
 
 
 def near_names(name: str, toolchain: Toolchain) -> tuple[str, ...] | None:
-    """Return timm's names that are close to one which it has not; None if it has it, or can't be asked."""
+    """Return timm's names close to an unknown name; None if timm knows the name, or does not answer."""
     try:
         answer = _ask(name, toolchain)
     except ToolchainError:
@@ -102,7 +102,7 @@ def _preprocess(tag: str, answer: Mapping[str, Any], changes: Mapping[str, Any])
     if answer["fixed_size"] and crop != (height, width):
         raise UsageError(
             f"--crop {crop[0]}x{crop[1]}, but timm's {tag} is made for {height}x{width} only",
-            remedy="leave --crop away, or choose a model of another size",
+            remedy="leave --crop out, or choose a model of another size",
         )
     if crop[1] % WIDTH_MULTIPLE:
         near = max(1, round(crop[1] / WIDTH_MULTIPLE)) * WIDTH_MULTIPLE
@@ -119,10 +119,10 @@ def _preprocess(tag: str, answer: Mapping[str, Any], changes: Mapping[str, Any])
         if answer["crop_pct"] != 1:
             notes.append(f"timm crops {answer['crop_pct']} of the stretched image; here none is cropped")
     elif answer["crop_mode"] != "center":
-        notes.append(f"timm's crop mode {answer['crop_mode']!r} is not known here; the centre is cropped")
+        notes.append(f"timm's crop mode {answer['crop_mode']!r} is unknown; the centre is cropped")
     interpolation = answer["interpolation"]
     if interpolation not in _INTERPOLATIONS:
-        notes.append(f"timm's interpolation {interpolation!r} is not known here; bicubic is used")
+        notes.append(f"timm's interpolation {interpolation!r} is unknown; bicubic is used")
         interpolation = "bicubic"
     own: dict[str, Any] = {
         "crop": crop,
@@ -142,10 +142,8 @@ def _ask(name: str, toolchain: Toolchain) -> dict[str, Any]:
     if done.returncode == 0 and "known" in answer:
         return answer
     if done.timed_out:
-        raise ToolchainError(f"timm did not tell of {name} within {TIMEOUT:.0f} s", remedy="run the command again")
+        raise ToolchainError(f"timm did not answer for {name} within {TIMEOUT:.0f} s", remedy="run the command again")
     last = (done.tail.splitlines() or [f"exit status {done.returncode}"])[-1]
     if "ModuleNotFoundError" in last:
-        raise ToolchainMissing(
-            f"the compiler's Python can't tell of timm models: {last}", remedy="edge toolchain install"
-        )
-    raise ToolchainError(f"timm could not be asked for {name}: {last}", remedy="edge toolchain status")
+        raise ToolchainMissing(f"the compiler's Python has no usable timm: {last}", remedy="edge toolchain install")
+    raise ToolchainError(f"timm failed on {name}: {last}", remedy="edge toolchain status")

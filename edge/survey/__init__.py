@@ -1,4 +1,4 @@
-"""What is known of every model of the zoo: measured size, placement on the BPU, compiled speed."""
+"""Measurements of every model of the zoo: size, placement on the BPU, compiled speed."""
 
 from edge.survey.check import check_model, measure_model, request_of
 from edge.survey.collect import Collected, collect

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 def measure_model(request: Request, build_dir: Path, listener: Listener) -> Counted:
-    """Export a model, simplify it as proof that it can be built, and count the exported network."""
+    """Export a model, simplify it to prove that it can be built, and count the exported network."""
     from edge.graph.count import count
     from edge.pipeline.build import Build
     from edge.pipeline.stages import EXPORT, SIMPLIFY
@@ -61,8 +61,8 @@ def measure_model(request: Request, build_dir: Path, listener: Listener) -> Coun
 def request_of(spec: ModelSpec, *, timeout: float, any_memory: bool = False) -> Request:
     """Return the request of one model.
 
-    Weights are random, from seed 0: shapes, placement and speed do not depend on them, and none have to be downloaded.
-    A model that is a file keeps its own. One run of the compiler may take ``timeout`` seconds.
+    Weights are random, from seed 0: shapes, placement and speed do not depend on them, and no download is needed.
+    A model that is a file keeps its own weights. One run of the compiler may take ``timeout`` seconds.
     """
     own = any(getattr(spec.sources, kind) for kind in OWN_FILES)
     return Request(
@@ -78,10 +78,10 @@ def request_of(spec: ModelSpec, *, timeout: float, any_memory: bool = False) -> 
 def check_model(
     request: Request, build_dir: Path, listener: Listener, earlier: Mapping[str, Checked] | None = None
 ) -> Checked:
-    """Return the placement of one model; a known failure is a result too, so that the others get their turn.
+    """Return the placement of one model; a known failure is a result too, so the other models are still checked.
 
-    What an earlier run finished is taken from the build folder. Models of one architecture are one network before their
-    weights are loaded: it is checked once, so what this run found ``earlier`` is looked at.
+    Stages of an earlier run are reused from the build folder. Models of one architecture are the same network without
+    their weights, which is checked once: ``earlier`` holds the results of this run so far.
     """
     from edge.pipeline.build import Build
     from edge.pipeline.stages import CHECK, EXPORT, SIMPLIFY
@@ -121,7 +121,7 @@ def check_model(
 
 
 def _twin(network: str, earlier: Mapping[str, Checked]) -> Checked | None:
-    """Return what was found of a network under another name."""
+    """Return the result of the same network under another name."""
     for name, checked in earlier.items():
         if checked.network == network and not checked.failed:
             return evolve(checked, same_as=checked.same_as or name)

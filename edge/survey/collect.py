@@ -1,4 +1,4 @@
-"""Read what real builds left behind: the best compile of each model in a folder of builds."""
+"""Read real builds: the best compile of each model in a folder of builds."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ from edge.survey.record import LEVELS, RECORDS, Checked, Compiled, Record, Recor
 if TYPE_CHECKING:
     from edge.sources.stage import ExportResult
 
-# Stages that hand on an ONNX of theirs; each record names the ONNX that it was made from.
+# Stages that write an ONNX; each record names the ONNX that it was made from.
 _CHANGES = ("simplify", "rewrite", "equalize", "round")
-# Of a recipe, what changes nothing in the program; the level is told apart.
+# Keys of a recipe that do not change the program; the level is compared separately.
 _WORDS = ("name", "note", "evidence")
 
 Data = Mapping[str, Any]
@@ -33,16 +33,16 @@ Data = Mapping[str, Any]
 
 @frozen
 class Origin:
-    """What one compile was made from."""
+    """The inputs of one compile."""
 
-    spec: ModelSpec  #: of the model, as its build knew it.
+    spec: ModelSpec  #: of the model, at the time of its build.
     precision: Precision  #: the recipe with its level.
     export: ExportResult  #: the float ONNX and its weights.
     onnx: str  #: sha256 of the ONNX that was compiled.
-    simplified: str  #: sha256 of the simplified ONNX: the same, unless the recipe has it rewritten.
+    simplified: str  #: sha256 of the simplified ONNX: the same, unless the recipe changes the ONNX.
     written: int  #: calibration images that were written.
     asked: int  #: calibration images that were asked for.
-    calibration: str  #: what they were taken from.
+    calibration: str  #: source of the images.
     calibration_sha256: str  #: of the set.
     images_sha256: str  #: fingerprint of the images before they were chosen and cropped.
     seed: int  #: of the choice.
@@ -50,7 +50,7 @@ class Origin:
 
 
 def recipe_sha256(precision: Precision) -> str:
-    """Return the hash of what a recipe does: its name, its notes and its level left out."""
+    """Return the hash of a recipe without its name, notes and level."""
     data = {key: value for key, value in cattrs.unstructure(precision).items() if key not in _WORDS}
     del data["compiler"]["optimize_level"]
     return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()
@@ -59,7 +59,7 @@ def recipe_sha256(precision: Precision) -> str:
 class Stages:
     """The stage records of one build folder, which need not exist.
 
-    The manifest does not do here: ``edge compile`` writes none, and it names a recipe without saying what it does.
+    The manifest is not enough: ``edge compile`` writes none, and it names a recipe without its content.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -74,9 +74,9 @@ class Stages:
         yield from self._records.get("compile", ())
 
     def origins(self, compiled: Data) -> list[Origin]:
-        """Return what a compile was made from; none where a stage before it is gone or an earlier edge's.
+        """Return the inputs of a compile; none if an earlier stage is gone or was made by an earlier edge.
 
-        Several stand for the same bytes: files of one content that came in different ways.
+        Several origins mean the same bytes, made in different ways.
         """
         try:
             return list(self._origins(compiled["inputs"]))
@@ -84,7 +84,7 @@ class Stages:
             return []
 
     def verified(self, program: str) -> bool | None:
-        """Return whether a ``.bin`` of this sha256 was seen to equal the quantized model; None if nobody looked."""
+        """Return whether verify found a ``.bin`` equal to the quantized model; None if it did not run."""
         for data in self._records.get("verify", ()):
             result = data.get("result") or {}
             if data["inputs"].get("program") == program and not result.get("why_not"):
@@ -120,7 +120,7 @@ class Stages:
                     )
 
     def _simplified(self, onnx: str) -> Iterator[tuple[Data, str]]:
-        """Yield the simplify stages that an ONNX goes back to, with the hash of what they made."""
+        """Yield the simplify stages from which an ONNX was made, with the hash of their ONNX."""
         for stage in _CHANGES:
             for data in self._made(stage, onnx):
                 if stage == "simplify":
@@ -135,7 +135,7 @@ class Stages:
 
 
 def _object(path: Path) -> dict[str, Any]:
-    """Return the object in a JSON file; empty if there is none that can be read."""
+    """Return the object in a JSON file; empty if it is missing or can't be read."""
     try:
         data = read_json(path)
     except (OSError, ValueError):
@@ -145,24 +145,24 @@ def _object(path: Path) -> dict[str, Any]:
 
 @frozen
 class Collected:
-    """What a folder of builds holds."""
+    """The measurements in a folder of builds."""
 
-    #: name -> what is new of a model; models of which there is nothing are left out.
+    #: name -> new measurements of a model; models without any are left out.
     records: Mapping[str, Record] = field(factory=dict)
-    #: name -> why none of a model's programs counts, where it has some.
+    #: name -> why none of a model's programs counts, if it has any.
     left_out: Mapping[str, str] = field(factory=dict)
 
 
 def collect(build_dir: Path, specs: Iterable[ModelSpec], known: Records | None = None) -> Collected:
-    """Return what a folder of builds holds of each model.
+    """Return the measurements of each model in a folder of builds.
 
-    Counts and checks are those that ``edge models`` kept there. A compile counts if it is what ``request_of`` asks
-    for, at any level and with any calibration images: the model's own input and recipe, its own weights or random
-    ones of seed 0, and the network that the model's check saw, where the weights are the same. Of several it is the
-    one of the highest level, and the newest of those, whether its build went on to its end or not.
+    Counts and checks are those that ``edge models`` stored there. A compile counts if it matches ``request_of``, at any
+    level and with any calibration images: the model's own input and recipe, its own weights or random ones of seed 0,
+    and, for the same weights, the network of the model's check. If several count, the highest level wins, then the
+    newest, even if its build did not finish.
 
     Args:
-        known: what was recorded of them elsewhere; a check of ``build_dir`` comes before one of these.
+        known: earlier records of the models; a check in ``build_dir`` wins over theirs.
     """
     kept = load_records(build_dir / RECORDS)
     records, left_out = {}, {}
@@ -197,13 +197,13 @@ def _best(folder: Path, request: Request, checked: Checked | None) -> tuple[Comp
             made.append((LEVELS.index(compiled.level), data["mtime"], compiled))
             break
         else:
-            why_not = next(iter(reasons), "the records of its build are gone, or an earlier edge's")
+            why_not = next(iter(reasons), "the records of its build are gone, or were made by an earlier edge")
     best = max(made, key=lambda item: item[:2], default=None)
     return (best[2] if best else None), why_not
 
 
 def unfit(origin: Origin, request: Request, checked: Checked | None) -> str:
-    """Return why a program is not the model's own, as ``request_of`` asks for it; empty if it is."""
+    """Return why a program does not match ``request_of`` of the model; empty if it does."""
     spec, export = request.spec, origin.export
     if not _own_weights(origin, request):
         return f"{export.weights.source} weights ({export.weights.tag}) are not the model's own"
@@ -217,8 +217,8 @@ def unfit(origin: Origin, request: Request, checked: Checked | None) -> str:
         network = checked.network.partition(" ")[0]
         if network != origin.simplified:
             return (
-                f"another network ({origin.simplified[:12]}) than its check saw ({network[:12]}); "
-                f"edge models --check-all {spec.name} checks it anew"
+                f"another network ({origin.simplified[:12]}) than in its check ({network[:12]}); "
+                f"edge models --check-all {spec.name} checks it again"
             )
     return ""
 
@@ -229,7 +229,7 @@ def _own_weights(origin: Origin, request: Request) -> bool:
         mine, built = (getattr(each, found.source) for each in (sources, origin.spec.sources))
         if not (mine and built) or Path(mine).name != Path(built).name:
             return False
-        return found.source == "paddle" or found.tag == Path(mine).name  # of Paddle's folder another file
+        return found.source == "paddle" or found.tag == Path(mine).name  # the tag of Paddle is a file in the folder
     if found.source == "random":
         return found.tag == sources.timm and found.seed == request.seed
     return found.source in ("timm", "vendor") and found.tag == getattr(sources, found.source)
@@ -273,7 +273,7 @@ def _read(data: Data, origin: Origin, stages: Stages) -> Compiled:
 
 
 def _command(origin: Origin, level: str) -> str:
-    """Return what compiles the same again, for a model that has a name; empty with other images."""
+    """Return the command that compiles the same again, for a model with a name; empty with other images."""
     from edge.images import open_images, sample
     from edge.images.calibrate import load_set
     from edge.pipeline.choices import DEMO_CALIBRATION

@@ -13,66 +13,64 @@ TOLERANCE = 2.0  # percent
 NONE = "-"
 GB, MB = 1e9, 1e6
 
-Models = Mapping[str, ModelSpec | None]  # None: there are records of it, but no YAML here
+Models = Mapping[str, ModelSpec | None]  # None: records without a YAML
 
 HEAD = """# The models, measured
 
 Written by `{command}`; do not edit.
 
-Sizes, placement and speed are measured here; what others published stands beside. "{none}" is what was not
-measured.
+Sizes, placement and speed are measured here; published figures stand beside. "{none}" means not measured.
 """
 
 SIZE = """
 ## Size and placement
 
-"Export error" is the largest difference between the scores of the exported ONNX and of the framework that it
-came from on the same noise, as a share of the range of the scores.
+"Export error" is the largest difference between the scores of the exported ONNX and of its framework on the
+same noise, as a share of the range of the scores.
 
-Parameters and multiply-accumulates (MACs) are counted on the exported ONNX by onnx-tool. MACs are those of
-convolutions and matrix products, attention's included; a multiplication and the addition after it are one.
-Published "FLOPs" of these families are MACs of that kind. Normalisation, activation functions, softmax,
-pooling and additions of two tensors are not among them: "beside" says how many operations those are, in
-percent of the MACs.
+Parameters and multiply-accumulates (MACs) are counted on the exported ONNX by onnx-tool. MACs cover
+convolutions and matrix products, including attention; a multiplication and the addition after it count as one.
+Published "FLOPs" of these families are such MACs. Normalisation, activation functions, softmax, pooling and
+additions of two tensors are not counted: "beside" gives their operations in percent of the MACs.
 
-Placement is what `hb_mapper checker` says of the simplified ONNX with random weights, as
-`edge models --check-all` runs it. The CPU nodes of the tail turn the result into scores; a CPU node inside
-would split the network. "Moved" ones are those that the model's recipe puts on the BPU, of which the checker
-is not told: the table of compiles shows where they went. Seconds are those of all three steps, and depend on
-what else the machine had to do. Models that differ in their weights alone are one network, checked once:
-the seconds of the others are without a check.
+Placement is the answer of `hb_mapper checker` for the simplified ONNX with random weights, as run by
+`edge models --check-all`. The CPU nodes of the tail turn the result into scores; a CPU node inside splits the
+network. "Moved" nodes are those that the model's recipe puts on the BPU. The checker does not see the recipe;
+the table of compiles shows where they run. Seconds cover export, simplification and check, and depend on the
+load of the machine. Models that differ only in their weights are one network, checked once: the seconds of the
+others do not include a check.
 """
 
 SPEED = """
 ## Compiled
 
 Static figures are the compiler's own for one frame; they do not depend on the weights. Time and peak memory
-are those of `hb_mapper makertbin` alone, on the machine that compiled. "Bit for bit" says whether the
-simulated program was seen to give the integers of the quantized model.
+are of `hb_mapper makertbin` alone, on the machine that compiled. "Bit for bit" says whether the simulated
+program gave the same integers as the quantized model.
 """
 
 MADE = """
 ## What was compiled
 
-"ONNX" and "recipe" begin the sha256 of the file that was compiled and of what the recipe does. "Network" says
-whether it is the very network that the checker saw, which only the same weights can tell. "{unknown}" is what
-the edge that compiled did not record.
+"ONNX" and "recipe" are the first digits of the sha256 of the compiled file and of the recipe's content.
+"Network" says whether it is the network of the check; this is known only for the same weights. "{unknown}" means
+that the edge that compiled did not record it.
 """
 UNKNOWN = "unknown"
 
 
 @frozen
 class Compared:
-    """Percentages are measured against published; None where nothing was published."""
+    """Measured compared with published figures, in percent; None if nothing was published."""
 
     parameters: float | None  #: difference in percent.
     macs: float | None  #: difference in percent.
-    why: str  #: of a difference beyond the tolerance, in words; empty where there is none.
-    explained: bool  #: every difference is within the tolerance or has its reason, checked by a count.
+    why: str  #: the reason of a difference beyond the tolerance; empty if there is none.
+    explained: bool  #: whether every difference is within the tolerance or has a reason confirmed by a count.
 
 
 def compare(counted: Counted, published: Published | None) -> Compared:
-    """Set a count beside what others published of the same model."""
+    """Compare a count with the published figures of the same model."""
     parameters = _percent(counted.parameters / 1e6, published.params_m if published else None)
     macs = _percent(counted.macs / 1e9, published.gflops if published else None)
     reasons = []
@@ -88,7 +86,7 @@ def compare(counted: Counted, published: Published | None) -> Compared:
 
 
 def _why(counted: Counted, gflops: float) -> tuple[str, bool]:
-    """Return the reason of a difference, and whether a count bears it out."""
+    """Return the reason of a difference, and whether a count confirms it."""
     if counted.macs_published_at is not None:
         there = counted.macs_published_at / 1e9
         off = _percent(there, gflops) or 0.0
@@ -98,15 +96,15 @@ def _why(counted: Counted, gflops: float) -> tuple[str, bool]:
             return f"the published count is of a {side}x{side} input: {said}", True
         return f"not the input size: {said}", False
     candidates = {
-        "additions and multiplications counted apart": 2 * counted.macs,
+        "additions and multiplications counted separately": 2 * counted.macs,
         "attention's products left out": counted.macs - counted.attention,
-        "everything else counted too": counted.macs + counted.other,
+        "all other operations counted too": counted.macs + counted.other,
     }
     for reason, operations in candidates.items():
         off = _percent(operations / 1e9, gflops) or 0.0
         if abs(off) <= TOLERANCE:
             return f"the published count fits {reason}: {operations / 1e9:.3f} G ({off:+.2f} %)", True
-    return "no convention known here gives the published count", False
+    return "no known convention gives the published count", False
 
 
 def _percent(measured: float, published: float | None) -> float | None:
@@ -166,7 +164,7 @@ def _size(models: Models, found: Records) -> list[str]:
             if checked:
                 notes.append(f"- {name}: the check failed: {checked.failed}")
         rows.append(row)
-    title = f"Differences of more than {TOLERANCE:g} %, networks that are one, and what went wrong:"
+    title = f"Differences of more than {TOLERANCE:g} %, models of the same network, and failures:"
     return [_table(head, rows), *([title, "\n".join(notes)] if notes else [])]
 
 
@@ -230,12 +228,12 @@ def _made(found: Records) -> list[str]:
         )
     parts = [_table(head, rows, words=len(head))] if rows else []
     if silent:
-        parts.append(f"\nCompiled by an earlier edge, which recorded none of this: {', '.join(silent)}.")
+        parts.append(f"\nCompiled by an earlier edge, which did not record this: {', '.join(silent)}.")
     return parts
 
 
 def _twin(found: Records, name: str) -> str:
-    """Return the model whose check stands for this one's, if it still is the same network; else nothing."""
+    """Return the model whose check also holds for this one, if it is still the same network; else empty."""
     checked = found[name].checked
     other = found.get(checked.same_as, Record()).checked if checked else None
     return checked.same_as if checked and other and other.network == checked.network else ""

@@ -1,4 +1,4 @@
-"""What was measured of each model, as one small JSON file."""
+"""The measurements of each model, as one small JSON file."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ class Counted:
     width: int  #: of the input, pixels.
     parameters: int  #: of the exported ONNX.
     macs: int  #: multiply-accumulates of convolutions and matrix products for one image.
-    attention: int  #: those of ``macs`` between two activations.
+    attention: int  #: the part of ``macs`` in products of two activations.
     other: int  #: operations of everything else.
-    #: side of the square input for which the published FLOPs were counted, where that is another.
+    #: side of the square input for which the published FLOPs were counted, if it differs.
     published_at: int | None = None
     macs_published_at: int | None = None  #: ``macs`` at that input.
-    versions: Mapping[str, str] = field(factory=dict)  #: of what exported and counted.
-    #: of the exported ONNX against the framework that it came from, as a share of the range of the scores; None where
-    #: the file came as ONNX, or in a record of an earlier edge.
+    versions: Mapping[str, str] = field(factory=dict)  #: of the packages that exported and counted.
+    #: largest difference between the scores of the exported ONNX and of its framework, as a share of their range; None
+    #: if the file was an ONNX, or in a record of an earlier edge.
     max_error: float | None = None
 
 
@@ -42,21 +42,21 @@ class Checked:
     """Where the compiler's checker puts the nodes."""
 
     weights: str  #: such as ``random``.
-    nodes: int = 0  #: operators of the ONNX that the compiler takes.
+    nodes: int = 0  #: operators of the ONNX that is compiled.
     bpu: int = 0  #: nodes on the BPU, as the compiler merges them.
     cpu: int = 0  #: nodes on the CPU.
-    tail: tuple[str, ...] = ()  #: names of the CPU nodes behind the last BPU node: what turns the result into scores.
-    #: names of CPU nodes before it that the model's recipe moves to the BPU, which the checker is not told of.
+    tail: tuple[str, ...] = ()  #: names of the CPU nodes behind the last BPU node; they turn the result into scores.
+    #: names of CPU nodes before it that the model's recipe moves to the BPU; the checker does not see the recipe.
     moved: tuple[str, ...] = ()
     inside: tuple[str, ...] = ()  #: names of all other CPU nodes.
     seconds: float = 0.0  #: of export, simplification and check together.
     peak_memory: int | None = None  #: bytes that the checker held at most; None if unknown.
     versions: Mapping[str, str] = field(factory=dict)  #: of the compiler.
     failed: str = ""  #: why there is no placement; empty if there is one.
-    machine: bool = False  #: whether the machine is the reason, which lacks memory or the compiler, and not the model.
-    network: str = ""  #: content of the ONNX and the recipe that it was held against.
-    same_as: str = ""  #: model of the same network, whose check this is; empty if it was checked itself.
-    remedy: str = ""  #: what to do about ``failed``; empty where nobody knows.
+    machine: bool = False  #: whether the check failed because of the machine (no memory, no compiler), not the model.
+    network: str = ""  #: content of the ONNX and the recipe.
+    same_as: str = ""  #: model of the same network whose check this is; empty if it was checked itself.
+    remedy: str = ""  #: what to do about ``failed``; empty if unknown.
     max_error: float | None = None  #: of the exported ONNX, as in :class:`Counted`.
 
     @property
@@ -67,39 +67,39 @@ class Checked:
 
 @frozen
 class Compiled:
-    """A real compile. What an earlier edge did not record is empty or None: unknown."""
+    """A real compile. Values that an earlier edge did not record are empty or None."""
 
-    weights: str  #: where they came from; static speed does not depend on it.
+    weights: str  #: their source; static speed does not depend on it.
     level: str  #: optimisation level.
     recipe: str  #: precision recipe.
     latency_us: float | None  #: static, microseconds.
     fps: float | None  #: static.
-    ddr_bytes: int | None  #: memory traffic a frame.
+    ddr_bytes: int | None  #: memory traffic per frame.
     bin_bytes: int  #: size of the program.
-    seconds: float  #: that the compiler took.
+    seconds: float  #: time of the compiler.
     peak_memory: int | None  #: bytes that it and its children held at most; None if unknown.
     bpu: int  #: nodes on the BPU.
     cpu: int  #: nodes on the CPU.
     inside: tuple[str, ...] = ()  #: names of the CPU nodes before the last BPU node.
-    verified: bool | None = None  #: whether the program was seen to equal the quantized model; None if nobody looked.
+    verified: bool | None = None  #: whether verify found program and quantized model equal; None if it did not run.
     versions: Mapping[str, str] = field(factory=dict)  #: of the compiler.
     onnx: str = ""  #: sha256 of the ONNX that was compiled.
     network: str = ""  #: content of the simplified ONNX and the recipe, as in :class:`Checked`.
-    recipe_sha256: str = ""  #: of what the recipe does, see :func:`edge.survey.collect.recipe_sha256`.
+    recipe_sha256: str = ""  #: of the recipe's content, see :func:`edge.survey.collect.recipe_sha256`.
     tag: str = ""  #: of the weights: timm tag, URL or file name.
     seed: int | None = None  #: of random weights; else None.
     max_error: float | None = None  #: of the exported ONNX, as in :class:`Counted`.
     images: int | None = None  #: number of calibration images.
-    calibration: str = ""  #: what they were taken from.
+    calibration: str = ""  #: source of these images.
     calibration_sha256: str = ""  #: of the set.
     toolchain: str = ""  #: identity of the compiler: its versions and its lock file.
-    machine: str = ""  #: that compiled: what ``seconds`` and ``peak_memory`` are of.
-    command: str = ""  #: that compiles the same again; empty where no command line does, as with own images.
+    machine: str = ""  #: the machine that compiled, for ``seconds`` and ``peak_memory``.
+    command: str = ""  #: compiles the same again; empty if no command line does, as with own images.
 
 
 @frozen
 class Record:
-    """Everything measured of one model; None what was not."""
+    """All measurements of one model; None if not measured."""
 
     counted: Counted | None = None
     checked: Checked | None = None
@@ -107,7 +107,7 @@ class Record:
 
     @property
     def same_network(self) -> bool | None:
-        """Whether the program is of the network that the check saw; None where that can't be told."""
+        """Whether the program is from the network of the check; None if unknown."""
         checked, compiled = self.checked, self.compiled
         if not (checked and checked.network and compiled and compiled.network):
             return None
@@ -116,10 +116,10 @@ class Record:
         return checked.network.partition(" ")[0] == compiled.network.partition(" ")[0]
 
     def update(self, new: Record) -> Record:
-        """Return this record with what is new.
+        """Return this record, updated.
 
-        A compile gives way to one of the same or a higher level, and to any if it is of another network than the check
-        saw. A check that failed for want of memory or of a compiler is no reason to forget one that did not.
+        A compile is replaced by one of the same or a higher level, and by any one if it is from another network than
+        the check. A check that failed for lack of memory or of a compiler does not replace one that did not fail.
         """
         checked = new.checked or self.checked
         if checked and checked.machine and self.checked and not self.checked.failed:
@@ -138,7 +138,7 @@ def load_records(path: Path) -> dict[str, Record]:
     """Read the records of all models; none if there is no such file.
 
     Raises:
-        InputError: the file is none of ours.
+        InputError: the file can't be read, or edge did not write it.
     """
     try:
         text = path.read_text(encoding="utf-8")
@@ -147,7 +147,7 @@ def load_records(path: Path) -> dict[str, Record]:
     except NotADirectoryError as error:
         above = next(folder for folder in path.parents if folder.exists())
         raise InputError(
-            f"{path} can't be: {above} is a file", expected="a file in a folder", remedy="name another folder"
+            f"{path} can't exist: {above} is a file", expected="a file in a folder", remedy="name another folder"
         ) from error
     except UnicodeDecodeError as error:
         raise _foreign(path, error) from error
@@ -182,9 +182,9 @@ def save_records(path: Path, records: Records) -> None:
 
 
 def keep(path: Path, new: Records) -> dict[str, Record]:
-    """Add what is new of some models to the records in a file, and return all of them.
+    """Update the records of some models in a file, and return all of them.
 
-    Several edges may do so at a time: each waits for the others.
+    Several processes may do this at the same time: each waits for the others.
     """
     with disk_errors(path.parent):
         path.parent.mkdir(parents=True, exist_ok=True)

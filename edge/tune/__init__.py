@@ -1,4 +1,4 @@
-"""The precision search: float accuracy back at int8 speed, measured on real compiles."""
+"""The precision search: recover float accuracy at int8 speed, measured on real compiles."""
 
 from edge.tune.context import SearchOptions
 from edge.tune.result import FILE, Point, TimeShare, TuneResult

@@ -1,4 +1,4 @@
-"""What every step of a search stands on: request, images, time, trials, and who listens."""
+"""The shared context of a search: request, images, time, trials, and listener."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from edge.tune.trials import Measured, Set, Trials, measured
 
 TRIALS = ".trials"
 WORK = ("edge.tune.trials", "edge.tune.units")  # the modules that measure: a trial depends on all they run
-FEWEST = 16  # images of both parts together
+FEWEST = 16  # images needed, in both parts together
 LEAST_LIMIT = 30.0  # seconds that a trial gets at least
 
 
@@ -46,14 +46,14 @@ class Halves:
 
 
 def halves(images: ImageSet, seed: int) -> Halves:
-    """Split a set in two, each class in halves where there are labels.
+    """Split a set in two; with labels, each class is split in halves.
 
-    Images of equal content come into one part, wherever they are.
+    Images with equal content go into the same part.
     """
     if len(images) < FEWEST:
         raise InputError(
             f"{len(images)} images in {images.description} are too few to choose on one half and report on the other",
-            expected=f"{FEWEST} and more; some hundred for figures that mean something",
+            expected=f"{FEWEST} and more; some hundred for meaningful figures",
             remedy="give --images a larger set, or --count 0 for all of it",
         )
     chosen = {item.name for item in sample(images, len(images) // 2, seed)}
@@ -77,12 +77,12 @@ def _part(images: ImageSet, items: Sequence[ImageItem], which: str) -> ImageSet:
 
 @frozen
 class SearchOptions:
-    """What the user asks of a search."""
+    """The bars and the time of a search, as the user sets them."""
 
-    max_drop: float = 0.3  #: points of Top-1 that may be lost against float behind NV12.
-    #: share of plain int8's latency that a recipe may take, 1 and up; None if in microseconds.
+    max_drop: float = 0.3  #: points of Top-1 that may be lost compared with float behind NV12.
+    #: latency bar as a multiple of plain int8's, 1 and up; None if in microseconds.
     max_latency: float | None = 1.10
-    max_latency_us: float | None = None  #: microseconds; None if a share.
+    max_latency_us: float | None = None  #: latency bar in microseconds; None if a multiple.
     min_agreement: float | None = None  #: percent; None for no bar.
     seconds: float = 1800.0  #: for the whole search.
     trial_seconds: float = 600.0  #: for one compile.
@@ -91,7 +91,7 @@ class SearchOptions:
 
 @frozen(eq=False)
 class Candidate:
-    """A recipe with what is known of it on the images of the search."""
+    """A recipe and its measurements on the images of the search."""
 
     name: str
     precision: Precision
@@ -100,19 +100,19 @@ class Candidate:
 
 @define(eq=False)
 class Context:
-    """One search: what is given, what follows from it, and what was left out so far."""
+    """One search: its inputs, values that follow from them, and what was left out so far."""
 
-    #: what is built; its precision is plain int8 at the level that ships, see :func:`edge.tune.spaces.baseline`.
+    #: what to build; its precision is plain int8 at the level that ships, see :func:`edge.tune.spaces.baseline`.
     request: Request
-    workspace: Workspace  #: folder of the trials, held.
+    workspace: Workspace  #: folder of the trials, locked.
     options: SearchOptions  #: bars and time.
     listener: Listener  #: told of progress.
-    left_out: list[str] = field(factory=list)  #: what there was no time for.
+    left_out: list[str] = field(factory=list)  #: work that was skipped for lack of time.
     _best: tuple[float, str] | None = None
 
     @cached_property
     def build(self) -> Build:
-        """The build of plain int8: its stages before the compiler are every trial's."""
+        """The build of plain int8: all trials share its stages before the compiler."""
         return Build(self.request, self.workspace, self.listener)
 
     @cached_property
@@ -128,7 +128,7 @@ class Context:
 
     @cached_property
     def journal(self) -> Journal:
-        """Of finished trials."""
+        """The journal of finished trials."""
         return Journal(self.workspace.root, self.listener.warn, code_digest(*WORK))
 
     @property
@@ -144,7 +144,7 @@ class Context:
 
     @cached_property
     def rewritable(self) -> bool:
-        """Whether parts of the network can be written another way."""
+        """Whether parts of the network can be rewritten."""
         _, means = channel_mean(load_onnx(self.onnx))
         return bool(means)
 
@@ -154,7 +154,7 @@ class Context:
         source = self.build.stage(EXPORT).result.weights.source
         if self.request.images is None and source not in ("demo", "random"):
             raise UsageError(
-                "no images to search on: the project's rendered ones say nothing of this network",
+                "no images to search on: the demo's rendered images tell nothing about this network",
                 expected="a folder of images, a list file or labels.csv, labelled or not",
                 remedy=f"edge tune {self.request.spec.name} --images DIR",
             )
@@ -168,7 +168,7 @@ class Context:
 
     @cached_property
     def trials(self) -> Trials:
-        """What compiles and measures recipes."""
+        """Compiles and measures recipes."""
         build = self.build
         graph, calibration = build.stage(SIMPLIFY), build.stage(CALIBRATE)
         identity: Mapping[str, object] = {
@@ -178,7 +178,7 @@ class Context:
             "toolchain": self.toolchain.identity,
             "seed": self.request.seed,
         }
-        # All trials have the weights of the first, and none of them asks the network for others.
+        # All trials use the weights of the first build, so none of them downloads again.
         source = build.stage(EXPORT).result.weights.source
         named = cast(Weights, source) if source in get_args(Weights) else self.request.weights
         request = evolve(self.request, weights=named)
@@ -186,7 +186,7 @@ class Context:
 
     @property
     def left(self) -> float:
-        """Seconds that are left."""
+        """Remaining seconds."""
         return self.options.seconds - self.journal.spent
 
     def limit(self) -> float:
@@ -200,7 +200,7 @@ class Context:
         return 2.2 * float(first.values["compile_s"]) + 30
 
     def attempt(self, stage: str, work: Callable[[], Entry], note: Callable[[Entry], str]) -> Entry:
-        """Do one trial, tell of it, and remember the best so far."""
+        """Do one trial, report it, and remember the best so far."""
         before = self.journal.done
         self.listener.begin(stage)
         entry = work()
@@ -212,7 +212,7 @@ class Context:
         return entry
 
     def standing(self) -> str:
-        """Return how the search stands: the best so far and the time that is left."""
+        """Return the state of the search: the best so far and the time left."""
         best = "" if self._best is None else f"best so far {self._best[1]}, "
         return f" ({best}{max(self.left, 0) / 60:.0f} min left)"
 
@@ -232,7 +232,7 @@ class Context:
         return Set(frames, scores, labels, images.fingerprint)
 
     def prune(self) -> None:
-        """Remove the stages of trials that nothing asks for again: their figures are in the journal."""
+        """Remove the stages of trials that are not needed again: their figures are in the journal."""
         kept = {stage.dir.name for build in (self.build, *self.trials.kept) for stage in build.done}
         for folder in (self.workspace.root / STAGES).glob("*-*"):
             if folder.name not in kept:

@@ -1,4 +1,4 @@
-"""Finished trials, keyed by all they depend on: a search that was killed repeats none."""
+"""Finished trials, keyed by everything that they depend on, so an interrupted search repeats none."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from edge.folder.workspace import stage_key
 FILE = "journal.sqlite"
 FORMER = "journal.jsonl"  # of earlier versions
 PART = "trials"
-# What a trial may fail with and still be a result: the recipe is at fault, not the machine or the user.
+# Failures that are a result of a trial: the recipe is at fault, not the machine or the user.
 TRIAL_ERRORS = (ToolchainError, GateError, ModelFileError, BackendError, SpecError)
 
 
@@ -35,23 +35,23 @@ TRIAL_ERRORS = (ToolchainError, GateError, ModelFileError, BackendError, SpecErr
 class Entry:
     """A finished trial."""
 
-    key: str  #: sha256 of its kind and all it depends on.
+    key: str  #: sha256 of its kind and everything that it depends on.
     kind: str  #: ``build``, ``ship``, ``latency``, ``rank``, ``damage`` or ``report``.
-    name: str  #: as the user reads it.
-    seconds: float  #: that it took when it was done.
+    name: str  #: as shown to the user.
+    seconds: float  #: time that it took when it was done.
     failed: str = ""  #: why it gave no figures; empty if it did.
-    limit: float = 0.0  #: seconds that it was allowed, where it was stopped at a time limit; else 0.
+    limit: float = 0.0  #: time limit in seconds, if it was stopped at it; else 0.
     values: Mapping[str, Any] = field(factory=dict)  #: its figures.
 
 
 class Journal:
     """The trials of one model, each in the file as soon as it is finished.
 
-    Every entry that this search used counts into :attr:`spent` with the seconds that it took when it was done, so that
-    a search that goes on decides as one that was never interrupted.
+    Every entry that this search used adds its original seconds to :attr:`spent`, so a resumed search decides the same
+    as one that was never interrupted.
 
     Args:
-        code: digest of the code that the figures depend on; another one makes every trial a new one.
+        code: digest of the code that the figures depend on; if it changes, every trial is repeated.
     """
 
     def __init__(self, folder: Path, warn: Callable[[str], None], code: str = "") -> None:
@@ -62,7 +62,7 @@ class Journal:
         self.done = 0  #: how many of them were computed now.
         former = folder / FORMER
         if former.exists():
-            warn(f"{former} is of an earlier version of edge; what it held is computed anew")
+            warn(f"{former} was written by an earlier version of edge; its trials are computed again")
             with disk_errors(folder):
                 former.unlink()
         self._known = {entry.key: entry for entry in self._read()}
@@ -88,11 +88,11 @@ class Journal:
         """Return a trial's entry, from an earlier run or by doing the work now.
 
         Args:
-            work: gives its figures, as JSON. A failure of the compiler, the proof or the model is a result.
-            limit: seconds that it may take; one that was stopped at a shorter limit is tried again.
+            work: returns its figures, as JSON. A failure of the compiler, of verify or of the model is a result.
+            limit: seconds that it may take; a trial that was stopped at a shorter limit is tried again.
 
         Raises:
-            EdgeError: the user's data or the machine is at fault; nothing is written down.
+            EdgeError: the user's data or the machine is at fault; nothing is recorded.
         """
         key = stage_key(f"tune {kind}", inputs, self._code)
         entry = self._known.get(key)
@@ -112,7 +112,7 @@ class Journal:
                 try:
                     yield cattrs.structure(json.loads(value), Entry)
                 except (ValueError, TypeError, KeyError, cattrs.BaseValidationError):
-                    continue  # an entry that can't be read is a trial that has to be done again
+                    continue  # a trial whose entry can't be read is repeated
 
     def _store(self) -> Store:
         return Store(self._folder, FILE, self._warn)
@@ -123,7 +123,7 @@ def _tried(entry: Entry, work: Callable[[], Mapping[str, Any]], limit: float) ->
     try:
         entry = evolve(entry, values=dict(work()))
     except NotEnoughMemory:
-        raise  # the machine's, and perhaps only now: no word on the recipe
+        raise  # a failure of the machine, perhaps temporary: it says nothing about the recipe
     except TRIAL_ERRORS as error:
         stopped = limit if isinstance(error, CompileTimeout) else 0.0
         entry = evolve(entry, failed=" ".join(error.seen.split())[:300], limit=stopped)

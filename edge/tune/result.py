@@ -1,4 +1,4 @@
-"""What a search found, and which recipe it comes to; ``tune.json`` in the build folder is this."""
+"""The result of a search and the chosen recipe, as stored in ``tune.json`` in the build folder."""
 
 from __future__ import annotations
 
@@ -18,26 +18,26 @@ from edge.tune.units import Step
 
 FILE = "tune.json"
 SCHEMA_VERSION = 1
-TIE = 0.01  # of plain int8's divergence: recipes that are no further apart count as equally true
+TIE = 0.01  # of plain int8's divergence: recipes that differ by less count as equally accurate
 
 
 @frozen
 class Point:
     """A recipe that was compiled at the shipping level."""
 
-    name: str  #: as the user reads it.
+    name: str  #: as shown to the user.
     precision: Precision  #: the recipe.
     latency_us: float | None = None  #: the compiler's static latency, microseconds; None if the trial failed.
     selection: Measured | None = None  #: on the images of the search; None if the trial failed.
-    report: Measured | None = None  #: on the images that were kept back; None where there was no time.
-    #: whether program and quantized model were seen to be equal; None if it could not be seen.
+    report: Measured | None = None  #: on the images that were kept back; None if there was no time.
+    #: whether verify found program and quantized model equal; None if it could not run.
     bit_exact: bool | None = None
     failed: str = ""  #: why there is no program; empty if there is.
 
 
 @frozen
 class TimeShare:
-    """How long one kind of work took, and how often it was done."""
+    """Time of one kind of work, and how often it was done."""
 
     kind: str
     count: int
@@ -54,23 +54,23 @@ class TuneResult:
     float_sha256: str  #: of the float ONNX.
     seed: int  #: of the split of the images.
     level: str  #: optimisation level that ships.
-    cost_level: str  #: at which the cost of a unit was measured.
-    selection: str  #: description of the images that were searched on.
-    report: str  #: description of those that the figures are for.
+    cost_level: str  #: optimisation level at which the cost of a unit was measured.
+    selection: str  #: description of the images of the search.
+    report: str  #: description of the images of the final figures.
     unlabelled: str  #: why there is no Top-1; empty if there is.
     max_drop: float  #: points of Top-1 that may be lost.
     max_latency_us: float  #: microseconds that the program may take.
-    min_agreement: float | None  #: percent that it has to have; None for no bar.
+    min_agreement: float | None  #: percent that the program must reach; None for no bar.
     points: tuple[Point, ...]  #: recipes at the shipping level, the baseline first.
     path: tuple[Step, ...]  #: the front of the search in the calibrated model.
-    chosen: int | None  #: index in ``points``; None if nothing met the bars of the search.
+    chosen: int | None  #: index in ``points``; None if no recipe met the bars.
     met: bool  #: whether the chosen one meets the bars on the report images.
-    why: str  #: what stands in the way, or what was chosen and why, one line.
-    trials: tuple[Entry, ...]  #: everything that was tried, failures included.
-    time: tuple[TimeShare, ...]  #: how it divides.
-    seconds: float  #: of all of it, of an interrupted search too.
-    left_out: tuple[str, ...] = ()  #: what there was no time for.
-    versions: Mapping[str, str] = field(factory=dict)  #: of what ran.
+    why: str  #: why no recipe was chosen, or what was chosen and why, one line.
+    trials: tuple[Entry, ...]  #: all trials, failures included.
+    time: tuple[TimeShare, ...]  #: time of each kind of work.
+    seconds: float  #: total, including an interrupted search before.
+    left_out: tuple[str, ...] = ()  #: work that was skipped for lack of time.
+    versions: Mapping[str, str] = field(factory=dict)  #: of the programs that ran.
     recipe: str = ""  #: path of the recipe that was written; empty if none was.
     schema_version: int = SCHEMA_VERSION
 
@@ -81,14 +81,14 @@ class TuneResult:
 
     @property
     def best(self) -> Point | None:
-        """What was chosen."""
+        """The chosen recipe."""
         return None if self.chosen is None else self.points[self.chosen]
 
 
 def chosen_of(points: Sequence[Point], options: SearchOptions, budget: float) -> tuple[int | None, str]:
-    """Return the best that keeps the bars on the images of the search, and why.
+    """Return the best recipe that keeps the bars on the images of the search, and why.
 
-    Of those that lie within a hundredth of plain int8's divergence of the truest, the fastest is the best.
+    Among the recipes whose divergence is within :data:`TIE` of the smallest, the fastest is the best.
     """
     good = [
         (point.latency_us, point.selection.divergence, i)
@@ -105,12 +105,12 @@ def chosen_of(points: Sequence[Point], options: SearchOptions, budget: float) ->
     near = least + TIE * (before.divergence if before is not None else 0.0)
     best = min(row for row in good if row[1] <= near)[2]
     if best == 0:
-        return 0, "plain int8 is the best of what keeps the bars"
+        return 0, "plain int8 is the best of the recipes that keep the bars"
     return best, f"{points[best].name}: the fastest of those nearest to float that keep the bars"
 
 
 def passes(found: Measured, options: SearchOptions) -> bool:
-    """Tell whether accuracy keeps the bars. A loss of Top-1 that may be chance is none."""
+    """Tell whether accuracy keeps the bars. A loss of Top-1 that may be chance does not count."""
     if options.min_agreement is not None and found.agreement_percent < options.min_agreement:
         return False
     return found.drop is None or found.drop <= options.max_drop or may_be_chance(mcnemar(found.lost, found.gained))
@@ -199,7 +199,7 @@ def _rounded(value: float | None) -> float | None:
 
 
 def shares(entries: tuple[Entry, ...]) -> tuple[TimeShare, ...]:
-    """Return how the time divides, the most first."""
+    """Return the time of each kind of work, the longest first."""
     found = []
     for kind in dict.fromkeys(entry.kind for entry in entries):
         own = [entry for entry in entries if entry.kind == kind]

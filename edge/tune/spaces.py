@@ -1,4 +1,4 @@
-"""The levers of the search: how thresholds are chosen and weights made, which units get 16 bits."""
+"""The search space: how thresholds are chosen and weights rounded, and which units get 16 bits."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ NOTE = "found by edge tune; the evidence below says on what"
 PREPROCESS = "HzPreprocess"
 FAMILY = "family"
 
-# In the order in which they are tried; those that won most on trained networks come first.
+# In the order in which they are tried; those that gained most on trained networks come first.
 CALIBRATIONS: Mapping[str, Calibration] = {
     "max 0.9999": Calibration("max", max_percentile=0.9999),
     "max 0.9999 per channel": Calibration("max", max_percentile=0.9999, per_channel=True),
@@ -30,7 +30,7 @@ CALIBRATIONS: Mapping[str, Calibration] = {
 EQUALIZED = Equalization()
 REWRITES: tuple[Rewrite, ...] = ("channel_mean",)
 ROUNDED = Rounding()
-# Tried where rounding won: more images, and more or less trust in rare inputs.
+# Tried if rounding was better: more images, and more or less weight of rare inputs.
 ROUNDINGS: Mapping[str, Rounding] = {
     "on 256 images": Rounding(images=256),
     "damping 0.1": Rounding(damping=0.1),
@@ -40,22 +40,22 @@ ROUNDINGS: Mapping[str, Rounding] = {
 
 @frozen
 class Unit:
-    """Something that gets 16 bits as one."""
+    """A layer, a tensor, or a group of them that get 16 bits together."""
 
-    name: str  #: as the user reads it: a module path, or two nodes with an arrow for a single tensor.
+    name: str  #: as shown to the user: a module path, or two nodes with an arrow for a single tensor.
     kind: str  #: such as ``LayerNorm``, ``add`` or ``tensor``.
     nodes: Mapping[str, NodePrecision]  #: node -> its setting in a recipe.
     widened: frozenset[int]  #: quantizers that become 16 bits, indices in graph order.
 
 
 def units(graph: Translated, groups: Sequence[Group], on_cpu: Iterable[str] = ()) -> tuple[Unit, ...]:
-    """Return what can be given 16 bits in a calibrated model.
+    """Return the units of a calibrated model that can get 16 bits.
 
-    That is each layer whole, each tensor alone, and all layers or tensors of one kind together, since many
-    small losses add up to what no single unit shows.
+    These are each layer, each tensor alone, and all layers or tensors of one kind together, since many small losses
+    add up that no single unit shows.
 
-    A node that reads the image keeps its 8-bit inputs: camera pixels have no more, and a program with 16 bits there
-    was seen to differ from the compiler's own quantized model.
+    A node that reads the image keeps its 8-bit inputs: camera pixels have no more bits, and a program with 16 bits
+    there differed from the compiler's own quantized model.
     """
     skipped = set(on_cpu) | {node.name for node in graph.nodes if node.op_type == PREPROCESS}
     reads_image = _readers_of_image(graph, skipped)
@@ -83,7 +83,7 @@ def units(graph: Translated, groups: Sequence[Group], on_cpu: Iterable[str] = ()
             found.append(_unit(graph, f"inputs of {name.strip('/')}", "inputs", one))
     kept: dict[frozenset[int], Unit] = {}
     for unit in [*found, *families(found)]:
-        # Of two that widen the same, the one with fewer settings asks less of the compiler.
+        # If two units widen the same tensors, keep the one with fewer settings.
         known = kept.get(unit.widened)
         if unit.widened and (known is None or len(unit.nodes) < len(known.nodes)):
             kept[unit.widened] = unit
@@ -91,9 +91,9 @@ def units(graph: Translated, groups: Sequence[Group], on_cpu: Iterable[str] = ()
 
 
 def families(members: Sequence[Unit]) -> tuple[Unit, ...]:
-    """Return the units that are all of one kind in the network, or in one stage of it, as one.
+    """Return units that join all units of one kind, in the network or in one of its stages.
 
-    Layers are of one kind by what they are, tensors by the operators at their ends.
+    The kind of a layer is its type, the kind of a tensor the operators at its ends.
     """
     kinds: dict[str, list[Unit]] = {}
     for unit in members:
@@ -112,7 +112,7 @@ def families(members: Sequence[Unit]) -> tuple[Unit, ...]:
 
 
 def signature(name: str) -> str:
-    """Return a tensor's name without the module that it is in: ``fc1/Conv → act/Mul``."""
+    """Return a tensor's name without its module: ``fc1/Conv → act/Mul``."""
     inside = name.partition(": ")[2] or name
     ends = re.split(r" → |, ", inside)
     bare = [re.sub(r"[._]?\d+", "", "/".join(end.split("/")[-2:])) for end in ends if end]
@@ -134,7 +134,7 @@ def combined(chosen: Iterable[Unit]) -> dict[str, NodePrecision]:
 def operator_items(precision: Precision) -> tuple[str, ...]:
     """Return the optimization items that give all nodes of an operator a type, ``set_<Op>_...``.
 
-    They decide where an operator runs, not how thresholds are chosen: a Softmax without one is the CPU's.
+    They decide where an operator runs, not how thresholds are chosen: a Softmax without one runs on the CPU.
     """
     return tuple(item for item in precision.calibration.optimization if re.fullmatch(OPERATOR_FORM, item))
 
@@ -145,7 +145,7 @@ def keeping(calibration: Calibration, items: Iterable[str]) -> Calibration:
 
 
 def baseline(int8: Precision, own: Precision) -> Precision:
-    """Return what plain int8 is for a model: int8 with the operators' types of the model's own recipe."""
+    """Return plain int8 for a model: int8 with the operators' types of the model's own recipe."""
     items = operator_items(own)
     if not items:
         return int8
@@ -154,7 +154,7 @@ def baseline(int8: Precision, own: Precision) -> Precision:
 
 
 def recipe(model: str, base: Precision, calibration: Calibration, rounding: Rounding | None) -> Precision:
-    """Return a recipe of the search: named after the model, compiled and its operators typed as ``base``."""
+    """Return a recipe of the search: named after the model, with compiler settings and operator types of ``base``."""
     return Precision(
         name=model,
         calibration=keeping(calibration, operator_items(base)),
@@ -174,7 +174,7 @@ def _unit(graph: Translated, name: str, kind: str, nodes: Mapping[str, NodePreci
 
 
 def _widened(quantizers: Sequence[Quantizer], nodes: Mapping[str, NodePrecision]) -> Iterable[int]:
-    """Yield the quantizers that the settings make 16 bits wide."""
+    """Yield the quantizers that get 16 bits by the settings."""
     reading = {name for name, setting in nodes.items() if setting.inputs}
     writing = {name for name, setting in nodes.items() if setting.outputs}
     for i, item in enumerate(quantizers):
@@ -185,7 +185,7 @@ def _widened(quantizers: Sequence[Quantizer], nodes: Mapping[str, NodePrecision]
 
 
 def _readers_of_image(graph: Translated, preprocess: set[str]) -> set[str]:
-    """Return the nodes that read the image, or what the preprocess node makes of it."""
+    """Return the nodes that read the image or the preprocess node's output."""
     made = {graph.image} | {name for node in graph.nodes if node.op_type == PREPROCESS for name in node.output}
     made |= {item.output for item in graph.quantizers if item.tensor in made}
     found = {node.name for node in graph.nodes if made & set(node.input)}

@@ -1,4 +1,4 @@
-"""Recipes compiled for real and measured: for accuracy on images, or for the latency alone."""
+"""Compile recipes and measure them: accuracy on images, or the latency alone."""
 
 from __future__ import annotations
 
@@ -35,15 +35,15 @@ from edge.toolchain.found import Toolchain
 from edge.tune.journal import Entry, Journal
 from edge.tune.spaces import at_level
 
-LEVEL: Level = "O1"  # of costs: compiles in seconds; O0 does not fuse and says nothing of what ships
-QUICK: Level = "O0"  # of accuracy: compiles in the least time; the integers are those of every level
+LEVEL: Level = "O1"  # for costs: compiles in seconds; O0 does not fuse, so its latency does not predict O3's
+QUICK: Level = "O0"  # for accuracy: compiles fastest; the integers are the same at every level
 _WORKING_DIR = "model_output"
 _PREFIX = "latency"
 
 
 @frozen
 class Measured:
-    """A network's answers on a set of images, beside those of the float network behind NV12."""
+    """A network's answers on a set of images, compared with the float network's behind NV12."""
 
     n: int  #: images.
     agreement: int  #: of them, with the float network's answer.
@@ -90,17 +90,17 @@ class Measured:
 
     @property
     def top1(self) -> float | None:
-        """Percent; None without labels."""
+        """Top-1 in percent; None without labels."""
         return None if self.right is None else 100 * self.right / self.n
 
     @property
     def float_top1(self) -> float | None:
-        """Of the float network behind NV12, percent; None without labels."""
+        """Top-1 of the float network behind NV12, percent; None without labels."""
         return None if self.float_right is None else 100 * self.float_right / self.n
 
     @property
     def drop(self) -> float | None:
-        """Top-1 lost from float behind NV12, points; None without labels."""
+        """Top-1 lost compared with float behind NV12, points; None without labels."""
         if self.right is None or self.float_right is None:
             return None
         return 100 * (self.float_right - self.right) / self.n
@@ -113,17 +113,17 @@ class Costs:
     toolchain: Toolchain  #: the compiler.
     onnx: Path  #: the BPU-ready ONNX.
     sha256: str  #: of it.
-    calibration: Path  #: a calibration folder; its files are not read, but the compiler wants it to be there.
+    calibration: Path  #: a calibration folder; it must exist, but the compiler does not read its files.
     preprocess: PreprocessSpec  #: of the network.
     compiler: Compiler  #: its settings; the level is replaced by :data:`LEVEL`.
     journal: Journal  #: of finished work.
     folder: Path  #: for working files.
-    optimization: tuple[str, ...] = ()  #: the compiler's items that every program of the search has.
+    optimization: tuple[str, ...] = ()  #: the compiler's optimization items of every program of the search.
 
     def measure(
         self, name: str, nodes: Mapping[str, NodePrecision], limit: float, reporter: Reporter = SILENT
     ) -> Entry:
-        """Return the entry of a compile, of ``limit`` seconds, for the latency alone: ``latency_us`` in its values."""
+        """Compile within ``limit`` seconds for the latency alone; return the entry: ``latency_us`` in its values."""
         text = self._yaml(nodes)
         inputs = {"onnx": self.sha256, "yaml": text, "toolchain": self.toolchain.identity}
 
@@ -174,23 +174,23 @@ class Set:
 
     frames: Sequence[Frame]  #: the images, cropped.
     reference: Scores  #: scores of the float network behind NV12, (n, classes).
-    labels: Sequence[int | None]  #: class indices; all None where there is no Top-1.
+    labels: Sequence[int | None]  #: class indices; all None if there is no Top-1.
     fingerprint: str  #: of names, labels and contents.
 
 
 @frozen(eq=False)
 class Trials:
-    """Makes builds of recipes and measures them."""
+    """Builds recipes and measures them."""
 
-    request: Request  #: what is built; its precision is replaced.
-    workspace: Workspace  #: folder of the trials, held.
+    request: Request  #: what to build; its precision is replaced.
+    workspace: Workspace  #: folder of the trials, locked.
     journal: Journal  #: of finished work.
     listener: Inside  #: told of progress.
-    identity: Mapping[str, object]  #: what all trials depend on: hashes of network and calibration, the compiler.
-    kept: list[Build] = field(factory=list)  #: builds whose stages are asked for again.
+    identity: Mapping[str, object]  #: common part of all keys: hashes of network and calibration, the compiler.
+    kept: list[Build] = field(factory=list)  #: builds whose stages are needed again.
 
     def build(self, precision: Precision, limit: float, *, keep: bool = False) -> Build:
-        """Return the build of a recipe; nothing runs yet."""
+        """Return the build of a recipe without running it."""
         request = evolve(self.request, precision=precision, timeout=limit)
         build = Build(request, self.workspace, self.listener)
         if keep:
@@ -198,7 +198,7 @@ class Trials:
         return build
 
     def quick(self, name: str, precision: Precision, images: Set, limit: float) -> Entry:
-        """Compile at the quickest level, ``limit`` seconds at most, and measure: accuracy only."""
+        """Compile at the fastest level, within ``limit`` seconds, and measure accuracy only."""
         precision = at_level(precision, QUICK)
 
         def work() -> dict[str, Any]:
@@ -208,7 +208,7 @@ class Trials:
         return self._once("build", name, precision, images, work, limit)
 
     def ship(self, name: str, precision: Precision, images: Set, limit: float) -> Entry:
-        """Compile at the shipping level, prove the program, measure latency and accuracy."""
+        """Compile at the shipping level, verify the program, measure latency and accuracy."""
 
         def work() -> dict[str, Any]:
             build = self.build(precision, limit, keep=True)
@@ -226,7 +226,7 @@ class Trials:
         return self._once("ship", name, precision, images, work, limit)
 
     def report(self, name: str, precision: Precision, images: Set, limit: float) -> Entry:
-        """Measure a recipe that shipped on the images that were kept back."""
+        """Measure a shipped recipe on the images that were kept back."""
 
         def work() -> dict[str, Any]:
             return self._measure(self.build(precision, limit), images)
@@ -246,7 +246,7 @@ class Trials:
         return self.journal.once(kind, name, inputs, work, limit=limit)
 
     def _measure(self, build: Build, images: Set) -> dict[str, Any]:
-        """Answer the images with the portable model, the compiler's own integers, or in its runtime."""
+        """Run the images through the portable model if it is exact, else through the compiler's runtime."""
         portable = build.stage(PORTABLE)
         translated = portable.result.onnx
         with ExitStack() as stack:
@@ -285,13 +285,13 @@ def latency(entry: Entry) -> float:
 
 
 def described(precision: Precision) -> dict[str, Any]:
-    """Return what a recipe changes of the program, without its name and its evidence."""
+    """Return a recipe's content without its name and evidence."""
     known: dict[str, Any] = cattrs.unstructure(precision)
     return {key: value for key, value in known.items() if key not in ("name", "note", "evidence")}
 
 
 def adopt(source: Path, target: Path, names: Callable[[str], bool] = lambda _name: True) -> None:
-    """Link the finished stages of one build folder into another, so that neither does them again."""
+    """Link the finished stages of one build folder into another, so that it reuses them."""
     for folder in sorted((source / STAGES).glob("*-*")) if (source / STAGES).is_dir() else ():
         final = target / STAGES / folder.name
         if folder.name.startswith(".") or final.exists() or not names(folder.name):

@@ -4,11 +4,10 @@
 
     plain int8, shipped  →  calibration x rounding x equalization, quick builds
     →  units ranked on the calibrated model  →  their cost, latency-only compiles  →  greedy, then drop
-    →  the best set under other calibrations, quick builds  →  finalists shipped, with means over
-    channels as convolutions too  →  reported once
+    →  the best set with other calibrations, quick builds  →  finalists shipped, also with means over
+    channels as convolutions  →  reported once
 
-All that is measured goes through the journal; all that is decided follows from it, so that a search that was
-killed decides the same when it goes on.
+All measurements go through the journal, and all decisions follow from it, so a resumed search decides the same.
 """
 
 from __future__ import annotations
@@ -31,21 +30,21 @@ from edge.tune.trials import QUICK, adopt, figures, latency, measured
 from edge.tune.units import FINALISTS, Step, search_int16_units, tightened_budget, with_nodes
 
 PLAIN = "plain int8"
-FEW = 100  # images in a part; fewer say little
-PROGRAMS = 4  # at the level that ships, besides plain int8
+FEW = 100  # images in a part; fewer give uncertain figures
+PROGRAMS = 4  # to compile at the level that ships, besides plain int8
 
 
 def tune(request: Request, workspace: Workspace, options: SearchOptions, listener: Listener) -> TuneResult:
-    """Search a recipe for a model; it is returned, not written. Each trial is a stage to the listener.
+    """Search a recipe for a model; it is returned, not written. The listener sees each trial as a stage.
 
     Args:
-        request: what to build; its precision is what plain int8 is, at the level that ships.
-        workspace: the model's build folder, held.
+        request: what to build; its precision is plain int8 at the level that ships.
+        workspace: the model's build folder, locked.
 
     Raises:
-        UsageError: there is no compiler, or plain int8 is slower than the bar in microseconds allows.
+        UsageError: there is no compiler, or plain int8 is slower than the latency bar in microseconds.
         InputError: too few images.
-        GateError: plain int8 itself can't be compiled or proved.
+        GateError: plain int8 itself can't be compiled or verified.
     """
     root = workspace.root / TRIALS
     with Workspace(root, listener) as trials:
@@ -59,12 +58,12 @@ def tune(request: Request, workspace: Workspace, options: SearchOptions, listene
 
 @define(eq=False)
 class Search(Context):
-    """One search. Each step writes what it measured into the journal."""
+    """One search. Each part writes its measurements into the journal."""
 
     path: tuple[Step, ...] = ()
 
     def run(self) -> TuneResult:
-        """Return what was found."""
+        """Run the search and return its result."""
         baseline = self._baseline()
         budget = self._budget(baseline)
         calibrations = sorted(self._calibrations(baseline), key=_order)
@@ -80,12 +79,12 @@ class Search(Context):
         return outcome(self, self._report(points), self.path, chosen, why, budget)
 
     def measure(self, name: str, precision: Precision) -> Point:
-        """Compile a recipe that is not of the search and measure it as those that are."""
+        """Compile and measure a recipe from outside the search in the same way."""
         work = partial(self.trials.ship, name, precision, self.selection, self.options.trial_seconds)
         return self._report([point_of(name, precision, self.attempt("ship", work, _shipped))])[0]
 
     def stages_of(self, result: TuneResult) -> frozenset[str]:
-        """Return the stage folders that ``edge build`` with the chosen recipe will ask for."""
+        """Return the stage folders that ``edge build`` with the chosen recipe will need."""
         if result.best is None:
             return frozenset()
         build = self.trials.build(result.best.precision, self.options.trial_seconds, keep=True)
@@ -94,7 +93,7 @@ class Search(Context):
         return frozenset(stage.dir.name for stage in build.done)
 
     def _baseline(self) -> Entry:
-        _ = self.toolchain  # without one nothing is worth waiting for
+        _ = self.toolchain  # fail early without a compiler
         halves, unlabelled = self.halves
         for images in (halves.selection, halves.report):
             if len(images) < FEW:
@@ -106,9 +105,9 @@ class Search(Context):
         entry = self.attempt("int8", work, _shipped)
         if entry.failed:
             raise GateError(
-                f"plain int8 can't be compiled or proved: {entry.failed}",
+                f"plain int8 can't be compiled or verified: {entry.failed}",
                 expected="a network that edge build accepts",
-                remedy="edge build with the same options shows the whole story",
+                remedy="run edge build with the same options to see the full error",
             )
         return entry
 
@@ -124,11 +123,11 @@ class Search(Context):
         return self.options.max_latency_us
 
     def _calibrations(self, baseline: Entry) -> list[Candidate]:
-        """Try calibration methods, rounding and equalization; the integers of a level are those of all."""
+        """Try calibration methods, rounding and equalization; the integers are the same at every level."""
         base, model = self.request.precision, self.request.spec.name
         plain = spaces.recipe(model, base, base.calibration, None)
         found = [Candidate(PLAIN, plain, figures(baseline))]
-        # Half of the time is kept for the units and for what ships.
+        # Half of the time is kept for the units and for the final programs.
         kept = 0.5 * self.options.seconds
 
         def attempt(name: str, precision: Precision) -> None:
@@ -161,7 +160,7 @@ class Search(Context):
         return None if found is None else Candidate(name, precision, found)
 
     def _candidates_to_ship(self, calibrations: list[Candidate], ratio: float) -> list[Candidate]:
-        """Return what to ship, the most promising first."""
+        """Return the candidates to ship, the most promising first."""
         best = calibrations[0]
         compiled = self.request.precision if best.name == PLAIN else spaces.at_level(best.precision, QUICK)
         found = search_int16_units(self, best, compiled, ratio)
@@ -169,7 +168,7 @@ class Search(Context):
         if not found.sets:
             return calibrations[:FINALISTS]
         name, nodes = found.sets[0]
-        # The best calibration without 16 bits need not be the best with them.
+        # The best calibration without 16 bits may not be the best with them.
         variants = [with_nodes(item, name, nodes) for item in (best, *_neighbours(best, calibrations))]
         tried = [
             done for item in variants if (done := self._quick(item.name, item.precision, self.reserve)) is not None
@@ -183,9 +182,9 @@ class Search(Context):
         return [tried[0], *cheaper[:1], *tried[1:2], *cheaper[1:], *calibrations[:2]]
 
     def _rewritten(self, finals: list[Candidate]) -> list[Candidate]:
-        """Return the finalists with the first and an int8 one in a form that may be faster, if there is one.
+        """Return the finalists; the first and an int8 one also in a form that may be faster, if there is one.
 
-        What is faster depends on the sizes in a way that only the level that ships tells.
+        Which form is faster depends on the sizes; only a compile at the level that ships shows it.
         """
         if not self.rewritable:
             return finals
@@ -201,9 +200,9 @@ class Search(Context):
         return [finals[0], first, other, *finals[1:]]
 
     def _tightened(self, points: list[Point], ratio: float) -> float | None:
-        """Return the budget for another search where the best set came out too slow; None where it did not.
+        """Return the budget for another search if the best set was too slow; None if it was not.
 
-        How much of a price at the cheap level is left at the one that ships, only a program tells.
+        How much of a cost at the cheap level remains at the level that ships is known only from a program.
         """
         base, best = points[0].latency_us, next((p.latency_us for p in points[1:] if p.precision.nodes), None)
         if base is None or best is None or len(self.path) < 2:
@@ -211,12 +210,12 @@ class Search(Context):
         return tightened_budget(self.path[-1].latency_us / self.path[0].latency_us, best / base, ratio)
 
     def _ship(self, finals: list[Candidate], budget: float, points: list[Point], most: int) -> None:
-        """Compile the finalists as they would ship, until enough of them keep the budget, or time is over.
+        """Compile the finalists at the level that ships, until enough are within the budget or the time is over.
 
         Args:
             finals: the most promising first.
-            points: what shipped so far; what ships is added.
-            most: that keep the budget, besides plain int8.
+            points: programs so far; new ones are added.
+            most: number of programs within the budget, besides plain int8, after which to stop.
         """
         seen = [point.precision for point in points]
         expected = 1.2 * float(self.journal.of_kind("ship")[0].values["compile_s"]) + 15
@@ -233,7 +232,7 @@ class Search(Context):
             points.append(point_of(item.name, precision, self.attempt("ship", work, _shipped)))
 
     def _report(self, points: list[Point]) -> list[Point]:
-        """Measure every program on the images that were kept back: once, when all is chosen."""
+        """Measure every program on the images that were kept back: once, after the choice."""
         kept = self.load("report")
         found = []
         for point in points:
@@ -251,7 +250,7 @@ def _order(item: Candidate) -> tuple[float, str]:
 
 
 def _neighbours(best: Candidate, calibrations: list[Candidate]) -> list[Candidate]:
-    """Return the same calibration with the other rounding, and the next best method of another kind."""
+    """Return the same calibration with and without rounding swapped, and the next best method of another kind."""
     same = [
         item for item in calibrations if item is not best and item.precision.calibration == best.precision.calibration
     ]

@@ -1,10 +1,9 @@
-"""Which units get 16 bits: ranked on the calibrated model, priced by compiles, searched.
+"""Which units get 16 bits: ranked on the calibrated model, cost measured by compiles, then searched.
 
-The search is greedy, a pure function of measured numbers. Units are added one after the other, each time the one with
-the largest gain for its time among those that still fit into the latency budget. Gains are measured anew behind each
-pick, since units act together: two that write into one sum win little each while the other still rounds. Where no
-single unit helps, pairs are tried. At the end every unit is tried without, since a later pick may have made an earlier
-one needless.
+The search is greedy and a pure function of measured numbers. It adds one unit at a time: the one with the largest gain
+per added latency among those within the latency budget. Gains are measured again after each choice, since units act
+together: two units that write into one sum gain little each while the other one still rounds. If no single unit helps,
+pairs are tried. At the end every unit is tried without, since a later choice may have made an earlier one unnecessary.
 """
 
 from __future__ import annotations
@@ -33,19 +32,19 @@ from edge.tune.trials import LEVEL, Costs
 
 SINGLES_ON = 32  # images on which every unit is tried alone
 SETS_ON = 96  # images on which sets are compared
-SHORTLIST = 12  # units whose cost is measured at first
-MORE, ROUNDS = 8, 2  # further ones in each round behind that, and rounds
-SETTLED = 0.05  # of the divergence at the start; where no more is left, another ranking is not worth its time
-LEAST = 0.005  # of the divergence at the start; a unit that wins less alone is not looked at
-# Int16 weighs more at the cheap level than at what ships, where transfers hide part of it.
+SHORTLIST = 12  # units whose cost is measured first
+MORE, ROUNDS = 8, 2  # further units in each later round, and number of these rounds
+SETTLED = 0.05  # of the divergence at the start; if less is left, another ranking is not worth its time
+LEAST = 0.005  # of the divergence at the start; a unit that alone gains less is not considered
+# Int16 costs more at the cheap level than at the level that ships, where transfers hide part of it.
 LENIENT = 3.0
 FINALISTS = 3
 # Of the search over sets:
-LEAST_GAIN = 0.005  # of the damage at the start; less is not worth a unit
-NEEDLESS = 0.002  # of it; a unit that wins less than this in the end is dropped
-LEAST_COST = 0.002  # of the latency at the start; below it all costs are alike
+LEAST_GAIN = 0.005  # of the damage at the start; a smaller gain is not worth a unit
+NEEDLESS = 0.002  # of the damage at the start; a unit that gains less at the end is dropped
+LEAST_COST = 0.002  # of the latency at the start; smaller costs count as equal
 PAIRS_OF = 6  # best single units, from which pairs are made
-TRIED = 3  # units that may turn out too slow in company before a round ends
+TRIED = 3  # units that may be too slow together with the chosen ones before a round ends
 
 Chosen = frozenset[str]
 Damage = Callable[[Chosen], float | None]
@@ -54,16 +53,16 @@ Latency = Callable[[Chosen], float | None]
 
 @frozen
 class Step:
-    """A set of units on the way."""
+    """A set of units that the search passed through."""
 
-    units: tuple[str, ...]  #: names of those at 16 bits, sorted.
+    units: tuple[str, ...]  #: names of the units at 16 bits, sorted.
     divergence: float  #: mean divergence from float, on the calibrated model.
     latency_us: float  #: at the cheap level, microseconds.
 
 
 @frozen
 class Int16Sets:
-    """What the search over units found."""
+    """The result of the search over units."""
 
     steps: tuple[Step, ...] = ()  #: from the empty set to the best.
     #: name and settings of the sets worth a program, the best first.
@@ -71,7 +70,7 @@ class Int16Sets:
 
 
 def search_int16_units(search: Context, best: Candidate, compiled: Precision, ratio: float) -> Int16Sets:
-    """Search units for 16 bits on top of a calibration; a program may take ``ratio`` of plain int8's latency."""
+    """Search units for 16 bits on top of a calibration; ``ratio`` limits the latency relative to plain int8."""
     try:
         units = _Units(search, compiled)
     except ModelFileError as error:
@@ -86,11 +85,11 @@ def search_int16_units(search: Context, best: Candidate, compiled: Precision, ra
 
 
 def tightened_budget(cheap: float, shipped: float, expected: float) -> float | None:
-    """Return the ratio to search under where the best set came out slower than allowed, else None.
+    """Return the ratio for another search if the best set was slower than the limit, else None.
 
     Args:
-        cheap: latency of that set at the cheap level, as a share of int8's there.
-        expected: share of plain int8's latency that a program may take.
+        cheap: latency of the best set at the cheap level, relative to int8's at that level.
+        expected: latency limit relative to plain int8's.
     """
     if shipped <= expected or cheap <= 1:
         return None
@@ -98,12 +97,12 @@ def tightened_budget(cheap: float, shipped: float, expected: float) -> float | N
 
 
 def with_nodes(best: Candidate, name: str, nodes: Mapping[str, NodePrecision]) -> Candidate:
-    """Return a calibration with settings added; not measured yet, so its figures are the calibration's."""
+    """Return a calibration with settings added; its figures are the calibration's until it is measured."""
     return Candidate(f"{best.name} + {name}", evolve(best.precision, nodes=dict(nodes)), best.measured)
 
 
 class _Units:
-    """The units of a calibrated model: what they win on images of the search, and what they cost."""
+    """The units of a calibrated model: their gains on images of the search, and their costs."""
 
     def __init__(self, search: Context, compiled: Precision) -> None:
         self._search = search
@@ -114,7 +113,7 @@ class _Units:
         graph, model = self._net.graph, load_onnx(search.onnx)
         names = NodeNames.of(facts(model, origin=search.onnx.name), model)
         fixed = [row.name for row in made.result.nodes if row.on == "CPU"]
-        # Nodes of the compiler's that no recipe can name.
+        # The compiler's own nodes, which no recipe can name.
         fixed += [node.name for node in graph.nodes if node.name not in names or node.name in names.heirs]
         self._units = {unit.name: unit for unit in spaces.units(graph, group(graph), fixed)}
         simplified, calibration = search.build.stage(SIMPLIFY), search.build.stage(CALIBRATE)
@@ -132,18 +131,18 @@ class _Units:
         )
 
     def settings(self, names: Iterable[str]) -> dict[str, NodePrecision]:
-        """Return what a recipe says to give units 16 bits."""
+        """Return the settings of a recipe that give units 16 bits."""
         return spaces.combined(self._units[name] for name in names)
 
     def search(self, start: float, ratio: float) -> tuple[Step, ...]:
-        """Return the sets on the way to the best; none if there was no time.
+        """Return the sets from the empty one to the best; none if there was no time.
 
-        Units are ranked alone; once a set is found the others are ranked anew on top of it, since what the
-        worst unit hid shows only then. The search goes on with what turns up, until little is left to win.
+        Units are first ranked alone. Once a set is found, the others are ranked again on top of it, since the worst
+        units hide the effect of others. This is repeated until little can be gained.
 
         Args:
             start: divergence without any unit, nats.
-            ratio: of plain int8's latency that a program may take.
+            ratio: latency limit relative to plain int8's.
         """
         search = self._search
         base = self._cost("all int8", ())
@@ -180,15 +179,15 @@ class _Units:
         return steps
 
     def _picked(self, fresh: list[str], count: int) -> list[str]:
-        """Return the first of the units, half of them families, which win most but cost most, too."""
+        """Return the first of the units, half of them families, which gain most but also cost most."""
         large = [name for name in fresh if self._units[name].kind == spaces.FAMILY][: count // 2]
         small = [name for name in fresh if self._units[name].kind != spaces.FAMILY][: count - len(large)]
         return [*small, *large]
 
     def _gains(self, chosen: Chosen, start: float) -> dict[str, float]:
-        """Return what each unit wins on top of a set, in nats, the most first, and tell of it.
+        """Return the gain of each unit on top of a set, in nats, the largest first, and report it.
 
-        Nothing if there is no time for it.
+        Empty if there is no time for it.
         """
         search = self._search
         known = search.journal.of_kind("rank")
@@ -239,7 +238,7 @@ class _Units:
         """Return the latency with units at 16 bits, microseconds; None if there is no time or no program."""
         search = self._search
         known = [entry for entry in search.journal.of_kind("latency") if not entry.failed]
-        # A set that takes many times longer to compile than int8 is slow, too.
+        # A set that takes many times longer to compile than int8 is also slow to run.
         usual = 6 * known[0].seconds if known else search.options.trial_seconds
         limit = max(min(usual, search.options.trial_seconds), LEAST_LIMIT)
         if search.left - search.reserve < min(limit, 2 * (known[-1].seconds if known else 20.0)):
@@ -254,7 +253,7 @@ class _Units:
         return None if entry.failed else float(entry.values["latency_us"])
 
     def _within(self, a: str, b: str) -> bool:
-        """Tell whether one unit is part of another, and so adds nothing to it."""
+        """Tell whether one unit is part of another, so that it adds nothing to it."""
         return self._units[a].widened <= self._units[b].widened
 
     def _images(self, count: int) -> tuple[Sequence[Frame], NDArray[np.float32]]:
@@ -292,15 +291,15 @@ def greedy(
     budget: float,
     within: Callable[[str, str], bool] = lambda _a, _b: False,
 ) -> tuple[Step, ...]:
-    """Return the sets on the way from none to the best, then the best without what is not needed.
+    """Return the sets from the empty one to the best, then the best without unnecessary units.
 
     Args:
         costs: unit -> microseconds that it adds alone; negative is possible. Units that can't be compiled
             or are too slow are left out by the caller.
-        damage: measures a set; None where there is no time left for it, which ends the search.
-        latency: measures a set; None where it can't be compiled or there is no time.
+        damage: measures a set; None if there is no time left, which ends the search.
+        latency: measures a set; None if it can't be compiled or there is no time.
         budget: microseconds that a set may take.
-        within: whether the first unit is part of the second, and so adds nothing to it.
+        within: whether the first unit is part of the second, so that it adds nothing to it.
 
     Returns:
         The first step is the empty set, the last one the best; none if the empty set can't be measured.
@@ -358,7 +357,7 @@ def _groups(
 
 
 def _without_needless(last: Step, first: float, damage: Damage, latency: Latency, budget: float) -> tuple[Step, ...]:
-    """Return the last set without the units that it does not need, if there are such."""
+    """Return the last set without unnecessary units, if it has any."""
     chosen, value = frozenset(last.units), last.divergence
     for unit in last.units:
         if len(chosen) == 1:
@@ -378,7 +377,7 @@ def _without_needless(last: Step, first: float, damage: Damage, latency: Latency
 def finalists(steps: Sequence[Step], count: int) -> tuple[Step, ...]:
     """Return the sets to compile for real, the best first.
 
-    The best one, then those on the way that win most of what it wins with less time, and last the empty set.
+    The best one, then earlier sets with most of its gain and less latency, and last the empty set.
     """
     if not steps:
         return ()

@@ -1,8 +1,8 @@
 # %% [markdown]
-# # Float against quantized
+# # Float compared with quantized
 #
-# The same images through the float ONNX, as it was exported, and through the quantized program: how far apart are the
-# scores, and do both give the same answer? Runs on a PC, with a finished build in `../build`.
+# Run the same images through the exported float ONNX and through the quantized program: how far apart are the scores,
+# and do both give the same answer? Runs on a PC, with a finished build in `../build`.
 
 # %%
 from pathlib import Path
@@ -19,8 +19,8 @@ except ImportError as error:
     raise ImportError("the plots need matplotlib: pip install matplotlib") from error
 
 MODEL = "ConvNeXt_atto"
-BACKEND = "portable"  # or hbdk_sim, quantized: slower, and in need of the compiler
-IMAGES = "demo:test"  # or a folder of yours; with class folders or labels.csv, Top-1 is measured too
+BACKEND = "portable"  # or hbdk_sim, quantized: slower, and they need the compiler
+IMAGES = "demo:test"  # or your own folder; with class folders or labels.csv, Top-1 is measured too
 COUNT = 100
 FOLDER = Path() if Path("metadata.json").exists() else Path("../build") / MODEL
 
@@ -34,7 +34,7 @@ net = edge.load(FOLDER, BACKEND)
 rule = net.preprocess
 path = FOLDER / f"{net.metadata.name}.onnx"
 if not path.exists():
-    raise FileNotFoundError(f"{path.name} is not in {FOLDER}: a bundle has no float ONNX, take the build folder")
+    raise FileNotFoundError(f"{path.name} is not in {FOLDER}: a bundle has no float ONNX, use the build folder")
 session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
 source = session.get_inputs()[0].name
 kind = "the board's own integers" if net.info.exact else "an approximation of the board's integers"
@@ -54,7 +54,7 @@ quantized = np.stack([net.scores(item.load()) for item in images])
 print(images.description)
 
 # %% [markdown]
-# ## 3. In figures
+# ## 3. Figures
 
 # %%
 norms = np.linalg.norm(exact, axis=1) * np.linalg.norm(quantized, axis=1)
@@ -74,7 +74,7 @@ else:
 # %% [markdown]
 # ## 4. Score by score
 #
-# Every dot is one class of one image; without any loss all dots would lie on the line.
+# Every dot is one class of one image; without loss all dots would lie on the line.
 
 # %%
 figure, axes = plt.subplots(figsize=(5.5, 5), layout="constrained")
@@ -93,7 +93,7 @@ plt.show()
 # %%
 figure, (left, right) = plt.subplots(1, 2, figsize=(9.5, 3.6), layout="constrained")
 left.hist(cosine, bins=30)
-left.set(xlabel="cosine of float and quantized scores", ylabel="images", title="Likeness of an image's scores")
+left.set(xlabel="cosine of float and quantized scores", ylabel="images", title="Similarity of an image's scores")
 right.hist((quantized - exact).ravel(), bins=61)
 right.set(xlabel="quantized - float", ylabel="scores", title="Difference of each score", yscale="log")
 for axes in (left, right):
@@ -101,12 +101,12 @@ for axes in (left, right):
 plt.show()
 
 # %% [markdown]
-# ## 6. The images that suffer most
+# ## 6. The images with the largest differences
 
 
 # %%
 def name_of(index):
-    """Return the class's name, as much of it as fits above an image, or its number."""
+    """Return the class's name, shortened to fit above an image, or its index."""
     return net.labels[index].split(", ")[0][:24] if net.labels else str(index)
 
 

@@ -1,4 +1,4 @@
-"""One module a backend; each has ``open_backend``, which takes a program and gives a :class:`Backend`."""
+"""One module per backend; each has ``open_backend``, which takes a program and returns a :class:`Backend`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from edge.errors import BackendError, BackendMissing, ModelFileError, ToolchainE
 
 @contextmanager
 def as_backend_errors() -> Iterator[None]:
-    """Raise ``BackendMissing`` where the compiler is missing, ``BackendError`` where it fails."""
+    """Raise ``BackendMissing`` if the compiler is missing, ``BackendError`` if it fails."""
     try:
         yield
     except ToolchainMissing as error:

@@ -20,11 +20,11 @@ FLOAT = "HB_DNN_TENSOR_TYPE_F32"
 
 
 class BpuInferLibBackend:
-    """One ``Infer``. It tells types but no shapes; those come from the program's metadata.
+    """One ``Infer``. It gives types but no shapes; those come from the program's metadata.
 
     Raises:
         BackendMissing: this machine has no bpu_infer_lib, or the program no ``.bin``.
-        BackendError: the runtime refuses it, or does not tell enough to read it safely.
+        BackendError: the runtime refuses it, or does not give enough information to read its outputs safely.
     """
 
     concurrent = False
@@ -35,7 +35,7 @@ class BpuInferLibBackend:
         module = vendor_module(("bpu_infer_lib",), "Infer", SOURCE)
         if program.metadata is None:
             raise BackendError(
-                f"{path.name} comes without metadata.json, and bpu_infer_lib does not tell its shapes",
+                f"{path.name} comes without metadata.json, and bpu_infer_lib gives no shapes",
                 expected="a build folder or a bundle",
                 remedy="load(path, backend='hbm_runtime')",
             )
@@ -47,15 +47,15 @@ class BpuInferLibBackend:
         except FAILURES as error:
             raise load_failure("bpu_infer_lib", path, error) from error
         if status not in (None, 0) or not kinds:
-            why = f"status {status}" + (f", {explained(status)}" if status else "; the console tells why")
+            why = f"status {status}" + (f", {explained(status)}" if status else "; see the console output")
             raise load_failure("bpu_infer_lib", path, why)
         if kinds != [NV12] or results != [FLOAT]:
             raise BackendError(
                 f"{path.name} takes {', '.join(kinds)} and gives {', '.join(results)}",
-                expected=f"one {NV12} and one {FLOAT}: bpu_infer_lib tells no scales",
+                expected=f"one {NV12} and one {FLOAT}: bpu_infer_lib gives no scales",
                 remedy="load(path, backend='hbm_runtime')",
             )
-        # Its readers of images resize and convert in unknown ways; these take the bytes as they are.
+        # Its image readers resize and convert in unknown ways; these readers take the bytes as they are.
         old = not hasattr(self._infer, "read_input")
         self._read = self._infer.read_numpy_arr_uint8 if old else self._infer.read_input
         shape = (1, program.metadata.classes)
@@ -78,7 +78,7 @@ class BpuInferLibBackend:
             raise BackendError(f"bpu_infer_lib failed: {reason(error)}") from error
 
     def close(self) -> None:
-        """Drop the model, which gives its memory back."""
+        """Drop the model, which frees its memory."""
         self._infer = self._read = None
 
     def _output(self) -> Array:
@@ -89,7 +89,7 @@ class BpuInferLibBackend:
 
 
 def _kind(tensor: Any) -> str:
-    # An enum that prints as HB_DNN_..., with or without its class's name before it.
+    # An enum that prints as HB_DNN_..., with or without the name of its class in front.
     return str(tensor.properties.tensorType).rpartition(".")[2]
 
 

@@ -15,7 +15,7 @@ VIDEO_RANGE = "bt601_video"  # of INPUT_SPACE_AND_RANGE
 
 
 class HbdkSimBackend:
-    """A ``.bin`` in the vendor's simulator; each run is a process of its own.
+    """A ``.bin`` in the vendor's simulator; each run starts a process.
 
     Raises:
         BackendMissing: no ``.bin``, no compiler, or one without its simulator.
@@ -63,7 +63,7 @@ class HbdkSimBackend:
         if VIDEO_RANGE in origin.get("INPUT_SPACE_AND_RANGE", ""):
             raise BackendError(
                 f"{name} was compiled for video-range NV12",
-                expected="full range (input_space_and_range: regular), which is what edge makes",
+                expected="full range (input_space_and_range: regular), as edge makes it",
                 remedy="compile it with input_space_and_range: regular",
             )
 

@@ -23,7 +23,7 @@ from edge.runtime.quantization import Dequantizer, dequantizer
 
 # Names of hbDNNDataType; their numbers differ between boards.
 DTYPES = dict.fromkeys(("Y", "NV12", "YUV444", "RGB", "BGR"), "uint8") | NUMBERS
-SOURCE = "RDK OS 3.5 and above brings it (Debian package hobot-spdev)"
+SOURCE = "hbm_runtime of RDK OS 3.5 and above (Debian package hobot-spdev)"
 
 
 class HbmBackend:
@@ -40,7 +40,7 @@ class HbmBackend:
     def __init__(self, program: Program) -> None:
         path = bin_of(program)
         kind = vendor_module(("hbm_runtime",), "HB_HBMRuntime", SOURCE).HB_HBMRuntime
-        # An attribute by the documentation, a method by the type stubs.
+        # An attribute in the documentation, a method in the type stubs.
         told = getattr(kind, "version", "of unknown version")
         version = str(told() if callable(told) else told)
         gap = check_version(program, version)
@@ -48,7 +48,7 @@ class HbmBackend:
             self._runtime: Any = kind(str(path))
         except FAILURES as error:
             raise load_failure("hbm_runtime", path, error, gap) from error
-        # Of a file that packs several models the first is taken, as the older runtime does.
+        # If a file packs several models, take the first, as the older runtime does.
         self._model: str = self._runtime.model_names[0]
         inputs = tuple(self._input(name) for name in self._runtime.input_names[self._model])
         self._rules = [self._rule(name) for name in self._runtime.output_names[self._model]]
@@ -64,7 +64,7 @@ class HbmBackend:
         """Execute once; see the protocol."""
         named = {tensor.name: array for tensor, array in zip(self.info.inputs, inputs, strict=True)}
         try:
-            # The form with model names, without keywords, is the one that every version of it has.
+            # Every version accepts this form: with model names, without keywords.
             results = self._runtime.run({self._model: named})[self._model]
         except FAILURES as error:
             raise BackendError(f"hbm_runtime failed: {reason(error)}") from error
@@ -74,7 +74,7 @@ class HbmBackend:
         return [rule(results[rule.name]) for rule in self._rules]
 
     def close(self) -> None:
-        """Drop the runtime, which gives its memory back."""
+        """Drop the runtime, which frees its memory."""
         self._runtime = None
 
     def _input(self, name: str) -> Tensor:
@@ -96,7 +96,7 @@ class HbmBackend:
         quants = self._runtime.output_quants[self._model][name]
         rule = quants.quant_type.name
         if rule not in ("NONE", "SCALE"):
-            raise BackendError(f"output {name!r} is quantized by the rule {rule}", expected="NONE, SCALE")
+            raise BackendError(f"output {name!r} has the quantization type {rule}", expected="NONE, SCALE")
         if rule == "NONE":
             return dequantizer(name, shape, DTYPES[kind])
         return dequantizer(

@@ -13,17 +13,17 @@ from edge.runtime.protocol import Array, Info, Scores, Tensor
 from edge.runtime.quantization import Dequantizer, channel_axis, dequantizer
 
 MODULES = ("hobot_dnn.pyeasy_dnn", "hobot_dnn_rdkx5.pyeasy_dnn")
-SOURCE = "every RDK OS for the X5 brings it (Debian package hobot-spdev)"
+SOURCE = "hobot_dnn of any RDK OS for the X5 (Debian package hobot-spdev)"
 NV12 = ("NV12", "NV12_SEPARATE")  # both take one packed array; it splits the second kind itself
-# RGB is missing: the module changes such an array in place and clears every value below 128.
+# RGB is missing: the module changes an RGB array in place and clears every value below 128.
 IMAGES = (*NV12, "Y", "YUV444", "BGR")
-ITEMSIZE = {"int8": 1, "int16": 2, "int32": 4, "float32": 4}  # any other type it reads as int8
+ITEMSIZE = {"int8": 1, "int16": 2, "int32": 4, "float32": 4}  # it reads any other type as int8
 # BPU memory: a row takes 256 k + one of these bytes, the rest is padding (vendor: data alignment).
 UNPADDED = (0, 16, 32, 64, 128)
 
 
 class HobotDnnBackend:
-    """One pyeasy_dnn model; its buffers serve one caller. Zero points it does not tell; they are zero.
+    """One pyeasy_dnn model; its buffers serve one caller. It gives no zero points; they are zero.
 
     Raises:
         BackendMissing: this machine has no pyeasy_dnn, or the program no ``.bin``.
@@ -41,14 +41,14 @@ class HobotDnnBackend:
         except FAILURES as error:
             raise load_failure("hobot_dnn", path, error) from error
         if not models:
-            raise load_failure("hobot_dnn", path, "it returned no model; the console tells why")
+            raise load_failure("hobot_dnn", path, "it returned no model; see the console output")
         self._model: Any = models[0]
         inputs = tuple(_input(tensor) for tensor in self._model.inputs)
         self._rules = [_rule(tensor) for tensor in self._model.outputs]
         self.info = Info(
             backend="hobot_dnn",
             model=program.name,
-            version=module.__name__.partition(".")[0],  # it does not tell a version
+            version=module.__name__.partition(".")[0],  # the module has no version
             inputs=inputs,
             outputs=tuple(Tensor(rule.name, rule.shape, "float32") for rule in self._rules),
         )
@@ -62,7 +62,7 @@ class HobotDnnBackend:
             raise BackendError(f"hobot_dnn failed: {reason(error)}") from error
 
     def close(self) -> None:
-        """Drop the model, which gives its memory back."""
+        """Drop the model, which frees its memory."""
         self._model = None
 
 
@@ -82,7 +82,7 @@ def _input(tensor: Any) -> Tensor:
 
 
 def _rule(tensor: Any) -> Dequantizer:
-    # Never ask for alignedShape or validShape: it answers with a raw pointer.
+    # Never read alignedShape or validShape: they are raw pointers.
     shape, kind = flat(tensor.properties.shape), tensor.properties.dtype
     if kind not in ITEMSIZE:
         raise BackendError(
@@ -90,10 +90,10 @@ def _rule(tensor: Any) -> Dequantizer:
             expected=", ".join(ITEMSIZE),
             remedy="load(path, backend='hbm_runtime')",
         )
-    # Float outputs come from the CPU and have no padding. Behind a single row it does no harm.
+    # Float outputs come from the CPU and have no padding. Padding behind a single row is harmless.
     if kind != "float32" and math.prod(shape[:-1]) > 1 and shape[-1] * ITEMSIZE[kind] % 256 not in UNPADDED:
         raise BackendError(
-            f"output {tensor.name!r} is {kind} {tuple(shape)}: its rows are padded in the BPU's memory, "
+            f"output {tensor.name!r} is {kind} {tuple(shape)}: its rows are padded in BPU memory, "
             "and hobot_dnn reads the padding as values",
             expected="float32 outputs, as edge build makes them",
             remedy="load(path, backend='hbm_runtime'), or keep the model's Dequantize",

@@ -11,7 +11,7 @@ from edge.runtime.protocol import Array, Info, Scores, Tensor
 
 
 class PortableBackend:
-    """A portable model; onnxruntime sessions may be shared by threads, each run uses one.
+    """A portable model; threads may share the onnxruntime session, each run uses one thread.
 
     Raises:
         BackendMissing: no portable model, or no onnxruntime.
@@ -60,7 +60,7 @@ class PortableBackend:
             raise BackendError(f"onnxruntime failed: {' '.join(str(error).split())[:200]}") from error
 
     def close(self) -> None:
-        """Nothing is held but memory."""
+        """Do nothing: only memory is held."""
 
 
 open_backend = PortableBackend

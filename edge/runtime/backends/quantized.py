@@ -1,4 +1,4 @@
-"""The compiler's quantized ONNX, bit-exact with the program, in a process of the compiler's own Python."""
+"""The compiler's quantized ONNX, bit-exact with the program, in a process of the compiler's Python."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ class QuantizedBackend:
         integers = [output.name for output in self._model.outputs if output.dtype != "float32"]
         if integers:
             raise BackendError(
-                f"{name} gives {', '.join(integers)} undequantised: its scales were removed",
+                f"{name} does not dequantize {', '.join(integers)}: its Dequantize nodes were removed",
                 expected="programs with their Dequantize nodes",
                 remedy="compile without remove_node_type",
             )

@@ -1,4 +1,4 @@
-"""The compiler's calibrated model in stock onnxruntime, every quantizer switchable from run to run."""
+"""The compiler's calibrated model in stock onnxruntime; each run can switch every quantizer."""
 
 from edge.simulate.fakequant.quantizer import AS_BUILT, FLOAT, INT8, INT16, Quantizer
 from edge.simulate.fakequant.session import FakeQuant

@@ -1,4 +1,4 @@
-"""The compiler's own float operators in standard ones; each rule was compared with the vendor's runtime."""
+"""The compiler's own float operators as standard ones; each rule was compared with the vendor's runtime."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _GELUS = {"none": "Gelu", "tanh": "FastGelu"}  # value of ``approximate`` -> onn
 
 
 class Emit:
-    """Collect the nodes and constants that take one node's place; its name begins theirs."""
+    """Collect the nodes and constants that replace one node; their names start with its name."""
 
     def __init__(self, node: onnx.NodeProto) -> None:
         self.node = node
@@ -37,7 +37,7 @@ class Emit:
         return name
 
     def add(self, op: str, *inputs: str, last: bool = False, domain: str = "", **attributes: Any) -> str:
-        """Add a node and return its output's name; the last one's is the replaced node's own."""
+        """Add a node and return its output's name; the last node takes the output of the replaced node."""
         output = self.node.output[0] if last else f"{self.node.output[0]}/t{len(self.nodes)}"
         name = self.node.name if last else f"{self.node.name}/{op}_{len(self.nodes)}"
         self.nodes.append(helper.make_node(op, list(inputs), [output], name=name, domain=domain, **attributes))
@@ -54,7 +54,7 @@ def unknown(node: onnx.NodeProto, why: str) -> ModelFileError:
     return ModelFileError(
         f"{node.op_type} {node.name!r}: {why}",
         expected="standard ONNX operators, HzCalibration, " + ", ".join(sorted(RULES)),
-        remedy="report the node; the build itself is not touched by this",
+        remedy="report the node; the build itself is not affected",
     )
 
 
@@ -99,7 +99,7 @@ def _hard_swish(emit: Emit) -> None:
 
 
 def _softmax(emit: Emit) -> None:
-    """Normalize over one axis; before opset 13 the standard operator flattens all behind it."""
+    """Normalize over one axis; before opset 13 the standard operator flattens all axes behind it."""
     (x,) = emit.node.input
     axis = int(emit.get("axis", 1))
     shifted = emit.add("Sub", x, emit.add("ReduceMax", x, axes=[axis], keepdims=1))
@@ -121,7 +121,7 @@ RULES: dict[str, Callable[[Emit], None]] = {
 
 
 def standard(node: onnx.NodeProto) -> Emit:
-    """Return what takes the place of a node of the compiler's own; ModelFileError where no rule covers it."""
+    """Return what replaces one of the compiler's own nodes; ModelFileError if no rule covers it."""
     if node.domain != DOMAIN or node.op_type not in RULES:
         raise unknown(node, "an operator that edge does not know")
     emit = Emit(node)

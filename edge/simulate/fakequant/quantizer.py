@@ -33,8 +33,8 @@ class Quantizer:
 
         y = clip(rint(x / s), low, high) * s,    s = threshold / 127  (255 for uint8, 32767 for int16)
 
-    in float32, halves to even, with the type's whole range: -128..127, 0..255, -32768..32767. This was read off the
-    vendor's runtime, value for value. It rounds ``tensor``, a constant where ``weight``, to ``output``.
+    in float32, halves to even, with the type's whole range: -128..127, 0..255, -32768..32767. The vendor's runtime gave
+    the same values, each one compared. It rounds ``tensor``, a constant if ``weight``, to ``output``.
     """
 
     name: str
@@ -44,11 +44,11 @@ class Quantizer:
     consumers: tuple[str, ...]  #: nodes that read ``output``.
     weight: bool
     type: Type
-    thresholds: NDArray[np.float32]  #: float32, one, or one a channel.
+    thresholds: NDArray[np.float32]  #: float32, one, or one per channel.
     axis: int | None = None  #: of the channels; None for a single threshold.
-    group: int = 1  #: of a weight whose channels are counted over the groups of its convolution, else 1.
-    #: float32, one a channel: the rounded values come out multiplied by it, since the next convolution's weights are
-    #: divided by it; None mostly.
+    group: int = 1  #: groups of a transposed convolution whose weight has channels counted over all groups, else 1.
+    #: float32, one per channel: factors of the rounded values, by which the next convolution's weights are divided;
+    #: usually None.
     gain: NDArray[np.float32] | None = field(default=None)
 
     @property
@@ -57,25 +57,25 @@ class Quantizer:
         return INT16 if self.type == "int16" else INT8
 
     def type_at(self, bits: int) -> Type:
-        """Return the type that the quantizer has at that many bits."""
+        """Return the quantizer's type with this number of bits."""
         if bits == INT16:
             return "int16"
         return "int8" if self.type == "int16" else self.type
 
     def steps(self, bits: int, thresholds: NDArray[np.float32] | None = None) -> NDArray[np.float32]:
-        """Return the distance of neighbouring values, float32, one a threshold."""
+        """Return the distance between neighbouring values, float32, one per threshold."""
         values = self.thresholds if thresholds is None else np.asarray(thresholds, np.float32)
         return values / np.float32(_TOP[self.type_at(bits)])
 
     def rounded(self, data: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Return a weight as the calibrated model sees it; ModelFileError where its shape and the thresholds differ."""
+        """Return a weight as the calibrated model sees it; ModelFileError if its shape does not fit the thresholds."""
         step = self.spread(self.steps(self.bits), data.shape)
         kind = np.iinfo(self.type)
         result: NDArray[np.float32] = (np.clip(np.rint(data / step), kind.min, kind.max) * step).astype(np.float32)
         return result if self.gain is None else result * self.spread(self.gain, data.shape)
 
     def spread(self, values: NDArray[np.float32], shape: tuple[int, ...]) -> NDArray[np.float32]:
-        """Return values, one a channel, in a form that broadcasts against a tensor of as many channels."""
+        """Return values, one per channel, in a shape that broadcasts against a tensor of as many channels."""
         if self.axis is None:
             return values
         size = shape[self.axis]
@@ -98,10 +98,10 @@ def quantizer(
     consumers: tuple[str, ...],
     weight: bool,
 ) -> Quantizer | None:
-    """Read a ``HzCalibration`` node; None where it is switched off and passes its input on.
+    """Read a ``HzCalibration`` node; None if it is switched off and passes its input on.
 
     Raises:
-        ModelFileError: an attribute value that no rule was derived for.
+        ModelFileError: an attribute has a value that no rule covers.
     """
     values = {key: v.decode() if isinstance(v, bytes) else v for key, v in attributes.items()}
     if values.get("switch", "ON") != "ON" or not values.get("constant", 0):
@@ -117,7 +117,7 @@ def quantizer(
         raise ModelFileError(f"HzCalibration {name!r}: thresholds {thresholds[:4]}", expected="above 0")
     if (form := values.get("quant_attrs")) not in (_ACTIVATION, _WEIGHT):
         raise ModelFileError(f"HzCalibration {name!r}: quant_attrs {form}", expected=f"{_ACTIVATION} or {_WEIGHT}")
-    # The activations' form takes axis 1, whatever the attribute says.
+    # The form of activations always uses axis 1 and ignores the attribute.
     axis = int(values["axis"]) if form == _WEIGHT else 1
     rescaled = "dequantize_scale" in values
     return Quantizer(

@@ -1,4 +1,4 @@
-"""Run a calibrated model, each quantizer at the bits that a run asks for."""
+"""Run a calibrated model; each run sets the bits of every quantizer."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from edge.simulate.fakequant.translate import ON8, ON16, STEPS, Translated, tran
 
 Tensor = NDArray[np.float32]
 Bits = NDArray[np.uint8]
-"""One entry a quantizer: FLOAT, INT8, INT16 or AS_BUILT."""
+"""One entry per quantizer: FLOAT, INT8, INT16 or AS_BUILT."""
 
 
 class FakeQuant:
@@ -52,7 +52,7 @@ class FakeQuant:
         return self.graph.quantizers
 
     def bits(self, value: int = AS_BUILT, at: Iterable[int] | None = None, *, rest: int = FLOAT) -> Bits:
-        """Return a setting for :meth:`run`: ``value`` for the quantizers of these indices, or all, else ``rest``."""
+        """Return a setting for :meth:`run`: ``value`` for the quantizers ``at`` (None: all), else ``rest``."""
         setting = np.full(len(self.quantizers), rest, np.uint8)
         setting[slice(None) if at is None else list(at)] = value
         return setting
@@ -68,7 +68,7 @@ class FakeQuant:
 
         Args:
             yuv444: uint8, (H, W, 3), from :func:`edge.images.preprocess.nv12_to_yuv444`.
-            bits: one entry a quantizer. A weight has no 16-bit form: INT16 rounds it to 8.
+            bits: one entry per quantizer. A weight has no 16-bit form: INT16 rounds it to 8.
             outputs: names of the model's outputs or of inner tensors; the model's own if None.
             thresholds: quantizer -> float32 thresholds in place of the calibrated ones.
 

@@ -32,7 +32,7 @@ from edge.simulate.fakequant.quantizer import INT8, INT16, Quantizer, quantizer
 CALIBRATION = "HzCalibration"
 ON8, ON16, STEPS = "edge_int8", "edge_int16", "edge_steps"
 _TYPES = {"int8": TensorProto.INT8, "uint8": TensorProto.UINT8, "int16": TensorProto.INT16}
-_LAST_OPSET = 12  # Split, ReduceMax and others take as attributes what later opsets take as inputs
+_LAST_OPSET = 12  # from 13 on, Split, ReduceMax and others take inputs instead of attributes
 
 
 @frozen(eq=False)
@@ -40,10 +40,10 @@ class Translated:
     """The translation, and names in it."""
 
     #: standard ONNX and operators of onnxruntime's own domain; inputs are the image, ``edge_int8`` and ``edge_int16``
-    #: (bool, one entry a quantizer) and ``edge_steps`` (float32, one entry a step).
+    #: (bool, one entry per quantizer) and ``edge_steps`` (float32, one entry per step).
     model: onnx.ModelProto
     quantizers: tuple[Quantizer, ...]  #: in graph order.
-    slots: tuple[slice | None, ...]  #: of each quantizer, where its steps lie in ``edge_steps``; None for a weight.
+    slots: tuple[slice | None, ...]  #: place of each quantizer's steps in ``edge_steps``; None for a weight.
     image: str  #: the image's input, of ``shape``.
     shape: tuple[int, ...]
     outputs: tuple[str, ...]  #: the model's own.
@@ -55,7 +55,7 @@ def translate(source: onnx.ModelProto, inner: Iterable[str] = ()) -> Translated:
     """Translate a calibrated (or an optimized float) model; ``inner`` tensors become further outputs.
 
     Raises:
-        ModelFileError: an operator, an attribute or a structure that no rule covers; it is named.
+        ModelFileError: no rule covers an operator, an attribute or a structure; the message names it.
     """
     opset = opset_of(source)
     if opset > _LAST_OPSET:
@@ -154,7 +154,7 @@ class Building:
         self.nodes.append(_switch(f"{tag}_on8", item.output, self._rounding(item, tag, x, INT8), _body([other])))
 
     def _rounding(self, item: Quantizer, tag: str, x: str, bits: int) -> onnx.GraphProto:
-        """Return the branch that rounds a tensor to that many bits."""
+        """Return the branch that rounds a tensor to this number of bits."""
         step = back = f"{tag}_step"
         name = f"{tag}_{bits}"
         axis: dict[str, Any] = {} if item.axis is None else {"axis": item.axis}
@@ -170,7 +170,7 @@ class Building:
         return _body(nodes)
 
     def node(self, node: onnx.NodeProto) -> None:
-        """Add an operator, inside a switch where it reads a rounded weight."""
+        """Add an operator, inside a switch if it reads a rounded weight."""
         weights = [name for name in node.input if name in self.by_output and self.by_output[name].weight]
         if not weights:
             self._plain(node, {}, self.nodes)
@@ -226,7 +226,7 @@ class Building:
         return helper.make_model(graph, opset_imports=imports, ir_version=7, producer_name="edge")
 
     def _inputs(self) -> tuple[list[onnx.ValueInfoProto], list[onnx.NodeProto]]:
-        """Return the inputs that set the switches, and the nodes that take them apart."""
+        """Return the inputs that set the switches, and the nodes that split them."""
         count = len(self.quantizers)
         if not count:
             return [], []
@@ -254,7 +254,7 @@ class Building:
     def _plain(
         self, node: onnx.NodeProto, names: dict[str, str], target: list[onnx.NodeProto], suffix: str = ""
     ) -> None:
-        """Copy a standard node, or write down what stands for one of the compiler's own."""
+        """Copy a standard node, or add what replaces one of the compiler's own."""
         copy = onnx.NodeProto()
         copy.CopyFrom(node)
         copy.input[:] = [names.get(name, self._resolved(name)) for name in node.input]

@@ -1,8 +1,8 @@
 """Build a standard ONNX graph that carries a quantized network's integers in float32 tensors.
 
-A vendor tensor is int8 or int16, most often NHWC. Here it becomes float32 with the same integer values: float32
-convolutions are ten times as fast in onnxruntime as integer ones, and exact as long as no partial sum reaches 2^24,
-which is proved for every operator when it is translated. Images lie as NCHW, onnxruntime's own order.
+A vendor tensor is int8 or int16, most often NHWC. Here it becomes float32 with the same integer values. In onnxruntime
+float32 convolutions are ten times as fast as integer ones. They are exact as long as no partial sum reaches 2^24, which
+is proved for every operator when it is translated. Images are NCHW, onnxruntime's own order.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ class Graph:
 
     @classmethod
     def empty(cls) -> Graph:
-        """Return a graph of nothing."""
+        """Return an empty graph."""
         return cls([], {}, {}, {})
 
     def constant(self, array: NDArray[Any] | float, dtype: type = np.float32) -> str:
@@ -117,11 +117,11 @@ class Graph:
         return evolve(value, name=name, shape=shape, axes=tuple(range(len(shape))))
 
     def slice(self, name: str, *limits: int) -> str:
-        """Cut a run out of one axis of a stored tensor: start, end, then the axis and a step if need be."""
+        """Cut a range out of one axis of a stored tensor: start, end, then optionally the axis and a step."""
         return self.add("Slice", name, *(self.constant(np.array([n]), np.int64) for n in limits))
 
     def operand(self, source: Source, index: int, *, image: bool = False) -> Value:
-        """Return what a node reads, computed or constant; an ``image`` stores a constant of four axes as NCHW."""
+        """Return a node's input, computed or constant; ``image`` stores a constant of four axes as NCHW."""
         name = source.node.input[index]
         if name in self.values:
             return self.values[name]
@@ -165,7 +165,7 @@ class Graph:
             [helper.make_tensor_value_info(name, TensorProto.FLOAT, list(v.shape)) for name, v in outputs],
             constants,
         )
-        # Opset 13 and IR 7: what onnxruntime reads since 1.7, on every Python of ours and on Arm.
+        # Opset 13 and IR 7: onnxruntime reads them since 1.7, on all supported Pythons and on Arm.
         return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=7, producer_name="edge")
 
 
@@ -177,17 +177,17 @@ def channels(axes: tuple[int, ...], count: int) -> tuple[int, ...]:
 
 
 def spread(values: NDArray[Any], axes: tuple[int, ...] = NHWC) -> NDArray[Any]:
-    """Shape constants per logical last axis against a stored tensor; one value stays one."""
+    """Shape constants, one per index of the logical last axis, to broadcast against a stored tensor; one stays one."""
     if (values == values[0]).all():
         return np.array(values[0])
     return values.reshape(channels(axes, len(values)))
 
 
 def packed(name: str, data: NDArray[Any]) -> tuple[list[onnx.NodeProto], list[onnx.TensorProto]]:
-    """Return the tensors that hold a constant, and the nodes that make it of them.
+    """Return the tensors that hold a constant, and the nodes that compute it from them.
 
-    A float32 constant whose values are int8 integers, times a power of two for each index of its first axis, is kept
-    as these, in a quarter of the bytes. onnxruntime unfolds them once, when it loads the model, to the same numbers.
+    A float32 constant whose values are int8 integers times a power of two per index of its first axis is stored as
+    int8, in a quarter of the bytes. onnxruntime computes the same numbers once, when it loads the model.
     """
     split = _split(data) if data.dtype == np.float32 and data.size >= WORTH and data.ndim > 1 else None
     if split is None:
@@ -219,14 +219,14 @@ def _split(data: NDArray[np.float32]) -> tuple[NDArray[np.int8], NDArray[np.floa
     return integers.reshape(data.shape).astype(np.int8), units.astype(np.float32).reshape(shape)
 
 
-# What says how a node came about, or repeats what its inputs or outputs say.
+# Attributes that tell the origin of a node or repeat facts of its inputs or outputs.
 _HARMLESS = {
     "cubic_coeff_a", "data_format", "input_scales", "kernel_shape", "lut_type", "output_bit", "weight_thresholds",
 }  # fmt: skip
 
 
 class Attributes(dict[str, Any]):
-    """A node's attributes as Python values, bytes decoded; they note what was read."""
+    """A node's attributes as Python values, bytes decoded; the names read are recorded."""
 
     def __init__(self, node: onnx.NodeProto) -> None:
         for attribute in node.attribute:
@@ -236,7 +236,7 @@ class Attributes(dict[str, Any]):
 
     @property
     def unread(self) -> set[str]:
-        """Names of those that nobody asked for."""
+        """Names of the attributes that were never read."""
         return set(self) - self.read
 
     def __getitem__(self, name: str) -> Any:
@@ -255,7 +255,7 @@ class Attributes(dict[str, Any]):
 
 @frozen
 class Source:
-    """A node of the vendor's graph, with every constant of that graph at hand by name."""
+    """A node of the vendor's graph, and all constants of that graph by name."""
 
     node: onnx.NodeProto
     constants: dict[str, NDArray[Any]]
@@ -267,18 +267,18 @@ class Source:
         return cls(node, constants, Attributes(node))
 
     def unread(self) -> list[str]:
-        """Return the attributes that the rule did not look at, and that may change the result."""
+        """Return the attributes that may change the result but were not read by the rule."""
         return sorted(self.attributes.unread - _HARMLESS)
 
     def constant(self, index: int) -> NDArray[Any]:
-        """Return the constant at an input; ModelFileError where it is computed instead."""
+        """Return the constant at an input; ModelFileError if the input is computed."""
         try:
             return self.constants[self.node.input[index]]
         except (KeyError, IndexError):
             raise self.unknown(f"input {index} is not a constant") from None
 
     def integers(self, name: str, count: int | None = None) -> NDArray[np.int64]:
-        """Return an attribute as integers, spread over ``count`` channels where it has one value."""
+        """Return an attribute as integers; a single value is repeated for ``count`` channels."""
         values = np.atleast_1d(np.asarray(self.attributes[name], np.int64))
         if count is not None and values.size == 1:
             values = np.repeat(values, count)
@@ -287,7 +287,7 @@ class Source:
         return values
 
     def expect(self, **wanted: object) -> None:
-        """Refuse an attribute value that is neither the wanted one nor in the tuple of these; it may be missing."""
+        """Refuse an attribute that is present with another value than the wanted one, or than one of a tuple."""
         for name, expected in wanted.items():
             seen = self.attributes.get(name)
             choices = expected if isinstance(expected, tuple) else (expected,)
@@ -295,9 +295,9 @@ class Source:
                 raise self.unknown(f"{name} is {seen!r}")
 
     def unknown(self, why: str) -> ModelFileError:
-        """Return the error for something that has no proved rule."""
+        """Return the error for something that no proved rule covers."""
         return ModelFileError(
-            f"{self.node.op_type} {self.node.name!r}: {why}; no rule is proved for that",
-            expected="operators and attributes that edge/portable/rules knows",
+            f"{self.node.op_type} {self.node.name!r}: {why}; there is no proved rule for it",
+            expected="operators and attributes that edge/simulate/portable/rules covers",
             remedy="use the backend quantized or hbdk_sim, and report the node",
         )

@@ -1,4 +1,4 @@
-"""NV12 as the first step of a portable model: it takes the bytes that the board takes."""
+"""NV12 as the input of a portable model: it takes the same bytes as the board."""
 
 from __future__ import annotations
 
@@ -36,17 +36,17 @@ def decode(graph: Graph, size: tuple[int, int]) -> Value:
 
 
 def mark(model: onnx.ModelProto, size: tuple[int, int], *, exact: bool) -> None:
-    """Write into the model what it takes and what its integers are worth."""
+    """Write into the model the size of its NV12 input, and whether its integers are the program's."""
     height, width = size
     for key, text in ((EXACT_KEY, "1" if exact else "0"), (SIZE_KEY, f"{height}x{width}")):
         model.metadata_props.add(key=key, value=text)
 
 
 def put_before(model: onnx.ModelProto, preprocess: Preprocess) -> onnx.ModelProto:
-    """Let a float-input network take NV12: decode, normalize, then the network; the model is changed.
+    """Change a network with a float input so that it takes NV12: decode, normalize, then the network.
 
-    The arithmetic is that of :func:`edge.images.preprocess.network_input_from_nv12`. The network's only input is
-    float32 of ``preprocess.input_shape``.
+    The arithmetic is the same as in :func:`edge.images.preprocess.network_input_from_nv12`. The network's only input
+    must be float32 of ``preprocess.input_shape``.
     """
     graph = Graph.empty()
     yuv = decode(graph, preprocess.crop).name
@@ -76,7 +76,7 @@ def put_before(model: onnx.ModelProto, preprocess: Preprocess) -> onnx.ModelProt
 
 
 def _rename(nodes: list[onnx.NodeProto], constants: list[onnx.TensorProto]) -> None:
-    """Give every name but the input's a prefix, so that none is one of the network's."""
+    """Give every name but the input's a prefix, so that no name of the network is used twice."""
     for node in nodes:
         node.name = _PREFIX + node.name
         for names in (node.input, node.output):

@@ -1,12 +1,12 @@
 """Quantize with onnxruntime alone, for machines that can't run the vendor's compiler.
 
-What comes out is a standard ONNX with QuantizeLinear and DequantizeLinear that takes NV12, as the translated models
-do. It says how a network takes 8 bits, not what the board will answer, and it is never called ``.bin``.
+The result is a standard ONNX with QuantizeLinear and DequantizeLinear that takes NV12, as the translated models do. It
+shows how well a network tolerates 8 bits, not what the board will answer, and it is never called ``.bin``.
 
-Weights are symmetric per output channel and activations are per tensor. Both are *stored* as uint8, weights with the
-middle as zero point. With int8 weights onnxruntime's kernels add pairs of products in 16 bits on x86 CPUs that have
-AVX2 but no VNNI, and saturate: there MobileNetV1 agreed with its float self on 65 % of images, and on 91 % with
-uint8 weights, the same as with the arithmetic done in float.
+Weights are symmetric per output channel and activations are per tensor. Both are *stored* as uint8, weights with zero
+point 128. With int8 weights, onnxruntime's kernels on x86 CPUs with AVX2 but without VNNI add pairs of products in 16
+bits and saturate: MobileNetV1 then agreed with the float network on 65 % of images. With uint8 weights it agreed on
+91 %, the same as with float arithmetic.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ if TYPE_CHECKING:
     import onnx
 
 STAGE = "portable quantization"
-OPSET = 13  # the first whose DequantizeLinear knows channels
-# What runs on integers. Additions, products and normalizations stay float: in ConvNeXt they belong to GELU
-# and LayerNorm, where 8 bits cost more than they save.
+OPSET = 13  # the first whose DequantizeLinear takes scales per channel
+# Operators that run on integers. Additions, products and normalizations stay float: in ConvNeXt they belong to
+# GELU and LayerNorm, where 8 bits cost more than they save.
 LINEAR = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 FOLLOWING = ("Relu", "Clip", "MaxPool", "AveragePool", "GlobalAveragePool")
 MOVING = ("Reshape", "Flatten", "Transpose", "Squeeze", "Unsqueeze")
@@ -67,7 +67,7 @@ def quantize(
     Raises:
         CalibrationError: no images, or one of a wrong size or range.
         ModelFileError: the model can't be read.
-        CompileError: onnxruntime can't quantize it, or can't run what came out.
+        CompileError: onnxruntime can't quantize it, or can't run the result.
     """
     import onnx
 
@@ -76,7 +76,7 @@ def quantize(
     if not files:
         raise CalibrationError(
             f"{calibration} holds no calibration images",
-            expected="raw float32 files, one an image",
+            expected="raw float32 files, one per image",
             remedy="edge calibrate",
         )
     source = load_onnx(model)
@@ -90,7 +90,7 @@ def quantize(
         onnx.save(nv12.put_before(network, preprocess), target)
         reporter.update("run it once in onnxruntime")
         _prove(target, {nv12.INPUT: rgb_to_nv12(calibration_image(files[0], preprocess))})
-    except (CalibrationError, OSError):  # a full disk is the workspace's to explain
+    except (CalibrationError, OSError):  # the workspace explains a full disk
         raise
     except Exception as error:  # onnx's and onnxruntime's own errors share no base
         cause = " ".join(str(error).split())[:300] or type(error).__name__
@@ -136,7 +136,7 @@ def _quantize(source: onnx.ModelProto, images: _Images, target: Path, scratch: P
         source = version_converter.convert_version(source, OPSET)
     plain, prepared = scratch / "plain.onnx", scratch / "prepared.onnx"
     onnx.save(source, plain)
-    # Shapes are static, so that the symbolic inference, which needs sympy, has nothing to add.
+    # Shapes are static, so symbolic inference, which needs sympy, would add nothing.
     quant_pre_process(str(plain), str(prepared), skip_symbolic_shape=True)
     quantize_static(
         str(prepared),

@@ -1,11 +1,11 @@
 """The step at the end of almost every quantized operator: scale, shift, saturate - with the same integers.
 
-The vendor computes ``saturate((t * scale) >> shift)`` in integers, t being 16 bits, rounding down or to nearest. That
-is a staircase in t, and a staircase with at most 256 steps is told by the places of its steps. In float32 ``round((t +
-d) / S)`` is a staircase too, because every float operation is monotone. The two are equal for all t if they are equal
-just before and at each step, which is checked here with the very float32 operations that onnxruntime will do. d and S
-are searched for near their ideal values until the check holds for each channel; where none is found, the step is done
-in float64, which holds every product exactly.
+The vendor computes ``saturate((t * scale) >> shift)`` in integers, where t has 16 bits, rounding down or to nearest.
+This is a staircase in t with at most 256 steps, fully described by their positions. In float32 ``round((t + d) / S)``
+is a staircase too, because every float operation is monotone. The two are equal for all t if they are equal just before
+and at each step. This is checked here with exactly the float32 operations that onnxruntime does. d and S are searched
+near their ideal values until the check holds for each channel. If none is found, the computation is done in float64,
+which holds every product exactly.
 """
 
 from __future__ import annotations
@@ -58,8 +58,8 @@ def requantize(
     """Add the nodes of ``saturate((saturate16(t + offset) * scale) >> shift)``; return the float32 result.
 
     ``t`` is a tensor of integers, float32 or, if ``wide``, float64; ``t + offset`` lies in ``low``..``high``.
-    These, ``scale`` and ``shift`` are one a channel, or one. ``channels`` is the shape that broadcasts a
-    constant a channel against ``t``, such as (1, C, 1, 1). ``bits`` and ``nearest`` as for :func:`staircase`.
+    These, ``scale`` and ``shift`` have one value per channel, or one. ``channels`` is the shape that broadcasts one
+    constant per channel against ``t``, such as (1, C, 1, 1). ``bits`` and ``nearest`` as for :func:`staircase`.
     """
     count = max(low.size, scale.size, shift.size)
     low, high, scale, shift = (np.broadcast_to(a, count).astype(np.int64) for a in (low, high, scale, shift))
@@ -78,14 +78,14 @@ def search(
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]] | None:
     """Find S and d with ``round((t + d) / S)`` equal to the 8-bit staircase for every t of every channel.
 
-    Every argument is (C,). t is what float32 sees, t + offset, in low..high, what the staircase sees.
-    Returns (S, d), float32 (C,); None if some channel has none, or a scale that is not positive.
+    Every argument is (C,). float32 sees t, the staircase t + offset, which lies in low..high.
+    Returns (S, d), float32 (C,); None if a channel has no solution, or a scale that is not positive.
     """
     if (scale <= 0).any():
         return None
     steps, levels = _steps(scale, shift, nearest=nearest)
     ideal = np.exp2(shift.astype(np.float64)) / scale
-    # At a step the quotient has to be above level - 1/2, one before it below; where t begins and ends inside.
+    # At a step the quotient must be above level - 1/2, just before it below; only for steps within the range of t.
     reachable = (steps > low[:, None]) & (steps <= high[:, None])
     line = (levels - 0.5) * ideal[:, None] - steps
     first, last = (staircase(t, scale, shift, 8, nearest=nearest) for t in (low, high))
@@ -93,7 +93,7 @@ def search(
     before = np.where(reachable, line + 1, np.inf).min(axis=1)
     at = np.maximum(at, np.where(first > -128, (first - 0.5) * ideal - low, -np.inf))
     before = np.minimum(before, np.where(last < 127, (last + 0.5) * ideal - high, np.inf))
-    # Close a window that is open to a side because the result is saturated there for every t.
+    # Close a window that is open on one side because the result is saturated there for every t.
     at = np.where(np.isfinite(at), at, np.where(np.isfinite(before), before - 1, 0))
     before = np.where(np.isfinite(before), before, at + 1)
     chosen_s = np.zeros(len(scale), np.float32)

@@ -20,9 +20,9 @@ SUFFIX = "_portable_int8.onnx"
 
 @frozen
 class TranslateResult:
-    """The name of a file that computes the program's integers, and the number of nodes of the vendor's graph.
+    """The name of the portable model, and the number of nodes of the vendor's graph.
 
-    Where an operator has no rule, ``onnx`` is None and ``why_not`` names it.
+    If an operator has no rule, ``onnx`` is None and ``why_not`` names it.
     """
 
     onnx: str | None
@@ -31,12 +31,12 @@ class TranslateResult:
 
 
 def translate(*, quantized: Path, prefix: str, out: Path) -> TranslateResult:
-    """Write ``<prefix>_portable_int8.onnx`` of the compiler's ``*_quantized_model.onnx``, which takes one NV12 image.
+    """Translate the compiler's ``*_quantized_model.onnx``, with one NV12 input, to ``<prefix>_portable_int8.onnx``.
 
     The same input gives the same bytes.
 
     Raises:
-        ModelFileError: the file can't be read, or holds an operator that no rule is proved for; it is named.
+        ModelFileError: the file can't be read, or no proved rule covers an operator; the message names it.
     """
     source = load_onnx(quantized)
     target = out / f"{prefix}{SUFFIX}"
@@ -70,7 +70,7 @@ def add_nodes(graph: Graph, vendor: onnx.GraphProto) -> None:
     """Translate every node of the vendor's graph; the graph's inputs are among ``graph.values``.
 
     Raises:
-        ModelFileError: an operator, or a form of one, that no rule is proved for.
+        ModelFileError: no proved rule covers an operator or its form.
     """
     constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in vendor.initializer}
     for node in vendor.node:

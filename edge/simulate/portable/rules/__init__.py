@@ -1,7 +1,7 @@
-"""One function an operator of the vendor's: the integers that it computes, in standard ONNX.
+"""One function per vendor operator: the integers that it computes, in standard ONNX.
 
 Each rule was found by experiment and is compared with the vendor's runtime in ``tests/test_portable_rules.py``. A rule
-takes the graph to add to and the vendor's node, and gives a :class:`Value` for each of its outputs.
+takes the graph to add to and the vendor's node, and returns a :class:`Value` for each of its outputs.
 """
 
 from __future__ import annotations

@@ -11,7 +11,7 @@ from edge.simulate.portable.graph import Graph, Source, Value
 
 
 def transpose(graph: Graph, source: Source) -> Sequence[Value]:
-    """Rename the axes; data move only where a later operator needs them to."""
+    """Rename the axes; data moves only if a later operator needs it."""
     x = graph.values[source.node.input[0]]
     perm = source.attributes.get("perm") or list(range(len(x.shape)))[::-1]
     shape, axes = tuple(x.shape[axis] for axis in perm), tuple(x.axes[axis] for axis in perm)
@@ -76,7 +76,7 @@ def slices(graph: Graph, source: Source) -> Sequence[Value]:
 
 
 def gather(graph: Graph, source: Source) -> Sequence[Value]:
-    """Take constant places along one axis; a single number takes the axis away."""
+    """Take constant indices along one axis; a single index removes the axis."""
     x = graph.values[source.node.input[0]]
     places = source.constant(1).astype(np.int64)
     axis = source.attributes.get("axis", 0) % len(x.shape)
@@ -105,7 +105,7 @@ def channel_shuffle(graph: Graph, source: Source) -> Sequence[Value]:
 
 
 def depth_to_space(graph: Graph, source: Source) -> Sequence[Value]:
-    """Spread channels over blocks of pixels; the modes are those of ONNX."""
+    """Spread channels over blocks of pixels, in ONNX's modes."""
     source.expect(data_format="NHWC", mode=("CRD", "DCR"))
     x = graph.image(graph.values[source.node.input[0]])
     size, mode = source.attributes["blocksize"], source.attributes["mode"]
@@ -115,7 +115,7 @@ def depth_to_space(graph: Graph, source: Source) -> Sequence[Value]:
 
 
 def pad(graph: Graph, source: Source) -> Sequence[Value]:
-    """Add a border of one number, of the border's own numbers, or mirrored."""
+    """Add a border: constant, repeated from the edge, or mirrored."""
     source.expect(data_format="NHWC", mode=("constant", "edge", "reflect"))
     x = graph.image(graph.values[source.node.input[0]])
     fill = int(source.constant(1).reshape(-1)[0])

@@ -2,8 +2,8 @@
 
 ``sat((sat16(p >> accu_right_shift) * output_scale) >> output_right_shift)``
 
-For a product p = a * b; for a sum p = (a << x_shift) + ((b << e_shift) * e_scale), for a difference with
-minus. The first shift rounds down, the second to nearest.
+For a product p = a * b; for a sum p = (a << x_shift) + ((b << e_shift) * e_scale), with minus for a
+difference. The first shift rounds down, the second to nearest.
 """
 
 from __future__ import annotations
@@ -38,8 +38,8 @@ def multiply(graph: Graph, source: Source) -> Sequence[Value]:
 def add(graph: Graph, source: Source) -> Sequence[Value]:
     """Add or subtract, with broadcasting.
 
-    Both terms are divided by 2^accu_right_shift before they are added. The first stays whole, since it is
-    shifted up at least as far, so that rounding down the second alone rounds down the sum.
+    Both terms are divided by 2^accu_right_shift before they are added. The first stays an integer, since it is shifted
+    up at least as far; so rounding the second down is the same as rounding the sum down.
     """
     a, b, shape, axes = operands(graph, source)
     right = source.integers("accu_right_shift")

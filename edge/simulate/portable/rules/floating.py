@@ -1,9 +1,9 @@
-"""Operators that the compiler leaves to the CPU, in float32, with the vendor's own bits.
+"""Operators that the compiler leaves to the CPU, in float32, equal to the vendor's runtime bit for bit.
 
-Most are one IEEE operation an element, the same everywhere. Softmax is the vendor's polynomial and order of
-adding, operation by operation: another runtime's differs in the last bits, and a number that is quantized
-after it would lie next to the vendor's now and then. Where its rows are no multiple of 4 long, the vendor's
-own last bit at a few places depends on how many threads share the rows.
+Most are one IEEE operation per element, the same everywhere. Softmax follows the vendor's polynomial and order of
+additions, operation by operation: other runtimes differ in the last bits, which would sometimes change an integer
+quantized from it. If the length of its rows is no multiple of 4, a few of the vendor's own last bits depend on the
+number of threads.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def softmax(graph: Graph, source: Source) -> Sequence[Value]:
     rows = graph.reshape(x.name, shape)
     e = _exp(graph, graph.add("Sub", rows, graph.add("ReduceMax", rows, axes=[1], keepdims=1)), shape)
     share = graph.add("Div", graph.constant(1.0), _sum(graph, e, shape))
-    # The Max changes nothing: it keeps onnxruntime from making the product e / sum.
+    # The Max changes no value: it keeps onnxruntime from turning the product into e / sum.
     share = graph.add("Max", share, graph.constant(0.0))
     return [evolve(x, name=graph.reshape(graph.add("Mul", e, share), x.shape))]
 
@@ -50,7 +50,7 @@ def _exp(graph: Graph, x: str, shape: tuple[int, ...]) -> str:
         y = graph.add("Mul", plus(y, term), rest)
     y = graph.add("Mul", plus(y, 5.0000001201e-1), graph.add("Mul", rest, rest))
     y = plus(graph.add("Add", y, rest), 1.0)
-    # 2^0, 2^-1, …, 2^-126, 0: what is smaller than a normal float32 is flushed.
+    # 2^0, 2^-1, …, 2^-126, 0: numbers below a normal float32 are flushed to 0.
     powers = np.append(np.exp2(-np.arange(127.0)), [0.0, 0.0])
     index = graph.add("Cast", graph.reshape(graph.add("Neg", power), (-1,)), to=TensorProto.INT32)
     two = graph.add("GatherElements", graph.constant(powers), index, axis=0)
@@ -58,7 +58,7 @@ def _exp(graph: Graph, x: str, shape: tuple[int, ...]) -> str:
 
 
 def _sum(graph: Graph, x: str, shape: tuple[int, int]) -> str:
-    """Add rows as 4 lanes do: each lane in order, then (0 + 2) + (1 + 3), then the sum of what is left."""
+    """Add rows as 4 lanes do: each lane in order, then (0 + 2) + (1 + 3), then the sum of the remaining elements."""
     rows, count = shape
 
     parts = []
@@ -103,7 +103,7 @@ def extreme(graph: Graph, source: Source) -> Sequence[Value]:
 
 
 def _pair(graph: Graph, source: Source) -> tuple[Value, Value, Value]:
-    """Return both operands in one storage order, and the form of the result."""
+    """Return both operands in the same storage order, and the form of the result."""
     values = [_operand(graph, source, index) for index in range(2)]
     rank = max(len(value.shape) for value in values)
     values = [

@@ -1,4 +1,4 @@
-"""Sums of products: convolutions, plain, transposed and of the preprocess node, and matrix products.
+"""Sums of products: convolutions (plain, transposed, the preprocess node's) and matrix products.
 
 A convolution is ``sat((sat16(acc >> right_shift) * scale) >> out_shift)``, rounding down twice. acc is the int32 sum
 of products and bias. A residual that is added inside (``use_sumin``) enters acc as ``e * e_scale``, shifted by
@@ -24,7 +24,7 @@ from edge.simulate.portable.rules.sums import INT32, convolve, reach, wide_convo
 
 @frozen
 class Accumulated:
-    """``acc >> right_shift``, but for an offset per channel that is left to the next step."""
+    """``acc >> right_shift`` without an offset per channel, which the next step adds."""
 
     name: str  #: float32 tensor of integers, NCHW.
     shape: tuple[int, ...]  #: logical, NHWC.
@@ -64,7 +64,7 @@ def _scaled(
 
 
 def _activated(graph: Graph, source: Source, x: Value) -> Value:
-    """Add the rectifier where the node has one."""
+    """Add the rectifier if the node has one."""
     if source.attributes.get("activation") != "relu":
         return x
     return evolve(x, name=graph.add("Relu", x.name), low=0, high=max(x.high, 0))
@@ -79,10 +79,10 @@ def accumulate(
     geometry: Mapping[str, Any],
     residual: Value | None = None,
 ) -> Accumulated:
-    """Add ``acc >> right_shift`` in float32, exactly; in float64 where a partial sum may reach 2^24.
+    """Add ``acc >> right_shift`` in float32, exactly; in float64 if a partial sum may reach 2^24.
 
     The weights are scaled by 2^-right_shift, which changes no digit, so that the shift is a Floor. A bias that is too
-    large for the convolution is cut at the shift: what lies above is a whole number of steps, left as an offset.
+    large for the convolution is split at the shift: its upper part is an integer after the shift, kept as an offset.
     ``x`` is stored as NCHW, ``weight`` int8 (O, kH, kW, I / group), ``bias`` int32 (O,); ``geometry`` is ``strides``,
     ``pads``, ``dilations`` and ``group``, ONNX's defaults where missing.
     """
@@ -102,7 +102,7 @@ def accumulate(
     name = convolve(graph, x.name, kernel, rest * unit, geometry)
     if residual is not None:
         return _with_residual(graph, source, name, residual, low, high, steps)
-    # Even where nothing is shifted: it keeps onnxruntime from folding the next scale into the weights.
+    # Even without a shift: the Floor keeps onnxruntime from folding the next scale into the weights.
     name = graph.add("Floor", name)
     return Accumulated(name, _shape(x, weight, geometry), (low >> right) + steps, (high >> right) + steps, steps)
 
@@ -113,12 +113,12 @@ def _with_residual(
     """Add ``e * e_scale``, shifted by ``e_shift``, to a sum in units of 2^right_shift, and round down.
 
     A sum beyond 2^24 is no longer exact, but then the 16 bits that follow saturate in any case, unless the
-    shift is large; for that the residual's whole part is added after rounding.
+    shift is large; then the residual's integer part is added after rounding.
     """
     channels = e.shape[-1]
     right = source.integers("right_shift", channels)
     scale, shift = source.integers("e_scale", channels), source.integers("e_shift", channels)
-    # acc is whole, so that rounding the residual down first, or the sum once, is the same.
+    # acc is an integer, so rounding the residual down first is the same as rounding the sum.
     factor = scale * np.exp2((shift - right).astype(np.float64))
     p_low, p_high = np.floor(e.low * scale * np.exp2(shift)), np.floor(e.high * scale * np.exp2(shift))
     low, high = low + p_low.astype(np.int64), high + p_high.astype(np.int64)
@@ -167,7 +167,7 @@ def _wide(
         factor = scale * np.exp2(shift.astype(np.float64))
         term = graph.add("Cast", e.name, to=TensorProto.DOUBLE)
         term = graph.add("Mul", term, graph.constant(spread(factor), np.float64))
-        # the sum is whole, and so is the residual that int32 holds
+        # the sum is an integer, and so is the residual that int32 holds
         term = graph.add("Mul", graph.add("Floor", term), graph.constant(spread(unit), np.float64))
         name = graph.add("Add", name, term)
         ends = np.stack([np.floor(e.low * factor), np.floor(e.high * factor)]).astype(np.int64)
@@ -180,7 +180,7 @@ def _wide(
 
 
 def _whole(graph: Graph, source: Source, x: Value, weight: NDArray[Any], bias: Integers) -> Value:
-    """Add the 32-bit sum itself, which the network's end dequantizes, in float32 as this one is."""
+    """Add the 32-bit sum itself, in float32; the end of the network dequantizes it."""
     source.expect(output_bit=32, use_sumin=0)
     low, high = reach(x.low, x.high, weight)
     low, high = low + bias, high + bias
@@ -227,7 +227,7 @@ def preprocess(graph: Graph, source: Source) -> Sequence[Value]:
 
 
 def transposed_convolution(graph: Graph, source: Source) -> Sequence[Value]:
-    """Spread int8 images of numbers; the result is int8."""
+    """Convolve int8 images, transposed; the result is int8."""
     source.expect(data_format="NHWC", use_bias=1, activation=("relu", ""), auto_pad="NOTSET")
     x = graph.image(graph.values[source.node.input[0]])
     weight = source.constant(1)
@@ -272,7 +272,7 @@ def transposed_convolution(graph: Graph, source: Source) -> Sequence[Value]:
 def _reach(
     x: Value, weight: NDArray[Any], dilations: Sequence[int], strides: Sequence[int]
 ) -> tuple[Integers, Integers]:
-    """Return the smallest and largest sum; with a stride, only every stride-th tap meets the same pixel."""
+    """Return the smallest and largest sum; with a stride, only every stride-th tap reaches the same pixel."""
     if list(dilations) != [1, 1]:
         return reach(x.low, x.high, weight)
     ends = [
@@ -284,7 +284,7 @@ def _reach(
 
 
 def matmul(graph: Graph, source: Source) -> Sequence[Value]:
-    """Multiply the last two axes; the ones before are batches."""
+    """Multiply matrices of the last two axes; the axes before are batches."""
     source.expect(rounding_method=("ROUND", "FLOOR"), output_bit=(8, 16, 32))
     a, b = (graph.plain(graph.values[name]) for name in source.node.input)
     inner = a.shape[-1]

@@ -1,4 +1,4 @@
-"""Into integers, from one integer scale to another, and back to real numbers."""
+"""Real numbers to integers, one integer scale to another, and integers back to real numbers."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from edge.simulate.portable.requantize import bounds, requantize
 def quantize(graph: Graph, source: Source) -> Sequence[Value]:
     """Divide by a float32 scale in float32, round halves to even, saturate.
 
-    Quotients of 2^31 and more, which no quantized network gives, the vendor makes the smallest integer.
+    The vendor turns quotients of 2^31 and more into the smallest integer; no quantized network has them.
     """
     source.expect(bits=(8, 16))
     x = graph.values[source.node.input[0]]
@@ -52,12 +52,12 @@ def rescale(graph: Graph, source: Source) -> Sequence[Value]:
 
 
 def dequantize(graph: Graph, source: Source) -> Sequence[Value]:
-    """Multiply with a float32 scale, one or one a channel (axis 1), in float32."""
+    """Multiply with a float32 scale, one or one per channel (axis 1), in float32."""
     x = graph.values[source.node.input[0]]
     scale = source.constant(1).astype(np.float32).reshape(-1)
     axis = source.attributes.get("axis", 1) % len(x.shape)
     if scale.size not in (1, x.shape[axis]):
         raise source.unknown(f"{scale.size} scales for {x.shape[axis]} channels")
-    order = (*(a for i, a in enumerate(x.axes) if i != axis), x.axes[axis])  # spread speaks of the last axis
+    order = (*(a for i, a in enumerate(x.axes) if i != axis), x.axes[axis])  # spread works on the last axis
     factor = spread(scale.astype(np.float64), order) if scale.size > 1 else scale.reshape(())
     return [evolve(x, name=graph.add("Mul", x.name, graph.constant(factor)), real=True)]

@@ -1,7 +1,7 @@
-"""Largest values, of windows and along axes; and sums over axes, scaled: means, the global average pool.
+"""Largest values of windows and along axes; scaled sums over axes: means, the global average pool.
 
-Mean and sum: ``sat(nearest((sat16(sum >> accu_right_shift) * scale) >> out_shift))``, the first shift down.
-Global average pool: the same, and its first shift follows ``rounding_method`` too.
+Mean and sum: ``sat(nearest((sat16(sum >> accu_right_shift) * scale) >> out_shift))``; the first shift rounds down.
+Global average pool: the same, but ``rounding_method`` applies to its first shift too.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from edge.simulate.portable.requantize import Integers, bounds, requantize
 
 
 def max_pool(graph: Graph, source: Source) -> Sequence[Value]:
-    """Take the largest of each window; padding counts for nothing."""
+    """Take the largest of each window; padding is ignored."""
     source.expect(data_format="NHWC", ceil_mode=(0, 1), auto_pad="NOTSET", storage_order=0, dilations=[1, 1])
     x = graph.image(graph.values[source.node.input[0]])
     kernel = source.attributes["kernel_shape"]
@@ -28,7 +28,7 @@ def max_pool(graph: Graph, source: Source) -> Sequence[Value]:
         steps = -(-free // strides[i]) if source.attributes.get("ceil_mode") else free // strides[i]
         if steps * strides[i] >= x.shape[1 + i] + pads[i]:
             raise source.unknown("a window that lies in the padding alone")
-        # onnxruntime's versions differ in ceil_mode; padding at the end says the same to all of them.
+        # onnxruntime's versions differ in ceil_mode; padding at the end means the same to all of them.
         ends[2 + i] += max(steps * strides[i] - free, 0)
         sides.append(steps + 1)
     name = graph.add("MaxPool", x.name, kernel_shape=kernel, strides=strides, pads=ends)
@@ -49,7 +49,7 @@ def reduce_max(graph: Graph, source: Source) -> Sequence[Value]:
 
 
 def plain_reduce_max(graph: Graph, source: Source) -> Sequence[Value]:
-    """Take the largest along axes, which stay or go."""
+    """Take the largest along axes, which are kept with length 1 or removed."""
     x = graph.values[source.node.input[0]]
     axes = tuple(axis % len(x.shape) for axis in source.attributes.get("axes", range(len(x.shape))))
     y = _largest(graph, x, axes)
@@ -89,7 +89,7 @@ def _sum(graph: Graph, source: Source, x: Value, axes: tuple[int, ...]) -> Value
     if axes == (3,) and x.axes == NHWC:
         # A 1x1 convolution with ones: half the time of ReduceSum over the channels.
         name = graph.add("Conv", x.name, graph.constant(np.ones((1, x.shape[3], 1, 1))), kernel_shape=[1, 1])
-        # It changes nothing, and keeps onnxruntime from folding what follows into the convolution.
+        # It changes no value, but keeps onnxruntime from folding the next nodes into the convolution.
         name = graph.add("Floor", name)
     else:
         stored = np.array(sorted(x.axes[axis] for axis in axes))
@@ -104,7 +104,7 @@ def _tail(
         if {"accu_right_shift", scale, shift} & source.attributes.keys():
             raise source.unknown("a 32-bit sum with a scale")
         return total
-    # The vendor repeats its constants, once for each element that is summed; all are the same.
+    # The vendor repeats its constants for each element that is summed; all are equal.
     right, scales, shifts = (_few(source.integers(key)) for key in ("accu_right_shift", scale, shift))
     count = max(right.size, scales.size, shifts.size)
     if count not in (1, total.shape[-1]):

@@ -1,4 +1,4 @@
-"""Larger and smaller images: repeated pixels, and bilinear interpolation in fixed point."""
+"""Resize images: repeated pixels, and bilinear interpolation in fixed point."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def repeat(graph: Graph, source: Source) -> Sequence[Value]:
 
 
 def nearest(graph: Graph, source: Source) -> Sequence[Value]:
-    """Take for place i of an axis the one at i / (wanted / size), in float32, rounded down."""
+    """Index i of an axis takes the pixel at i / (wanted / size), in float32, rounded down."""
     source.expect(mode="nearest", coordinate_transformation_mode="asymmetric", nearest_mode="floor")
     x = graph.values[source.node.input[0]]
     if len(source.node.input) != 4:
@@ -45,8 +45,8 @@ def nearest(graph: Graph, source: Source) -> Sequence[Value]:
 def bilinear(graph: Graph, source: Source) -> Sequence[Value]:
     """``nearest(sum of 4 pixels * weights >> 16)``, as two matrix products of whole numbers.
 
-    Pixel i of n lies at ``(2 i + 1) * step / 2 - 1/2`` with the step size / n in 16 fraction bits, rounded
-    down; of the place 8 fraction bits stay. Beyond the border lies the border's pixel.
+    Pixel i of n lies at ``(2 i + 1) * step / 2 - 1/2``; the step is size / n with 16 fraction bits, rounded down. The
+    position keeps 8 fraction bits. Outside the image the border's pixel is used.
     """
     source.expect(
         align_mode="center", pad_mode="boundary", step_decimal_bit=16, is_interpolate_twice=0, data_format="NHWC"

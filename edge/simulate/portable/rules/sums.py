@@ -1,7 +1,7 @@
-"""Sums of products: how large they can become, and their nodes, in float32 or exact beyond it.
+"""Sums of products: how large they can become, and their nodes, in float32 or, beyond it, in float64.
 
-float32 holds every integer below 2^24. Sums that can become larger are cut into parts that can't: int16
-numbers into two halves, and the input's channels into runs. The parts are added in float64.
+float32 holds every integer below 2^24. Sums that can become larger are split into parts that can't: int16
+numbers into two halves, and the input's channels into groups. The parts are added in float64.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ def wide_convolve(
 
 
 def wrapped(graph: Graph, name: str, largest: int, unit: NDArray[np.float64]) -> str:
-    """Add what int32 makes of float64 sums up to a magnitude: beyond 2^31 they wrap.
+    """Wrap float64 sums up to a magnitude as int32 does, beyond 2^31.
 
     Each sum is multiplied with its ``unit``, a power of two, shaped to broadcast against the sums.
     """
@@ -73,7 +73,7 @@ def wrapped(graph: Graph, name: str, largest: int, unit: NDArray[np.float64]) ->
 
 
 def _halves(graph: Graph, x: Value) -> list[tuple[str, int, int, float]]:
-    """Return tensors that make up x, each with its bounds and what it is to be multiplied with."""
+    """Return tensors that add up to x, each with its bounds and its factor."""
     if x.limit <= 1 << _HALF:
         return [(x.name, x.low, x.high, 1.0)]
     base = 1 << _HALF
@@ -85,7 +85,7 @@ def _halves(graph: Graph, x: Value) -> list[tuple[str, int, int, float]]:
 def _runs(
     graph: Graph, source: Source, x: str, low: int, high: int, weight: NDArray[Any], geometry: Mapping[str, Any]
 ) -> list[tuple[str, NDArray[Any]]]:
-    """Cut the input's channels into runs whose sums stay exact in float32."""
+    """Split the input's channels into groups whose sums stay exact in float32."""
     for count in range(1, weight.shape[3] + 1):
         parts = np.array_split(np.arange(weight.shape[3]), count)
         ends = [reach(low, high, weight[..., part]) for part in parts]

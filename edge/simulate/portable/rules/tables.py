@@ -1,13 +1,13 @@
-"""Functions of one integer, looked up in a table of all that they can give.
+"""Functions of one integer, looked up in a table of all results.
 
 - ``HzLut``: a table of 256 entries comes with the node: any function of one int8, such as GELU.
 - ``HzLut2Layer``: functions of one int16, which the vendor keeps as line segments and computes in fixed
-  point. Seven bounds cut the axis into eight pieces. In the outer two the result is
+  point. Seven bounds divide the axis into eight pieces. In the outer two the result is
   ``nearest((x * scale + (bias << left_shift)) >> right_shift)``. In the inner six the same number, with
-  8 bits of fraction, is a place in a table of 64 entries, between which the result is interpolated, again to
-  nearest. A symmetric function is computed from |x|. All of it depends on x alone, so that it becomes one
+  8 fraction bits, is a position in a table of 64 entries; the result is interpolated between entries, again to
+  nearest. A symmetric function is computed from |x|. The result depends on x alone, so here it becomes one
   table of every int16.
-- ``HzSPRelu``: a rectifier with a slope for negative values, one or one a channel. For x >= 0:
+- ``HzSPRelu``: a rectifier with a slope for negative values, one or one per channel. For x >= 0:
   ``sat(nearest((x * positive_scale) >> positive_right_shift))``. For x < 0, first shifted down:
   ``sat(nearest((sat16((x * slope) >> accu_right_shift) * negative_scale) >> negative_right_shift))``.
 """
@@ -69,7 +69,7 @@ def function(source: Source, x: Integers) -> Integers:
     """Return the vendor's result for integers -32768..32767.
 
     Raises:
-        ModelFileError: parameters beyond those that the rule was derived for, or no such function.
+        ModelFileError: an unknown function, or parameters that the rule does not cover.
     """
     symmetry = source.attributes["symmetry_mode"]
     if symmetry not in ("NONE", "Y_SYMMETRIC", "ORIGIN_SYMMETRIC"):
@@ -107,7 +107,7 @@ def _nearest(value: Integers, shift: Integers) -> Integers:
     return result
 
 
-TABLE = 1 << 18  # more entries than this, and arithmetic costs less
+TABLE = 1 << 18  # above this number of entries, arithmetic is faster
 
 
 def prelu(graph: Graph, source: Source) -> Sequence[Value]:
