@@ -85,7 +85,8 @@ def wrong(name: str, *arguments: str, code: int, says: tuple[str, ...]) -> objec
         wrong("no such onnx", "build", "no.onnx", *NORM, code=1, says=("does not exist",)),
         wrong("no mean and std", "build", "net.onnx", code=2, says=("--mean", "--std", "next: edge build")),
         wrong("corrupt onnx", "build", "bad.onnx", *NORM, code=1, says=("not a valid ONNX",)),
-        wrong("dynamic", "build", "dynamic.onnx", *NORM, code=1, says=("dynamic", "static")),
+        wrong("open size", "build", "dynamic.onnx", *NORM, code=1, says=("nx3xhxw", "--crop")),
+        wrong("no such onnx is told first", "build", "none.onnx", code=1, says=("does not exist",)),
         wrong("five channels", "build", "five.onnx", *NORM, code=1, says=("1x5x64x64",)),
         wrong("odd width", "build", "odd.onnx", *NORM, code=2, says=("multiple of 32",)),
         wrong("other crop", "build", "net.onnx", *NORM, "--crop", "32", code=2, says=("--crop 32x32", "64x64")),
@@ -121,7 +122,7 @@ def test_wrong_input_gives_one_clear_error(
     edge: Run, tmp_path: Path, arguments: tuple[str, ...], code: int, says: tuple[str, ...]
 ) -> None:
     save_net(tmp_path / "net.onnx")
-    save_net(tmp_path / "dynamic.onnx", ("n", 3, 64, 64))
+    save_net(tmp_path / "dynamic.onnx", ("n", 3, "h", "w"))
     save_net(tmp_path / "five.onnx", (1, 5, 64, 64))
     save_net(tmp_path / "odd.onnx", (1, 3, 64, 70))
     (tmp_path / "bad.onnx").write_bytes(b"\x08\x06garbage")

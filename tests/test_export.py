@@ -13,6 +13,7 @@ import attrs
 import cattrs
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
@@ -409,7 +410,7 @@ def test_what_is_fine_all_the_same_is_noted(tmp_path: Path, out: Path, settings:
         ({"shape": (1, 32, 32, 3)}, "NHWC"),
         ({"shape": (1, 1, 32, 32)}, "three colour channels"),
         ({"shape": (2, 3, 32, 32), "output": (2, CLASSES)}, "2x3x32x32"),
-        ({"shape": ("N", 3, 32, 32)}, "dynamic"),
+        ({"shape": ("N", 3, 64, 32)}, "images of 64x32"),
         ({"output": (1, 2, CLASSES // 2)}, "1x2x4"),
     ],
 )
@@ -456,6 +457,57 @@ def test_an_open_output_shape_is_settled_by_a_run(tmp_path: Path) -> None:
     model.graph.node[-1].op_type = "Conv"  # which does not run on these inputs
     with pytest.raises(ModelFileError, match="the shape of output 'y' is dynamic"):
         facts(model)
+
+
+def opened(path: Path, shape: tuple[int | str, ...]) -> Path:
+    """Write other sides into a model's input, names for open ones, and leave its output's open."""
+    model = onnx.load(path)
+    for dim, side in zip(model.graph.input[0].type.tensor_type.shape.dim, shape, strict=True):
+        dim.Clear()
+        setattr(dim, "dim_param" if isinstance(side, str) else "dim_value", side)
+    model.graph.output[0].type.tensor_type.shape.dim[0].dim_param = "N"
+    onnx.save(model, path)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("shape", "size", "fixed"),
+    [
+        (("N", 3, 32, 32), None, (1, 3, 32, 32)),
+        ((0, 3, 32, 64), None, (1, 3, 32, 64)),
+        (("N", 3, "H", "W"), (64, 32), (1, 3, 64, 32)),
+        ((1, 3, "H", 64), (32, 64), (1, 3, 32, 64)),
+        (("N", 32, 64, 3), None, (1, 32, 64, 3)),
+        (("N", "H", "W", 3), (64, 96), (1, 64, 96, 3)),
+        (("N", "C", "H", "W"), (64, 96), None),
+    ],
+)
+def test_open_sides_are_fixed(
+    tmp_path: Path, shape: tuple[int | str, ...], size: tuple[int, int] | None, fixed: tuple[int, ...] | None
+) -> None:
+    static = fixed or (1, 3, 64, 96)
+    path = opened(net(tmp_path / "net.onnx", shape=static), shape)
+    if fixed is None:
+        with pytest.raises(ModelFileError, match="dynamic shape 1xCx64x96"):
+            inspect_onnx(path, size=size)
+        return
+    assert inspect_onnx(path, size=size).input_shape == fixed
+    if size is not None and "N" in shape:
+        with pytest.raises(ModelFileError, match="the size of the image is open") as caught:
+            inspect_onnx(path)
+        assert "--crop" in str(caught.value.remedy)
+
+
+def test_a_fixed_model_answers_as_the_open_one(tmp_path: Path, out: Path) -> None:
+    path = opened(net(tmp_path / "my.onnx"), ("N", 3, 32, 32))
+    result = users(path, out)
+    assert result.notes[0] == "the file's input is Nx3x32x32; it is built for 1x3x32x32"
+    x = np.random.default_rng(0).normal(size=(1, 3, 32, 32)).astype(np.float32)
+    answers = [
+        onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"]).run(None, {result.input_name: x})[0]
+        for file in (path, out / result.onnx)
+    ]
+    np.testing.assert_array_equal(*answers)
 
 
 def test_demo_weights_say_demo_and_keep_their_classes(zoo: Path, out: Path) -> None:

@@ -431,7 +431,7 @@ class TestBadInput:
         model.graph.input[0].type.tensor_type.shape.dim[0].dim_param = "batch"
         error = self.refused(saved(model, tmp_path), tmp_path)
         assert "dynamic" in error.seen
-        assert "make_dynamic_shape_fixed" in (error.remedy or "")
+        assert "fixed size" in (error.remedy or "")
 
     def test_half_precision(self, tmp_path: Path) -> None:
         model = block_net()

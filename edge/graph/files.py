@@ -138,6 +138,42 @@ def facts(model: onnx.ModelProto, origin: str = "the model") -> GraphFacts:
     )
 
 
+def fixed_input(
+    model: onnx.ModelProto, origin: str, size: tuple[int, int] | None = None
+) -> tuple[onnx.ModelProto, str]:
+    """Return the model with a static image input, and what was fixed; the model itself where nothing was open.
+
+    Args:
+        size: (height, width) in pixels for open sides of the image; an open batch becomes 1.
+
+    Raises:
+        ModelFileError: a side of the image is open, and no size is given.
+    """
+    stored = {tensor.name for tensor in model.graph.initializer}
+    inputs = [value for value in model.graph.input if value.name not in stored]
+    dims = inputs[0].type.tensor_type.shape.dim if len(inputs) == 1 else ()
+    given = [dim.dim_value for dim in dims]
+    if len(given) != 4 or min(given) > 0:
+        return model, ""
+    shown = _shown(dims)
+    first = 2 if given[1] == 3 or given[3] != 3 else 1  # of the image's sides: NCHW or NHWC
+    sides = [place for place in (first, first + 1) if given[place] <= 0]
+    if sides and size is None:
+        raise ModelFileError(
+            f"{origin}: the input {inputs[0].name!r} is {shown}: the size of the image is open",
+            expected="the size that the network was trained with",
+            remedy="add --crop 224, or another size (HEIGHTxWIDTH)",
+        )
+    result = copied(model)
+    value = next(value for value in result.graph.input if value.name == inputs[0].name)
+    fixed = value.type.tensor_type.shape.dim
+    for place, length in ((0, 1), *((first + axis, side) for axis, side in enumerate(size or ()))):
+        if given[place] <= 0:
+            fixed[place].dim_value = length
+    del result.graph.value_info[:]
+    return result, f"the file's input is {shown}; it is built for {_shown(fixed)}"
+
+
 def image_input(model: onnx.ModelProto, origin: str = "the model") -> tuple[str, tuple[int, ...]]:
     """Return the name and static shape of the one float image input; output shapes may be unknown.
 
@@ -181,13 +217,14 @@ def _output_shape(model: onnx.ModelProto, origin: str) -> tuple[int, ...]:
 
 def _static_shape(value: onnx.ValueInfoProto, origin: str, role: str) -> tuple[int, ...]:
     dims = value.type.tensor_type.shape.dim
-    shown = "x".join(str(d.dim_value) if d.HasField("dim_value") else (d.dim_param or "?") for d in dims)
     if not dims or any(d.dim_value <= 0 for d in dims):
         raise ModelFileError(
-            f"{origin}: {role} {value.name!r} has the dynamic shape {shown or 'unknown'}",
-            expected="a static shape with batch 1, such as 1x3x224x224",
-            remedy="export with a fixed size, or fix it: "
-            f"python -m onnxruntime.tools.make_dynamic_shape_fixed --input_name {value.name} "
-            "--input_shape 1,3,224,224 model.onnx fixed.onnx",
+            f"{origin}: {role} {value.name!r} has the dynamic shape {_shown(dims) or 'unknown'}",
+            expected="one image of a fixed size, such as 1x3x224x224",
+            remedy="export it with a fixed size and no dynamic axes",
         )
     return tuple(d.dim_value for d in dims)
+
+
+def _shown(dims: Iterable[onnx.TensorShapeProto.Dimension]) -> str:
+    return "x".join(str(d.dim_value) if d.HasField("dim_value") else (d.dim_param or "?") for d in dims)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from attrs import frozen
 
 from edge.errors import ModelFileError
-from edge.graph.files import facts, load_onnx
+from edge.graph.files import facts, fixed_input, load_onnx
 from edge.graph.view import View, constants
 from edge.images.find import IMAGENET_CLASSES
 from edge.sources.class_order import names_in
@@ -43,7 +43,7 @@ class ModelFacts:
     scores: ScoreKind  #: what the scores are.
 
 
-def inspect_onnx(path: Path, output: str | None = None) -> ModelFacts:
+def inspect_onnx(path: Path, output: str | None = None, size: tuple[int, int] | None = None) -> ModelFacts:
     """Read the facts of a classifier's file; works without a spec, so that one can be derived from it.
 
     ``output`` names its scores, as in :func:`edge.sources.outputs.scores_only`.
@@ -52,7 +52,8 @@ def inspect_onnx(path: Path, output: str | None = None) -> ModelFacts:
         ModelFileError: not a valid ONNX, its input is not one static float image of three channels, or its output
             is not one row of class scores.
     """
-    return describe(scores_only(load_onnx(path), path.name, output), path.name)
+    model, _ = fixed_input(load_onnx(path), path.name, size)
+    return describe(scores_only(model, path.name, output), path.name)
 
 
 def describe(model: onnx.ModelProto, origin: str) -> ModelFacts:

@@ -31,7 +31,8 @@ if TYPE_CHECKING:
     from edge.sources.declared import Declared
     from edge.toolchain.found import Toolchain
 
-IMAGENET = "--mean 123.675,116.28,103.53 --std 58.395,57.12,57.375 --resize 256 --crop 224"
+VALUES = "--mean 123.675,116.28,103.53 --std 58.395,57.12,57.375"
+IMAGENET = f"{VALUES} --resize 256 --crop 224"
 # The model's own recipe: its file in the build folder, and the word that insists on one.
 OWN_RECIPE, INSIST = "recipe.yaml", "recipe"
 Notes = tuple[str, ...]
@@ -126,21 +127,23 @@ def _of_file(path: Path, output: str | None, changes: dict[str, Any]) -> tuple[M
     from edge.sources.framework_files import SUFFIXES, require_torchscript
 
     script = path.suffix.lower() in SUFFIXES
+    if script:
+        require_torchscript(path)
+    else:
+        from edge.sources.check import inspect_onnx
+
+        found = inspect_onnx(path, output, changes.get("crop"))
+    # Asked for once, after a look at whether the file is there and what it is.
     require_stated(
         changes,
         NEEDED if script else NEEDED[:2],
         f"{path.name}: how the network was trained to see images is not in the file",
-        f"edge build {path} --mean 123.675,116.28,103.53 --std 58.395,57.12,57.375 --color rgb "
-        "--resize 256 --crop 224   (these are ImageNet's; use those of your training)",
+        f"edge build {path} {IMAGENET if script else VALUES}   (these are ImageNet's; use those of your training)",
     )
     notes = []
     if script:
-        require_torchscript(path)
         crop, layout, sources = changes["crop"], "NCHW", Sources(torchscript=str(path))
     else:
-        from edge.sources.check import inspect_onnx
-
-        found = inspect_onnx(path, output)
         crop, layout, sources = found.crop, found.layout, Sources(onnx=str(path))
         if changes.get("crop", crop) != crop:
             height, width = changes["crop"]

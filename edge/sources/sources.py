@@ -184,7 +184,7 @@ def _vendor(spec: ModelSpec, reporter: Reporter) -> Resolved:
     got = fetch(url, sha256=spec.sources.vendor_sha256, reporter=reporter)
     published = spec.published.params_m if spec.published else None
     if published is not None:
-        found = inspect_onnx(got.path, spec.output).parameters / 1e6
+        found = inspect_onnx(got.path, spec.output, spec.preprocess.crop).parameters / 1e6
         if abs(found - published) > PARAMETER_TOLERANCE * published:
             raise ModelFileError(
                 f"{url} has {found:.2f} M parameters",

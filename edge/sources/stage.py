@@ -11,7 +11,7 @@ from attrs import frozen
 
 from edge.errors import InputError, ModelFileError, SpecError, ToolchainError, ToolchainMissing
 from edge.files import sha256_of
-from edge.graph.files import load_onnx
+from edge.graph.files import fixed_input, load_onnx
 from edge.progress import SILENT, Reporter
 from edge.sources.check import describe, external_data, notes_on, require_fit, require_parameters
 from edge.sources.class_order import notes_on_classes
@@ -129,7 +129,11 @@ def export(
         _copy(Path(resolved.file or ""), target)
         if resolved.source == "vendor" and spec.sources.vendor_sha256 is None:
             notes = ("the vendor publishes no checksum; the one of the first download is recorded",)
-    whole = load_onnx(target)
+    read = load_onnx(target)
+    whole, fixed = fixed_input(read, resolved.tag, spec.preprocess.crop)
+    if fixed:
+        target.write_bytes(whole.SerializeToString(deterministic=True))
+        notes += (fixed,)
     model = scores_only(whole, resolved.tag, spec.output)
     if model is not whole:
         target.write_bytes(model.SerializeToString(deterministic=True))
