@@ -103,7 +103,7 @@ def test_a_squashed_image_is_stretched() -> None:
         ({}, {"known": False, "tags": [], "close": []}, "no model", None),
         ({}, {"input_size": [3, 299, 299]}, "299x299", "--crop 288"),
         ({}, {"input_size": [3, 299, 299], "fixed_size": True}, "299x299", "another size"),
-        ({"crop": (256, 256)}, {"fixed_size": True}, "224x224 only", "leave --crop away"),
+        ({"crop": (256, 256)}, {"fixed_size": True}, "224x224 only", "leave --crop out"),
         ({}, {"input_size": [1, 224, 224]}, "1 channels", None),
         ({}, {"classes": 0}, "no classifier", None),
     ],

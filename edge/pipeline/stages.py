@@ -321,7 +321,7 @@ def _render_inputs(build: Build) -> Inputs:
     if known is not None and known != exported.sha256(exported.result.onnx):
         build.listener.warn(
             f"precision recipe {recipe.name} was searched for other weights than these: its figures do not "
-            f"hold here; edge tune searches anew, --precision {request.spec.precision} goes without"
+            f"hold here; edge tune searches anew, --precision {request.spec.precision} builds without it"
         )
     folder = calibration.result.directory
     sizes = [(Path(f.path).name, f.bytes) for f in calibration.files if f.path.startswith(folder)]

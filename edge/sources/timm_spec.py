@@ -102,7 +102,7 @@ def _preprocess(tag: str, answer: Mapping[str, Any], changes: Mapping[str, Any])
     if answer["fixed_size"] and crop != (height, width):
         raise UsageError(
             f"--crop {crop[0]}x{crop[1]}, but timm's {tag} is made for {height}x{width} only",
-            remedy="leave --crop away, or choose a model of another size",
+            remedy="leave --crop out, or choose a model of another size",
         )
     if crop[1] % WIDTH_MULTIPLE:
         near = max(1, round(crop[1] / WIDTH_MULTIPLE)) * WIDTH_MULTIPLE

@@ -108,7 +108,7 @@ class Search(Context):
             raise GateError(
                 f"plain int8 can't be compiled or proved: {entry.failed}",
                 expected="a network that edge build accepts",
-                remedy="edge build with the same options shows the whole story",
+                remedy="edge build with the same options shows more",
             )
         return entry
 
