@@ -252,7 +252,7 @@ def test_a_build_ends_with_what_to_do_with_it(edge: Run, tmp_path: Path, monkeyp
     assert code == 0
     steps = out[out.rindex("\n\n") + 2 :].splitlines()
     assert re.fullmatch(r"next +source venv/bin/activate +first: edge is not on PATH", steps[0])
-    assert re.fullmatch(r" +edge run build/net photo.jpg +classify an image of yours", steps[1])
+    assert re.fullmatch(r" +edge run build/net photo.jpg +classify your own image", steps[1])
     assert len(steps) == 2  # without a .bin there is nothing for the board
     monkeypatch.setenv("PATH", str(venv / "bin"))
     (venv / "bin" / "edge").touch(mode=0o755)

@@ -182,7 +182,7 @@ def test_build_takes_the_models_own_recipe(tmp_path: Path, capsys: pytest.Captur
     own = Precision("ConvNeXt_atto", calibration=Calibration("kl"), evidence=EVIDENCE)
     save_precision(tmp_path / "ConvNeXt_atto" / "recipe.yaml", own)
     assert request_of(precision=None, build_dir=tmp_path).precision == own
-    assert "--precision convnext goes without" in capsys.readouterr().err
+    assert "--precision convnext builds without it" in capsys.readouterr().err
     assert request_of(precision="recipe", build_dir=tmp_path).precision == own
     assert request_of(precision="int8", build_dir=tmp_path).precision.name == "int8"
     assert capsys.readouterr().err == ""

@@ -68,7 +68,7 @@ GROUPS: Mapping[str, Mapping[str, tuple[str, str]]] = {
         "eval": ("edge.cli.eval", "Measure accuracy after each step from float to program."),
         "report": ("edge.cli.report", "Write the report of a build, or compare two builds."),
         "models": ("edge.cli.models", "List the models that edge knows by name."),
-        "doctor": ("edge.cli.doctor", "Look whether this machine can build."),
+        "doctor": ("edge.cli.doctor", "Check whether this machine can build."),
     },
     "Accuracy": {
         "diagnose": ("edge.cli.diagnose", "Find where accuracy is lost, and what helps."),
@@ -103,9 +103,9 @@ VERBS = {verb: module for verbs in GROUPS.values() for verb, (module, _) in verb
 
 # module -> what its verbs leave behind when they are interrupted.
 KEPT = {
-    "edge.cli.build": "; finished stages are kept, the same command goes on from there",
-    "edge.cli.tune": "; every finished trial is kept, the same command goes on from there",
-    "edge.cli.eval": "; every answer so far is kept, the same command goes on from there",
+    "edge.cli.build": "; finished stages are kept, and the same command continues from there",
+    "edge.cli.tune": "; finished trials are kept, and the same command continues from there",
+    "edge.cli.eval": "; the answers so far are kept, and the same command continues from there",
 }
 
 
@@ -153,7 +153,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             raise
         kind = type(error).__name__
         click.echo(
-            f"error: unexpected {kind}: {error}\nnext: run it again with --debug for the whole story, "
+            f"error: unexpected {kind}: {error}\nnext: run it again with --debug to see where, "
             "and report it with that output",
             err=True,
         )

@@ -50,7 +50,7 @@ def bench_command(
     as_json: bool,
     verbose: bool,
 ) -> None:
-    """Measure latency and frames a second of MODEL, through the same calls that a program of yours makes.
+    """Measure latency and frames a second of MODEL, through the calls that your own program would make.
 
     MODEL is a build folder, a bundle, a .bin, a portable ONNX, or a name: ConvNeXt_atto means
     build/ConvNeXt_atto. Preprocessing (image file to NV12) is measured apart from the forward pass.

@@ -54,7 +54,7 @@ def summary(manifest: Mapping[str, Any], root: Path) -> str:
     rows.append(("program" if product["role"] == "bin" else "int8 ONNX", str(root / product["path"])))
     rows.append(("size", f"{product['bytes']:,} bytes"))
     rows.append(("sha256", product["sha256"]))
-    rows.append(("report", str(root / "report.html")))
+    rows.append(("report", f"{root / 'report.html'}, for a browser"))
     lines = table(rows, left=(0, 1), heading=False)
     names = (name for name, _ in rows)
     return "\n".join(
@@ -125,7 +125,7 @@ def next_steps(manifest: Mapping[str, Any], root: Path) -> str:
     """Return the commands that follow a build, each with what it is for."""
     folder = shlex.quote(str(root))
     rows = [
-        (f"edge run {folder} photo.jpg", "classify an image of yours"),
+        (f"edge run {folder} photo.jpg", "classify your own image"),
         (f"edge bundle {folder}", "gather what the board needs"),
         (f"edge board run USER@HOST {folder} photo.jpg", "the same image on the board, over SSH"),
     ]
@@ -135,7 +135,8 @@ def next_steps(manifest: Mapping[str, Any], root: Path) -> str:
     found = shutil.which("edge")
     if activate.is_file() and (found is None or Path(found).parent.resolve() != activate.parent.resolve()):
         why = "first: edge is not on PATH" if found is None else f"first: edge on PATH is another, {found}"
-        rows.insert(0, (f"source {shlex.quote(os.path.relpath(activate))}", why))
+        inside = activate.is_relative_to(Path.cwd())
+        rows.insert(0, (f"source {shlex.quote(os.path.relpath(activate) if inside else str(activate))}", why))
     lines = table(rows, left=(0, 1), heading=False)
     return "\n".join(f"{'' if number else 'next':<13}{line}" for number, line in enumerate(lines))
 

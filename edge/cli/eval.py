@@ -191,7 +191,7 @@ def _check_gates(
         raise UsageError(
             f"--max-drop, but there is no Top-1: {measured_on.unlabelled}",
             expected="--max-drop with labelled images",
-            remedy="use --min-agreement 95 instead",
+            remedy="--min-agreement 95 instead, or --images with labels",
         )
     option = "--max-drop" if max_drop is not None else "--min-agreement" if min_agreement is not None else ""
     if option and not {"quantized", "portable"} & {step.name for step in steps}:

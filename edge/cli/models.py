@@ -128,7 +128,7 @@ class Survey:
         unexplained = [name for name, told in compared.items() if not told.explained]
         _refuse(
             {"not measured": self._failed, "measured and published figures differ without a known reason": unexplained},
-            expected="a difference of 2 %, or one that a count explains" if unexplained else None,
+            expected="a difference of at most 2 %, or one that a count explains" if unexplained else None,
             remedy=remedy,
         )
 
@@ -158,7 +158,7 @@ class Survey:
         for first in (failed or inside)[:1]:
             _refuse(
                 {"not checked, for the reason above": failed, "not on the BPU from end to end": inside},
-                expected="every model exported and checked, with CPU nodes behind the last BPU node only",
+                expected="every model exported and checked, with CPU nodes only after the last BPU node",
                 remedy=found[first].remedy or self._check_command(first),
             )
 
@@ -190,7 +190,7 @@ class Survey:
         except WorkspaceError as error:
             raise WorkspaceError(error.seen, remedy="make room there, or name another folder") from error
         for name, why in new.left_out.items():
-            click.echo(f"! {name}: no compile in {self._build_dir} counts: {why}", err=True)
+            click.echo(f"! {name}: no compile in {self._build_dir} can be used: {why}", err=True)
         listed = {spec.name for spec in specs} | set(records)
         compiled = sum(record.compiled is not None for record in records.values())
         if self._as_json:
@@ -380,20 +380,20 @@ def named(names: Sequence[str]) -> dict[str, ModelSpec]:
         elif spec != found[by_name[spec.name]]:
             raise UsageError(
                 f"{by_name[spec.name]} and {typed} are both named {spec.name}",
-                expected="one model of a name: its build folder and its figures go by it",
+                expected="one model for each name: its build folder and its figures are kept under it",
                 remedy=f"give one of them another name, or take one at a time: edge models {typed}",
             )
     return found if names else dict(sorted(found.items(), key=lambda item: _order(item[1])))
 
 
 def _no_model(typed: str, known: Sequence[str]) -> UsageError:
-    expected = "the names that edge models lists; or a path ending in .yaml"
+    expected = "a name that edge models lists, or a path ending in .yaml"
     path = Path(typed)
     if path.suffix and path.exists():
         return UsageError(
-            f"edge models takes models that a YAML describes, and {typed} is none",
+            f"edge models lists models that a YAML describes, and {typed} is not one",
             expected=expected,
-            remedy=f"edge check {typed}   looks at a file of yours",
+            remedy=f"edge check {typed}   checks your own file",
         )
     lower = {name.lower(): name for name in known}
     close = [lower[name] for name in difflib.get_close_matches(typed.lower(), lower, n=4, cutoff=0.5)]

@@ -158,7 +158,7 @@ def backend_line(net: Net) -> str:
     elif info.exact:
         means = "a simulator, the same integers as on the board"
     else:
-        means = "an approximation, no simulator of the board's integers"
+        means = "an approximation, not a simulator of the board's integers"
     return f"{info.backend} ({info.version}): {means}"
 
 
@@ -191,7 +191,7 @@ def _complete(net: Net, path: Path, resize: str | None, interpolation: str | Non
             raise UsageError(
                 f"--resize or --interpolation with {path}, whose metadata.json says: "
                 f"{describe_preprocess(net.preprocess)}",
-                remedy="leave the options away",
+                remedy="leave these options out",
             )
         return ""
     size = next((tensor.size for tensor in net.info.inputs if tensor.nv12), None)

@@ -165,7 +165,7 @@ def tune_command(
     """Search the precision recipe with which MODEL loses least accuracy at nearly int8's speed.
 
     One half of the images is searched on; the figures at the end are of the other half. Every trial is a real
-    compile. Finished trials are kept, and the same command goes on from there. edge build then uses the recipe.
+    compile. Finished trials are kept, and the same command continues from there. edge build then uses the recipe.
     """
     import cattrs
     from attrs import evolve
@@ -228,7 +228,7 @@ def parse_latency(text: str) -> tuple[float | None, float | None]:
     value = float(match.group(1)) if match else 0.0
     if match is None or value <= 0 or (match.group(2) == "x" and value < 1):
         raise UsageError(
-            f"--max-latency {text!r}", expected="a share of plain int8's such as 1.05x, or 1.5ms, or 900us"
+            f"--max-latency {text!r}", expected="a multiple of plain int8's such as 1.05x, or 1.5ms, or 900us"
         )
     unit = match.group(2)
     return (value, None) if unit == "x" else (None, value * (1000 if unit == "ms" else 1))

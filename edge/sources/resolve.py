@@ -41,7 +41,7 @@ Notes = tuple[str, ...]
 def resolve(options: Options) -> tuple[Request, Notes]:
     """Return the request that the options describe, and lines for the user to read.
 
-    Without ``precision`` a recipe of the model's own is taken, and told of. timm models are described by the
+    Without ``precision`` a recipe of the model's own is taken, and a note says so. timm models are described by the
     compiler's Python, which is started.
 
     Raises:
@@ -149,7 +149,7 @@ def _of_file(path: Path, output: str | None, changes: dict[str, Any]) -> tuple[M
             height, width = changes["crop"]
             raise UsageError(
                 f"--crop {height}x{width}, but {path.name} takes {crop[0]}x{crop[1]}",
-                remedy="leave --crop away, or export the network at that size",
+                remedy="leave --crop out, or export the network at that size",
             )
         if found.names is not None:
             notes.append(
@@ -298,8 +298,8 @@ def _refuse_framework_path(text: str) -> None:
         return
     raise UsageError(
         f"MODEL {text} is {kind}",
-        expected="a name that edge models lists, a path ending in .onnx or .yaml, or a model of a framework "
-        "behind its option",
+        expected="a name that edge models lists, a path ending in .onnx or .yaml, or a framework's model after "
+        "its option",
         remedy=f"{option} {text}{network}   instead of MODEL",
     )
 
@@ -378,5 +378,5 @@ def _recipe(spec: ModelSpec, wish: str | None, build_dir: Path | None) -> tuple[
     if path is None:
         return load_precision(spec.precision), ()
     shown = os.path.relpath(path)
-    note = f"precision recipe {shown}, the model's own; --precision {spec.precision} goes without"
+    note = f"precision recipe {shown}, the model's own; --precision {spec.precision} builds without it"
     return load_precision(str(path)), (note,) if wish is None else ()
