@@ -25,7 +25,7 @@ from tests.report_build import make_build, with_sidecars
 playwright = pytest.importorskip("playwright.sync_api", reason="the package playwright is not installed")
 
 PHONE = {"width": 390, "height": 844}
-DESK = {"width": 1180, "height": 900}
+DESK = {"width": 1280, "height": 900}
 ARGUMENTS = (
     "--headless",
     "--disable-gpu",
@@ -203,6 +203,19 @@ def test_the_keyboard_alone_reaches_everything(look: Any) -> None:
     assert tags.count("A") == 9  # skip link and contents
     assert tags.count("SUMMARY") == 2
     assert tags.count("DIV") == page.locator("div.scroll:visible").count()
+
+
+CUT = """[...document.querySelectorAll('.scroll')].filter(e => e.scrollWidth > e.clientWidth + 1)
+    .map(e => e.innerText.slice(0, 40))"""
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_on_a_desk_no_table_is_cut_off_even_in_a_wider_font(look: Any, kind: str) -> None:
+    page = look(kind).page
+    page.add_style_tag(content="body { letter-spacing: .02em }")
+    assert page.evaluate(CUT) == []
+    page.add_style_tag(content=".page { width: 40rem }")  # and it would be seen
+    assert kind == "bare" or page.evaluate(CUT)
 
 
 def test_a_table_that_is_wider_than_a_phone_scrolls_by_itself(look: Any) -> None:

@@ -443,22 +443,23 @@ def speed_of(static: Mapping[str, Any] | None, published: Published | None, boar
     rows, notes = [], []
     if static is not None:
         level = static["optimize_level"]
-        note = f"BPU part only; {static['march']}, {level}"
+        note = f"the BPU part alone, estimated; {static['march']}, {level}"
         latency = static["latency_us"] / 1000
         rows.append(SpeedRow("static", "compiler's static figure", None, latency, static["fps"], note))
         notes.append(STATIC_NOTE)
         if level != "O3":
             notes.append(f"This program is compiled at {level}: quickly made, slow to run; O3 is what ships.")
     if published is not None:
+        covers = f"the whole program, measured; {published.source}"
         if published.latency_ms:
-            rows.append(SpeedRow("published", "published", 1, published.latency_ms, None, published.source))
+            rows.append(SpeedRow("published", "published", 1, published.latency_ms, None, covers))
         if published.fps_4_threads:
             fps = published.fps_4_threads
-            rows.append(SpeedRow("published", "published", 4, None, fps, published.source))
+            rows.append(SpeedRow("published", "published", 4, None, fps, covers))
         if published.latency_ms or published.fps_4_threads:
             notes.append(PUBLISHED_NOTE)
     about = (board or {}).get("about") or {}
-    where = ", ".join(str(about[key]) for key in ("soc", "os") if about.get(key)) or "measured"
+    where = "; ".join(("the whole program, measured", *(str(about[key]) for key in ("soc", "os") if about.get(key))))
     rows += [
         SpeedRow("board", "your board", run["threads"], run["latency_ms"], run["fps"], where)
         for run in ((board or {}).get("perf") or {}).get("runs", ())
