@@ -327,6 +327,6 @@ def test_a_compile_that_would_not_fit_is_not_started(
     code, _, err = edge(*compile_net, "--any-memory")
     assert code == 0, err
     assert edge(*compile_net)[0] == 0  # what is done needs no memory
-    code, _, err = edge("check", *compile_net[1:])
+    code, _, err = edge("check", *compile_net[1:6])
     assert code == 1
     assert "to check net" in err

@@ -174,7 +174,7 @@ def test_a_mindir_becomes_a_program(
     edge: Run, toolchain: Toolchain, mindspore: Toolchain, mindspore_nets: Path, tmp_path: Path
 ) -> None:
     words = ("--mindspore", str(mindspore_nets / "net.mindir"), *STATED, "32")
-    code, _, err = edge("compile", *words, "--level", "O0", "--calib-count", "20")
+    code, _, err = edge("build", *words, "--level", "O0", "--calib-count", "20", "--count", "20")
     assert code == 0, err
     assert "of MindSpore's scores" in err
     assert "INSIDE the network" not in err  # nothing of a LayerNorm is left on the CPU

@@ -163,6 +163,7 @@ def test_a_stage_offers_what_it_reads_and_nothing_else(tmp_path: Path, fake_comp
     found |= {"images"} if "measured_on" in vars(under_way) else set()
     found |= {"precision"} if any(name.startswith("recipe.") for name in seen - {"recipe.compiler"}) else set()
     offered = options(verb) - {"build_dir", "as_json", "verbose", "debug"}
+    found |= {"resize"}  # nobody's only, but --crop may not exceed it
     assert found - OF_SOURCES - {"arguments"} == offered - OF_SOURCES
     assert OF_SOURCES & offered == (OF_SOURCES if verb == "export" else {"onnx", "compiler", "install"})
 
@@ -176,6 +177,19 @@ def test_build_offers_every_option() -> None:
 def test_every_stage_is_a_verb() -> None:
     assert set(EVERY) == set(ROWS)
     assert set(EVERY) <= set(VERBS)
+
+
+def test_a_larger_input_can_be_asked_of_every_stage(edge: Run, tmp_path: Path) -> None:
+    """The one option that is there for another's sake."""
+    (tmp_path / "net.yaml").write_text(
+        "sources: {onnx: net.onnx}\npreprocess: {crop: [64, 64], resize: 64, mean: [0, 0, 0], std: [1, 1, 1]}\n"
+    )
+    save_net(tmp_path / "net.onnx", (1, 3, 96, 96))
+    code, _, err = edge("export", "net.yaml", "--crop", "96")
+    assert code == 2
+    assert "resize >= crop" in err
+    code, _, err = edge("export", "net.yaml", "--crop", "96", "--resize", "96")
+    assert code == 0, err
 
 
 @pytest.mark.parametrize(

@@ -88,7 +88,7 @@ def test_every_key_is_told_that_the_yaml_leaves_open(tmp_path: Path) -> None:
 def test_what_was_taken_is_shown_to_be_checked(edge: Run, tmp_path: Path) -> None:
     save_net(tmp_path / "net.onnx")
     save_yaml(tmp_path / "mine.yaml")
-    code, _, err = edge("export", "mine.yaml", "--color", "bgr")
+    code, _, err = edge("calibrate", "mine.yaml", "--color", "bgr", "--calib-count", "2")
     assert code == 0, err
     assert "mine, as mine.yaml and your options say; check it:" in err
     assert "64x64, NCHW (assumed), BGR\n" in err
@@ -120,14 +120,15 @@ def test_a_bare_file_shows_what_neither_it_nor_the_options_say(edge: Run, tmp_pa
     model = onnx.load(save_net(tmp_path / "net.onnx"))
     model.metadata_props.add(key="names", value='["cat", "dog", "owl", "fox"]')
     onnx.save(model, tmp_path / "net.onnx")
-    code, _, err = edge("export", "net.onnx", "--mean", "0", "--std", "1")
+    code, _, err = edge("calibrate", "net.onnx", "--mean", "0", "--std", "1", "--calib-count", "2")
     assert code == 0, err
     assert "64x64, NCHW, RGB (assumed)" in err
     assert "shorter side to 73 (assumed), bilinear (assumed)" in err
     assert "4 class names are inside the file, the first 'cat'" in err
     assert "change   --color" in err
     words = ("--color", "rgb", "--resize", "64", "--interpolation", "bicubic")
-    _, _, err = edge("export", "net.onnx", "--mean", "0", "--std", "1", *words)
+    code, _, err = edge("calibrate", "net.onnx", "--mean", "0", "--std", "1", "--calib-count", "2", *words)
+    assert code == 0, err
     assert "assumed" not in err
 
 

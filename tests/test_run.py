@@ -39,7 +39,7 @@ def expected(build: Path, image: Path) -> list[tuple[str, float]]:
 
 def test_a_name_means_its_build_folder(edge: Run, build: Path, tmp_path: Path) -> None:
     image = save_photo(tmp_path / "photo.png", 3)
-    code, out, _ = edge("run", "ConvNeXt_atto", "photo.png", "--k", "3", *PORTABLE)
+    code, out, _ = edge("run", "ConvNeXt_atto", "photo.png", "-k", "3", *PORTABLE)
     assert code == 0
     assert out.startswith("backend  portable (onnxruntime ")
     assert "the same integers as on the board" in out
@@ -162,7 +162,7 @@ def test_a_file_alone_says_what_it_assumes_and_takes_it_from_options(edge: Run, 
         (("photo.png", "photo.png"), 1, ("photo.png is not a program",)),
         (("ConvNeXt_atto",), 2, ("IMAGE",)),
         (("ConvNeXt_atto", "empty"), 1, ("empty holds no images",)),
-        (("ConvNeXt_atto", "photo.png", "--k", "0"), 2, ("--k",)),
+        (("ConvNeXt_atto", "photo.png", "--top", "0"), 2, ("--top",)),
         (("ConvNeXt_atto", "photo.png", "--backend", "tpu"), 2, ("'tpu'", "hbdk_sim, quantized, portable")),
         (("ConvNeXt_atto", "photo.png", "--backend", "hobot_dnn"), 1, ("comes without its .bin",)),
         (("ConvNeXt_atto", "photo.png", "--resize", "80"), 2, ("metadata.json says: shorter side to 73",)),

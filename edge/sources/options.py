@@ -169,8 +169,8 @@ class Options:
         str, "Standard deviation in training, 0..255; the network sees (x - mean) / std.", "S[,S,S]"
     )
     color: Color | None = _option(Color, "Order of the network's input channels.", verbs=CALIBRATED)
-    resize: str | None = _option(
-        str, "Pixels of an image's shorter side before the centre crop, or 'stretch'.", "N", CALIBRATED
+    resize: str | None = _option(  # every verb: --crop may not exceed it
+        str, "Pixels of an image's shorter side before the centre crop, or 'stretch'.", "N"
     )
     crop: str | None = _option(str, "Input size in pixels: 224, or 256x320 (height x width).", "N[xN]", convert=_size)
     interpolation: Interpolation | None = _option(Interpolation, "How an image is enlarged.", verbs=CALIBRATED)
