@@ -122,7 +122,7 @@ def data_dir(name: str) -> Path:
             return candidate
     raise EdgeError(
         f"the data folder {name}/ is missing from this installation",
-        remedy="reinstall edge: pip install --force-reinstall edge",
+        remedy=f"in a checkout: git checkout {name}; else: pip install --force-reinstall edge-*.whl",
     )
 
 

@@ -73,7 +73,7 @@ def test_the_outer_frame_shows_another_class_than_the_subject() -> None:
 
 
 @pytest.mark.parametrize(("split", "index", "seed"), [("validation", 0, 0), ("test", -1, 0), ("test", 0, -1)])
-def test_wrong_arguments_say_what_is_allowed(split: str, index: int, seed: int) -> None:
+def test_wrong_arguments_say_what_is_expected(split: str, index: int, seed: int) -> None:
     with pytest.raises(UsageError) as caught:
         draw(split, index, seed)  # type: ignore[arg-type]
     assert caught.value.expected

@@ -206,7 +206,7 @@ def test_a_file_of_names_is_read_whatever_the_number_of_classes(tmp_path: Path) 
         ("sources: {timm: a.b}\npreprocess: {resize: big}\n", "preprocess.resize", "null, which stretches"),
     ],
 )
-def test_a_wrong_value_is_told_with_what_is_allowed(tmp_path: Path, text: str, seen: str, expected: str) -> None:
+def test_a_wrong_value_is_told_with_what_is_expected(tmp_path: Path, text: str, seen: str, expected: str) -> None:
     (tmp_path / "mine.yaml").write_text(text)
     with pytest.raises(SpecError) as caught:
         load_model(str(tmp_path / "mine.yaml"))

@@ -62,13 +62,13 @@ class Document:
         return None
 
     def value(self, group: str, key: str) -> Any:
-        """Return a value of a type that the compiler takes; None where it is missing or of another type."""
+        """Return a value of a type that the compiler takes; None if it is missing or of another type."""
         value = self.group(group).get(key)
         types = GROUPS[group][key].types
         return value if has_type(value, types) else None
 
     def text(self, group: str, key: str) -> str:
-        """Return a value as text, '' where there is none."""
+        """Return a value as text, '' if there is none."""
         value = self.value(group, key)
         return "" if value is None or isinstance(value, dict) else str(value)
 
@@ -95,7 +95,7 @@ class Document:
         return items[index] if index < len(items) else ""
 
     def shape(self, index: int) -> tuple[int, ...] | None:
-        """Return the shape of an input: the YAML's, else the model's; None where neither can be read."""
+        """Return the shape of an input: the YAML's, else the model's; None if neither can be read."""
         text = self.item("input_parameters", "input_shape", index)
         if text:
             return parse_shape(text)

@@ -106,7 +106,7 @@ def estimate(extent: Extent, purpose: Purpose, images: int = 100) -> int:
     The factors lie at least 5 % above everything measured. Operators that the compiler fuses, such as a swish, still
     count, so such a network may take up to 1.65 times less. Level and 16-bit outputs change nothing (2 MiB between O2
     and O0, 3 between int16 and int8 outputs). The checker does not calibrate: it takes the same at every input size
-    (455 MiB at 1024x1024), at most the smaller of 550 MiB + 17 copies of the weights and 1200 MiB + 12.5 copies.
+    (455 MiB at 1024x1024). That is at most the smaller of 550 MiB + 17 copies of the weights and 1200 MiB + 12.5.
 
     Args:
         extent: of the network.

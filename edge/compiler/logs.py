@@ -94,7 +94,7 @@ def outputs(text: str) -> tuple[OutputRow, ...]:
 
 
 def static(text: str) -> StaticPerf | None:
-    """Return the static figures, summed over subgraphs; None where nothing runs on the BPU."""
+    """Return the static figures, summed over subgraphs; None if nothing runs on the BPU."""
     found = [(float(a), float(b), int(c)) for a, b, c in _STATIC.findall(clean(text))]
     if not found:
         return None

@@ -137,7 +137,7 @@ def render_text(
     except jinja2.TemplateError as error:
         raise SpecError(
             f"the template {TEMPLATE} is broken: {error or type(error).__name__}",
-            remedy=f"restore mapper_yaml/{TEMPLATE}: reinstall edge, or git checkout it",
+            remedy=f"reinstall edge, or in a checkout: git checkout mapper_yaml/{TEMPLATE}",
         ) from error
 
 
@@ -147,14 +147,14 @@ def template_sha256() -> str:
 
 
 def mean_value(preprocess: Preprocess) -> str | None:
-    """Return ``mean_value``: three numbers in 0..255, or None where all are 0."""
+    """Return ``mean_value``: three numbers in 0..255, or None if all are 0."""
     if not any(preprocess.mean):
         return None
     return " ".join(repr(float(mean)) for mean in preprocess.mean)
 
 
 def scale_value(preprocess: Preprocess) -> str | None:
-    """Return ``scale_value``: three multipliers, each 1/std, or None where every std is 1."""
+    """Return ``scale_value``: three multipliers, each 1/std, or None if every std is 1."""
     if all(std == 1 for std in preprocess.std):
         return None
     return " ".join(repr(float(f"{1 / std:.{SCALE_DIGITS}g}")) for std in preprocess.std)

@@ -71,7 +71,7 @@ def open_exposed(model: onnx.ModelProto, names: Iterable[str]) -> onnxruntime.In
 
 
 def _opened(source: str | bytes, name: str) -> onnxruntime.InferenceSession:
-    """Open a model; ModelFileError where onnxruntime refuses it."""
+    """Open a model; ModelFileError if onnxruntime refuses it."""
     try:
         return session(source)
     except Exception as error:  # onnxruntime's own exceptions share no public base

@@ -75,7 +75,7 @@ class Files(Sequence[ImageItem]):
 
     Args:
         folder: the names are relative to it.
-        pairs: name and label of each; the label is a class index, 0 and above, or None where unknown.
+        pairs: name and label of each; the label is a class index, 0 and above, or None if unknown.
     """
 
     def __init__(self, folder: Path, pairs: Iterable[tuple[str, int | None]]) -> None:

@@ -84,7 +84,7 @@ def expected(reference: Scores, scores: Scores) -> float:
     """Return the expected agreement, 0..1, from the errors of scores against the float network's, both (n, classes).
 
     A count of equal answers changes by whole images. This assumes independent normal errors with standard deviation s
-    within each image, and computes the probability that the best class stays ahead of each of its nearest rivals j,
+    within each image. It computes the probability that the best class stays ahead of each of its nearest rivals j,
     which are m_j behind: the integral of phi(t) * prod_j Phi(t + m_j / s) over t (Gauss-Hermite quadrature), averaged
     over the images.
     """

@@ -69,7 +69,7 @@ def paired_bootstrap(
     """Return the bootstrap percentile interval of a paired change of a proportion: (gained - lost) / n, in -1..1.
 
     Drawing n images with replacement is the same as drawing the counts of lost, gained and unchanged images from a
-    multinomial distribution with the observed shares, so single images are not needed. ``level`` is the share of the
+    multinomial distribution with the observed shares. So single images are not needed. ``level`` is the share of the
     draws inside the interval. Source: B. Efron and R. J. Tibshirani, "An Introduction to the Bootstrap" (1993),
     chapter 13.
 

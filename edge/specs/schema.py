@@ -108,7 +108,7 @@ OWN_FILES: tuple[OwnFile, ...] = ("onnx", "torchscript", "paddle", "mindspore")
 
 @frozen
 class Sources:
-    """Where a model's weights may come from; None where there is no such source."""
+    """Where a model's weights may come from; None if there is no such source."""
 
     timm: str | None = None  #: pinned timm tag, such as ``convnext_atto.d2_in1k``.
     timm_sha256: str | None = None  #: checksum of the tag's ``model.safetensors``, where known.

@@ -34,7 +34,7 @@ class Toolchain:
     #: versions of ``hb_mapper``, ``hbdk`` and ``horizon_nn``, where known.
     versions: dict[str, str] = field(factory=dict)
     identity: str = ""  #: goes into cache keys; changes whenever the compiler's output may.
-    python: str | None = None  #: the compiler's own interpreter; None where unknown.
+    python: str | None = None  #: the compiler's own interpreter; None if unknown.
     engine: str = "docker"  #: the container engine's program, for docker.
 
     def run(
@@ -97,7 +97,7 @@ class Toolchain:
     def python_argv(self, *, cwd: Path | None = None, mounts: Sequence[Path] = ()) -> list[str] | None:
         """Return the words before a script that run it in the compiler's Python, for callers that keep pipes open.
 
-        Start it with ``env=toolchain.environ()``. None where the interpreter is not known. The folder to start in and
+        Start it with ``env=toolchain.environ()``. None if the interpreter is not known. The folder to start in and
         the mounts are for docker only.
         """
         if self.kind == "docker":

@@ -235,7 +235,7 @@ def _pip_settings(env: Mapping[str, str]) -> dict[str, str]:
 
 
 def _pip_config() -> dict[str, str]:
-    """Return pip's settings, files and PIP_* variables together; empty where there is no pip."""
+    """Return pip's settings, files and PIP_* variables together; empty if there is no pip."""
     found: dict[str, str] = {}
     for argv in ([sys.executable, "-m", "pip"], ["pip"], ["pip3"]):
         done = quick([*argv, "config", "list"], timeout=20)

@@ -34,7 +34,7 @@ class Environment:
     size: str  #: its size in words, shown before an install.
     install: str  #: the command that installs it.
     elsewhere: str  #: what to do on a machine that it is not available for.
-    #: name in results -> file that states the version, relative to site-packages; empty where :attr:`distributions` say
+    #: name in results -> file that states the version, relative to site-packages; empty if :attr:`distributions` say
     #: it.
     version_files: Mapping[str, str] = field(factory=dict)
     distributions: tuple[str, ...] = ()  #: packages whose versions are reported.

@@ -18,7 +18,7 @@ _EVERY = 0.25  # seconds between two looks at running programs; a look takes 2 t
 
 
 def available(root: Path = Path("/")) -> int | None:
-    """Return the bytes of memory that a program may still take; None where the system does not tell.
+    """Return the bytes of memory that a program may still take; None if the system does not tell.
 
     This is the smaller of the kernel's MemAvailable (free or in caches that can be dropped; no swap) and of what each
     control group above this process has left. ``root`` holds ``proc`` and ``sys``.
@@ -27,12 +27,12 @@ def available(root: Path = Path("/")) -> int | None:
 
 
 def total(root: Path = Path("/")) -> int | None:
-    """Return the bytes of memory of this machine, or the limit of its container; None where unknown."""
+    """Return the bytes of memory of this machine, or the limit of its container; None if unknown."""
     return min([*_machine(root, "MemTotal:"), *(most for most, _ in _groups(root))], default=None)
 
 
 def _machine(root: Path, wanted: str) -> list[int]:
-    """Read one line of proc_meminfo(5); empty where it is missing."""
+    """Read one line of proc_meminfo(5); empty if it is missing."""
     return next(([value * KIB] for name, value in _fields(root / "proc/meminfo") if name == wanted), [])
 
 

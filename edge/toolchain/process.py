@@ -63,7 +63,7 @@ def clean(text: str) -> str:
 
 
 def last_line(text: str) -> str:
-    """Return the last line that says something; empty where none does."""
+    """Return the last line that says something; empty if none does."""
     return next((line.strip() for line in reversed(text.splitlines()) if line.strip()), "")
 
 
