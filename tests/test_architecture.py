@@ -111,13 +111,13 @@ def caption(name: str) -> str:
 
 
 def test_the_map_of_the_rooms_is_the_codes_own() -> None:
-    """EDGE_REGENERATE_README=1 writes it anew."""
+    """EDGE_REGENERATE_DOCS=1 writes it anew."""
     rows = [f"| {RANK[name]} | `{name}` | {caption(name)} |" for name in sorted(RANK, key=lambda r: (RANK[r], r))]
     table = "\n".join(["", "| | room | what |", "|---|---|---|", *rows, "", ""])
     text = MAP.read_text()
     start, rest = text.split("<!-- rooms -->\n")
     shown, end = rest.split("<!-- end of rooms -->")
-    if os.environ.get("EDGE_REGENERATE_README") == "1":
+    if os.environ.get("EDGE_REGENERATE_DOCS") == "1":
         MAP.write_text(f"{start}<!-- rooms -->\n{table}<!-- end of rooms -->{end}")
     else:
         assert shown == table
