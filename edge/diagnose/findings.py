@@ -118,6 +118,6 @@ class Diagnosis:
     input_checks: tuple[InputCheck, ...]  #: results with other inputs.
     remedies: tuple[Remedy, ...]  #: best first.
     notes: tuple[str, ...] = ()  #: further notes for the user, one sentence each.
-    versions: Mapping[str, str] = field(factory=dict)
-    seconds: float = 0.0
+    versions: Mapping[str, str] = field(factory=dict)  #: of the programs that ran.
+    seconds: float = 0.0  #: wall time of the whole command.
     schema_version: int = SCHEMA_VERSION

@@ -27,9 +27,9 @@ Role = Literal["bin", "portable", "quantized", "labels"]
 class FileEntry:
     """A file beside ``metadata.json``: its name, size in bytes and sha256."""
 
-    path: str
-    bytes: int
-    sha256: str
+    path: str  #: name in the same folder.
+    bytes: int  #: size.
+    sha256: str  #: hash of the content.
 
 
 @frozen
@@ -44,7 +44,7 @@ class Metadata:
     files: Mapping[Role, FileEntry]  #: without ``bin`` if the vendor's compiler did not run.
     toolchain: Mapping[str, str] = field(factory=dict)  #: versions of what compiled or quantized it.
     exact: bool = False  #: whether the portable model gives the same integers as the program.
-    march: str = MARCH
+    march: str = MARCH  #: of the BPU, such as ``bayes-e``.
     scores: ScoreKind | None = None  #: what the scores are; None where an earlier edge built it, which did not say so.
     schema_version: int = SCHEMA_VERSION
 

@@ -144,9 +144,9 @@ def cosines(a: Scores, b: Scores) -> NDArray[np.float64]:
 class Score:
     """How many of n images were right. Properties are percentages."""
 
-    n: int
-    top1_right: int
-    top5_right: int
+    n: int  #: images.
+    top1_right: int  #: images whose best class is the label.
+    top5_right: int  #: images whose five best classes hold the label.
 
     @property
     def top1(self) -> float:

@@ -41,11 +41,11 @@ class StepFigures:
     by: str  #: what executed it.
     n: int  #: images.
     top1: float | None  #: None without labels; ``top5`` and the intervals likewise.
-    top1_interval: Interval | None
-    top5: float | None
-    top5_interval: Interval | None
+    top1_interval: Interval | None  #: 95 %, Wilson.
+    top5: float | None  #: percent.
+    top5_interval: Interval | None  #: 95 %, Wilson.
     agreement: float  #: same Top-1 answer as float.
-    agreement_interval: Interval
+    agreement_interval: Interval  #: 95 %, Wilson.
     cosine: float  #: mean cosine of the scores with float's.
     agreement_before: float | None = None  #: same answer as the step before; None for the first or if unknown.
     cosine_before: float | None = None  #: likewise.
@@ -77,12 +77,12 @@ class Thumbnail:
 class MistakeShown:
     """An image that float got right and the program wrong, with both answers; probabilities are 0..1."""
 
-    image: Thumbnail
-    label: str
-    float_answer: str
-    float_probability: float
-    answer: str
-    probability: float
+    image: Thumbnail  #: as the network sees it.
+    label: str  #: name of the right class.
+    float_answer: str  #: name of float's class.
+    float_probability: float  #: of it, 0..1.
+    answer: str  #: name of the program's class.
+    probability: float  #: of it, 0..1.
 
 
 @frozen
@@ -91,14 +91,14 @@ class Accuracy:
 
     source: str  #: the file that it is from: ``eval.json`` or ``manifest.json``.
     command: str  #: that measured it.
-    dataset: str
-    dataset_sha256: str
-    n: int
+    dataset: str  #: description of the images.
+    dataset_sha256: str  #: of their names, labels and contents.
+    n: int  #: images.
     unlabelled: str  #: why there is no Top-1; empty if there is.
     steps: tuple[StepFigures, ...]  #: in order; the first is float.
     quantized: str  #: the step that stands for the program.
     verdict: str = ""  #: one line; empty if there is none.
-    explanation: tuple[str, ...] = ()
+    explanation: tuple[str, ...] = ()  #: sentences on each step.
     mistakes: tuple[MistakeShown, ...] = ()  #: those that are shown.
     mistakes_total: int | None = None  #: how many there are; None if unknown.
     unreadable: tuple[str, ...] = ()  #: names of images in no figure.
@@ -121,10 +121,10 @@ class Accuracy:
 class Flag:
     """Something that a reader must know before believing a figure; a command to type where that helps."""
 
-    kind: FlagKind
-    title: str
-    text: str
-    command: str = ""
+    kind: FlagKind  #: for the colour.
+    title: str  #: in two words.
+    text: str  #: one or two sentences.
+    command: str = ""  #: that changes it; empty if none does.
 
 
 @frozen
@@ -175,21 +175,21 @@ class Layers:
 class SpeedRow:
     """A speed figure, who says so, and what it covers; None where a number is unknown or has no meaning."""
 
-    source: Literal["static", "published", "board"]
-    title: str
-    threads: int | None
-    latency_ms: float | None
-    fps: float | None
-    note: str
+    source: Literal["static", "published", "board"]  #: who says so.
+    title: str  #: as shown.
+    threads: int | None  #: callers at once; None if it does not apply.
+    latency_ms: float | None  #: milliseconds a frame.
+    fps: float | None  #: frames a second.
+    note: str  #: what it covers, and where it was measured.
 
 
 @frozen
 class Speed:
     """Speed figures side by side."""
 
-    rows: tuple[SpeedRow, ...]
-    notes: tuple[str, ...]
-    ddr_bytes: int | None = None
+    rows: tuple[SpeedRow, ...]  #: the figures.
+    notes: tuple[str, ...]  #: what they cover.
+    ddr_bytes: int | None = None  #: memory traffic of the BPU part, bytes a frame; None without a program.
 
     def first(self, source: Literal["static", "published", "board"]) -> SpeedRow | None:
         """Return the first figure of a source; None if it has none."""
@@ -200,13 +200,13 @@ class Speed:
 class CalibrationShown:
     """The calibration set, and some of its images."""
 
-    n: int
-    source: str
-    method: str
-    seed: int
-    sha256: str
-    images: tuple[Thumbnail, ...] = ()
-    why_no_images: str = ""
+    n: int  #: images.
+    source: str  #: where they came from.
+    method: str  #: how ranges were chosen, as the compiler calls it.
+    seed: int  #: of the choice.
+    sha256: str  #: of the set.
+    images: tuple[Thumbnail, ...] = ()  #: some of them.
+    why_no_images: str = ""  #: empty if there are some.
 
 
 @frozen
@@ -219,24 +219,24 @@ class Report:
     flags: tuple[Flag, ...]  #: what a reader must know first.
     command: str  #: that built it.
     edge: str  #: version of edge that built it.
-    weights: Mapping[str, Any]
-    precision: str
+    weights: Mapping[str, Any]  #: source, tag, sha256 and seed.
+    precision: str  #: name of the recipe.
     recipe: Mapping[str, str]  #: the compiler's settings: flat key -> value.
-    compiler: str
+    compiler: str  #: which one: ``managed``, ``path``, ``docker`` or ``onnxruntime``.
     versions: Mapping[str, str]  #: of the compiler's tools.
     exporter: str  #: of the float network; empty if unknown.
-    preprocess: Mapping[str, Any]
-    accuracy: Accuracy
+    preprocess: Mapping[str, Any]  #: from an image to the network's input.
+    accuracy: Accuracy  #: step by step.
     diagnosis: Diagnosis | None  #: None if there is no ``diagnosis.json`` of these files.
-    layers: Layers
+    layers: Layers  #: how similar each is to float's.
     #: ``bpu`` and ``cpu``, numbers of nodes, and ``nodes``, those on the CPU: ``name``, ``op``, ``inside`` (the
     #: network, else at an end of it). None without the vendor's compiler.
     placement: Fact | None
-    speed: Speed
+    speed: Speed  #: who gives which figure.
     board: Mapping[str, Any] | None  #: what ``edge board`` recorded; None if nothing.
     board_facts: tuple[tuple[str, str], ...]  #: of it, what is no speed, as names and values.
     published_accuracy: str  #: what others published, as a sentence; empty if nothing.
-    calibration: CalibrationShown
+    calibration: CalibrationShown  #: the images that ranges were taken from.
     verify: str  #: whether the program computes what was measured; empty if that was not looked at.
     verified: bool | None  #: None if that was not looked at.
     #: ``name``, ``seconds`` of its work, ``cached`` if an earlier run had done it, ``command``.

@@ -18,7 +18,7 @@ SCHEMA_VERSION = 1
 class TriedRecipe:
     """A recipe that was compiled at the shipping level."""
 
-    name: str
+    name: str  #: as shown.
     latency_us: float  #: static, microseconds.
     ratio: float  #: of plain int8's latency.
     agreement: float  #: with float behind NV12 on the images kept back, percent.

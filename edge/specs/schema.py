@@ -274,10 +274,10 @@ class Precision:
     """A precision recipe."""
 
     name: str = field(validator=_name)  #: as reports show it.
-    calibration: Calibration = Calibration()
+    calibration: Calibration = Calibration()  #: how ranges are chosen.
     #: node name (the model's module path) -> precision; ``*`` in a name stands for any text.
     nodes: Mapping[str, NodePrecision] = field(factory=dict)
-    compiler: Compiler = Compiler()
+    compiler: Compiler = Compiler()  #: what the compiler is told.
     note: str = ""  #: what the recipe was measured on.
     #: rewrites of parts of the graph that keep its answers; see ``edge.prepare``.
     rewrites: tuple[Rewrite, ...] = ()

@@ -39,10 +39,10 @@ class Point:
 class TimeShare:
     """Time of one kind of work, and how often it was done."""
 
-    kind: str
-    count: int
-    seconds: float
-    failed: int = 0
+    kind: str  #: of work.
+    count: int  #: how often.
+    seconds: float  #: wall time.
+    failed: int = 0  #: how many of them failed.
 
 
 @frozen
