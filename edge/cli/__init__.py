@@ -148,6 +148,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
             raise
         click.echo(f"error: {_of_the_system(error)}", err=True)
         sys.exit(1)
+    except MemoryError as error:
+        if debug:
+            raise
+        click.echo(
+            f"error: out of memory: {error}\nnext: take a smaller input, or a machine with more memory", err=True
+        )
+        sys.exit(1)
     except Exception as error:
         if debug:
             raise

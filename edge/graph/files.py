@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,6 +14,9 @@ from edge.errors import ModelFileError
 if TYPE_CHECKING:
     import onnx
     import onnxruntime
+
+_LONGEST = 8192  # pixels of a side of the input; far above what the BPU runs at a useful speed
+_MOST_VALUES = 3 * _LONGEST**2
 
 
 @frozen
@@ -116,8 +120,6 @@ def facts(model: onnx.ModelProto, origin: str = "the model") -> GraphFacts:
     Raises:
         ModelFileError: several inputs, a dynamic shape, no output, or no float32 input.
     """
-    import math
-
     import onnx
 
     graph = model.graph
@@ -191,7 +193,14 @@ def image_input(model: onnx.ModelProto, origin: str = "the model") -> tuple[str,
     if value.type.tensor_type.elem_type != onnx.TensorProto.FLOAT:
         kind = onnx.TensorProto.DataType.Name(value.type.tensor_type.elem_type)
         raise ModelFileError(f"{origin}: input {value.name!r} is {kind}", expected="a float32 image input")
-    return value.name, _static_shape(value, origin, "input")
+    shape = _static_shape(value, origin, "input")
+    if math.prod(shape) > _MOST_VALUES:  # before anything of that size is made
+        raise ModelFileError(
+            f"{origin}: the input {value.name!r} is {'x'.join(map(str, shape))}",
+            expected=f"one image of at most {_LONGEST}x{_LONGEST} pixels",
+            remedy="export it for the size of the camera's image, or smaller",
+        )
+    return value.name, shape
 
 
 def _output_shape(model: onnx.ModelProto, origin: str) -> tuple[int, ...]:
