@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from attrs import frozen
 
 from edge.errors import ModelFileError
+from edge.foreign import foreign
 
 if TYPE_CHECKING:
     import onnx
@@ -48,6 +49,10 @@ def load_onnx(path: Path) -> onnx.ModelProto:
         model = onnx.load(path)
         onnx.checker.check_model(model)
     except (DecodeError, onnx.checker.ValidationError, ValueError, OSError) as error:
+        if other := foreign(path):
+            raise ModelFileError(
+                f"{path} {other.what}", expected="an ONNX file", remedy=other.remedy or "export it as ONNX"
+            ) from error
         reason = " ".join(str(error).split()) or type(error).__name__
         raise ModelFileError(
             f"{path} is not a valid ONNX file: {reason[:200]}",

@@ -30,6 +30,8 @@ IMAGENET_CLASSES = 1000
 _HIGHEST_LABEL = 2**31 - 1
 # Files in a folder of images that give their labels; the first that exists counts.
 _LISTS = ("labels.csv", "val.txt", "labels.txt")
+_UNREAD = frozenset({".gif", ".heic", ".heif", ".avif", ".jp2", ".jxl", ".svg", ".dng", ".cr2", ".nef"})
+_TENSORS = frozenset({".rgb", ".bgr", ".bin", ".npy", ".raw", ".yuv", ".nv12"})
 _INDEX = re.compile(r"[+-]?[0-9]{1,9}")  # more digits than any list of classes has are a mistake
 _SYNSET = re.compile(r"n\d{8}")
 _SYNSET_NAME = re.compile(r"n\d{8}\s+(?=\S)")
@@ -73,6 +75,13 @@ def open_images(
     else:
         files, unlabelled = _listed(path, classes, label_offset)
     if not files:
+        tensors = path.is_dir() and sorted(p.name for p in path.iterdir() if p.suffix.lower() in _TENSORS)
+        if tensors:
+            raise InputError(
+                f"{source} holds raw tensors ({tensors[0]}, …), as hb_mapper's calibration data",
+                expected=f"images: files ending in {_extensions()}",
+                remedy="give the images that they were made from; edge prepares the tensors itself",
+            )
         raise InputError(f"{source} holds no images", expected=f"files ending in {_extensions()}")
     name = f"{path.name}, labels {label_offset:+d}" if label_offset and not unlabelled else path.name
     return ImageSet(files, f"{name} ({len(files)} images)", unlabelled, name)
@@ -308,14 +317,20 @@ def _check_labels(pairs: Iterable[tuple[str, int | None]], classes: Sequence[str
 
 
 def _images(folder: Path) -> list[str]:
+    found: list[str] = []
+    others: list[str] = []
     with os.scandir(folder) as entries:
-        return sorted(
-            entry.name
-            for entry in entries
-            if os.path.splitext(entry.name)[1].lower() in EXTENSIONS  # noqa: PTH122 - a Path per entry is slow
-            and not entry.name.startswith(".")
-            and entry.is_file()
+        for entry in entries:
+            ending = os.path.splitext(entry.name)[1].lower()  # noqa: PTH122 - a Path per entry is slow
+            if (ending in EXTENSIONS or ending in _UNREAD) and not entry.name.startswith(".") and entry.is_file():
+                (found if ending in EXTENSIONS else others).append(entry.name)
+    if others:
+        raise InputError(
+            f"{folder} holds {len(others)} images that edge does not read, such as {min(others)}",
+            expected=f"files ending in {_extensions()}",
+            remedy="convert them to PNG or JPEG, or move them away",
         )
+    return sorted(found)
 
 
 def _text(path: Path) -> str:

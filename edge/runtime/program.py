@@ -12,17 +12,11 @@ from edge.errors import ModelFileError
 from edge.files import sha256_of
 from edge.folder.metadata import FILE, FileEntry, Metadata, Role, read_metadata
 from edge.folder.publication import settle
+from edge.foreign import foreign
 
 # First bytes of files that are not programs.
 ENDINGS: dict[str, Role] = {".bin": "bin", "_portable_int8.onnx": "portable", "_quantized_model.onnx": "quantized"}
 _START = b"\x08\x01\x10\x01\x2a"
-_OTHERS = (
-    (b"version https://git-lfs", "is a Git LFS pointer, not the file itself (git lfs pull)"),
-    (b"<!doctype html", "is an HTML page"),
-    (b"<html", "is an HTML page"),
-    (b"pk\x03\x04", "is a ZIP archive"),
-    (b"\x1f\x8b", "is a gzip archive"),
-)
 _log = logging.getLogger("edge.runtime")
 
 
@@ -139,12 +133,10 @@ def _require_program(path: Path) -> None:
 
     A ``.bin`` is a protocol buffer: two numbers, then the model and its description, each with its length before it.
     """
-    size = path.stat().st_size
+    size, other = path.stat().st_size, foreign(path)
     with path.open("rb") as stream:
         head = stream.read(64)
-    kind = (
-        next((what for start, what in _OTHERS if head.lstrip().lower().startswith(start)), "") if size else "is empty"
-    )
+    kind, remedy = ("", "") if other is None or head.startswith(_START) else other
     if not kind and head.startswith(_START):
         length = at = 0
         for at, byte in enumerate(head[len(_START) :], len(_START)):
@@ -157,5 +149,5 @@ def _require_program(path: Path) -> None:
         raise ModelFileError(
             f"{path} {kind}",
             expected="a program of the compiler",
-            remedy="copy or download it again, or edge build MODEL",
+            remedy=remedy or "copy or download it again, or edge build MODEL",
         )

@@ -15,6 +15,7 @@ from cattrs import transform_error
 
 from edge.errors import SpecError, UsageError
 from edge.files import data_dir, read_yaml, write_text
+from edge.foreign import foreign
 from edge.specs.schema import OWN_FILES, ModelSpec, Precision, Preprocess
 
 if TYPE_CHECKING:
@@ -146,6 +147,12 @@ def read_model(name: str) -> ModelFile:
         return found
     import difflib
 
+    if Path(name).is_file() and (other := foreign(Path(name))):
+        raise UsageError(
+            f"{name} {other.what}",
+            expected="an .onnx, a TorchScript .pt, or a model's .yaml",
+            remedy=other.remedy or None,
+        )
     close = difflib.get_close_matches(name.lower(), known, n=4, cutoff=0.5)
     hint = f"edge build {known[close[0]]}" if close else "edge models"
     names = ", ".join(known[match] for match in close)
