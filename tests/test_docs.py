@@ -127,7 +127,8 @@ def run(script: str, clone: Path, *, code: int = 0) -> list[str]:
         env |= dict.fromkeys(("HTTPS_PROXY", "https_proxy"), NO_NETWORK) | dict.fromkeys(PAST_THE_PROXY, "")
         # Nor has it downloaded weights before, as the user of this machine may have.
         env |= {"EDGE_CACHE": str(compiler_only(clone.parent / "cache")), "HF_HOME": str(clone.parent / "hf")}
-    env["PATH"] = f"{clone}/.venv/bin{os.pathsep}{env['PATH']}"
+    if not script.startswith("scripts/"):  # those are for a shell in which nothing is activated yet
+        env["PATH"] = f"{clone}/.venv/bin{os.pathsep}{env['PATH']}"
     done = subprocess.run(
         ["bash", "-euo", "pipefail", "-c", script],
         cwd=clone,
@@ -159,16 +160,16 @@ def reaching(line: str, board: Board, clone: Path) -> str:
     return f"{command} {shlex.join(board.reach)}"
 
 
-def show(command: str, seen: list[str]) -> None:
-    """Write a command's output into every page that shows it, the Chinese ones too."""
+def show(page: Path, command: str, seen: list[str]) -> None:
+    """Write a command's output into the page that shows it, and into its Chinese twin."""
     kept = [line for line in seen if not PROGRESS.pattern.search(line)]
     body = "\n".join([f"$ {command}", *kept]).rstrip()
     pattern = re.compile(rf"```console\n\$ {re.escape(command)}\n.*?```\n", re.DOTALL)
-    for page in (README, CHINESE, *DOCS.rglob("*.md")):
-        text = page.read_text(encoding="utf-8")
-        new = pattern.sub(lambda _: f"```console\n{body}\n```\n", text)
-        if new != text:
-            page.write_text(new, encoding="utf-8")
+    twin = CHINESE if page == README else DOCS / "zh" / page.relative_to(DOCS)
+    for shown in (page, twin):
+        if shown.exists():
+            text = shown.read_text(encoding="utf-8")
+            shown.write_text(pattern.sub(lambda _: f"```console\n{body}\n```\n", text), encoding="utf-8")
 
 
 @pytest.mark.compiler
@@ -183,7 +184,7 @@ def test_the_commands_print_what_the_pages_show(clone: Path, server: Board) -> N
                 code = next((code for part, code in FAILING.items() if part in block.command), 0)
                 seen = run(reaching(block.command, server, clone), clone, code=code)
                 if REGENERATE:
-                    show(block.command, seen)
+                    show(page, block.command, seen)
                     continue
                 lost = "\n".join(missing(block.text.splitlines()[1:], seen))
                 assert not lost, f"{page}: $ {block.command}\nno longer prints:\n{lost}\nbut:\n" + "\n".join(seen)
