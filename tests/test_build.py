@@ -14,6 +14,8 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
+from edge.pipeline.stages import Inside
+from edge.progress import Quiet
 from tests.conftest import FakeCompiler, Run, gone, save_images, save_net, wait_for
 
 NORM = ("--mean", "127.5", "--std", "127.5", "--resize", "64")
@@ -278,3 +280,25 @@ def test_a_name_that_is_none(edge: Run, tmp_path: Path, net: Path, images: Path,
     assert code == 2
     assert "it names files" in err
     assert not (tmp_path / "build").exists()
+
+
+def test_the_steps_of_an_evaluation_share_one_bar() -> None:
+    class Seen(Quiet):
+        def __init__(self) -> None:
+            super().__init__()
+            self.fractions: list[float | None] = []
+
+        def update(self, text: str, fraction: float | None = None) -> None:
+            self.fractions.append(fraction)
+
+    seen = Seen()
+    inside = Inside(seen, steps=4)
+    for step in ("float", "nv12", "calibrated", "portable"):
+        inside.begin(step)
+        inside.update("half", 0.5)
+        inside.update("done", 1.0)
+    assert seen.fractions == [number / 8 for number in range(1, 9)]
+    alone = Inside(seen)  # how many there are is not known
+    alone.begin("float")
+    alone.update("half", 0.5)
+    assert seen.fractions[-1] == 0.5

@@ -215,6 +215,8 @@ NUMBERS = [
 @pytest.mark.parametrize(("verb", "option"), NUMBERS, ids=lambda item: getattr(item, "name", None) or "-".join(item))
 @pytest.mark.parametrize("text", ["nan", "inf", "-inf", "-1", "1e999", "x", ""])
 def test_every_number_is_one(edge: Run, verb: tuple[str, ...], option: click.Option, text: str) -> None:
+    if text == "-1" and option.type.min is None:
+        pytest.skip("it may be negative")
     code, out, err = edge(*verb, f"{option.opts[-1]}={text}", "--", "nothing", "nothing")
     assert code == 2
     assert option.opts[-1] in err

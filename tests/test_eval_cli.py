@@ -386,7 +386,7 @@ def test_a_killed_run_leaves_no_worker_and_resumes(
     assert b"Traceback" not in err
     if number != signal.SIGKILL:
         assert process.returncode == 130
-        assert b"every answer so far is kept" in err
+        assert b"the answers so far are kept" in err
     assert wait_for(lambda: all(map(gone, vendor.pids())))
     assert not (build / "eval.json").exists()
     done = kept()

@@ -226,7 +226,7 @@ def test_old_names_are_told_in_python(tmp_path: Path) -> None:
         build("ConvNeXt_atto", mapper="portable")
     with pytest.raises(UsageError, match="steps='nv12'"):
         evaluate(tmp_path, hops="nv12")
-    with pytest.raises(UsageError, match="no option is called 'top'"):
+    with pytest.raises(UsageError, match="there is no option 'top'"):
         build("ConvNeXt_atto", top=3)
 
 

@@ -114,7 +114,7 @@ def test_the_shared_reader_of_graphs_agrees(tmp_path: Path) -> None:
         (Published("x", gflops=2.0), -50.0, True, "counted separately"),
         (Published("x", gflops=0.9), 11.11, True, "attention"),
         (Published("x", gflops=1.05), -4.76, True, "all other operations"),
-        (Published("x", gflops=7.0), -85.71, False, "no convention"),
+        (Published("x", gflops=7.0), -85.71, False, "no known convention"),
         (Published("x", params_m=2.0), None, False, "parameters"),
     ],
 )

@@ -212,7 +212,7 @@ def test_labelled_images_give_top1_of_both(tmp_path: Path) -> None:
 def test_a_bundle_has_no_float_model_to_compare_with(tmp_path: Path) -> None:
     build = make_build(tmp_path / "build" / "ConvNeXt_atto")
     (build / "ConvNeXt_atto.onnx").unlink()
-    with pytest.raises(CellExecutionError, match="a bundle has no float ONNX, take the build folder"):
+    with pytest.raises(CellExecutionError, match="a bundle has no float ONNX, use the build folder"):
         run(placed(tmp_path, "compare_float_quantized.ipynb"))
 
 

@@ -19,8 +19,8 @@ from edge.errors import ModelFileError, UsageError
 from edge.runtime.net import Net
 from edge.runtime.protocol import Info, Tensor
 from edge.sources.check import inspect_onnx
+from edge.sources.options import as_typed
 from edge.sources.outputs import scores_only
-from edge.sources.resolve import as_typed
 from edge.specs import Preprocess
 from tests.conftest import Run
 from tests.heads import CLASSES, classifier, node

@@ -63,9 +63,9 @@ def test_classes_and_labels_that_it_does_not_state_are_unknown(tmp_path: Path) -
 @pytest.mark.parametrize(
     ("preprocess", "seen"),
     [
-        ("crop: [64, 64], resize: 64", "no mean and no std"),
-        ("std: [58, 57, 57]", "no mean$"),
-        ("mean: [0, 0, 0]", "no std$"),
+        ("crop: [64, 64], resize: 64", "lacks mean and std,"),
+        ("std: [58, 57, 57]", "lacks mean,"),
+        ("mean: [0, 0, 0]", "lacks std,"),
     ],
 )
 @pytest.mark.parametrize("kind", ["onnx", "torchscript", "paddle", "mindspore"])
@@ -74,7 +74,7 @@ def test_a_file_of_the_users_needs_mean_and_std(tmp_path: Path, kind: str, prepr
     path.write_text(f"sources: {{{kind}: net}}\npreprocess: {{{preprocess}}}\n")
     with pytest.raises(SpecError) as caught:
         load_model(str(path))
-    assert caught.value.seen.endswith(seen.removesuffix("$"))
+    assert seen in caught.value.seen
     assert caught.value.expected
     assert "mean: [123.675, 116.28, 103.53]" in str(caught.value.remedy)
 

@@ -79,7 +79,7 @@ def output_options(function: F) -> F:
 def label_offset_option(function: F) -> F:
     """Add ``--label-offset`` as the building verbs have it."""
     about = fields(Options).label_offset.metadata
-    return option("--label-offset", about["help"], click.INT, 0, about["value"])(function)
+    return option("--label-offset", about["help"], click.IntRange(), 0, about["value"])(function)
 
 
 def request_options(verb: str, without: Collection[str] = ()) -> Callable[[F], F]:
@@ -112,9 +112,9 @@ def _type(kind: Any, least: float | None) -> Any:
         return PATH
     if choices := get_args(kind):
         return click.Choice(choices)
-    if least is None:
-        return kind
-    return click.IntRange(min=int(least)) if kind is int else Number(min=least)
+    if kind is int:
+        return click.IntRange(min=None if least is None else int(least))
+    return kind if least is None else Number(min=least)
 
 
 def make_request(**options: Any) -> Request:

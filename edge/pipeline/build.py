@@ -12,6 +12,7 @@ from edge.errors import UsageError
 from edge.folder.code import code_digest
 from edge.folder.workspace import Done, FileOf, FileRecord, Workspace
 from edge.images import ImageSet, open_images
+from edge.measure.labels import lacks_background
 from edge.pipeline.choices import choose_calibration, choose_compiler, choose_images
 from edge.pipeline.stages import (
     CALIBRATE,
@@ -55,9 +56,18 @@ class Build:
 
     def run(self) -> None:
         """Run every stage that the request needs, in order, so that progress is shown in order."""
+        self._doubt_labels()
         for row in PORTABLE_STAGES if self.toolchain is None else STAGES:
             if row.when(self):
                 self.stage(row)
+
+    def _doubt_labels(self) -> None:
+        """Warn of labels that leave out the last class of a network with a background class, before minutes pass."""
+        images, no_top1 = self.measured_on
+        if not no_top1 and not self.request.label_offset:
+            doubt = lacks_background([item.label for item in images], self.stage(EXPORT).result.classes)
+            if doubt:
+                self.listener.warn(doubt)
 
     def stage(self, row: Stage[T]) -> Done[T]:
         """Return a finished stage; run it, and the stages that it needs, if they have not run yet."""

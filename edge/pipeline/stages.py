@@ -28,7 +28,6 @@ from edge.files import sha256_of
 from edge.folder.workspace import content_key
 from edge.images import open_images, sample
 from edge.images.calibrate import CalibrationResult, calibrate
-from edge.measure.labels import lacks_background
 from edge.pipeline.choices import choose_framework
 from edge.pipeline.inputs import Inputs, Keyed, given, versions
 from edge.pipeline.verify import FRAMES, VerifyResult, candidates, verify
@@ -211,16 +210,12 @@ CHECK = Stage(
 
 
 def _calibrate_inputs(build: Build) -> Inputs:
-    request, chosen, classes = build.request, build.calibration_set, build.stage(EXPORT).result.classes
+    request, chosen = build.request, build.calibration_set
     if request.calibration is None and build.stage(EXPORT).result.weights.source not in ("demo", "random"):
         build.listener.warn(
             "calibrating on the project's demo images, which this network was not trained for; "
             "give --calib DIR with images like those of your camera"
         )
-    known, no_top1 = build.measured_on
-    doubt = "" if no_top1 or request.label_offset else lacks_background([item.label for item in known], classes)
-    if doubt:
-        build.listener.warn(doubt)
     images = sample(open_images(chosen.images, count=chosen.n, seed=chosen.seed), chosen.n, chosen.seed)
     preprocess = request.spec.preprocess
     return given("numpy", "opencv", images=images, preprocess=preprocess, n=chosen.n, seed=chosen.seed)

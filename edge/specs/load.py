@@ -244,7 +244,7 @@ def _read_model(path: Path) -> ModelFile:
     missing = [key for key in ("mean", "std") if key in assumed]
     if own and missing:
         raise SpecError(
-            f"{path.name}: the network's file holds no preprocessing, and preprocess lacks {' and '.join(missing)}",
+            f"{path.name}: preprocess lacks {' and '.join(missing)}, which the network's file does not tell",
             expected="values in 0..255, one per channel: the network sees (x - mean) / std",
             remedy="under preprocess: mean: [123.675, 116.28, 103.53] and std: [58.395, 57.12, 57.375]   "
             "(these are ImageNet's; use those of your training)",
