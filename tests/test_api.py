@@ -151,6 +151,7 @@ def test_an_evaluation_refuses_what_it_can_not_read(tmp_path: Path) -> None:
 def test_the_guides_examples_run(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     save_images(place / "val", 24)
     save_images(place / "train", 24, seed=1)
+    (place / "net.onnx").rename(place / "my.onnx")
     blocks = re.findall(r"^```python\n(.*?)^```$", GUIDE.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
     assert len(blocks) == 5
     exec(compile("\n".join(blocks), str(GUIDE), "exec"), {})
