@@ -1,6 +1,7 @@
 """Each Chinese page follows the English one: its first line names the hashes of the prose that it translates.
 
-EDGE_TRANSLATED=1 renews these lines; only who has translated what changed may set it.
+EDGE_TRANSLATED=1 renews these lines; only who has translated what changed may set it. EDGE_REGENERATE_DOCS=1 takes over
+what the English page shows of a command's output.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ GUIDES, CHINESE_GUIDES = ROOT / "docs" / "guides", ROOT / "docs" / "zh" / "guide
 TWINS = [(ROOT / "README.md", ROOT / "README_cn.md")] + [
     (page, CHINESE_GUIDES / page.name) for page in sorted(GUIDES.glob("*.md"))
 ]
+REGENERATE = os.environ.get("EDGE_REGENERATE_DOCS") == "1"
 TRANSLATED = os.environ.get("EDGE_TRANSLATED") == "1"
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 FIRST = re.compile(r"<!-- follows (\S+): ([0-9a-f ]+) -->\n")
@@ -58,8 +60,21 @@ def test_the_chinese_page_follows_the_english_one(english: Path, chinese: Path) 
     if TRANSLATED:
         theirs = first_line(english, text) + FIRST.sub("", theirs, count=1)
         chinese.write_text(theirs, encoding="utf-8")
+    if REGENERATE:
+        theirs = with_outputs(text, theirs)
+        chinese.write_text(theirs, encoding="utf-8")
     assert stale(text, theirs) == [], f"translate these headings in {chinese.relative_to(ROOT)}, then EDGE_TRANSLATED=1"
     assert commands(theirs) == commands(text)
+
+
+def with_outputs(english: str, chinese: str) -> str:
+    """Return the Chinese page with the outputs that the English one shows of the same commands."""
+    shown = {body.splitlines()[0]: body for kind, body in FENCE.findall(english) if kind == "console"}
+
+    def renewed(found: re.Match[str]) -> str:
+        return f"```console\n{shown.get(found[2].splitlines()[0], found[2])}```" if found[1] == "console" else found[0]
+
+    return FENCE.sub(renewed, chinese)
 
 
 ENGLISH = "# A\n\nfirst\n\n## B\n\nsecond\n\n```console\n$ x\n1\n```\n"
