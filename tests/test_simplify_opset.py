@@ -8,6 +8,7 @@ import onnx.parser
 import onnxruntime
 import pytest
 
+from edge.prepare.normal_form import normal_form
 from edge.prepare.opset import CannotExpress, downgrade
 
 
@@ -149,3 +150,23 @@ def test_gelu_and_layer_norm_have_the_forms_that_the_compiler_fuses() -> None:
         node.op_type for node in downgrade(net("y = LayerNormalization(x, w, b)", 17, constants=W8), 11).graph.node
     ]
     assert kinds == ["ReduceMean", "Sub", "Pow", "ReduceMean", "Add", "Sqrt", "Div", "Mul", "Add"]
+
+
+@pytest.mark.parametrize(
+    ("body", "opset", "out", "constants", "kinds"),
+    [
+        ("y = ReduceMean<axes=[2,3]>(x)", 11, "float[1,8,1,1]", "", ["GlobalAveragePool"]),
+        ("y = ReduceMean<axes=[-1,-2], keepdims=0>(x)", 11, "float[1,8]", "", ["GlobalAveragePool", "Flatten"]),
+        ("y = ReduceMean<keepdims=1>(x, axes)", 18, "float[1,8,1,1]", AXES, ["GlobalAveragePool"]),
+        ("y = ReduceMean<axes=[1]>(x)", 11, "float[1,1,8,8]", "", ["ReduceMean"]),
+        ("y = ReduceMean<axes=[1,2]>(x)", 11, "float[1,1,1,8]", "", ["ReduceMean"]),
+    ],
+)
+def test_a_mean_over_height_and_width_is_a_pool(
+    body: str, opset: int, out: str, constants: str, kinds: list[str]
+) -> None:
+    model = net(body, opset, out=out, constants=constants)
+    found = normal_form(model, "net")
+    onnx.checker.check_model(found, full_check=True)
+    assert [node.op_type for node in found.graph.node] == kinds
+    np.testing.assert_allclose(answer(found), answer(model), atol=1e-6)

@@ -89,6 +89,7 @@ def normal_form(model: onnx.ModelProto, origin: str) -> onnx.ModelProto:
     del result.opset_import[:]
     result.opset_import.add(domain="", version=opset if opset in OPSETS else OPSET)
     _scalar_exponents(result.graph)
+    _pool_means(result)
     return tidy(result)
 
 
@@ -200,6 +201,40 @@ def _scalar_exponents(graph: onnx.GraphProto) -> None:
                 graph.initializer.append(scalar)
                 known[scalar.name] = scalar
             node.input[1] = scalar.name
+
+
+def _pool_means(model: onnx.ModelProto) -> None:
+    """Write a mean over height and width as a global pool, which runs on the BPU; the mean stays on the CPU.
+
+    So torch's default export writes its pools today, and Keras the squeeze of its squeeze-and-excite blocks.
+    """
+    import onnx
+
+    means = [node for node in model.graph.node if node.op_type == "ReduceMean"]
+    if not any(len(_axes(node)) == 2 for node in means):
+        return
+    known = _with_shapes(copied(model), Path(model.graph.name)).graph
+    ranks = {
+        value.name: len(value.type.tensor_type.shape.dim) for value in (*known.value_info, *known.input, *known.output)
+    }
+    nodes: list[onnx.NodeProto] = []
+    for node in model.graph.node:
+        nodes.append(node)
+        fits = node.op_type == "ReduceMean" and ranks.get(node.input[0]) == 4
+        if not fits or {axis % 4 for axis in _axes(node)} != {2, 3}:
+            continue
+        flat = any(attribute.name == "keepdims" and attribute.i == 0 for attribute in node.attribute)
+        node.op_type = "GlobalAveragePool"
+        del node.attribute[:]
+        if flat:
+            pooled, output = f"{node.output[0]}_pooled", node.output[0]
+            node.output[0] = pooled
+            nodes.append(onnx.helper.make_node("Flatten", [pooled], [output], name=f"{node.name}_flatten", axis=1))
+    _keep_nodes(model.graph, nodes)
+
+
+def _axes(node: onnx.NodeProto) -> list[int]:
+    return next((list(attribute.ints) for attribute in node.attribute if attribute.name == "axes"), [])
 
 
 def _drop_identities(graph: onnx.GraphProto) -> None:
