@@ -43,7 +43,6 @@ NO_NETWORK = "http://127.0.0.1:9"
 # Beginnings of commands that the suite can't run, and why. Their verbs, options and values are checked.
 NOT_RUN = {
     "scripts/test.sh": "it is this suite",
-    "scripts/setup.sh dev": "the suite's own environment",
     "edge tune": "up to 45 minutes; tests/test_tune.py runs searches",
     "edge models --check-all": "hours",
     "edge models --measure": "it exports every model of the zoo",
@@ -234,7 +233,8 @@ def test_every_shown_command_can_be_typed() -> None:
         try:
             parse(line)
         except click.ClickException as error:
-            pytest.fail(f"{page}: {line}: {error.format_message()}")
+            if "does not exist" not in error.message:  # of a file that an earlier command of the page makes
+                pytest.fail(f"{page}: {line}: {error.format_message()}")
 
 
 @pytest.mark.parametrize("line", ["edge biuld x", "edge build x --lvl O3", "edge build x --level O9", "edge eval"])
@@ -302,7 +302,7 @@ def test_every_page_is_two_clicks_from_the_readme() -> None:
 
 def test_both_readmes_have_the_same_commands() -> None:
     english, chinese = (
-        [block.text for block in blocks(page) if block.kind in ("console", "bash", "python")]
+        [re.sub(r" +#.*", "", block.text) for block in blocks(page) if block.kind in ("console", "bash", "python")]
         for page in (README, CHINESE)
     )
     assert english == chinese
