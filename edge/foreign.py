@@ -38,6 +38,8 @@ _HEADS = (
     (rb"\x08\x01\x10\x01\x2a", "is a compiled program for the BPU", "edge run {path} IMAGE"),
     (rb"\x80[\x02-\x05]", "is a pickle, as torch.save writes it; it can run code, so edge opens none",
      "in your training code: torch.onnx.export(model.eval(), torch.zeros(1, 3, 224, 224), 'net.onnx')"),
+    (rb".{8}\{.{0,400}\"dtype\"", "holds weights alone, as safetensors",
+     "load them into the network in your training code, then torch.onnx.export it"),
     (rb"\s*(#.*\n\s*)*(name|input|input_dim|layers?)\s*[:{]", "is a network description of Caffe", _CAFFE),
 )  # fmt: skip
 # A name inside a ZIP archive -> the same.

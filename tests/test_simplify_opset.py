@@ -159,7 +159,15 @@ def test_gelu_and_layer_norm_have_the_forms_that_the_compiler_fuses() -> None:
         ("y = ReduceMean<axes=[-1,-2], keepdims=0>(x)", 11, "float[1,8]", "", ["GlobalAveragePool", "Flatten"]),
         ("y = ReduceMean<keepdims=1>(x, axes)", 18, "float[1,8,1,1]", AXES, ["GlobalAveragePool"]),
         ("y = ReduceMean<axes=[1]>(x)", 11, "float[1,1,8,8]", "", ["ReduceMean"]),
-        ("y = ReduceMean<axes=[1,2]>(x)", 11, "float[1,1,1,8]", "", ["ReduceMean"]),
+        ("y = ReduceMean<axes=[1,2]>(x)", 11, "float[1,1,1,8]", "", ["Transpose", "GlobalAveragePool", "Transpose"]),
+        (
+            "y = ReduceMean<axes=[1,2], keepdims=0>(x)",
+            11,
+            "float[1,8]",
+            "",
+            ["Transpose", "GlobalAveragePool", "Flatten"],
+        ),
+        ("y = ReduceMean<axes=[1,3]>(x)", 11, "float[1,1,8,1]", "", ["ReduceMean"]),
     ],
 )
 def test_a_mean_over_height_and_width_is_a_pool(

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from edge.errors import ModelFileError
 from edge.graph.files import copied, image_input, load_onnx, opset_of
@@ -208,8 +209,6 @@ def _pool_means(model: onnx.ModelProto) -> None:
 
     So torch's default export writes its pools today, and Keras the squeeze of its squeeze-and-excite blocks.
     """
-    import onnx
-
     means = [node for node in model.graph.node if node.op_type == "ReduceMean"]
     if not any(len(_axes(node)) == 2 for node in means):
         return
@@ -219,18 +218,29 @@ def _pool_means(model: onnx.ModelProto) -> None:
     }
     nodes: list[onnx.NodeProto] = []
     for node in model.graph.node:
-        nodes.append(node)
-        fits = node.op_type == "ReduceMean" and ranks.get(node.input[0]) == 4
-        if not fits or {axis % 4 for axis in _axes(node)} != {2, 3}:
+        axes = {axis % 4 for axis in _axes(node)} if ranks.get(node.input[0]) == 4 else set()
+        if node.op_type != "ReduceMean" or axes not in ({2, 3}, {1, 2}):
+            nodes.append(node)
             continue
-        flat = any(attribute.name == "keepdims" and attribute.i == 0 for attribute in node.attribute)
-        node.op_type = "GlobalAveragePool"
-        del node.attribute[:]
-        if flat:
-            pooled, output = f"{node.output[0]}_pooled", node.output[0]
-            node.output[0] = pooled
-            nodes.append(onnx.helper.make_node("Flatten", [pooled], [output], name=f"{node.name}_flatten", axis=1))
-    _keep_nodes(model.graph, nodes)
+        add = partial(_follow, nodes, node.name)
+        kept = not any(attribute.name == "keepdims" and attribute.i == 0 for attribute in node.attribute)
+        last = axes == {1, 2}  # channels are, as Keras has them
+        value = add("Transpose", node.input[0], perm=[0, 3, 1, 2]) if last else node.input[0]
+        value = add("GlobalAveragePool", value)
+        if not kept:
+            add("Flatten", value, axis=1)
+        elif last:
+            add("Transpose", value, perm=[0, 2, 3, 1])
+        nodes[-1].output[0] = node.output[0]
+    _keep_nodes(model.graph, nodes, changed=True)
+
+
+def _follow(nodes: list[onnx.NodeProto], name: str, kind: str, source: str, **attributes: Any) -> str:
+    import onnx
+
+    target = f"{name or 'mean'}_{kind}_{len(nodes)}"
+    nodes.append(onnx.helper.make_node(kind, [source], [target], name=target, **attributes))
+    return target
 
 
 def _axes(node: onnx.NodeProto) -> list[int]:
@@ -267,8 +277,8 @@ def _drop_unread(graph: onnx.GraphProto) -> None:
         graph.initializer.extend(tensors)
 
 
-def _keep_nodes(graph: onnx.GraphProto, nodes: list[onnx.NodeProto]) -> None:
-    if len(nodes) != len(graph.node):
+def _keep_nodes(graph: onnx.GraphProto, nodes: list[onnx.NodeProto], *, changed: bool = False) -> None:
+    if changed or len(nodes) != len(graph.node):
         del graph.node[:]
         graph.node.extend(nodes)
 

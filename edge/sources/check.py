@@ -90,8 +90,8 @@ def describe(model: onnx.ModelProto, origin: str) -> ModelFacts:
         raise ModelFileError(
             f"{origin}: the output {graph.output_name!r} is {_times(graph.output_shape)}",
             expected="one row of class scores, such as 1x1000",
-            remedy="export the whole classifier, with its pooling and its head; or --output NAME takes another value "
-            "of its graph",
+            remedy="export the whole classifier, with its pooling and its head; --output NAME takes another value of "
+            "its graph; for a detector see docs/guides/yolo.md",
         )
     view, stored = View(model), constants(model.graph)
     initializers = {tensor.name for tensor in model.graph.initializer}

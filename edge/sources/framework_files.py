@@ -14,8 +14,8 @@ from edge.files import sha256_of
 SUFFIXES = (".pt", ".pth", ".ts", ".torchscript")
 _PICKLE = b"\x80"  # first byte of every pickle since protocol 2
 _SAVE_IT = (
-    "in the training code: torch.jit.trace(model.eval(), torch.zeros(1, 3, 224, 224)).save('net.pt'), "
-    "or torch.onnx.export(..., opset_version=11) for an .onnx"
+    "in the training code, with the size of the input: x = torch.zeros(1, 3, 224, 224); "
+    "torch.onnx.export(model.eval(), x, 'net.onnx'), or torch.jit.trace(model.eval(), x).save('net.pt')"
 )
 
 

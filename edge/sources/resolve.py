@@ -289,6 +289,12 @@ def _refuse_framework_path(text: str) -> None:
     """Fail where MODEL is a model of PaddlePaddle's or MindSpore's, which an option names."""
     path = Path(text)
     suffix = path.suffix.lower()
+    if (path / "saved_model.pb").is_file():
+        raise UsageError(
+            f"MODEL {text} is a SavedModel of TensorFlow",
+            expected="an ONNX file",
+            remedy=f"pip install tf2onnx, python -m tf2onnx.convert --opset 11 --saved-model {text} --output net.onnx",
+        )
     if suffix in (".mindir", ".ckpt"):
         option, kind = "--mindspore", "a file of MindSpore's"
         network = " --network NAME" if suffix == ".ckpt" else ""

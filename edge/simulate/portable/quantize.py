@@ -11,6 +11,7 @@ bits and saturate: MobileNetV1 then agreed with the float network on 65 % of ima
 
 from __future__ import annotations
 
+import logging
 import tempfile
 import time
 from pathlib import Path
@@ -138,18 +139,23 @@ def _quantize(source: onnx.ModelProto, images: _Images, target: Path, scratch: P
     onnx.save(source, plain)
     # Shapes are static, so symbolic inference, which needs sympy, would add nothing.
     quant_pre_process(str(plain), str(prepared), skip_symbolic_shape=True)
-    quantize_static(
-        str(prepared),
-        str(target),
-        images,
-        quant_format=QuantFormat.QDQ,
-        op_types_to_quantize=[*LINEAR, *FOLLOWING, *MOVING],
-        per_channel=True,
-        activation_type=QuantType.QUInt8,
-        weight_type=QuantType.QUInt8,
-        calibrate_method=CalibrationMethod.MinMax,
-        extra_options={"WeightSymmetric": True},
-    )
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)  # it logs a line for each bias that it widens, to the root logger
+    try:
+        quantize_static(
+            str(prepared),
+            str(target),
+            images,
+            quant_format=QuantFormat.QDQ,
+            op_types_to_quantize=[*LINEAR, *FOLLOWING, *MOVING],
+            per_channel=True,
+            activation_type=QuantType.QUInt8,
+            weight_type=QuantType.QUInt8,
+            calibrate_method=CalibrationMethod.MinMax,
+            extra_options={"WeightSymmetric": True},
+        )
+    finally:
+        logging.disable(before)
 
 
 def _prove(target: Path, feed: dict[str, Any]) -> None:
