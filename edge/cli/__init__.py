@@ -96,6 +96,7 @@ GROUPS: Mapping[str, Mapping[str, tuple[str, str]]] = {
     "Maintenance": {
         "toolchain": ("edge.cli.toolchain", "Install the compiler or a framework, or show them."),
         "lint": ("edge.cli.lint", "Check mapper YAMLs before the compiler reads them."),
+        "import": ("edge.cli.importing", "Make a model YAML of hb_mapper's own YAML."),
         "completion": ("edge.cli", "Print the completion script of a shell."),
     },
 }

@@ -46,5 +46,7 @@ def lint_command(*, files: tuple[Path, ...], model_file: Path | None, as_json: b
                 click.echo(f"{result.file}: names and shapes are not compared: {result.why_not}")
             warnings = len(result.findings) - result.errors
             click.echo(f"{result.file}: {result.errors} errors, {warnings} warnings")
+            if result.foreign:
+                click.echo(f"next: edge import {result.file}   builds it with edge", err=True)
     if any(result.errors for result in linted):
         raise SystemExit(1)

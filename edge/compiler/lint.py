@@ -12,6 +12,7 @@ from attrs import frozen
 
 from edge.compiler import rules, rules_input, rules_model
 from edge.compiler.document import Document, Hit, read
+from edge.compiler.schema import REQUIRED_GROUPS
 from edge.errors import EdgeError, SpecError
 from edge.graph.files import GraphFacts, facts, load_onnx
 
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     import onnx
 
 Rule = Callable[[Document], Iterator[Hit]]
+RENDERED = "NV12 camera frames in, class scores out"  # in the first line of the template
 LARGEST = 1 << 20  # bytes; a configuration with one line per node has some 100 KB
 
 # In this order. A rule sees only values of the right type, so no rule depends on another.
@@ -181,6 +183,7 @@ class Linted:
     findings: tuple[Finding, ...]  #: broken rules, in the order of their lines.
     model: Path | None  #: the ONNX that names and shapes were compared with; None without one.
     why_not: str = ""  #: why they were not compared; empty if they were.
+    foreign: bool = False  #: whether it is a mapper YAML that edge did not render.
 
     @property
     def errors(self) -> int:
@@ -199,7 +202,7 @@ def lint_file(file: Path, model: Path | None = None) -> Linted:
         ModelFileError: ``model`` can't be read or compared.
     """
     try:
-        text = _text(file)
+        text = text_of(file)
     except SpecError as error:
         return Linted(file, (Finding("file", error.seen, error.expected or "a mapper YAML"),), None)
     named, line = _named_model(text, file.parent)
@@ -218,7 +221,8 @@ def lint_file(file: Path, model: Path | None = None) -> Linted:
                 broken = (Finding("model_file", error.seen, "a valid ONNX", line),)
     found = lint(text, graph=graph, base=file.parent, model=network)
     ordered = sorted((*broken, *found), key=lambda finding: finding.line or 0)
-    return Linted(file, tuple(ordered), named if graph else None, why_not)
+    foreign = all(group in text for group in REQUIRED_GROUPS) and RENDERED not in text
+    return Linted(file, tuple(ordered), named if graph else None, why_not, foreign)
 
 
 def _named_model(text: str, folder: Path) -> tuple[Path | None, int | None]:
@@ -232,7 +236,12 @@ def _named_model(text: str, folder: Path) -> tuple[Path | None, int | None]:
     return None, None
 
 
-def _text(file: Path) -> str:
+def text_of(file: Path) -> str:
+    """Return the text of a mapper YAML.
+
+    Raises:
+        SpecError: it is not a regular file, too large, or not UTF-8.
+    """
     try:
         if not file.is_file():
             raise SpecError(f"{file} is not a regular file", expected="a mapper YAML")

@@ -270,6 +270,12 @@ def _mapping(path: Path) -> dict[str, Any]:
         raise SpecError(f"{path} can't be read: {error}") from error
     if not isinstance(data, dict):
         raise SpecError(f"{path} holds {type(data).__name__}", expected="a mapping of keys to values")
+    if {"model_parameters", "input_parameters"} <= data.keys():
+        raise SpecError(
+            f"{path} is hb_mapper's own YAML",
+            expected="a model YAML or a precision recipe of edge",
+            remedy=f"edge import {path}   writes them from it",
+        )
     data.setdefault("name", path.stem)
     return data
 
