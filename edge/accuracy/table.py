@@ -21,7 +21,7 @@ class Change:
     """A step compared with the step before it, on the same images."""
 
     points: float  #: Top-1 of this step minus Top-1 of the step before, in points; negative is a loss.
-    interval: tuple[float, float]  #: 95 % bootstrap interval of ``points`` (percentile, images resampled in pairs).
+    interval: tuple[float, float]  #: 95 % interval of ``points``, see :func:`edge.measure.statistics.paired_interval`.
     lost: int  #: images that the step before got right and this one wrong.
     gained: int  #: the reverse.
     p: float  #: of the exact two-sided McNemar test.
@@ -118,8 +118,8 @@ def explain(
 
 
 def within_noise(change: Change) -> bool:
-    """Say whether a change may be chance, by its p and its interval."""
-    return may_be_chance(change.p, change.interval)
+    """Say whether a change may be chance, by its p; its interval agrees."""
+    return may_be_chance(change.p)
 
 
 def _verdict(first: StepResult, last: StepResult, total: Change | None) -> str:
