@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shlex
+import textwrap
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from edge.specs import Precision
     from edge.tune import Measured, Point, TuneResult
 
+WIDTH = 100  # of a line of words
 SHOWN = 6  # nodes of the recipe; the file has all
 _KINDS = {
     "ship": "programs at the level that ships",
@@ -36,7 +38,7 @@ def tune_table(result: TuneResult, root: Path, out: Path | None) -> str:
     Args:
         out: the recipe's place, if the user gave one.
     """
-    lines = [f"{'recipe':<44} {'latency':>10} {'':>7} {'Top-1':>7} {'agreement':>9} {'divergence':>10}"]
+    lines = [f"{'recipe':<44} {'latency':>10} {'':>7} {'Top-1':>7} {'agreement':>9} {'divergence':>10} {'p':>6}"]
     base = result.baseline
     for i, point in enumerate(result.points):
         lines.append(_row(point, base, chosen=i == result.chosen))
@@ -44,11 +46,14 @@ def tune_table(result: TuneResult, root: Path, out: Path | None) -> str:
     if kept is not None and kept.float_top1 is not None:
         lines.insert(1, f"  {'float behind NV12':<42} {'':>10} {'':>7} {kept.float_top1:>6.2f}%")
     lines += ["", f"figures on   {result.report}; searched on {result.selection}"]
+    lines.append("             agreement: with float behind NV12; p: that it is plain int8's, McNemar, after Holm")
     if result.unlabelled:
         lines.append(f"no Top-1     {result.unlabelled}")
     best = result.best
     if best is not None:
-        lines += ["", click.style(result.why, bold=True), *_recipe(best.precision)]
+        lines += ["", *(click.style(line, bold=True) for line in textwrap.wrap(result.why, WIDTH))]
+        if result.chosen:
+            lines += _recipe(best.precision)
         if best.report is not None and kept is not None:
             lines += _gain(kept, best.report)
     lines += ["", f"time         {result.seconds / 60:.1f} min of work:"]
@@ -79,7 +84,8 @@ def _row(point: Point, base: Point, *, chosen: bool) -> str:
     if found is None:
         return row
     top1 = f"{found.top1:>6.2f}%" if found.top1 is not None else f"{'':>7}"
-    return f"{row} {top1} {found.agreement_percent:>8.2f}% {found.divergence:>10.5f}"
+    p = "" if point.p is None else "<0.001" if point.p < 0.001 else f"{point.p:.3f}"
+    return f"{row} {top1} {found.agreement_percent:>8.2f}% {found.divergence:>10.5f} {p:>6}".rstrip()
 
 
 def _recipe(precision: Precision) -> list[str]:
@@ -104,14 +110,19 @@ def _recipe(precision: Precision) -> list[str]:
 
 
 def _gain(int8: Measured, own: Measured) -> list[str]:
-    from edge.measure.statistics import mcnemar
+    from edge.measure.statistics import may_be_chance, mcnemar, p_value
 
     before, after = int8.n - int8.agreement, own.n - own.agreement
-    removed = f", {100 * (before - after) / before:.0f} % of them removed" if before else ""
-    lines = [f"  other answers than float's: {before} → {after} of {own.n}{removed}"]
+    lines = []
+    if own is not int8:
+        fewer = f", {100 * (before - after) / before:.0f} % of them removed" if before > after else ""
+        lines.append(f"  other answers than float's behind NV12: {before} → {after} of {own.n}{fewer}")
     if own.drop is not None:
         p = mcnemar(own.lost, own.gained)
-        lines.append(f"  Top-1 lost to float behind NV12: {own.drop:.2f} points (p = {p:.2f})")
+        word = "as float's" if not own.drop else f"{abs(own.drop):.2f} points {'below' if own.drop > 0 else 'above'}"
+        noise = "within" if may_be_chance(p) else "beyond"
+        end = "" if not own.drop else f" float's, {noise} noise ({p_value(p)})"
+        lines.append(f"  Top-1, both behind NV12: {word}{end}")
     return lines
 
 

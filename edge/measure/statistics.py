@@ -59,6 +59,13 @@ def may_be_chance(p: float) -> bool:
     return p >= NOISE
 
 
+def p_value(p: float) -> str:
+    """Return a p-value as one reads it: ``p = 0.03`` or ``p < 0.001``."""
+    if p < 0.001:
+        return "p < 0.001"
+    return f"p = {p:.3f}" if p < 0.1 else f"p = {p:.2f}"
+
+
 def holm(values: Sequence[float]) -> tuple[float, ...]:
     """Return the p of several tests, adjusted so that one of them below a level is as rare as a single test below it.
 

@@ -12,12 +12,12 @@ from attrs import frozen
 from edge.accuracy.table import Change, Evaluation
 from edge.errors import LabelError
 from edge.folder.built import Built
-from edge.measure.statistics import mcnemar, paired_interval
+from edge.measure.statistics import mcnemar, p_value, paired_interval
 from edge.report.charts import Row, depths, dots
 from edge.report.contents import Fact, JudgedChange, LayerRow, Report, StepFigures
 from edge.report.gather import TITLES, evaluation_of, gather, judged_change
 from edge.report.page import Chart, as_json, chart, render
-from edge.report.wording import MISSING, bounds, fixed, p_value, signed, versions
+from edge.report.wording import MISSING, bounds, fixed, signed, versions
 
 FILE = "answers.csv"
 SCHEMA_VERSION = 1

@@ -54,6 +54,7 @@ class Measured:
     float_right: int | None = None  #: the same of the float network behind NV12.
     lost: int = 0  #: float right, this one wrong; 0 without labels.
     gained: int = 0  #: the other way round.
+    same: str = ""  #: for each image, in order: 1 with the float network's answer, else 0.
 
     @classmethod
     def of(cls, reference: Scores, scores: Scores, labels: Sequence[int | None], kind: ScoreKind) -> Measured:
@@ -65,7 +66,9 @@ class Measured:
             kind: what the scores are.
         """
         before, after = reference.argmax(axis=1), scores.argmax(axis=1)
-        found = cls(len(scores), int((before == after).sum()), divergence(reference, scores, kind))
+        same = before == after
+        told = "".join("01"[one] for one in same.tolist())
+        found = cls(len(scores), int(same.sum()), divergence(reference, scores, kind), same=told)
         if any(label is None for label in labels):
             return found
         truth = np.array(labels)
