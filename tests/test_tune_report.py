@@ -9,6 +9,7 @@ import cattrs
 import pytest
 from attrs import evolve
 
+from edge import tune as edge_tune
 from edge.cli.tune import tune_table
 from edge.files import write_json
 from edge.folder.built import open_built
@@ -16,8 +17,10 @@ from edge.report.charts import Canvas, front
 from edge.report.gather import gather
 from edge.report.page import markdown, page
 from edge.report.search import search_of
-from edge.specs import Precision
+from edge.specs import Evidence, Precision, load_precision
+from edge.specs.schema import Compiler, Rounding
 from edge.tune import FILE, Measured, Point, TimeShare, TuneResult
+from tests.conftest import Run
 from tests.report_build import make_build
 
 
@@ -120,3 +123,25 @@ def test_where_plain_int8_is_the_answer_no_recipe_is_listed() -> None:
     assert "plain int8: nothing is better" in shown
     assert "calibration  " not in shown
     assert "other answers" not in shown
+
+
+def test_a_recipe_found_at_o1_makes_no_later_build_o1(
+    edge: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    o1 = Precision("m", rounding=Rounding(), compiler=Compiler("O1"))
+    evidence = Evidence("f" * 64, "a", "b", 10, 99.0, 97.5, level="O1")
+    answers = iter(
+        evolve(found, points=(found.points[0], evolve(found.points[1], precision=evolve(o1, evidence=evidence))))
+        for found in (result("0" * 64), result("0" * 64, chosen=0))
+    )
+    monkeypatch.setattr(edge_tune, "tune", lambda *_: next(answers))
+    arguments = ("tune", "ConvNeXt_atto", "--level", "O1", "--build-dir", "build", "--out", "mine.yaml")
+    assert edge(*arguments)[0] == 0
+    written = load_precision(str(tmp_path / "mine.yaml"))
+    assert written.compiler == Compiler()
+    assert written.evidence is not None
+    assert written.evidence.level == "O1"
+    assert "compiler" not in (tmp_path / "mine.yaml").read_text()
+    # Plain int8 is the answer now: the recipe of before is not left there without a word.
+    code, _, err = edge(*arguments)
+    assert (code, "mine.yaml is of an earlier search" in err) == (0, True)

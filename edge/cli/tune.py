@@ -64,6 +64,7 @@ def tune_table(result: TuneResult, root: Path, out: Path | None) -> str:
     if result.left_out:
         more = f" and {len(result.left_out) - 1} more" if len(result.left_out) > 1 else ""
         lines.append(f"left out     {result.left_out[0]}{more}; all of it in tune.json")
+        lines.append(f"go on with   {result.command}   (--time is for each run; nothing is repeated)")
     lines.append(f"all trials   {root / 'tune.json'}")
     if result.recipe:
         lines.append(f"recipe       {result.recipe}")
@@ -152,7 +153,7 @@ EXAMPLES = (
 @option("--max-drop", "Top-1 that may be lost; a loss within chance (p = 0.05) passes.", Number(min=0), 0.3, "POINTS")
 @option("--max-latency", "Static latency: a multiple of int8's (1.05x), 1.5ms or 900us.", default="1.10x", value="TIME")
 @option("--min-agreement", "Share of the answers that have to be float's.", Number(0, 100), value="PERCENT")
-@option("--time duration", "Time for the whole search: 90s, 45m or 1h.", default="30m", value="TIME")
+@option("--time duration", "Time for each run (90s, 45m, 1h); the next one goes on.", default="30m", value="TIME")
 @option("--trial-timeout", "Time for one compile (90s, 10m); a longer one has failed.", default="10m", value="TIME")
 @option(
     "--out", "Recipe to write.  [default: mapper_yaml/precision/MODEL.yaml in a checkout, else the build folder]", FILE
@@ -176,14 +177,15 @@ def tune_command(
     """Search the precision recipe with which MODEL loses least accuracy at nearly int8's speed.
 
     One half of the images is searched on; the figures at the end are of the other half. Every trial is a real
-    compile. Finished trials are kept, and the same command continues from there. edge build then uses the recipe.
+    compile. Finished trials are kept, and the same command goes on from there. edge build then uses the recipe.
     """
     import cattrs
     from attrs import evolve
 
     from edge.files import disk_errors, require_ours, write_json
     from edge.folder.workspace import Workspace
-    from edge.specs import load_precision, recipe_place, save_precision
+    from edge.specs import is_searched, load_precision, recipe_place, save_precision
+    from edge.specs.schema import Compiler
     from edge.tune import FILE, SearchOptions, tune
     from edge.tune.spaces import baseline, operator_items
 
@@ -207,13 +209,16 @@ def tune_command(
     held = Workspace(root, display := Display(verbose=verbose), source=request.source, replace=request.replace)
     if out is not None:
         require_ours(out, "evidence:")
-    with display, held as workspace:
-        result = tune(request, workspace, wanted, display)
-        with disk_errors(target.parent):
+    with display:
+        result = tune(request, held, wanted, display)
+        with held, disk_errors(target.parent):
             if result.met and result.best is not None and result.chosen:
-                save_precision(target, result.best.precision)
+                # A search at O1 is for a quick answer; builds with its recipe are at the level that ships.
+                save_precision(target, evolve(result.best.precision, compiler=Compiler()))
                 result = cattrs.structure({**cattrs.unstructure(result), "recipe": str(target)}, type(result))
             write_json(root / FILE, cattrs.unstructure(result))
+        if not result.recipe and is_searched(target):
+            display.warn(f"{target} is of an earlier search; edge build takes it until you remove it")
     click.echo(
         json.dumps(cattrs.unstructure(result), indent=2, ensure_ascii=False)
         if as_json
@@ -225,7 +230,7 @@ def tune_command(
             expected=f"a drop of {max_drop:g} points (--max-drop), "
             f"{result.max_latency_us:.1f} us (--max-latency)"
             + (f", agreement {min_agreement:g} % (--min-agreement)" if min_agreement is not None else ""),
-            remedy="loosen a bar or give it more --time; what is finished is kept",
+            remedy="loosen a bar, or run it again for more time; what is finished is kept",
         )
 
 

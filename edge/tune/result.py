@@ -143,6 +143,7 @@ def _evidence(result: TuneResult, best: Point) -> Evidence | None:
         top1_int8=_rounded(int8.top1),
         latency_us=best.latency_us,
         latency_us_int8=result.points[0].latency_us,
+        level=best.precision.compiler.optimize_level,
         seed=result.seed,
         versions=result.versions,
     )

@@ -6,6 +6,7 @@ import hashlib
 import re
 import shutil
 import tempfile
+import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -217,12 +218,16 @@ class Trials:
             build = self.build(precision, limit, keep=True)
             compiled = build.stage(COMPILE)
             latency_us = _latency(compiled.result)
-            verified = build.stage(VERIFY).result
+            verified = build.stage(VERIFY)
+            started = time.monotonic()
+            found = self._measure(build, images)
             return {
-                **self._measure(build, images),
+                **found,
                 "latency_us": latency_us,
-                "bit_exact": verified.bit_exact,
+                "bit_exact": verified.result.bit_exact,
                 "compile_s": compiled.seconds,
+                "verify_s": verified.seconds,
+                "measure_s": round(time.monotonic() - started, 2),
                 "versions": dict(compiled.result.versions),
             }
 

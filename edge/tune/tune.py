@@ -7,7 +7,8 @@
     →  the best set with other calibrations, quick builds  →  finalists shipped, also with means over
     channels as convolutions  →  measured once on the images kept back  →  recommended if better there
 
-All measurements go through the journal, and all decisions follow from it, so a resumed search decides the same.
+All measurements go through the journal, and all decisions follow from them and from the time that is left. So the next
+run of the same search repeats nothing, and goes on with what was left out.
 """
 
 from __future__ import annotations
@@ -40,7 +41,8 @@ def tune(request: Request, workspace: Workspace, options: SearchOptions, listene
 
     Args:
         request: what to build; its precision is plain int8 at the level that ships.
-        workspace: the model's build folder, locked.
+        workspace: the model's build folder. It is locked only while stages are linked from it and to it, so that
+            other verbs can use the build in the meantime.
 
     Raises:
         UsageError: there is no compiler, or plain int8 is slower than the latency bar in microseconds.
@@ -48,11 +50,16 @@ def tune(request: Request, workspace: Workspace, options: SearchOptions, listene
         GateError: plain int8 itself can't be compiled or verified.
     """
     root = workspace.root / TRIALS
+    with workspace:  # claimed before anything lies in it
+        root.mkdir(exist_ok=True)
     with Workspace(root, listener) as trials:
-        adopt(workspace.root, root)
+        with workspace:
+            adopt(workspace.root, root)
         search = Search(request, trials, options, listener)
         result = search.run()
-        adopt(root, workspace.root, search.stages_of(result).__contains__)
+        needed = search.stages_of(result)
+        with workspace:
+            adopt(root, workspace.root, needed.__contains__)
         search.prune()
     return result
 
@@ -232,13 +239,14 @@ class Search(Context):
             most: number of programs within the budget, besides plain int8, after which to stop.
         """
         seen = [point.precision for point in points]
-        expected = 1.2 * float(self.journal.of_kind("ship")[0].values["compile_s"]) + 15
         for item in finals:
             precision = evolve(item.precision, compiler=self.request.precision.compiler)
             if item.name == PLAIN or precision in seen:
                 continue
             good = [point for point in points[1:] if not point.failed and (point.latency_us or 0) <= budget]
-            if len(good) >= most or self.left < expected:
+            if len(good) >= most:
+                return
+            if self.left < self.program:
                 self.left_out.append(f"a program of {item.name}")
                 continue
             seen.append(precision)
