@@ -21,9 +21,8 @@ from edge.cli.tune import parse_duration, parse_latency, tune_command
 from edge.folder.workspace import Workspace
 from edge.measure.statistics import mcnemar
 from edge.specs import load_precision
-from edge.tune import SearchOptions, tune
+from edge.tune import Point, SearchOptions, tune
 from edge.tune.context import TRIALS
-from edge.tune.result import Point
 from edge.tune.spaces import at_level
 from edge.tune.trials import Measured
 from edge.tune.tune import Search

@@ -6,13 +6,13 @@ import pytest
 
 from edge.accuracy.table import Change, StepName, StepResult, explain, within_noise
 from edge.measure.scores import Score
-from edge.measure.statistics import mcnemar, paired_bootstrap
+from edge.measure.statistics import mcnemar, paired_interval
 
 N = 500
 
 
 def change(lost: int, gained: int, n: int = N) -> Change:
-    low, high = paired_bootstrap(lost, gained, n)
+    low, high = paired_interval(lost, gained, n)
     return Change(100 * (gained - lost) / n, (100 * low, 100 * high), lost, gained, mcnemar(lost, gained))
 
 
@@ -136,3 +136,10 @@ def test_float_alone() -> None:
 )
 def test_what_counts_as_noise(lost: int, gained: int, n: int, noise: bool) -> None:
     assert within_noise(change(lost, gained, n)) is noise
+
+
+@pytest.mark.parametrize(("lost", "gained"), [(8, 2), (5, 0), (9, 2), (6, 0), (20, 8)])
+def test_the_interval_never_contradicts_the_verdict(lost: int, gained: int) -> None:
+    _, sentences = explain([step("float"), step("quantized", "float", lost, gained)], "quantized", None, "")
+    low = float(sentences[0].partition("(95 % ")[2].partition(" to ")[0])
+    assert ("within noise" in sentences[0]) is (low <= 0)

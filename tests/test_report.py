@@ -216,7 +216,7 @@ def test_a_changed_answer_without_a_net_change_is_no_silence() -> None:
 
     assert judge(-2.0, (-3.4, -0.6), 0.01) == "loss"
     assert judge(2.0, (0.6, 3.4), 0.01) == "gain"
-    assert judge(-2.0, (-4.1, 0.1), 0.04) == "noise"
+    assert judge(-2.0, (-4.1, 0.1), 0.06) == "noise"
     assert judge(-2.0, (-3.4, -0.6), 0.06) == "noise"
 
 

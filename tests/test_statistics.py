@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import binomtest, bootstrap
 
-from edge.measure.statistics import mcnemar, paired_bootstrap, wilson
+from edge.measure.statistics import holm, may_be_chance, mcnemar, paired_bootstrap, paired_interval, wilson
 
 
 @given(st.integers(1, 50_000).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n))))
@@ -75,3 +75,25 @@ def test_impossible_pairs_are_refused(lost: int, gained: int, n: int) -> None:
     if lost < 0:
         with pytest.raises(ValueError, match="lost"):
             mcnemar(lost, gained)
+
+
+@given(st.one_of(few, st.tuples(st.integers(0, 200), st.integers(0, 200))), st.integers(0, 1))
+def test_the_interval_agrees_with_the_exact_test(case: tuple[int, int], seed: int) -> None:
+    """The bootstrap alone excludes 0 where p is 0.06: a change "from 0.2 to 2.4 points, within noise"."""
+    (lost, gained), n = case, 500
+    low, high = paired_interval(lost, gained, n, seed=seed)
+    assert (low <= 0 <= high) is may_be_chance(mcnemar(lost, gained))
+    assert low <= (gained - lost) / n <= high
+    wide, bootstrap_low, bootstrap_high = may_be_chance(mcnemar(lost, gained)), *paired_bootstrap(lost, gained, n)
+    if wide and seed == 0:
+        assert (low, high) == (min(bootstrap_low, 0), max(bootstrap_high, 0))
+
+
+@given(st.lists(st.floats(0, 1), max_size=6))
+def test_holm_by_hand(values: list[float]) -> None:
+    found = holm(values)
+    order = sorted(range(len(values)), key=lambda i: values[i])
+    for rank, i in enumerate(order):
+        worst = max((len(values) - k) * values[order[k]] for k in range(rank + 1))
+        assert found[i] == pytest.approx(min(1.0, worst))
+    assert holm([0.01, 0.04, 0.03]) == pytest.approx((0.03, 0.06, 0.06))

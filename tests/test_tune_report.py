@@ -7,15 +7,20 @@ from pathlib import Path
 
 import cattrs
 import pytest
+from attrs import evolve
 
+from edge import tune as edge_tune
+from edge.cli.tune import tune_table
 from edge.files import write_json
 from edge.folder.built import open_built
 from edge.report.charts import Canvas, front
 from edge.report.gather import gather
 from edge.report.page import markdown, page
 from edge.report.search import search_of
-from edge.specs import Precision
+from edge.specs import Evidence, Precision, load_precision
+from edge.specs.schema import Compiler, Rounding
 from edge.tune import FILE, Measured, Point, TimeShare, TuneResult
+from tests.conftest import Run
 from tests.report_build import make_build
 
 
@@ -95,3 +100,48 @@ def test_the_chart_is_well_formed(tmp_path: Path, width: int) -> None:
         drawn = front(tried, 789.8, Canvas("f", width, "t", "d"))
         root = ElementTree.fromstring(drawn)
         assert len([one for one in root.iter() if one.tag.endswith("circle")]) == len(tried)
+
+
+def test_the_table_on_the_screen_says_gain_where_it_is_one() -> None:
+    """A Top-1 above float's is no loss of -0.80 points, and no share of answers is removed where there are more."""
+    found = result("0" * 64)
+    shown = tune_table(found, Path("build/m"), None)
+    assert "Top-1, both behind NV12: 0.20 points below float's, within noise (p = 1.00)" in shown
+    assert "other answers than float's behind NV12: 13 → 3 of 500, 77 % of them removed" in shown
+    best = found.points[1]
+    assert best.report is not None
+    gained = evolve(best.report, right=385, lost=1, gained=5, agreement=480)
+    other = evolve(found, points=(found.points[0], evolve(best, report=gained)))
+    shown = tune_table(other, Path("build/m"), None)
+    assert "Top-1, both behind NV12: 0.80 points above float's, within noise (p = 0.22)" in shown
+    assert "13 → 20 of 500\n" in shown
+    assert "-" not in shown.partition("both behind NV12")[2].partition("\n")[0]
+
+
+def test_where_plain_int8_is_the_answer_no_recipe_is_listed() -> None:
+    shown = tune_table(evolve(result("0" * 64, chosen=0), why="plain int8: nothing is better"), Path("build/m"), None)
+    assert "plain int8: nothing is better" in shown
+    assert "calibration  " not in shown
+    assert "other answers" not in shown
+
+
+def test_a_recipe_found_at_o1_makes_no_later_build_o1(
+    edge: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    o1 = Precision("m", rounding=Rounding(), compiler=Compiler("O1"))
+    evidence = Evidence("f" * 64, "a", "b", 10, 99.0, 97.5, level="O1")
+    answers = iter(
+        evolve(found, points=(found.points[0], evolve(found.points[1], precision=evolve(o1, evidence=evidence))))
+        for found in (result("0" * 64), result("0" * 64, chosen=0))
+    )
+    monkeypatch.setattr(edge_tune, "tune", lambda *_: next(answers))
+    arguments = ("tune", "ConvNeXt_atto", "--level", "O1", "--build-dir", "build", "--out", "mine.yaml")
+    assert edge(*arguments)[0] == 0
+    written = load_precision(str(tmp_path / "mine.yaml"))
+    assert written.compiler == Compiler()
+    assert written.evidence is not None
+    assert written.evidence.level == "O1"
+    assert "compiler" not in (tmp_path / "mine.yaml").read_text()
+    # Plain int8 is the answer now: the recipe of before is not left there without a word.
+    code, _, err = edge(*arguments)
+    assert (code, "mine.yaml is of an earlier search" in err) == (0, True)

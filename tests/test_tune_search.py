@@ -23,11 +23,12 @@ from edge.folder.code import ROOT, code_digest
 from edge.folder.store import Store
 from edge.measure.scores import divergence
 from edge.progress import Quiet, Silent
-from edge.specs import Precision
-from edge.tune import SearchOptions
+from edge.specs import Calibration, NodePrecision, Precision
+from edge.specs.schema import Rounding
+from edge.tune import Point, SearchOptions
+from edge.tune.choice import changes, compared, recommended
 from edge.tune.context import Context
 from edge.tune.journal import FILE, FORMER, PART, Journal
-from edge.tune.result import Point, chosen_of
 from edge.tune.trials import Measured
 from edge.tune.units import LENIENT, finalists, greedy, tightened_budget
 
@@ -371,24 +372,95 @@ def test_answers_are_counted_in_pairs() -> None:
     found = Measured.of(reference * 9, scores * 9, [0, 0, 2, 0], "logits")
     assert (found.n, found.agreement, found.right, found.float_right) == (4, 2, 2, 2)
     assert (found.lost, found.gained, found.drop) == (1, 1, 0)
+    assert found.same == "1100"
     assert Measured.of(reference, scores, [0, None, 2, 0], "logits").top1 is None
 
 
-def recipes(*rows: tuple[float, float]) -> list[Point]:
-    """Recipes by (latency, divergence), plain int8 first."""
-    return [
-        Point(f"{i}", Precision(f"r{i}"), latency, Measured(100, 90, divergence))
-        for i, (latency, divergence) in enumerate(rows)
-    ]
+# The choice.
+
+INT8 = Precision("int8")
+ROUNDED_ONLY = Precision("m", rounding=Rounding())
 
 
-def test_of_recipes_that_are_equally_true_the_fastest_is_chosen() -> None:
-    options = SearchOptions()
-    assert chosen_of(recipes((100, 1.0), (109, 0.020), (101, 0.025)), options, 110)[0] == 2
-    assert chosen_of(recipes((100, 1.0), (109, 0.020), (101, 0.250)), options, 110)[0] == 1
-    assert chosen_of(recipes((100, 1.0), (120, 0.020), (101, 0.250)), options, 110)[0] == 2
-    assert chosen_of(recipes((100, 1.0), (92, 1.005)), options, 110)[0] == 1
-    assert chosen_of(recipes((100, 1.0), (92, 1.5)), options, 110)[0] == 0
+def point(
+    name: str,
+    other: int,
+    *,
+    latency: float = 100,
+    divergence: float = 1.0,
+    precision: Precision = INT8,
+    selection: float | None = None,
+    lost: int = 0,
+) -> Point:
+    """A recipe with other answers than float's on the last ``other`` of 500 images kept back, ``lost`` on the first."""
+    same = "0" * lost + "1" * (500 - other) + "0" * (other - lost)
+    report = Measured(500, 500 - other, divergence, same=same)
+    chosen_on = Measured(500, 500 - other, divergence if selection is None else selection)
+    return Point(name, precision, latency, chosen_on, report)
+
+
+def choice(*points: Point, budget: float = 110, options: SearchOptions | None = None) -> tuple[int | None, str]:
+    return recommended(compared(points), options or SearchOptions(), budget)
+
+
+def test_no_recipe_is_recommended_that_is_not_better_beyond_chance() -> None:
+    """15 other answers of 500 become 9: p is 0.03 alone, and nothing after four tries."""
+    int8, better = point("plain int8", 15), point("a", 9, divergence=0.5)
+    assert choice(int8, better)[0] == 1
+    worse = [point(name, 15, divergence=0.9) for name in "bcd"]
+    chosen, why = choice(int8, better, *worse)
+    assert chosen == 0
+    assert why.startswith("plain int8: no recipe gives float's answer more often beyond chance")
+    assert "a: float's answer on 485 → 491 of 500 images kept back, p = 0.13 after Holm for 4 recipes" in why
+
+
+def test_a_recipe_that_loses_answers_is_never_better() -> None:
+    assert choice(point("plain int8", 15), point("a", 40, divergence=0.1))[0] == 0
+
+
+def test_what_is_better_on_the_images_of_the_search_alone_is_not_recommended() -> None:
+    assert choice(point("plain int8", 15), point("a", 15, divergence=1.0, selection=0.1))[0] == 0
+
+
+def test_the_simplest_of_those_that_are_not_worse_is_recommended() -> None:
+    int8 = point("plain int8", 60)
+    best = point("best", 20, divergence=0.30, precision=Precision("m", Calibration("kl"), rounding=Rounding()))
+    simple = point("plain int8, rounded", 24, divergence=0.35, precision=ROUNDED_ONLY)
+    chosen, why = choice(int8, best, simple)
+    assert chosen == 2
+    assert "440 → 476 of 500" in why
+    assert why.endswith("fastest and simplest; it is the shipped recipe int8_rounded")
+    # Where its scores, or its answers, are clearly worse, the best stays.
+    assert choice(int8, best, evolve(simple, report=evolve(simple.report, divergence=0.45)))[0] == 1
+    many = point("plain int8, rounded", 34, divergence=0.35, precision=ROUNDED_ONLY)
+    assert choice(int8, best, many)[0] == 1
+
+
+def test_of_recipes_that_are_equally_good_the_fastest_is_chosen() -> None:
+    int8 = point("plain int8", 60)
+    slow, fast = (point("slow", 20, latency=109, divergence=0.30), point("fast", 20, latency=101, divergence=0.31))
+    assert choice(int8, slow, fast)[0] == 2
+    assert choice(int8, slow, evolve(fast, latency_us=120))[0] == 1
+
+
+def test_a_faster_recipe_that_loses_nothing_is_recommended() -> None:
+    int8 = point("plain int8", 15)
+    chosen, why = choice(int8, point("means", 15, latency=92, divergence=1.005))
+    assert (chosen, "faster than plain int8" in why) == (1, True)
+    assert choice(int8, point("means", 15, latency=92, divergence=1.5))[0] == 0
+    assert choice(int8, point("means", 40, latency=92, lost=25))[0] == 0
+
+
+def test_without_a_recipe_that_keeps_the_bars_there_is_none() -> None:
+    assert choice(point("plain int8", 15), options=SearchOptions(min_agreement=99.0))[0] is None
+
+
+def test_simpler_is_what_changes_fewer_settings() -> None:
+    assert changes(INT8, INT8) == 0
+    assert changes(ROUNDED_ONLY, INT8) == 1
+    assert changes(evolve(ROUNDED_ONLY, rounding=Rounding(damping=0.1)), INT8) == 2
+    assert changes(evolve(ROUNDED_ONLY, nodes={"/a": NodePrecision("BPU", outputs="int16")}), INT8) == 2
+    assert changes(Precision("m", Calibration("max", max_percentile=0.9999)), INT8) == 2
 
 
 @given(cheap=st.floats(1.01, 3.0), left=st.floats(0.05, 1.0), expected=st.floats(1.0, 1.5))

@@ -26,7 +26,7 @@ from edge.images import ImageItem, ImageSet
 from edge.images.frames import cores
 from edge.measure.labels import Shift, Shifts
 from edge.measure.scores import Score, Scores, cosines, ranks
-from edge.measure.statistics import mcnemar, paired_bootstrap
+from edge.measure.statistics import mcnemar, paired_interval
 from edge.progress import SILENT, Listener
 from edge.runtime.scores import probabilities
 from edge.specs.schema import ScoreKind
@@ -311,7 +311,7 @@ class _Pair:
     def change(self, seed: int) -> Change | None:
         if not self.n:
             return None
-        low, high = paired_bootstrap(self.lost, self.gained, self.n, seed=seed)
+        low, high = paired_interval(self.lost, self.gained, self.n, seed=seed)
         return Change(
             points=100 * (self.gained - self.lost) / self.n,
             interval=(100 * low, 100 * high),

@@ -8,7 +8,7 @@ from typing import Literal
 from attrs import field, frozen
 
 from edge.measure.scores import Score
-from edge.measure.statistics import may_be_chance, wilson
+from edge.measure.statistics import may_be_chance, p_value, wilson
 
 FILE = "eval.json"
 SCHEMA_VERSION = 2
@@ -21,7 +21,7 @@ class Change:
     """A step compared with the step before it, on the same images."""
 
     points: float  #: Top-1 of this step minus Top-1 of the step before, in points; negative is a loss.
-    interval: tuple[float, float]  #: 95 % bootstrap interval of ``points`` (percentile, images resampled in pairs).
+    interval: tuple[float, float]  #: 95 % interval of ``points``, see :func:`edge.measure.statistics.paired_interval`.
     lost: int  #: images that the step before got right and this one wrong.
     gained: int  #: the reverse.
     p: float  #: of the exact two-sided McNemar test.
@@ -118,8 +118,8 @@ def explain(
 
 
 def within_noise(change: Change) -> bool:
-    """Say whether a change may be chance, by its p and its interval."""
-    return may_be_chance(change.p, change.interval)
+    """Say whether a change may be chance, by its p; its interval agrees."""
+    return may_be_chance(change.p)
 
 
 def _verdict(first: StepResult, last: StepResult, total: Change | None) -> str:
@@ -176,7 +176,7 @@ def _effect(change: Change) -> str:
         size = f"gains {_points(change.points)} (95 % {_bounds(low, high)})"
     else:
         size = f"leaves Top-1 as it is (95 % {_bounds(low, high)})"
-    return f"{size}, {'within' if within_noise(change) else 'beyond'} noise ({_p(change.p)})"
+    return f"{size}, {'within' if within_noise(change) else 'beyond'} noise ({p_value(change.p)})"
 
 
 def _largest(later: Sequence[StepResult], total: Change | None) -> list[str]:
@@ -201,10 +201,6 @@ def _points(value: float) -> str:
 
 def _bounds(low: float, high: float) -> str:
     return f"{low + 0.0:.1f} to {high + 0.0:.1f}".replace("-0.0", "0.0")
-
-
-def _p(value: float) -> str:
-    return "p < 0.001" if value < 0.001 else f"p = {value:.2f}" if value >= 0.1 else f"p = {value:.3f}"
 
 
 def _images(n: int) -> str:

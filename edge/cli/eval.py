@@ -55,7 +55,7 @@ def eval_table(evaluation: Evaluation, root: Path) -> str:
     lines += ["", f"images    {evaluation.dataset}, {evaluation.n} answered"]
     if evaluation.unreadable:
         lines.append(f"unreadable  {len(evaluation.unreadable)}: {_some(evaluation.unreadable)}")
-    lines.append("intervals   95 %: Wilson for Top-1, bootstrap for changes; p: exact McNemar")
+    lines.append("intervals   95 %: Wilson for Top-1, bootstrap for changes (with 0 where p >= 0.05); p: exact McNemar")
     lines.append(f"details     {root / FILE}, every answer in {root / ANSWERS}")
     return "\n".join(lines)
 

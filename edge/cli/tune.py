@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shlex
+import textwrap
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from edge.specs import Precision
     from edge.tune import Measured, Point, TuneResult
 
+WIDTH = 100  # of a line of words
 SHOWN = 6  # nodes of the recipe; the file has all
 _KINDS = {
     "ship": "programs at the level that ships",
@@ -36,7 +38,7 @@ def tune_table(result: TuneResult, root: Path, out: Path | None) -> str:
     Args:
         out: the recipe's place, if the user gave one.
     """
-    lines = [f"{'recipe':<44} {'latency':>10} {'':>7} {'Top-1':>7} {'agreement':>9} {'divergence':>10}"]
+    lines = [f"{'recipe':<44} {'latency':>10} {'':>7} {'Top-1':>7} {'agreement':>9} {'divergence':>10} {'p':>6}"]
     base = result.baseline
     for i, point in enumerate(result.points):
         lines.append(_row(point, base, chosen=i == result.chosen))
@@ -44,11 +46,14 @@ def tune_table(result: TuneResult, root: Path, out: Path | None) -> str:
     if kept is not None and kept.float_top1 is not None:
         lines.insert(1, f"  {'float behind NV12':<42} {'':>10} {'':>7} {kept.float_top1:>6.2f}%")
     lines += ["", f"figures on   {result.report}; searched on {result.selection}"]
+    lines.append("             agreement: with float behind NV12; p: that it is plain int8's, McNemar, after Holm")
     if result.unlabelled:
         lines.append(f"no Top-1     {result.unlabelled}")
     best = result.best
     if best is not None:
-        lines += ["", click.style(result.why, bold=True), *_recipe(best.precision)]
+        lines += ["", *(click.style(line, bold=True) for line in textwrap.wrap(result.why, WIDTH))]
+        if result.chosen:
+            lines += _recipe(best.precision)
         if best.report is not None and kept is not None:
             lines += _gain(kept, best.report)
     lines += ["", f"time         {result.seconds / 60:.1f} min of work:"]
@@ -59,6 +64,7 @@ def tune_table(result: TuneResult, root: Path, out: Path | None) -> str:
     if result.left_out:
         more = f" and {len(result.left_out) - 1} more" if len(result.left_out) > 1 else ""
         lines.append(f"left out     {result.left_out[0]}{more}; all of it in tune.json")
+        lines.append(f"go on with   {result.command}   (--time is for each run; nothing is repeated)")
     lines.append(f"all trials   {root / 'tune.json'}")
     if result.recipe:
         lines.append(f"recipe       {result.recipe}")
@@ -79,7 +85,8 @@ def _row(point: Point, base: Point, *, chosen: bool) -> str:
     if found is None:
         return row
     top1 = f"{found.top1:>6.2f}%" if found.top1 is not None else f"{'':>7}"
-    return f"{row} {top1} {found.agreement_percent:>8.2f}% {found.divergence:>10.5f}"
+    p = "" if point.p is None else "<0.001" if point.p < 0.001 else f"{point.p:.3f}"
+    return f"{row} {top1} {found.agreement_percent:>8.2f}% {found.divergence:>10.5f} {p:>6}".rstrip()
 
 
 def _recipe(precision: Precision) -> list[str]:
@@ -104,14 +111,19 @@ def _recipe(precision: Precision) -> list[str]:
 
 
 def _gain(int8: Measured, own: Measured) -> list[str]:
-    from edge.measure.statistics import mcnemar
+    from edge.measure.statistics import may_be_chance, mcnemar, p_value
 
     before, after = int8.n - int8.agreement, own.n - own.agreement
-    removed = f", {100 * (before - after) / before:.0f} % of them removed" if before else ""
-    lines = [f"  other answers than float's: {before} → {after} of {own.n}{removed}"]
+    lines = []
+    if own is not int8:
+        fewer = f", {100 * (before - after) / before:.0f} % of them removed" if before > after else ""
+        lines.append(f"  other answers than float's behind NV12: {before} → {after} of {own.n}{fewer}")
     if own.drop is not None:
         p = mcnemar(own.lost, own.gained)
-        lines.append(f"  Top-1 lost to float behind NV12: {own.drop:.2f} points (p = {p:.2f})")
+        word = "as float's" if not own.drop else f"{abs(own.drop):.2f} points {'below' if own.drop > 0 else 'above'}"
+        noise = "within" if may_be_chance(p) else "beyond"
+        end = "" if not own.drop else f" float's, {noise} noise ({p_value(p)})"
+        lines.append(f"  Top-1, both behind NV12: {word}{end}")
     return lines
 
 
@@ -141,7 +153,7 @@ EXAMPLES = (
 @option("--max-drop", "Top-1 that may be lost; a loss within chance (p = 0.05) passes.", Number(min=0), 0.3, "POINTS")
 @option("--max-latency", "Static latency: a multiple of int8's (1.05x), 1.5ms or 900us.", default="1.10x", value="TIME")
 @option("--min-agreement", "Share of the answers that have to be float's.", Number(0, 100), value="PERCENT")
-@option("--time duration", "Time for the whole search: 90s, 45m or 1h.", default="30m", value="TIME")
+@option("--time duration", "Time for each run (90s, 45m, 1h); the next one goes on.", default="30m", value="TIME")
 @option("--trial-timeout", "Time for one compile (90s, 10m); a longer one has failed.", default="10m", value="TIME")
 @option(
     "--out", "Recipe to write.  [default: mapper_yaml/precision/MODEL.yaml in a checkout, else the build folder]", FILE
@@ -165,14 +177,15 @@ def tune_command(
     """Search the precision recipe with which MODEL loses least accuracy at nearly int8's speed.
 
     One half of the images is searched on; the figures at the end are of the other half. Every trial is a real
-    compile. Finished trials are kept, and the same command continues from there. edge build then uses the recipe.
+    compile. Finished trials are kept, and the same command goes on from there. edge build then uses the recipe.
     """
     import cattrs
     from attrs import evolve
 
     from edge.files import disk_errors, require_ours, write_json
     from edge.folder.workspace import Workspace
-    from edge.specs import load_precision, recipe_place, save_precision
+    from edge.specs import is_searched, load_precision, recipe_place, save_precision
+    from edge.specs.schema import Compiler
     from edge.tune import FILE, SearchOptions, tune
     from edge.tune.spaces import baseline, operator_items
 
@@ -196,13 +209,16 @@ def tune_command(
     held = Workspace(root, display := Display(verbose=verbose), source=request.source, replace=request.replace)
     if out is not None:
         require_ours(out, "evidence:")
-    with display, held as workspace:
-        result = tune(request, workspace, wanted, display)
-        with disk_errors(target.parent):
+    with display:
+        result = tune(request, held, wanted, display)
+        with held, disk_errors(target.parent):
             if result.met and result.best is not None and result.chosen:
-                save_precision(target, result.best.precision)
+                # A search at O1 is for a quick answer; builds with its recipe are at the level that ships.
+                save_precision(target, evolve(result.best.precision, compiler=Compiler()))
                 result = cattrs.structure({**cattrs.unstructure(result), "recipe": str(target)}, type(result))
             write_json(root / FILE, cattrs.unstructure(result))
+        if not result.recipe and is_searched(target):
+            display.warn(f"{target} is of an earlier search; edge build takes it until you remove it")
     click.echo(
         json.dumps(cattrs.unstructure(result), indent=2, ensure_ascii=False)
         if as_json
@@ -214,7 +230,7 @@ def tune_command(
             expected=f"a drop of {max_drop:g} points (--max-drop), "
             f"{result.max_latency_us:.1f} us (--max-latency)"
             + (f", agreement {min_agreement:g} % (--min-agreement)" if min_agreement is not None else ""),
-            remedy="loosen a bar or give it more --time; what is finished is kept",
+            remedy="loosen a bar, or run it again for more time; what is finished is kept",
         )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -53,14 +54,42 @@ def mcnemar(lost: int, gained: int) -> float:
     return min(1.0, 2 * math.exp(logs[-1] - total * math.log(2) + math.log(scaled)))
 
 
-def may_be_chance(p: float, interval: tuple[float, float] | None = None) -> bool:
-    """Tell whether a paired change may be chance.
+def may_be_chance(p: float) -> bool:
+    """Tell whether a paired change may be chance: p of :func:`mcnemar` decides, 0.05 and above is chance."""
+    return p >= NOISE
 
-    Args:
-        p: of :func:`mcnemar`; 0.05 and above is chance.
-        interval: 95 % of :func:`paired_bootstrap`, if known; an interval that holds 0 is chance too.
+
+def p_value(p: float) -> str:
+    """Return a p-value as one reads it: ``p = 0.03`` or ``p < 0.001``."""
+    if p < 0.001:
+        return "p < 0.001"
+    return f"p = {p:.3f}" if p < 0.1 else f"p = {p:.2f}"
+
+
+def holm(values: Sequence[float]) -> tuple[float, ...]:
+    """Return the p of several tests, adjusted so that one of them below a level is as rare as a single test below it.
+
+    Source: S. Holm, "A Simple Sequentially Rejective Multiple Test Procedure", Scandinavian Journal of Statistics 6
+    (1979).
     """
-    return p >= NOISE or (interval is not None and interval[0] <= 0 <= interval[1])
+    adjusted, largest = [0.0] * len(values), 0.0
+    for rank, i in enumerate(sorted(range(len(values)), key=lambda i: values[i])):
+        largest = max(largest, min(1.0, (len(values) - rank) * values[i]))
+        adjusted[i] = largest
+    return tuple(adjusted)
+
+
+def paired_interval(lost: int, gained: int, n: int, *, seed: int = 0) -> tuple[float, float]:
+    """Return the 95 % interval of a paired change of a proportion, in -1..1, that agrees with :func:`mcnemar`.
+
+    It is that of :func:`paired_bootstrap`. Of few changed answers the bootstrap is too sure, the exact test is not: if
+    that finds nothing beyond chance, the interval is widened to 0; else it ends before 0.
+    """
+    low, high = paired_bootstrap(lost, gained, n, seed=seed)
+    if may_be_chance(mcnemar(lost, gained)):
+        return min(low, 0.0), max(high, 0.0)
+    # A change beyond chance is one image at least.
+    return (low, min(high, -1 / n)) if lost > gained else (max(low, 1 / n), high)
 
 
 def paired_bootstrap(

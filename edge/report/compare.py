@@ -12,12 +12,12 @@ from attrs import frozen
 from edge.accuracy.table import Change, Evaluation
 from edge.errors import LabelError
 from edge.folder.built import Built
-from edge.measure.statistics import mcnemar, paired_bootstrap
+from edge.measure.statistics import mcnemar, p_value, paired_interval
 from edge.report.charts import Row, depths, dots
 from edge.report.contents import Fact, JudgedChange, LayerRow, Report, StepFigures
 from edge.report.gather import TITLES, evaluation_of, gather, judged_change
 from edge.report.page import Chart, as_json, chart, render
-from edge.report.wording import MISSING, bounds, fixed, p_value, signed, versions
+from edge.report.wording import MISSING, bounds, fixed, signed, versions
 
 FILE = "answers.csv"
 SCHEMA_VERSION = 1
@@ -164,7 +164,7 @@ def paired(title: str, a: Mapping[str, int], b: Mapping[str, int], labels: Mappi
     right = [(a[image] == labels[image], b[image] == labels[image]) for image in both]
     lost = sum(one and not two for one, two in right)
     gained = sum(two and not one for one, two in right)
-    low, high = paired_bootstrap(lost, gained, n)
+    low, high = paired_interval(lost, gained, n)
     change = Change(100 * (gained - lost) / n, (100 * low, 100 * high), lost, gained, mcnemar(lost, gained))
     a_right, b_right = (sum(side) for side in zip(*right, strict=True))
     return Paired(title, n, same, a_right, b_right, judged_change(change, "A"))

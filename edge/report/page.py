@@ -10,11 +10,11 @@ import cattrs
 
 from edge import __version__
 from edge.files import json_text
-from edge.measure.statistics import wilson
+from edge.measure.statistics import p_value, wilson
 from edge.report import wording
 from edge.report.charts import Bar, Canvas, Row, bars, depth, dots, front, split, waterfall
 from edge.report.contents import Report, SpeedRow, Thumbnail
-from edge.report.wording import MINUS, MISSING, fixed, p_value, signed, size, versions
+from edge.report.wording import MINUS, MISSING, fixed, signed, size, versions
 
 if TYPE_CHECKING:
     import jinja2

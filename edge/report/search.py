@@ -26,6 +26,8 @@ class TriedRecipe:
     divergence: float  #: of the probabilities, nats.
     chosen: bool  #: whether the search chose it.
     on_front: bool  #: whether no other one is as fast and gives float's answer as often.
+    #: that it gives float's answer as often as plain int8, adjusted for their number; None for plain int8.
+    p: float | None = None
 
 
 @frozen
@@ -76,6 +78,7 @@ def _search(data: Mapping[str, Any]) -> PrecisionSearch:
                 divergence=float(own["divergence"]),
                 chosen=i == data["chosen"],
                 on_front=not beaten,
+                p=None if point.get("p") is None else float(point["p"]),
             )
         )
     return PrecisionSearch(

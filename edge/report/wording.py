@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from edge.measure.statistics import p_value
 from edge.report.contents import Accuracy, Interval, JudgedChange
 from edge.specs import Published
 
@@ -33,13 +34,6 @@ def signed(value: float, digits: int = 2) -> str:
     if float(text) == 0:
         return text
     return ("+" if value > 0 else MINUS) + text
-
-
-def p_value(p: float) -> str:
-    """Return a p-value as one reads it: ``p = 0.03`` or ``p < 0.001``."""
-    if p < 0.001:
-        return "p < 0.001"
-    return f"p = {p:.3f}" if p < 0.1 else f"p = {p:.2f}"
 
 
 def judged(change: JudgedChange) -> str:

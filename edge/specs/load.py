@@ -16,7 +16,7 @@ from cattrs import transform_error
 from edge.errors import SpecError, UsageError
 from edge.files import data_dir, read_yaml, write_text
 from edge.foreign import foreign
-from edge.specs.schema import OWN_FILES, ModelSpec, Precision, Preprocess
+from edge.specs.schema import OWN_FILES, Compiler, ModelSpec, Precision, Preprocess
 
 if TYPE_CHECKING:
     import yaml
@@ -218,6 +218,8 @@ def precision_text(precision: Precision) -> str:
         key: list(value) if isinstance(value, tuple) else value
         for key, value in _said(data["calibration"], None, (), [], False).items()
     }
+    if precision.compiler == Compiler():
+        del data["compiler"]
     data["evidence"] = data["evidence"] and _said(data["evidence"], None)
     return "".join(
         _dumped({key: value}, None)

@@ -263,8 +263,9 @@ class Evidence:
     top1_float: float | None = None  #: percent, behind NV12; this and the next two are None without labels.
     top1: float | None = None  #: of this recipe.
     top1_int8: float | None = None  #: of plain int8.
-    latency_us: float | None = None  #: static, microseconds, at ``compiler.optimize_level``.
+    latency_us: float | None = None  #: static, microseconds, at ``level``.
     latency_us_int8: float | None = None  #: of plain int8 at the same level.
+    level: Level | None = None  #: optimisation level of the search; builds with the recipe take their own.
     seed: int = 0  #: of every random choice.
     versions: Mapping[str, str] = field(factory=dict)  #: of the programs that ran.
 

@@ -1,7 +1,8 @@
 """The precision search: recover float accuracy at int8 speed, measured on real compiles."""
 
+from edge.tune.choice import Point
 from edge.tune.context import SearchOptions
-from edge.tune.result import FILE, Point, TimeShare, TuneResult
+from edge.tune.result import FILE, TimeShare, TuneResult
 from edge.tune.trials import Measured
 from edge.tune.tune import tune
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -84,7 +85,7 @@ class SearchOptions:
     max_latency: float | None = 1.10
     max_latency_us: float | None = None  #: latency bar in microseconds; None if a multiple.
     min_agreement: float | None = None  #: percent; None for no bar.
-    seconds: float = 1800.0  #: for the whole search.
+    seconds: float = 1800.0  #: of one run; the next run of the same search goes on where this one stopped.
     trial_seconds: float = 600.0  #: for one compile.
     command: str = ""  #: what the user typed.
 
@@ -109,6 +110,7 @@ class Context:
     listener: Listener  #: told of progress.
     left_out: list[str] = field(factory=list)  #: work that was skipped for lack of time.
     _best: tuple[float, str] | None = None
+    _started: float = field(factory=time.monotonic)
 
     @cached_property
     def build(self) -> Build:
@@ -186,18 +188,23 @@ class Context:
 
     @property
     def left(self) -> float:
-        """Remaining seconds."""
-        return self.options.seconds - self.journal.spent
+        """Remaining seconds of this run."""
+        return self.options.seconds - (time.monotonic() - self._started)
 
     def limit(self) -> float:
         """Return the seconds that one compile gets now."""
         return max(min(self.options.trial_seconds, self.left), LEAST_LIMIT)
 
     @property
+    def program(self) -> float:
+        """Seconds that a finalist takes, from plain int8's: compiled, proved and measured."""
+        first = self.journal.of_kind("ship")[0].values
+        return 1.1 * sum(float(first[key]) for key in ("compile_s", "verify_s", "measure_s")) + 10
+
+    @property
     def reserve(self) -> float:
-        """Seconds to keep for shipping two finalists and the report."""
-        first = self.journal.of_kind("ship")[0]
-        return 2.2 * float(first.values["compile_s"]) + 30
+        """Seconds to keep for two finalists, and for measuring them and plain int8 on the images kept back."""
+        return 2 * self.program + 3 * float(self.journal.of_kind("ship")[0].values["measure_s"]) + 10
 
     def attempt(self, stage: str, work: Callable[[], Entry], note: Callable[[Entry], str]) -> Entry:
         """Do one trial, report it, and remember the best so far."""
@@ -214,7 +221,8 @@ class Context:
     def standing(self) -> str:
         """Return the state of the search: the best so far and the time left."""
         best = "" if self._best is None else f"best so far {self._best[1]}, "
-        return f" ({best}{max(self.left, 0) / 60:.0f} min left)"
+        left = max(self.left, 0)
+        return f" ({best}{f'{left / 60:.0f} min' if left >= 120 else f'{left:.0f} s'} left)"
 
     def load(self, part: str) -> Set:
         """Return the ``selection`` or the ``report`` half of the images, with the float network's answers."""

@@ -27,6 +27,7 @@ from edge.folder.workspace import stage_key
 FILE = "journal.sqlite"
 FORMER = "journal.jsonl"  # of earlier versions
 PART = "trials"
+LONGER = 1.1  # times the limit at which a trial was stopped: with so much more time it is tried again
 # Failures that are a result of a trial: the recipe is at fault, not the machine or the user.
 TRIAL_ERRORS = (ToolchainError, GateError, ModelFileError, BackendError, SpecError)
 
@@ -47,8 +48,7 @@ class Entry:
 class Journal:
     """The trials of one model, each in the file as soon as it is finished.
 
-    Every entry that this search used adds its original seconds to :attr:`spent`, so a resumed search decides the same
-    as one that was never interrupted.
+    Every entry that this search used adds its original seconds to :attr:`spent`, the work in all runs of the search.
 
     Args:
         code: digest of the code that the figures depend on; if it changes, every trial is repeated.
@@ -89,14 +89,15 @@ class Journal:
 
         Args:
             work: returns its figures, as JSON. A failure of the compiler, of verify or of the model is a result.
-            limit: seconds that it may take; a trial that was stopped at a shorter limit is tried again.
+            limit: seconds that it may take; a trial that was stopped at a shorter limit is tried again, and so is one
+                with ``cut_short`` in its figures.
 
         Raises:
             EdgeError: the user's data or the machine is at fault; nothing is recorded.
         """
         key = stage_key(f"tune {kind}", inputs, self._code)
         entry = self._known.get(key)
-        if entry is None or 0 < entry.limit < limit:
+        if entry is None or 0 < LONGER * entry.limit < limit:
             entry = _tried(Entry(key, kind, name, 0.0), work, limit)
             with self._store() as store:
                 text = json.dumps(cattrs.unstructure(entry), ensure_ascii=False, sort_keys=True)
@@ -121,7 +122,8 @@ class Journal:
 def _tried(entry: Entry, work: Callable[[], Mapping[str, Any]], limit: float) -> Entry:
     started = time.monotonic()
     try:
-        entry = evolve(entry, values=dict(work()))
+        values = dict(work())
+        entry = evolve(entry, values=values, limit=limit if values.get("cut_short") else 0.0)
     except NotEnoughMemory:
         raise  # a failure of the machine, perhaps temporary: it says nothing about the recipe
     except TRIAL_ERRORS as error:

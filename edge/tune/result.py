@@ -8,31 +8,16 @@ from importlib.metadata import version
 from attrs import evolve, field, frozen
 
 from edge import __version__
-from edge.measure.statistics import may_be_chance, mcnemar
 from edge.pipeline.stages import EXPORT
 from edge.specs import Evidence, Precision
-from edge.tune.context import Context, SearchOptions
+from edge.tune.choice import Point, passes
+from edge.tune.context import Context
 from edge.tune.journal import Entry
-from edge.tune.trials import LEVEL, Measured, latency, measured
+from edge.tune.trials import LEVEL, latency, measured
 from edge.tune.units import Step
 
 FILE = "tune.json"
 SCHEMA_VERSION = 1
-TIE = 0.01  # of plain int8's divergence: recipes that differ by less count as equally accurate
-
-
-@frozen
-class Point:
-    """A recipe that was compiled at the shipping level."""
-
-    name: str  #: as shown to the user.
-    precision: Precision  #: the recipe.
-    latency_us: float | None = None  #: the compiler's static latency, microseconds; None if the trial failed.
-    selection: Measured | None = None  #: on the images of the search; None if the trial failed.
-    report: Measured | None = None  #: on the images that were kept back; None if there was no time.
-    #: whether verify found program and quantized model equal; None if it could not run.
-    bit_exact: bool | None = None
-    failed: str = ""  #: why there is no program; empty if there is.
 
 
 @frozen
@@ -83,37 +68,6 @@ class TuneResult:
     def best(self) -> Point | None:
         """The chosen recipe."""
         return None if self.chosen is None else self.points[self.chosen]
-
-
-def chosen_of(points: Sequence[Point], options: SearchOptions, budget: float) -> tuple[int | None, str]:
-    """Return the best recipe that keeps the bars on the images of the search, and why.
-
-    Among the recipes whose divergence is within :data:`TIE` of the smallest, the fastest is the best.
-    """
-    good = [
-        (point.latency_us, point.selection.divergence, i)
-        for i, point in enumerate(points)
-        if point.selection is not None
-        and point.latency_us is not None
-        and point.latency_us <= budget
-        and passes(point.selection, options)
-    ]
-    if not good:
-        return None, "no recipe keeps both bars on the images of the search"
-    least = min(divergence for _, divergence, _ in good)
-    before = points[0].selection
-    near = least + TIE * (before.divergence if before is not None else 0.0)
-    best = min(row for row in good if row[1] <= near)[2]
-    if best == 0:
-        return 0, "plain int8 is the best of the recipes that keep the bars"
-    return best, f"{points[best].name}: the fastest of those nearest to float that keep the bars"
-
-
-def passes(found: Measured, options: SearchOptions) -> bool:
-    """Tell whether accuracy keeps the bars. A loss of Top-1 that may be chance does not count."""
-    if options.min_agreement is not None and found.agreement_percent < options.min_agreement:
-        return False
-    return found.drop is None or found.drop <= options.max_drop or may_be_chance(mcnemar(found.lost, found.gained))
 
 
 def outcome(
@@ -189,6 +143,7 @@ def _evidence(result: TuneResult, best: Point) -> Evidence | None:
         top1_int8=_rounded(int8.top1),
         latency_us=best.latency_us,
         latency_us_int8=result.points[0].latency_us,
+        level=best.precision.compiler.optimize_level,
         seed=result.seed,
         versions=result.versions,
     )

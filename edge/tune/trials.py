@@ -6,6 +6,7 @@ import hashlib
 import re
 import shutil
 import tempfile
+import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -54,6 +55,7 @@ class Measured:
     float_right: int | None = None  #: the same of the float network behind NV12.
     lost: int = 0  #: float right, this one wrong; 0 without labels.
     gained: int = 0  #: the other way round.
+    same: str = ""  #: for each image, in order: 1 with the float network's answer, else 0.
 
     @classmethod
     def of(cls, reference: Scores, scores: Scores, labels: Sequence[int | None], kind: ScoreKind) -> Measured:
@@ -65,7 +67,9 @@ class Measured:
             kind: what the scores are.
         """
         before, after = reference.argmax(axis=1), scores.argmax(axis=1)
-        found = cls(len(scores), int((before == after).sum()), divergence(reference, scores, kind))
+        same = before == after
+        told = "".join("01"[one] for one in same.tolist())
+        found = cls(len(scores), int(same.sum()), divergence(reference, scores, kind), same=told)
         if any(label is None for label in labels):
             return found
         truth = np.array(labels)
@@ -214,12 +218,16 @@ class Trials:
             build = self.build(precision, limit, keep=True)
             compiled = build.stage(COMPILE)
             latency_us = _latency(compiled.result)
-            verified = build.stage(VERIFY).result
+            verified = build.stage(VERIFY)
+            started = time.monotonic()
+            found = self._measure(build, images)
             return {
-                **self._measure(build, images),
+                **found,
                 "latency_us": latency_us,
-                "bit_exact": verified.bit_exact,
+                "bit_exact": verified.result.bit_exact,
                 "compile_s": compiled.seconds,
+                "verify_s": verified.seconds,
+                "measure_s": round(time.monotonic() - started, 2),
                 "versions": dict(compiled.result.versions),
             }
 

@@ -5,9 +5,10 @@
     plain int8, shipped  →  calibration x rounding x equalization, quick builds
     →  units ranked on the calibrated model  →  their cost, latency-only compiles  →  greedy, then drop
     →  the best set with other calibrations, quick builds  →  finalists shipped, also with means over
-    channels as convolutions  →  reported once
+    channels as convolutions  →  measured once on the images kept back  →  recommended if better there
 
-All measurements go through the journal, and all decisions follow from it, so a resumed search decides the same.
+All measurements go through the journal, and all decisions follow from them and from the time that is left. So the next
+run of the same search repeats nothing, and goes on with what was left out.
 """
 
 from __future__ import annotations
@@ -23,9 +24,10 @@ from edge.progress import Listener
 from edge.specs import Precision
 from edge.specs.request import Request
 from edge.tune import spaces
+from edge.tune.choice import Point, compared, is_simplest, recommended
 from edge.tune.context import TRIALS, Candidate, Context, SearchOptions
 from edge.tune.journal import Entry
-from edge.tune.result import Point, TuneResult, chosen_of, outcome, point_of
+from edge.tune.result import TuneResult, outcome, point_of
 from edge.tune.trials import QUICK, adopt, figures, latency, measured
 from edge.tune.units import FINALISTS, Step, search_int16_units, tightened_budget, with_nodes
 
@@ -39,7 +41,8 @@ def tune(request: Request, workspace: Workspace, options: SearchOptions, listene
 
     Args:
         request: what to build; its precision is plain int8 at the level that ships.
-        workspace: the model's build folder, locked.
+        workspace: the model's build folder. It is locked only while stages are linked from it and to it, so that
+            other verbs can use the build in the meantime.
 
     Raises:
         UsageError: there is no compiler, or plain int8 is slower than the latency bar in microseconds.
@@ -47,11 +50,16 @@ def tune(request: Request, workspace: Workspace, options: SearchOptions, listene
         GateError: plain int8 itself can't be compiled or verified.
     """
     root = workspace.root / TRIALS
+    with workspace:  # claimed before anything lies in it
+        root.mkdir(exist_ok=True)
     with Workspace(root, listener) as trials:
-        adopt(workspace.root, root)
+        with workspace:
+            adopt(workspace.root, root)
         search = Search(request, trials, options, listener)
         result = search.run()
-        adopt(root, workspace.root, search.stages_of(result).__contains__)
+        needed = search.stages_of(result)
+        with workspace:
+            adopt(root, workspace.root, needed.__contains__)
         search.prune()
     return result
 
@@ -70,13 +78,14 @@ class Search(Context):
         ratio = budget / latency(baseline)
         points = [point_of(PLAIN, self.request.precision, baseline)]
         finals = self._candidates_to_ship(calibrations, ratio)
-        self._ship(self._rewritten(finals), budget, points, PROGRAMS)
+        self._ship(self._with_simplest(self._rewritten(finals), calibrations), budget, points, PROGRAMS)
         if finals[0].precision.nodes and (narrower := self._tightened(points, ratio)) is not None:
             found = self._candidates_to_ship(calibrations, narrower)
             again = [evolve(item, name=f"{item.name}, narrower") for item in found if item.precision.nodes]
             self._ship(again[:2], budget, points, PROGRAMS + 2)
-        chosen, why = chosen_of(points, self.options, budget)
-        return outcome(self, self._report(points), self.path, chosen, why, budget)
+        measured = compared(self._report(points))
+        chosen, why = recommended(measured, self.options, budget)
+        return outcome(self, measured, self.path, chosen, why, budget)
 
     def measure(self, name: str, precision: Precision) -> Point:
         """Compile and measure a recipe from outside the search in the same way."""
@@ -199,6 +208,18 @@ class Search(Context):
         )
         return [finals[0], first, other, *finals[1:]]
 
+    def _with_simplest(self, finals: list[Candidate], calibrations: list[Candidate]) -> list[Candidate]:
+        """Return the finalists, plain int8 with rounded weights second: often nothing better is found.
+
+        It is left out if it is further from float than plain int8 on the images of the search.
+        """
+        base = self.request.precision
+        plain = next(item for item in calibrations if item.name == PLAIN)
+        simple = next((item for item in calibrations if is_simplest(item.precision, base)), None)
+        if simple is None or _order(simple) >= _order(plain):
+            return finals
+        return [finals[0], simple, *finals[1:]]
+
     def _tightened(self, points: list[Point], ratio: float) -> float | None:
         """Return the budget for another search if the best set was too slow; None if it was not.
 
@@ -218,13 +239,14 @@ class Search(Context):
             most: number of programs within the budget, besides plain int8, after which to stop.
         """
         seen = [point.precision for point in points]
-        expected = 1.2 * float(self.journal.of_kind("ship")[0].values["compile_s"]) + 15
         for item in finals:
             precision = evolve(item.precision, compiler=self.request.precision.compiler)
             if item.name == PLAIN or precision in seen:
                 continue
             good = [point for point in points[1:] if not point.failed and (point.latency_us or 0) <= budget]
-            if len(good) >= most or self.left < expected:
+            if len(good) >= most:
+                return
+            if self.left < self.program:
                 self.left_out.append(f"a program of {item.name}")
                 continue
             seen.append(precision)
@@ -232,7 +254,7 @@ class Search(Context):
             points.append(point_of(item.name, precision, self.attempt("ship", work, _shipped)))
 
     def _report(self, points: list[Point]) -> list[Point]:
-        """Measure every program on the images that were kept back: once, after the choice."""
+        """Measure every program on the images that were kept back: once, when the search is over."""
         kept = self.load("report")
         found = []
         for point in points:

@@ -9,8 +9,10 @@ pairs are tried. At the end every unit is tried without, since a later choice ma
 from __future__ import annotations
 
 import hashlib
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import combinations
+from typing import Any
 
 import numpy as np
 from attrs import evolve, frozen
@@ -20,7 +22,7 @@ from edge.compiler.node_names import NodeNames
 from edge.diagnose.observed import scored
 from edge.errors import ModelFileError
 from edge.graph.files import facts, load_onnx
-from edge.images.frames import Frame
+from edge.images.frames import Frame, cores
 from edge.measure.layers import group
 from edge.measure.scores import divergence
 from edge.pipeline.stages import CALIBRATE, COMPILE, EXPORT, SIMPLIFY, Inside
@@ -31,6 +33,8 @@ from edge.tune.context import LEAST_LIMIT, Candidate, Context
 from edge.tune.trials import LEVEL, Costs
 
 SINGLES_ON = 32  # images on which every unit is tried alone
+FEWEST = 8  # images; a ranking on fewer is no ranking
+RANKING = 0.4  # share of the time left besides the reserve that one ranking may take
 SETS_ON = 96  # images on which sets are compared
 SHORTLIST = 12  # units whose cost is measured first
 MORE, ROUNDS = 8, 2  # further units in each later round, and number of these rounds
@@ -74,7 +78,7 @@ def search_int16_units(search: Context, best: Candidate, compiled: Precision, ra
     try:
         units = _Units(search, compiled)
     except ModelFileError as error:
-        search.left_out.append(f"16-bit units: the calibrated model can't be simulated ({error.seen})")
+        search.listener.warn(f"no 16-bit units are searched: the calibrated model can't be simulated ({error.seen})")
         return Int16Sets()
     steps = units.search(best.measured.divergence, ratio)
     worth = [step.units for step in finalists(steps, FINALISTS) if step.units]
@@ -147,7 +151,6 @@ class _Units:
         search = self._search
         base = self._cost("all int8", ())
         if base is None:
-            search.left_out.append("16-bit units: no latency without them")
             return ()
         budget = base * (1 + LENIENT * (ratio - 1))
         prices: dict[str, float] = {}
@@ -160,7 +163,7 @@ class _Units:
         for count in (SHORTLIST, *[MORE] * ROUNDS):
             if steps and steps[-1].divergence <= SETTLED * steps[0].divergence:
                 break
-            gains = self._gains(frozenset(steps[-1].units) if steps else frozenset(), start)
+            gains = self._gains(frozenset(steps[-1].units) if steps else frozenset())
             fresh = [name for name, gain in gains.items() if gain > LEAST * start and name not in seen]
             picked = self._picked(fresh, count)
             seen.update(picked)
@@ -184,16 +187,13 @@ class _Units:
         small = [name for name in fresh if self._units[name].kind != spaces.FAMILY][: count - len(large)]
         return [*small, *large]
 
-    def _gains(self, chosen: Chosen, start: float) -> dict[str, float]:
+    def _gains(self, chosen: Chosen) -> dict[str, float]:
         """Return the gain of each unit on top of a set, in nats, the largest first, and report it.
 
         Empty if there is no time for it.
         """
         search = self._search
-        known = search.journal.of_kind("rank")
-        if search.left < search.reserve + (known[0].seconds if known else 0.0):
-            search.left_out.append("another ranking of the units")
-            return {}
+        limit = RANKING * (search.left - search.reserve)
         frames, reference = self._images(SINGLES_ON)
         have = {i for name in chosen for i in self._units[name].widened}
         names = [name for name, unit in self._units.items() if not unit.widened <= have]
@@ -201,27 +201,41 @@ class _Units:
         def done(n: int) -> None:
             search.listener.update(f"{n} of {len(frames)} images{search.standing()}", n / len(frames))
 
-        def work() -> dict[str, float]:
+        def work() -> dict[str, Any]:
             settings = [self._bits(chosen), *(self._bits([*chosen, name]) for name in names)]
-            results = scored(self._net, settings, frames, done)
-            before, *after = (divergence(reference, result, self._scores) for result in results)
-            return {name: before - left for name, left in zip(names, after, strict=True)}
+            results = scored_in_time(self._net, settings, frames, limit, done)
+            n = results.shape[1]
+            kept = {"images": n, "cut_short": n < len(frames)}
+            if not n:
+                return {**kept, "before": 0.0, "gains": {}}
+            before, *after = (divergence(reference[:n], result, self._scores) for result in results)
+            gains = {name: before - left for name, left in zip(names, after, strict=True)}
+            return {**kept, "before": before, "gains": gains}
 
         search.listener.begin("rank")
         earlier = search.journal.done
         inputs = {**self._identity(frames, names), "chosen": sorted(have)}
         behind = f", behind {len(chosen)} chosen" if chosen else ", each alone"
-        entry = search.journal.once("rank", f"{len(names)} units{behind}", inputs, work)
-        gains = dict(sorted(entry.values.items(), key=lambda pair: (-pair[1], pair[0])))
+        entry = search.journal.once("rank", f"{len(names)} units{behind}", inputs, work, limit=max(limit, 1.0))
+        n, before = int(entry.values["images"]), float(entry.values["before"])
+        gains: dict[str, float] = dict(sorted(entry.values["gains"].items(), key=lambda pair: (-pair[1], pair[0])))
+        if n < len(frames):
+            on = f"only on {n} of {len(frames)} images" if n else "not at all"
+            search.left_out.append(f"a ranking of {entry.name}: done {on}")
         top = [(name, gain) for name, gain in gains.items() if gain > 0][:3]
-        shown = ", ".join(f"{name} {100 * gain / start:.0f} %" for name, gain in top)
-        note = f"{entry.name}; the first remove of the divergence: {shown or 'nothing'}"
+        # Shares of what was measured on the same images: what is left is never below 0.
+        shown = ", ".join(f"{name} {100 * gain / before:.0f} %" for name, gain in top)
+        first = f"the first remove of the divergence: {shown or 'nothing'}" if n else "no time left for it"
+        note = f"{entry.name}{f' on {n} images' if 0 < n < len(frames) else ''}; {first}"
         search.listener.end("rank", entry.seconds, cached=search.journal.done == earlier, note=note)
         return gains
 
     def _damage(self, chosen: Chosen) -> float | None:
         """Return the divergence with units at 16 bits; None if there is no time or it can't be measured."""
-        if self._search.left < self._search.reserve:
+        search = self._search
+        known = search.journal.of_kind("damage")
+        if search.left < search.reserve + (known[-1].seconds if known else 0.0):
+            search.left_out.append("more sets of 16-bit units")
             return None
         frames, reference = self._images(SETS_ON)
         names = sorted(chosen)
@@ -230,8 +244,9 @@ class _Units:
             (result,) = scored(self._net, [self._bits(names)], frames)
             return {"divergence": divergence(reference, result, self._scores)}
 
+        search.listener.update(f"{len(names)} unit{'s' * (len(names) != 1)} at 16 bits{search.standing()}")
         inputs = self._identity(frames, names)
-        entry = self._search.journal.once("damage", " + ".join(names) or "no unit", inputs, work)
+        entry = search.journal.once("damage", " + ".join(names) or "no unit", inputs, work)
         return None if entry.failed else float(entry.values["divergence"])
 
     def _cost(self, name: str, units: Iterable[str]) -> float | None:
@@ -281,6 +296,36 @@ class _Units:
             f"{first.divergence:.5f} → {last.divergence:.5f}, "
             f"{last.latency_us / first.latency_us:.3f} times int8 at {LEVEL}"
         )
+
+
+def scored_in_time(
+    net: FakeQuant,
+    settings: Sequence[NDArray[np.uint8]],
+    frames: Sequence[Frame],
+    seconds: float,
+    done: Callable[[int], None] | None = None,
+) -> NDArray[np.float32]:
+    """Return scores, float32 (settings, n, classes), of the first n images for which there is time.
+
+    n is 0 if one run of the network tells that fewer than :data:`FEWEST` images would be done.
+    """
+    started, at_once = time.monotonic(), cores()
+    scored(net, settings[:1], frames[:1])  # the first run of a network is slower
+    warm = time.monotonic()
+    first = scored(net, settings[:1], frames[:1])
+    rounds = -(-min(FEWEST, len(frames)) // at_once)
+    if warm - started + (time.monotonic() - warm) * len(settings) * rounds > seconds:
+        return np.empty((len(settings), 0, first.shape[2]), np.float32)
+    parts: list[NDArray[np.float32]] = []
+    n, slowest = 0, 0.0
+    while n < len(frames) and (not parts or time.monotonic() - started + slowest <= seconds):
+        before, some = time.monotonic(), frames[n : n + at_once]
+        parts.append(scored(net, settings, some))
+        n += len(some)
+        slowest = max(slowest, time.monotonic() - before)
+        if done is not None:
+            done(n)
+    return np.concatenate(parts, axis=1)
 
 
 def greedy(
