@@ -408,7 +408,7 @@ def test_what_is_fine_all_the_same_is_noted(tmp_path: Path, out: Path, settings:
         ({"shape": (1, 3, 64, 64)}, "images of 64x64"),
         ({"shape": (1, 3, 64, 32)}, "images of 64x32"),
         ({"shape": (1, 32, 32, 3)}, "NHWC"),
-        ({"shape": (1, 1, 32, 32)}, "three colour channels"),
+        ({"shape": (1, 4, 32, 32)}, "three colour channels"),
         ({"shape": (2, 3, 32, 32), "output": (2, CLASSES)}, "2x3x32x32"),
         ({"shape": ("N", 3, 64, 32)}, "images of 64x32"),
         ({"output": (1, 2, CLASSES // 2)}, "1x2x4"),

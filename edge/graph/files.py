@@ -53,6 +53,7 @@ def load_onnx(path: Path) -> onnx.ModelProto:
             raise ModelFileError(
                 f"{path} {other.what}", expected="an ONNX file", remedy=other.remedy or "export it as ONNX"
             ) from error
+        require_data(path)
         reason = " ".join(str(error).split()) or type(error).__name__
         raise ModelFileError(
             f"{path} is not a valid ONNX file: {reason[:200]}",
@@ -60,6 +61,40 @@ def load_onnx(path: Path) -> onnx.ModelProto:
             remedy="export or download it again",
         ) from error
     return model
+
+
+def external_names(path: Path) -> list[str]:
+    """Return the names of the files beside an ONNX file that hold its tensors, sorted.
+
+    Raises:
+        DecodeError, ValueError, OSError: it can't be read as ONNX.
+    """
+    import onnx
+
+    model = onnx.load(path, load_external_data=False)
+    return sorted(
+        {entry.value for tensor in model.graph.initializer for entry in tensor.external_data if entry.key == "location"}
+    )
+
+
+def require_data(path: Path) -> None:
+    """Fail if a file beside an ONNX file that holds its tensors is missing; other faults are not looked for.
+
+    Raises:
+        ModelFileError: it is; the message says what to copy where.
+    """
+    from google.protobuf.message import DecodeError
+
+    try:
+        missing = [name for name in external_names(path) if not (path.parent / name).is_file()]
+    except (DecodeError, ValueError, OSError):
+        return
+    if missing:
+        raise ModelFileError(
+            f"{path} keeps its weights in {missing[0]}, which is not beside it",
+            expected="the .onnx file together with its file of weights",
+            remedy=f"copy {missing[0]} to {path.parent.resolve()}, from where the model was exported",
+        )
 
 
 def open_session(path: Path) -> onnxruntime.InferenceSession:
@@ -130,7 +165,11 @@ def facts(model: onnx.ModelProto, origin: str = "the model") -> GraphFacts:
     graph = model.graph
     input_name, input_shape = image_input(model, origin)
     if not graph.output:
-        raise ModelFileError(f"{origin} has no output", expected="one output of class scores")
+        raise ModelFileError(
+            f"{origin} has no output",
+            expected="one output of class scores",
+            remedy="export the whole classifier, with its head",
+        )
     return GraphFacts(
         input_name=input_name,
         input_shape=input_shape,
@@ -193,11 +232,19 @@ def image_input(model: onnx.ModelProto, origin: str = "the model") -> tuple[str,
     inputs = [value for value in model.graph.input if value.name not in constants]
     if len(inputs) != 1:
         names = ", ".join(value.name for value in inputs) or "none"
-        raise ModelFileError(f"{origin} has {len(inputs)} inputs ({names})", expected="one image input")
+        raise ModelFileError(
+            f"{origin} has {len(inputs)} inputs ({names})",
+            expected="one image input",
+            remedy="export the part that takes the image, with the other inputs as constants",
+        )
     value = inputs[0]
     if value.type.tensor_type.elem_type != onnx.TensorProto.FLOAT:
         kind = onnx.TensorProto.DataType.Name(value.type.tensor_type.elem_type)
-        raise ModelFileError(f"{origin}: input {value.name!r} is {kind}", expected="a float32 image input")
+        raise ModelFileError(
+            f"{origin}: input {value.name!r} is {kind}",
+            expected="a float32 image input",
+            remedy="export it with a float32 example, such as torch.zeros(1, 3, 224, 224)",
+        )
     shape = _static_shape(value, origin, "input")
     if math.prod(shape) > _MOST_VALUES:  # before anything of that size is made
         raise ModelFileError(

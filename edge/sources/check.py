@@ -7,14 +7,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from attrs import frozen
+from attrs import evolve, frozen
 
 from edge.errors import ModelFileError
-from edge.graph.files import facts, fixed_input, load_onnx
+from edge.graph.files import external_names, facts, fixed_input, load_onnx, require_data
 from edge.graph.view import View, constants
 from edge.images.find import IMAGENET_CLASSES
 from edge.sources.class_order import names_in
 from edge.sources.framework_files import sha256_of_all
+from edge.sources.mend import mended, takes_bytes
 from edge.sources.outputs import SHAPE_ONLY, above, score_kind, scores_only
 from edge.specs import ModelSpec
 from edge.specs.schema import Layout, ScoreKind
@@ -41,6 +42,7 @@ class ModelFacts:
     head: int  #: weights of the last layer, a share of which belongs to each class; 0 if it is not found.
     names: tuple[str, ...] | None  #: of the classes, from the file's metadata; None where it holds none.
     scores: ScoreKind  #: what the scores are.
+    takes_bytes: bool = False  #: the file's input is an image of bytes, which the network itself normalizes.
 
 
 def inspect_onnx(path: Path, output: str | None = None, size: tuple[int, int] | None = None) -> ModelFacts:
@@ -52,8 +54,10 @@ def inspect_onnx(path: Path, output: str | None = None, size: tuple[int, int] | 
         ModelFileError: not a valid ONNX, its input is not one static float image of three channels, or its output
             is not one row of class scores.
     """
-    model, _ = fixed_input(load_onnx(path), path.name, size)
-    return describe(scores_only(model, path.name, output), path.name)
+    given = load_onnx(path)
+    model, _ = fixed_input(mended(given, path.name)[0], path.name, size)
+    found = describe(scores_only(model, path.name, output), path.name)
+    return evolve(found, takes_bytes=takes_bytes(given))
 
 
 def describe(model: onnx.ModelProto, origin: str) -> ModelFacts:
@@ -75,7 +79,8 @@ def describe(model: onnx.ModelProto, origin: str) -> ModelFacts:
     else:
         raise ModelFileError(
             f"{origin}: the input {graph.input_name!r} is {shown}: no axis holds three colour channels",
-            expected="1x3xHxW or 1xHxWx3; grey and multi-channel inputs are not supported",
+            expected="1x3xHxW or 1xHxWx3, or one channel of grey: the program takes one camera image",
+            remedy="export a network of three channels; what else it needs can't come from a camera",
         )
     classes = math.prod(graph.output_shape)
     if classes == 1:
@@ -195,25 +200,16 @@ def external_data(path: Path) -> list[Path]:
     Raises:
         ModelFileError: not ONNX, or one of them is missing.
     """
-    import onnx
     from google.protobuf.message import DecodeError
 
     if not path.is_file():
         raise ModelFileError(f"{path} does not exist", expected="a path of an .onnx file")
     try:
-        model = onnx.load(path, load_external_data=False)
+        names = external_names(path)
     except (DecodeError, ValueError, OSError) as error:
         raise ModelFileError(f"{path} is not an ONNX file: {error}", remedy="export or download it again") from error
-    names = {
-        entry.value for tensor in model.graph.initializer for entry in tensor.external_data if entry.key == "location"
-    }
-    missing = sorted(name for name in names if not (path.parent / name).is_file())
-    if missing:
-        raise ModelFileError(
-            f"{path} keeps its weights in {missing[0]}, which is not beside it",
-            remedy=f"copy {missing[0]} to {path.parent}, or save the model as one file",
-        )
-    return [path.parent / name for name in sorted(names)]
+    require_data(path)
+    return [path.parent / name for name in names]
 
 
 def _head(view: View, stored: Mapping[str, onnx.TensorProto], name: str) -> int:

@@ -119,7 +119,11 @@ def scores_only(model: onnx.ModelProto, origin: str, output: str | None = None) 
             )
         (value,) = _values(model, [output], origin)
         if value.type not in _FLOATS:
-            raise ModelFileError(f"--output {output}: it holds {value.type}", expected="scores, which are floats")
+            raise ModelFileError(
+                f"--output {output}: it holds {value.type}",
+                expected="scores, which are floats",
+                remedy="name the value in front of the operator that chooses among them",
+            )
     return model if outputs == [value.name] else _cut(model, value)
 
 

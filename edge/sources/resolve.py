@@ -133,6 +133,8 @@ def _of_file(path: Path, output: str | None, changes: dict[str, Any]) -> tuple[M
         from edge.sources.check import inspect_onnx
 
         found = inspect_onnx(path, output, changes.get("crop"))
+        if found.takes_bytes:
+            changes = {"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0), **changes}
     # Asked for once, after a look at whether the file is there and what it is.
     require_stated(
         changes,

@@ -17,6 +17,7 @@ from edge.sources.check import describe, external_data, notes_on, require_fit, r
 from edge.sources.class_order import notes_on_classes
 from edge.sources.convert import convert, last_json
 from edge.sources.demo_weights import unpack
+from edge.sources.mend import mended
 from edge.sources.outputs import scores_only
 from edge.sources.sources import WORKER, Resolved
 from edge.sources.timm_spec import near_names
@@ -130,10 +131,11 @@ def export(
         if resolved.source == "vendor" and spec.sources.vendor_sha256 is None:
             notes = ("the vendor publishes no checksum; the one of the first download is recorded",)
     read = load_onnx(target)
-    whole, fixed = fixed_input(read, resolved.tag, spec.preprocess.crop)
-    if fixed:
+    right, changes = mended(read, resolved.tag, spec.preprocess.color)
+    whole, fixed = fixed_input(right, resolved.tag, spec.preprocess.crop)
+    notes += changes + ((fixed,) if fixed else ())
+    if whole is not read:
         target.write_bytes(whole.SerializeToString(deterministic=True))
-        notes += (fixed,)
     model = scores_only(whole, resolved.tag, spec.output)
     if model is not whole:
         target.write_bytes(model.SerializeToString(deterministic=True))
@@ -175,7 +177,9 @@ def _copy(source: Path, target: Path) -> None:
         onnx.save(model, target)
     except ValueError as error:
         raise ModelFileError(
-            f"{source} does not fit into one file: {error}", expected="less than 2 GB of weights"
+            f"{source} does not fit into one file: {error}",
+            expected="less than 2 GB of weights",
+            remedy="export a smaller network: the program has to fit the board's memory too",
         ) from error
 
 
