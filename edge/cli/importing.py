@@ -27,10 +27,8 @@ def import_command(*, file: Path, out: Path | None, as_json: bool) -> None:
     and nothing is written.
     """
     from edge.compiler.importing import import_mapper
-    from edge.files import disk_errors
 
-    with disk_errors((out or Path("here")).absolute().parent):
-        done = import_mapper(file, out)
+    done = import_mapper(file, out)
     if as_json:
         click.echo(json.dumps(cattrs.unstructure(done), indent=2, default=str))
         return

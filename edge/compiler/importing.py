@@ -154,6 +154,7 @@ def import_mapper(file: Path, out: Path | None = None) -> Imported:
         load_precision(read_model(str(Path(folder) / out.name)).spec.precision)
     for target in texts:
         require_ours(target, MARK)
+    out.parent.mkdir(parents=True, exist_ok=True)
     for target, content in texts.items():
         write_text(target, content)
     changed = sorted((item for item in rows if item.harmless), key=lambda item: item.line or LAST)
@@ -209,8 +210,8 @@ def _unlike(doc: Document, model: onnx.ModelProto | None) -> Iterator[Finding]:
     if not doc.text(COMPILER, "optimize_level"):
         seen = "no optimize_level, which is O0 to hb_mapper"
         yield Finding("optimize_level", seen, "edge compiles at O3: same integers, faster; --level O0", harmless=True)
-    seen = "how images are resized, which hb_mapper's YAML does not say"
-    expected = "assumed: correct resize and interpolation in the model YAML to those of your training"
+    seen = "hb_mapper's YAML does not say how images are resized"
+    expected = "assumed: correct resize and interpolation in the model YAML"
     yield Finding("resize", seen, expected, harmless=True)
 
 
@@ -245,7 +246,7 @@ def _precision(doc: Document, name: str, file: Path) -> Precision:
     nodes |= {item: NodePrecision("CPU") for item in doc.items(CALIBRATION, "run_on_cpu") if item}
     for node, settings in (doc.value(MODEL, "node_info") or {}).items():
         inputs = settings.get("InputType", settings.get("InputType0"))
-        nodes[node] = NodePrecision(settings.get("ON"), inputs, settings.get("OutputType"))
+        nodes[str(node)] = NodePrecision(settings.get("ON"), inputs, settings.get("OutputType"))
     method, percentile = (doc.text(CALIBRATION, key) for key in ("calibration_type", "max_percentile"))
     calibration: dict[str, Any] = {
         "method": method if method in METHODS else "default",
