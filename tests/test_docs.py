@@ -208,7 +208,7 @@ def parse(line: str) -> None:
     if not words or words[0] != "edge":
         return
     words, command = words[1:], cli
-    context = click.Context(cli, info_name="edge")
+    context = click.Context(cli, info_name="edge", **cli.context_settings)
     while isinstance(command, click.Group) and words and not words[0].startswith("-"):
         name = words.pop(0)
         found = command.get_command(context, name)
