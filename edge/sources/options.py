@@ -168,7 +168,7 @@ class Options:
     std: str | None = _option(
         str, "Standard deviation in training, 0..255; the network sees (x - mean) / std.", "S[,S,S]"
     )
-    color: Color | None = _option(Color, "Order of the network's input channels.", verbs=CALIBRATED)
+    color: Color | None = _option(Color, "Order of the network's input channels.")
     resize: str | None = _option(  # every verb: --crop may not exceed it
         str, "Pixels of an image's shorter side before the centre crop, or 'stretch'.", "N"
     )
