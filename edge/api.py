@@ -75,12 +75,12 @@ class BuildResult:
 
     @property
     def agreement(self) -> float:
-        """Share of the images with the float network's answer, in percent."""
+        """Share of the images with the float network's answer behind NV12, in percent."""
         return float(self.manifest["accuracy"]["agreement"])
 
     @property
     def cosine(self) -> float:
-        """Mean cosine of the quantized scores with the float ones, -1..1."""
+        """Mean cosine of the quantized scores with the float ones behind NV12, -1..1."""
         return float(self.manifest["accuracy"]["cosine"])
 
     @property

@@ -217,6 +217,7 @@ def _accuracy(result: Evaluation) -> dict[str, object]:
         "quantized": score_record(last.score),
         "drop": None if result.drop is None else round(result.drop, 4),
         "agreement": round(last.agreement_percent, 4),
+        "agreement_with": last.agreement_with,
         "cosine": round(last.cosine, 6),
         "unreadable": list(result.unreadable),
     }
