@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -457,11 +458,24 @@ def test_the_last_lines_are_the_remedies(portable_build: Path, edge: Run) -> Non
     assert "24" in json.loads((portable_build / "diagnosis.json").read_text())["dataset"]
 
 
-def test_images_have_to_be_named(portable_build: Path, edge: Run) -> None:
-    code, _, err = edge("diagnose", str(portable_build))
-    assert code == 2
-    assert "no --images" in err
-    assert "edge diagnose trained --images DIR" in err
+def test_without_images_those_of_the_build_are_taken(portable_build: Path, edge: Run, tmp_path: Path) -> None:
+    """By path and content: the folder of builds and images may have moved as a whole."""
+    shutil.copytree(portable_build.parents[1], tmp_path / "moved")
+    build, images = tmp_path / "moved" / "build" / "trained", tmp_path / "moved" / "val"
+    measured = json.loads((build / "manifest.json").read_text())["accuracy"]
+    for verb, more in (("diagnose", ("--count", "24")), ("eval", ("--steps", "simplified"))):
+        code, out, err = edge(verb, str(build), *more, "--json")
+        assert code == 0, err
+        assert f"those that the build was measured on are taken, {measured['dataset']}" in err
+        assert json.loads(out)["n"] == (24 if verb == "diagnose" else 40)
+    assert json.loads(out)["dataset_sha256"] == measured["dataset_sha256"]
+    for change in (lambda: next(images.rglob("*.png")).unlink(), lambda: shutil.rmtree(images)):
+        change()
+        code, _, err = edge("diagnose", str(build))
+        assert code == 2
+        assert "no --images" in err
+        assert "moved or were changed" in err
+        assert "edge diagnose trained --images DIR" in err
 
 
 def test_labels_outside_the_classes_are_named(portable_build: Path, edge: Run, tmp_path: Path) -> None:

@@ -101,8 +101,7 @@ EXAMPLES = (
 @click.argument("model", shell_complete=complete_models)
 @option(
     "--images",
-    "Images to measure on: a folder, list file or labels.csv.  [default: those that the build was "
-    "measured on, if they were the demo's]",
+    "Images to measure on: a folder, list file or labels.csv.  [default: those that the build was measured on]",
     value="PATH",
 )
 @count_option
