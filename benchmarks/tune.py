@@ -1,9 +1,12 @@
 """The gain of ``edge tune`` over plain int8 and over hand-made lists of nodes.
 
     python benchmarks/tune.py --rival vendor_ConvNeXt_atto -- ConvNeXt_atto --max-latency 1.10x --time 45m
+    python benchmarks/tune.py --outside more/ -- net.onnx --mean 0 --std 255 --images val/ --calib train/
 
 Everything behind ``--`` is for ``edge tune``, which resumes where it stopped and repeats no trial. A rival is a recipe;
-it is compiled at the same level and measured on the same images, which the search kept back.
+it is compiled at the same level and measured on the same images, which the search kept back. With ``--outside`` the
+recommended recipe and plain int8 are compared image by image on images that are in neither half: the paired test that
+a recommendation has to pass.
 """
 
 from __future__ import annotations
@@ -14,15 +17,18 @@ from pathlib import Path
 from typing import Any
 
 import click
+from attrs import evolve
 
 from edge.cli.display import Display
 from edge.cli.options import make_request
 from edge.cli.tune import parse_duration, parse_latency, tune_command
 from edge.folder.workspace import Workspace
-from edge.measure.statistics import mcnemar
+from edge.measure.statistics import mcnemar, p_value
+from edge.pipeline.choices import image_set
+from edge.pipeline.stages import EXPORT
 from edge.specs import load_precision
 from edge.tune import Point, SearchOptions, tune
-from edge.tune.context import TRIALS
+from edge.tune.context import TRIALS, Halves
 from edge.tune.spaces import at_level
 from edge.tune.trials import Measured
 from edge.tune.tune import Search
@@ -31,8 +37,13 @@ HALF = 0.5  # share of plain int8's changed answers that must be removed
 SIGNIFICANT = 0.05
 
 
-def search(words: list[str], rivals: list[str]) -> tuple[list[Point], int | None, float]:
-    """Return plain int8, the search's programs and the rivals; the index of the chosen one; the seconds."""
+def search(
+    words: list[str], rivals: list[str], outside: str | None
+) -> tuple[list[Point], int | None, float, list[Measured]]:
+    """Return plain int8, the search's programs and the rivals; the index of the chosen one; the seconds.
+
+    The last are plain int8 and the chosen one on images outside both halves; empty without ``outside``.
+    """
     with click.Context(tune_command) as context:
         tune_command.parse_args(context, words)
         options: dict[str, Any] = dict(context.params)
@@ -53,13 +64,30 @@ def search(words: list[str], rivals: list[str]) -> tuple[list[Point], int | None
     root: Path = build_dir / request.spec.name
     with Display() as display, Workspace(root, display) as workspace:
         result = tune(request, workspace, wanted, display)
-        points = list(result.points)
+        points, elsewhere = list(result.points), list[Measured]()
         with Workspace(root / TRIALS, display) as trials:
             side = Search(request, trials, wanted, display)
             for rival in rivals:
                 precision = at_level(load_precision(rival), request.precision.compiler.optimize_level)
                 points.append(side.measure(rival, precision))
-    return points, result.chosen, result.seconds
+            if outside is not None and result.chosen:
+                elsewhere = on_others(side, outside, [points[0], points[result.chosen]])
+    return points, result.chosen, result.seconds, elsewhere
+
+
+def on_others(search: Search, path: str, points: list[Point]) -> list[Measured]:
+    """Measure recipes on the images of a folder that are in neither half of the search."""
+    halves, _ = search.halves
+    used = {row.tobytes() for part in (halves.selection, halves.report) for row in part.contents}
+    net, request = search.build.stage(EXPORT).result, search.request
+    labels = "demo" if net.weights.source == "demo" else request.spec.labels
+    offset = request.label_offset
+    found, unlabelled = image_set(path, labels, net.weights.source, net.classes, count=0, seed=0, label_offset=offset)
+    items = [item for item, row in zip(found, found.contents, strict=True) if row.tobytes() not in used]
+    others = evolve(found, items=tuple(items), description=f"{path} ({len(items)} images outside both halves)")
+    side = Search(request, search.workspace, search.options, search.listener)
+    side.halves = (Halves(others, others), unlabelled)
+    return [point.report for point in side._report(points) if point.report is not None]
 
 
 def main() -> None:
@@ -68,8 +96,9 @@ def main() -> None:
     at = words.index("--") if "--" in words else len(words)
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rival", action="append", default=[], help="a recipe: a name or a path")
+    parser.add_argument("--outside", help="images for the paired test of the recommended recipe, none of the halves'")
     arguments = parser.parse_args(words[:at])
-    points, chosen, seconds = search(words[at + 1 :], arguments.rival)
+    points, chosen, seconds, elsewhere = search(words[at + 1 :], arguments.rival, arguments.outside)
     base = points[0]
     wide = max(len(point.name) for point in points)
     print(f"{'recipe':<{wide + 2}} {'us':>8} {'ratio':>6} {'agree':>7} {'other':>5} {'Top-1':>6} {'drop':>5} {'p':>5}")
@@ -77,11 +106,21 @@ def main() -> None:
         mark = "→" if i == chosen else " "
         print(f"{mark} {point.name:<{wide}} {row(point, base)}")
     print(f"search: {seconds / 60:.1f} minutes of work")
+    if len(elsewhere) == 2:
+        print(paired(*elsewhere))
     if chosen is not None and base.report is not None and points[chosen].report is not None:
         judge(points[chosen], base)
         own = [point for point in points[1:] if point.name not in arguments.rival]
         for rival in [base, *(point for point in points if point.name in arguments.rival)]:
             compare(own, rival)
+
+
+def paired(int8: Measured, own: Measured) -> str:
+    """Return the paired test of the recommended recipe against plain int8, on agreement with float behind NV12."""
+    both = list(zip(int8.same, own.same, strict=True))
+    spoiled, mended = both.count(("1", "0")), both.count(("0", "1"))
+    test = f"{mended} mended, {spoiled} spoiled, {p_value(mcnemar(spoiled, mended))}"
+    return f"outside both halves: other answers {_other(int8)} → {_other(own)} of {own.n}, {test}"
 
 
 def row(point: Point, base: Point) -> str:

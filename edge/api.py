@@ -75,12 +75,12 @@ class BuildResult:
 
     @property
     def agreement(self) -> float:
-        """Share of the images with the float network's answer, in percent."""
+        """Share of the images with the float network's answer behind NV12, in percent."""
         return float(self.manifest["accuracy"]["agreement"])
 
     @property
     def cosine(self) -> float:
-        """Mean cosine of the quantized scores with the float ones, -1..1."""
+        """Mean cosine of the quantized scores with the float ones behind NV12, -1..1."""
         return float(self.manifest["accuracy"]["cosine"])
 
     @property
@@ -194,8 +194,8 @@ def evaluate(
 
     Args:
         built: a finished build, or its folder.
-        images: images to measure on: a folder, list file or labels.csv; None takes the demo's, if the build was
-            measured on them.
+        images: images to measure on: a folder, list file or labels.csv; None takes those that the build was
+            measured on, if they are still there.
         count: number of them; 0 means all.
         steps: which steps, as a sequence or separated by commas; None takes all that can be measured on this
             machine. ``float`` is always measured.
@@ -246,7 +246,7 @@ def evaluate(
     with Workspace(path, listener):
         finished = open_built(path)  # from here on no build replaces it
         found, unlabelled = built_images(
-            finished, "eval", images, labels, count=count, seed=seed, label_offset=label_offset
+            finished, "eval", images, labels, count=count, seed=seed, label_offset=label_offset, tell=listener.warn
         )
         measured_on = MeasuredOn(found, unlabelled, seed)
         subject = subject_of(finished, *_compiler_of(finished))
@@ -285,38 +285,46 @@ def built_images(
     count: int,
     seed: int,
     label_offset: int = 0,
+    tell: Callable[[str], None] = SILENT.warn,
 ) -> tuple[ImageSet, str]:
     """Return the images to measure a build on, and why there is no Top-1; empty if there is.
 
     Args:
         built: the build.
         verb: for the remedy, such as ``diagnose``.
-        images: a source of images; None takes those of the build's own measurement, if the demo's.
+        images: a source of images; None takes those that the build was measured on, if they are still there.
         labels: source of the class names, as for :func:`edge.images.class_names`; None takes the build's own.
         count: at most this many images; 0 takes all.
         seed: of the choice.
         label_offset: added to every label of files.
+        tell: told which images of the user's are taken, if none are given.
 
     Raises:
-        UsageError: no images are given, and the build was not measured on the demo's.
+        UsageError: no images are given, and those that the build was measured on are gone or were changed.
         EdgeError: as :func:`edge.images.open_images`.
     """
+    from edge.images import sample
     from edge.pipeline import choices
 
     about = built.metadata
-    if images is None:
-        measured = str(built.manifest.get("accuracy", {}).get("dataset", "other images"))
-        if not measured.startswith(DEMO):
+    own = "demo" if about.weights == "demo" else None
+    if own is None and "labels" in about.files:
+        own = str(built.folder / about.files["labels"].path)
+    names = own if labels is None else str(labels)
+    images = None if images is None else str(images)
+    accuracy = built.manifest.get("accuracy", {})
+    measured = str(accuracy.get("dataset", "other images"))
+    if images is None and not measured.startswith(DEMO):
+        found = choices.images_of_build(built, own, names, label_offset)
+        if found is None:
             raise UsageError(
-                f"no --images, and {about.model} was measured on {measured}, which may have moved",
+                f"no --images, and {about.model} was measured on {measured}, which have moved or were changed",
                 expected="a folder of images, a list file or labels.csv",
                 remedy=f"edge {verb} {built.folder.name} --images DIR",
             )
-    names = labels
-    if names is None:
-        own = built.folder / about.files["labels"].path if "labels" in about.files else None
-        names = "demo" if about.weights == "demo" else own
-    images, names = (None if item is None else str(item) for item in (images, names))
+        kept, unlabelled = found
+        tell(f"no --images: those that the build was measured on are taken, {measured}")
+        return (sample(kept, count, seed) if count else kept), unlabelled
     return choices.image_set(
         images, names, about.weights, about.classes, count=count, seed=seed, label_offset=label_offset
     )

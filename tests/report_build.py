@@ -159,6 +159,7 @@ def facts(
             "quantized": worse if labelled else None,
             "drop": 3.8 if labelled else None,
             "agreement": 93.0,
+            "agreement_with": "nv12",
             "cosine": 0.9601,
             "unreadable": [],
             "quantized_by": "the portable model",
@@ -222,6 +223,7 @@ def evaluation(built: Built, *, labelled: bool = True, images: Path | None = Non
                 cosine_before=None if before is None else 0.99,
                 seconds=12.5,
                 computed=n,
+                agreement_with="float" if step in ("float", "simplified", "nv12") else "nv12",
             )
         )
         before = "quantized" if step == "program" else step

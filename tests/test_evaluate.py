@@ -114,6 +114,28 @@ def test_a_broken_quantized_network_is_seen(tmp_path: Path, images: Path) -> Non
     assert Path(result.mistakes[0].path).is_file()
 
 
+def test_agreement_is_with_float_behind_nv12(tmp_path: Path, images: Path) -> None:
+    """What NV12 itself costs stands at its own step: it is no fault of the integers."""
+    nv12 = scripted("nv12", swapped)
+    result = run(tmp_path, images, nv12, scripted("quantized", swapped), steps=("simplified",))
+    found = {step.name: (step.agreement, step.agreement_with) for step in result.steps}
+    assert found == {
+        "float": (4, "float"), "simplified": (4, "float"), "nv12": (1, "float"), "quantized": (4, "nv12"),
+    }  # fmt: skip
+    assert result.drop == 75
+    assert result.step("quantized").cosine == pytest.approx(1)
+    # Without labels the images with another answer are those of the same count.
+    result = run(tmp_path, images, nv12, scripted("quantized", swapped), steps=("simplified",), unlabelled="a test")
+    assert "answer behind NV12 on 100.0 % of 4 images" in result.verdict
+    assert result.mistakes_total == 0
+
+
+def test_what_is_compared_with_nv12_is_measured_with_it() -> None:
+    steps = [scripted(name, swapped) for name in ("float", "simplified", "nv12", "quantized")]
+    assert [step.name for step in choose(steps, [], ["quantized"])] == ["float", "nv12", "quantized"]
+    assert [step.name for step in choose(steps, [], ["simplified"])] == ["float", "simplified"]
+
+
 def test_without_labels_agreement_is_measured(tmp_path: Path, images: Path) -> None:
     result = run(tmp_path, images, scripted("quantized", swapped), unlabelled="a test")
     last = result.step("quantized")

@@ -193,7 +193,7 @@ def test_without_labels_agreement_is_the_figure(tmp_path: Path) -> None:
     folder = make_build(tmp_path / "net", labelled=False)
     found, page, _ = told(folder)
     assert found.accuracy.steps[-1].top1 is None
-    assert "float's answer on 93.0 % of 500 images" in found.verdict
+    assert "the same answer as float behind NV12 on 93.0 % of 500 images" in found.verdict
     with_sidecars(folder, labelled=False)
     found, page, texts = told(folder)
     assert "Agreement with float after each step" in words(page)

@@ -303,10 +303,19 @@ def test_a_search_killed_and_resumed(small: tuple[Path, list[str]]) -> None:
         assert found.evidence.n == base["report"]["n"]
         assert found.evidence.latency_us <= result["max_latency_us"]
 
-    again = edge_in(folder, [*arguments, "--json"])
-    assert again.returncode == done.returncode
-    assert json.loads(again.stdout) == result
-    assert [entry["key"] for entry in finished()] == keys
+    # Each run has its --time: the next ones go on with what was left out, until nothing is.
+    settled = False
+    for _ in range(6):
+        known = {entry["key"] for entry in finished()}
+        again = edge_in(folder, [*arguments, "--json"])
+        assert again.returncode in (0, 1), again.stderr
+        assert known <= {entry["key"] for entry in finished()}
+        settled = json.loads(again.stdout) == result
+        result = json.loads(again.stdout)
+        if settled:
+            break
+    assert settled
+    assert known == {entry["key"] for entry in finished()}
 
 
 def test_a_search_says_what_its_recipe_rests_on() -> None:

@@ -215,31 +215,35 @@ def tally(
         One result a column, the change from the first step to the quantized one (None without labels or if they are
         the same), the mistakes, and the shift of the labels that fits the first step better.
     """
-    images, labelled = measured_on.images, not measured_on.unlabelled
+    images, labelled, seed = measured_on.images, not measured_on.unlabelled, measured_on.seed
     names = [column.step.name for column in columns]
     last = names.index(quantized)
     before = [_before(columns, place) for place in range(len(columns))]
-    counts = [_Counts() for _ in columns]
+    # Behind NV12 the float network is what quantization has to keep; what NV12 itself costs is said at its own step.
+    nv12 = names.index("nv12") if "nv12" in names else 0
+    reference = [nv12 if place > nv12 else 0 for place in range(len(columns))]
+    counts, whole = [_Counts() for _ in columns], _Pair()
     mistakes, shifts = _Mistakes(scores), Shifts()
     for start in range(0, len(images), _ROWS):
         items = images[start : start + _ROWS]
         labels = np.array([-1 if item.label is None else item.label for item in items], np.int64)
         contents = images.contents[start : start + _ROWS]
         parts = [_part(column, start, contents, labels if labelled else None) for column in columns]
-        for part, count, place in zip(parts, counts, before, strict=True):
-            count.add(part, parts[0], None if place is None else parts[place])
+        for part, count, like, place in zip(parts, counts, reference, before, strict=True):
+            count.add(part, parts[like], None if place is None else parts[place])
+        whole.add(parts[0], parts[last])
         if labelled:
             shifts.add(parts[0].classes[parts[0].there], labels[parts[0].there])
         if last:
-            mistakes.add(items, parts[0], parts[last], labelled=labelled)
+            mistakes.add(items, parts[0 if labelled else reference[last]], parts[last], labelled=labelled)
         if sink is not None:
             for row, item in enumerate(items):
                 sink([item.name, item.label, *(part.classes[row] if part.there[row] else None for part in parts)])
     results = tuple(
-        count.result(column, None if place is None else names[place], labelled=labelled, seed=measured_on.seed)
-        for column, count, place in zip(columns, counts, before, strict=True)
+        count.result(column, names[like], None if place is None else names[place], labelled=labelled, seed=seed)
+        for column, count, like, place in zip(columns, counts, reference, before, strict=True)
     )
-    total = counts[last].from_float.change(measured_on.seed) if labelled and last else None
+    total = whole.change(seed) if labelled and last else None
     return results, total, mistakes, shifts.better
 
 
@@ -328,18 +332,20 @@ class _Counts:
     n: int = 0
     top1: int = 0
     top5: int = 0
-    from_float: _Pair = field(factory=_Pair)
+    from_float: _Pair = field(factory=_Pair)  # behind NV12 or on RGB, as it is compared
     from_before: _Pair = field(factory=_Pair)
 
-    def add(self, own: _Part, first: _Part, before: _Part | None) -> None:
+    def add(self, own: _Part, like: _Part, before: _Part | None) -> None:
         self.n += int(own.there.sum())
         self.top1 += int(own.top1.sum())
         self.top5 += int(own.top5.sum())
-        self.from_float.add(first, own)
+        self.from_float.add(like, own)
         if before is not None:
             self.from_before.add(before, own)
 
-    def result(self, column: Column, before: StepName | None, *, labelled: bool, seed: int) -> StepResult:
+    def result(
+        self, column: Column, like: StepName, before: StepName | None, *, labelled: bool, seed: int
+    ) -> StepResult:
         return StepResult(
             name=column.step.name,
             by=column.step.by,
@@ -354,6 +360,7 @@ class _Counts:
             seconds=round(column.answered.seconds, 3),
             computed=column.answered.computed,
             identical_before=self.from_before.identical if before else None,
+            agreement_with=like,
         )
 
 

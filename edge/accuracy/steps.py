@@ -133,7 +133,7 @@ def find_steps(subject: Subject, program_count: int = PROGRAM_COUNT) -> tuple[li
 
 
 def choose(steps: Sequence[Step], missing: Sequence[Missing], names: Sequence[str]) -> list[Step]:
-    """Return the steps of these names, in order; ``float`` is always among them.
+    """Return the steps of these names, in order; ``float`` is always among them, and ``nv12`` where later ones are.
 
     Raises:
         UsageError: no step has that name, or it can't be measured here.
@@ -150,7 +150,9 @@ def choose(steps: Sequence[Step], missing: Sequence[Missing], names: Sequence[st
                 expected=", ".join(have),
                 remedy="give --board HOST" if name == "board" else "leave it out of --steps",
             )
-    return [step for step in steps if step.name == "float" or step.name in names]
+    later = any(NAMES.index(name) > NAMES.index("nv12") for name in names)
+    always = ("float", "nv12") if later else ("float",)  # what the others are compared with
+    return [step for step in steps if step.name in always or step.name in names]
 
 
 def key_of(name: StepName, model: str, subject: Subject, code: tuple[str, ...], **versions: str) -> str:

@@ -11,9 +11,13 @@ from edge.measure.scores import Score
 from edge.measure.statistics import may_be_chance, p_value, wilson
 
 FILE = "eval.json"
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 
 StepName = Literal["float", "simplified", "nv12", "calibrated", "quantized", "program", "portable", "board"]
+
+
+# How the float network saw the images that a step's agreement is with.
+REFERENCES: Mapping[str, str] = {"nv12": "behind NV12", "float": "on RGB"}
 
 
 @frozen
@@ -37,30 +41,33 @@ class StepResult:
     score: Score | None  #: None without labels.
     before: StepName | None  #: the step that it is compared with; None for the first.
     change: Change | None  #: None for the first step and without labels.
-    agreement: int  #: of its n images, those with the same Top-1 answer as the float step.
-    cosine: float  #: mean cosine of its scores with the float step's, -1..1.
+    #: of its n images, those with float's Top-1 answer behind NV12. Up to ``nv12`` itself: with float's on RGB.
+    agreement: int
+    cosine: float  #: mean cosine of its scores with float's, likewise, -1..1.
     agreement_before: int | None  #: the same with the step before; None for the first.
     cosine_before: float | None  #: mean cosine with the step before; None for the first.
     seconds: float  #: wall time of the images computed now.
     computed: int  #: images computed now; the others came from an earlier run.
     identical_before: int | None = None  #: of its n images, those with bit for bit the scores of the step before.
+    #: the step that ``agreement`` and ``cosine`` are with: ``nv12`` behind it, ``float`` up to it.
+    agreement_with: StepName = "float"
 
     @property
     def agreement_percent(self) -> float:
-        """Share of its images with the float step's Top-1 answer, in percent."""
+        """``agreement`` in percent of its images."""
         return 100 * self.agreement / self.n
 
 
 @frozen
 class Mistake:
-    """An image that float got right and the last step wrong; without labels, one that they answer differently."""
+    """An image that float got right and the last step wrong; without labels, one with another answer behind NV12."""
 
     image: str  #: its name in the set.
     path: str | None  #: where the file is, absolute; None for a rendered one.
     label: int | None  #: class index; None if unknown.
-    float_answer: int  #: class index that the float step gave.
+    float_answer: int  #: class index that float gave; without labels, behind NV12.
     answer: int  #: class index that the last quantized step gave.
-    float_probability: float  #: of the float step's own answer, 0..1.
+    float_probability: float  #: of float's own answer, 0..1.
     probability: float  #: of the quantized step's answer.
 
 
@@ -133,7 +140,8 @@ def _verdict(first: StepResult, last: StepResult, total: Change | None) -> str:
         share = 100 * last.agreement / last.n
         what = "The program" if last.name in _WHOLE else f"The {last.name} network"
         return (
-            f"{what} gives the float network's answer on {share:.1f} % of {_images(last.n)} "
+            f"{what} gives the float network's answer {REFERENCES[last.agreement_with]} on {share:.1f} % of "
+            f"{_images(last.n)} "
             f"(95 % {100 * low:.1f} to {100 * high:.1f}); without labels no more is known."
         )
     where = f"Top-1 {first.score.top1:.2f} → {last.score.top1:.2f} %, n = {last.n}"

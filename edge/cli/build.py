@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 def summary(manifest: Mapping[str, Any], root: Path) -> str:
     """Return the table, from the manifest alone."""
+    from edge.accuracy.table import REFERENCES
     from edge.report.wording import interval, static_line, verify_line
 
     rows = [("model", _title(manifest))]
@@ -39,7 +40,10 @@ def summary(manifest: Mapping[str, Any], root: Path) -> str:
                     f"quantized {after[key]:.2f} % {interval(after, key)}",
                 )
             )
-    rows.append(("agreement", f"{accuracy['agreement']:.2f} % same answer as float, cosine {accuracy['cosine']:.4f}"))
+    like = REFERENCES[accuracy.get("agreement_with", "float")]
+    rows.append(
+        ("agreement", f"{accuracy['agreement']:.2f} % same answer as float {like}, cosine {accuracy['cosine']:.4f}")
+    )
     rows.append(("measured on", f"n = {n}, {dataset}"))
     if manifest["verify"]:
         rows.append(("verify", verify_line(manifest["verify"])))

@@ -149,8 +149,7 @@ EXAMPLES = (
 @program_argument
 @option(
     "--images",
-    "Images to diagnose with: a folder, list file or labels.csv.  [default: those that the build "
-    "was measured on, if they were the demo's]",
+    "Images to diagnose with: a folder, list file or labels.csv.  [default: those that the build was measured on]",
     value="PATH",
 )
 @option("--count", "Number of images to diagnose with; 0 means all of them.", FROM_0, 64)
@@ -191,7 +190,14 @@ def diagnose_command(
     path = built_folder(model, build_dir, "diagnose")
     built = open_built(path)
     dataset, unlabelled = built_images(
-        built, "diagnose", images, labels, count=count, seed=seed, label_offset=label_offset
+        built,
+        "diagnose",
+        images,
+        labels,
+        count=count,
+        seed=seed,
+        label_offset=label_offset,
+        tell=lambda text: click.echo(text, err=True),
     )
     started = time.monotonic()
     with Display(verbose=verbose) as display, Workspace(path, display):

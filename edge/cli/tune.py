@@ -152,7 +152,7 @@ EXAMPLES = (
 @request_options("tune", without=("precision", "timeout"))
 @option("--max-drop", "Top-1 that may be lost; a loss within chance (p = 0.05) passes.", Number(min=0), 0.3, "POINTS")
 @option("--max-latency", "Static latency: a multiple of int8's (1.05x), 1.5ms or 900us.", default="1.10x", value="TIME")
-@option("--min-agreement", "Share of the answers that have to be float's.", Number(0, 100), value="PERCENT")
+@option("--min-agreement", "Share of the answers that have to be float's behind NV12.", Number(0, 100), value="PERCENT")
 @option("--time duration", "Time for each run (90s, 45m, 1h); the next one goes on.", default="30m", value="TIME")
 @option("--trial-timeout", "Time for one compile (90s, 10m); a longer one has failed.", default="10m", value="TIME")
 @option(

@@ -272,8 +272,8 @@ def measure_steps(
             return program.run(nv12)[0].ravel()
 
         integers = np.stack(spread(lambda frame: run(frame.nv12), frames))
-        steps.append(compare("end to end", "the program against the float network", rgb, integers))
-        answers = labels if labels is not None else rgb.argmax(1)
+        steps.append(compare("end to end", "the program against the float network behind NV12", behind, integers))
+        answers = labels if labels is not None else behind.argmax(1)
         program_checks = check_program(run, frames, answers, integers, labelled=labels is not None)
     return Steps(rgb, behind, simplified, integers, tuple(steps), checks, program_checks)
 

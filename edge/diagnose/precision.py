@@ -166,6 +166,7 @@ class LayerStudy:
     max_gain: Gain | None  #: of ``method: max``; None without calibration images.
     video_node: bool  #: whether the program decodes video-range NV12.
     program_checks: tuple[InputCheck, ...]
+    weights_gain: Gain | None = None  #: of leaving every weight unrounded.
 
 
 def study(
@@ -244,6 +245,7 @@ def study(
         max_gain=at_most,
         video_node=_video(model),
         program_checks=_in_its_place(net, frames, labels, whole, observed),
+        weights_gain=gain("no weight rounded", reference, observed.scores, activations),
     )
 
 
@@ -257,7 +259,7 @@ def _in_its_place(
     return check_program(
         lambda nv12: net.scores(nv12_to_yuv444(nv12, net.size), setting),
         frames,
-        labels if labels is not None else whole.float_rgb.argmax(1),
+        labels if labels is not None else whole.float_nv12.argmax(1),
         observed.scores,
         labelled=labels is not None,
     )

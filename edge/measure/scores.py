@@ -47,7 +47,7 @@ class Gain:
     def figure(self) -> str:
         """The gain as text for remedies."""
         return (
-            f"agreement with float {100 * self.before / self.n:.1f} → {100 * self.after / self.n:.1f} %, "
+            f"agreement with float behind NV12 {100 * self.before / self.n:.1f} → {100 * self.after / self.n:.1f} %, "
             f"cosine {self.cosine_before:.4f} → {self.cosine_after:.4f} ({self.n} images)"
         )
 

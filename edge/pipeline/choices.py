@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import time
 from pathlib import Path
 
 from attrs import evolve
 
-from edge.errors import SpecError, ToolchainMissing, UsageError
+from edge.errors import InputError, SpecError, ToolchainMissing, UsageError
+from edge.folder.built import Built
 from edge.images import ImageSet, class_names, open_images, sample
 from edge.images.calibrate import CalibrationSet, load_set
 from edge.progress import Listener
@@ -137,6 +139,36 @@ def image_set(
     if rendered and classes != len(class_names("demo") or ()):
         return found, "the labels of the demo's images are not this network's classes"
     return found, found.unlabelled
+
+
+def images_of_build(
+    built: Built, own: str | None, labels: str | None, label_offset: int
+) -> tuple[ImageSet, str] | None:
+    """Return the user's images that a build was measured on, and why there is no Top-1.
+
+    None if they are not known, are gone, or are no longer the same: names, labels and contents.
+
+    Args:
+        own: the source of the build's class names, as for :func:`edge.images.class_names`.
+        labels: the source of the class names to use.
+        label_offset: added to every label; 0 takes the build's own.
+    """
+    accuracy, about = built.manifest.get("accuracy", {}), built.metadata
+    known = accuracy.get("source")
+    if not known:
+        return None
+    chosen = {key: int(known[key]) for key in ("count", "seed", "label_offset")}
+    try:
+        place = os.path.relpath((built.folder / str(known["images"])).resolve())
+        found, unlabelled = image_set(place, own, about.weights, about.classes, **chosen)
+    except (InputError, UsageError):
+        return None
+    if found.fingerprint != accuracy["dataset_sha256"]:
+        return None
+    if labels == own and not label_offset:
+        return found, unlabelled
+    chosen["label_offset"] = label_offset or chosen["label_offset"]
+    return image_set(place, labels, about.weights, about.classes, **chosen)
 
 
 def _install(listener: Listener, environment: Environment = COMPILER) -> Toolchain:

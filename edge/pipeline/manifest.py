@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import shlex
 from collections.abc import Iterable, Mapping
 from importlib.metadata import version
@@ -175,7 +176,11 @@ def facts(build: Build) -> dict[str, object]:
         "rewrites": _rewrites(build),
         "equalization": _equalization(build),
         "rounding": _rounding(build),
-        "accuracy": {**_accuracy(build.stage(EVAL).result), "quantized_by": build.quantized_by},
+        "accuracy": {
+            **_accuracy(build.stage(EVAL).result),
+            "quantized_by": build.quantized_by,
+            "source": _measured_on(request, build.workspace.root),
+        },
         "verify": _verify(build.stage(VERIFY).result) if build.toolchain else None,
         "stages": [_stage(stage, request) for stage in build.done],
     }
@@ -217,8 +222,21 @@ def _accuracy(result: Evaluation) -> dict[str, object]:
         "quantized": score_record(last.score),
         "drop": None if result.drop is None else round(result.drop, 4),
         "agreement": round(last.agreement_percent, 4),
+        "agreement_with": last.agreement_with,
         "cosine": round(last.cosine, 6),
         "unreadable": list(result.unreadable),
+    }
+
+
+def _measured_on(request: Request, root: Path) -> dict[str, object] | None:
+    """Return where the user's images lie, from the build folder, and how they were chosen; None for the demo's."""
+    if request.images is None or not Path(request.images).exists():
+        return None
+    return {
+        "images": os.path.relpath(Path(request.images).resolve(), root.resolve()),
+        "count": request.images_count,
+        "seed": request.seed,
+        "label_offset": request.label_offset,
     }
 
 

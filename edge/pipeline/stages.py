@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 from attrs import frozen
 
 from edge.accuracy import Evaluation, MeasuredOn, choose, evaluate, find_steps
+from edge.accuracy.table import REFERENCES
 from edge.compiler.footprint import Purpose, extent_of, require
 from edge.compiler.logs import cpu_inside
 from edge.compiler.node_names import SOFTMAX_RECIPE, left_inside
@@ -487,7 +488,9 @@ def _eval_inputs(build: Build) -> Inputs:
 
 def _eval_note(_build: Build, result: Evaluation) -> str:
     first, last = result.step("float"), result.step(result.quantized)
-    agreement = f"agreement {last.agreement_percent:.1f} % on {result.n} images"
+    agreement = (
+        f"agreement with float {REFERENCES[last.agreement_with]} {last.agreement_percent:.1f} % on {result.n} images"
+    )
     if first.score is None or last.score is None:
         return agreement
     return f"Top-1 {first.score.top1:.2f} → {last.score.top1:.2f} %, {agreement}"

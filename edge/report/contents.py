@@ -44,18 +44,19 @@ class StepFigures:
     top1_interval: Interval | None  #: 95 %, Wilson.
     top5: float | None  #: percent.
     top5_interval: Interval | None  #: 95 %, Wilson.
-    agreement: float  #: same Top-1 answer as float.
+    agreement: float  #: same Top-1 answer as ``agreement_with``.
     agreement_interval: Interval  #: 95 %, Wilson.
-    cosine: float  #: mean cosine of the scores with float's.
+    cosine: float  #: mean cosine of the scores with those of ``agreement_with``.
     agreement_before: float | None = None  #: same answer as the step before; None for the first or if unknown.
     cosine_before: float | None = None  #: likewise.
     change: JudgedChange | None = None  #: None for the first and without labels.
     seconds: float | None = None  #: wall time; None if unknown.
     sampled: bool = False  #: whether it answered only a part of the images.
+    agreement_with: str = "float on RGB"  #: or ``float behind NV12``, for what comes after NV12.
 
     @property
     def figure(self) -> tuple[float, Interval | None]:
-        """Top-1 and its interval; agreement with float without labels."""
+        """Top-1 and its interval; without labels, agreement with float."""
         if self.top1 is None:
             return self.agreement, self.agreement_interval
         return self.top1, self.top1_interval

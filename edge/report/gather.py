@@ -9,8 +9,8 @@ from typing import Any, TypeVar
 import cattrs
 
 from edge.accuracy.table import FILE as EVALUATION
+from edge.accuracy.table import REFERENCES, Change, Evaluation, within_noise
 from edge.accuracy.table import SCHEMA_VERSION as EVALUATION_SCHEMA
-from edge.accuracy.table import Change, Evaluation, within_noise
 from edge.compiler.logs import NodeRow, cpu_inside, nodes
 from edge.diagnose.findings import FILE as DIAGNOSIS
 from edge.diagnose.findings import SCHEMA_VERSION as DIAGNOSIS_SCHEMA
@@ -252,6 +252,7 @@ def from_evaluation(evaluation: Evaluation, source: str, names: Sequence[str], p
                 change=judged_change(step.change, TITLES[before]) if step.change and before else None,
                 seconds=step.seconds,
                 sampled=n < most,
+                agreement_with=_WITH[step.agreement_with],
             )
         )
     return Accuracy(
@@ -278,7 +279,7 @@ def from_manifest(accuracy: Mapping[str, Any], command: str) -> Accuracy:
     """Return what the build measured: float and quantized, not compared in pairs."""
     n, by = accuracy["n"], accuracy["quantized_by"]
     reference, quantized = accuracy["float"], accuracy["quantized"]
-    same = round(accuracy["agreement"] * n / 100)
+    same, like = round(accuracy["agreement"] * n / 100), _WITH[accuracy.get("agreement_with", "float")]
     change = None
     if reference and quantized:
         points = quantized["top1"] - reference["top1"]
@@ -292,13 +293,14 @@ def from_manifest(accuracy: Mapping[str, Any], command: str) -> Accuracy:
         unlabelled="" if quantized else "the images carry no usable labels",
         steps=(
             _step("float", "onnxruntime", n, reference, n, 1.0),
-            _step("quantized", by, n, quantized, same, accuracy["cosine"], change=change),
+            _step("quantized", by, n, quantized, same, accuracy["cosine"], change=change, agreement_with=like),
         ),
         quantized="quantized",
         unreadable=tuple(accuracy["unreadable"]),
     )
 
 
+_WITH = {name: f"float {words}" for name, words in REFERENCES.items()}
 SHARES = ("top1", "top1_interval", "top5", "top5_interval")
 
 

@@ -111,7 +111,9 @@ def _short(value: float | None) -> str:
 
 def _charts(report: Report) -> dict[str, Chart | None]:
     accuracy, placement, diagnosis = report.accuracy, report.placement, report.diagnosis
-    measure = "Top-1" if accuracy.steps[0].top1 is not None else "Agreement with float"
+    measure = (
+        "Top-1" if accuracy.steps[0].top1 is not None else "Agreement with float (behind NV12, up to that step on RGB)"
+    )
     last = accuracy.last
     charts: dict[str, Chart | None] = {
         "steps": chart(
@@ -131,7 +133,7 @@ def _charts(report: Report) -> dict[str, Chart | None]:
         charts["shares"] = chart(
             partial(dots, rows),
             "shares",
-            "Agreement with float when only a part is quantized",
+            "Agreement with float behind NV12 when only a part is quantized",
             "; ".join(f"{row.name} {row.shown}" for row in rows),
         )
     layers = report.layers.rows
@@ -161,7 +163,7 @@ def _charts(report: Report) -> dict[str, Chart | None]:
         charts["search"] = chart(
             partial(front, search.tried, search.max_latency_us),
             "search",
-            "Agreement with float against static latency, a dot for each recipe",
+            "Agreement with float behind NV12 against static latency, a dot for each recipe",
             f"{len(search.tried)} recipes; {best.name} takes {best.latency_us:.1f} us and gives float's "
             f"answer on {best.agreement:.2f} percent. The table below has all numbers.",
         )
@@ -201,7 +203,7 @@ def _figures(report: Report) -> list[tuple[str, str, str, str]]:
             note = f"float {reference.top1:.1f} %, {change} points" + tested.replace("p ", "p\N{NO-BREAK SPACE}")
             found.append(("Top-1, quantized", f"{quantized.top1:.1f}", "%", note))
         note = f"cosine of the scores {quantized.cosine:.4f}"
-        found.append(("Same answer as float", f"{quantized.agreement:.1f}", "%", note))
+        found.append((f"Same answer as {quantized.agreement_with}", f"{quantized.agreement:.1f}", "%", note))
     static, measured = report.speed.first("static"), report.speed.first("board")
     if static is not None and static.latency_ms is not None and static.fps is not None:
         note = f"{static.fps:.0f} FPS, {static.note.partition(';')[0]}"

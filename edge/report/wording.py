@@ -163,7 +163,8 @@ def _accuracy(manifest: Mapping[str, Any], accuracy: Accuracy) -> str:
     if reference is None or quantized is None:
         return ""
     if reference.top1 is None or quantized.top1 is None:
-        return f"It gives float's answer on {quantized.agreement:.1f} % of {quantized.n} images."
+        like = quantized.agreement_with
+        return f"It gives the same answer as {like} on {quantized.agreement:.1f} % of {quantized.n} images."
     return (
         f"Top-1 goes from {reference.top1:.1f} % to {quantized.top1:.1f} % "
         f"({signed(quantized.top1 - reference.top1, 1)} points on {quantized.n} images)."
