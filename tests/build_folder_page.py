@@ -119,7 +119,8 @@ def classes() -> list[type]:
 
 def json_words(text: str) -> str:
     """Return a comment of the code as the page says it."""
-    return re.sub(r"\bNone\b", "null", text.replace("``", "`")).replace("|", "\\|")
+    text = re.sub(r"\bNone\b", "null", text).replace("``", "`").replace(" -> ", " → ")
+    return text.replace("|", "\\|").removesuffix(".")
 
 
 def table(kind: type) -> str:
@@ -204,7 +205,7 @@ class Schema:
                 yield from self._object(where, value, rows, f"{name}[].")
             else:
                 yield from self._value(where, value, rows, name)
-        else:
+        elif "→" not in meaning:  # else names are data
             named = set(re.findall(r"`(\w+)`", meaning))
             yield from (f"{where}: {name} is not on the page" for name in value if name not in named)
 
