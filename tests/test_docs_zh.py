@@ -35,9 +35,8 @@ def sections(text: str) -> list[tuple[str, str]]:
 
 def hashes(text: str) -> list[str]:
     """Return the hash of each section, blanks aside."""
-    return [
-        hashlib.sha256(" ".join(f"{head} {body}".split()).encode()).hexdigest()[:8] for head, body in sections(text)
-    ]
+    joined = [" ".join(f"{head} {body}".split()) for head, body in sections(text)]
+    return [hashlib.sha256(one.encode()).hexdigest()[:8] for one in joined]
 
 
 def first_line(english: Path, text: str) -> str:
@@ -45,7 +44,7 @@ def first_line(english: Path, text: str) -> str:
 
 
 def stale(english: str, chinese: str) -> list[str]:
-    """Return the English headings that the Chinese page does not follow, and its own ones whose English text is gone."""
+    """Return the English headings that the Chinese page does not follow, and its own whose English text is gone."""
     found = FIRST.match(chinese)
     known = found[2].split() if found else []
     heads, now = [head for head, _ in sections(english)], hashes(english)
@@ -77,7 +76,10 @@ def test_the_chinese_page_follows_the_english_one(english: Path, chinese: Path) 
     if TRANSLATED and levels(theirs) == levels(text):
         theirs = first_line(english, text) + FIRST.sub("", theirs, count=1)
         chinese.write_text(theirs, encoding="utf-8")
-    assert stale(text, theirs) == [], f"translate these headings in {chinese.relative_to(ROOT)}, then EDGE_TRANSLATED=1"
+    if old := stale(text, theirs):
+        pytest.fail(
+            "\n".join([f"translate in {chinese.relative_to(ROOT)}, then EDGE_TRANSLATED=1:", *old]), pytrace=False
+        )
     assert theirs.startswith(first_line(english, text)), "EDGE_TRANSLATED=1 renews the first line"
     assert levels(theirs) == levels(text)
     assert commands(theirs) == commands(text)
