@@ -1,4 +1,4 @@
-"""Another machine prints what the README shows; a changed output is seen there as here."""
+"""Another machine prints what the pages show; a changed output is seen there as here."""
 
 from __future__ import annotations
 
@@ -20,20 +20,22 @@ from tests.conftest import Run
 from tests.fabricated import NAMES, make_build
 from tests.shown_output import KINDS, blocks, missing, shape, statements
 
-README = blocks((Path(__file__).resolve().parent.parent / "README.md").read_text(encoding="utf-8"))
-SHOWN = dict(README)
-LINES = [line for _, shown in README for line in statements(shown)]
+ROOT = Path(__file__).resolve().parent.parent
+PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*/*.md")))
+BLOCKS = [block for page in PAGES for block in blocks(page.read_text(encoding="utf-8"))]
+SHOWN = dict(BLOCKS)
+LINES = [line for _, shown in BLOCKS for line in statements(shown)]
 VERSIONS = {"hb_mapper": "1.24.3", "hbdk": "3.49.15", "horizon_nn": "1.1.0"}
 Usage = namedtuple("Usage", "total used free")
 
 
 def command(start: str) -> tuple[tuple[str, ...], list[str]]:
-    """Return the words behind ``edge`` of the README's first command that begins so, and what it shows."""
+    """Return the words behind ``edge`` of the pages' first command that begins so, and what it shows."""
     line = next(line for line in SHOWN if line.startswith(start))
     return tuple(shlex.split(line)[1:]), SHOWN[line]
 
 
-# Commands on machines that differ from the README's
+# Commands on machines that differ from the pages'
 
 
 @pytest.mark.parametrize(
@@ -228,7 +230,7 @@ def test_another_word_or_unit_is_seen(line: str) -> None:
             assert missing([line], [other]), f"{word} may change unseen"
 
 
-def test_every_kind_is_in_the_readme() -> None:
+def test_every_kind_is_on_a_page() -> None:
     """A kind that matches nothing there hides nothing there, and can go."""
     shapes = " ".join(map(shape, LINES))
     assert [kind.name for kind in KINDS if f"<{kind.name}>" not in shapes] == []
