@@ -120,6 +120,7 @@ def classes() -> list[type]:
 def json_words(text: str) -> str:
     """Return a comment of the code as the page says it."""
     text = re.sub(r"\bNone\b", "null", text).replace("``", "`").replace(" -> ", " → ")
+    text = re.sub(r":\w+:(?=`)", "", text)
     return text.replace("|", "\\|").removesuffix(".")
 
 

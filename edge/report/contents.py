@@ -44,11 +44,11 @@ class StepFigures:
     top1_interval: Interval | None  #: 95 %, Wilson.
     top5: float | None  #: percent.
     top5_interval: Interval | None  #: 95 %, Wilson.
-    agreement: float  #: images with the same Top-1 answer as float.
+    agreement: float  #: same Top-1 answer as ``agreement_with``.
     agreement_interval: Interval  #: 95 %, Wilson.
-    cosine: float  #: mean cosine of the scores with float's, -1..1.
-    agreement_before: float | None = None  #: the same with the step before; None for the first or if unknown.
-    cosine_before: float | None = None  #: mean cosine with the step before; None for the first or if unknown.
+    cosine: float  #: mean cosine of the scores with those of ``agreement_with``.
+    agreement_before: float | None = None  #: same answer as the step before; None for the first or if unknown.
+    cosine_before: float | None = None  #: likewise.
     change: JudgedChange | None = None  #: None for the first and without labels.
     seconds: float | None = None  #: wall time of the images computed then; None if unknown.
     sampled: bool = False  #: whether it answered only a part of the images.
