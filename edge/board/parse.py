@@ -39,9 +39,9 @@ class PerfRun:
 class Profile:
     """Mean milliseconds per frame from ``profiler.log``: on the BPU, on the CPU, and of each node."""
 
-    bpu_ms: float | None
-    cpu_ms: float | None
-    nodes: Mapping[str, float] = field(factory=dict)
+    bpu_ms: float | None  #: on the BPU; None if unknown.
+    cpu_ms: float | None  #: on the CPU; None if unknown.
+    nodes: Mapping[str, float] = field(factory=dict)  #: node -> its milliseconds.
 
 
 @frozen

@@ -38,14 +38,14 @@ class Metadata:
 
     name: str  #: of the program, such as ``ConvNeXt_atto_demo``.
     model: str  #: the zoo's name of the model, or the user's.
-    weights: str  #: where they came from: ``timm``, ``vendor``, ``demo``, ``random`` or ``file``.
+    weights: str  #: source of the weights, as ``weights`` in ``manifest.json`` names it.
     preprocess: Preprocess  #: from an image to the network's input. The program itself takes NV12 of ``crop``.
     classes: int  #: number of scores.
-    files: Mapping[Role, FileEntry]  #: without ``bin`` if the vendor's compiler did not run.
+    files: Mapping[Role, FileEntry]  #: ``bin``, ``portable``, ``quantized`` and ``labels``, as far as they exist.
     toolchain: Mapping[str, str] = field(factory=dict)  #: versions of what compiled or quantized it.
     exact: bool = False  #: whether the portable model gives the same integers as the program.
-    march: str = MARCH  #: of the BPU, such as ``bayes-e``.
-    scores: ScoreKind | None = None  #: what the scores are; None where an earlier edge built it, which did not say so.
+    march: str = MARCH  #: of the BPU: ``bayes-e``.
+    scores: ScoreKind | None = None  #: what the scores are; None in a build of an earlier edge.
     schema_version: int = SCHEMA_VERSION
 
 

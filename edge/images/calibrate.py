@@ -57,10 +57,10 @@ class CalibrationSet:
 class CalibrationImage:
     """One image of the set: its name, the sha256 of its source, and the file made from it."""
 
-    name: str
-    source_sha256: str
-    file: str
-    sha256: str
+    name: str  #: in its set.
+    source_sha256: str  #: of the image.
+    file: str  #: name of the raw file in ``directory``.
+    sha256: str  #: of the raw file.
 
 
 @frozen
@@ -68,10 +68,10 @@ class CalibrationResult:
     """What :func:`calibrate` wrote; paths are relative to its ``out``."""
 
     directory: str  #: folder of the raw files; its name ends in ``_f32``, which tells the compiler their type.
-    index: str  #: the JSON that lists them.
+    index: str  #: this JSON's name, ``calibration.json``.
     n: int  #: files written.
     asked: int  #: images asked for.
-    seed: int  #: of the choice.
+    seed: int  #: of the choice of images.
     sha256: str  #: over the names and hashes of all files.
     source: str  #: where the images come from.
     images: tuple[CalibrationImage, ...]  #: in file order.

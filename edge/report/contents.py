@@ -13,7 +13,6 @@ from edge.report.search import PrecisionSearch
 SCHEMA_VERSION = 1
 
 Interval = tuple[float, float]  # in percent or points
-# What a change is: beyond noise a loss or a gain; within noise; nothing changed; not tested.
 Judgement = Literal["loss", "gain", "noise", "none", "untested"]
 FlagKind = Literal["weights", "approximate", "unverified", "stale"]
 Fact = Mapping[str, Any]  # a row that is only shown
@@ -23,13 +22,14 @@ Fact = Mapping[str, Any]  # a row that is only shown
 class JudgedChange:
     """A step against the step before it."""
 
-    before: str  #: title of the step before.
+    before: str  #: title of that step.
     points: float  #: change of Top-1 in points; negative is a loss.
     interval: Interval | None  #: 95 % interval of ``points``; None where images were not compared in pairs.
-    lost: int | None  #: images that became wrong; None as above.
-    gained: int | None  #: images that became right; None as above.
-    p: float | None  #: of the exact two-sided McNemar test; None as above.
-    judgement: Judgement  #: what that means.
+    lost: int | None  #: images that became wrong; None like ``interval``.
+    gained: int | None  #: images that became right; None like ``interval``.
+    p: float | None  #: of the exact two-sided McNemar test, 0..1; None like ``interval``.
+    #: beyond noise a loss or a gain, within noise, nothing changed, or not tested.
+    judgement: Judgement
 
 
 @frozen
@@ -37,10 +37,10 @@ class StepFigures:
     """One step from the float network to the program. All shares are percentages, their intervals Wilson's."""
 
     name: str  #: such as ``quantized``.
-    title: str  #: for people.
+    title: str  #: as shown.
     by: str  #: what executed it.
-    n: int  #: images.
-    top1: float | None  #: None without labels; ``top5`` and the intervals likewise.
+    n: int  #: images that it answered.
+    top1: float | None  #: None without labels, as are the next three.
     top1_interval: Interval | None  #: 95 %, Wilson.
     top5: float | None  #: percent.
     top5_interval: Interval | None  #: 95 %, Wilson.
@@ -50,7 +50,7 @@ class StepFigures:
     agreement_before: float | None = None  #: same answer as the step before; None for the first or if unknown.
     cosine_before: float | None = None  #: likewise.
     change: JudgedChange | None = None  #: None for the first and without labels.
-    seconds: float | None = None  #: wall time; None if unknown.
+    seconds: float | None = None  #: wall time of the images computed then; None if unknown.
     sampled: bool = False  #: whether it answered only a part of the images.
     agreement_with: str = "float on RGB"  #: or ``float behind NV12``, for what comes after NV12.
 
@@ -68,10 +68,10 @@ class Thumbnail:
 
     name: str  #: in its set.
     alt: str  #: text alternative.
-    image: str = ""  #: data URI; empty where the image has gone. Not in ``report.json``.
-    why_not: str = ""  #: why there is no image.
+    image: str = ""  #: data URI; empty where the image is missing. Not in ``report.json``.
+    why_not: str = ""  #: why there is no image; empty if there is.
     width: int = 0  #: of the image in pixels.
-    height: int = 0  #: likewise.
+    height: int = 0  #: of the image in pixels.
 
 
 @frozen
@@ -81,17 +81,17 @@ class MistakeShown:
     image: Thumbnail  #: as the network sees it.
     label: str  #: name of the right class.
     float_answer: str  #: name of float's class.
-    float_probability: float  #: of it, 0..1.
+    float_probability: float  #: that float gives it, 0..1.
     answer: str  #: name of the program's class.
-    probability: float  #: of it, 0..1.
+    probability: float  #: that the program gives it, 0..1.
 
 
 @frozen
 class Accuracy:
     """What was measured on images."""
 
-    source: str  #: the file that it is from: ``eval.json`` or ``manifest.json``.
-    command: str  #: that measured it.
+    source: str  #: the file that the figures are from: ``eval.json`` or ``manifest.json``.
+    command: str  #: the command that measured it.
     dataset: str  #: description of the images.
     dataset_sha256: str  #: of their names, labels and contents.
     n: int  #: images.
@@ -100,11 +100,11 @@ class Accuracy:
     quantized: str  #: the step that stands for the program.
     verdict: str = ""  #: one line; empty if there is none.
     explanation: tuple[str, ...] = ()  #: sentences on each step.
-    mistakes: tuple[MistakeShown, ...] = ()  #: those that are shown.
-    mistakes_total: int | None = None  #: how many there are; None if unknown.
-    unreadable: tuple[str, ...] = ()  #: names of images in no figure.
+    mistakes: tuple[MistakeShown, ...] = ()  #: the ones that are shown.
+    mistakes_total: int | None = None  #: number of all mistakes; None if unknown.
+    unreadable: tuple[str, ...] = ()  #: names of images that could not be read; they are in no figure.
     seconds: float | None = None  #: wall time; None if unknown.
-    versions: Mapping[str, str] = field(factory=dict)  #: of what ran.
+    versions: Mapping[str, str] = field(factory=dict)  #: of the programs that ran.
     #: the change from float to ``quantized``; None without labels or if it was not tested.
     total: JudgedChange | None = None
 
@@ -122,10 +122,10 @@ class Accuracy:
 class Flag:
     """Something that a reader must know before believing a figure; a command to type where that helps."""
 
-    kind: FlagKind  #: for the colour.
+    kind: FlagKind  #: what is in doubt.
     title: str  #: in two words.
     text: str  #: one or two sentences.
-    command: str = ""  #: that changes it; empty if none does.
+    command: str = ""  #: the command that changes it; empty if none does.
 
 
 @frozen
@@ -139,12 +139,14 @@ class LayerRow:
     cosine: float  #: with everything quantized, -1..1.
     #: of the network's scores with only this layer quantized; None without a diagnosis.
     alone_cosine: float | None = None
-    alone_agreement: float | None = None  #: percent of images whose answer stays then; None likewise.
+    #: percent of images whose answer stays then; None without a diagnosis.
+    alone_agreement: float | None = None
     low: float | None = None  #: smallest value of its output; None if unknown.
-    high: float | None = None  #: largest.
-    threshold: float | None = None  #: where calibration clips; None where it is not quantized.
-    saturated: float | None = None  #: share beyond the threshold, 0..1; None if unknown.
-    outlier_ratio: float | None = None  #: largest channel over median channel; None if unknown.
+    high: float | None = None  #: largest value; None if unknown.
+    threshold: float | None = None  #: magnitude at which calibration clips; None where it is not quantized.
+    saturated: float | None = None  #: share of the values beyond the threshold, 0..1; None if unknown.
+    #: largest channel's magnitude over the median channel's; None if unknown.
+    outlier_ratio: float | None = None
 
 
 @frozen
@@ -176,9 +178,9 @@ class Layers:
 class SpeedRow:
     """A speed figure, who says so, and what it covers; None where a number is unknown or has no meaning."""
 
-    source: Literal["static", "published", "board"]  #: who says so.
+    source: Literal["static", "published", "board"]  #: the compiler, others, or your board.
     title: str  #: as shown.
-    threads: int | None  #: callers at once; None if it does not apply.
+    threads: int | None  #: threads that submit frames; None if it does not apply.
     latency_ms: float | None  #: milliseconds a frame.
     fps: float | None  #: frames a second.
     note: str  #: what it covers, and where it was measured.
@@ -201,11 +203,11 @@ class Speed:
 class CalibrationShown:
     """The calibration set, and some of its images."""
 
-    n: int  #: images.
+    n: int  #: number of images.
     source: str  #: where they came from.
-    method: str  #: how ranges were chosen, as the compiler calls it.
-    seed: int  #: of the choice.
-    sha256: str  #: of the set.
+    method: str  #: how ranges were chosen, as the compiler names it.
+    seed: int  #: of the choice of images.
+    sha256: str  #: over the names and hashes of all files.
     images: tuple[Thumbnail, ...] = ()  #: some of them.
     why_no_images: str = ""  #: empty if there are some.
 
@@ -218,31 +220,32 @@ class Report:
     model: str  #: the zoo's name, or the user's.
     verdict: str  #: what it is, what it costs, how fast it is, in one line.
     flags: tuple[Flag, ...]  #: what a reader must know first.
-    command: str  #: that built it.
+    command: str  #: the command that built it.
     edge: str  #: version of edge that built it.
-    weights: Mapping[str, Any]  #: source, tag, sha256 and seed.
+    weights: Mapping[str, Any]  #: where they came from, as in ``manifest.json``.
     precision: str  #: name of the recipe.
     recipe: Mapping[str, str]  #: the compiler's settings: flat key -> value.
     compiler: str  #: which one: ``managed``, ``path``, ``docker`` or ``onnxruntime``.
     versions: Mapping[str, str]  #: of the compiler's tools.
-    exporter: str  #: of the float network; empty if unknown.
-    preprocess: Mapping[str, Any]  #: from an image to the network's input.
-    accuracy: Accuracy  #: step by step.
+    exporter: str  #: versions of what exported the float network; empty if unknown.
+    preprocess: Mapping[str, Any]  #: from an image to the network's input, as in ``manifest.json``.
+    accuracy: Accuracy  #: of each step.
     diagnosis: Diagnosis | None  #: None if there is no ``diagnosis.json`` of these files.
-    layers: Layers  #: how similar each is to float's.
-    #: ``bpu`` and ``cpu``, numbers of nodes, and ``nodes``, those on the CPU: ``name``, ``op``, ``inside`` (the
-    #: network, else at an end of it). None without the vendor's compiler.
+    layers: Layers  #: how similar each layer is to float's.
+    #: ``bpu`` and ``cpu``, numbers of nodes, and ``nodes``, a list of those on the CPU: ``name``, ``op``, ``inside``
+    #: (true between two BPU parts, false at an end of the network). None without the vendor's compiler.
     placement: Fact | None
-    speed: Speed  #: who gives which figure.
-    board: Mapping[str, Any] | None  #: what ``edge board`` recorded; None if nothing.
-    board_facts: tuple[tuple[str, str], ...]  #: of it, what is no speed, as names and values.
+    speed: Speed  #: the figures side by side.
+    board: Mapping[str, Any] | None  #: what ``edge board`` recorded, as in ``manifest.json``; None if nothing.
+    board_facts: tuple[tuple[str, str], ...]  #: the rest of that for people, without the speed: name and value.
     published_accuracy: str  #: what others published, as a sentence; empty if nothing.
     calibration: CalibrationShown  #: the images that ranges were taken from.
-    verify: str  #: whether the program computes what was measured; empty if that was not looked at.
-    verified: bool | None  #: None if that was not looked at.
-    #: ``name``, ``seconds`` of its work, ``cached`` if an earlier run had done it, ``command``.
+    verify: str  #: whether the program computes what was measured, one line; empty without the vendor's compiler.
+    #: whether all integers were equal; false too where verify could not run; None without the vendor's compiler.
+    verified: bool | None
+    #: ``name``, ``seconds``, ``cached`` and ``command`` of each, as in ``manifest.json``.
     stages: tuple[Fact, ...]
-    files: tuple[Fact, ...]  #: ``role``, ``path``, ``bytes``, ``sha256``.
+    files: tuple[Fact, ...]  #: the published files, as ``artifacts`` in ``manifest.json``.
     schema_version: int = SCHEMA_VERSION
     search: PrecisionSearch | None = None  #: None if ``edge tune`` was not run for this float network.
-    prepared: tuple[str, ...] = ()  #: what was changed of the float network before the compiler read it, as sentences.
+    prepared: tuple[str, ...] = ()  #: what the stages changed in the float network, as sentences.

@@ -20,10 +20,10 @@ class TriedRecipe:
 
     name: str  #: as shown.
     latency_us: float  #: static, microseconds.
-    ratio: float  #: of plain int8's latency.
+    ratio: float  #: latency over plain int8's.
     agreement: float  #: with float behind NV12 on the images kept back, percent.
-    top1: float | None  #: on them, percent; None without labels.
-    divergence: float  #: of the probabilities, nats.
+    top1: float | None  #: on the same images, percent; None without labels.
+    divergence: float  #: mean Kullback-Leibler divergence from float behind NV12, nats.
     chosen: bool  #: whether the search chose it.
     on_front: bool  #: whether no other one is as fast and gives float's answer as often.
     #: that it gives float's answer as often as plain int8, adjusted for their number; None for plain int8.
@@ -39,10 +39,10 @@ class PrecisionSearch:
     why: str  #: what was chosen, and why.
     report: str  #: images that the figures are for.
     selection: str  #: images that were searched on.
-    max_latency_us: float  #: the bar.
-    trials: int  #: everything that was tried.
+    max_latency_us: float  #: the bar, microseconds.
+    trials: int  #: number of all trials.
     time: tuple[tuple[str, int, float], ...]  #: kind of work, times done, seconds.
-    seconds: float  #: of all of it.
+    seconds: float  #: of the whole search.
 
 
 def search_of(built: Built) -> PrecisionSearch | None:
