@@ -140,7 +140,7 @@ def judge(best: Point, base: Point) -> None:
     own, int8 = best.report, base.report
     if own is None or int8 is None or best.latency_us is None or base.latency_us is None:
         return
-    removed = 1 - _other(own) / max(_other(int8), 1)
+    removed = 1 - _other(own) / _other(int8) if _other(int8) else 0.0
     passes = own.drop is None or own.drop <= 0.3 or mcnemar(own.lost, own.gained) >= SIGNIFICANT
     print(f"other answers removed: {100 * removed:.0f} % ({_word(removed >= HALF)}: half)")
     print(f"Top-1: {_word(passes)}; latency {best.latency_us / base.latency_us:.3f} times plain int8's")

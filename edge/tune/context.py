@@ -203,8 +203,12 @@ class Context:
 
     @property
     def reserve(self) -> float:
-        """Seconds to keep for two finalists, and for measuring them and plain int8 on the images kept back."""
-        return 2 * self.program + 3 * float(self.journal.of_kind("ship")[0].values["measure_s"]) + 10
+        """Seconds to keep for two finalists, and for measuring them and plain int8 on the images kept back.
+
+        At most half of a run, so that every run gets on.
+        """
+        wanted = 2 * self.program + 3 * float(self.journal.of_kind("ship")[0].values["measure_s"]) + 10
+        return min(wanted, 0.5 * self.options.seconds)
 
     def attempt(self, stage: str, work: Callable[[], Entry], note: Callable[[Entry], str]) -> Entry:
         """Do one trial, report it, and remember the best so far."""

@@ -78,6 +78,8 @@ def outcome(
     export = search.build.stage(EXPORT)
     entries = tuple(search.journal.used.values())
     best = None if chosen is None else points[chosen]
+    if search.left_out and not search.journal.done:
+        search.left_out.insert(0, "all that is new: nothing of it fits into --time, give more")
     met = best is not None and best.report is not None and passes(best.report, search.options)
     if best is not None and not met:
         why += "; on the images kept back it misses a bar"
