@@ -119,3 +119,14 @@ def test_an_empty_class_folder_is_no_fault(tmp_path: Path) -> None:
     folder = lay(tmp_path / "train", "a/1.png", "b/2.png")
     (folder / "c").mkdir()
     assert len(open_images(folder, classes=("a", "b", "c"))) == 2
+
+
+def test_folders_are_numbered_as_image_folder_does_where_names_are_not_known(tmp_path: Path) -> None:
+    folder = lay(tmp_path / "val", "red/1.png", "blue/2.png", "green/3.png")
+    found = open_images(folder, classes=3)
+    assert {item.name: item.label for item in found} == {"blue/2.png": 0, "green/3.png": 1, "red/1.png": 2}
+    assert "classes as the folders sort" in found.description
+    for classes in (4, 2, None):
+        assert "--labels FILE" in open_images(folder, classes=classes).unlabelled
+    (folder / "extra").mkdir()
+    assert open_images(folder, classes=3).unlabelled

@@ -34,6 +34,13 @@ class Number(click.FloatRange):
         return number
 
 
+class Whole(click.IntRange):
+    """A whole number, whose help tells a range only where there is one."""
+
+    def _describe_range(self) -> str:
+        return "" if self.min is None else super()._describe_range()
+
+
 FROM_0, FROM_1 = click.IntRange(min=0), click.IntRange(min=1)
 PATH, FILE = click.Path(path_type=Path), click.Path(path_type=Path, dir_okay=False)
 
@@ -79,7 +86,7 @@ def output_options(function: F) -> F:
 def label_offset_option(function: F) -> F:
     """Add ``--label-offset`` as the building verbs have it."""
     about = fields(Options).label_offset.metadata
-    return option("--label-offset", about["help"], click.IntRange(), 0, about["value"])(function)
+    return option("--label-offset", about["help"], Whole(), 0, about["value"])(function)
 
 
 def request_options(verb: str, without: Collection[str] = ()) -> Callable[[F], F]:
@@ -113,7 +120,7 @@ def _type(kind: Any, least: float | None) -> Any:
     if choices := get_args(kind):
         return click.Choice(choices)
     if kind is int:
-        return click.IntRange(min=None if least is None else int(least))
+        return Whole(min=None if least is None else int(least))
     return kind if least is None else Number(min=least)
 
 

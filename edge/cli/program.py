@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
@@ -75,6 +76,13 @@ def find_program(model: str, build_dir: Path) -> Path:
             remedy="edge build MODEL" if path.suffix != ".bin" else "check the path",
         )
     if path.name not in available_models():
+        there = sorted(folder.name for folder in build_dir.glob("*") if (folder / "manifest.json").is_file())
+        if not get_close_matches(path.name.lower(), map(str.lower, available_models()), cutoff=0.6):
+            raise UsageError(
+                f"there is no build {built}",
+                expected=", ".join(there) or "a build folder, a bundle, a .bin, a portable ONNX or a model's name",
+                remedy="name one of these, or --build-dir DIR" if there else "edge build MODEL",
+            )
         load_model(path.name)  # tells the near name
     raise ModelFileError(f"{path} is not built: {built} does not exist", remedy=f"edge build {path}")
 

@@ -61,7 +61,7 @@ def open_images(
         LabelError: labels outside the classes, missing files that a list names, or loose images beside class
             folders.
     """
-    path = Path(source).expanduser()
+    path, note = Path(source).expanduser(), ""
     if str(source).partition(":")[0] == "demo" and not path.exists():
         return _demo(str(source), count, seed)
     if not path.exists():
@@ -69,7 +69,7 @@ def open_images(
             f"{source} does not exist", expected="an image, a folder, a list file, demo:test or demo:calibration"
         )
     if path.is_dir():
-        files, unlabelled = _folder(path, classes, label_offset)
+        files, unlabelled, note = _folder(path, classes, label_offset)
     elif path.suffix.lower() in EXTENSIONS:
         files, unlabelled = Files(path.parent, [(path.name, None)]), "a single image has no label"
     else:
@@ -84,7 +84,7 @@ def open_images(
             )
         raise InputError(f"{source} holds no images", expected=f"files ending in {_extensions()}")
     name = f"{path.name}, labels {label_offset:+d}" if label_offset and not unlabelled else path.name
-    return ImageSet(files, f"{name} ({len(files)} images)", unlabelled, name)
+    return ImageSet(files, f"{name}{note} ({len(files)} images)", unlabelled, name)
 
 
 def class_names(labels: str | None, classes: int | None = None) -> tuple[str, ...] | None:
@@ -147,10 +147,11 @@ def _demo(source: str, count: int | None, seed: int) -> ImageSet:
     return ImageSet(items, f"{name} ({n} rendered images, seed {seed})", source=name)
 
 
-def _folder(folder: Path, classes: Sequence[str] | int | None, offset: int) -> tuple[Files, str]:
+def _folder(folder: Path, classes: Sequence[str] | int | None, offset: int) -> tuple[Files, str, str]:
+    """Return the images, why there are no labels, and what to say of the labels."""
     for name in _LISTS:
         if (folder / name).is_file():
-            return _listed(folder / name, classes, offset)
+            return *_listed(folder / name, classes, offset), ""
     loose = _images(folder)
     children = sorted(p.name for p in folder.iterdir() if p.is_dir() and not p.name.startswith("."))
     # One text a folder instead of one an image; no name holds the separator.
@@ -163,8 +164,13 @@ def _folder(folder: Path, classes: Sequence[str] | int | None, offset: int) -> t
         )
     if not held:
         files = Files(folder, ((name, None) for name in loose))
-        return files, "the folder has neither labels.csv nor class folders"
+        return files, "the folder has neither labels.csv nor class folders", ""
+    note = ""
     labels, unlabelled = _folder_labels(folder, children, list(held), classes, offset)
+    if unlabelled and classes == len(held) == len(
+        children
+    ):  # names unknown: numbered as torchvision's ImageFolder does
+        labels, unlabelled, note = {name: i for i, name in enumerate(sorted(held))}, "", ", classes as the folders sort"
     labels = {name: label + offset for name, label in labels.items()}
 
     def pairs() -> Iterator[tuple[str, int | None]]:
@@ -174,7 +180,7 @@ def _folder(folder: Path, classes: Sequence[str] | int | None, offset: int) -> t
 
     if not unlabelled:
         _check_labels(pairs(), classes)
-    return Files(folder, pairs()), unlabelled
+    return Files(folder, pairs()), unlabelled, note
 
 
 def _of_class(folder: Path) -> list[str]:
@@ -229,7 +235,7 @@ def _folder_labels(
     if names is not None:
         strange = [name for name in held if name not in index]
         return {}, f"these folder names match no class of the model, or several: {', '.join(strange[:3])}"
-    return {}, "the model's class names are not known, so folder names give no class index"
+    return {}, "the model's class names are not known, so folder names give no class index (--labels FILE)"
 
 
 def _by_name(classes: Sequence[str]) -> dict[str, int]:

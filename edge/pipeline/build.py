@@ -62,9 +62,11 @@ class Build:
                 self.stage(row)
 
     def _doubt_labels(self) -> None:
-        """Warn of labels that leave out the last class of a network with a background class, before minutes pass."""
+        """Warn of missing labels, and of those that leave out a background class, before minutes pass."""
         images, no_top1 = self.measured_on
-        if not no_top1 and not self.request.label_offset:
+        if no_top1:
+            self.listener.warn(f"{no_top1}; agreement with the float network is measured instead")
+        elif not self.request.label_offset:
             doubt = lacks_background([item.label for item in images], self.stage(EXPORT).result.classes)
             if doubt:
                 self.listener.warn(doubt)

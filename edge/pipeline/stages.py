@@ -29,6 +29,7 @@ from edge.files import sha256_of
 from edge.folder.workspace import content_key
 from edge.images import open_images, sample
 from edge.images.calibrate import CalibrationResult, calibrate
+from edge.measure.labels import at_chance
 from edge.pipeline.choices import choose_framework
 from edge.pipeline.inputs import Inputs, Keyed, given, versions
 from edge.pipeline.verify import FRAMES, VerifyResult, candidates, verify
@@ -472,8 +473,6 @@ VERIFY = Stage(
 
 def _eval_inputs(build: Build) -> Inputs:
     images, no_top1 = build.measured_on
-    if no_top1:
-        build.listener.warn(f"{no_top1}; agreement with the float network is measured instead")
     subject, quantized = build.subject
     steps = choose(*find_steps(subject), ["float", "nv12", quantized])
     seed = build.request.seed
@@ -531,6 +530,17 @@ class Inside:
             self._listener.warn(message)
 
 
+def _eval_warnings(build: Build, result: Evaluation) -> Iterator[str]:
+    classes, score = build.stage(EXPORT).result.classes, result.step("float").score
+    if result.labels_doubt:
+        yield result.labels_doubt
+    elif score is not None and at_chance(score.top1_right, score.n, classes):
+        yield (
+            f"the float network itself is near chance for {classes} classes: mean, std, colour, resize or the order of "
+            f"the labels is wrong; edge diagnose {build.workspace.root} finds out which"
+        )
+
+
 EVAL = Stage(
     "eval",
     work=evaluate,
@@ -538,7 +548,7 @@ EVAL = Stage(
     needs=(EXPORT, SIMPLIFY, QUANTIZE, COMPILE, PORTABLE, VERIFY),
     inputs=_eval_inputs,
     note=_eval_note,
-    warnings=lambda _, r: iter([r.labels_doubt] if r.labels_doubt else []),
+    warnings=_eval_warnings,
 )
 
 STAGES: tuple[Stage[Any], ...] = (

@@ -115,13 +115,13 @@ def _of_model(model: str, options: Options, changes: dict[str, Any]) -> tuple[Mo
     if model.startswith(TIMM):
         return _of_timm(model.removeprefix(TIMM), options, changes)
     if outside:
-        return _of_file(Path(model), options.output, changes)
+        return _of_file(Path(model), options.output, changes, options.labels)
     if model.lower() not in map(str.lower, available_models()):
         _refuse_framework_path(model)
     return _of_yaml(model, options.onnx, changes)
 
 
-def _of_file(path: Path, output: str | None, changes: dict[str, Any]) -> tuple[ModelSpec, Notes]:
+def _of_file(path: Path, output: str | None, changes: dict[str, Any], labels: str | None) -> tuple[ModelSpec, Notes]:
     """Return the spec of the user's ONNX or TorchScript; what neither file tells has to be given."""
     from edge.sources.declared import NEEDED, plain, require_stated
     from edge.sources.framework_files import SUFFIXES, require_torchscript
@@ -161,7 +161,7 @@ def _of_file(path: Path, output: str | None, changes: dict[str, Any]) -> tuple[M
     assumed = [key for key in ("color", "resize", "interpolation") if key not in changes]
     usual = {"resize": round(max(crop) / CROP_SHARE), "interpolation": "bilinear"}
     preprocess = Preprocess(**{**usual, **changes, "crop": crop, "layout": layout})
-    spec = ModelSpec(plain(path.stem), sources, preprocess, labels=None, classes=None)
+    spec = ModelSpec(plain(path.stem), sources, preprocess, labels=labels, classes=None)
     return spec, described(f"{path.name}, as the file and your options say", spec, notes, assumed=assumed)
 
 

@@ -79,6 +79,11 @@ class Preprocess:
         )
         _check(all(0 <= m <= 255 for m in self.mean), f"mean: {self.mean}", "three values in 0..255 (pixel units)")
         _check(
+            not any(self.mean) or any(m >= 1 for m in self.mean),
+            f"mean: {self.mean}",
+            "pixel units: mean 0.485 of a 0..1 image is 123.675 here",
+        )
+        _check(
             all(0 < s <= 255 for s in self.std),
             f"std: {self.std}",
             "three values in 0..255 above 0 (pixel units, a divisor; the compiler's scale_value is 1/std)",
