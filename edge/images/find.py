@@ -167,9 +167,8 @@ def _folder(folder: Path, classes: Sequence[str] | int | None, offset: int) -> t
         return files, "the folder has neither labels.csv nor class folders", ""
     note = ""
     labels, unlabelled = _folder_labels(folder, children, list(held), classes, offset)
-    if unlabelled and classes == len(held) == len(
-        children
-    ):  # names unknown: numbered as torchvision's ImageFolder does
+    # Where the names are not known, as torchvision's ImageFolder numbers them.
+    if unlabelled and classes == len(held) == len(children):
         labels, unlabelled, note = {name: i for i, name in enumerate(sorted(held))}, "", ", classes as the folders sort"
     labels = {name: label + offset for name, label in labels.items()}
 
