@@ -167,7 +167,7 @@ def test_broken_files_and_programs_of_other_inputs(toolchain: Toolchain, tiny: P
     assert (result.frames, result.bit_exact, result.max_abs_diff) == (0, None, None)
     assert "takes F32" in result.why_not
     (copy / "tiny.bin").write_bytes(b"rubbish")
-    with pytest.raises(ModelFileError, match="no program"):
+    with pytest.raises(ModelFileError, match="not a program"):
         check(toolchain, copy)
 
 
