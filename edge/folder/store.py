@@ -128,7 +128,7 @@ class Store:
         database.close()
         return self._replace("of another version of edge, or damaged")
 
-    def _of_the_disk(self, error: sqlite3.Error) -> bool:
+    def _of_the_disk(self, error: Exception) -> bool:
         """Tell whether the disk refuses. A damaged header, too, makes sqlite say that a file can't be written."""
         if "readonly" in str(error):
             with self._path.open("rb") as file:
