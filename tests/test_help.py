@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -24,21 +23,12 @@ from edge.progress import Quiet
 from edge.sources.options import EVERY, Options, stage_command
 from edge.sources.resolve import resolve
 from edge.specs.request import Request
+from tests.cli_page import commands
 from tests.conftest import FakeCompiler, Run, save_images, save_net
 
 WIDTH = 80
 LAST = ["--json", "--verbose", "--debug", "--help"]
 ROWS = {row.name: row for row in (*PORTABLE_STAGES, *STAGES) if row.name != "eval"}
-
-
-def commands(group: click.Group, *above: str) -> Iterator[tuple[tuple[str, ...], click.Command]]:
-    context = click.Context(group)
-    for name in group.list_commands(context):
-        command = group.get_command(context, name)
-        assert command is not None
-        yield (*above, name), command
-        if isinstance(command, click.Group):
-            yield from commands(command, *above, name)
 
 
 ALL = dict(commands(cli))

@@ -445,7 +445,7 @@ class TestBadInput:
         path = tmp_path / "model.onnx"
         onnx.save(block_net(), path, save_as_external_data=True, location="weights.data", size_threshold=0)
         (tmp_path / "weights.data").unlink()
-        assert "weights.data, which does not exist" in self.refused(path, tmp_path).seen
+        assert "weights.data, which is not beside it" in self.refused(path, tmp_path).seen
 
     def test_more_than_two_gigabytes(self, tmp_path: Path) -> None:
         path = tmp_path / "huge.onnx"

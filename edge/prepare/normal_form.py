@@ -36,7 +36,6 @@ def read_model(path: Path) -> onnx.ModelProto:
         raise ModelFileError(
             f"{path} has {path.stat().st_size / 1e9:.1f} GB", expected="an ONNX file of less than 2 GB"
         )
-    _require_weights(path)
     model = load_onnx(path)
     half_types = (onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16)
     half = [t.name for t in model.graph.initializer if t.data_type in half_types]
@@ -126,28 +125,6 @@ def has_branches(graph: onnx.GraphProto) -> bool:
 def computes_shapes(model: onnx.ModelProto) -> bool:
     """Tell whether shapes are computed at run time: then patterns show only after folding."""
     return any(node.op_type in ("Shape", "Size", "Range", "ConstantOfShape") for node in model.graph.node)
-
-
-def _require_weights(path: Path) -> None:
-    """Name the missing file when weights lie beside the model; load_onnx reports other faults."""
-    import onnx
-    from google.protobuf.message import DecodeError
-
-    try:
-        model = onnx.load(path, load_external_data=False)
-    except (DecodeError, ValueError, OSError):
-        return
-    places = {
-        entry.value for tensor in model.graph.initializer for entry in tensor.external_data if entry.key == "location"
-    }
-    missing = sorted(place for place in places if not (path.parent / place).is_file())
-    if missing:
-        raise ModelFileError(
-            f"{path} keeps its weights in {missing[0]}, which does not exist",
-            expected="weights inside the .onnx file, or their file beside it",
-            remedy="put it there, or make one file: "
-            "python -c \"import onnx; onnx.save(onnx.load('model.onnx'), 'whole.onnx')\"",
-        )
 
 
 def _with_shapes(model: onnx.ModelProto, origin: Path) -> onnx.ModelProto:
