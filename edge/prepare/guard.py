@@ -115,7 +115,7 @@ def reference(
         raise ModelFileError(
             f"onnxruntime can't run {origin}: {' '.join(str(error).split())[:200]}",
             expected="a model of standard operators",
-            remedy="export it again, from torch with opset_version=11",
+            remedy="export it again, from torch with opset_version=11, dynamo=False",
         ) from error
     shapes = {tuple(array.shape for array in arrays) for arrays in outputs}
     if len(shapes) > 1:

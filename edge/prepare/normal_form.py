@@ -55,7 +55,7 @@ def read_model(path: Path) -> onnx.ModelProto:
         raise ModelFileError(
             f"{path} has operators of the domain {', '.join(foreign)}",
             expected="operators of standard ONNX",
-            remedy="export without custom operators, from torch with opset_version=11",
+            remedy="export without custom operators, from torch with opset_version=11, dynamo=False",
         )
     return model
 

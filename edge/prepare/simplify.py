@@ -103,7 +103,7 @@ def simplify(
         with refused(
             f"{model} can't be made ready for the compiler",
             expected="a model that opset 10 or 11 can express",
-            remedy="export with opset_version=11 and a fixed input size",
+            remedy="export with opset_version=11, dynamo=False and a fixed input size",
         ):
             shipped = _Shipped("unsimplified", normal, rules.prove(normal))
     reason = "; ".join(rejected) or f"onnxsim without {', '.join(HARMFUL)}"
