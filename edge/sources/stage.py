@@ -232,7 +232,9 @@ def _run_worker(resolved: Resolved, spec: ModelSpec, toolchain: Toolchain | None
     if answer.get("about") == "weights":
         remedy = "check the classes and the timm tag of the model's YAML"
         if resolved.source == "torchscript":
-            remedy = "save it with an older torch, or export it with torch.onnx.export(..., opset_version=11, dynamo=False)"
+            remedy = (
+                "save it with an older torch, or export it with torch.onnx.export(..., opset_version=11, dynamo=False)"
+            )
         raise InputError(reason, remedy=remedy)
     if answer.get("about") == "model" and resolved.source != "torchscript":
         close = near_names(resolved.tag, toolchain)
