@@ -147,7 +147,10 @@ class Simulator:
         argv += ["--yuv-roi-coord", "0x0", "--yuv-roi-size", f"{height}x{width}"]
         done = self._toolchain.run(argv, cwd=self._folder, timeout=self._timeout)
         if done.timed_out:
-            raise ToolchainError(f"the simulator was stopped after {self._timeout:g} s", remedy="run the command again")
+            raise ToolchainError(
+                f"the simulator was stopped after {self._timeout:g} s",
+                remedy="close other programs: an image takes it a few seconds",
+            )
         if done.returncode != 0:
             how = f"was ended by signal {-done.returncode}" if done.returncode < 0 else "failed"
             killed = done.returncode == -signal.SIGKILL
@@ -155,7 +158,8 @@ class Simulator:
                 f"the simulator {how} on {self.program.name}: {_cause(done.tail)}",
                 remedy="edge doctor: a killed process often means too little memory"
                 if killed
-                else "build the program again: edge build MODEL",
+                else "edge eval BUILD --steps quantized measures its integers without the simulator; please report the "
+                "network",
             )
 
     def _read(self, run: Path, index: int, value: BinValue) -> Integers:
