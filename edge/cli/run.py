@@ -22,7 +22,7 @@ from edge.cli.program import (
     value_name,
 )
 from edge.cli.verb import Verb
-from edge.errors import EdgeError, InputError, UsageError
+from edge.errors import EdgeError, InputError, UsageError, shown
 from edge.specs.schema import ScoreKind
 
 if TYPE_CHECKING:
@@ -173,12 +173,12 @@ def _classify(net: Net, image: Path, k: int, target: Path | None) -> dict[str, A
 
 
 def _show(result: dict[str, Any]) -> None:
-    click.echo(result["image"])
+    click.echo(shown(result["image"]))
     for entry in result.get("labels", ()):
         share = f"{100 * entry['probability']:6.2f} %" if "probability" in entry else f"{entry['score']:8.4f}"
         click.echo(f"  {share}  {entry['label']}")
     if "out" in result:
-        click.echo(f"  → {result['out']}")
+        click.echo(f"  → {shown(result['out'])}")
     if "error" in result:
         click.echo(f"error: {result['error']}", err=True)
 
