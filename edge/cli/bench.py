@@ -155,7 +155,9 @@ def _image_file(image: Path | None) -> tuple[bytes, str]:
         try:
             data = image.expanduser().read_bytes()
         except OSError as error:
-            raise ImageError(f"{image} can't be read: {error.strerror or error}") from error
+            raise ImageError(
+                f"{image} can't be read: {error.strerror or error}", remedy="check the path and its permissions"
+            ) from error
         height, width = decode(data, str(image)).shape[:2]
         return data, f"{image.name}, {width}x{height}"
     import cv2

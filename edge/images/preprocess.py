@@ -60,7 +60,9 @@ def decode(data: bytes | Path, name: str | None = None) -> Image:
         try:
             data = data.read_bytes()
         except OSError as error:
-            raise ImageError(f"{name} can't be read: {error.strerror or error}") from error
+            raise ImageError(
+                f"{name} can't be read: {error.strerror or error}", remedy="check the path and its permissions"
+            ) from error
     if not data:
         raise ImageError(f"{name} is empty", remedy="copy the file again, or leave it out")
     if data[:2] == b"\xff\xd8" and not _jpeg_is_whole(data):
@@ -323,7 +325,9 @@ def calibration_image(file: Path, pre: Preprocess) -> Image:
     try:
         raw = np.fromfile(file, "<f4")
     except OSError as error:
-        raise CalibrationError(f"{file.name} can't be read: {error.strerror or error}") from error
+        raise CalibrationError(
+            f"{file.name} can't be read: {error.strerror or error}", remedy="check the path and its permissions"
+        ) from error
     if raw.size != height * width * 3:
         raise CalibrationError(
             f"{file.name} holds {raw.size} values",
