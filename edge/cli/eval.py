@@ -146,8 +146,9 @@ def eval_command(
 ) -> None:
     """Measure the accuracy of MODEL after each step from float to program, on the same images.
 
-    MODEL is a build folder, or a name: ConvNeXt_atto means build/ConvNeXt_atto. Writes eval.json and
-    answers.csv (every answer to every image) into it. Answers of an earlier run are reused.
+    MODEL is a build folder, or a name: ConvNeXt_atto means build/ConvNeXt_atto, and ./ConvNeXt_atto a folder
+    here. Writes eval.json and answers.csv (every answer to every image) into it. Answers of an earlier run
+    are reused.
     """
     import cattrs
 

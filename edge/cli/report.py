@@ -31,8 +31,9 @@ EXAMPLES = (
 def report_command(*, model: str, other: str | None, build_dir: Path, out: Path | None, as_json: bool) -> None:
     """Write report.html, report.md and report.json of MODEL; with OTHER, compare the two.
 
-    MODEL is a build folder, or a name: ConvNeXt_atto means build/ConvNeXt_atto. The page is one file that
-    opens offline. What edge eval and edge diagnose found of the same files is in it.
+    MODEL is a build folder, or a name: ConvNeXt_atto means build/ConvNeXt_atto, and ./ConvNeXt_atto a folder
+    here. The page is one file that opens offline. What edge eval and edge diagnose found of the same files is
+    in it.
     """
     from edge.folder.built import as_written, open_built
 

@@ -68,7 +68,8 @@ def run_command(
     """Classify IMAGEs (files, or folders of them) with MODEL.
 
     MODEL is a build folder, a bundle, a .bin, a portable ONNX, or a name: ConvNeXt_atto means
-    build/ConvNeXt_atto. An image that can't be read is named, the others are shown, and the exit code is 1.
+    build/ConvNeXt_atto, and ./ConvNeXt_atto a folder here. An image that can't be read is named, the others
+    are shown, and the exit code is 1.
     """
     files = _files(images)
     targets = _targets(files, out)
