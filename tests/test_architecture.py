@@ -18,7 +18,7 @@ MAP = PACKAGE.parent / "docs" / "architecture.md"
 # A room may import rooms of a lower number only (and itself); rooms of one number do not know each other.
 RANK = {
     "errors": 0, "progress": 0,
-    "files": 1, "foreign": 1, "toolchain": 1,
+    "files": 1, "scratch": 1, "foreign": 1, "toolchain": 1,
     "graph": 2, "specs": 2,
     "folder": 3, "images": 3,
     "compiler": 4, "prepare": 4, "simulate": 4, "sources": 4,

@@ -260,7 +260,7 @@ def test_a_manifest_without_what_a_report_needs_is_one_clear_error(build: Path) 
     content = json.loads((build / "manifest.json").read_text())
     del content["accuracy"]
     (build / "manifest.json").write_text(json.dumps(content))
-    with pytest.raises(ModelFileError, match="lacks what a report needs") as error:
+    with pytest.raises(ModelFileError, match="not as edge writes it") as error:
         gather(open_built(build))
     assert error.value.remedy == "edge build ConvNeXt_atto"
 

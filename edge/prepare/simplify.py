@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import subprocess
 import sys
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -22,6 +21,7 @@ from edge.prepare.patches import in_two_steps
 from edge.prepare.patterns import count_patterns
 from edge.prepare.pools import whole_windows
 from edge.progress import Reporter, Silent
+from edge.scratch import Scratch
 
 if TYPE_CHECKING:
     import onnx
@@ -185,7 +185,7 @@ def _onnxsim(normal: onnx.ModelProto, options: Sequence[str]) -> onnx.ModelProto
     Raises:
         Rejected: it failed, crashed, hung, or wrote an invalid model.
     """
-    with tempfile.TemporaryDirectory(prefix="edge-simplify-") as folder:
+    with Scratch("simplify") as folder:
         source, target = Path(folder, "in.onnx"), Path(folder, "out.onnx")
         _write(normal, source)
         command = [sys.executable, str(Path(child.__file__)), str(source), str(target), *options]
