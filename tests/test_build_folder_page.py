@@ -84,4 +84,4 @@ def test_a_build_holds_what_the_page_tells(edge: Run, tmp_path: Path, manifests:
 
 
 # Keys that the two manifests need not have.
-OFTEN_ABSENT = {"output", "scores", "rewrites", "equalization", "rounding", "attention", "patches", "exporter"}
+OFTEN_ABSENT = {"output", "scores", "rewrites", "equalization", "rounding", "attention", "patches", "pools", "exporter"}
