@@ -111,7 +111,7 @@ _YAML_BOMBS = (
 )  # fmt: skip
 
 
-def _damaged_text(document: Any, rng: random.Random, as_yaml: bool) -> bytes:
+def damaged_text(document: Any, rng: random.Random, as_yaml: bool) -> bytes:
     """Return the text of a document that is damaged as one, or as text."""
 
     def dumped(value: Any) -> str:
@@ -493,7 +493,7 @@ def model_yaml(rng: random.Random, folder: Path) -> list[Command]:
                        "mean": [0, 0, 0], "std": [1, 1, 1], "layout": "NCHW"},
         "published": {"source": "x", "float_top1": 50.0, "latency_ms": 1.0}, "output": "y",
     }  # fmt: skip
-    (folder / "m.yaml").write_bytes(_damaged_text(document, rng, as_yaml=True))
+    (folder / "m.yaml").write_bytes(damaged_text(document, rng, as_yaml=True))
     if rng.random() < 0.8:
         return [[rng.choice(("export", "export", "calibrate")), "m.yaml"]]
     return [["build", "m.yaml", "--compiler", "onnxruntime", *CALIBRATED, *MEASURED]]
@@ -515,7 +515,7 @@ def recipe_yaml(rng: random.Random, folder: Path) -> list[Command]:
     for key in ("rewrites", "equalization", "rounding", "evidence"):
         if rng.random() < 0.7:
             del document[key]
-    (folder / "r.yaml").write_bytes(_damaged_text(document, rng, as_yaml=True))
+    (folder / "r.yaml").write_bytes(damaged_text(document, rng, as_yaml=True))
     if rng.random() < 0.3:
         return [["build", "net.onnx", *BUILD, *CALIBRATED, *MEASURED, "--precision", "r.yaml"]]
     return [["render", "net.onnx", *BUILD[:-2], *CALIBRATED, "--precision", "r.yaml"]]
@@ -526,7 +526,7 @@ def calibration_yaml(rng: random.Random, folder: Path) -> list[Command]:
     save_net(folder / "net.onnx")
     save_images(folder / "imgs", 4)
     document = {"name": "mine", "images": "imgs", "n": 4, "seed": 0, "note": "x"}
-    (folder / "c.yaml").write_bytes(_damaged_text(document, rng, as_yaml=True))
+    (folder / "c.yaml").write_bytes(damaged_text(document, rng, as_yaml=True))
     return [["calibrate", "net.onnx", *BUILD[:-2], "--calib", "c.yaml"]]
 
 
@@ -540,7 +540,7 @@ def mapper_yaml(rng: random.Random, folder: Path) -> list[Command]:
     (folder / "cal").mkdir()
     document["calibration_parameters"]["cal_data_dir"] = "cal"
     (folder / "m.yaml").write_bytes(
-        damaged_bytes(text.encode(), rng) if rng.random() < 0.3 else _damaged_text(document, rng, as_yaml=True)
+        damaged_bytes(text.encode(), rng) if rng.random() < 0.3 else damaged_text(document, rng, as_yaml=True)
     )
     model = rng.choice(([], ["--model", "net.onnx"]))
     return [["lint", "m.yaml", *model, *rng.choice(([], ["--json"]))], ["import", "m.yaml", "--out", "build/new.yaml"]]
@@ -675,7 +675,7 @@ def received(rng: random.Random, folder: Path) -> list[Command]:
         new = build / ".next"
         new.mkdir()
         (new / ".gone.json").write_bytes(
-            _damaged_text(["../outside/keep.txt", "../../outside/keep.txt", "report.md"], rng, as_yaml=False)
+            damaged_text(["../outside/keep.txt", "../../outside/keep.txt", "report.md"], rng, as_yaml=False)
         )
         (new / "metadata.json").symlink_to(build / "metadata.json")
         (new / "x").symlink_to("../../../../outside")
@@ -695,7 +695,7 @@ def received(rng: random.Random, folder: Path) -> list[Command]:
 def _damage_json(path: Path, rng: random.Random) -> None:
     document = json.loads(path.read_text())
     path.unlink()
-    path.write_bytes(_damaged_text(document, rng, as_yaml=False))
+    path.write_bytes(damaged_text(document, rng, as_yaml=False))
 
 
 def _replaced(path: Path, rng: random.Random) -> None:

@@ -31,7 +31,8 @@ SECONDS, MEGABYTES = 60, 2000
 # What libraries write to the terminal by themselves, past edge.
 NOISE = re.compile(
     r"Traceback|error: unexpected|__init__|Warning: |libpng|libjpeg|TIFF_|Corrupt JPEG|JPEG data|OpenJPEG|"
-    r"\[ *(WARN|ERROR|INFO)|\[[WEF]:onnx|terminate called|Segmentation|onnx\.checker\.V|cv2\.error|imgcodecs|\x1b\[[0-9;]*[A-Za-ln-z]|\x00"
+    r"\[ *(WARN|ERROR|INFO)|\[[WEF]:onnx|terminate called|Segmentation|onnx\.checker\.V|cv2\.error|imgcodecs|"
+    r"\x1b\[[0-9;]*[A-Za-ln-z]|\x00"
 )
 
 
