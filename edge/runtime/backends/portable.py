@@ -40,6 +40,8 @@ class PortableBackend:
         except Exception as error:  # onnxruntime's own exceptions share no public base
             cause = " ".join(str(error).split())[:200]
             raise BackendError(f"onnxruntime can't load {path.name}: {cause}", remedy="edge build MODEL") from error
+        if not self._session.get_inputs() or not self._session.get_outputs():
+            raise BackendError(f"{path.name} has no input or no output", remedy="edge build MODEL")
         self._inputs = [tensor.name for tensor in self._session.get_inputs()]
         self.info = Info(
             backend="portable",
