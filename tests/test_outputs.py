@@ -110,9 +110,12 @@ def test_one_value_an_image_is_refused_with_what_to_export(tmp_path: Path) -> No
     assert "torch.zeros_like(s)" in str(error.value.remedy)
 
 
+CHOSEN = "name the value in front of the operator that chooses among them"
+
+
 @pytest.mark.parametrize(
     ("name", "message", "remedy"),
-    [("qq", "computes no value of that name", "--output q"), ("best", "holds int64", None), ("k", "no value", None)],
+    [("qq", "computes no value of that name", "--output q"), ("best", "holds int64", CHOSEN), ("k", "no value", None)],
 )
 def test_a_name_that_gives_no_scores_is_refused(tmp_path: Path, name: str, message: str, remedy: str | None) -> None:
     path = classifier(tmp_path / "net.onnx", [PROBABILITIES, BEST], [("best", (1,), INT64), ("q", ROW, FLOAT)])

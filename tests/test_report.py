@@ -196,7 +196,7 @@ def test_without_labels_agreement_is_the_figure(tmp_path: Path) -> None:
     assert "the same answer as float behind NV12 on 93.0 % of 500 images" in found.verdict
     with_sidecars(folder, labelled=False)
     found, page, texts = told(folder)
-    assert "Agreement with float after each step" in words(page)
+    assert "Agreement with float (behind NV12, up to that step on RGB)" in words(page)
     assert "No Top-1: a folder without labels" in words(page)
     assert "Images with another answer than float's" in words(page)
     assert "change of Top-1" not in words(page) + texts["report.md"]

@@ -84,7 +84,7 @@ def test_a_kill_leaves_whole_transactions(tmp_path: Path, wait: float) -> None:
 
 
 @given(st.data())
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60, deadline=None, derandomize=True)
 def test_a_damaged_file_gives_no_wrong_value(tmp_path_factory: pytest.TempPathFactory, data: st.DataObject) -> None:
     root = tmp_path_factory.mktemp("store")
     entries = filled(root, 12)

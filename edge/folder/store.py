@@ -97,7 +97,7 @@ class Store:
             try:
                 return self._transaction(statement, rows)
             except _DAMAGE as error:
-                if str(error) in _DISK:
+                if self._of_the_disk(error):
                     raise
                 self._database.close()
                 self._database = self._replace("damaged")
@@ -125,11 +125,19 @@ class Store:
                     database.execute(f"PRAGMA user_version = {FORMAT}")
                 return database
         except _DAMAGE as error:
-            if str(error) in _DISK:
+            if self._of_the_disk(error):
                 database.close()
                 raise
         database.close()
         return self._replace("of another version of edge, or damaged")
+
+    def _of_the_disk(self, error: sqlite3.Error) -> bool:
+        """Tell whether the disk refuses. A damaged header, too, makes sqlite say that a file can't be written."""
+        if "readonly" in str(error):
+            with self._path.open("rb") as file:
+                versions = file.read(20)[18:]  # of the format, for writing and for reading: 1 or 2
+            return set(versions) <= {1, 2}
+        return str(error) in _DISK
 
     def _replace(self, why: str) -> sqlite3.Connection:
         self._warn(f"{self._path} is {why}; its results are computed again")
