@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 # Unless this is set before its import, onnxruntime 1.32 sends device id, paths and names of files and graphs.
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+# OpenCV reads it when it is imported. Its own limit lets a file of 100 KB take 6 GB of memory.
+os.environ.setdefault("OPENCV_IO_MAX_IMAGE_PIXELS", "200000000")
 
 __version__ = "0.1.0"
 __all__ = ["BuildResult", "EdgeError", "__version__", "build", "evaluate", "load"]

@@ -26,6 +26,8 @@
 
 from __future__ import annotations
 
+import re
+
 
 class EdgeError(Exception):
     """A failure that edge understands.
@@ -50,7 +52,18 @@ class EdgeError(Exception):
             lines.append(f"expected: {self.expected}")
         if self.remedy:
             lines.append(f"next: {self.remedy}")
-        return "\n".join(lines)
+        return "\n".join(shown(line) for line in "\n".join(lines).split("\n"))
+
+
+_LONGEST = 2000  # characters of a line
+# Control characters move the cursor or colour the terminal, and the last ones turn the direction of text.
+_CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+
+
+def shown(text: str) -> str:
+    """Return text that holds names from a user's files so that it does nothing to the terminal and stays readable."""
+    text = _CONTROLS.sub(lambda found: found.group().encode("unicode_escape").decode(), text)
+    return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 300]} … {text[-200:]}"
 
 
 class UsageError(EdgeError):

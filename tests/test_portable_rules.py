@@ -33,6 +33,7 @@ def convolution(
     biggest: int = 1 << 20,
     bias_scale: int = 0,
     e_shift: tuple[int, int] = (-8, 2),
+    bias: bool = True,
 ) -> Case:
     x = anything(random, dtype, 1, 9, 10, inputs)
     sides = [
@@ -73,6 +74,9 @@ def convolution(
             "e_scale": many(random, 1, 32768, outputs),
         }
     order = ["x", "w", "b", "s", *(["e"] if residual else [])]
+    if not bias:
+        attributes["use_bias"] = 0
+        order, constants = order[:2], {"w": constants["w"]}
     return Case("HzSQuantizedConv", given, attributes, shape, out_type(bits), constants, order)
 
 
@@ -81,7 +85,7 @@ def convolution(
 @pytest.mark.parametrize("dtype", [np.int8, np.int16])
 def test_convolution(vendor: VendorRuntime, dtype: Any, bits: int, relu: bool) -> None:
     for seed in range(3):
-        same(vendor, convolution(np.random.default_rng(seed), dtype, bits, relu=relu))
+        same(vendor, convolution(np.random.default_rng(seed), dtype, bits, relu=relu, bias=seed < 2))
 
 
 GEOMETRIES: dict[str, dict[str, Any]] = {
@@ -90,6 +94,7 @@ GEOMETRIES: dict[str, dict[str, Any]] = {
     "dilated": {"kernel": (3, 3), "dilations": (2, 3), "pads": (2, 2, 2, 2)},
     "grouped": {"kernel": (3, 3), "group": 4, "pads": (1, 1, 1, 1)},
     "depthwise": {"kernel": (3, 3), "group": 12, "inputs": 12},
+    "without bias": {"bias": False},
     "bias scaled": {"bias_scale": 9, "biggest": 1 << 14},
     "bias at the end of int32": {"biggest": 1 << 31},
     "residual": {"residual": True},

@@ -260,7 +260,7 @@ def test_a_manifest_without_what_a_report_needs_is_one_clear_error(build: Path) 
     content = json.loads((build / "manifest.json").read_text())
     del content["accuracy"]
     (build / "manifest.json").write_text(json.dumps(content))
-    with pytest.raises(ModelFileError, match="lacks what a report needs") as error:
+    with pytest.raises(ModelFileError, match="not as edge writes it") as error:
         gather(open_built(build))
     assert error.value.remedy == "edge build ConvNeXt_atto"
 
@@ -565,6 +565,7 @@ def test_what_a_recipe_changed_of_the_float_network_is_told(build: Path) -> None
     manifest |= {
         "attention": {"pools": ["p"], "scales": ["s", "t"], "keys": []},
         "patches": ["/proj/Conv"],
+        "pools": ["/pool", "/pool_1"],
         "rewrites": {"nodes": {"channel_mean": ["a", "b"]}, "max_abs_error": 1e-7},
         "equalization": {"pairs": [{}], "images": 16, "max_abs_error": 0.0},
         "rounding": {"layers": 7, "left": [], "images": 32, "error_kept": 0.4321},
@@ -572,6 +573,7 @@ def test_what_a_recipe_changed_of_the_float_network_is_told(build: Path) -> None
     path.write_text(json.dumps(manifest))
     told = (
         "attention laid out for the BPU: 3 nodes written another way",
+        "average pools exact at the edge: 2 nodes written another way",
         "patches cut in two steps: 1 convolution written another way",
         "channel_mean: 2 nodes written another way",
         "channels of 1 pair of layers equalized on 16 calibration images",

@@ -64,6 +64,21 @@ def test_other_ways_to_name_the_program(edge: Run, build: Path, tmp_path: Path, 
     assert json.loads(out)["images"][0]["labels"][0]["label"] in NAMES
 
 
+def test_a_bundle_unpacked_here_does_not_stand_for_the_build_of_its_name(
+    edge: Run, build: Path, tmp_path: Path
+) -> None:
+    save_photo(tmp_path / "photo.png")
+    shutil.copytree(build, tmp_path / "ConvNeXt_atto")
+    programs = {}
+    for model in ("ConvNeXt_atto", "./ConvNeXt_atto", str(tmp_path / "ConvNeXt_atto")):
+        programs[model] = json.loads(edge("run", model, "photo.png", "--json", *PORTABLE)[1])["program"]
+    assert programs == {
+        "ConvNeXt_atto": "build/ConvNeXt_atto",
+        "./ConvNeXt_atto": "ConvNeXt_atto",
+        str(tmp_path / "ConvNeXt_atto"): str(tmp_path / "ConvNeXt_atto"),
+    }
+
+
 def test_json_tells_everything(edge: Run, build: Path, tmp_path: Path) -> None:
     image = save_photo(tmp_path / "photo.png", 5)
     _, out, _ = edge("run", "ConvNeXt_atto", "photo.png", "--json")

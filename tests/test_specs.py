@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -107,3 +108,36 @@ def test_a_word_that_is_not_among_the_allowed_ones_is_told_with_these(tmp_path: 
     (tmp_path / "r.yaml").write_text("rewrites: [fast]\n")
     with pytest.raises(SpecError, match="fast is none of 'channel_mean'"):
         load_precision(str(tmp_path / "r.yaml"))
+
+
+@pytest.mark.parametrize(
+    ("size", "resize", "near"),
+    [
+        ((225, 225), 257, (224, 224)),
+        ((112, 112), 128, (128, 128)),
+        ((112, 112), 112, (96, 96)),
+        ((126, 1198), None, (126, 1184)),
+        ((127, 1198), 1369, (128, 1184)),
+        ((299, 299), 342, (288, 288)),
+        ((224, 20), None, (224, 32)),
+    ],
+)
+def test_the_sizes_that_a_refusal_proposes_pass(
+    size: tuple[int, int], resize: int | None, near: tuple[int, int]
+) -> None:
+    with pytest.raises(SpecError) as failed:
+        Preprocess(crop=size, resize=resize)
+    assert failed.value.remedy
+    assert failed.value.remedy.startswith(f"export the network for {near[0]}x{near[1]}")
+    Preprocess(crop=near, resize=resize)
+    found = re.search(
+        r"takes (\d+)x(\d+) and returns network\(x\[:, :, (\d+):(\d+), (\d+):(\d+)\]\)", failed.value.remedy
+    )
+    assert (found is None) == (resize is None or resize < -(-max(size) // 32) * 32)
+    if found is None:
+        return
+    high, wide, top, bottom, left, right = map(int, found.groups())
+    Preprocess(crop=(high, wide), resize=resize)
+    assert (bottom - top, right - left) == size
+    assert 0 <= top <= bottom <= high
+    assert 0 <= left <= right <= wide

@@ -207,6 +207,32 @@ def test_other_failures_are_told(text: str, status: int, stage: str, cause: str)
     assert error.remedy
 
 
+@pytest.mark.parametrize(
+    ("name", "cause", "remedy"),
+    [
+        ("no_hardmax", "neither the BPU nor its CPU runtime has Hardmax (node '/stage/Hardmax_2')", "the largest is"),
+        ("cumsum_int64", "CumSum of node 'CumSum_2': CumSum currently only support FLOAT but gives INT64", "as int32"),
+        ("conv_3d", "its pass quantize_conv fails at Conv of node '/stage/Conv_3'", "number of axes"),
+        ("loop", "the network holds a loop or a branch", "torch.onnx.export"),
+    ],
+)
+def test_refused_nodes_are_named_with_what_to_write_instead(name: str, cause: str, remedy: str) -> None:
+    error = diagnose(sample(name), 255)
+    assert error.cause.startswith(cause)
+    assert error.remedy
+    assert remedy in error.remedy
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in SAMPLES.glob("*.txt")))
+@pytest.mark.parametrize("status", [0, 1, 139, -15, 255])
+def test_no_remedy_is_what_was_just_run(name: str, status: int) -> None:
+    """These logs are of `edge check`, `edge compile` and a build."""
+    remedy = diagnose(sample(name), status).remedy
+    assert remedy
+    for again in ("edge check", "edge compile", "edge build", "edge simplify", "run the same command"):
+        assert again not in remedy
+
+
 def test_results_survive_json() -> None:
     rows = logs.nodes(sample("makertbin_tiny"))
     result = CompileResult(

@@ -159,7 +159,10 @@ def _unreadable(images: ImageSet, answered: Answered, listener: Listener) -> tup
     if len(names) > _TOLD:
         listener.warn(f"and {len(names) - _TOLD} more can't be read")
     if len(names) == len(images):
-        raise InputError(f"none of the {len(images)} images of {images.description} could be read")
+        raise InputError(
+            f"none of the {len(images)} images of {images.description} could be read",
+            expected="JPEG, PNG, BMP, WebP, TIFF or PPM",
+        )
     return names
 
 

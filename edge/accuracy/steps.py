@@ -233,5 +233,5 @@ def _onnxruntime() -> tuple[str, dict[str, str]]:
     try:
         found = version("onnxruntime")
     except PackageNotFoundError:
-        raise UsageError("onnxruntime is not installed") from None
+        raise UsageError("onnxruntime is not installed", remedy="pip install onnxruntime") from None
     return f"onnxruntime {found}", {"onnxruntime": found}

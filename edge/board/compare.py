@@ -222,7 +222,10 @@ def measure_accuracy(
 
     found = list(answers(board, frames(), simulator=simulator, count=len(images), reporter=reporter))
     if not found:
-        raise InputError(f"none of the {len(images)} images of {images.description} could be read")
+        raise InputError(
+            f"none of the {len(images)} images of {images.description} could be read",
+            expected="JPEG, PNG, BMP, WebP, TIFF or PPM",
+        )
     ours = np.stack([answer.board for answer in found])
     truth = np.array(labels) if images.labelled else None
     if ours.shape[1] != classes:

@@ -66,7 +66,9 @@ def program_versions(path: Path) -> ProgramVersions:
     try:
         data = path.read_bytes()
     except OSError as error:
-        raise ModelFileError(f"{path} can't be read: {error.strerror or error}") from error
+        raise ModelFileError(
+            f"{path} can't be read: {error.strerror or error}", remedy="check the path and its permissions"
+        ) from error
     header = _HEADER.search(data)
     if header is None:
         raise ModelFileError(

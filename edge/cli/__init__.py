@@ -123,6 +123,7 @@ def cli() -> None:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line and exit with 0, 1 (a known failure), 2 (wrong usage), 3 (unexpected) or 130."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
+    _own_stderr()
     debug = "--debug" in arguments
     # A polite kill unwinds like Ctrl-C, so that children are stopped and half-written folders removed.
     signal.signal(signal.SIGTERM, _terminate)
@@ -180,6 +181,18 @@ def _of_the_system(error: OSError) -> str:
     seen = f"{where}: {error.strerror or error}"
     remedy = remedies.get(error.errno or 0, "check the path and its permissions")
     return f"{seen}\nnext: {remedy}, or see more with --debug"
+
+
+def _own_stderr() -> None:
+    """Give Python's stderr a descriptor of its own, so that what libraries write to 2 can be kept from the terminal."""
+    try:
+        if sys.stderr.fileno() != 2:
+            return
+        sys.stderr.flush()
+        copy = os.dup(2)
+    except (OSError, ValueError, AttributeError):  # it is closed, or no file
+        return
+    sys.stderr = os.fdopen(copy, "w", buffering=1, encoding=sys.stderr.encoding, errors=sys.stderr.errors)
 
 
 def _terminate(_number: int, _frame: FrameType | None) -> None:

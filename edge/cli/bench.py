@@ -53,7 +53,8 @@ def bench_command(
     """Measure latency and frames a second of MODEL, through the calls that your own program would make.
 
     MODEL is a build folder, a bundle, a .bin, a portable ONNX, or a name: ConvNeXt_atto means
-    build/ConvNeXt_atto. Preprocessing (image file to NV12) is measured apart from the forward pass.
+    build/ConvNeXt_atto, and ./ConvNeXt_atto a folder here. Preprocessing (image file to NV12) is measured
+    apart from the forward pass.
     """
     from edge.runtime.bench import measure, measure_preprocessing
     from edge.runtime.machine import ON_BOARD, machine
@@ -155,7 +156,9 @@ def _image_file(image: Path | None) -> tuple[bytes, str]:
         try:
             data = image.expanduser().read_bytes()
         except OSError as error:
-            raise ImageError(f"{image} can't be read: {error.strerror or error}") from error
+            raise ImageError(
+                f"{image} can't be read: {error.strerror or error}", remedy="check the path and its permissions"
+            ) from error
         height, width = decode(data, str(image)).shape[:2]
         return data, f"{image.name}, {width}x{height}"
     import cv2

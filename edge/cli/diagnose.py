@@ -174,9 +174,10 @@ def diagnose_command(
 ) -> None:
     """Find out where MODEL loses accuracy, and what would help.
 
-    MODEL is a build folder, or a name: ConvNeXt_atto means build/ConvNeXt_atto. Looks at the input, NV12,
-    calibration, weights, every layer and what runs on the CPU. Writes diagnosis.json into the build folder.
-    The last lines are remedies, best first, each with the figure that supports it.
+    MODEL is a build folder, or a name: ConvNeXt_atto means build/ConvNeXt_atto, and ./ConvNeXt_atto a folder
+    here. Looks at the input, NV12, calibration, weights, every layer and what runs on the CPU. Writes
+    diagnosis.json into the build folder. The last lines are remedies, best first, each with the figure that
+    supports it.
     """
     import cattrs
 

@@ -14,6 +14,8 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn
 from rich.table import Table
 from rich.text import Text
 
+from edge.errors import shown
+
 NAME_WIDTH = 10
 QUIET_SECONDS = 10.0  # without a terminal progress is a line now and then, so that logs stay short
 UNBOUNDED = 10_000  # columns of a table's console: a line is as long as its words, whatever the terminal
@@ -118,7 +120,7 @@ class Display:
 
     def warn(self, message: str) -> None:
         """Show a warning that stays."""
-        self._console.print(Text(f"! {message}", style="yellow"))
+        self._console.print(Text(f"! {shown(message)}", style="yellow"))
 
     def _clear(self) -> None:
         if self._task is not None:

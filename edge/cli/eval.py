@@ -26,7 +26,7 @@ from edge.cli.options import (
 )
 from edge.cli.program import find_program
 from edge.cli.verb import Verb
-from edge.errors import GateError, UsageError
+from edge.errors import GateError, UsageError, shown
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -55,7 +55,7 @@ def eval_table(evaluation: Evaluation, root: Path) -> str:
         lines += textwrap.wrap(sentence, TEXT, initial_indent="- ", subsequent_indent="  ")
     lines += ["", f"images    {evaluation.dataset}, {evaluation.n} answered"]
     if evaluation.unreadable:
-        lines.append(f"unreadable  {len(evaluation.unreadable)}: {_some(evaluation.unreadable)}")
+        lines.append(f"unreadable  {len(evaluation.unreadable)}: {shown(_some(evaluation.unreadable))}")
     lines.append("intervals   95 %: Wilson for Top-1, bootstrap for changes (with 0 where p >= 0.05); p: exact McNemar")
     lines.append(f"details     {root / FILE}, every answer in {root / ANSWERS}")
     return "\n".join(lines)
@@ -149,8 +149,9 @@ def eval_command(
 ) -> None:
     """Measure the accuracy of MODEL after each step from float to program, on the same images.
 
-    MODEL is a build folder, or a name: ConvNeXt_atto means build/ConvNeXt_atto. Writes eval.json and
-    answers.csv (every answer to every image) into it. Answers of an earlier run are reused.
+    MODEL is a build folder, or a name: ConvNeXt_atto means build/ConvNeXt_atto, and ./ConvNeXt_atto a folder
+    here. Writes eval.json and answers.csv (every answer to every image) into it. Answers of an earlier run
+    are reused.
     """
     import cattrs
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from difflib import get_close_matches
 from pathlib import Path
@@ -57,17 +58,21 @@ def running_options(function: F) -> F:
 
 
 def find_program(model: str, build_dir: Path) -> Path:
-    """Return what MODEL names: an existing path, else the folder of that name in ``build_dir``.
+    """Return what MODEL names: a bare name the folder of that name in ``build_dir``, all else an existing path.
+
+    So a bundle that was unpacked here never stands for the build of its name; ``./NAME`` names it.
 
     Raises:
         ModelFileError: it was not built yet, or does not exist.
         UsageError: no model of that name.
     """
     path = Path(model).expanduser()
+    built = build_dir / path
+    if model not in ("", ".", "..") and "/" not in model and os.sep not in model and built.is_dir():
+        return built
     if path.exists():
         return path
-    built = build_dir / path
-    if len(path.parts) == 1 and built.is_dir():
+    if len(path.parts) == 1 and built.is_dir():  # NAME/
         return built
     if len(path.parts) != 1 or path.suffix in (".bin", ".onnx"):
         raise ModelFileError(

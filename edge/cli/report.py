@@ -31,10 +31,11 @@ EXAMPLES = (
 def report_command(*, model: str, other: str | None, build_dir: Path, out: Path | None, as_json: bool) -> None:
     """Write report.html, report.md and report.json of MODEL; with OTHER, compare the two.
 
-    MODEL is a build folder, or a name: ConvNeXt_atto means build/ConvNeXt_atto. The page is one file that
-    opens offline. What edge eval and edge diagnose found of the same files is in it.
+    MODEL is a build folder, or a name: ConvNeXt_atto means build/ConvNeXt_atto, and ./ConvNeXt_atto a folder
+    here. The page is one file that opens offline. What edge eval and edge diagnose found of the same files is
+    in it.
     """
-    from edge.folder.built import open_built
+    from edge.folder.built import as_written, open_built
 
     if out is not None and out.suffix != ".html":
         raise UsageError(f"--out {out}", expected="a name ending in .html")
@@ -43,16 +44,19 @@ def report_command(*, model: str, other: str | None, build_dir: Path, out: Path 
         from edge.report import compare
         from edge.report.write import write_beside
 
-        comparison = compare.compare(built, open_built(built_folder(other, build_dir, "report")))
-        verdict, texts = comparison.verdict, compare.documents(comparison)
+        second = open_built(built_folder(other, build_dir, "report"))
+        with as_written(built.folder, second.folder):
+            comparison = compare.compare(built, second)
+            verdict, texts = comparison.verdict, compare.documents(comparison)
         paths = write_beside(out or Path("comparison.html"), texts)
     else:
         from edge.report.gather import gather
         from edge.report.page import documents
         from edge.report.write import write_beside, write_into
 
-        report = gather(built)
-        verdict, texts = f"{report.name}: {report.verdict}", documents(report)
+        with as_written(built.folder):
+            report = gather(built)
+            verdict, texts = f"{report.name}: {report.verdict}", documents(report)
         warnings = [f"{flag.text} {flag.command}" for flag in report.flags if flag.kind == "stale"]
         paths = write_into(built, texts) if out is None else write_beside(out, texts)
     for warning in warnings:

@@ -22,7 +22,7 @@ from edge.cli.program import (
     value_name,
 )
 from edge.cli.verb import Verb
-from edge.errors import EdgeError, InputError, UsageError
+from edge.errors import EdgeError, InputError, UsageError, shown
 from edge.specs.schema import ScoreKind
 
 if TYPE_CHECKING:
@@ -68,7 +68,8 @@ def run_command(
     """Classify IMAGEs (files, or folders of them) with MODEL.
 
     MODEL is a build folder, a bundle, a .bin, a portable ONNX, or a name: ConvNeXt_atto means
-    build/ConvNeXt_atto. An image that can't be read is named, the others are shown, and the exit code is 1.
+    build/ConvNeXt_atto, and ./ConvNeXt_atto a folder here. An image that can't be read is named, the others
+    are shown, and the exit code is 1.
     """
     files = _files(images)
     targets = _targets(files, out)
@@ -173,12 +174,12 @@ def _classify(net: Net, image: Path, k: int, target: Path | None) -> dict[str, A
 
 
 def _show(result: dict[str, Any]) -> None:
-    click.echo(result["image"])
+    click.echo(shown(result["image"]))
     for entry in result.get("labels", ()):
         share = f"{100 * entry['probability']:6.2f} %" if "probability" in entry else f"{entry['score']:8.4f}"
         click.echo(f"  {share}  {entry['label']}")
     if "out" in result:
-        click.echo(f"  → {result['out']}")
+        click.echo(f"  → {shown(result['out'])}")
     if "error" in result:
         click.echo(f"error: {result['error']}", err=True)
 

@@ -11,6 +11,7 @@ import signal
 from attrs import frozen
 
 from edge.compiler.logs import lines
+from edge.compiler.refusals import refusal
 from edge.errors import CompileError
 
 _LONGEST = 400  # characters of a cause
@@ -31,13 +32,13 @@ _RULES = (
     _Rule(
         r"No space left on device|Errno 28",
         "write files",
-        "free some space there, in /tmp and in the build folder, and run the same command again",
+        "free some space there, in /tmp and in the build folder",
         "the disk is full (no space left on device)",
     ),
     _Rule(
         r"MemoryError|std::bad_alloc|[Cc]annot allocate memory|Unable to allocate [^\n]*",
         "memory",
-        "close other programs, or use a machine with more memory, and run again",
+        "close other programs, or use a machine with more memory",
         "the machine ran out of memory",
     ),
     _Rule(
@@ -89,13 +90,13 @@ _RULES = (
     _Rule(
         r"The onnx model is invalid[^\n]*",
         "prepare",
-        "the model has an operator or a shape that the compiler does not know: run `edge simplify`, "
+        "the model has an operator or a shape that the compiler does not know: "
         "export with opset 11 and standard operators only",
     ),
     _Rule(
         r"ERROR-OCCUR-DURING \{[^}]*\}[^\n]*?((?:[Uu]nsupported|not support|No schema)[^\n]*)",
         "{occurred}",
-        "run `edge check` to see the operators; replace this one, or export with opset 11",
+        "write this part of the network with other operators, or export with opset 11",
     ),
 )
 
@@ -116,6 +117,8 @@ def diagnose(text: str, returncode: int, *, log: str | None = None) -> CompileEr
     rows = [row.rstrip() for row in lines(text)]
     plain = "\n".join(rows)
     stage = _stage(plain)
+    if refused := refusal(plain):
+        return _error(stage, refused.cause, refused.remedy, log)
     for rule in _RULES:
         if match := re.search(rule.pattern, plain):
             groups = match.groups() or (match[0],)
@@ -124,12 +127,12 @@ def diagnose(text: str, returncode: int, *, log: str | None = None) -> CompileEr
     if number := _signal(returncode):
         return _signalled(number, stage, log)
     if occurred := _OCCURRED.search(plain):
-        return _error(stage, occurred[2], "read the log; `edge check` shows the operators", log)
+        return _error(stage, occurred[2], "read the log: its last lines name the part that failed", log)
     if returncode == 0:
         return _error(
             stage if stage != "start" else "write the .bin",
             "it ended with status 0 but left no complete result",
-            "read the log; then run the same command again",
+            "read the log: its last lines say how far it came",
             log,
         )
     if last := next((row for row in reversed(rows) if _EXCEPTION.match(row)), None):
@@ -172,18 +175,19 @@ def _signalled(number: int, stage: str, log: str | None) -> CompileError:
         return _error(
             stage,
             "it was killed (SIGKILL), most often because the machine ran out of memory",
-            "close other programs, or use a machine with more memory, and run again",
+            "close other programs, or use a machine with more memory",
             log,
         )
     if number in (signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS, signal.SIGILL, signal.SIGFPE):
         return _error(
             stage,
             f"the compiler crashed ({name})",
-            "an operator that it does not know can do this: run `edge check`, export with opset 11 and "
-            "standard operators only",
+            "an operator that it does not know can do this: export with opset 11 and standard operators only",
             log,
         )
-    return _error(stage, f"it was stopped by {name}", "run the same command again", log)
+    return _error(
+        stage, f"it was stopped by {name}", "find what stopped it: a time limit, a shutdown or another program", log
+    )
 
 
 def _error(stage: str, cause: str, remedy: str, log: str | None) -> CompileError:

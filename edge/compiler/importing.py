@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -18,6 +17,7 @@ from edge.compiler.render import SCALE_DIGITS, one_line
 from edge.errors import ModelFileError, SpecError, UsageError
 from edge.files import require_ours, write_text
 from edge.graph.files import GraphFacts, facts, fixed_input, load_onnx
+from edge.scratch import Scratch
 from edge.specs import (
     Calibration,
     Compiler,
@@ -148,7 +148,7 @@ def import_mapper(file: Path, out: Path | None = None) -> Imported:
     texts = {out: mark + _model_text(spec)}
     if recipe:
         texts[recipe] = mark + precision_text(precision)
-    with tempfile.TemporaryDirectory() as folder:  # nothing is written that edge would not load
+    with Scratch("import") as folder:  # nothing is written that edge would not load
         for target, content in texts.items():
             (Path(folder) / target.name).write_text(content, encoding="utf-8")
         load_precision(read_model(str(Path(folder) / out.name)).spec.precision)

@@ -164,7 +164,9 @@ def checker(
     try:
         key = hashlib.sha256(onnx.read_bytes() + repr(shape).encode()).hexdigest()
     except OSError as error:
-        raise ModelFileError(f"can't read {onnx}: {error.strerror}") from error
+        raise ModelFileError(
+            f"can't read {onnx}: {error.strerror}", remedy="check the path and its permissions"
+        ) from error
     with open_sandbox(
         key, files={name: onnx}, working_dir=".hb_check", out=out, timeout=timeout, reporter=reporter
     ) as box:

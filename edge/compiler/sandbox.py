@@ -22,6 +22,7 @@ from attrs import frozen
 
 from edge.errors import CompileError, UsageError, WorkspaceError
 from edge.progress import Reporter
+from edge.scratch import Scratch
 
 # A literal, not tempfile.gettempdir(), which differs between users, and so would the bytes of the .bin.
 ROOT = Path("/tmp")  # noqa: S108 - made with mode 0700, owner checked, never followed through a link
@@ -83,8 +84,7 @@ def _enter(path: Path, timeout: float, reporter: Reporter, undo: contextlib.Exit
         undo.callback(os.close, lock)
         undo.callback(shutil.rmtree, path, ignore_errors=True)
         return path, True
-    other = Path(tempfile.mkdtemp(prefix="edge-"))
-    undo.callback(shutil.rmtree, other, ignore_errors=True)
+    other = undo.enter_context(Scratch("compile"))
     reporter.warn(
         f"{path} belongs to another user; working in {other}, "
         "so the .bin may differ in bytes (not in behaviour) from other builds"

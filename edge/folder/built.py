@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,25 @@ class Built:
                 remedy=remedy or f"edge build {self.metadata.model}",
             )
         return self.files[role]
+
+
+@contextmanager
+def as_written(*folders: Path) -> Iterator[None]:
+    """Turn what follows from documents that edge did not write so into a clear error.
+
+    A received folder's documents are JSON, and each of their many values may be of another type.
+
+    Raises:
+        ModelFileError: instead of the KeyError, TypeError and so on.
+    """
+    try:
+        yield
+    except (LookupError, TypeError, AttributeError, ValueError, ArithmeticError, RecursionError) as error:
+        raise ModelFileError(
+            f"a document in {' or '.join(map(str, folders))} is not as edge writes it: {type(error).__name__} {error}",
+            expected=f"{MANIFEST} and the other .json files of a build by this edge",
+            remedy=f"edge build {folders[0].name}",
+        ) from error
 
 
 def open_built(folder: Path) -> Built:

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from edge.files import disk_errors
+from edge.files import disk_errors, require_no_link
 
 FORMAT = 1  # of the file; a file of another format is replaced
 _TABLE = (
@@ -44,6 +44,9 @@ class Store:
         self._root = root
         self._path = root / name
         self._warn = warn
+        for path in (self._path.parent, self._path, self._path.with_name(f"{name.rpartition('/')[2]}-journal")):
+            if path != root:
+                require_no_link(path)
         with self._disk_errors():
             self._path.parent.mkdir(parents=True, exist_ok=True)
             self._database = self._open()

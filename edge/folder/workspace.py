@@ -33,7 +33,7 @@ from attrs import frozen
 from filelock import FileLock, Timeout
 
 from edge.errors import ToolchainError, WorkspaceError
-from edge.files import disk_errors, is_plain_name, json_text, read_json, sha256_of, write_json
+from edge.files import disk_errors, is_plain_name, json_text, read_json, require_no_link, sha256_of, write_json
 from edge.folder.publication import NEXT, publish_set, settle
 from edge.progress import Reporter
 
@@ -139,11 +139,8 @@ class Workspace:
     def __enter__(self) -> Workspace:
         with disk_errors(self.root):
             self._claim()
-        for name in (STAGES, "failed", NEXT):
-            if (self.root / name).is_symlink():
-                raise WorkspaceError(
-                    f"{self.root / name} is a link", expected="a folder that edge made", remedy=f"rm {self.root / name}"
-                )
+        for name in (STAGES, "failed", NEXT, ".lock"):
+            require_no_link(self.root / name)
         try:
             self._lock.acquire(timeout=0)
         except Timeout:

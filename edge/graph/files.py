@@ -120,7 +120,10 @@ def _opened(source: str | bytes, name: str) -> onnxruntime.InferenceSession:
         return session(source)
     except Exception as error:  # onnxruntime's own exceptions share no public base
         cause = " ".join(str(error).split())[:200]
-        raise ModelFileError(f"onnxruntime can't load {name}: {cause}") from error
+        raise ModelFileError(
+            f"onnxruntime can't load {name}: {cause}",
+            remedy="export or build it again: onnxruntime itself refuses the file",
+        ) from error
 
 
 def session(

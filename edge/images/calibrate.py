@@ -16,10 +16,11 @@ import shutil
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import cattrs
 import numpy as np
-from attrs import field, frozen
+from attrs import field, fields, frozen
 from attrs.validators import ge, instance_of
 from numpy.typing import NDArray
 
@@ -100,8 +101,7 @@ def load_set(name: str) -> CalibrationSet:
         known = ", ".join(sorted(p.stem for p in data_dir("calibration").glob("*.yaml")))
         raise SpecError(f"no calibration set is called {name!r}", expected=f"{known}; or a path of a YAML")
     try:
-        data = read_yaml(path)
-        spec = CalibrationSet(**{"name": path.stem, **data})
+        spec = _as_set(path, read_yaml(path))
     except (OSError, ValueError, TypeError) as error:
         raise SpecError(
             f"{path} is not a calibration set: {error.args[0] if error.args else error}",
@@ -115,6 +115,14 @@ def load_set(name: str) -> CalibrationSet:
     if images.partition(":")[0] != "demo":
         images = str(path.parent / Path(images).expanduser())
     return CalibrationSet(spec.name, images, spec.n, spec.seed, spec.note)
+
+
+def _as_set(path: Path, data: Any) -> CalibrationSet:
+    if not isinstance(data, dict):
+        raise TypeError(f"it holds {type(data).__name__}")
+    if unknown := data.keys() - {item.name for item in fields(CalibrationSet)}:
+        raise ValueError(f"unknown {', '.join(sorted(map(repr, unknown)))}")
+    return CalibrationSet(**{"name": path.stem, **data})
 
 
 def calibrate(

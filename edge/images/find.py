@@ -298,7 +298,7 @@ def _rows(path: Path) -> Iterator[tuple[int, str, str | None]]:
     """Yield line number, name and label of each image that a list names."""
     lines = io.StringIO(_text(path), newline=None)
     if path.suffix.lower() == ".csv":
-        for number, cells in enumerate(csv.reader(lines), start=1):
+        for number, cells in enumerate(_cells(path, lines), start=1):
             if cells and not (number == 1 and [c.strip() for c in cells] == ["filename", "class_index"]):
                 yield number, cells[0].strip(), cells[1].strip() if len(cells) > 1 else None
     else:
@@ -307,6 +307,14 @@ def _rows(path: Path) -> Iterator[tuple[int, str, str | None]]:
             if line.strip() and not line.startswith("#"):
                 known = bool(name) and re.fullmatch(r"[+-]?\d+", label) is not None
                 yield number, name.strip() if known else line.strip(), label if known else None
+
+
+def _cells(path: Path, lines: Iterable[str]) -> Iterator[list[str]]:
+    """Yield the cells of each row of a CSV."""
+    try:
+        yield from csv.reader(lines)
+    except csv.Error as error:
+        raise LabelError(f"{path} is no CSV: {error}", expected="filename,class_index on each line") from error
 
 
 def _check_labels(pairs: Iterable[tuple[str, int | None]], classes: Sequence[str] | int | None) -> None:
@@ -342,7 +350,7 @@ def _text(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
-        raise LabelError(f"{path} can't be read as text: {error}") from error
+        raise LabelError(f"{path} can't be read as text: {error}", expected="text in UTF-8") from error
 
 
 def _short(text: str) -> str:

@@ -59,7 +59,10 @@ def load_frames(
         reporter.warn(f"{name} can't be read and is left out of all figures")
     frames = tuple(item for item in found if isinstance(item, Frame))
     if not frames:
-        raise InputError(f"none of the {len(images)} images of {images.description} could be read")
+        raise InputError(
+            f"none of the {len(images)} images of {images.description} could be read",
+            expected="JPEG, PNG, BMP, WebP, TIFF or PPM",
+        )
     return frames, unreadable
 
 

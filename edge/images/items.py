@@ -65,7 +65,9 @@ class ImageItem:
         try:
             return (self.path or Path(self.name)).read_bytes()
         except OSError as error:
-            raise ImageError(f"{self.name} can't be read: {error.strerror or error}") from error
+            raise ImageError(
+                f"{self.name} can't be read: {error.strerror or error}", remedy="check the path and its permissions"
+            ) from error
 
 
 class Files(Sequence[ImageItem]):

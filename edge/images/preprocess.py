@@ -12,7 +12,12 @@ Pillow's, bit for bit, because torchvision and timm train and evaluate with it; 
 
 from __future__ import annotations
 
+import os
 import re
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import cv2
@@ -29,6 +34,9 @@ Tensor = NDArray[np.float32]
 # Y, U, V less 128 to R, G, B less 128; read from the weights of the compiler's own preprocess node.
 YUV_TO_RGB = ((1.0, 0.0, 1.40170), (1.0, -0.34370, -0.71420), (1.0, 1.77220, 0.0))
 # In a JPEG's image data, FF before anything but 00, FF and D0..D7 starts the next segment.
+# First bytes of the formats that are read, whatever else this OpenCV was built with.
+_HEAD = re.compile(rb"\xff\xd8|\x89PNG|BM|RIFF....WEBP|II[*+]\0|MM\0[*+]|P[1-6]\s", re.DOTALL)
+FORMATS = "JPEG, PNG, BMP, WebP, TIFF or PPM"
 _SEGMENT = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]")
 
 
@@ -52,21 +60,71 @@ def decode(data: bytes | Path, name: str | None = None) -> Image:
         try:
             data = data.read_bytes()
         except OSError as error:
-            raise ImageError(f"{name} can't be read: {error.strerror or error}") from error
+            raise ImageError(
+                f"{name} can't be read: {error.strerror or error}", remedy="check the path and its permissions"
+            ) from error
     if not data:
         raise ImageError(f"{name} is empty", remedy="copy the file again, or leave it out")
     if data[:2] == b"\xff\xd8" and not _jpeg_is_whole(data):
         # Older OpenCV fills the missing part with grey and says nothing.
         raise ImageError(f"{name} is incomplete", remedy="copy the file again, or leave it out")
     try:
-        bgr = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
+        with _libraries_silent():
+            bgr = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR) if _HEAD.match(data) else None
     except cv2.error as error:
-        raise ImageError(f"{name} can't be decoded: {error.err}") from error
+        if "MAX_IMAGE" in error.err:
+            raise ImageError(f"{name} is too large", expected="at most 200 million pixels") from error
+        raise ImageError(f"{name} can't be decoded: {error.err}", expected=FORMATS) from error
     if bgr is None:
-        raise ImageError(
-            f"{name} is not a complete image that OpenCV can read", expected="JPEG, PNG, BMP, WebP, TIFF or PPM"
-        )
-    return np.asarray(cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB), np.uint8)
+        raise ImageError(f"{name} is not a complete image that OpenCV can read", expected=FORMATS)
+    return np.asarray(cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB, dst=bgr), np.uint8)
+
+
+class _Depth:
+    """How many threads decode just now, and where the terminal is meanwhile."""
+
+    lock = threading.Lock()
+    threads = 0
+    kept = -1
+
+
+@contextmanager
+def _libraries_silent() -> Iterator[None]:
+    """Keep away what libjpeg, libpng and OpenCV write to descriptor 2 by themselves, without an image's name.
+
+    Python's own stderr must not suffer, so nothing is done where it is descriptor 2; the command line's is not.
+    """
+    try:
+        own = sys.stderr is not None and sys.stderr.fileno() == 2
+    except (OSError, ValueError, AttributeError):  # it is no file: a notebook's, a test's
+        own = False
+    if own:
+        yield
+        return
+    with _Depth.lock:
+        _Depth.threads += 1
+        if _Depth.threads == 1:
+            _Depth.kept = _moved()
+    try:
+        yield
+    finally:
+        with _Depth.lock:
+            _Depth.threads -= 1
+            if _Depth.threads == 0 and _Depth.kept >= 0:
+                os.dup2(_Depth.kept, 2)
+                os.close(_Depth.kept)
+
+
+def _moved() -> int:
+    """Let descriptor 2 lead nowhere; return a copy of what it was, -1 if it is closed."""
+    try:
+        kept = os.dup(2)
+    except OSError:
+        return -1
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
+    os.close(nowhere)
+    return kept
 
 
 def _jpeg_is_whole(data: bytes) -> bool:
@@ -267,7 +325,9 @@ def calibration_image(file: Path, pre: Preprocess) -> Image:
     try:
         raw = np.fromfile(file, "<f4")
     except OSError as error:
-        raise CalibrationError(f"{file.name} can't be read: {error.strerror or error}") from error
+        raise CalibrationError(
+            f"{file.name} can't be read: {error.strerror or error}", remedy="check the path and its permissions"
+        ) from error
     if raw.size != height * width * 3:
         raise CalibrationError(
             f"{file.name} holds {raw.size} values",

@@ -58,7 +58,10 @@ class FloatNet:
             found = self._session.run(None, {self._input: data})[0]
         except Exception as error:  # onnxruntime's own exceptions share no public base
             cause = " ".join(str(error).split())[:200]
-            raise ModelFileError(f"onnxruntime can't run {self._name}: {cause}") from error
+            raise ModelFileError(
+                f"onnxruntime can't run {self._name}: {cause}",
+                remedy="export or build it again: onnxruntime itself refuses the file",
+            ) from error
         return np.asarray(found, np.float32).ravel()
 
 

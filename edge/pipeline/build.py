@@ -57,6 +57,7 @@ class Build:
     def run(self) -> None:
         """Run every stage that the request needs, in order, so that progress is shown in order."""
         self._doubt_labels()
+        self._tell_unused()
         for row in PORTABLE_STAGES if self.toolchain is None else STAGES:
             if row.when(self):
                 self.stage(row)
@@ -70,6 +71,12 @@ class Build:
             doubt = lacks_background([item.label for item in images], self.stage(EXPORT).result.classes)
             if doubt:
                 self.listener.warn(doubt)
+
+    def _tell_unused(self) -> None:
+        """Warn of class names that change nothing; only now is it known whose weights these are."""
+        labels = self.request.spec.labels
+        if self.stage(EXPORT).result.weights.source == "demo" and labels not in (None, "imagenet", "demo"):
+            self.listener.warn(f"the class names {labels} are not used: the demo's weights have classes of their own")
 
     def stage(self, row: Stage[T]) -> Done[T]:
         """Return a finished stage; run it, and the stages that it needs, if they have not run yet."""

@@ -173,6 +173,7 @@ def facts(build: Build) -> dict[str, object]:
         },
         "attention": cattrs.unstructure(build.stage(SIMPLIFY).result.attention),
         "patches": build.stage(SIMPLIFY).result.patches,
+        "pools": build.stage(SIMPLIFY).result.pools,
         "rewrites": _rewrites(build),
         "equalization": _equalization(build),
         "rounding": _rounding(build),

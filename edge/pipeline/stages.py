@@ -153,6 +153,7 @@ def _simplify_note(_build: Build, result: SimplifyResult) -> str:
     return (
         f"{result.nodes_before} → {result.nodes_after} nodes, max abs error {result.max_abs_error:.2g}, "
         + result.form
+        + (", average pools exact at the edge" if result.pools else "")
         + (", attention laid out for the BPU" if result.attention else "")
         + (", patches in two steps" if result.patches else "")
     )

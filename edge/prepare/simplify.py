@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import subprocess
 import sys
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -20,7 +19,9 @@ from edge.prepare.guard import VALUE_RANGE, Guard, Rejected, reference, refused
 from edge.prepare.normal_form import computes_shapes, normal_form, pin_outputs, read_model, tidy
 from edge.prepare.patches import in_two_steps
 from edge.prepare.patterns import count_patterns
+from edge.prepare.pools import whole_windows
 from edge.progress import Reporter, Silent
+from edge.scratch import Scratch
 
 if TYPE_CHECKING:
     import onnx
@@ -58,6 +59,7 @@ class SimplifyResult:
     #: nodes of attention that were rewritten after the form was chosen.
     attention: Attention = field(factory=Attention)
     patches: tuple[str, ...] = ()  #: convolutions over patches that were then split in two.
+    pools: tuple[str, ...] = ()  #: average pools over the edge that were made exact in integers.
 
 
 def simplify(
@@ -109,8 +111,12 @@ def simplify(
     reason = "; ".join(rejected) or f"onnxsim without {', '.join(HARMFUL)}"
     if shipped.form != "simplified":
         reporter.warn(f"the {shipped.form} graph is used ({reason})")
-    shipped, attention = _rewritten(rules, shipped, lay_out, "attention", reporter)
-    shipped, patches = _rewritten(rules, shipped, in_two_steps, "the convolution over patches", reporter)
+    slow = "stays as exported, which is slow on the BPU"
+    shipped, pools = _rewritten(
+        rules, shipped, whole_windows, "an average pool stays as exported, which int8 gets wrong at the edge", reporter
+    )
+    shipped, attention = _rewritten(rules, shipped, lay_out, f"attention {slow}", reporter)
+    shipped, patches = _rewritten(rules, shipped, in_two_steps, f"the convolution over patches {slow}", reporter)
     _warn_of_unfused(shipped.model, reporter)
 
     _write(shipped.model, out / f"{name}.onnx")
@@ -130,6 +136,7 @@ def simplify(
         onnxsim=version("onnxsim"),
         attention=attention or Attention(),
         patches=patches or (),
+        pools=pools or (),
     )
 
 
@@ -154,17 +161,21 @@ def _rewritten(
     rules: Guard,
     shipped: _Shipped,
     change: Callable[[onnx.ModelProto], tuple[onnx.ModelProto, T]],
-    what: str,
+    otherwise: str,
     reporter: Reporter,
 ) -> tuple[_Shipped, T | None]:
-    """Return the model with a part rewritten for the BPU if the answers stay the same, and the changed nodes."""
+    """Return the model with a part rewritten for the BPU if the answers stay the same, and the changed nodes.
+
+    Args:
+        otherwise: what to warn of if they do not.
+    """
     try:
         model, done = change(shipped.model)
         if not done:
             return shipped, None
         return evolve(shipped, model=model, error=rules.prove(model)), done
     except (Rejected, ModelFileError) as verdict:
-        reporter.warn(f"{what} stays as exported, which is slow on the BPU ({verdict})")
+        reporter.warn(f"{otherwise} ({verdict})")
         return shipped, None
 
 
@@ -174,7 +185,7 @@ def _onnxsim(normal: onnx.ModelProto, options: Sequence[str]) -> onnx.ModelProto
     Raises:
         Rejected: it failed, crashed, hung, or wrote an invalid model.
     """
-    with tempfile.TemporaryDirectory(prefix="edge-simplify-") as folder:
+    with Scratch("simplify") as folder:
         source, target = Path(folder, "in.onnx"), Path(folder, "out.onnx")
         _write(normal, source)
         command = [sys.executable, str(Path(child.__file__)), str(source), str(target), *options]

@@ -15,9 +15,9 @@ from edge.compiler.logs import NodeRow, cpu_inside, nodes
 from edge.diagnose.findings import FILE as DIAGNOSIS
 from edge.diagnose.findings import SCHEMA_VERSION as DIAGNOSIS_SCHEMA
 from edge.diagnose.findings import Diagnosis
-from edge.errors import ModelFileError, UsageError
+from edge.errors import UsageError
 from edge.files import read_json, read_yaml
-from edge.folder.built import Built
+from edge.folder.built import Built, as_written
 from edge.measure.statistics import wilson
 from edge.report.contents import (
     Accuracy,
@@ -74,14 +74,8 @@ def gather(built: Built, *, names: Sequence[str] | None = None, measured: Evalua
     Raises:
         ModelFileError: its manifest lacks what a report needs.
     """
-    try:
+    with as_written(built.folder):
         return _gather(built, class_names(built) if names is None else names, measured)
-    except (KeyError, TypeError, AttributeError) as error:
-        raise ModelFileError(
-            f"{built.folder / 'manifest.json'} lacks what a report needs: {type(error).__name__} {error}",
-            expected="the manifest of a build by this edge",
-            remedy=f"edge build {built.folder.name}",
-        ) from error
 
 
 def _gather(built: Built, names: Sequence[str], measured: Evaluation | None) -> Report:

@@ -74,6 +74,8 @@ def prepared(manifest: Mapping[str, Any]) -> tuple[str, ...]:
     lines = []
     if changed := sum(len(nodes) for nodes in (manifest.get("attention") or {}).values()):
         lines.append(f"attention laid out for the BPU: {_count(changed, 'node')} written another way")
+    if pools := manifest.get("pools"):
+        lines.append(f"average pools exact at the edge: {_count(len(pools), 'node')} written another way")
     if patches := manifest.get("patches"):
         lines.append(f"patches cut in two steps: {_count(len(patches), 'convolution')} written another way")
     for name, nodes in ((manifest.get("rewrites") or {}).get("nodes", {})).items():

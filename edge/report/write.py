@@ -10,7 +10,7 @@ from typing import Any
 from filelock import FileLock
 
 from edge.errors import ModelFileError, WorkspaceError
-from edge.files import disk_errors, read_json, require_ours, write_json, write_text
+from edge.files import disk_errors, read_json, require_no_link, require_ours, write_json, write_text
 from edge.folder.built import MANIFEST, Built
 from edge.folder.workspace import MARKER
 from edge.report.gather import OWN_FILES
@@ -52,6 +52,7 @@ def write_into(built: Built, texts: Mapping[str, str]) -> list[Path]:
     """
     with disk_errors(built.folder):
         if (built.folder / MARKER).exists():
+            require_no_link(built.folder / ".lock")
             with FileLock(built.folder / ".lock"):  # an edge build may be publishing
                 _write(built, texts)
         else:

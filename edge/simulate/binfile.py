@@ -135,7 +135,9 @@ def read_bin(path: Path) -> BinProgram:
     try:
         model = _message("Model").FromString(path.read_bytes())
     except OSError as error:
-        raise ModelFileError(f"{path} can't be read: {error.strerror or error}") from error
+        raise ModelFileError(
+            f"{path} can't be read: {error.strerror or error}", remedy="check the path and its permissions"
+        ) from error
     except DecodeError as error:
         raise _no_program(path, "it can't be decoded") from error
     graphs = list(model.graphs) or ([model.graph] if model.HasField("graph") else [])

@@ -5,15 +5,14 @@ from __future__ import annotations
 import re
 import shutil
 import signal
-import tempfile
 import threading
-import weakref
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edge.errors import ToolchainError, ToolchainMissing
+from edge.scratch import Scratch
 from edge.simulate.binfile import BinNode, BinProgram, BinValue, read_bin
 from edge.simulate.tail import check_tail, run_tail
 from edge.toolchain.found import Toolchain
@@ -56,8 +55,8 @@ class Simulator:
         self._lock = threading.Lock()
         self._runs = 0
         # Private, as the program may be confidential; removed at the latest when the interpreter ends.
-        self._folder = Path(tempfile.mkdtemp(prefix="edge-sim-"))
-        self._remove = weakref.finalize(self, shutil.rmtree, self._folder, ignore_errors=True)
+        self._scratch = Scratch("sim")
+        self._folder = self._scratch.path
         (self._folder / _HBM).write_bytes(self.program.hbm)
 
     @property
@@ -103,7 +102,7 @@ class Simulator:
                 f"{nv12.size} values of {nv12.dtype}",
                 expected=f"uint8, {height * width * 3 // 2} bytes of NV12 for {height}x{width}",
             )
-        if not self._remove.alive:
+        if not self._scratch.remove.alive:
             raise ToolchainError(f"the simulator of {self.program.name} is closed", remedy="open it again")
         with self._lock:
             self._runs += 1
@@ -132,7 +131,7 @@ class Simulator:
 
     def close(self) -> None:
         """Remove the temporary files; further calls do nothing."""
-        self._remove()
+        self._scratch.remove()
 
     def __enter__(self) -> Simulator:
         return self
@@ -147,7 +146,10 @@ class Simulator:
         argv += ["--yuv-roi-coord", "0x0", "--yuv-roi-size", f"{height}x{width}"]
         done = self._toolchain.run(argv, cwd=self._folder, timeout=self._timeout)
         if done.timed_out:
-            raise ToolchainError(f"the simulator was stopped after {self._timeout:g} s", remedy="run the command again")
+            raise ToolchainError(
+                f"the simulator was stopped after {self._timeout:g} s",
+                remedy="close other programs: an image takes it a few seconds",
+            )
         if done.returncode != 0:
             how = f"was ended by signal {-done.returncode}" if done.returncode < 0 else "failed"
             killed = done.returncode == -signal.SIGKILL
@@ -155,7 +157,8 @@ class Simulator:
                 f"the simulator {how} on {self.program.name}: {_cause(done.tail)}",
                 remedy="edge doctor: a killed process often means too little memory"
                 if killed
-                else "build the program again: edge build MODEL",
+                else "edge eval BUILD --steps quantized measures its integers without the simulator; please report the "
+                "network",
             )
 
     def _read(self, run: Path, index: int, value: BinValue) -> Integers:

@@ -186,7 +186,9 @@ class QuantizedModel:
         ready, _, _ = select.select([pipe], [], [], max(0.0, deadline - time.monotonic()))
         if not ready:
             self._process.kill()
-            raise ToolchainError("the compiler's runtime stopped answering", remedy="run the command again")
+            raise ToolchainError(
+                "the compiler's runtime stopped answering", remedy="close other programs, or give it more memory"
+            )
         data = os.read(pipe, size)
         if not data:
             raise self._died()

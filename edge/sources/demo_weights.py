@@ -47,7 +47,9 @@ def unpack(path: Path) -> onnx.ModelProto:
         model = _cast(packed, np.dtype(np.float16), np.dtype(np.float32))
         onnx.checker.check_model(model, full_check=True)
     except OSError as error:
-        raise ModelFileError(f"{path} can't be read: {error.strerror or error}") from error
+        raise ModelFileError(
+            f"{path} can't be read: {error.strerror or error}", remedy="check the path and its permissions"
+        ) from error
     except (DecodeError, onnx.checker.ValidationError, onnx.shape_inference.InferenceError, ValueError) as error:
         reason = (str(error).splitlines() or ["unknown"])[0]
         raise ModelFileError(

@@ -99,7 +99,10 @@ def load_yaml(path: Path) -> Mapping[str, Any]:
     except FileNotFoundError:
         raise InputError(f"{path} does not exist", expected="the framework's own YAML") from None
     except (OSError, ValueError) as error:
-        raise InputError(f"{path} can't be read as YAML: {' '.join(str(error).split())[:200]}") from error
+        raise InputError(
+            f"{path} can't be read as YAML: {' '.join(str(error).split())[:200]}",
+            expected="the YAML that PaddleClas trained with",
+        ) from error
     if not isinstance(data, dict):
         raise InputError(f"{path} holds no mapping", expected="the framework's own YAML")
     return data
@@ -184,6 +187,6 @@ def _names(data: Mapping[str, Any], path: Path, notes: list[str]) -> tuple[str, 
             try:
                 return names_of(found.read_text(encoding="utf-8"), str(found))
             except (OSError, UnicodeDecodeError) as error:
-                raise InputError(f"{found} can't be read: {error}") from error
+                raise InputError(f"{found} can't be read: {error}", expected="text in UTF-8") from error
         notes.append(f"the class names of {path.name} are in {file}, which does not exist here; use --labels FILE")
     return None

@@ -11,7 +11,7 @@ from attrs import evolve, fields
 
 from edge.errors import LabelError, ToolchainMissing, UsageError
 from edge.files import data_dir
-from edge.sources.options import Options
+from edge.sources.options import Options, flag
 from edge.specs import (
     ModelSpec,
     Precision,
@@ -95,7 +95,24 @@ def resolve(options: Options) -> tuple[Request, Notes]:
         any_memory=options.any_memory,
         arguments=options.arguments,
     )
-    return request, notes + note
+    return request, notes + note + _unused(options)
+
+
+def _unused(options: Options) -> Notes:
+    """Return notes on options that are given and change nothing."""
+    notes: Notes = ()
+    standing = fields(Options)
+    quantized = [
+        flag(name)
+        for name in ("precision", "level", "timeout", "install", "any_memory")
+        if getattr(options, name) != getattr(standing, name).default
+    ]
+    if options.compiler == "onnxruntime" and quantized:
+        notes += (f"! onnxruntime quantizes to plain int8 and does not use {', '.join(quantized)}",)
+    rendered = options.images is None or options.images.partition(":")[0] == "demo"
+    if options.label_offset and rendered and not (options.images and Path(options.images).exists()):
+        notes += ("! --label-offset changes nothing: the demo's images keep their labels",)
+    return notes
 
 
 def _source(options: Options) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -267,11 +267,15 @@ def _mapping(path: Path) -> dict[str, Any]:
     try:
         data = read_yaml(path, _loader())
     except FileNotFoundError:
-        raise SpecError(f"{path} does not exist") from None
+        raise SpecError(f"{path} does not exist", expected="a path of a YAML") from None
     except (OSError, ValueError) as error:
-        raise SpecError(f"{path} can't be read: {error}") from error
+        raise SpecError(
+            f"{path} can't be read: {error}", expected="YAML in UTF-8: a mapping of keys, each given once"
+        ) from error
     if not isinstance(data, dict):
         raise SpecError(f"{path} holds {type(data).__name__}", expected="a mapping of keys to values")
+    if strange := next(_no_text(data), None):
+        raise SpecError(f"{path}: the key {strange[0]!r} is not text", expected=f"'{strange[0]}', in quotes")
     if {"model_parameters", "input_parameters"} <= data.keys():
         raise SpecError(
             f"{path} is hb_mapper's own YAML",
@@ -280,6 +284,18 @@ def _mapping(path: Path) -> dict[str, Any]:
         )
     data.setdefault("name", path.stem)
     return data
+
+
+def _no_text(data: object) -> Iterator[tuple[object]]:
+    """Yield the keys that YAML takes for numbers, dates or nothing, at any depth."""
+    if isinstance(data, dict):
+        for key, value in data.items():
+            if not isinstance(key, str):
+                yield (key,)
+            yield from _no_text(value)
+    elif isinstance(data, list):
+        for value in data:
+            yield from _no_text(value)
 
 
 def _structured(data: dict[str, Any], path: Path, kind: type[T]) -> T:

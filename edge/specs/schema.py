@@ -39,6 +39,37 @@ def _check(condition: bool, seen: str, expected: str) -> None:
         raise SpecError(seen, expected=expected)
 
 
+def _unfit(height: int, width: int, resize: int | None) -> SpecError:
+    """Return the error for an input that no program can have; both sizes that it names would pass."""
+    near = _multiple(height, HEIGHT_MULTIPLE, resize), _multiple(width, WIDTH_MULTIPLE, resize)
+    if height == width:
+        near = near[1], near[1]
+    high, wide = -(-height // HEIGHT_MULTIPLE) * HEIGHT_MULTIPLE, -(-width // WIDTH_MULTIPLE) * WIDTH_MULTIPLE
+    top, left = (high - height) // 2, (wide - width) // 2
+    remedy = f"export the network for {near[0]}x{near[1]}"
+    if resize is not None and resize >= max(high, wide):  # so that the middle of the crop is the network's own
+        cut = f"x[:, :, {top}:{top + height}, {left}:{left + width}]"
+        remedy += (
+            f"; if it takes {height}x{width} alone, export a module that takes {high}x{wide} and returns network({cut})"
+        )
+    return SpecError(
+        f"crop {height}x{width}: "
+        + " and ".join(
+            ["the height is odd"] * (height % HEIGHT_MULTIPLE > 0)
+            + [f"the width is not a multiple of {WIDTH_MULTIPLE}"] * (width % WIDTH_MULTIPLE > 0)
+        ),
+        expected=f"an even height, as NV12 halves it, and a width that is a multiple of {WIDTH_MULTIPLE}, as the "
+        f"board's runtimes take packed rows; such as {near[0]}x{near[1]}",
+        remedy=remedy,
+    )
+
+
+def _multiple(side: int, of: int, most: int | None) -> int:
+    """Return the multiple nearest to a side, at most ``most`` where there is one."""
+    nearest = max(1, round(side / of)) * of
+    return nearest if most is None or nearest <= most else max(1, most // of) * of
+
+
 def _name(_: object, attribute: Attribute[str], value: str) -> None:
     _check(
         re.fullmatch(r"\w[\w.-]*", value) is not None and len(value.encode()) <= 150,
@@ -65,13 +96,8 @@ class Preprocess:
     def __attrs_post_init__(self) -> None:
         height, width = self.crop
         _check(height > 0 and width > 0, f"crop: {height}x{width}", "a positive height and width")
-        _check(height % HEIGHT_MULTIPLE == 0, f"crop height {height} is odd", "an even height: NV12 halves it")
-        nearest = max(1, round(width / WIDTH_MULTIPLE)) * WIDTH_MULTIPLE
-        _check(
-            width % WIDTH_MULTIPLE == 0,
-            f"crop width {width} is not a multiple of {WIDTH_MULTIPLE}",
-            f"a multiple of {WIDTH_MULTIPLE}, such as {nearest}: the board's runtimes take packed rows",
-        )
+        if height % HEIGHT_MULTIPLE or width % WIDTH_MULTIPLE:
+            raise _unfit(height, width, self.resize)
         _check(
             self.resize is None or self.resize >= max(height, width),
             f"resize {self.resize} is smaller than the crop {height}x{width}",

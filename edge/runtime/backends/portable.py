@@ -30,7 +30,7 @@ class PortableBackend:
             raise BackendMissing("onnxruntime is not installed", remedy="pip install onnxruntime") from error
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = 1
-        options.log_severity_level = 3
+        options.log_severity_level = 4  # errors come back as exceptions
         try:
             self._session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
             notes = self._session.get_modelmeta().custom_metadata_map
@@ -40,6 +40,8 @@ class PortableBackend:
         except Exception as error:  # onnxruntime's own exceptions share no public base
             cause = " ".join(str(error).split())[:200]
             raise BackendError(f"onnxruntime can't load {path.name}: {cause}", remedy="edge build MODEL") from error
+        if not self._session.get_inputs() or not self._session.get_outputs():
+            raise BackendError(f"{path.name} has no input or no output", remedy="edge build MODEL")
         self._inputs = [tensor.name for tensor in self._session.get_inputs()]
         self.info = Info(
             backend="portable",
@@ -57,7 +59,9 @@ class PortableBackend:
         try:
             return list(self._session.run(None, dict(zip(self._inputs, inputs, strict=True))))
         except Exception as error:  # onnxruntime's own exceptions share no public base
-            raise BackendError(f"onnxruntime failed: {' '.join(str(error).split())[:200]}") from error
+            raise BackendError(
+                f"onnxruntime failed: {' '.join(str(error).split())[:200]}", remedy="edge build MODEL"
+            ) from error
 
     def close(self) -> None:
         """Do nothing: only memory is held."""

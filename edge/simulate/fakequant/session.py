@@ -41,7 +41,10 @@ class FakeQuant:
             )
         except Exception as error:  # onnxruntime's own exceptions share no public base
             cause = " ".join(str(error).split())[:200]
-            raise ModelFileError(f"onnxruntime can't load the translated {model.name}: {cause}") from error
+            raise ModelFileError(
+                f"onnxruntime can't load the translated {model.name}: {cause}",
+                remedy="export or build it again: onnxruntime itself refuses the file",
+            ) from error
         self._feeds = {entry.name for entry in self._session.get_inputs()}
         self._partial = onnxruntime.RunOptions()
         self._partial.only_execute_path_to_fetches = True

@@ -36,14 +36,19 @@ class Accumulated:
 
 def convolution(graph: Graph, source: Source) -> Sequence[Value]:
     """Convolve images of integers, grouped or not, with or without a residual."""
-    source.expect(data_format="NHWC", use_bias=1, activation=("relu", ""), auto_pad="NOTSET")
+    source.expect(data_format="NHWC", use_bias=(0, 1), activation=("relu", ""), auto_pad="NOTSET")
     x = graph.image(graph.values[source.node.input[0]])
     residual = None
     if source.attributes.get("use_sumin"):
         residual = graph.image(graph.values[source.node.input[4]])
     weight = source.constant(1)
-    # bias_b_scale shifts up; a negative one does nothing
-    bias = source.constant(2).astype(np.int64) << np.maximum(source.constant(3), 0).astype(np.int64)
+    if source.attributes.get("use_bias", 1):
+        # bias_b_scale shifts up; a negative one does nothing
+        bias = source.constant(2).astype(np.int64) << np.maximum(source.constant(3), 0).astype(np.int64)
+    elif residual is None:
+        bias = np.zeros(weight.shape[0], np.int64)
+    else:
+        raise source.unknown("a residual without a bias")
     bits = source.attributes["output_bit"]
     if source.attributes.get("high_precision_output"):
         return [_activated(graph, source, _whole(graph, source, x, weight, bias))]
