@@ -21,6 +21,7 @@ from edge.runtime import load
 from edge.specs.load import load_precision, read_model
 from tests.conftest import Run, save_images, save_net
 from tests.fabricated import make_build
+from tests.report_build import make_build as make_reported
 
 BUILD = ("net.onnx", "--mean", "0", "--std", "1", "--resize", "64", "--compiler", "onnxruntime")
 
@@ -69,7 +70,8 @@ def test_a_cell_of_labels_without_end(tmp_path: Path) -> None:
     assert error.value.expected == "filename,class_index on each line"
 
 
-def test_a_manifest_with_another_type(edge: Run, build: Path) -> None:
+def test_a_manifest_with_another_type(edge: Run, tmp_path: Path) -> None:
+    build = make_reported(tmp_path / "build" / "ConvNeXt_atto")
     manifest = json.loads((build / "manifest.json").read_text())
     for key in ("name", "command", "weights", "stages"):
         for value in ([1], {}, 1e308, None, "x"):
@@ -99,7 +101,8 @@ def test_a_store_s_link_leads_nowhere(tmp_path: Path, place: str) -> None:
     assert list(outside.iterdir()) == []
 
 
-def test_a_lock_s_link_leads_nowhere(edge: Run, build: Path, tmp_path: Path) -> None:
+def test_a_lock_s_link_leads_nowhere(edge: Run, tmp_path: Path) -> None:
+    build = make_reported(tmp_path / "build" / "ConvNeXt_atto")
     precious = tmp_path / "precious"
     precious.write_text("mine")
     (build / ".edge-workspace").write_text("{}")
@@ -152,5 +155,5 @@ def test_class_names_beside_the_demo_s_weights_are_told(edge: Run, tmp_path: Pat
         "4",
     )
     code, _, err = edge("build", *arguments, "--labels", "two.txt")
-    assert code == 0
+    assert code == 0, err
     assert "! the class names two.txt are not used: the demo's weights have classes of their own\n" in err
