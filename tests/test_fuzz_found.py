@@ -20,7 +20,7 @@ from edge.report.gather import gather
 from edge.runtime import load
 from edge.specs.load import load_precision, read_model
 from tests.conftest import Run, save_images, save_net
-from tests.fabricated import make_build
+from tests.fabricated import NAMES, make_build, save_photo
 from tests.report_build import make_build as make_reported
 
 BUILD = ("net.onnx", "--mean", "0", "--std", "1", "--resize", "64", "--compiler", "onnxruntime")
@@ -157,3 +157,13 @@ def test_class_names_beside_the_demo_s_weights_are_told(edge: Run, tmp_path: Pat
     code, _, err = edge("build", *arguments, "--labels", "two.txt")
     assert code == 0, err
     assert "! the class names two.txt are not used: the demo's weights have classes of their own\n" in err
+
+
+def test_class_names_do_nothing_to_the_terminal(edge: Run, build: Path, tmp_path: Path) -> None:
+    count = len(NAMES)
+    (tmp_path / "names.txt").write_text("\n".join(f"\x1b[31m{n}\0" for n in range(count)))
+    save_photo(tmp_path / "photo.png")
+    code, out, _ = edge("run", "ConvNeXt_atto", "photo.png", "--backend", "portable", "--labels", "names.txt")
+    assert code == 0
+    assert r"\x1b[31m1\x00" in out
+    assert not {"\x1b", "\0"} & set(out)
