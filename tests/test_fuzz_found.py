@@ -52,7 +52,13 @@ def test_a_yaml_that_is_none_says_what_is_expected(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "seen"), [("imges: x\n", "unknown 'imges'"), ("- a\n", "it holds list"), ("1: 2\n", "unknown 1")]
+    ("text", "seen"),
+    [
+        ("imges: x\n", "unknown 'imges'"),
+        ("- a\n", "it holds list"),
+        ("1: 2\n", "unknown 1"),
+        ("n: 4\n", "it names no images"),
+    ],
 )
 def test_a_calibration_set_with_a_wrong_key(tmp_path: Path, text: str, seen: str) -> None:
     path = tmp_path / "c.yaml"
@@ -60,6 +66,13 @@ def test_a_calibration_set_with_a_wrong_key(tmp_path: Path, text: str, seen: str
     with pytest.raises(SpecError) as error:
         load_set(str(path))
     assert seen in error.value.seen
+
+
+def test_an_input_of_a_type_that_onnx_does_not_know(edge: Run, tmp_path: Path) -> None:
+    save_net(tmp_path / "net.onnx", dtype=99)
+    code, _, err = edge("export", "net.onnx", "--mean", "0", "--std", "1", "--resize", "64")
+    assert code == 1
+    assert "net.onnx: input 'x' is of a type that ONNX does not know\nexpected: a float32 image input" in err
 
 
 def test_a_cell_of_labels_without_end(tmp_path: Path) -> None:
