@@ -177,7 +177,7 @@ def _show(result: dict[str, Any]) -> None:
     click.echo(shown(result["image"]))
     for entry in result.get("labels", ()):
         share = f"{100 * entry['probability']:6.2f} %" if "probability" in entry else f"{entry['score']:8.4f}"
-        click.echo(f"  {share}  {entry['label']}")
+        click.echo(f"  {share}  {shown(entry['label'])}")
     if "out" in result:
         click.echo(f"  → {shown(result['out'])}")
     if "error" in result:

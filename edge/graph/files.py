@@ -242,7 +242,8 @@ def image_input(model: onnx.ModelProto, origin: str = "the model") -> tuple[str,
         )
     value = inputs[0]
     if value.type.tensor_type.elem_type != onnx.TensorProto.FLOAT:
-        kind = onnx.TensorProto.DataType.Name(value.type.tensor_type.elem_type)
+        known = {number: name for name, number in onnx.TensorProto.DataType.items()}
+        kind = known.get(value.type.tensor_type.elem_type, "of a type that ONNX does not know")
         raise ModelFileError(
             f"{origin}: input {value.name!r} is {kind}",
             expected="a float32 image input",

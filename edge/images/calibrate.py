@@ -122,6 +122,8 @@ def _as_set(path: Path, data: Any) -> CalibrationSet:
         raise TypeError(f"it holds {type(data).__name__}")
     if unknown := data.keys() - {item.name for item in fields(CalibrationSet)}:
         raise ValueError(f"unknown {', '.join(sorted(map(repr, unknown)))}")
+    if "images" not in data:
+        raise ValueError("it names no images")
     return CalibrationSet(**{"name": path.stem, **data})
 
 
