@@ -282,7 +282,7 @@ def test_a_docker_compiler_verifies_too(toolchain: Toolchain, tiny: Path, tmp_pa
     assert (result.frames, result.bit_exact) == (FRAMES, True)
     mounts = (tmp_path / "mounts").read_text()
     assert f"type=bind,source={tiny},target={tiny}" in mounts
-    assert mounts.count("edge-sim-") == 2 * FRAMES  # source and target, a frame
+    assert mounts.count("edge-scratch-sim-") == 2 * FRAMES  # source and target, a frame
 
 
 @pytest.mark.compiler
