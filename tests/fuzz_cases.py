@@ -634,7 +634,10 @@ def _received(folder: Path) -> Path:
 def _listed_again(build: Path) -> None:
     """Bring hashes up to date where the documents can still be read."""
     for name, key in (("metadata.json", "files"), ("manifest.json", "artifacts")):
-        document = json.loads((build / name).read_text()) if (build / name).is_file() else {}
+        try:
+            document = json.loads((build / name).read_text())
+        except (OSError, ValueError):
+            continue
         entries = document.get(key, [])
         for entry in entries.values() if isinstance(entries, dict) else entries:
             if (build / entry["path"]).is_file():

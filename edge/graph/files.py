@@ -48,6 +48,7 @@ def load_onnx(path: Path) -> onnx.ModelProto:
     try:
         model = onnx.load(path)
         onnx.checker.check_model(model)
+        _require_whole(model.graph.initializer)
     except (DecodeError, onnx.checker.ValidationError, ValueError, OSError) as error:
         if other := foreign(path):
             raise ModelFileError(
@@ -61,6 +62,17 @@ def load_onnx(path: Path) -> onnx.ModelProto:
             remedy="export or download it again",
         ) from error
     return model
+
+
+def _require_whole(tensors: Iterable[onnx.TensorProto]) -> None:
+    """Raise ValueError for a tensor whose data and shape disagree: the checker does not compare them for all types."""
+    import onnx
+
+    for tensor in tensors:
+        if tensor.raw_data and tensor.data_type <= onnx.TensorProto.COMPLEX128:  # whole bytes an element
+            size = math.prod(tensor.dims) * onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize
+            if len(tensor.raw_data) != size:
+                raise ValueError(f"tensor {tensor.name!r} has {len(tensor.raw_data)} bytes, its shape says {size}")
 
 
 def external_names(path: Path) -> list[str]:
