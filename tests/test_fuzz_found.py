@@ -185,7 +185,7 @@ def test_class_names_do_nothing_to_the_terminal(edge: Run, build: Path, tmp_path
 
 def test_a_tensor_whose_bytes_do_not_fit_its_shape_is_told(tmp_path: Path) -> None:
     node = onnx.helper.make_node("Cast", ["w"], ["y"], to=1)
-    wrong = onnx.helper.make_tensor("w", onnx.TensorProto.FLOAT16, (3, 4), bytes(48), raw=True)
+    wrong = onnx.TensorProto(name="w", data_type=onnx.TensorProto.FLOAT16, dims=(3, 4), raw_data=bytes(48))
     output = onnx.helper.make_tensor_value_info("y", 1, (3, 4))
     model = onnx.helper.make_model(onnx.helper.make_graph([node], "g", [], [output], [wrong]))
     onnx.save(model, tmp_path / "net.onnx")
