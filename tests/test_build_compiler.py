@@ -262,7 +262,7 @@ def test_a_network_of_any_size_is_built(
     with load(tmp_path / "build" / "odd") as made:
         assert made.info.inputs[0].size == canvas
         assert made.preprocess is not None
-        rgb = resize_crop(decode(sorted(images.iterdir())[0]), made.preprocess)
+        rgb = resize_crop(decode(min(images.rglob("*.*"))), made.preprocess)
         scores = made.run(rgb_to_nv12(rgb))[0]
         # What is beside the network's own pixels changes nothing.
         rgb[side:], rgb[:, side:] = 255, 0

@@ -38,7 +38,7 @@ def net(
         helper.make_node("Conv", ["x" if before else "image", "k"], ["c"], "/conv", pads=[1] * 4),
         helper.make_node("GlobalAveragePool", ["c"], ["p"], "/pool"),
         helper.make_node("Flatten", ["p"], ["f"], "/flat"),
-        helper.make_node("Gemm", ["f", "w"], ["scores"], "/head"),
+        helper.make_node("Gemm", ["f", "w", "b"], ["scores"], "/head"),
     ]
     graph = helper.make_graph(
         nodes,
@@ -48,6 +48,7 @@ def net(
         [
             numpy_helper.from_array(rng.normal(0, 0.5, (4, channels, 3, 3)).astype(dtype), "k"),
             numpy_helper.from_array(rng.normal(0, 0.5, (4, CLASSES)).astype(dtype), "w"),
+            numpy_helper.from_array(np.zeros(CLASSES, dtype), "b"),
         ],
     )
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
