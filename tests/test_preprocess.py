@@ -16,6 +16,8 @@ from hypothesis.extra.numpy import arrays
 
 from edge.errors import ImageError
 from edge.images.preprocess import (
+    arrange,
+    calibration_image,
     decode,
     network_input,
     network_input_from_nv12,
@@ -26,6 +28,7 @@ from edge.images.preprocess import (
 )
 from edge.images.resample import resample
 from edge.specs import Preprocess
+from edge.specs.schema import Color, Layout
 
 EVEN = st.integers(1, 12).map(lambda half: 2 * half)
 IMAGES = st.tuples(EVEN, EVEN).flatmap(lambda size: arrays(np.uint8, (*size, 3)))
@@ -50,6 +53,37 @@ def image(height: int, width: int, seed: int = 0) -> np.ndarray:
 
 def flat(color: tuple[int, int, int], height: int = 4, width: int = 4) -> np.ndarray:
     return np.full((height, width, 3), color, np.uint8)
+
+
+# The canvas of networks whose size no program can have
+
+
+@pytest.mark.parametrize("size", [(112, 112), (299, 299), (225, 225), (33, 64), (126, 118)])
+@pytest.mark.parametrize("resize", [300, None])
+@pytest.mark.parametrize(("color", "layout"), [("rgb", "NCHW"), ("bgr", "NHWC")])
+def test_the_canvas_holds_the_networks_own_pixels(
+    tmp_path: Path, size: tuple[int, int], resize: int | None, color: Color, layout: Layout
+) -> None:
+    rule = Preprocess(crop=size, resize=resize, color=color, layout=layout)
+    rgb, (height, width) = image(341, 400), size
+    seen = resize_crop(rgb, rule)
+    assert seen.shape == (*rule.canvas, 3)
+    assert seen.flags.c_contiguous
+    sides = size if resize is None else (resize, 351)
+    place = (0, 0) if resize is None else (round((resize - height) / 2), round((351 - width) / 2))
+    plain = resample(rgb, sides, (*place, *size), "bicubic")
+    np.testing.assert_array_equal(seen[:height, :width], plain)
+    # Behind NV12, too: what is filled up gives no chroma to the network's own pixels.
+    even = -(-height // 2) * 2, -(-width // 2) * 2
+    alone = np.pad(plain, ((0, even[0] - height), (0, even[1] - width), (0, 0)), constant_values=255)
+    np.testing.assert_array_equal(
+        nv12_to_yuv444(rgb_to_nv12(seen), rule.canvas)[:height, :width],
+        nv12_to_yuv444(rgb_to_nv12(alone), even)[:height, :width],
+    )
+    # A calibration file brings the canvas back.
+    (tmp_path / "one.bin").write_bytes(arrange(seen.astype("<f4"), rule).tobytes())
+    np.testing.assert_array_equal(calibration_image(tmp_path / "one.bin", rule), seen)
+    assert network_input(seen, rule).shape == rule.input_shape
 
 
 # NV12

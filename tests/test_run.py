@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from edge.cli.run import _summary
 from edge.errors import ImageError, UsageError, WorkspaceError
 from edge.images.preprocess import decode, resize_crop, rgb_to_nv12
 from edge.runtime.annotated import BAR, ROW, annotate, png, save_image
@@ -45,6 +48,25 @@ def test_a_name_means_its_build_folder(edge: Run, build: Path, tmp_path: Path) -
     assert "the same integers as on the board" in out
     lines = out[out.index("photo.png") :].splitlines()[1:]
     assert lines == [f"  {100 * p:6.2f} %  {name}" for name, p in expected(build, image)[:3]]
+
+
+def test_several_images_end_with_a_summary(edge: Run, build: Path, tmp_path: Path) -> None:
+    photos = [save_photo(tmp_path / "photos" / f"{seed:02d}.png", seed) for seed in range(12)]
+    code, out, _ = edge("run", "ConvNeXt_atto", "photos", "-k", "1", *PORTABLE)
+    *_, last = out.splitlines()
+    assert code == 0
+    answers = Counter(expected(build, photo)[0][0] for photo in photos)
+    said = ", ".join(f"{count} {name}" for name, count in answers.most_common())
+    assert len(answers) > 1
+    assert re.fullmatch(rf"12 images, \d+\.\d a second with reading them: {said}", last)
+    assert " a second" not in edge("run", "ConvNeXt_atto", str(photos[0]), *PORTABLE)[1]
+
+
+def test_a_summary_of_many_classes_names_the_most_frequent() -> None:
+    results = [{"labels": [{"label": f"c{min(index, 7)}"}]} for index in range(12)] + [{"error": "broken"}]
+    assert _summary(results, 2.0) == (
+        "13 images, 6.5 a second with reading them: 5 c7, 1 c0, 1 c1, 1 c2, 1 c3, 3 of 3 other classes, 1 not read"
+    )
 
 
 @pytest.mark.parametrize("how", ["ConvNeXt_atto/", "build/ConvNeXt_atto", "file", "elsewhere"])

@@ -140,7 +140,7 @@ def board_step(subject: Subject, folder: Path, target: Target, reporter: Reporte
     @contextmanager
     def opened(_workers: int) -> Iterator[Runner]:
         pushed = push(connection, program, None, reporter)
-        with BoardRunner(connection, pushed.bin, subject.preprocess.crop, STEP_LIMIT) as runner:
+        with BoardRunner(connection, pushed.bin, subject.preprocess.canvas, STEP_LIMIT) as runner:
             yield lambda rgb: runner(rgb_to_nv12(rgb))
 
     return Step(

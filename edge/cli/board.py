@@ -264,7 +264,7 @@ def run_command(
     kind = program.metadata.scores if program.metadata else None
     with (
         _at_work("run", asked, program, to, compare) as work,
-        BoardRunner(work.connection, work.pushed.bin, preprocess.crop, minutes * 60) as board,
+        BoardRunner(work.connection, work.pushed.bin, preprocess.canvas, minutes * 60) as board,
     ):
         found = list(answers(board, frames, simulator=work.simulator, count=len(frames), reporter=work.display))
     info = work.simulator.info if work.simulator else None
@@ -329,7 +329,7 @@ def eval_command(
         dataset = sample(dataset, count, seed)
     with (
         _at_work("eval", asked, program, to, compare) as work,
-        BoardRunner(work.connection, work.pushed.bin, preprocess.crop, minutes * 60) as board,
+        BoardRunner(work.connection, work.pushed.bin, preprocess.canvas, minutes * 60) as board,
     ):
         result = measure_accuracy(board, preprocess, classes, dataset, simulator=work.simulator, reporter=work.display)
     entry = {"measured": _now(), **result.record(work.simulator.info if work.simulator else None)}

@@ -13,7 +13,7 @@ import click
 from edge.cli.options import build_dir_option, complete_models, option, output_options
 from edge.errors import LabelError, ModelFileError, UsageError
 from edge.specs import Preprocess, available_models, load_model
-from edge.specs.schema import CROP_SHARE, ScoreKind
+from edge.specs.schema import CROP_SHARE, WIDTH_MULTIPLE, ScoreKind
 
 if TYPE_CHECKING:
     from edge.runtime import Net
@@ -177,10 +177,11 @@ def backend_line(net: Net) -> str:
 
 def describe_preprocess(rule: Preprocess) -> str:
     """Return what happens to an image, in a few words."""
-    height, width = rule.crop
+    (height, width), canvas = rule.crop, rule.canvas
+    filled = "" if rule.crop == canvas else f", its border repeated up to {canvas[1]}x{canvas[0]}"
     if rule.resize is None:
-        return f"stretched to {width}x{height}, {rule.interpolation}"
-    return f"shorter side to {rule.resize}, centre crop {width}x{height}, {rule.interpolation}"
+        return f"stretched to {width}x{height}{filled}, {rule.interpolation}"
+    return f"shorter side to {rule.resize}, centre crop {width}x{height}{filled}, {rule.interpolation}"
 
 
 def describe_scores(kind: ScoreKind | None) -> str:
@@ -210,6 +211,13 @@ def _complete(net: Net, path: Path, resize: str | None, interpolation: str | Non
     size = next((tensor.size for tensor in net.info.inputs if tensor.nv12), None)
     if size is None:
         return ""
+    if size != Preprocess(crop=size, resize=None).canvas:
+        raise UsageError(
+            f"{path.name} takes images of {size[0]}x{size[1]}",
+            expected=f"an even height and a width that is a multiple of {WIDTH_MULTIPLE}: the board's runtimes treat "
+            "others differently",
+            remedy="edge build NET.onnx   makes a program of such a size of a network of any",
+        )
     shorter: int | None = round(max(size) / CROP_SHARE)
     if resize == STRETCH:
         shorter = None

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import time
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
@@ -28,6 +30,7 @@ from edge.specs.schema import ScoreKind
 if TYPE_CHECKING:
     from edge.runtime import Net
 
+CLASSES_SHOWN = 5  # in the summary of several images
 EXAMPLES = (
     "edge run ConvNeXt_atto cheetah.jpg",
     "edge run build/ConvNeXt_atto photos/ -k 3 --out labelled/",
@@ -78,11 +81,13 @@ def run_command(
     with net:
         if not as_json:
             _head(net, note, verbose=verbose)
-        results = []
+        results, started = [], time.monotonic()
         for image in files:
             results.append(_classify(net, image, top, targets.get(image)))
             if not as_json:
                 _show(results[-1])
+        if not as_json and len(results) > 1:
+            click.echo(_summary(results, time.monotonic() - started))
         if as_json:
             click.echo(json.dumps(_document(net, path, note, results), indent=2, ensure_ascii=False))
     if any("error" in result for result in results):
@@ -182,6 +187,19 @@ def _show(result: dict[str, Any]) -> None:
         click.echo(f"  → {shown(result['out'])}")
     if "error" in result:
         click.echo(f"error: {result['error']}", err=True)
+
+
+def _summary(results: Sequence[dict[str, Any]], seconds: float) -> str:
+    """Return how many images were given which class, the most frequent first, and how fast."""
+    answers = Counter(result["labels"][0]["label"] for result in results if "labels" in result)
+    parts = [f"{count} {shown(label)}" for label, count in answers.most_common(CLASSES_SHOWN)]
+    if others := answers.most_common()[CLASSES_SHOWN:]:
+        rest = len(others)
+        parts.append(f"{sum(count for _, count in others)} of {rest} other class{'es' * (rest > 1)}")
+    if unread := len(results) - answers.total():
+        parts.append(f"{unread} not read")
+    speed = len(results) / max(seconds, 1e-9)
+    return f"{len(results)} images, {speed:.1f} a second with reading them: {', '.join(parts)}"
 
 
 def _document(net: Net, path: Path, note: str, results: list[dict[str, Any]]) -> dict[str, Any]:

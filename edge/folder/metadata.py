@@ -39,7 +39,7 @@ class Metadata:
     name: str  #: of the program, such as ``ConvNeXt_atto_demo``.
     model: str  #: the zoo's name of the model, or the user's.
     weights: str  #: source of the weights, as ``weights`` in ``manifest.json`` names it.
-    preprocess: Preprocess  #: from an image to the network's input. The program itself takes NV12 of ``crop``.
+    preprocess: Preprocess  #: from an image to the network's input. The program itself takes NV12.
     classes: int  #: number of scores.
     files: Mapping[Role, FileEntry]  #: ``bin``, ``portable``, ``quantized`` and ``labels``, as far as they exist.
     toolchain: Mapping[str, str] = field(factory=dict)  #: versions of what compiled or quantized it.

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from attrs import frozen
 
@@ -13,8 +13,10 @@ from edge.errors import ModelFileError
 from edge.foreign import foreign
 
 if TYPE_CHECKING:
+    import numpy as np
     import onnx
     import onnxruntime
+    from numpy.typing import NDArray
 
 _LONGEST = 8192  # pixels of a side of the input; far above what the BPU runs at a useful speed
 _MOST_VALUES = 3 * _LONGEST**2
@@ -275,21 +277,36 @@ def _output_shape(model: onnx.ModelProto, origin: str) -> tuple[int, ...]:
     """Return the shape of the first output; if the exporter left it open, run the model to find it."""
     output = model.graph.output[0]
     if any(dim.dim_value <= 0 for dim in output.type.tensor_type.shape.dim):
-        import numpy as np
-
-        name, shape = image_input(model, origin)
-        try:
-            opened = session(model.SerializeToString())
-            scores = opened.run([output.name], {name: np.zeros(shape, np.float32)})[0]
-        except Exception as error:  # onnxruntime's exceptions share no base; over 2 GB protobuf's comes first
-            cause = " ".join(str(error).split())[:200]
-            raise ModelFileError(
-                f"{origin}: the shape of output {output.name!r} is dynamic, and a run to find it failed: {cause}",
-                expected="a static shape with batch 1, such as 1x1000",
-                remedy="export it with a fixed input size and no dynamic axes",
-            ) from error
-        return tuple(int(side) for side in scores.shape)
+        (scores,) = values_of(model, [output.name], origin)
+        return tuple(map(int, scores.shape))
     return _static_shape(output, origin, "output")
+
+
+def values_of(
+    model: onnx.ModelProto, names: Sequence[str], origin: str, image: NDArray[np.float32] | None = None
+) -> list[Any]:
+    """Run a model once and return values of its graph, its outputs or inner ones; the image is black by default.
+
+    Raises:
+        ModelFileError: onnxruntime can't run it.
+    """
+    import numpy as np
+    import onnx
+
+    exposed = copied(model)
+    have = {value.name for value in exposed.graph.output}
+    exposed.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names if name not in have)
+    taken, shape = image_input(model, origin)
+    try:
+        opened = session(exposed.SerializeToString())
+        return list(opened.run(list(names), {taken: np.zeros(shape, np.float32) if image is None else image}))
+    except Exception as error:  # onnxruntime's exceptions share no base; over 2 GB protobuf's comes first
+        cause = " ".join(str(error).split())[:200]
+        raise ModelFileError(
+            f"{origin}: onnxruntime can't run it, and so can't tell its outputs: {cause}",
+            expected="a network that onnxruntime runs, with a static input such as 1x3x224x224",
+            remedy="export it with a fixed input size and no dynamic axes",
+        ) from error
 
 
 def _static_shape(value: onnx.ValueInfoProto, origin: str, role: str) -> tuple[int, ...]:

@@ -154,13 +154,14 @@ def resize_crop(rgb: Image, pre: Preprocess) -> Image:
     The shorter side becomes ``pre.resize``, the longer ``int(resize * long / short)``, and the crop starts at
     ``round((side - crop) / 2)``; with ``pre.resize`` None the whole image is stretched. Shrinking widens
     the filter (antialiasing). ``area`` and ``nearest`` are both Pillow's BOX: a mean when shrinking, repeated
-    pixels when enlarging.
+    pixels when enlarging. Where ``pre.canvas`` is larger than ``pre.crop``, the crop's last row and column are
+    repeated below and to the right: the program cuts them off again, but calibration sees them.
 
     Args:
         rgb: uint8, (height, width, 3).
 
     Returns:
-        uint8, (*pre.crop, 3), C-contiguous, RGB. Equal to Pillow's result.
+        uint8, (*pre.canvas, 3), C-contiguous, RGB. The crop is equal to Pillow's result.
 
     Raises:
         ImageError: ``rgb`` is not such an array.
@@ -176,7 +177,11 @@ def resize_crop(rgb: Image, pre: Preprocess) -> Image:
         size_h, size_w = pre.resize, int(pre.resize * width / height)
     # Python's round() halves to even; torchvision uses it, so we must.
     top, left = round((size_h - crop_h) / 2), round((size_w - crop_w) / 2)
-    return resample(rgb, (size_h, size_w), (top, left, crop_h, crop_w), pre.interpolation)
+    crop = resample(rgb, (size_h, size_w), (top, left, crop_h, crop_w), pre.interpolation)
+    below, right = pre.canvas[0] - crop_h, pre.canvas[1] - crop_w
+    if not (below or right):
+        return crop
+    return np.asarray(cv2.copyMakeBorder(crop, 0, below, 0, right, cv2.BORDER_REPLICATE), np.uint8)
 
 
 def rgb_to_nv12(rgb: Image) -> Image:
@@ -273,7 +278,7 @@ def network_input(rgb: Image, pre: Preprocess) -> Tensor:
     """Normalize a cropped image into the float network's input: (x - mean) / std.
 
     Args:
-        rgb: uint8, (*pre.crop, 3), RGB; from :func:`resize_crop`.
+        rgb: uint8, (*pre.canvas, 3), RGB; from :func:`resize_crop`.
         pre: gives channel order, mean, std and layout.
 
     Returns:
@@ -282,7 +287,7 @@ def network_input(rgb: Image, pre: Preprocess) -> Tensor:
     Raises:
         ImageError: another dtype or size.
     """
-    _check_rgb(rgb, pre.crop)
+    _check_rgb(rgb, pre.canvas)
     return _normalize(rgb.astype(np.float32), pre)
 
 
@@ -290,7 +295,7 @@ def network_input_from_nv12(nv12: Image, pre: Preprocess) -> Tensor:
     """Return what the float network sees behind NV12: decode, then normalize.
 
     Args:
-        nv12: uint8, from :func:`rgb_to_nv12` of an image of ``pre.crop``.
+        nv12: uint8, from :func:`rgb_to_nv12` of an image of ``pre.canvas``.
         pre: as for :func:`network_input`.
 
     Returns:
@@ -299,7 +304,7 @@ def network_input_from_nv12(nv12: Image, pre: Preprocess) -> Tensor:
     Raises:
         ImageError: another dtype or number of bytes.
     """
-    return _normalize(yuv444_to_rgb_float(nv12_to_yuv444(nv12, pre.crop)), pre)
+    return _normalize(yuv444_to_rgb_float(nv12_to_yuv444(nv12, pre.canvas)), pre)
 
 
 def arrange(rgb: NDArray[np.float32], pre: Preprocess) -> Tensor:
@@ -316,12 +321,12 @@ def calibration_image(file: Path, pre: Preprocess) -> Image:
         writes it.
 
     Returns:
-        uint8, (*pre.crop, 3), C-contiguous, RGB.
+        uint8, (*pre.canvas, 3), C-contiguous, RGB.
 
     Raises:
         CalibrationError: it can't be read, is of another size, or holds values outside 0..255.
     """
-    height, width = pre.crop
+    height, width = pre.canvas
     try:
         raw = np.fromfile(file, "<f4")
     except OSError as error:

@@ -151,7 +151,7 @@ class Build:
     @property
     def prefix(self) -> str:
         """Start of every file name: model, ``_demo`` or ``_random`` for such weights, input size and type."""
-        height, width = self.request.spec.preprocess.crop
+        height, width = self.request.spec.preprocess.canvas
         return f"{self.stage(EXPORT).result.name}_{width}x{height}_nv12"
 
     @property

@@ -101,7 +101,8 @@ def _export_inputs(build: Build) -> Inputs:
         identity = managed.place(FRAMEWORKS[framework]).digest
     key = {
         "source": weights.identity(),  # includes the worker's code
-        "shape": spec.preprocess.input_shape,
+        "crop": spec.preprocess.crop,
+        "layout": spec.preprocess.layout,
         "output": spec.output,
         # The noise on which ONNX and framework are compared covers what pixels become.
         "values": (spec.preprocess.mean, spec.preprocess.std),

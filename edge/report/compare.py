@@ -49,22 +49,22 @@ class Paired:
 class FactRow:
     """A fact of both; whether it differs, and how, where it is a number."""
 
-    name: str
-    a: str
-    b: str
-    differs: bool
-    change: str = ""
+    name: str  #: of the fact.
+    a: str  #: as the first build has it.
+    b: str  #: as the second has it.
+    differs: bool  #: whether they are not the same.
+    change: str = ""  #: from the first to the second; empty where it is no number.
 
 
 @frozen
 class LayerPair:
-    """One layer of both; ``change`` is of its cosine."""
+    """One layer of both."""
 
-    name: str
-    kind: str
-    a: LayerRow
-    b: LayerRow
-    change: float
+    name: str  #: of the layer.
+    kind: str  #: its operator.
+    a: LayerRow  #: in the first build.
+    b: LayerRow  #: in the second.
+    change: float  #: of the cosine, from the first to the second.
 
 
 @frozen
@@ -73,7 +73,7 @@ class Comparison:
 
     verdict: str  #: what B is against A, in one line.
     a: Fact  #: ``letter``, ``name``, ``folder``, ``verdict`` and ``flags`` of the first build.
-    b: Fact  #: of the second.
+    b: Fact  #: ``letter``, ``name``, ``folder``, ``verdict`` and ``flags`` of the second.
     facts: tuple[FactRow, ...]  #: what they are made of, how fast and how large they are.
     recipe: tuple[FactRow, ...]  #: settings of the compiler that differ.
     recipe_same: int  #: how many settings are the same.

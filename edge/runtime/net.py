@@ -201,11 +201,11 @@ class Net:
 
     def _check_size(self) -> None:
         images = [tensor for tensor in self.info.inputs if tensor.nv12]
-        if self.preprocess and images and images[0].size != self.preprocess.crop:
+        if self.preprocess and images and images[0].size != self.preprocess.canvas:
             height, width = images[0].size
             raise UsageError(
                 f"the program takes {height}x{width} images, the preprocessing makes "
-                f"{self.preprocess.crop[0]}x{self.preprocess.crop[1]}",
+                f"{self.preprocess.canvas[0]}x{self.preprocess.canvas[1]}",
                 expected="the same size",
             )
 

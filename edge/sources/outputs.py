@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from attrs import frozen
 
 from edge.errors import ModelFileError
-from edge.graph.files import copied, image_input, session
+from edge.graph.files import copied, values_of
 from edge.graph.view import View
 from edge.specs.schema import ScoreKind
 
@@ -170,21 +170,8 @@ def _before_choosing(view: View, names: Sequence[str]) -> tuple[str, str] | None
 def _values(model: onnx.ModelProto, names: Sequence[str], origin: str) -> list[_Value]:
     """Return type and shape of values, as a run tells them: files often leave them open."""
     import numpy as np
-    import onnx
 
-    exposed = copied(model)
-    have = {value.name for value in exposed.graph.output}
-    exposed.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names if name not in have)
-    image, shape = image_input(model, origin)
-    try:
-        results = session(exposed.SerializeToString()).run(list(names), {image: np.zeros(shape, np.float32)})
-    except Exception as error:  # onnxruntime's exceptions share no base; over 2 GB protobuf's comes first
-        cause = " ".join(str(error).split())[:200]
-        raise ModelFileError(
-            f"{origin}: what its outputs are is not told by a run: {cause}",
-            expected="a network that onnxruntime runs, with a static input such as 1x3x224x224",
-            remedy="export it with a fixed input size and no dynamic axes",
-        ) from error
+    results = values_of(model, names, origin)
     return [
         _Value(name, str(result.dtype), tuple(map(int, result.shape)))
         if isinstance(result, np.ndarray)

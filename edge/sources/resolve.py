@@ -25,7 +25,7 @@ from edge.specs import (
     read_model,
 )
 from edge.specs.request import Request
-from edge.specs.schema import CROP_SHARE, OWN_FILES
+from edge.specs.schema import CROP_SHARE, OWN_FILES, Compiler, Level
 
 if TYPE_CHECKING:
     from edge.sources.declared import Declared
@@ -76,7 +76,13 @@ def resolve(options: Options) -> tuple[Request, Notes]:
     _require_labels(spec)
     precision, note = _recipe(spec, options.precision, options.build_dir)
     if options.level is not None:
-        precision = evolve(precision, compiler=evolve(precision.compiler, optimize_level=options.level))
+        precision = _at(precision, options.level)
+    elif precision.evidence is not None and precision.evidence.level is None:
+        # Earlier searches left their own level, O1 for a quick answer, in the recipe.
+        level = precision.compiler.optimize_level
+        precision = _at(precision, Compiler().optimize_level)
+        if precision.compiler.optimize_level != level:
+            note += (f"! the recipe's {level} is of its search and not used; --level {level} builds so",)
     request = Request(
         spec=spec,
         precision=precision,
@@ -385,6 +391,10 @@ def _require_labels(spec: ModelSpec) -> None:
             expected=error.expected or "a text file with a class name a line",
             remedy=error.remedy or "--labels FILE, or labels: in the model's YAML, relative to it",
         ) from error
+
+
+def _at(precision: Precision, level: Level) -> Precision:
+    return evolve(precision, compiler=evolve(precision.compiler, optimize_level=level))
 
 
 def _recipe(spec: ModelSpec, wish: str | None, build_dir: Path | None) -> tuple[Precision, Notes]:

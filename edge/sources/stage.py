@@ -17,7 +17,7 @@ from edge.sources.check import describe, external_data, notes_on, require_fit, r
 from edge.sources.class_order import notes_on_classes
 from edge.sources.convert import convert, last_json
 from edge.sources.demo_weights import unpack
-from edge.sources.mend import mended
+from edge.sources.mend import mended, on_canvas
 from edge.sources.outputs import scores_only
 from edge.sources.sources import WORKER, Resolved
 from edge.sources.timm_spec import near_names
@@ -75,7 +75,7 @@ def export(
 
     Args:
         resolved: from ``choose_weights``.
-        spec: the model; its crop is the input size.
+        spec: the model; its crop is the network's input size, its canvas that of the ONNX.
         toolchain: its Python exports timm models; not needed for files.
         framework: the managed environment that exports PaddlePaddle or MindSpore models.
         out: an empty folder.
@@ -134,11 +134,8 @@ def export(
     right, changes = mended(read, resolved.tag, spec.preprocess.color)
     whole, fixed = fixed_input(right, resolved.tag, spec.preprocess.crop)
     notes += changes + ((fixed,) if fixed else ())
-    if whole is not read:
-        target.write_bytes(whole.SerializeToString(deterministic=True))
     model = scores_only(whole, resolved.tag, spec.output)
     if model is not whole:
-        target.write_bytes(model.SerializeToString(deterministic=True))
         given = ", ".join(value.name for value in whole.graph.output)
         notes += (f"of what the model gives ({given}), {model.graph.output[0].name} is taken as the class scores",)
     found = describe(model, resolved.tag)
@@ -147,14 +144,17 @@ def export(
         option = f"--{resolved.source} " if resolved.framework else ""
         remedy = f"build it under its own name: edge build {option}{resolved.file}"
         require_parameters(found, resolved.published_m, resolved.tag, spec.name, remedy)
+    program, cut = on_canvas(model, spec.preprocess, resolved.tag)
+    if program is not read:
+        target.write_bytes(program.SerializeToString(deterministic=True))
     labels = "demo" if resolved.source == "demo" else spec.labels
-    notes += notes_on(found) + notes_on_classes(model, found.classes, labels)
+    notes += cut + notes_on(found) + notes_on_classes(model, found.classes, labels)
     return ExportResult(
         onnx=target.name,
         weights=Weights(resolved.source, resolved.tag, resolved.sha256 or sha256_of(target), resolved.seed),
         name=resolved.name,
         input_name=found.input_name,
-        input_shape=found.input_shape,
+        input_shape=spec.preprocess.input_shape,
         classes=found.classes,
         parameters=found.parameters,
         output=found.output_name,

@@ -26,8 +26,8 @@ OwnFile = Literal["onnx", "torchscript", "paddle", "mindspore"]
 #: end; or of a Sigmoid, which judges each class by itself.
 ScoreKind = Literal["logits", "softmax", "sigmoid"]
 
-# The preprocess node takes NV12, whose chroma covers 2x2 pixels. The board's runtimes take packed rows and treat a
-# width that is not a multiple of 32 differently.
+# Of a program's input. The preprocess node takes NV12, whose chroma covers 2x2 pixels. The board's runtimes take packed
+# rows and treat a width that is not a multiple of 32 differently.
 WIDTH_MULTIPLE = 32
 HEIGHT_MULTIPLE = 2
 # The share of the resized image that the centre crop keeps; the usual one for ImageNet classifiers.
@@ -37,37 +37,6 @@ CROP_SHARE = 0.875
 def _check(condition: bool, seen: str, expected: str) -> None:
     if not condition:
         raise SpecError(seen, expected=expected)
-
-
-def _unfit(height: int, width: int, resize: int | None) -> SpecError:
-    """Return the error for an input that no program can have; both sizes that it names would pass."""
-    near = _multiple(height, HEIGHT_MULTIPLE, resize), _multiple(width, WIDTH_MULTIPLE, resize)
-    if height == width:
-        near = near[1], near[1]
-    high, wide = -(-height // HEIGHT_MULTIPLE) * HEIGHT_MULTIPLE, -(-width // WIDTH_MULTIPLE) * WIDTH_MULTIPLE
-    top, left = (high - height) // 2, (wide - width) // 2
-    remedy = f"export the network for {near[0]}x{near[1]}"
-    if resize is not None and resize >= max(high, wide):  # so that the middle of the crop is the network's own
-        cut = f"x[:, :, {top}:{top + height}, {left}:{left + width}]"
-        remedy += (
-            f"; if it takes {height}x{width} alone, export a module that takes {high}x{wide} and returns network({cut})"
-        )
-    return SpecError(
-        f"crop {height}x{width}: "
-        + " and ".join(
-            ["the height is odd"] * (height % HEIGHT_MULTIPLE > 0)
-            + [f"the width is not a multiple of {WIDTH_MULTIPLE}"] * (width % WIDTH_MULTIPLE > 0)
-        ),
-        expected=f"an even height, as NV12 halves it, and a width that is a multiple of {WIDTH_MULTIPLE}, as the "
-        f"board's runtimes take packed rows; such as {near[0]}x{near[1]}",
-        remedy=remedy,
-    )
-
-
-def _multiple(side: int, of: int, most: int | None) -> int:
-    """Return the multiple nearest to a side, at most ``most`` where there is one."""
-    nearest = max(1, round(side / of)) * of
-    return nearest if most is None or nearest <= most else max(1, most // of) * of
 
 
 def _name(_: object, attribute: Attribute[str], value: str) -> None:
@@ -82,7 +51,9 @@ def _name(_: object, attribute: Attribute[str], value: str) -> None:
 class Preprocess:
     """From an image to the network's input; see ``edge.images.preprocess`` for the arithmetic."""
 
-    crop: tuple[int, int] = (224, 224)  #: (height, width) of the network input, in pixels.
+    #: (height, width) of the image that the network sees, in pixels. The program takes the next even height and the
+    #: next width that is a multiple of 32; its first step cuts off what is below and to the right of ``crop``.
+    crop: tuple[int, int] = (224, 224)
     #: length of the shorter side before the centre crop, in pixels; None stretches the whole image to ``crop``
     #: without keeping its aspect.
     resize: int | None = 256
@@ -96,8 +67,6 @@ class Preprocess:
     def __attrs_post_init__(self) -> None:
         height, width = self.crop
         _check(height > 0 and width > 0, f"crop: {height}x{width}", "a positive height and width")
-        if height % HEIGHT_MULTIPLE or width % WIDTH_MULTIPLE:
-            raise _unfit(height, width, self.resize)
         _check(
             self.resize is None or self.resize >= max(height, width),
             f"resize {self.resize} is smaller than the crop {height}x{width}",
@@ -121,9 +90,15 @@ class Preprocess:
         )
 
     @property
-    def input_shape(self) -> tuple[int, int, int, int]:
-        """Shape of the network input, batch 1."""
+    def canvas(self) -> tuple[int, int]:
+        """(height, width) of the program's input, in pixels; ``crop`` is its top left corner."""
         height, width = self.crop
+        return -(-height // HEIGHT_MULTIPLE) * HEIGHT_MULTIPLE, -(-width // WIDTH_MULTIPLE) * WIDTH_MULTIPLE
+
+    @property
+    def input_shape(self) -> tuple[int, int, int, int]:
+        """Shape of the program's input, batch 1."""
+        height, width = self.canvas
         return (1, 3, height, width) if self.layout == "NCHW" else (1, height, width, 3)
 
     @property

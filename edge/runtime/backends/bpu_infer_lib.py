@@ -64,7 +64,7 @@ class BpuInferLibBackend:
             backend="bpu_infer_lib",
             model=program.name,
             version=_version(),
-            inputs=(Tensor("input", (1, 3, *program.metadata.preprocess.crop), "uint8", nv12=True),),
+            inputs=(Tensor("input", (1, 3, *program.metadata.preprocess.canvas), "uint8", nv12=True),),
             outputs=(Tensor("output", shape, "float32"),),
         )
 

@@ -49,7 +49,7 @@ def put_before(model: onnx.ModelProto, preprocess: Preprocess) -> onnx.ModelProt
     must be float32 of ``preprocess.input_shape``.
     """
     graph = Graph.empty()
-    yuv = decode(graph, preprocess.crop).name
+    yuv = decode(graph, preprocess.canvas).name
     matrix = np.array(YUV_TO_RGB)
     mean, std = np.array(preprocess.mean), np.array(preprocess.std)
     if preprocess.color == "bgr":
@@ -64,14 +64,14 @@ def put_before(model: onnx.ModelProto, preprocess: Preprocess) -> onnx.ModelProt
     constants = [numpy_helper.from_array(data, name) for name, data in graph.constants.items()]
     _rename(front, constants)
     front[-1].output[0] = network.input[0].name
-    height, width = preprocess.crop
+    height, width = preprocess.canvas
     taken = helper.make_tensor_value_info(INPUT, TensorProto.UINT8, [height * width * 3 // 2])
     nodes = [*front, *network.node]
     del network.node[:], network.input[:]
     network.node.extend(nodes)
     network.input.append(taken)
     network.initializer.extend(constants)
-    mark(model, preprocess.crop, exact=False)
+    mark(model, preprocess.canvas, exact=False)
     return model
 
 
