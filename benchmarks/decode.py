@@ -26,6 +26,7 @@ SCORE, IOU = 0.25, 0.65
 
 
 def detector(family: str) -> Detector:
+    """Return a detector of three scales."""
     scales = tuple(
         Scale(s, f"boxes_{s}", f"scores_{s}", f"objectness_{s}" if family == "yolox" else None) for s in (8, 16, 32)
     )
@@ -33,6 +34,7 @@ def detector(family: str) -> Detector:
 
 
 def outputs(found: Detector, objects: int) -> dict[str, np.ndarray]:
+    """Return noise, in it objects that nine cells of a scale see."""
     rng = np.random.default_rng(0)
     maps = {}
     for scale in found.scales:
@@ -77,6 +79,7 @@ def everything(maps: dict[str, np.ndarray], found: Detector) -> np.ndarray:
 
 
 def milliseconds(work: Callable[[], object], runs: int) -> float:
+    """Return the median time of a run."""
     for _ in range(5):
         work()
     times = []
@@ -88,6 +91,7 @@ def milliseconds(work: Callable[[], object], runs: int) -> float:
 
 
 def main() -> None:
+    """Time both sides."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--objects", type=int, default=7, help="per scale")
     parser.add_argument("--runs", type=int, default=200)
@@ -105,7 +109,9 @@ def main() -> None:
         ours = milliseconds(lambda: decode(arrays, names, found, size=SIZE, score=SCORE, iou=IOU), args.runs)  # noqa: B023
         theirs = milliseconds(lambda: everything(maps, found), args.runs)  # noqa: B023
         slow = max(slow, ours)
-        print(f"{family}: {len(boxes)} boxes; edge {ours:.2f} ms, decode everything {theirs:.2f} ms: {theirs / ours:.1f}x")
+        print(
+            f"{family}: {len(boxes)} boxes; edge {ours:.2f} ms, decode everything {theirs:.2f} ms: {theirs / ours:.1f}x"
+        )
     sys.exit(slow > 2.0)
 
 

@@ -159,9 +159,7 @@ def _peaks(heat: Floats, least: np.float32) -> tuple[Indices, Indices]:
     return np.concatenate(labels), np.concatenate(cells)
 
 
-def _boxes(
-    maps: Mapping[str, Floats], scale: Scale, detector: Detector, anchor: Indices, cell: Indices
-) -> Floats:
+def _boxes(maps: Mapping[str, Floats], scale: Scale, detector: Detector, anchor: Indices, cell: Indices) -> Floats:
     """Return the boxes (n, 4) of candidates: corners in pixels of the network's input."""
     width = maps[scale.boxes].shape[3]
     raw = _planes(maps[scale.boxes], scale)[anchor, :, cell]

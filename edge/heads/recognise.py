@@ -3,95 +3,37 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Literal
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 from attrs import evolve, frozen
-from numpy.typing import NDArray
 
-from edge.detect.decode import decode_all
 from edge.errors import ModelFileError, SpecError
-from edge.heads.tail import Array, Tail
+from edge.graph.files import open_exposed
+from edge.heads.head import BOX, TOLERANCE, Decoded, Floats, Head, Part, error, expected, heat_error, table
+from edge.heads.tail import Tail
 from edge.specs.detector import Detector, Scale
 
-if TYPE_CHECKING:
-    import onnx
-
-Floats = NDArray[np.float32]
-#: What the first four columns of a network's boxes are: corners, centre and sides, or the outputs as they are.
-Form = Literal["xyxy", "xywh", "raw"]
-TOLERANCE = 1e-3  # pixels, or share of a value above 1: float32 in another order differs far less
-_BOX = 4
 _MOST_ANCHORS = 9  # of a scale
 
 
-@frozen
-class Part:
-    """An output of a cut network: a value of the whole one, or some of its channels."""
-
-    value: str
-    channels: tuple[int, ...] | None = None  #: None takes all.
-
-
-@frozen
-class Decoded:
-    """Where a network holds the decoded boxes of all its candidates."""
-
-    #: one value with a row per candidate: box, objectness where it is apart, classes; or boxes and scores apart.
-    values: tuple[str, ...]
-    form: Form
-    objectness: bool  #: whether it is a column of its own; else it is multiplied into the scores.
-
-
-@frozen
-class Head:
-    """What a network's head is."""
-
-    detector: Detector  #: with the outputs' names of the cut network.
-    parts: Mapping[str, Part]  #: those names, and what they are in the whole network.
-    decoded: Decoded | None  #: None where the network gives undecoded maps only.
-    notes: tuple[str, ...] = ()  #: what was assumed.
-
-    def __str__(self) -> str:
-        detector = self.detector
-        strides = ", ".join(str(scale.stride) for scale in detector.scales)
-        kind = {
-            "yolox": "YOLOX (centre, sides and objectness)",
-            "dfl": f"YOLOv8 to v12 (distances over {detector.reg_max} bins)"
-            if detector.reg_max > 1
-            else "YOLO26 (distances to the sides)",
-            "anchors": f"YOLOv5 and v7 ({len(detector.scales[0].anchors)} anchors a scale)",
-            "centernet": "CenterNet (heat map)",
-        }[detector.family]
-        ends = "" if detector.nms or detector.family == "centernet" else ", one box an object without NMS"
-        return f"{kind}{ends}: {detector.classes} classes, strides {strides}"
-
-
-def recognise(model: onnx.ModelProto, origin: str) -> Head:
+def recognise(tail: Tail) -> Head:
     """Return what a network's head is, judged by what it computes.
-
-    Args:
-        model: a checked float network with a static input of one image.
-        origin: what messages call it.
 
     Raises:
         ModelFileError: no head that edge knows; the message says what was seen and how to describe it by hand.
     """
-    tail = Tail(model, origin)
-    found = _with_decoder(tail) or _heat_maps(tail)
-    if found is None:
-        raise _unknown(tail)
-    return found
+    if found := _with_decoder(tail) or _heat_maps(tail):
+        return found
+    raise _unknown(tail)
 
 
-def given(model: onnx.ModelProto, detector: Detector, origin: str) -> Head:
-    """Return a head as a user describes it, with the names of the network's own values.
+def given(tail: Tail, detector: Detector) -> Head:
+    """Return a head as a user describes it, by the names of the network's own values.
 
     Raises:
         ModelFileError: the network has no such values, or their shapes are not the detector's.
     """
-    tail = Tail(model, origin)
     made = {name for node in tail.view.nodes for name in node.output if name}
     parts: dict[str, Part] = {}
     named = detector.named()
@@ -102,27 +44,25 @@ def given(model: onnx.ModelProto, detector: Detector, origin: str) -> Head:
                 continue
             if name not in made:
                 raise ModelFileError(
-                    f"detector: {origin} computes no value {name!r}",
+                    f"detector: {tail.origin} computes no value {name!r}",
                     expected=f"one of its values, such as {', '.join(tail.heads)}",
                 )
             node = tail.view.producer(name)
             logits = node.input[0] if node is not None and node.op_type == "Sigmoid" and role != "boxes" else name
             parts[getattr(cut, role)] = Part(logits, _channels(detector, scale, role) if scale.joint else None)
     _require_shapes(tail, detector, parts, named)
-    head = Head(named, parts, None)
+    head = Head(named, parts)
     return next(_decoded(tail, head), head)
 
 
 def _require_shapes(tail: Tail, detector: Detector, parts: Mapping[str, Part], named: Detector) -> None:
-    from edge.graph.files import open_exposed
-
     names = list(dict.fromkeys(part.value for part in parts.values()))
     session = open_exposed(tail.model, names)
     shapes = {
         name: found.shape
         for name, found in zip(names, session.run(names, {tail.input: tail.values[tail.input]}), strict=True)
     }
-    height, width = _size(tail)
+    height, width = tail.size
     for scale, cut in zip(detector.scales, named.scales, strict=True):
         joint = sum(named.channels(cut).values()) if scale.joint else None
         for name, channels in named.channels(cut).items():
@@ -151,7 +91,7 @@ def _with_decoder(tail: Tail) -> Head | None:
     for boxes in outputs:
         for scores in outputs:
             pair = [tail.shape(name) for name in (boxes, scores)]
-            if boxes != scores and all(len(shape) == 3 for shape in pair) and _BOX in pair[0]:
+            if boxes != scores and all(len(shape) == 3 for shape in pair) and BOX in pair[0]:
                 found = _from_table(tail, (boxes, scores))
                 if found is not None:
                     return found
@@ -182,13 +122,13 @@ class _Reach:
 def _from_table(tail: Tail, names: tuple[str, ...]) -> Head | None:
     """Return the head whose boxes these values hold, or None."""
     function = tail.function(*names)
-    base = _table(function({}))
-    if base is None or base.shape[1] < _BOX + 1:
+    base = table(function({}))
+    if base is None or base.shape[1] < BOX + 1:
         return None
     rng = np.random.default_rng(1)
     reached = []
     for name in function.heads:
-        changed = _table(function({name: rng.normal(0, 1, tail.shape(name)).astype(np.float32)}))
+        changed = table(function({name: rng.normal(0, 1, tail.shape(name)).astype(np.float32)}))
         if changed is None or changed.shape != base.shape:
             return None
         where = changed != base
@@ -211,17 +151,17 @@ def _from_table(tail: Tail, names: tuple[str, ...]) -> Head | None:
 
 def _two(tail: Tail, groups: Sequence[Sequence[_Reach]], base: Floats) -> Head | None:
     """Return a head of boxes and scores: distances to the sides."""
-    classes = base.shape[1] - _BOX
+    classes = base.shape[1] - BOX
     scales = []
     for group in groups:
-        boxes = [reach.name for reach in group if reach.columns == tuple(range(_BOX))]
-        scores = [reach.name for reach in group if reach.columns == tuple(range(_BOX, base.shape[1]))]
+        boxes = [reach.name for reach in group if reach.columns == tuple(range(BOX))]
+        scores = [reach.name for reach in group if reach.columns == tuple(range(BOX, base.shape[1]))]
         stride = _stride(tail, tail.shape(group[0].name)[2:])
         if len(group) != 2 or len(boxes) != 1 or len(scores) != 1 or stride is None:
             return None
         scales.append(Scale(stride, boxes[0], scores[0]))
-    bins = {tail.shape(scale.boxes)[1] // _BOX for scale in scales}
-    return _head("dfl", classes, scales, reg_max=bins.pop()) if len(bins) == 1 else None
+    bins = {tail.shape(scale.boxes)[1] // BOX for scale in scales}
+    return _head(tail, "dfl", classes, scales, reg_max=bins.pop()) if len(bins) == 1 else None
 
 
 def _three(tail: Tail, groups: Sequence[Sequence[_Reach]], base: Floats) -> Head | None:
@@ -229,19 +169,19 @@ def _three(tail: Tail, groups: Sequence[Sequence[_Reach]], base: Floats) -> Head
     columns = base.shape[1]
     scales, classes = [], 0
     for group in groups:
-        boxes = [reach for reach in group if reach.columns == tuple(range(_BOX))]
+        boxes = [reach for reach in group if reach.columns == tuple(range(BOX))]
         others = sorted(
             (reach for reach in group if reach not in boxes), key=lambda r: (tail.shape(r.name)[1], r.columns)
         )
         stride = _stride(tail, tail.shape(group[0].name)[2:])
         if len(boxes) != 1 or len(others) != 2 or stride is None:
             return None
-        if others[1].columns == (_BOX,) and others[0].columns == (_BOX + 1,):  # one class: both have one channel
+        if others[1].columns == (BOX,) and others[0].columns == (BOX + 1,):  # one class: both have one channel
             others.reverse()
         objectness, scores = others
         classes = tail.shape(scores.name)[1]
         scales.append(Scale(stride, boxes[0].name, scores.name, objectness.name))
-    return _head("yolox", classes, scales) if columns in (_BOX + classes, _BOX + 1 + classes) else None
+    return _head(tail, "yolox", classes, scales) if columns in (BOX + classes, BOX + 1 + classes) else None
 
 
 def _anchors(tail: Tail, groups: Sequence[Sequence[_Reach]], base: Floats) -> Head | None:
@@ -255,17 +195,17 @@ def _anchors(tail: Tail, groups: Sequence[Sequence[_Reach]], base: Floats) -> He
         anchors, rest = divmod(rows, math.prod(shape[2:]))
         if others or stride is None or rest or not anchors or shape[1] % anchors:
             return None
-        classes = shape[1] // anchors - _BOX - 1
+        classes = shape[1] // anchors - BOX - 1
         # With every logit 0 the sigmoids are 1/2, and a box is as large as its anchor.
-        sides = base[reach.rows[0] : reach.rows[1]].reshape(anchors, -1, base.shape[1])[:, 0, :_BOX]
+        sides = base[reach.rows[0] : reach.rows[1]].reshape(anchors, -1, base.shape[1])[:, 0, :BOX]
         large = tuple((float(box[2]), float(box[3])) for box in sides)
         if classes < 1 or any(side <= 0 for pair in large for side in pair):
             return None
         scales.append(Scale(stride, reach.name, reach.name, reach.name, anchors=large))
-    return _head("anchors", classes, scales)
+    return _head(tail, "anchors", classes, scales)
 
 
-def _head(family: str, classes: int, scales: Sequence[Scale], **more: int) -> Head | None:
+def _head(tail: Tail, family: str, classes: int, scales: Sequence[Scale], **more: int) -> Head | None:
     """Return a head whose detector names the values of the whole network, or None if it is no valid one."""
     try:
         detector = Detector(family, classes, tuple(scales), **more)  # type: ignore[arg-type]
@@ -278,7 +218,12 @@ def _head(family: str, classes: int, scales: Sequence[Scale], **more: int) -> He
         for role in ("boxes", "scores", "objectness", "offsets")
         if (name := getattr(scale, role)) is not None
     }
-    return Head(named, parts, None)
+    for scale in named.scales:
+        for name, channels in named.channels(scale).items():
+            part = parts[name]
+            if part.channels is None and tail.shape(part.value)[1] != channels:
+                return None
+    return Head(named, parts)
 
 
 def _channels(detector: Detector, scale: Scale, role: str) -> tuple[int, ...]:
@@ -296,8 +241,8 @@ def _decoded(tail: Tail, head: Head, tables: Sequence[tuple[str, ...]] = ()) -> 
     if not values <= set(tail.heads):
         return
     drawn = {name: rng.normal(0, 1.5, tail.shape(name)).astype(np.float32) for name in sorted(values)}
-    outputs = [_taken(drawn, part) for part in head.parts.values()]
-    wanted = expected(outputs, list(head.parts), head.detector, _size(tail))
+    outputs = [part.of(drawn) for part in head.parts.values()]
+    wanted = list(expected(outputs, list(head.parts), head.detector, tail.size))
     if not tables:
         sizes = _cells(tail)
         tables = [
@@ -309,69 +254,16 @@ def _decoded(tail: Tail, head: Head, tables: Sequence[tuple[str, ...]] = ()) -> 
         function = tail.function(*names)
         if set(function.heads) != values:
             continue
-        table = _table(function(drawn))
+        found = table(function(drawn))
         for decoded, rows in wanted:
-            if table is not None and table.shape == rows.shape and error(table, rows) <= TOLERANCE:
+            if found is not None and found.shape == rows.shape and error(found, rows) <= TOLERANCE:
                 yield evolve(head, decoded=evolve(decoded, values=names))
                 break
 
 
-def expected(
-    outputs: Sequence[Floats], names: Sequence[str], detector: Detector, size: tuple[int, int]
-) -> Iterator[tuple[Decoded, Floats]]:
-    """Yield the tables that a network may make of its outputs, one per form."""
-    boxes, scores, objectness = decode_all(outputs, names, detector, size=size)
-    middle, sides = (boxes[:, :2] + boxes[:, 2:]) / 2, boxes[:, 2:] - boxes[:, :2]
-    forms: dict[Form, Floats] = {"xywh": np.concatenate((middle, sides), axis=1), "xyxy": boxes}
-    if detector.family == "yolox":
-        maps = dict(zip(names, outputs, strict=True))
-        raw = [maps[scale.boxes].reshape(_BOX, -1).T for scale in detector.scales]
-        forms["raw"] = np.concatenate(raw)
-    for form, columns in forms.items():
-        if objectness is None:
-            yield Decoded((), form, False), np.concatenate((columns, scores), axis=1)
-        else:
-            apart = np.concatenate((columns, objectness[:, None], scores), axis=1)
-            yield Decoded((), form, True), apart
-            yield Decoded((), form, False), np.concatenate((columns, objectness[:, None] * scores), axis=1)
-
-
-def error(found: Floats, wanted: Floats) -> float:
-    """Return the largest difference of two tables: in pixels, or as a share of a value above 1."""
-    with np.errstate(invalid="ignore"):
-        apart = np.abs(found - wanted) / np.maximum(1, np.abs(wanted))
-    return math.inf if not np.isfinite(apart).all() else float(apart.max(initial=0.0))
-
-
-def table(values: Sequence[Array]) -> Floats | None:
-    """Return a row per candidate and a column per number, of one value or of several that have the same rows."""
-    return _table(values)
-
-
-def _table(values: Sequence[Array]) -> Floats | None:
-    flat = [value[0] for value in values if value.ndim == 3]
-    if len(flat) != len(values):
-        return None
-    rows = max(max(part.shape) for part in flat)
-    if any(rows not in part.shape for part in flat):
-        return None
-    return np.concatenate([part if part.shape[0] == rows else part.T for part in flat], axis=1)
-
-
-def _taken(values: Mapping[str, Floats], part: Part) -> Floats:
-    value = values[part.value]
-    return value if part.channels is None else value[:, list(part.channels)]
-
-
-def _size(tail: Tail) -> tuple[int, int]:
-    """Return (height, width) of the network's input."""
-    shape = tail.input_shape
-    return (shape[2], shape[3]) if shape[1] == 3 or shape[3] != 3 else (shape[1], shape[2])
-
-
 def _stride(tail: Tail, shape: Sequence[int]) -> int | None:
     """Return the stride of a map, None if it has none."""
-    sides = [divmod(side, cells) for side, cells in zip(_size(tail), shape, strict=True)]
+    sides = [divmod(side, cells) for side, cells in zip(tail.size, shape, strict=True)]
     strides = {stride for stride, rest in sides if not rest and stride > 1}
     return strides.pop() if len(strides) == 1 and not any(rest for _, rest in sides) else None
 
@@ -380,29 +272,80 @@ def _stride(tail: Tail, shape: Sequence[int]) -> int | None:
 
 
 def _heat_maps(tail: Tail) -> Head | None:
-    """Return the head of a network that gives a heat map, sides and offsets of the centres, or None."""
+    """Return the head of a network whose outputs are a heat map, sides, and offsets of the centres; or None."""
     outputs = [value.name for value in tail.model.graph.output]
-    roots = [_root(tail, name) for name in outputs]
-    if len(outputs) not in (2, 3) or any(root is None for root in roots):
+    if len(outputs) not in (2, 3) or any(name not in tail.values or tail.values[name].ndim != 4 for name in outputs):
         return None
-    maps = {name: tail.shape(root) for name, root in zip(outputs, roots, strict=True) if root is not None}
-    if len({shape[2:] for shape in maps.values()}) != 1 or any(len(shape) != 4 for shape in maps.values()):
+    size = tail.shape(outputs[0])[2:]
+    stride = _stride(tail, size)
+    if stride is None or any(tail.shape(name)[2:] != size for name in outputs):
         return None
-    return None
-
-
-def _root(tail: Tail, name: str) -> str | None:
-    """Return the head that an output is, seen through a Sigmoid and its limits."""
-    while name not in tail.heads:
-        node = tail.view.producer(name)
-        if node is None or node.op_type not in ("Sigmoid", "Clip", "Identity"):
+    plain: list[tuple[str, str]] = []
+    heats: list[tuple[str, str]] = []
+    for name in outputs:
+        root, same = _source(tail, name)
+        if root is None:
             return None
-        name = tail.view.source(node.input[0])
-    return name
+        (plain if same and tail.shape(name)[1] == 2 else heats).append((name, root))
+    if len(heats) == 0 and len(plain) == len(outputs):  # two classes, and logits: the order has to tell
+        heats.append(plain.pop(0))
+    if len(heats) != 1 or len(plain) not in (1, 2):
+        return None
+    heat = heats[0]
+    plain.sort(key=lambda item: any(word in item[0].lower() for word in ("off", "reg")))
+    offsets = plain[1] if len(plain) == 2 else None
+    scale = Scale(stride, plain[0][1], heat[1], offsets=None if offsets is None else offsets[1])
+    head = _head(tail, "centernet", tail.shape(heat[0])[1], [scale], nms=False)
+    if head is None:
+        return None
+    said = f"{heat[0]} is the heat map, {plain[0][0]} the sides" + (f", {offsets[0]} the offsets" if offsets else "")
+    values = tuple(item[0] for item in (plain[0], heat, offsets) if item is not None)
+    return evolve(head, decoded=Decoded(values, "maps"), notes=(f"{said}, in cells of {stride} pixels",))
+
+
+def _source(tail: Tail, name: str) -> tuple[str | None, bool]:
+    """Return the one head that a map comes of cell by cell, and whether it is that head as it is.
+
+    It may be seen through a Sigmoid, and cells that are no peak may be 0. None if it comes of anything else.
+    """
+    function = tail.function(name)
+    if len(function.heads) != 1:
+        return None, False
+    (root,) = function.heads
+    drawn = np.random.default_rng(3).normal(0, 1.5, tail.shape(root)).astype(np.float32)
+    (found,) = function({root: drawn})
+    if found.shape != drawn.shape:
+        return None, False
+    same = error(found, drawn) <= TOLERANCE
+    return (root if same or heat_error(found, drawn) <= TOLERANCE else None), same
 
 
 def _unknown(tail: Tail) -> ModelFileError:
-    raise NotImplementedError
+    """Return the error for a head that is not known: what was seen, and a detector to fill in."""
+    outputs = [value.name for value in tail.model.graph.output]
+    listed = ", ".join(f"{name} {_by(tail.values[name].shape)}" for name in outputs if name in tail.values)
+    by_stride: dict[int, list[str]] = {}
+    for name in tail.heads:
+        stride = _stride(tail, tail.shape(name)[2:]) if name in tail.values else None
+        if stride is not None:
+            by_stride.setdefault(stride, []).append(name)
+    last = "; ".join(
+        f"stride {stride}: " + ", ".join(f"{name} {_by(tail.shape(name))}" for name in names[:6])
+        for stride, names in sorted(by_stride.items())[:6]
+    )
+    scales = ", ".join(
+        f"{{stride: {stride}, boxes: NAME, scores: NAME}}"
+        for stride in sorted(by_stride or {8: [], 16: [], 32: []})[:4]
+    )
+    return ModelFileError(
+        f"{tail.origin}: edge does not know this head. Its outputs: {listed or ', '.join(outputs)}. "
+        f"Its last convolutions: {last or 'none that makes a map of the image'}",
+        expected="a detector of the YOLOX, YOLOv5, YOLOv7, YOLOv8 to v12, YOLO26 or CenterNet type, which gives boxes "
+        "and classes alone (no masks, keypoints or angles)",
+        remedy="say in the model's YAML which values are what: detector: {family: dfl, classes: 80, reg_max: 16, "
+        f"scales: [{scales}]}}   family is yolox, dfl, anchors or centernet; yolox and anchors need objectness: NAME, "
+        "anchors also anchors: [[WIDTH, HEIGHT], ...] in pixels",
+    )
 
 
 def _by(shape: Sequence[int]) -> str:

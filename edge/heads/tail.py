@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     import onnx
 
 Array = NDArray[Any]
-_RUNTIME_ERROR = "onnxruntime can't run {}: {}"
 # Operators by a constant per channel, which belong to the convolution in front of them (YOLOv7's implicit knowledge).
 _PER_CHANNEL = ("Mul", "Add", "BatchNormalization")
 
@@ -44,6 +43,12 @@ class Tail:
         self.origin = origin
         self.view = View(model)
         self.input, self.input_shape = image_input(model, origin)
+        if self.input_shape[0] != 1:
+            raise ModelFileError(
+                f"{origin}: the input takes {self.input_shape[0]} images",
+                expected="one image: the BPU's program runs one at a time",
+                remedy="export it with batch 1",
+            )
         nodes = self._walk()
         self.nodes = [node for node in self.view.nodes if id(node) in nodes]
         #: names of the last convolutions' outputs, in the graph's order.
@@ -54,6 +59,12 @@ class Tail:
         ]
         self._depend = self._dependent()
         self._shapes: dict[str, tuple[int, ...]] = {}
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(height, width) of the input in pixels, channels first or last."""
+        _, *shape = self.input_shape
+        return (shape[0], shape[1]) if shape[2] == 3 and shape[0] != 3 else (shape[1], shape[2])
 
     def _walk(self) -> set[int]:
         """Return the nodes behind the last convolutions, from the outputs up."""
@@ -102,7 +113,7 @@ class Tail:
 
     @cached_property
     def _needed(self) -> list[str]:
-        """Return the values that the tail takes from elsewhere: sizes, grids, and other constants of the image's size."""
+        """Return the values that the tail takes from elsewhere: sizes, grids, other constants."""
         taken = {name for node in self._steps for name in reads(node)} - self._depend
         made = {name for node in self.view.nodes for name in node.output} | {self.input}
         return sorted(taken & made - {""})
@@ -125,7 +136,7 @@ class Tail:
             results = session(exposed.SerializeToString()).run(wanted, {self.input: image})
         except Exception as error:  # onnxruntime's exceptions share no base; over 2 GB protobuf's comes first
             raise ModelFileError(
-                _RUNTIME_ERROR.format(self.origin, " ".join(str(error).split())[:200]),
+                f"onnxruntime can't run {self.origin}: {' '.join(str(error).split())[:200]}",
                 expected="a network that onnxruntime runs, with a static input such as 1x3x640x640",
                 remedy="export it with a fixed input size and no dynamic axes",
             ) from error
@@ -208,4 +219,3 @@ def _unknown(name: str) -> onnx.ValueInfoProto:
     import onnx
 
     return onnx.ValueInfoProto(name=name)
-

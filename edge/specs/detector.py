@@ -119,11 +119,13 @@ class Detector:
     def named(self) -> Detector:
         """Return the detector with the outputs' names of a cut network: ``boxes_8``, ``scores_8``, and so on."""
 
-        def name(role: str, scale: Scale) -> str | None:
-            return None if getattr(scale, role) is None else f"{role}_{scale.stride}"
+        def named(scale: Scale) -> Scale:
+            return evolve(
+                scale,
+                boxes=f"boxes_{scale.stride}",
+                scores=f"scores_{scale.stride}",
+                objectness=scale.objectness and f"objectness_{scale.stride}",
+                offsets=scale.offsets and f"offsets_{scale.stride}",
+            )
 
-        roles = ("boxes", "scores", "objectness", "offsets")
-        return evolve(
-            self,
-            scales=tuple(evolve(scale, **{role: name(role, scale) for role in roles}) for scale in self.scales),
-        )
+        return evolve(self, scales=tuple(map(named, self.scales)))
