@@ -67,10 +67,8 @@ class Head:
             "centernet": "CenterNet type (heat map)",
         }[detector.family]
         ends = "" if detector.nms or detector.family == "centernet" else ", one box per object without NMS"
-        plural = "" if len(detector.scales) == 1 else "s"
-        return (
-            f"{kind}{ends}: {detector.classes} class{'' if detector.classes == 1 else 'es'}, stride{plural} {strides}"
-        )
+        classes = f"{detector.classes} class{'es' * (detector.classes != 1)}"
+        return f"{kind}{ends}: {classes}, stride{'s' * (len(detector.scales) > 1)} {strides}"
 
 
 def expected(
@@ -115,6 +113,5 @@ def heat_error(found: Floats, logits: Floats) -> float:
     """Return the largest difference of a heat map from its logits' probabilities, where it is not 0."""
     with np.errstate(over="ignore"):
         wanted = 1 / (1 + np.exp(-logits))
-    peaks = found != 0
-    # CenterNet keeps its probabilities within 1e-4 .. 1 - 1e-4.
+    peaks = found != 0  # CenterNet's own limits of 1e-4 and 1 - 1e-4 are within the tolerance
     return error(found[peaks], wanted[peaks]) if peaks.any() else math.inf

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 from attrs import evolve, frozen
@@ -52,7 +52,7 @@ def given(tail: Tail, detector: Detector) -> Head:
             parts[getattr(cut, role)] = Part(logits, _channels(detector, scale, role) if scale.joint else None)
     _require_shapes(tail, detector, parts, named)
     head = Head(named, parts)
-    return next(_decoded(tail, head), head)
+    return _decoded(tail, head, _tables(tail)) or head
 
 
 def _require_shapes(tail: Tail, detector: Detector, parts: Mapping[str, Part], named: Detector) -> None:
@@ -80,34 +80,24 @@ def _require_shapes(tail: Tail, detector: Detector, parts: Mapping[str, Part], n
 
 def _with_decoder(tail: Tail) -> Head | None:
     """Return the head of a network that decodes its boxes, or at least lists them."""
-    sizes = _cells(tail)
+    return next(filter(None, (_from_table(tail, names) for names in _tables(tail))), None)
+
+
+def _tables(tail: Tail) -> Iterator[tuple[str, ...]]:
+    """Yield values with as many rows as the maps have candidates, from the outputs up; then boxes and scores apart."""
+    maps = {tail.shape(name)[2:] for name in tail.heads}
+    total = sum(math.prod(shape) for shape in maps if _stride(tail, shape))
+    counts = {anchors * total for anchors in range(1, _MOST_ANCHORS + 1)} - {0}
     for name in tail.dependents:
         shape = tail.shape(name)
-        if len(shape) == 3 and shape[0] == 1 and any(_lists(shape[axis], sizes) for axis in (1, 2)):
-            found = _from_table(tail, (name,))
-            if found is not None:
-                return found
+        if len(shape) == 3 and shape[0] == 1 and counts & set(shape[1:]) and tail.runs((name,)):
+            yield (name,)
     outputs = [value.name for value in tail.model.graph.output if value.name in tail.values]
     for boxes in outputs:
         for scores in outputs:
-            pair = [tail.shape(name) for name in (boxes, scores)]
-            if boxes != scores and all(len(shape) == 3 for shape in pair) and BOX in pair[0]:
-                found = _from_table(tail, (boxes, scores))
-                if found is not None:
-                    return found
-    return None
-
-
-def _cells(tail: Tail) -> set[int]:
-    """Return how many candidates the maps of all sizes have together, for every number of anchors."""
-    maps = {tail.shape(name)[2:] for name in tail.heads if len(tail.shape(name)) == 4}
-    strided = {shape for shape in maps if _stride(tail, shape)}
-    total = sum(math.prod(shape) for shape in strided)
-    return {anchors * total for anchors in range(1, _MOST_ANCHORS + 1)}
-
-
-def _lists(length: int, sizes: set[int]) -> bool:
-    return length in sizes and length > 0
+            tables = boxes != scores and all(len(tail.shape(name)) == 3 for name in (boxes, scores))
+            if tables and tail.runs((boxes, scores)):
+                yield boxes, scores
 
 
 @frozen
@@ -121,14 +111,13 @@ class _Reach:
 
 def _from_table(tail: Tail, names: tuple[str, ...]) -> Head | None:
     """Return the head whose boxes these values hold, or None."""
-    function = tail.function(*names)
-    base = table(function({}))
+    base = table(tail.run(names, {}))
     if base is None or base.shape[1] < BOX + 1:
         return None
     rng = np.random.default_rng(1)
     reached = []
-    for name in function.heads:
-        changed = table(function({name: rng.normal(0, 1, tail.shape(name)).astype(np.float32)}))
+    for name in tail.heads_of(names):
+        changed = table(tail.run(names, {name: rng.normal(0, 1, tail.shape(name)).astype(np.float32)}))
         if changed is None or changed.shape != base.shape:
             return None
         where = changed != base
@@ -144,7 +133,7 @@ def _from_table(tail: Tail, names: tuple[str, ...]) -> Head | None:
         if head is not None:
             nms = not ("TopK" in tail.below(names[-1]) and "NonMaxSuppression" not in tail.below(names[-1]))
             head = evolve(head, detector=evolve(head.detector, nms=nms))
-            for proved in _decoded(tail, head, (names,)):
+            if proved := _decoded(tail, head, [names]):
                 return proved
     return None
 
@@ -234,38 +223,30 @@ def _channels(detector: Detector, scale: Scale, role: str) -> tuple[int, ...]:
     )
 
 
-def _decoded(tail: Tail, head: Head, tables: Sequence[tuple[str, ...]] = ()) -> Iterator[Head]:
-    """Yield the head with each place of the network that holds just the boxes that its decoder gives."""
+def _decoded(tail: Tail, head: Head, tables: Iterable[tuple[str, ...]]) -> Head | None:
+    """Return the head with the place where the network holds just the boxes that its decoder gives; None without."""
     rng = np.random.default_rng(2)
     values = {part.value for part in head.parts.values()}
     if not values <= set(tail.heads):
-        return
+        return None
     drawn = {name: rng.normal(0, 1.5, tail.shape(name)).astype(np.float32) for name in sorted(values)}
     outputs = [part.of(drawn) for part in head.parts.values()]
     wanted = list(expected(outputs, list(head.parts), head.detector, tail.size))
-    if not tables:
-        sizes = _cells(tail)
-        tables = [
-            (name,)
-            for name in tail.dependents
-            if len(tail.shape(name)) == 3 and any(_lists(side, sizes) for side in tail.shape(name)[1:])
-        ]
     for names in tables:
-        function = tail.function(*names)
-        if set(function.heads) != values:
-            continue
-        found = table(function(drawn))
+        found = table(tail.run(names, drawn)) if set(tail.heads_of(names)) == values else None
         for decoded, rows in wanted:
             if found is not None and found.shape == rows.shape and error(found, rows) <= TOLERANCE:
-                yield evolve(head, decoded=evolve(decoded, values=names))
-                break
+                return evolve(head, decoded=evolve(decoded, values=names))
+    return None
 
 
 def _stride(tail: Tail, shape: Sequence[int]) -> int | None:
-    """Return the stride of a map, None if it has none."""
-    sides = [divmod(side, cells) for side, cells in zip(tail.size, shape, strict=True)]
-    strides = {stride for stride, rest in sides if not rest and stride > 1}
-    return strides.pop() if len(strides) == 1 and not any(rest for _, rest in sides) else None
+    """Return the stride of a map (height, width), None if it has none."""
+    if len(shape) != 2:
+        return None
+    strides = {side / cells for side, cells in zip(tail.size, shape, strict=True)}
+    stride = strides.pop()
+    return int(stride) if not strides and stride > 1 and stride == int(stride) else None
 
 
 # Heat maps
@@ -308,12 +289,12 @@ def _source(tail: Tail, name: str) -> tuple[str | None, bool]:
 
     It may be seen through a Sigmoid, and cells that are no peak may be 0. None if it comes of anything else.
     """
-    function = tail.function(name)
-    if len(function.heads) != 1:
+    heads = tail.heads_of((name,)) if tail.runs((name,)) else ()
+    if len(heads) != 1:
         return None, False
-    (root,) = function.heads
+    (root,) = heads
     drawn = np.random.default_rng(3).normal(0, 1.5, tail.shape(root)).astype(np.float32)
-    (found,) = function({root: drawn})
+    found = tail.run((name,), {root: drawn})[0]
     if found.shape != drawn.shape:
         return None, False
     same = error(found, drawn) <= TOLERANCE
@@ -333,18 +314,22 @@ def _unknown(tail: Tail) -> ModelFileError:
         f"stride {stride}: " + ", ".join(f"{name} {_by(tail.shape(name))}" for name in names[:6])
         for stride, names in sorted(by_stride.items())[:6]
     )
+    joint = bool(by_stride) and all(len(names) == 1 for names in by_stride.values())
     scales = ", ".join(
-        f"{{stride: {stride}, boxes: NAME, scores: NAME}}"
-        for stride in sorted(by_stride or {8: [], 16: [], 32: []})[:4]
+        f"{{stride: {stride}, boxes: {name}, scores: {name}, objectness: {name}, anchors: [[WIDTH, HEIGHT], ...]}}"
+        if joint
+        else f"{{stride: {stride}, boxes: NAME, scores: NAME}}"
+        for stride, (name, *_) in sorted(by_stride.items())[:4]
     )
+    family = "anchors, classes: 80" if joint else "dfl, classes: 80, reg_max: 16"
+    more = "" if joint else "; yolox and anchors need objectness: NAME too"
     return ModelFileError(
         f"{tail.origin}: edge does not know this head. Its outputs: {listed or ', '.join(outputs)}. "
         f"Its last convolutions: {last or 'none that makes a map of the image'}",
         expected="a detector of the YOLOX, YOLOv5, YOLOv7, YOLOv8 to v12, YOLO26 or CenterNet type, which gives boxes "
         "and classes alone (no masks, keypoints or angles)",
-        remedy="say in the model's YAML which values are what: detector: {family: dfl, classes: 80, reg_max: 16, "
-        f"scales: [{scales}]}}   family is yolox, dfl, anchors or centernet; yolox and anchors need objectness: NAME, "
-        "anchors also anchors: [[WIDTH, HEIGHT], ...] in pixels",
+        remedy=f"say in the model's YAML which values are what: detector: {{family: {family}, scales: [{scales}]}}   "
+        f"family is yolox, dfl, anchors or centernet{more}",
     )
 
 

@@ -21,6 +21,7 @@ from edge.graph.view import View
 
 if TYPE_CHECKING:
     import onnx
+    import onnxruntime
 
 Array = NDArray[Any]
 # Operators by a constant per channel, which belong to the convolution in front of them (YOLOv7's implicit knowledge).
@@ -58,7 +59,7 @@ class Tail:
             if node.op_type in ("Conv", "ConvTranspose") and node.output[0] in self._read and id(node) not in nodes
         ]
         self._depend = self._dependent()
-        self._shapes: dict[str, tuple[int, ...]] = {}
+        self._functions: dict[tuple[str, ...], tuple[tuple[str, ...], onnxruntime.InferenceSession]] = {}
 
     @property
     def size(self) -> tuple[int, int]:
@@ -126,10 +127,12 @@ class Tail:
     @cached_property
     def values(self) -> Mapping[str, Array]:
         """What a run of the whole network on noise gives: the heads, all that depends on them, and the constants."""
+        import onnx
+
         exposed = copied(self.model)
         have = {value.name for value in exposed.graph.output}
         wanted = [name for name in dict.fromkeys([*self._needed, *sorted(self._depend)]) if name != self.input]
-        exposed.graph.output.extend(_unknown(name) for name in wanted if name not in have)
+        exposed.graph.output.extend(onnx.ValueInfoProto(name=name) for name in wanted if name not in have)
         rng = np.random.default_rng(0)
         image = rng.uniform(0, 1, self.input_shape).astype(np.float32)
         try:
@@ -167,55 +170,50 @@ class Tail:
                 left += fresh
         return kinds
 
-    def function(self, *names: str) -> Function:
-        """Return the tail as a function of the heads that gives these values."""
+    def runs(self, names: Sequence[str]) -> bool:
+        """Tell whether values of the tail can be had by themselves."""
+        try:
+            self._function(tuple(names))
+        except Exception:  # onnxruntime's exceptions share no base; then the values are no boxes that edge knows
+            return False
+        return True
+
+    def heads_of(self, names: Sequence[str]) -> tuple[str, ...]:
+        """Return the heads that values depend on."""
+        return self._function(tuple(names))[0]
+
+    def run(self, names: Sequence[str], values: Mapping[str, Array]) -> list[Array]:
+        """Return values of the tail for these outputs of heads; heads that are not given are 0."""
+        heads, opened = self._function(tuple(names))
+        filled = {name: np.zeros_like(self.values[name]) for name in heads}
+        filled |= {name: values[name].astype(filled[name].dtype) for name in heads if name in values}
+        return list(opened.run(list(names), filled))
+
+    def _function(self, names: tuple[str, ...]) -> tuple[tuple[str, ...], onnxruntime.InferenceSession]:
+        """Return the heads that values depend on, and the graph between them."""
+        if names in self._functions:
+            return self._functions[names]
         import onnx
         from onnx import numpy_helper
 
-        model = copied(self.model)
-        graph = model.graph
         wanted = set(names)
         needed: list[onnx.NodeProto] = []
         for node in reversed(self._steps):
             if wanted & set(node.output):
                 needed.append(node)
                 wanted.update(name for name in reads(node) if name)
-        heads = [name for name in self.heads if name in wanted]
+        heads = tuple(name for name in self.heads if name in wanted)
         kept = [tensor for tensor in self.model.graph.initializer if tensor.name in wanted]
-        constants = [
-            numpy_helper.from_array(self.values[name], name)
-            for name in self._needed
-            if name in wanted and name in self.values
-        ]
+        constants = [numpy_helper.from_array(self.values[name], name) for name in self._needed if name in wanted]
+        model = copied(self.model)
+        graph = model.graph
         for part in (graph.node, graph.initializer, graph.input, graph.output, graph.value_info):
             del part[:]
         graph.node.extend(reversed(needed))
         graph.initializer.extend([*kept, *constants])
-        graph.input.extend(
-            onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, self.shape(name)) for name in heads
-        )
-        graph.output.extend(_unknown(name) for name in names)
-        return Function(model, heads, {name: self.shape(name) for name in heads}, names)
-
-
-class Function:
-    """Values of a tail as a function of heads."""
-
-    def __init__(
-        self, model: onnx.ModelProto, heads: Sequence[str], shapes: Mapping[str, tuple[int, ...]], names: Sequence[str]
-    ) -> None:
-        self.heads = tuple(heads)
-        self.names = tuple(names)
-        self._shapes = shapes
-        self._session = session(model.SerializeToString())
-
-    def __call__(self, values: Mapping[str, Array]) -> list[Array]:
-        """Return the values; heads that are not given are 0."""
-        zeros = {name: np.zeros(self._shapes[name], np.float32) for name in self.heads}
-        return list(self._session.run(list(self.names), zeros | {k: v for k, v in values.items() if k in zeros}))
-
-
-def _unknown(name: str) -> onnx.ValueInfoProto:
-    import onnx
-
-    return onnx.ValueInfoProto(name=name)
+        for name in heads:
+            kind = onnx.helper.np_dtype_to_tensor_dtype(self.values[name].dtype)
+            graph.input.append(onnx.helper.make_tensor_value_info(name, kind, self.shape(name)))
+        graph.output.extend(onnx.ValueInfoProto(name=name) for name in names)
+        self._functions[names] = heads, session(model.SerializeToString())
+        return self._functions[names]
