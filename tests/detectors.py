@@ -1,7 +1,7 @@
 """Small detectors whose tails are those of real exports, with boxes that an image's pixels plant.
 
-A head is a 1x1 convolution with a stride: the pixel at a cell's corner alone decides what the cell says, so the boxes
-of an image follow from the weights by a pencil.
+A head is a convolution that sees one pixel of each cell, another one for each scale: the colour of that pixel decides
+what the cell says, so the boxes of an image follow from the weights by a pencil.
 """
 
 from __future__ import annotations
@@ -44,10 +44,12 @@ class Net:
         return made[0] if outputs == 1 else made
 
     def head(self, name: str, stride: int, weights: np.ndarray, bias: np.ndarray) -> str:
-        """Add a 1x1 convolution of the image; the weights are (channels, 3)."""
+        """Add a convolution of one pixel a cell; the weights are (channels, 3)."""
         self.weights[name] = weights, bias
-        kernel = weights[:, :, None, None].astype(np.float64)
-        return str(self.op("Conv", "images", kernel, bias.astype(np.float64), name=name, strides=[stride] * 2))
+        side = STRIDES.index(stride) + 1
+        kernel = np.zeros((*weights.shape, side, side))
+        kernel[:, :, -1, -1] = weights
+        return str(self.op("Conv", "images", kernel, bias, name=name, strides=[stride] * 2))
 
     def model(self, outputs: Sequence[str], *, batch: int = 1, opset: int = 13) -> onnx.ModelProto:
         shape: list[Any] = [batch, 3, *SIZE]
@@ -59,6 +61,10 @@ class Net:
             self.stored,
         )
         model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=8)
+        model = onnx.shape_inference.infer_shapes(model, data_prop=True)
+        for value in model.graph.output:
+            if not value.type.tensor_type.HasField("shape"):  # it comes of Shape operators: a table of open sizes
+                value.CopyFrom(helper.make_tensor_value_info(value.name, TensorProto.FLOAT, [None] * 3))
         onnx.checker.check_model(model)
         return model
 
@@ -310,10 +316,11 @@ Planted = tuple[int, tuple[int, int], tuple[float, float, float]]  # stride, cel
 
 
 def image(planted: Sequence[Planted]) -> np.ndarray:
-    """Return a black image with a pixel of colour at the corner of each cell."""
+    """Return a black image with a pixel of colour in each cell, where the cell's scale sees it."""
     pixels = np.zeros((1, 3, *SIZE), np.float32)
     for stride, (x, y), colour in planted:
-        pixels[0, :, y * stride, x * stride] = colour
+        place = STRIDES.index(stride)
+        pixels[0, :, y * stride + place, x * stride + place] = colour
     return pixels
 
 
@@ -330,10 +337,10 @@ def reckoned(net: Net, family: str, bins: int, planted: Planted, anchor: int = 0
     label = int(scores.argmax())
     score = sigmoid(scores[label]) * sigmoid(objectness)
     if family == "dfl":
-        left, top, right, bottom = box
         if bins > 1:
-            sides = [np.exp(side) / np.exp(side).sum() for side in box.reshape(4, bins)]
-            left, top, right, bottom = (float(side @ np.arange(bins)) for side in sides)
+            shares = [np.exp(side) / np.exp(side).sum() for side in box.reshape(4, bins)]
+            box = np.asarray([share @ np.arange(bins) for share in shares])
+        left, top, right, bottom = box
         return [stride * v for v in (x + 0.5 - left, y + 0.5 - top, x + 0.5 + right, y + 0.5 + bottom)], score, label
     if family == "anchors":
         wide, high = ANCHORS[stride][anchor]

@@ -34,11 +34,13 @@ def cut(model: onnx.ModelProto, head: Head, size: tuple[int, int]) -> onnx.Model
     import onnx
 
     result = copied(model)
-    for name, part in head.parts.items():
-        _give_way(result, name)
+    inner = {name: unused(model.graph, f"{name}_inner") for name in head.parts if unused(model.graph, name) != name}
+    _rename(result, inner)  # values of the network that have the name of an output to come
+    parts = {name: evolve(part, value=inner.get(part.value, part.value)) for name, part in head.parts.items()}
+    for name, part in parts.items():
         if part.channels is not None:
             _split(result, name, part, part.channels)
-    _rename(result, {part.value: name for name, part in head.parts.items() if part.channels is None})
+    _rename(result, {part.value: name for name, part in parts.items() if part.channels is None})
     outputs = [
         onnx.helper.make_tensor_value_info(
             name, onnx.TensorProto.FLOAT, (1, channels, size[0] // scale.stride, size[1] // scale.stride)
@@ -105,12 +107,6 @@ def _apart(
     tables = expected(list(maps.values()), list(maps), head.detector, size)
     wanted = next(rows for form, rows in tables if evolve(form, values=decoded.values) == decoded)
     return float("inf") if found is None or found.shape != wanted.shape else error(found, wanted)
-
-
-def _give_way(model: onnx.ModelProto, name: str) -> None:
-    """Rename a value of the network that has the name of an output to come."""
-    if unused(model.graph, name) != name:
-        _rename(model, {name: unused(model.graph, f"{name}_inner")})
 
 
 def _rename(model: onnx.ModelProto, names: Mapping[str, str]) -> None:

@@ -14,6 +14,8 @@ from edge.heads.head import BOX, TOLERANCE, Decoded, Floats, Head, Part, error, 
 from edge.heads.tail import Tail
 from edge.specs.detector import Detector, Scale
 
+# Operators that leave numbers as they are.
+_MOVING = frozenset({"Reshape", "Flatten", "Squeeze", "Unsqueeze", "Identity", "Transpose", "Cast", "Split", "Slice"})
 _MOST_ANCHORS = 9  # of a scale
 
 
@@ -235,6 +237,8 @@ def _decoded(tail: Tail, head: Head, tables: Iterable[tuple[str, ...]]) -> Head 
     for names in tables:
         found = table(tail.run(names, drawn)) if set(tail.heads_of(names)) == values else None
         for decoded, rows in wanted:
+            if decoded.form == "raw" and not tail.below(names[0]) <= _MOVING:  # a decoder comes behind it
+                continue
             if found is not None and found.shape == rows.shape and error(found, rows) <= TOLERANCE:
                 return evolve(head, decoded=evolve(decoded, values=names))
     return None
