@@ -8,12 +8,14 @@ import cattrs
 import cv2
 import numpy as np
 import pytest
+import yaml
 from numpy.typing import NDArray
 
 from edge.detect import Boxes, decode
 from edge.detect.decode import decode_all
 from edge.detect.draw import draw
 from edge.errors import SpecError, UsageError
+from edge.specs import load
 from edge.specs.detector import Detector, Scale
 
 SIZE = (64, 96)
@@ -166,6 +168,18 @@ def test_a_detector_survives_yaml_and_json() -> None:
     for family in ("yolox", "dfl", "anchors", "centernet"):
         found = detector(family)
         assert converter.structure(converter.unstructure(found), Detector) == found
+
+
+def test_a_detector_is_read_as_a_yaml_writes_it() -> None:
+    text = """
+      family: anchors
+      classes: 3
+      scales:
+        - {stride: 8, boxes: out, scores: out, objectness: out, anchors: [[10, 13], [16.5, 30]]}
+    """
+    found = load._converter.structure(yaml.safe_load(text), Detector)
+    assert found.scales == (Scale(8, "out", "out", "out", anchors=((10.0, 13.0), (16.5, 30.0))),)
+    assert (found.scales[0].joint, found.channels(found.scales[0])) == (True, {"out": 16})
 
 
 @pytest.mark.parametrize(

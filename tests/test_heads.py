@@ -178,6 +178,13 @@ def test_a_head_given_by_hand_is_proved_where_the_network_decodes() -> None:
     assert len(taken.notes) == 1
 
 
+def test_a_head_with_more_than_boxes_can_be_given_by_hand_and_is_proved() -> None:
+    net, outputs = dfl(extra=5)
+    scales = tuple(Scale(s, f"boxes.{s}", f"scores.{s}") for s in STRIDES)
+    taken = take(net.model(outputs), "net.onnx", Detector("dfl", CLASSES, scales, reg_max=BINS))
+    assert (len(taken.notes), len(taken.model.graph.output)) == (1, 4)
+
+
 def test_scores_given_behind_their_sigmoid_are_taken_in_front_of_it() -> None:
     net, outputs = yolox()
     model = net.model(outputs)

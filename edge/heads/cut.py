@@ -12,7 +12,7 @@ from edge.errors import ModelFileError
 from edge.graph.cut import cut_to
 from edge.graph.files import copied, image_input, open_exposed, session
 from edge.graph.view import View, add_constant, insert, unused
-from edge.heads.head import TOLERANCE, Floats, Head, Part, error, expected, heat_error, table
+from edge.heads.head import TOLERANCE, Floats, Head, Part, error, expected, heat_error, table, table_error
 
 if TYPE_CHECKING:
     import onnx
@@ -60,16 +60,17 @@ def prove(
     size: tuple[int, int],
     value_range: tuple[float, float],
 ) -> float:
-    """Return the largest difference between a network's own boxes and those decoded from the cut one.
+    """Return the largest difference between a network and the cut one, with its boxes decoded.
 
-    Every candidate counts, on seeded noise: in pixels, or as a share of a value above 1; scores as they are. A network
-    that holds no boxes is compared in the outputs themselves.
+    Compared are the values that became outputs, and the boxes and scores of every candidate where the network holds
+    them; on seeded noise, in pixels, or as a share of a value above 1.
 
     Raises:
         ModelFileError: they differ by more than ``TOLERANCE``.
     """
     image, shape = image_input(whole, origin)
-    names = head.decoded.values if head.decoded else tuple(dict.fromkeys(p.value for p in head.parts.values()))
+    held = head.decoded.values if head.decoded else ()
+    names = tuple(dict.fromkeys([*held, *(output.value for output in head.parts.values())]))
     opened, cut_opened = open_exposed(whole, names), session(part.SerializeToString())
     outputs = [value.name for value in part.graph.output]
     worst = 0.0
@@ -80,8 +81,8 @@ def prove(
         apart = _apart(head, dict(zip(names, own, strict=True)), maps, size)
         if not apart <= TOLERANCE:
             raise ModelFileError(
-                f"{origin}: cut at its head it gives other boxes: {apart:.2g} from {', '.join(names)} at worst, in "
-                "pixels or as a share",
+                f"{origin}: cut at its head it gives other boxes: they differ from {', '.join(held or names)} by up "
+                f"to {apart:.2g}, in pixels or as a share",
                 expected=f"its own boxes, within {TOLERANCE:g}",
                 remedy="say in the model's YAML, as detector, how its boxes are coded; or --task raw takes its outputs "
                 "as they are",
@@ -94,19 +95,21 @@ def _apart(
     head: Head, own: Mapping[str, NDArray[np.float32]], maps: Mapping[str, Floats], size: tuple[int, int]
 ) -> float:
     decoded = head.decoded
+    outputs = max(error(maps[name], part.of(own)) for name, part in head.parts.items())
     if decoded is None:
-        return max(error(maps[name], part.of(own)) for name, part in head.parts.items())
+        return outputs
     if decoded.form == "maps":
         scale = head.detector.scales[0]
         sides, heat, *offsets = decoded.values
         pairs = [(own[sides], maps[scale.boxes])]
         pairs += [(own[name], maps[scale.offsets]) for name in offsets if scale.offsets]
         logits = maps[scale.scores]
-        return max(*(error(a, b) for a, b in pairs), min(error(own[heat], logits), heat_error(own[heat], logits)))
+        heats = min(error(own[heat], logits), heat_error(own[heat], logits))
+        return max(outputs, heats, *(error(a, b) for a, b in pairs))
     found = table([own[name] for name in decoded.values])
     tables = expected(list(maps.values()), list(maps), head.detector, size)
     wanted = next(rows for form, rows in tables if evolve(form, values=decoded.values) == decoded)
-    return float("inf") if found is None or found.shape != wanted.shape else error(found, wanted)
+    return float("inf") if found is None else max(outputs, table_error(found, wanted))
 
 
 def _rename(model: onnx.ModelProto, names: Mapping[str, str]) -> None:

@@ -98,6 +98,13 @@ def error(found: Floats, wanted: Floats) -> float:
     return math.inf if not np.isfinite(apart).all() else float(apart.max(initial=0.0))
 
 
+def table_error(found: Floats, wanted: Floats) -> float:
+    """Return the error of a network's table of candidates; columns behind those wanted, such as masks, do not count."""
+    if len(found) != len(wanted) or found.shape[1] < wanted.shape[1]:
+        return math.inf
+    return error(found[:, : wanted.shape[1]], wanted)
+
+
 def table(values: Sequence[NDArray[Any]]) -> Floats | None:
     """Return a row per candidate and a column per number, of one value or of several that have the same rows."""
     flat = [value[0] for value in values if value.ndim == 3]

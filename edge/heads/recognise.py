@@ -10,7 +10,7 @@ from attrs import evolve, frozen
 
 from edge.errors import ModelFileError, SpecError
 from edge.graph.files import open_exposed
-from edge.heads.head import BOX, TOLERANCE, Decoded, Floats, Head, Part, error, expected, heat_error, table
+from edge.heads.head import BOX, TOLERANCE, Decoded, Floats, Head, Part, error, expected, heat_error, table, table_error
 from edge.heads.tail import Tail
 from edge.specs.detector import Detector, Scale
 
@@ -235,11 +235,11 @@ def _decoded(tail: Tail, head: Head, tables: Iterable[tuple[str, ...]]) -> Head 
     outputs = [part.of(drawn) for part in head.parts.values()]
     wanted = list(expected(outputs, list(head.parts), head.detector, tail.size))
     for names in tables:
-        found = table(tail.run(names, drawn)) if set(tail.heads_of(names)) == values else None
+        found = table(tail.run(names, drawn)) if values <= set(tail.heads_of(names)) else None
         for decoded, rows in wanted:
             if decoded.form == "raw" and not tail.below(names[0]) <= _MOVING:  # a decoder comes behind it
                 continue
-            if found is not None and found.shape == rows.shape and error(found, rows) <= TOLERANCE:
+            if found is not None and table_error(found, rows) <= TOLERANCE:
                 return evolve(head, decoded=evolve(decoded, values=names))
     return None
 
