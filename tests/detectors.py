@@ -194,12 +194,19 @@ def dfl(
 
 
 def _nms(net: Net, rows: str) -> list[str]:
-    """Corners, NonMaxSuppression, and the rows that it picks: their number depends on the image."""
+    """NonMaxSuppression and the rows that it picks, filled up to as many as a scale has cells.
+
+    Without a box above the threshold it fails, as real exports do.
+    """
     box, scores = net.op("Slice", rows, [0], [4], [1]), net.op("Slice", rows, [4], [4 + CLASSES], [1])
     box = net.op("Transpose", box, perm=[0, 2, 1])
-    picked = net.op("NonMaxSuppression", box, scores, 20, 0.65, 0.25, center_point_box=1)
+    picked = net.op("NonMaxSuppression", box, scores, 20, 0.65, 0.6, center_point_box=1)
     places = net.op("Squeeze", net.op("Slice", picked, [2], [3], [1]), [1])
-    return [net.op("Gather", net.op("Transpose", rows, perm=[0, 2, 1]), places, axis=1)]
+    picks = net.op("Gather", net.op("Transpose", rows, perm=[0, 2, 1]), places, axis=1)
+    whole = net.op("Mul", picks, net.op("ReduceMax", picks, axes=[1], keepdims=1))
+    cells = len(grid(STRIDES[-1]))
+    filled = net.op("Concat", whole, np.zeros((1, cells, 4 + CLASSES)), axis=1)
+    return [net.op("Slice", filled, [0], [cells], [1])]
 
 
 def _topk(net: Net, rows: str) -> list[str]:

@@ -108,7 +108,7 @@ def table_error(found: Floats, wanted: Floats) -> float:
 def table(values: Sequence[NDArray[Any]]) -> Floats | None:
     """Return a row per candidate and a column per number, of one value or of several that have the same rows."""
     flat = [value[0] for value in values if value.ndim == 3]
-    if len(flat) != len(values):
+    if not flat or len(flat) != len(values):
         return None
     rows = max(max(part.shape) for part in flat)
     if any(rows not in part.shape for part in flat):

@@ -88,8 +88,10 @@ def _with_decoder(tail: Tail) -> Head | None:
 def _tables(tail: Tail) -> Iterator[tuple[str, ...]]:
     """Yield values with as many rows as the maps have candidates, from the outputs up; then boxes and scores apart."""
     maps = {tail.shape(name)[2:] for name in tail.heads}
-    total = sum(math.prod(shape) for shape in maps if _stride(tail, shape))
-    counts = {anchors * total for anchors in range(1, _MOST_ANCHORS + 1)} - {0}
+    totals = {0}
+    for cells in (math.prod(shape) for shape in maps if _stride(tail, shape)):
+        totals |= {total + cells for total in totals}  # other maps, such as those of masks, hold no candidates
+    counts = {anchors * total for anchors in range(1, _MOST_ANCHORS + 1) for total in totals} - {0}
     for name in tail.dependents:
         shape = tail.shape(name)
         if len(shape) == 3 and shape[0] == 1 and counts & set(shape[1:]) and tail.runs((name,)):
@@ -298,7 +300,7 @@ def _source(tail: Tail, name: str) -> tuple[str | None, bool]:
         return None, False
     (root,) = heads
     drawn = np.random.default_rng(3).normal(0, 1.5, tail.shape(root)).astype(np.float32)
-    found = tail.run((name,), {root: drawn})[0]
+    (found, *_) = tail.run((name,), {root: drawn}) or [np.empty(0)]
     if found.shape != drawn.shape:
         return None, False
     same = error(found, drawn) <= TOLERANCE

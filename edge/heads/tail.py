@@ -183,11 +183,17 @@ class Tail:
         return self._function(tuple(names))[0]
 
     def run(self, names: Sequence[str], values: Mapping[str, Array]) -> list[Array]:
-        """Return values of the tail for these outputs of heads; heads that are not given are 0."""
+        """Return values of the tail for these outputs of heads; heads that are not given are 0.
+
+        None at all where it fails on them, such as behind a NonMaxSuppression that leaves no box.
+        """
         heads, opened = self._function(tuple(names))
         filled = {name: np.zeros_like(self.values[name]) for name in heads}
         filled |= {name: values[name].astype(filled[name].dtype) for name in heads if name in values}
-        return list(opened.run(list(names), filled))
+        try:
+            return list(opened.run(list(names), filled))
+        except Exception:  # onnxruntime's exceptions share no base
+            return []
 
     def _function(self, names: tuple[str, ...]) -> tuple[tuple[str, ...], onnxruntime.InferenceSession]:
         """Return the heads that values depend on, and the graph between them."""
