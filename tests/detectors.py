@@ -203,7 +203,7 @@ def _nms(net: Net, rows: str) -> list[str]:
     picked = net.op("NonMaxSuppression", box, scores, 20, 0.65, 0.6, center_point_box=1)
     places = net.op("Squeeze", net.op("Slice", picked, [2], [3], [1]), [1])
     picks = net.op("Gather", net.op("Transpose", rows, perm=[0, 2, 1]), places, axis=1)
-    whole = net.op("Mul", picks, net.op("ReduceMax", picks, axes=[1], keepdims=1))
+    whole = net.op("Mul", picks, net.op("Gather", picks, [0], axis=1))
     cells = len(grid(STRIDES[-1]))
     filled = net.op("Concat", whole, np.zeros((1, cells, 4 + CLASSES)), axis=1)
     return [net.op("Slice", filled, [0], [cells], [1])]
