@@ -5,13 +5,14 @@ from __future__ import annotations
 import difflib
 import math
 import shlex
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING
 
 from attrs import frozen
 
 from edge.errors import ModelFileError
-from edge.graph.files import copied, values_of
+from edge.graph.cut import cut_to
+from edge.graph.files import values_of
 from edge.graph.view import View
 from edge.specs.schema import ScoreKind
 
@@ -185,39 +186,5 @@ def _cut(model: onnx.ModelProto, value: _Value) -> onnx.ModelProto:
     import numpy as np
     import onnx
 
-    made = {name: i for i, node in enumerate(model.graph.node) for name in node.output if name}
-    kept: set[int] = set()
-    read, left = {value.name}, [value.name]
-    while left:
-        place = made.get(left.pop())
-        if place is None or place in kept:
-            continue
-        kept.add(place)
-        names = list(_read(model.graph.node[place]))
-        read.update(names)
-        left += names
-    cut = copied(model)
-    graph = cut.graph
-    stored = {tensor.name for tensor in graph.initializer}
-    for part, wanted in (
-        (graph.node, [node for i, node in enumerate(model.graph.node) if i in kept]),
-        (graph.initializer, [tensor for tensor in model.graph.initializer if tensor.name in read]),
-        (graph.input, [item for item in model.graph.input if item.name in read or item.name not in stored]),
-        (graph.value_info, [item for item in model.graph.value_info if item.name in read - {value.name}]),
-    ):
-        del part[:]
-        part.extend(wanted)
-    del graph.output[:]
     kind = onnx.helper.np_dtype_to_tensor_dtype(np.dtype(value.type))
-    graph.output.append(onnx.helper.make_tensor_value_info(value.name, kind, value.shape))
-    return cut
-
-
-def _read(node: onnx.NodeProto) -> Iterator[str]:
-    """Yield the names of values that a node reads, its subgraphs' included."""
-    yield from node.input
-    for attribute in node.attribute:
-        for graph in (attribute.g, *attribute.graphs):
-            for inner in graph.node:
-                yield from _read(inner)
-            yield from (output.name for output in graph.output)
+    return cut_to(model, [onnx.helper.make_tensor_value_info(value.name, kind, value.shape)])

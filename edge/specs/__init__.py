@@ -1,5 +1,6 @@
 """Frozen schemas of a model and of its precision recipe, and how they are loaded."""
 
+from edge.specs.detector import Detector, Scale
 from edge.specs.load import (
     ModelFile,
     available_models,
@@ -30,6 +31,7 @@ from edge.specs.schema import (
 __all__ = [
     "Calibration",
     "Compiler",
+    "Detector",
     "Equalization",
     "Evidence",
     "ModelFile",
@@ -39,6 +41,7 @@ __all__ = [
     "Preprocess",
     "Published",
     "Rounding",
+    "Scale",
     "Sources",
     "available_models",
     "beside",
