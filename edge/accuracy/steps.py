@@ -36,7 +36,7 @@ from edge.measure import networks
 from edge.measure.networks import FloatNet, Runner, scores_of
 from edge.simulate.hbdk import Simulator
 from edge.specs import Preprocess
-from edge.specs.schema import ScoreKind
+from edge.specs.schema import Output, ScoreKind, Task
 from edge.toolchain.found import Toolchain
 
 NAMES: tuple[StepName, ...] = get_args(StepName)
@@ -54,12 +54,14 @@ class Subject:
 
     name: str  #: of the program, such as ``ConvNeXt_atto_demo``.
     preprocess: Preprocess  #: from an image to the network's input.
-    classes: int  #: number of scores.
-    scores: ScoreKind = field(kw_only=True)  #: what they are.
+    classes: int  #: number of scores; 0 where the outputs are no class scores.
+    scores: ScoreKind = field(kw_only=True)  #: what a classifier's scores are.
     files: Mapping[str, Path]  #: role -> file, with the roles of :class:`edge.folder.built.Built`.
     sha256: Mapping[str, str]  #: role -> hash.
     toolchain: Toolchain | None = None  #: the compiler; None without one.
     no_toolchain: str = "no compiler"  #: why there is none.
+    task: Task = "classify"  #: what the outputs mean.
+    outputs: tuple[Output, ...] = ()  #: of the float network, in every file's order.
 
 
 Opened = Callable[[int], AbstractContextManager[Runner]]
@@ -78,6 +80,8 @@ class Step:
     open: Opened = field(eq=False)
     count: int | None = None  #: how many images it is measured on; None for all.
     in_flight: int | None = None  #: images handed to it at once; None for as many as are computed at once.
+    #: the step whose outputs its own are compared with, where a task keeps how far they are apart.
+    like: Step | None = field(default=None, eq=False)
 
 
 @frozen
@@ -111,6 +115,8 @@ def subject_of(built: Built, toolchain: Toolchain | None, no_toolchain: str = ""
         sha256=built.sha256,
         toolchain=toolchain,
         no_toolchain=no_toolchain or "no compiler",
+        task=about.task,
+        outputs=about.outputs,
     )
 
 
@@ -165,7 +171,7 @@ def key_of(name: StepName, model: str, subject: Subject, code: tuple[str, ...], 
     inputs = {
         "model": model,
         "preprocess": cattrs.unstructure(subject.preprocess),
-        "classes": subject.classes,
+        "outputs": [cattrs.unstructure(output) for output in subject.outputs] or subject.classes,
         "numpy": version("numpy"),
         "opencv": cv2.__version__,
         **versions,
@@ -178,7 +184,7 @@ _Way = tuple[str, dict[str, str], Opened]  # what executes it in words, versions
 
 def _float(subject: Subject, path: Path) -> _Way:
     by, versions = _onnxruntime()
-    return by, versions, lambda _workers: nullcontext(FloatNet(path, subject.preprocess))
+    return by, versions, lambda _workers: nullcontext(FloatNet(path, subject.preprocess).outputs)
 
 
 def _nv12(subject: Subject, path: Path) -> _Way:
@@ -186,7 +192,7 @@ def _nv12(subject: Subject, path: Path) -> _Way:
 
     def opened(_workers: int) -> AbstractContextManager[Runner]:
         net = FloatNet(path, subject.preprocess)
-        return nullcontext(lambda rgb: net.behind_nv12(rgb_to_nv12(rgb)))
+        return nullcontext(lambda rgb: net.outputs_behind_nv12(rgb_to_nv12(rgb)))
 
     return by, versions, opened
 

@@ -15,6 +15,7 @@ from edge.files import data_dir, sha256_of, write_text
 from edge.graph.files import GraphFacts, facts, load_onnx
 from edge.progress import Reporter, Silent
 from edge.specs import ModelSpec, NodePrecision, Precision, Preprocess
+from edge.specs.schema import Task
 
 TEMPLATE = "classifier_nv12.yaml.j2"
 
@@ -83,6 +84,7 @@ def render(
         onnx_model=onnx_model,
         cal_data_dir=cal_data_dir,
         working_dir=working_dir,
+        task=spec.task,
     )
     name = f"{prefix}.yaml"
     require_clean(text, origin=name, graph=graph, calibration_files=calibration_files, base=base, model=network)
@@ -106,6 +108,7 @@ def render_text(
     onnx_model: str,
     cal_data_dir: str,
     working_dir: str,
+    task: Task = "classify",
 ) -> str:
     """Fill the template; arguments as for ``render``. Nothing is checked or written."""
     import jinja2
@@ -126,6 +129,7 @@ def render_text(
             preprocess=preprocess,
             precision=precision,
             graph=graph,
+            task=task,
             prefix=prefix,
             onnx_model=onnx_model,
             cal_data_dir=cal_data_dir,

@@ -1,8 +1,8 @@
-"""Networks as functions from an image to class scores."""
+"""Networks as functions from an image to their outputs."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Protocol
@@ -23,12 +23,14 @@ from edge.specs import Preprocess
 from edge.specs.schema import ScoreKind
 from edge.toolchain.found import Toolchain
 
+Outputs = Sequence[NDArray[np.float32]]
+
 
 class Runner(Protocol):
-    """A network: image in, class scores out. May be called from several threads."""
+    """A network: image in, outputs out, in the float network's order. May be called from several threads."""
 
-    def __call__(self, rgb: Image, /) -> Scores:
-        """Return the class scores, float32 (classes,), of an RGB image, uint8 (H, W, 3)."""
+    def __call__(self, rgb: Image, /) -> Outputs:
+        """Return the outputs of an RGB image, uint8 (H, W, 3)."""
 
 
 def scores_of(built: Built) -> ScoreKind:
@@ -37,7 +39,7 @@ def scores_of(built: Built) -> ScoreKind:
 
 
 class FloatNet:
-    """A float-input ONNX classifier in stock onnxruntime, one thread per image; callable from several threads."""
+    """A float-input ONNX in stock onnxruntime, one thread per image; callable from several threads."""
 
     def __init__(self, model: Path, preprocess: Preprocess) -> None:
         self._session = open_session(model)
@@ -46,41 +48,49 @@ class FloatNet:
         self.preprocess = preprocess
 
     def __call__(self, rgb: Image, preprocess: Preprocess | None = None) -> Scores:
-        """Return the scores of an RGB image, preprocessed as built or in another way."""
-        return self._run(network_input(rgb, preprocess or self.preprocess))
+        """Return a classifier's scores of an RGB image, preprocessed as built or in another way."""
+        return self._run(network_input(rgb, preprocess or self.preprocess))[0].ravel()
 
     def behind_nv12(self, nv12: Image) -> Scores:
-        """Return the scores of an image that went through NV12, as on the board."""
+        """Return a classifier's scores of an image that went through NV12, as on the board."""
+        return self.outputs_behind_nv12(nv12)[0].ravel()
+
+    def outputs(self, rgb: Image) -> list[NDArray[np.float32]]:
+        """Return all outputs of an RGB image."""
+        return self._run(network_input(rgb, self.preprocess))
+
+    def outputs_behind_nv12(self, nv12: Image) -> list[NDArray[np.float32]]:
+        """Return all outputs of an image that went through NV12, as on the board."""
         return self._run(network_input_from_nv12(nv12, self.preprocess))
 
-    def _run(self, data: NDArray[np.float32]) -> Scores:
+    def _run(self, data: NDArray[np.float32]) -> list[NDArray[np.float32]]:
         try:
-            found = self._session.run(None, {self._input: data})[0]
+            found = self._session.run(None, {self._input: data})
         except Exception as error:  # onnxruntime's own exceptions share no public base
             cause = " ".join(str(error).split())[:200]
             raise ModelFileError(
                 f"onnxruntime can't run {self._name}: {cause}",
                 remedy="export or build it again: onnxruntime itself refuses the file",
             ) from error
-        return np.asarray(found, np.float32).ravel()
+        return [np.asarray(output, np.float32) for output in found]
 
 
 @contextmanager
 def vendor(toolchain: Toolchain, model: Path, workers: int) -> Iterator[Runner]:
     """Open one of the compiler's models in worker processes."""
     with QuantizedPool(toolchain, model, workers) as pool:
-        yield pool
+        yield pool.outputs
 
 
 @contextmanager
 def program(toolchain: Toolchain, path: Path) -> Iterator[Runner]:
     """Open a ``.bin`` in the vendor's simulator; each image starts a process."""
     with Simulator(toolchain, path) as simulator:
-        yield lambda rgb: simulator.outputs(rgb_to_nv12(rgb))[0].ravel()
+        yield lambda rgb: simulator.outputs(rgb_to_nv12(rgb))
 
 
 @contextmanager
 def portable(path: Path) -> Iterator[Runner]:
     """Open a portable model."""
     with load(path, "portable") as net:
-        yield lambda rgb: net.run(rgb_to_nv12(rgb))[0].ravel()
+        yield lambda rgb: net.run(rgb_to_nv12(rgb))

@@ -65,6 +65,8 @@ class Build:
     def _doubt_labels(self) -> None:
         """Warn of missing labels, and of those that leave out a background class, before minutes pass."""
         images, no_top1 = self.measured_on
+        if self.request.spec.task == "raw":
+            return
         if no_top1:
             self.listener.warn(f"{no_top1}; agreement with the float network is measured instead")
         elif not self.request.label_offset:
@@ -215,5 +217,7 @@ class Build:
             files={role: file.path for role, file in files.items()},
             sha256={role: file.sha256 for role, file in files.items()},
             toolchain=self.toolchain,
+            task=self.request.spec.task,
+            outputs=export.result.outputs,
         )
         return subject, quantized

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from pathlib import Path
+from typing import Any
 
 from attrs import evolve
 
@@ -14,6 +15,7 @@ from edge.images import ImageSet, class_names, open_images, sample
 from edge.images.calibrate import CalibrationSet, load_set
 from edge.progress import Listener
 from edge.specs.request import Request
+from edge.specs.schema import Task
 from edge.toolchain import managed
 from edge.toolchain.find import find
 from edge.toolchain.found import Toolchain
@@ -106,6 +108,7 @@ def choose_images(request: Request, source: str, classes: int) -> tuple[ImageSet
         labels,
         source,
         classes,
+        task=request.spec.task,
         count=request.images_count,
         seed=request.seed,
         label_offset=request.label_offset,
@@ -113,7 +116,15 @@ def choose_images(request: Request, source: str, classes: int) -> tuple[ImageSet
 
 
 def image_set(
-    images: str | None, labels: str | None, source: str, classes: int, *, count: int, seed: int, label_offset: int = 0
+    images: str | None,
+    labels: str | None,
+    source: str,
+    classes: int,
+    *,
+    count: int,
+    seed: int,
+    label_offset: int = 0,
+    task: Task = "classify",
 ) -> tuple[ImageSet, str]:
     """Return the images to measure a network on, and why there is no Top-1; empty if there is.
 
@@ -124,14 +135,21 @@ def image_set(
         count: at most so many images; 0 takes all.
         seed: of the choice; rendered images are taken from the first on.
         label_offset: added to every label of files.
+        task: what the outputs mean; labels of images are nothing to raw outputs.
     """
     rendered = images is None or (images.partition(":")[0] == "demo" and not Path(images).exists())
     if rendered:
         found = open_images(images or DEMO_TEST, count=count or None)
+    elif task == "raw":
+        found = open_images(str(images))
+        if count:
+            found = sample(found, count, seed=seed)
     else:
         found = open_images(str(images), classes=class_names(labels, classes) or classes, label_offset=label_offset)
         if count:
             found = sample(found, count, seed=seed)
+    if task == "raw":
+        return found, "raw outputs have no labels"
     if source == "random":
         return found, "random weights have no Top-1"
     if images is None and source != "demo":
@@ -157,7 +175,8 @@ def images_of_build(
     known = accuracy.get("source")
     if not known:
         return None
-    chosen = {key: int(known[key]) for key in ("count", "seed", "label_offset")}
+    chosen: dict[str, Any] = {key: int(known[key]) for key in ("count", "seed", "label_offset")}
+    chosen["task"] = about.task
     try:
         place = os.path.relpath((built.folder / str(known["images"])).resolve())
         found, unlabelled = image_set(place, own, about.weights, about.classes, **chosen)

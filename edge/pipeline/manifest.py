@@ -14,6 +14,7 @@ import cattrs
 
 from edge import __version__
 from edge.accuracy import Evaluation
+from edge.accuracy.table import raw_line
 from edge.compiler.logs import cpu_inside
 from edge.folder.metadata import FILE as METADATA
 from edge.folder.metadata import FileEntry, Metadata, Role
@@ -116,6 +117,8 @@ def metadata(build: Build, files: Iterable[Artifact], labels: str) -> Metadata:
         preprocess=build.request.spec.preprocess,
         classes=build.stage(EXPORT).result.classes,
         scores=build.stage(EXPORT).result.scores,
+        task=build.request.spec.task,
+        outputs=build.stage(EXPORT).result.outputs,
         files=found,
         toolchain=toolchain.versions if toolchain else {"onnxruntime": version("onnxruntime")},
         exact=exact,
@@ -150,7 +153,9 @@ def facts(build: Build) -> dict[str, object]:
         "exporter": build.stage(EXPORT).result.exporter,
         "export_max_error": build.stage(EXPORT).result.max_error,
         "preprocess": cattrs.unstructure(spec.preprocess),
-        "output": build.stage(EXPORT).result.output,
+        "task": spec.task,
+        "output": build.stage(EXPORT).result.outputs[0].name,
+        "outputs": cattrs.unstructure(build.stage(EXPORT).result.outputs),
         "scores": build.stage(EXPORT).result.scores,
         "precision": request.precision.name,
         "toolchain": _toolchain(build),
@@ -225,6 +230,7 @@ def _accuracy(result: Evaluation) -> dict[str, object]:
         "agreement": round(last.agreement_percent, 4),
         "agreement_with": last.agreement_with,
         "cosine": round(last.cosine, 6),
+        **({"outputs": cattrs.unstructure(last.outputs), "line": raw_line(last)} if last.outputs else {}),
         "unreadable": list(result.unreadable),
     }
 

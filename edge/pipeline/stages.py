@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 from attrs import frozen
 
 from edge.accuracy import Evaluation, MeasuredOn, choose, evaluate, find_steps
-from edge.accuracy.table import REFERENCES
+from edge.accuracy.table import REFERENCES, raw_line
 from edge.compiler.footprint import Purpose, extent_of, require
 from edge.compiler.logs import cpu_inside
 from edge.compiler.node_names import SOFTMAX_RECIPE, left_inside
@@ -103,6 +103,7 @@ def _export_inputs(build: Build) -> Inputs:
         "source": weights.identity(),  # includes the worker's code
         "shape": spec.preprocess.input_shape,
         "output": spec.output,
+        "task": spec.task,
         # The noise on which ONNX and framework are compared covers what pixels become.
         "values": (spec.preprocess.mean, spec.preprocess.std),
         "labels": _identity_of(spec.labels),
@@ -129,7 +130,7 @@ def _export_note(_build: Build, result: ExportResult) -> str:
         return text
     environment = FRAMEWORKS.get(result.weights.source)
     exporter = environment.title if environment else "torch"
-    return f"{text}, within {result.max_error:.1g} of {exporter}'s scores"
+    return f"{text}, within {result.max_error:.1g} of {exporter}'s {'scores' if result.classes else 'outputs'}"
 
 
 EXPORT = Stage(
@@ -445,6 +446,7 @@ def _verify_inputs(build: Build) -> Inputs:
         portable=portable.file(translated) if translated else None,
         images=candidates(build.measured_on[0]),
         preprocess=build.request.spec.preprocess,
+        classes=build.request.spec.task == "classify",
     )
 
 
@@ -488,6 +490,8 @@ def _eval_inputs(build: Build) -> Inputs:
 
 def _eval_note(_build: Build, result: Evaluation) -> str:
     first, last = result.step("float"), result.step(result.quantized)
+    if last.outputs:
+        return f"{raw_line(last)} on {result.n} images"
     agreement = (
         f"agreement with float {REFERENCES[last.agreement_with]} {last.agreement_percent:.1f} % on {result.n} images"
     )
@@ -533,6 +537,9 @@ class Inside:
 
 def _eval_warnings(build: Build, result: Evaluation) -> Iterator[str]:
     classes, score = build.stage(EXPORT).result.classes, result.step("float").score
+    for output in result.step("float").outputs:
+        if output.low == output.high:
+            yield f"output {output.name} is {output.low:g} everywhere, on every image: its figures say nothing"
     if result.labels_doubt:
         yield result.labels_doubt
     elif score is not None and at_chance(score.top1_right, score.n, classes):

@@ -60,6 +60,7 @@ def verify(
     portable: Path | None,
     images: ImageSet,
     preprocess: Preprocess,
+    classes: bool = True,
     frames: int = FRAMES,
     reporter: Reporter = SILENT,
 ) -> VerifyResult:
@@ -67,6 +68,9 @@ def verify(
 
     The first readable images of :func:`candidates` are used. If the compiler has no simulator, or it can't run this
     program, the result has ``why_not``.
+
+    Args:
+        classes: whether the first output holds class scores: then the portable model must give the same best class.
 
     Raises:
         GateError: the program and the quantized model differ, or the portable model gives other answers.
@@ -90,7 +94,7 @@ def verify(
                 answers.append(simulator.integers(nv12))
                 reporter.update(f"{done}/{len(taken)} frames", done / len(taken))
             model.wait_ready()
-            return _compare(simulator, model, portable, taken, answers)
+            return _compare(simulator, model, portable, taken, answers, classes=classes)
         finally:
             model.close()
 
@@ -128,6 +132,8 @@ def _compare(
     portable: Path | None,
     taken: list[tuple[str, NDArray[np.uint8]]],
     answers: list[list[NDArray[np.integer]]],
+    *,
+    classes: bool,
 ) -> VerifyResult:
     if model.size != simulator.size:
         raise _mismatch(f"the program takes {simulator.size} images, the quantized model {model.size}")
@@ -144,7 +150,7 @@ def _compare(
             for ours_f, theirs_f in zip(simulator.behind(integers), results[:own], strict=True):
                 largest = max(largest, _require_close(name, ours_f, theirs_f))
         if net is not None:
-            exact = _same_answers(name, net.run(nv12), results[:own]) and exact
+            exact = _same_answers(name, net.run(nv12), results[:own], classes=classes) and exact
     return VerifyResult(
         frames=len(taken),
         bit_exact=True,
@@ -158,18 +164,29 @@ def _compare(
     )
 
 
-def _same_answers(frame: str, portable: Sequence[Scores], outputs: Sequence[NDArray[np.generic]]) -> bool:
+def _same_answers(
+    frame: str, portable: Sequence[Scores], outputs: Sequence[NDArray[np.generic]], *, classes: bool
+) -> bool:
     """Say whether the portable model's outputs equal the quantized model's, bit for bit.
 
     Raises:
-        GateError: its best class differs.
+        GateError: its best class differs; or, without classes, an output by more than a step of int8.
     """
-    if portable[0].argmax() != outputs[0].argmax():
+    remedy = "report this network: edge translated an operator wrongly"
+    if classes and portable[0].argmax() != outputs[0].argmax():
         raise GateError(
             f"on {frame} the portable model answers {portable[0].argmax()}, the compiler's model {outputs[0].argmax()}",
             expected="the same answer",
-            remedy="report this network: edge translated an operator wrongly",
+            remedy=remedy,
         )
+    for place, (ours, theirs) in enumerate(zip(portable, outputs, strict=True)):
+        apart = np.abs(ours.astype(np.float64) - theirs.astype(np.float64)).max(initial=0)
+        if not classes and not apart <= np.abs(theirs.astype(np.float64)).max(initial=0) / 127:  # nan is not
+            raise GateError(
+                f"on {frame} output {place} of the portable model is {apart:.3g} off the compiler's model",
+                expected="the same values",
+                remedy=remedy,
+            )
     return all(np.array_equal(a, b) for a, b in zip(portable, outputs, strict=True))
 
 

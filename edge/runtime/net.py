@@ -115,11 +115,20 @@ class Net:
         with self._borrow() as backend:
             return backend.run(checked)
 
+    def outputs(self, image: Image) -> dict[str, Scores]:
+        """Return all outputs of an image by name, float32, dequantized; ``image`` is as for :meth:`nv12`.
+
+        The names are the float network's; of a program without ``metadata.json`` its own.
+        """
+        known = self.metadata.outputs if self.metadata else ()
+        names = [tensor.name for tensor in known or self.info.outputs]
+        return dict(zip(names, self.run(self.nv12(image)), strict=True))
+
     def scores(self, image: Image) -> Scores:
         """Return the class scores of an image, float32 (classes,), as the network gives them.
 
         Raises:
-            UsageError: which of several outputs holds them is not plain.
+            UsageError: the outputs are no class scores, or which of several holds them is not plain.
         """
         place = self._scores_at()
         return self.run(self.nv12(image))[place].reshape(-1)
@@ -180,13 +189,19 @@ class Net:
     def _scores_at(self) -> int:
         """Return the place of the only output, or of the only one that is a row of two scores and more."""
         outputs = self.info.outputs
+        if self.metadata is not None and self.metadata.task != "classify":
+            raise UsageError(
+                f"the outputs of {self.info.model} are no class scores",
+                expected="a classifier",
+                remedy="net.outputs(image) gives all outputs by name",
+            )
         rows = [i for i, tensor in enumerate(outputs) if tensor.elements == max(tensor.shape, default=0) > 1]
         if len(outputs) > 1 and len(rows) != 1:
             listed = ", ".join(f"{tensor.name} {tensor.dtype} {'x'.join(map(str, tensor.shape))}" for tensor in outputs)
             raise UsageError(
                 f"which output of {self.info.model} holds class scores is not plain: {listed}",
                 expected="a classifier, with one row of scores",
-                remedy="Net.run() gives all outputs",
+                remedy="net.outputs(image) gives all outputs by name",
             )
         return rows[0] if len(outputs) > 1 else 0
 

@@ -49,7 +49,8 @@ class QuantizedPool:
             for _ in range(workers):
                 self._workers.append(QuantizedModel(toolchain, model))
             for worker in self._workers:
-                _require_scores(model, worker.wait_ready().outputs[0])
+                for output in worker.wait_ready().outputs:
+                    _require_scores(model, output)
                 self._free.put(worker)
         except BaseException:
             self.close()
@@ -57,9 +58,13 @@ class QuantizedPool:
 
     def __call__(self, rgb: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Return the class scores, float32 (classes,), of an RGB image, uint8 (H, W, 3)."""
+        return self.outputs(rgb)[0].reshape(-1)
+
+    def outputs(self, rgb: NDArray[np.uint8]) -> list[NDArray[np.float32]]:
+        """Return all outputs of an RGB image, uint8 (H, W, 3)."""
         worker = self._free.get()
         try:
-            return worker.run(rgb_to_nv12(rgb))[0].astype(np.float32, copy=False).reshape(-1)
+            return [output.astype(np.float32, copy=False) for output in worker.run(rgb_to_nv12(rgb))]
         finally:
             self._free.put(worker)
 

@@ -1,4 +1,4 @@
-"""Read a float classifier's ONNX file: layout, size, classes, and whether it fits the spec."""
+"""Read a float network's ONNX file: layout, size, outputs, and whether it fits the spec."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from edge.images.find import IMAGENET_CLASSES
 from edge.sources.class_order import names_in
 from edge.sources.framework_files import sha256_of_all
 from edge.sources.mend import mended, takes_bytes
-from edge.sources.outputs import SHAPE_ONLY, above, score_kind, scores_only
+from edge.sources.outputs import SHAPE_ONLY, above, named_outputs, score_kind, scores_only
 from edge.specs import ModelSpec
-from edge.specs.schema import Layout, ScoreKind
+from edge.specs.schema import Layout, Output, ScoreKind, Task
 
 if TYPE_CHECKING:
     import onnx
@@ -28,40 +28,77 @@ PARAMETER_TOLERANCE = 0.02  # the sisters of one family differ by 40 % and more
 
 @frozen
 class ModelFacts:
-    """Facts of a classifier's file."""
+    """Facts of a network's file."""
 
     input_name: str  #: name of the image input.
     input_shape: tuple[int, ...]  #: four numbers, batch 1.
     layout: Layout  #: position of the three colour channels.
     crop: tuple[int, int]  #: (height, width) of the input, in pixels.
-    classes: int  #: number of scores.
-    output_name: str  #: name of the scores.
-    output_shape: tuple[int, ...]  #: as in the file; it flattens to ``classes``.
+    classes: int  #: number of scores; 0 where the outputs are no class scores.
+    outputs: tuple[Output, ...]  #: those of the task: a classifier's only one flattens to ``classes``.
     parameters: int  #: number of float weights.
     constants: int  #: float values that the file keeps in Constant nodes, where some exporters have the weights.
     head: int  #: weights of the last layer, a share of which belongs to each class; 0 if it is not found.
     names: tuple[str, ...] | None  #: of the classes, from the file's metadata; None where it holds none.
-    scores: ScoreKind  #: what the scores are.
+    scores: ScoreKind  #: what a classifier's scores are.
     takes_bytes: bool = False  #: the file's input is an image of bytes, which the network itself normalizes.
 
 
-def inspect_onnx(path: Path, output: str | None = None, size: tuple[int, int] | None = None) -> ModelFacts:
-    """Read the facts of a classifier's file; works without a spec, so that one can be derived from it.
+def inspect_onnx(
+    path: Path, output: str | None = None, size: tuple[int, int] | None = None, task: Task = "classify"
+) -> ModelFacts:
+    """Read the facts of a network's file; works without a spec, so that one can be derived from it.
 
-    ``output`` names its scores, as in :func:`edge.sources.outputs.scores_only`.
+    ``output`` names its scores or outputs, as in :func:`of_task`.
 
     Raises:
-        ModelFileError: not a valid ONNX, its input is not one static float image of three channels, or its output
-            is not one row of class scores.
+        ModelFileError: not a valid ONNX, its input is not one static float image of three channels, or its outputs
+            are not those of the task.
     """
     given = load_onnx(path)
     model, _ = fixed_input(mended(given, path.name)[0], path.name, size)
-    found = describe(scores_only(model, path.name, output), path.name)
-    return evolve(found, takes_bytes=takes_bytes(given))
+    return evolve(of_task(model, path.name, output, task)[1], takes_bytes=takes_bytes(given))
+
+
+def of_task(model: onnx.ModelProto, origin: str, output: str | None, task: Task) -> tuple[onnx.ModelProto, ModelFacts]:
+    """Return the network up to the outputs that its task needs, and its facts; errors as of ``inspect_onnx``.
+
+    Args:
+        output: name of the scores, or of the outputs with commas between them; None takes what the file gives.
+    """
+    if task == "classify":
+        model = scores_only(model, origin, output)
+        return model, describe(model, origin)
+    model, outputs = named_outputs(model, origin, output)
+    return model, _facts(model, origin, outputs)
 
 
 def describe(model: onnx.ModelProto, origin: str) -> ModelFacts:
     """Return the facts of a loaded model whose scores are its only output; errors as of ``inspect_onnx``."""
+    found = _facts(model, origin)
+    (scores,) = found.outputs
+    classes = math.prod(scores.shape)
+    if classes == 1:
+        raise ModelFileError(
+            f"{origin}: the output {scores.name!r} is {_times(scores.shape)}: one value an image, so a "
+            "network of two classes by one score",
+            expected="a score a class, such as 1x2",
+            remedy="export it with two logits: in PyTorch, return torch.cat([torch.zeros_like(s), s], 1) of its one "
+            "logit s, without the Sigmoid; --task raw takes any outputs as they are",
+        )
+    if classes != max(scores.shape) or classes < 2:
+        raise ModelFileError(
+            f"{origin}: the output {scores.name!r} is {_times(scores.shape)}",
+            expected="one row of class scores, such as 1x1000",
+            remedy="export the whole classifier, with its pooling and its head; --output NAME takes another value of "
+            "its graph; for a detector see docs/guides/yolo.md; --task raw takes any outputs as they are",
+        )
+    head = _head(View(model), constants(model.graph), scores.name)
+    return evolve(found, classes=classes, head=head, names=names_in(model), scores=score_kind(model))
+
+
+def _facts(model: onnx.ModelProto, origin: str, outputs: tuple[Output, ...] = ()) -> ModelFacts:
+    """Return what holds for every task; the first output stands for all where these are not given."""
     graph = facts(model, origin)
     shape = graph.input_shape
     shown = _times(shape)
@@ -82,23 +119,7 @@ def describe(model: onnx.ModelProto, origin: str) -> ModelFacts:
             expected="1x3xHxW or 1xHxWx3, or one channel of grey: the program takes one camera image",
             remedy="export a network of three channels; what else it needs can't come from a camera",
         )
-    classes = math.prod(graph.output_shape)
-    if classes == 1:
-        raise ModelFileError(
-            f"{origin}: the output {graph.output_name!r} is {_times(graph.output_shape)}: one value an image, so a "
-            "network of two classes by one score",
-            expected="a score a class, such as 1x2",
-            remedy="export it with two logits: in PyTorch, return torch.cat([torch.zeros_like(s), s], 1) of its one "
-            "logit s, without the Sigmoid",
-        )
-    if classes != max(graph.output_shape) or classes < 2:
-        raise ModelFileError(
-            f"{origin}: the output {graph.output_name!r} is {_times(graph.output_shape)}",
-            expected="one row of class scores, such as 1x1000",
-            remedy="export the whole classifier, with its pooling and its head; --output NAME takes another value of "
-            "its graph; for a detector see docs/guides/yolo.md",
-        )
-    view, stored = View(model), constants(model.graph)
+    stored = constants(model.graph)
     initializers = {tensor.name for tensor in model.graph.initializer}
     own = [tensor for name, tensor in stored.items() if name not in initializers]
     return ModelFacts(
@@ -106,14 +127,13 @@ def describe(model: onnx.ModelProto, origin: str) -> ModelFacts:
         input_shape=shape,
         layout=layout,
         crop=crop,
-        classes=classes,
-        output_name=graph.output_name,
-        output_shape=graph.output_shape,
+        classes=0,
+        outputs=outputs or (Output(graph.output_name, graph.output_shape, "float32"),),
         parameters=graph.parameters,
         constants=sum(math.prod(tensor.dims) for tensor in own if tensor.data_type == tensor.FLOAT),
-        head=_head(view, stored, graph.output_name),
-        names=names_in(model),
-        scores=score_kind(model),
+        head=0,
+        names=None,
+        scores="logits",
     )
 
 
@@ -184,8 +204,9 @@ def notes_on(found: ModelFacts) -> tuple[str, ...]:
         notes.append(
             "the model ends with Sigmoid: each class is judged by itself; Top-1 counts the class of the highest score"
         )
-    if len(found.output_shape) != 2:
-        notes.append(f"the output {_times(found.output_shape)} is read as {found.classes} scores")
+    shape = found.outputs[0].shape
+    if found.classes and len(shape) != 2:
+        notes.append(f"the output {_times(shape)} is read as {found.classes} scores")
     return tuple(notes)
 
 
