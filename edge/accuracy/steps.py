@@ -110,7 +110,7 @@ def subject_of(built: Built, toolchain: Toolchain | None, no_toolchain: str = ""
         name=about.name,
         preprocess=about.preprocess,
         classes=about.classes,
-        scores=scores_of(built),
+        scores=scores_of(built) if about.task == "classify" else "logits",
         files=built.files,
         sha256=built.sha256,
         toolchain=toolchain,

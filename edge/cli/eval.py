@@ -52,7 +52,7 @@ def eval_table(evaluation: Evaluation, root: Path) -> str:
     else:
         rows = [HEAD, *(_row(step) for step in evaluation.steps)]
     # Without labels the columns of Top-1 would be empty.
-    kept = [i for i in range(len(HEAD)) if any(row[i] for row in rows[1:])]
+    kept = [i for i in range(len(rows[0])) if any(row[i] for row in rows[1:])]
     left = [place for place, i in enumerate(kept) if i in (RAW_LEFT if raw else LEFT)]
     lines = table([[row[i] for i in kept] for row in rows], left=left)
     figures = "cosine, SNR (signal to noise), largest error" if raw else "agreement, cosine"
@@ -272,7 +272,7 @@ def _gate(
     for output in last.outputs:
         if min_snr is not None and output.snr_db is not None and output.snr_db < min_snr:
             raise GateError(
-                f"output {output.name} of {last.name} has a signal to noise of {output.snr_db:.1f} dB on {last.n} images",
+                f"{output.name} of {last.name} has a signal to noise of {output.snr_db:.1f} dB on {last.n} images",
                 expected=f"at least {min_snr:g} dB (--min-snr)",
                 remedy="calibrate on images like these: edge build MODEL --calib DIR; or a recipe with more bits",
             )

@@ -116,7 +116,7 @@ def metadata(build: Build, files: Iterable[Artifact], labels: str) -> Metadata:
         weights=build.stage(EXPORT).result.weights.source,
         preprocess=build.request.spec.preprocess,
         classes=build.stage(EXPORT).result.classes,
-        scores=build.stage(EXPORT).result.scores,
+        scores=build.stage(EXPORT).result.scores if build.request.spec.task == "classify" else None,
         task=build.request.spec.task,
         outputs=build.stage(EXPORT).result.outputs,
         files=found,

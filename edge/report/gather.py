@@ -247,6 +247,7 @@ def from_evaluation(evaluation: Evaluation, source: str, names: Sequence[str], p
                 seconds=step.seconds,
                 sampled=n < most,
                 agreement_with=_WITH[step.agreement_with],
+                outputs=tuple(cattrs.unstructure(output) for output in step.outputs),
             )
         )
     return Accuracy(

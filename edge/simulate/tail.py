@@ -1,7 +1,7 @@
 """The CPU nodes behind the BPU: from its integers to the program's float outputs.
 
-The tests compare each operator with the vendor's runtime on compiled programs: Dequantize and Reshape bit for
-bit, Softmax within the last digits of float32.
+The tests compare each operator with the vendor's runtime on compiled programs: bit for bit, Softmax within the last
+digits of float32.
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ from numpy.typing import NDArray
 from edge.errors import ToolchainError
 from edge.simulate.binfile import BinNode, BinProgram
 
+# Types of outputs that are what the network gives, and no integers of the BPU: an ArgMax gives int64.
+FINISHED = ("float32", "int64")
 Array = NDArray[np.generic]
 Scores = NDArray[np.float32]
 
@@ -27,7 +29,7 @@ def check_tail(program: BinProgram) -> None:
             expected=", ".join(sorted(_OPERATORS)),
             remedy="run it on the board, or with the backend quantized",
         )
-    raw = [value.name for value in program.outputs if value.dtype != "float32"]
+    raw = [value.name for value in program.outputs if value.dtype not in FINISHED]
     if raw:
         raise ToolchainError(
             f"{program.name} does not dequantize {', '.join(raw)}: the Dequantize nodes were removed",
@@ -75,6 +77,18 @@ def _reshape(_node: BinNode, inputs: Sequence[Array]) -> Array:
     return data.reshape(shape)
 
 
+def _transpose(node: BinNode, inputs: Sequence[Array]) -> Array:
+    perm = node.attributes.get("perm")
+    return inputs[0].transpose(None if perm is None else [int(axis) for axis in perm])
+
+
+def _cast(_node: BinNode, inputs: Sequence[Array]) -> Array:
+    """Change the type of integers; ``run_tail`` gives all outputs as float32."""
+    if not np.issubdtype(inputs[0].dtype, np.integer):
+        raise ValueError(f"a cast of {inputs[0].dtype}")
+    return inputs[0]
+
+
 def _softmax(node: BinNode, inputs: Sequence[Array]) -> Array:
     values = inputs[0].astype(np.float32)
     axis = int(node.attributes.get("axis", 1)) % values.ndim
@@ -87,7 +101,9 @@ def _softmax(node: BinNode, inputs: Sequence[Array]) -> Array:
 
 
 _OPERATORS: dict[str, Callable[[BinNode, Sequence[Array]], Array]] = {
+    "Cast": _cast,
     "Dequantize": _dequantize,
     "Reshape": _reshape,
     "Softmax": _softmax,
+    "Transpose": _transpose,
 }

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from edge.errors import ToolchainError
 from edge.images.preprocess import rgb_to_nv12
+from edge.simulate.tail import FINISHED
 from edge.toolchain.found import Toolchain
 
 START_SECONDS = 120.0  # a start takes about 3 s; a cold disk or a loaded machine may need far longer
@@ -50,7 +51,7 @@ class QuantizedPool:
                 self._workers.append(QuantizedModel(toolchain, model))
             for worker in self._workers:
                 for output in worker.wait_ready().outputs:
-                    _require_scores(model, output)
+                    _require_finished(model, output)
                 self._free.put(worker)
         except BaseException:
             self.close()
@@ -210,8 +211,8 @@ class QuantizedModel:
         )
 
 
-def _require_scores(model: Path, output: ModelOutput) -> None:
-    if output.dtype != "float32":
+def _require_finished(model: Path, output: ModelOutput) -> None:
+    if output.dtype not in FINISHED:
         raise ToolchainError(
             f"{model.name} gives {output.name} as {output.dtype}: its Dequantize nodes were removed",
             expected="models with their Dequantize nodes",

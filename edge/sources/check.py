@@ -43,6 +43,11 @@ class ModelFacts:
     scores: ScoreKind  #: what a classifier's scores are.
     takes_bytes: bool = False  #: the file's input is an image of bytes, which the network itself normalizes.
 
+    @property
+    def output_name(self) -> str:
+        """Name of a classifier's scores."""
+        return self.outputs[0].name
+
 
 def inspect_onnx(
     path: Path, output: str | None = None, size: tuple[int, int] | None = None, task: Task = "classify"

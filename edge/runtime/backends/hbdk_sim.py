@@ -45,7 +45,7 @@ class HbdkSimBackend:
             model=content.name,
             version=f"hbdk {self._simulator.version}",
             inputs=(Tensor(content.inputs[0].name, (1, 3, height, width), "uint8", nv12=True),),
-            outputs=tuple(Tensor(value.name, value.shape, value.dtype) for value in content.outputs),
+            outputs=tuple(Tensor(value.name, value.shape, "float32") for value in content.outputs),
         )
 
     def run(self, inputs: Sequence[Array]) -> list[Scores]:

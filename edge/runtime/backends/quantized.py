@@ -10,6 +10,7 @@ from edge.errors import BackendError, BackendMissing
 from edge.runtime.backends import as_backend_errors
 from edge.runtime.program import Program
 from edge.runtime.protocol import Array, Info, Scores, Tensor
+from edge.simulate.tail import FINISHED
 
 ENDING = "_quantized_model.onnx"
 
@@ -47,7 +48,7 @@ class QuantizedBackend:
             model=path.name.removesuffix(ENDING),
             version=", ".join(known) or "version unknown",
             inputs=(Tensor(self._model.input, (1, 3, height, width), "uint8", nv12=True),),
-            outputs=tuple(Tensor(output.name, output.shape, output.dtype) for output in self._model.outputs),
+            outputs=tuple(Tensor(output.name, output.shape, "float32") for output in self._model.outputs),
         )
 
     def run(self, inputs: Sequence[Array]) -> list[Scores]:
@@ -63,7 +64,7 @@ class QuantizedBackend:
     def _check(self, name: str) -> None:
         with as_backend_errors():
             self._model.wait_ready()
-        integers = [output.name for output in self._model.outputs if output.dtype != "float32"]
+        integers = [output.name for output in self._model.outputs if output.dtype not in FINISHED]
         if integers:
             raise BackendError(
                 f"{name} does not dequantize {', '.join(integers)}: its Dequantize nodes were removed",
