@@ -14,7 +14,6 @@ import cattrs
 
 from edge import __version__
 from edge.accuracy import Evaluation
-from edge.accuracy.table import raw_line
 from edge.compiler.logs import cpu_inside
 from edge.folder.metadata import FILE as METADATA
 from edge.folder.metadata import FileEntry, Metadata, Role
@@ -230,7 +229,7 @@ def _accuracy(result: Evaluation) -> dict[str, object]:
         "agreement": round(last.agreement_percent, 4),
         "agreement_with": last.agreement_with,
         "cosine": round(last.cosine, 6),
-        **({"outputs": cattrs.unstructure(last.outputs), "line": raw_line(last)} if last.outputs else {}),
+        **({"outputs": cattrs.unstructure(last.outputs)} if last.outputs else {}),
         "unreadable": list(result.unreadable),
     }
 
