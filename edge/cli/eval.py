@@ -150,7 +150,7 @@ EXAMPLES = (
 @option(
     "--min-snr",
     "Exit with 1 if a raw output of the quantized network has a lower signal to noise.",
-    Number(),
+    Number(min=0),
     value="DB",
 )
 @label_offset_option
