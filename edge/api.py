@@ -326,7 +326,15 @@ def built_images(
         tell(f"no --images: those that the build was measured on are taken, {measured}")
         return (sample(kept, count, seed) if count else kept), unlabelled
     return choices.image_set(
-        images, names, about.weights, about.classes, count=count, seed=seed, label_offset=label_offset, task=about.task
+        images,
+        names,
+        about.weights,
+        about.classes,
+        count=count,
+        seed=seed,
+        label_offset=label_offset,
+        task=about.task,
+        inputs=about.inputs,
     )
 
 

@@ -6,7 +6,7 @@ import shutil
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Collection, Generator, Iterable
+from collections.abc import Callable, Collection, Generator, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, closing
 from pathlib import Path
@@ -21,10 +21,12 @@ from edge.errors import ImageError, InputError, ModelFileError, WorkspaceError
 from edge.folder.store import Store
 from edge.images import ImageSet
 from edge.images.preprocess import resize_crop
-from edge.measure.networks import Runner
+from edge.images.samples import read_sample
+from edge.measure.networks import Frame, Runner
 from edge.measure.scores import Scores
 from edge.progress import SILENT, Reporter
 from edge.specs import Preprocess
+from edge.specs.schema import Input
 
 if TYPE_CHECKING:
     from edge.accuracy.judge import Judge, Row
@@ -130,6 +132,7 @@ def measure(
     wanted: Indices,
     preprocess: Preprocess,
     judge: Judge,
+    inputs: Sequence[Input] = (),
     workers: int,
     reporter: Reporter,
 ) -> Answered:
@@ -142,6 +145,7 @@ def measure(
         answers: known ones; grows.
         wanted: indices of the images to answer, readable as files.
         judge: makes the answer of the network's outputs.
+        inputs: of a network that takes more than one camera image, or something else: then the images are samples.
 
     Raises:
         ModelFileError: it gives a wrong number of values, or nan or infinity.
@@ -161,16 +165,20 @@ def measure(
 
             def answer(index: int) -> Row | None:
                 item = images[index]
+                frame: Frame
                 try:
-                    rgb, content = item.open()
-                    size = rgb.shape[0], rgb.shape[1]
-                    rgb = np.ascontiguousarray(resize_crop(rgb, preprocess))
+                    if inputs:
+                        (frame, content), size = read_sample(item, inputs, preprocess), (0, 0)
+                    else:
+                        rgb, content = item.open()
+                        size = rgb.shape[0], rgb.shape[1]
+                        frame = np.ascontiguousarray(resize_crop(rgb, preprocess))
                 except ImageError:
                     return None
                 if item.demo is None and bytes.fromhex(content) != images.contents[index].tobytes():
                     raise InputError(f"{item.name} was changed while it was measured", remedy="run it again")
-                other = None if like is None else like.get()(rgb)
-                return judge.row(runner.get()(rgb), other, size)
+                other = None if like is None else like.get()(frame)
+                return judge.row(runner.get()(frame), other, size)
 
             pace = _Pace(len(missing))
             # No more threads: measured, further ones only wait for these.

@@ -81,6 +81,7 @@ def evaluate(
                 wanted=_sample(readable, step.count, measured_on.seed),
                 preprocess=subject.preprocess,
                 judge=judge,
+                inputs=subject.inputs,
                 workers=workers,
                 reporter=listener,
             )

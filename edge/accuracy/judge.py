@@ -72,7 +72,7 @@ class Judge(Protocol):
             outputs: of the network, in the float network's order.
             like: of the step that it is compared with, for the same image; None where ``paired`` is False, and for
                 the first step.
-            size: (height, width) of the image in its file.
+            size: (height, width) of the image in its file; (0, 0) of a sample.
         """
 
     def tally(

@@ -31,12 +31,11 @@ from edge.files import sha256_of
 from edge.folder.built import Built
 from edge.folder.code import code_digest
 from edge.folder.workspace import stage_key
-from edge.images.preprocess import rgb_to_nv12
 from edge.measure import networks
 from edge.measure.networks import FloatNet, Runner, scores_of
 from edge.simulate.hbdk import Simulator
 from edge.specs import Preprocess
-from edge.specs.schema import Output, ScoreKind, Task
+from edge.specs.schema import Input, Output, ScoreKind, Task
 from edge.toolchain.found import Toolchain
 
 NAMES: tuple[StepName, ...] = get_args(StepName)
@@ -62,6 +61,12 @@ class Subject:
     no_toolchain: str = "no compiler"  #: why there is none.
     task: Task = "classify"  #: what the outputs mean.
     outputs: tuple[Output, ...] = ()  #: of the float network, in every file's order.
+    inputs: tuple[Input, ...] = ()  #: where it takes more than one camera image, or something else.
+
+    @property
+    def takes_images(self) -> bool:
+        """Whether an input is a camera image."""
+        return not self.inputs or any(one.image for one in self.inputs)
 
 
 Opened = Callable[[int], AbstractContextManager[Runner]]
@@ -117,6 +122,7 @@ def subject_of(built: Built, toolchain: Toolchain | None, no_toolchain: str = ""
         no_toolchain=no_toolchain or "no compiler",
         task=about.task,
         outputs=about.outputs,
+        inputs=about.inputs,
     )
 
 
@@ -191,9 +197,10 @@ def _nv12(subject: Subject, path: Path) -> _Way:
     by, versions = _onnxruntime()
 
     def opened(_workers: int) -> AbstractContextManager[Runner]:
-        net = FloatNet(path, subject.preprocess)
-        return nullcontext(lambda rgb: net.outputs_behind_nv12(rgb_to_nv12(rgb)))
+        return nullcontext(FloatNet(path, subject.preprocess).outputs_through_nv12)
 
+    if not subject.takes_images:
+        raise UsageError("no input is a camera image")
     return by, versions, opened
 
 

@@ -151,11 +151,12 @@ def explain(
 
 def raw_line(step: StepResult) -> str:
     """Return how far raw outputs are from float's, in a few words: those of the worst output."""
-    worst, like = step.worst, REFERENCES[step.agreement_with]
+    worst = step.worst
+    like = f" {REFERENCES['nv12']}" if step.agreement_with == "nv12" else ""
     if worst.snr_db is None:
-        return f"outputs bit for bit float's {like}"
+        return f"outputs bit for bit float's{like}"
     where = f", worst {worst.name}" if len(step.outputs) > 1 else ""
-    return f"signal to noise {worst.snr_db:.1f} dB, cosine {step.cosine:.4f} with float {like}{where}"
+    return f"signal to noise {worst.snr_db:.1f} dB, cosine {step.cosine:.4f} with float{like}{where}"
 
 
 def within_noise(change: Change) -> bool:

@@ -150,6 +150,12 @@ def board_step(subject: Subject, folder: Path, target: Target, reporter: Reporte
         UsageError: the build holds no program for a board.
         BoardError: it can't be reached, or the program does not fit its runtime.
     """
+    if subject.inputs:
+        raise UsageError(
+            f"--board, but {folder} takes more than one camera image, or something else",
+            expected="a program of one NV12 image: hrt_model_exec is given one file a frame",
+            remedy="on the board, in Python: edge.load(folder).outputs({name: array, ...})",
+        )
     if "bin" not in subject.files:
         raise UsageError(
             f"--board, but {folder} holds no .bin",
@@ -286,6 +292,12 @@ def read_frames(images: Sequence[str], preprocess: Preprocess) -> list[Frame]:
 
 def require_preprocess(program: Program) -> Preprocess:
     """Return the program's preprocessing; raise UsageError if it has no ``metadata.json``."""
+    if program.metadata is not None and program.metadata.inputs:
+        raise UsageError(
+            f"{program.name} takes more than one camera image, or something else",
+            expected="a program of one NV12 image",
+            remedy="on the board, in Python: edge.load(folder).outputs({name: array, ...})",
+        )
     if program.metadata is None:
         raise UsageError(
             f"{program.name} comes without metadata.json: its preprocessing is not known",

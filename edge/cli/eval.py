@@ -56,7 +56,9 @@ def eval_table(evaluation: Evaluation, root: Path) -> str:
     left = [place for place, i in enumerate(kept) if i in (RAW_LEFT if raw else LEFT)]
     lines = table([[row[i] for i in kept] for row in rows], left=left)
     figures = "cosine, SNR (signal to noise), largest error" if raw else "agreement, cosine"
-    lines.append(f"{figures}: with float behind NV12; of the steps up to nv12, with float on RGB")
+    through = any(step.name == "nv12" for step in evaluation.steps)
+    like = "float behind NV12; of the steps up to nv12, with float on RGB" if through or not raw else "float"
+    lines.append(f"{figures}: with {like}")
     lines += ["", click.style(evaluation.verdict, bold=True)]
     for sentence in evaluation.explanation:
         lines += textwrap.wrap(sentence, TEXT, initial_indent="- ", subsequent_indent="  ")

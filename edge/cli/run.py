@@ -72,6 +72,8 @@ def run_command(
 ) -> None:
     """Classify IMAGEs (files, or folders of them) with MODEL; of raw outputs show shape and values.
 
+    A program that takes several inputs, or no image, takes .npz and .npy files of edge's samples instead.
+
     MODEL is a build folder, a bundle, a .bin, a portable ONNX, or a name: ConvNeXt_atto means
     build/ConvNeXt_atto, and ./ConvNeXt_atto a folder here. An image that can't be read is named, the others
     are shown, and the exit code is 1.
@@ -110,8 +112,10 @@ def _files(images: Sequence[str]) -> list[Path]:
             found[path] = None
             continue
         from edge.images import open_images
+        from edge.images.samples import holds_samples, open_samples
 
-        found |= dict.fromkeys(item.path for item in open_images(path) if item.path)
+        items = open_samples(path) if holds_samples(path) else open_images(path)
+        found |= dict.fromkeys(item.path for item in items if item.path)
     return list(found)
 
 
@@ -183,7 +187,17 @@ def _classify(net: Net, image: Path, k: int, target: Path | None) -> dict[str, A
 
 
 def _outputs(net: Net, image: Path) -> dict[str, Any]:
-    """Return what is shown of the outputs for an image, or the error that it made."""
+    """Return what is shown of the outputs for an image or a sample, or the error that it made."""
+    inputs = net.metadata.inputs if net.metadata else ()
+    if inputs:
+        from edge.images import ImageItem
+        from edge.images.samples import read_arrays
+
+        try:
+            outputs = net.outputs(read_arrays(ImageItem(str(image), path=image), inputs)[0])
+        except InputError as error:
+            return {"image": str(image), "error": str(error)}
+        return {"image": str(image), "outputs": [output_record(*item) for item in outputs.items()]}
     rgb = _read(image)
     if isinstance(rgb, dict):
         return rgb

@@ -12,12 +12,13 @@ from attrs import field, frozen
 from edge.errors import ModelFileError, SpecError
 from edge.files import is_plain_name, read_json, write_json
 from edge.specs import Preprocess
-from edge.specs.schema import MARCH, Output, ScoreKind, Task
+from edge.specs.schema import MARCH, Input, Output, ScoreKind, Task
 
 FILE = "metadata.json"
 SCHEMA_VERSION = 1
 # Keys in the metadata of a portable model's ONNX file.
 EXACT_KEY = "edge.exact"  # "1" where it computes the program's integers
+INPUTS_KEY = "edge.inputs"  # JSON: [name, shape in NCHW, whether it is NV12] of each, where it is not one image
 SIZE_KEY = "edge.size"  # "HxW" of the NV12 image that it takes
 
 Role = Literal["bin", "portable", "quantized", "labels"]
@@ -47,6 +48,8 @@ class Metadata:
     march: str = MARCH  #: of the BPU: ``bayes-e``.
     scores: ScoreKind | None = None  #: what a classifier's scores are; None in a build of an earlier edge.
     task: Task = "classify"  #: what the outputs mean.
+    #: of a network that takes more than one camera image, or something else; empty for one image.
+    inputs: tuple[Input, ...] = ()
     outputs: tuple[Output, ...] = ()  #: of the float network, in the program's order; empty from an earlier edge.
     schema_version: int = SCHEMA_VERSION
 

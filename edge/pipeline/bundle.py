@@ -89,7 +89,8 @@ def _contents(program: Program) -> dict[str, bytes]:
     assert metadata is not None  # noqa: S101 - locate() of a folder
     kept = {role: metadata.files[role] for role in ROLES if role in metadata.files}
     files = {entry.path: program.files[role].read_bytes() for role, entry in kept.items()}
-    files[NOTEBOOK.format(model=metadata.model)] = notebook(metadata.model, metadata.task).encode()
+    if not metadata.inputs:  # the notebook's steps are those of an image
+        files[NOTEBOOK.format(model=metadata.model)] = notebook(metadata.model, metadata.task).encode()
     files[README] = readme(evolve(metadata, files=kept)).encode()
     files = dict(sorted(files.items()))
     files[FILE] = _json(cattrs.unstructure(evolve(metadata, files=kept)))
@@ -140,25 +141,28 @@ _OUTPUTS = """for name, values in net.outputs(rgb).items():
 
 def readme(metadata: Metadata) -> str:
     """Return ``README.txt``: what is in the bundle and the commands to type on the board."""
-    call = 'classify("IMAGE.jpg", k=5)' if metadata.task == "classify" else 'outputs("IMAGE.jpg")'
-    listed = "\n".join(f"  {entry.path:<44} {_WHAT[role]}" for role, entry in metadata.files.items())
     name = NOTEBOOK.format(model=metadata.model)
+    call = 'classify("IMAGE.jpg", k=5)' if metadata.task == "classify" else 'outputs("IMAGE.jpg")'
+    if metadata.inputs:
+        arrays = ", ".join(f'"{one.name}": {"RGB" if one.image else "numbers"}' for one in metadata.inputs)
+        call = f"outputs({{{arrays}}})"
+    told = "" if metadata.inputs else f"\n  {name:<44} the same, step by step"
+    bench = "" if metadata.inputs else "\n  /usr/bin/python3 -m edge bench . --threads 1,4"
+    jupyter = "" if metadata.inputs else f"\nIn Jupyter, where it runs on the system's Python: {name}.\n"
+    image = "SAMPLE.npz" if metadata.inputs else "IMAGE.jpg"
+    listed = "\n".join(f"  {entry.path:<44} {_WHAT[role]}" for role, entry in metadata.files.items())
     program = metadata.files.get("bin")
     perf = f"  hrt_model_exec perf --model_file {program.path} --thread_num 4 --frame_count 200\n" if program else ""
     return f"""{metadata.name} for the RDK X5, made by edge {__version__}
 
 {listed}
-  {FILE:<44} what it is, and how images become its input
-  {name:<44} the same, step by step
+  {FILE:<44} what it is, and how images become its input{told}
 
 {_INSTALL if program else _NO_BIN}
 In this folder, then:
 
-  /usr/bin/python3 -m edge run . IMAGE.jpg
-  /usr/bin/python3 -m edge bench . --threads 1,4
-{perf}
-In Jupyter, where it runs on the system's Python: {name}.
-
+  /usr/bin/python3 -m edge run . {image}{bench}
+{perf}{jupyter}
 In Python:
 
   from edge.runtime import load

@@ -117,6 +117,11 @@ class Accuracy:
     total: JudgedChange | None = None
 
     @property
+    def through_nv12(self) -> bool:
+        """Whether a step feeds the float network through NV12: an input is a camera image."""
+        return any(step.name == "nv12" for step in self.steps)
+
+    @property
     def raw(self) -> bool:
         """Whether the outputs are compared as numbers: they are no class scores."""
         return any(step.outputs for step in self.steps)

@@ -260,7 +260,7 @@ def _origin(report: Report) -> list[tuple[str, str]]:
         ("precision recipe", report.precision),
         ("before the compiler", "; ".join(report.prepared)),
         (
-            "image to input",
+            "image to input" if accuracy.through_nv12 or not accuracy.raw else "",
             f"{resize} {width} x {height}, {rule['interpolation']}, {rule['color']}, "
             f"mean {mean}, std {std}, {rule['layout']}",
         ),
@@ -275,4 +275,4 @@ def _origin(report: Report) -> list[tuple[str, str]]:
         ]
     if diagnosis is not None:
         rows += [("diagnosed by", diagnosis.command), ("diagnosed in", f"{diagnosis.seconds:.0f} s")]
-    return [(name, value) for name, value in rows if value]
+    return [(name, value) for name, value in rows if name and value]

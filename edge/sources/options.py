@@ -186,6 +186,12 @@ class Options:
         "With --task raw the outputs, with commas.",
         "NAME",
     )
+    featuremap: str | None = _option(
+        str,
+        "Names of the inputs that are arrays of numbers and no camera images, with commas, or 'all'.  "
+        "[default: those that can't be an image]",
+        "NAMES",
+    )
     seed: int = _option(int, "Seed of every random choice: images, random weights, rounding.", "N", default=0, least=0)
     timeout: float = _option(
         float, "Minutes that one run of the compiler may take.", "N", CHECKED, default=120.0, least=0.01

@@ -9,7 +9,7 @@ from collections.abc import Collection, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from edge.errors import ModelFileError
-from edge.graph.files import copied, image_input, session
+from edge.graph.files import copied, inputs_of, session
 from edge.graph.view import View
 from edge.specs.schema import Output, ScoreKind
 
@@ -204,9 +204,9 @@ def _values(model: onnx.ModelProto, names: Sequence[str], origin: str) -> list[O
     exposed = copied(model)
     have = {value.name for value in exposed.graph.output}
     exposed.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names if name not in have)
-    image, shape = image_input(model, origin)
+    feed = {name: np.zeros(shape, np.float32) for name, shape in inputs_of(model, origin)}
     try:
-        results = session(exposed.SerializeToString()).run(list(names), {image: np.zeros(shape, np.float32)})
+        results = session(exposed.SerializeToString()).run(list(names), feed)
     except Exception as error:  # onnxruntime's exceptions share no base; over 2 GB protobuf's comes first
         cause = " ".join(str(error).split())[:200]
         raise ModelFileError(

@@ -28,6 +28,7 @@ from edge.specs.request import Request
 from edge.specs.schema import CROP_SHARE, OWN_FILES
 
 if TYPE_CHECKING:
+    from edge.sources.check import ModelFacts
     from edge.sources.declared import Declared
     from edge.toolchain.found import Toolchain
 
@@ -73,6 +74,8 @@ def resolve(options: Options) -> tuple[Request, Notes]:
         spec = evolve(spec, name=options.name)
     if options.output is not None:
         spec = evolve(spec, output=options.output)
+    if options.featuremap is not None:
+        spec = evolve(spec, featuremap=options.featuremap)
     if options.task is not None:
         spec = evolve(spec, task=options.task)
     if spec.task == "raw":  # its outputs are no classes
@@ -155,9 +158,11 @@ def _of_file(path: Path, options: Options, changes: dict[str, Any]) -> tuple[Mod
     else:
         from edge.sources.check import inspect_onnx
 
-        found = inspect_onnx(path, options.output, changes.get("crop"), options.task or "classify")
+        found = inspect_onnx(path, options.output, changes.get("crop"), options.task or "classify", options.featuremap)
         if found.takes_bytes:
             changes = {"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0), **changes}
+        if found.inputs and not any(one.image for one in found.inputs):
+            return _of_arrays(path, options, found)
     # Asked for once, after a look at whether the file is there and what it is.
     require_stated(
         changes,
@@ -188,6 +193,21 @@ def _of_file(path: Path, options: Options, changes: dict[str, Any]) -> tuple[Mod
         plain(path.stem), sources, preprocess, labels=options.labels, classes=None, task=options.task or "classify"
     )
     return spec, described(f"{path.name}, as the file and your options say", spec, notes, assumed=assumed)
+
+
+def _of_arrays(path: Path, options: Options, found: ModelFacts) -> tuple[ModelSpec, Notes]:
+    """Return the spec of the user's ONNX that takes arrays of numbers, and no image."""
+    from edge.sources.declared import plain
+
+    listed = ", ".join(f"{one.name} {'x'.join(map(str, one.shape))}" for one in found.inputs)
+    spec = ModelSpec(
+        plain(path.stem), Sources(onnx=str(path)), labels=None, classes=None, task="raw", featuremap=options.featuremap
+    )
+    return spec, (
+        f"{path.name}, as the file and your options say; check it:",
+        f"  inputs   {listed}: float32 as they are, no camera images",
+        f"  outputs  {options.output or 'as the file has them'}, compared as numbers",
+    )
 
 
 def _of_timm(name: str, options: Options, changes: Mapping[str, Any]) -> tuple[ModelSpec, Notes]:

@@ -21,7 +21,7 @@ from edge.sources.mend import mended
 from edge.sources.sources import WORKER, Resolved
 from edge.sources.timm_spec import near_names
 from edge.specs import ModelSpec
-from edge.specs.schema import Output, ScoreKind
+from edge.specs.schema import Input, Output, ScoreKind
 from edge.toolchain.managed import FRAMEWORKS
 
 if TYPE_CHECKING:
@@ -54,6 +54,8 @@ class ExportResult:
     parameters: int  #: number of float weights.
     outputs: tuple[Output, ...]  #: those of the task, in the order of every later file.
     scores: ScoreKind  #: what a classifier's scores are.
+    #: those of a network that takes more than one camera image, or something else; empty for one image.
+    inputs: tuple[Input, ...] = ()
     exporter: str = ""  #: versions of what exported it; empty where the file came as ONNX.
     notes: tuple[str, ...] = ()  #: what the user should know of it.
     #: largest difference between the outputs of the ONNX and of the framework on the same seeded noise, as a share of
@@ -130,8 +132,9 @@ def export(
         if resolved.source == "vendor" and spec.sources.vendor_sha256 is None:
             notes = ("the vendor publishes no checksum; the one of the first download is recorded",)
     read = load_onnx(target)
-    right, changes = mended(read, resolved.tag, spec.preprocess.color)
-    whole, fixed = fixed_input(right, resolved.tag, spec.preprocess.crop)
+    image = spec.featuremap is None
+    right, changes = mended(read, resolved.tag, spec.preprocess.color, image=image)
+    whole, fixed = fixed_input(right, resolved.tag, spec.preprocess.crop if image else None)
     notes += changes + ((fixed,) if fixed else ())
     if whole is not read:
         target.write_bytes(whole.SerializeToString(deterministic=True))
@@ -141,7 +144,7 @@ def export(
             expected="classify or raw",
             remedy="--task raw   builds the network with its outputs as they are",
         )
-    model, found = of_task(whole, resolved.tag, spec.output, spec.task)
+    model, found = of_task(whole, resolved.tag, spec.output, spec.task, spec.featuremap)
     if model is not whole:
         target.write_bytes(model.SerializeToString(deterministic=True))
         given, taken = (", ".join(value.name for value in part.graph.output) for part in (whole, model))
@@ -166,6 +169,7 @@ def export(
         parameters=found.parameters,
         outputs=found.outputs,
         scores=found.scores,
+        inputs=found.inputs,
         exporter=exporter,
         notes=notes,
         max_error=max_error,

@@ -193,6 +193,15 @@ class Published:
 
 
 @frozen
+class Input:
+    """An input of a network that takes more than one camera image, or something else."""
+
+    name: str  #: its name in the graph.
+    shape: tuple[int, ...]  #: batch first.
+    image: bool  #: whether it is a camera image, NV12 on the board; else float32 numbers as they are.
+
+
+@frozen
 class Output:
     """An output of the float network."""
 
@@ -220,6 +229,9 @@ class ModelSpec:
     #: With another task: names of the outputs with commas between them; None takes those of the file.
     output: str | None = None
     task: Task = "classify"  #: what the outputs mean.
+    #: names of the inputs that are arrays of numbers and no camera images, with commas between them, or ``all``; None
+    #: takes those that can't be an image.
+    featuremap: str | None = None
 
     def __attrs_post_init__(self) -> None:
         _check(self.classes is None or self.classes > 1, f"classes: {self.classes}", "2 and more")

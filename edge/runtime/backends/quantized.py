@@ -40,21 +40,26 @@ class QuantizedBackend:
         except BaseException:
             self.close()
             raise
-        height, width = self._model.size
         versions = toolchain.versions
         known = (f"{name} {versions[name]}" for name in ("hb_mapper", "horizon_nn") if name in versions)
         self.info = Info(
             backend="quantized",
             model=path.name.removesuffix(ENDING),
             version=", ".join(known) or "version unknown",
-            inputs=(Tensor(self._model.input, (1, 3, height, width), "uint8", nv12=True),),
+            inputs=tuple(
+                Tensor(one.name, (1, 3, *self._model.size), "uint8", nv12=True)
+                if one.image
+                else Tensor(one.name, one.shape, "float32")
+                for one in self._model.inputs
+            ),
             outputs=tuple(Tensor(output.name, output.shape, "float32") for output in self._model.outputs),
         )
 
     def run(self, inputs: Sequence[Array]) -> list[Scores]:
         """Execute once; see the protocol."""
         with as_backend_errors():
-            answers = self._model.run(inputs[0].astype(np.uint8, copy=False))
+            names = (tensor.name for tensor in self.info.inputs)
+            answers = self._model.run_all(dict(zip(names, inputs, strict=True)))
         return [answer.astype(np.float32) for answer in answers]
 
     def close(self) -> None:
