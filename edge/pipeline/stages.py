@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
+import cattrs
 from attrs import frozen
 
 from edge.accuracy import Evaluation, MeasuredOn, choose, evaluate, find_steps
@@ -189,10 +190,11 @@ def _check_note(build: Build, result: CheckResult) -> str:
     moved = len(result.cpu_inside) - len(inside)
     by_recipe = f", {moved} of them moved there by the recipe" if moved else ""
     text = f"{result.bpu + moved} nodes on the BPU{by_recipe}, {result.cpu - moved} on the CPU"
-    images = sum(one.image for one in build.stage(EXPORT).result.inputs) if build.stage(EXPORT).result.inputs else 1
+    inputs = build.stage(EXPORT).result.inputs
+    images = sum(one.image for one in inputs) if inputs else 1
     return (
-        f"{text}; the compile adds {images}, the input's preprocessing" * (images > 0)
-        + text * (images == 0)
+        text
+        + f"; the compile adds {images}, the input's preprocessing" * (images > 0)
         + (f"; INSIDE the network: {', '.join(inside[:3])}" if inside else "")
     )
 
@@ -343,7 +345,7 @@ def _render_inputs(build: Build) -> Inputs:
     folders = [f"./{folder}/{place}_f32" for place in range(len(inputs))] or [f"./{folder}"]
     return given(
         also={"template": template_sha256()},
-        inputs=inputs or None,
+        inputs=Keyed(inputs, cattrs.unstructure(inputs) or None),
         spec=request.spec,
         precision=recipe,
         model=onnx,
@@ -452,6 +454,7 @@ PORTABLE = Stage(
 
 def _verify_inputs(build: Build) -> Inputs:
     compiled, portable, toolchain = build.stage(COMPILE), build.stage(PORTABLE), build.compiler()
+    inputs = build.stage(EXPORT).result.inputs
     translated = portable.result.onnx
     return given(
         "numpy",
@@ -462,10 +465,10 @@ def _verify_inputs(build: Build) -> Inputs:
         program=compiled.file(compiled.result.bin),
         quantized=build.quantized,
         portable=portable.file(translated) if translated else None,
-        images=candidates(build.measured_on[0], rendered=not build.stage(EXPORT).result.inputs),
+        images=candidates(build.measured_on[0], rendered=not inputs),
         preprocess=build.request.spec.preprocess,
         classes=build.request.spec.task == "classify",
-        inputs=build.stage(EXPORT).result.inputs or None,
+        inputs=Keyed(inputs, cattrs.unstructure(inputs) or None),
     )
 
 

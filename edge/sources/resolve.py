@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from attrs import evolve, fields
 
-from edge.errors import LabelError, ToolchainMissing, UsageError
+from edge.errors import LabelError, SpecError, ToolchainMissing, UsageError
 from edge.files import data_dir
 from edge.sources.options import Options, flag
 from edge.specs import (
@@ -188,7 +188,13 @@ def _of_file(path: Path, options: Options, changes: dict[str, Any]) -> tuple[Mod
             )
     assumed = [key for key in ("color", "resize", "interpolation") if key not in changes]
     usual = {"resize": round(max(crop) / CROP_SHARE), "interpolation": "bilinear"}
-    preprocess = Preprocess(**{**usual, **changes, "crop": crop, "layout": layout})
+    try:
+        preprocess = Preprocess(**{**usual, **changes, "crop": crop, "layout": layout})
+    except SpecError as error:
+        if script or options.task != "raw":
+            raise
+        other = f"if the input is no camera image: --featuremap {found.input_name}"
+        raise SpecError(error.seen, expected=error.expected, remedy=f"{error.remedy}; {other}") from error
     spec = ModelSpec(
         plain(path.stem), sources, preprocess, labels=options.labels, classes=None, task=options.task or "classify"
     )
