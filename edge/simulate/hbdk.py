@@ -148,7 +148,7 @@ class Simulator:
         integers = quantized_head(self.program, {name: given[name] for name in given if name not in images})
         files = []
         for place, name in enumerate(self._first.inputs):
-            file = f"frame{place}.yuv" if name in images else f"feature{place}.bin"  # the tool goes by the suffix
+            file = f"frame{place or ''}.yuv" if name in images else f"feature{place}.bin"  # the tool goes by the suffix
             np.ascontiguousarray(given[name] if name in images else integers[name]).tofile(run / file)
             files.append((f"{run.name}/{file}", name in images))
         return files
@@ -241,7 +241,7 @@ def _require_fit(one: Input, value: NDArray[np.generic] | None) -> None:
 
 def _first_part(program: BinProgram) -> BinNode:
     """Return the call of the BPU that sees the inputs, and nothing else."""
-    given = {value.name for value in program.inputs} | set(head_outputs(program))
+    given = {one.name for one in _inputs(program) if one.image} | set(head_outputs(program))
     for node in program.bpu:
         if set(node.inputs) <= given:
             if all(program.values[name].dtype.startswith("int") for name in node.outputs):
