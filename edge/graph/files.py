@@ -27,13 +27,19 @@ class GraphFacts:
     """What later stages need to know about a graph."""
 
     input_name: str
-    input_shape: tuple[int, ...]  #: of the one input; static, batch first.
+    input_shape: tuple[int, ...]  #: of the first input; static, batch first.
     output_name: str
     output_shape: tuple[int, ...]  #: static; of the first output. The last axis is the classes.
     opset: int  #: of the default domain.
     ir: int  #: IR version of the file.
     node_names: tuple[str, ...]  #: in graph order.
     parameters: int  #: elements of all float initializers.
+    inputs: tuple[tuple[str, tuple[int, ...]], ...] = ()  #: name and shape of each, where there are several.
+
+    @property
+    def all_inputs(self) -> tuple[tuple[str, tuple[int, ...]], ...]:
+        """Name and shape of every input, in graph order."""
+        return self.inputs or ((self.input_name, self.input_shape),)
 
 
 def load_onnx(path: Path) -> onnx.ModelProto:
@@ -175,12 +181,13 @@ def facts(model: onnx.ModelProto, origin: str = "the model") -> GraphFacts:
     """Return the facts of a checked graph; messages call it ``origin``.
 
     Raises:
-        ModelFileError: several inputs, a dynamic shape, no output, or no float32 input.
+        ModelFileError: a dynamic shape, no output, or an input that is not float32.
     """
     import onnx
 
     graph = model.graph
-    input_name, input_shape = image_input(model, origin)
+    inputs = inputs_of(model, origin)
+    input_name, input_shape = inputs[0]
     if not graph.output:
         raise ModelFileError(
             f"{origin} has no output",
@@ -198,6 +205,7 @@ def facts(model: onnx.ModelProto, origin: str = "the model") -> GraphFacts:
         parameters=sum(
             math.prod(tensor.dims) for tensor in graph.initializer if tensor.data_type == onnx.TensorProto.FLOAT
         ),
+        inputs=inputs if len(inputs) > 1 else (),
     )
 
 
@@ -243,18 +251,39 @@ def image_input(model: onnx.ModelProto, origin: str = "the model") -> tuple[str,
     Raises:
         ModelFileError: several inputs, a dynamic shape, or no float32 input.
     """
-    import onnx
-
-    constants = {tensor.name for tensor in model.graph.initializer}
-    inputs = [value for value in model.graph.input if value.name not in constants]
+    inputs = _open_inputs(model)
     if len(inputs) != 1:
         names = ", ".join(value.name for value in inputs) or "none"
         raise ModelFileError(
             f"{origin} has {len(inputs)} inputs ({names})",
             expected="one image input",
-            remedy="export the part that takes the image, with the other inputs as constants",
+            remedy="export the part that takes the image, with the other inputs as constants"
+            + "; or --task raw, which takes several inputs" * (len(inputs) > 1),
         )
-    value = inputs[0]
+    return _checked_input(inputs[0], origin)
+
+
+def inputs_of(model: onnx.ModelProto, origin: str = "the model") -> tuple[tuple[str, tuple[int, ...]], ...]:
+    """Return name and static shape of each input, in graph order.
+
+    Raises:
+        ModelFileError: none, a dynamic shape, or one that is not float32.
+    """
+    inputs = _open_inputs(model)
+    if not inputs:
+        raise ModelFileError(f"{origin} has no input", expected="an input of float32")
+    return tuple(_checked_input(value, origin) for value in inputs)
+
+
+def _open_inputs(model: onnx.ModelProto) -> list[onnx.ValueInfoProto]:
+    stored = {tensor.name for tensor in model.graph.initializer}
+    return [value for value in model.graph.input if value.name not in stored]
+
+
+def _checked_input(value: onnx.ValueInfoProto, origin: str) -> tuple[str, tuple[int, ...]]:
+    """Return name and static shape of an input that is float32 and of a size that can be."""
+    import onnx
+
     if value.type.tensor_type.elem_type != onnx.TensorProto.FLOAT:
         known = {number: name for name, number in onnx.TensorProto.DataType.items()}
         kind = known.get(value.type.tensor_type.elem_type, "of a type that ONNX does not know")
@@ -285,7 +314,7 @@ def _output_shape(model: onnx.ModelProto, origin: str) -> tuple[int, ...]:
 def values_of(
     model: onnx.ModelProto, names: Sequence[str], origin: str, image: NDArray[np.float32] | None = None
 ) -> list[Any]:
-    """Run a model once and return values of its graph, its outputs or inner ones; the image is black by default.
+    """Run a model once and return values of its graph, its outputs or inner ones; all inputs are zero by default.
 
     Raises:
         ModelFileError: onnxruntime can't run it.
@@ -296,10 +325,9 @@ def values_of(
     exposed = copied(model)
     have = {value.name for value in exposed.graph.output}
     exposed.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names if name not in have)
-    taken, shape = image_input(model, origin)
+    feed = {name: np.zeros(shape, np.float32) if image is None else image for name, shape in inputs_of(model, origin)}
     try:
-        opened = session(exposed.SerializeToString())
-        return list(opened.run(list(names), {taken: np.zeros(shape, np.float32) if image is None else image}))
+        return list(session(exposed.SerializeToString()).run(list(names), feed))
     except Exception as error:  # onnxruntime's exceptions share no base; over 2 GB protobuf's comes first
         cause = " ".join(str(error).split())[:200]
         raise ModelFileError(

@@ -21,7 +21,9 @@ _MOVING = frozenset({"Identity", "Reshape", "Squeeze", "Transpose", "Unsqueeze"}
 _QUANTIZED = frozenset({"ConvInteger", "DequantizeLinear", "DynamicQuantizeLinear", "MatMulInteger", "QuantizeLinear"})
 
 
-def mended(model: onnx.ModelProto, origin: str, color: Color = "rgb") -> tuple[onnx.ModelProto, tuple[str, ...]]:
+def mended(
+    model: onnx.ModelProto, origin: str, color: Color = "rgb", *, image: bool = True
+) -> tuple[onnx.ModelProto, tuple[str, ...]]:
     """Return the model with one float32 image of three channels as its input, and what was changed for that.
 
     The model itself is returned where nothing has to change. Inputs that no node reads are left out; half and double
@@ -30,6 +32,7 @@ def mended(model: onnx.ModelProto, origin: str, color: Color = "rgb") -> tuple[o
     Args:
         origin: what messages call the model.
         color: order of the channels that the program hands over, for a network that takes grey.
+        image: whether an only input is a camera image; other numbers are left as they are.
 
     Raises:
         ModelFileError: the model is quantized already, or computes on bytes.
@@ -39,8 +42,8 @@ def mended(model: onnx.ModelProto, origin: str, color: Color = "rgb") -> tuple[o
     notes = (
         _without_unread_inputs(result),
         _in_float32(result),
-        _from_bytes(result, origin),
-        _from_colors(result, color),
+        _from_bytes(result, origin) if image else "",
+        _from_colors(result, color) if image else "",
     )
     return (result, tuple(filter(None, notes))) if any(notes) else (model, ())
 

@@ -17,7 +17,7 @@ from attrs import Attribute, field, fields, frozen
 
 from edge.errors import UsageError
 from edge.specs.request import Compiler, Weights
-from edge.specs.schema import Color, Interpolation, Level
+from edge.specs.schema import Color, Interpolation, Level, Task
 
 STRETCH = "stretch"
 # Of the fields of Options, those that change nothing of the result.
@@ -112,6 +112,11 @@ class Options:
     #: a zoo name, a model .yaml, ``timm:NAME``, or the user's own .onnx or TorchScript file; None where ``paddle`` or
     #: ``mindspore`` is the model.
     model: str | None = field(default=None, converter=_text)
+    task: Task | None = _option(
+        Task,
+        "What the outputs mean: classify: class scores; raw: arrays, compared as numbers; detect: boxes.  "
+        "[default: the model's own, classify]",
+    )
     weights: Weights = _option(
         Weights, "Where the weights come from; auto: the first of timm, vendor, demo that can be had.", default="auto"
     )
@@ -176,7 +181,16 @@ class Options:
     interpolation: Interpolation | None = _option(Interpolation, "How an image is enlarged.", verbs=CALIBRATED)
     labels: str | None = _option(str, "Class names: imagenet, demo, or a text file with one a line.", "FILE")
     output: str | None = _option(
-        str, "Name of the class scores where the network's outputs leave it open; any value of its graph.", "NAME"
+        str,
+        "Name of the class scores where the network's outputs leave it open; any value of its graph. "
+        "With --task raw the outputs, with commas.",
+        "NAME",
+    )
+    featuremap: str | None = _option(
+        str,
+        "Names of the inputs that are arrays of numbers and no camera images, with commas, or 'all'.  "
+        "[default: those that can't be an image]",
+        "NAMES",
     )
     seed: int = _option(int, "Seed of every random choice: images, random weights, rounding.", "N", default=0, least=0)
     timeout: float = _option(

@@ -22,6 +22,8 @@ Bits = Literal["int8", "int16"]
 Level = Literal["O0", "O1", "O2", "O3"]
 Rewrite = Literal["channel_mean"]
 OwnFile = Literal["onnx", "torchscript", "paddle", "mindspore"]
+#: What the outputs mean: scores of classes, arrays that are compared as numbers, or boxes.
+Task = Literal["classify", "raw", "detect"]
 #: What class scores are: logits, whose softmax tells probabilities; the probabilities of a Softmax at the network's
 #: end; or of a Sigmoid, which judges each class by itself.
 ScoreKind = Literal["logits", "softmax", "sigmoid"]
@@ -166,8 +168,29 @@ class Published:
 
 
 @frozen
+class Input:
+    """An input of a network that takes more than one camera image, or something else."""
+
+    name: str  #: its name in the graph.
+    shape: tuple[int, ...]  #: batch first.
+    image: bool  #: whether it is a camera image, NV12 on the board; else float32 numbers as they are.
+
+
+@frozen
+class Output:
+    """An output of the float network."""
+
+    name: str  #: its name in the graph.
+    shape: tuple[int, ...]  #: batch first; empty for a scalar.
+    dtype: str  #: numpy's name.
+
+    def __str__(self) -> str:
+        return f"{self.name} {self.dtype} {'x'.join(map(str, self.shape))}".rstrip()
+
+
+@frozen
 class ModelSpec:
-    """Everything that edge needs to know about a classifier."""
+    """Everything that edge needs to know about a network."""
 
     name: str = field(validator=_name)  #: names the build folder and every file.
     sources: Sources
@@ -178,7 +201,12 @@ class ModelSpec:
     precision: str = "int8"  #: name of a recipe in ``mapper_yaml/precision`` or a path.
     published: Published | None = None
     #: name of the class scores, any value of the graph; None where they are the only output that looks like scores.
+    #: With another task: names of the outputs with commas between them; None takes those of the file.
     output: str | None = None
+    task: Task = "classify"  #: what the outputs mean.
+    #: names of the inputs that are arrays of numbers and no camera images, with commas between them, or ``all``; None
+    #: takes those that can't be an image.
+    featuremap: str | None = None
 
     def __attrs_post_init__(self) -> None:
         _check(self.classes is None or self.classes > 1, f"classes: {self.classes}", "2 and more")
