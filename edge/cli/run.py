@@ -233,12 +233,11 @@ def _show(result: dict[str, Any]) -> None:
 
 
 def _summary(results: Sequence[dict[str, Any]], seconds: float) -> str:
-    """Return how many images were given which class, the most frequent first, and how fast."""
+    """Return how many images were given which class, the most frequent first, and how fast it went."""
     answers = Counter(result["labels"][0]["label"] for result in results if "labels" in result)
-    parts = [f"{count} {shown(label)}" for label, count in answers.most_common(CLASSES_SHOWN)]
+    parts = [f"{shown(label)} ({count})" for label, count in answers.most_common(CLASSES_SHOWN)]
     if others := answers.most_common()[CLASSES_SHOWN:]:
-        rest = len(others)
-        parts.append(f"{sum(count for _, count in others)} of {rest} other class{'es' * (rest > 1)}")
+        parts.append(f"{len(others)} more class{'es' * (len(others) > 1)} ({sum(count for _, count in others)})")
     if unread := len(results) - answers.total():
         parts.append(f"{unread} not read")
     speed = len(results) / max(seconds, 1e-9)

@@ -333,7 +333,7 @@ def values_of(
         raise ModelFileError(
             f"{origin}: onnxruntime can't run it, and so can't tell its outputs: {cause}",
             expected="a network that onnxruntime runs, with a static input such as 1x3x224x224",
-            remedy="export it with a fixed input size and no dynamic axes",
+            remedy="export it again for one fixed size, from torch with opset_version=11, dynamo=False",
         ) from error
 
 
