@@ -22,6 +22,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+from attrs import frozen
 from numpy.typing import NDArray
 
 from edge.errors import CalibrationError, ImageError
@@ -169,12 +170,9 @@ def resize_crop(rgb: Image, pre: Preprocess) -> Image:
     _check_rgb(rgb)
     height, width = rgb.shape[:2]
     crop_h, crop_w = pre.crop
-    if pre.resize is None:
-        size_h, size_w = crop_h, crop_w
-    elif width <= height:
-        size_h, size_w = int(pre.resize * height / width), pre.resize
-    else:
-        size_h, size_w = pre.resize, int(pre.resize * width / height)
+    if pre.letterbox is not None:
+        return _letterboxed(rgb, pre)
+    size_h, size_w = _resized((height, width), pre)
     # Python's round() halves to even; torchvision uses it, so we must.
     top, left = round((size_h - crop_h) / 2), round((size_w - crop_w) / 2)
     crop = resample(rgb, (size_h, size_w), (top, left, crop_h, crop_w), pre.interpolation)
@@ -182,6 +180,80 @@ def resize_crop(rgb: Image, pre: Preprocess) -> Image:
     if not (below or right):
         return crop
     return np.asarray(cv2.copyMakeBorder(crop, 0, below, 0, right, cv2.BORDER_REPLICATE), np.uint8)
+
+
+@frozen
+class Placed:
+    """Where the pixels of an image lie in the network's input: ``x * across + left``, ``y * down + top``."""
+
+    across: float
+    down: float
+    left: float
+    top: float
+
+
+def placed(size: tuple[int, int], pre: Preprocess) -> Placed:
+    """Return where an image of (height, width) lies in the network's input, in pixels of it.
+
+    Of a letterboxed image, the sides are rounded down and it lies at the top left (``corner``), as YOLOX's ``preproc``
+    does it; or they are rounded, and it lies in the middle (``center``), an odd pixel below and to the right, as
+    ultralytics' ``LetterBox`` does it.
+    """
+    (height, width), (crop_h, crop_w) = size, pre.crop
+    if pre.letterbox is None and pre.resize is None:
+        return Placed(crop_w / width, crop_h / height, 0.0, 0.0)
+    if pre.letterbox is None:
+        resized = _resized(size, pre)
+        left, top = -round((resized[1] - crop_w) / 2), -round((resized[0] - crop_h) / 2)
+        return Placed(resized[1] / width, resized[0] / height, left, top)
+    share = min(crop_h / height, crop_w / width)
+    if pre.letterbox == "corner":
+        return Placed(share, share, 0, 0)
+    inner_h, inner_w = _fitted(size, pre)
+    return Placed(share, share, round((crop_w - inner_w) / 2 - 0.1), round((crop_h - inner_h) / 2 - 0.1))
+
+
+def image_boxes(boxes: NDArray[np.float32], size: tuple[int, int], pre: Preprocess) -> NDArray[np.float32]:
+    """Return boxes of the network's input in pixels of the image, cut at its edges.
+
+    Args:
+        boxes: float32, (n, 4): left, top, right, bottom.
+        size: (height, width) of the image.
+    """
+    where, (height, width) = placed(size, pre), size
+    moved = boxes - np.array([where.left, where.top] * 2, np.float32)
+    result = moved / np.array([where.across, where.down] * 2, np.float32)
+    return np.clip(result, 0, np.array([width, height] * 2, np.float32)).astype(np.float32)
+
+
+def _fitted(size: tuple[int, int], pre: Preprocess) -> tuple[int, int]:
+    """Return (height, width) of a letterboxed image inside the network's input."""
+    (height, width), (crop_h, crop_w) = size, pre.crop
+    share = min(crop_h / height, crop_w / width)
+    whole = int if pre.letterbox == "corner" else round
+    return max(1, whole(height * share)), max(1, whole(width * share))
+
+
+def _letterboxed(rgb: Image, pre: Preprocess) -> Image:
+    """Return an image scaled to fit by OpenCV's bilinear filter, as the trainers do it, and filled up to the canvas."""
+    inner_h, inner_w = _fitted((rgb.shape[0], rgb.shape[1]), pre)
+    where = placed((rgb.shape[0], rgb.shape[1]), pre)
+    canvas = np.full((*pre.canvas, 3), pre.fill, np.uint8)
+    top, left = int(where.top), int(where.left)
+    canvas[top : top + inner_h, left : left + inner_w] = cv2.resize(
+        rgb, (inner_w, inner_h), interpolation=cv2.INTER_LINEAR
+    )
+    return canvas
+
+
+def _resized(size: tuple[int, int], pre: Preprocess) -> tuple[int, int]:
+    """Return (height, width) of the whole image in front of the centre crop."""
+    height, width = size
+    if pre.resize is None:
+        return pre.crop
+    if width <= height:
+        return int(pre.resize * height / width), pre.resize
+    return pre.resize, int(pre.resize * width / height)
 
 
 def rgb_to_nv12(rgb: Image) -> Image:

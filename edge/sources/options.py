@@ -17,7 +17,7 @@ from attrs import Attribute, field, fields, frozen
 
 from edge.errors import UsageError
 from edge.specs.request import Compiler, Weights
-from edge.specs.schema import Color, Interpolation, Level, Task
+from edge.specs.schema import Color, Interpolation, Letterbox, Level, Task
 
 STRETCH = "stretch"
 # Of the fields of Options, those that change nothing of the result.
@@ -179,6 +179,9 @@ class Options:
     )
     crop: str | None = _option(str, "Input size in pixels: 224, or 256x320 (height x width).", "N[xN]", convert=_size)
     interpolation: Interpolation | None = _option(Interpolation, "How an image is enlarged.", verbs=CALIBRATED)
+    letterbox: Letterbox | None = _option(
+        Letterbox, "Fit the whole image in, its aspect kept: at the top left corner or in the center."
+    )
     labels: str | None = _option(str, "Class names: imagenet, demo, or a text file with one a line.", "FILE")
     output: str | None = _option(
         str,
@@ -217,8 +220,11 @@ class Options:
             "color": self.color,
             "crop": _crop(self.crop),
             "interpolation": self.interpolation,
+            "letterbox": self.letterbox,
         }
         found = {key: value for key, value in given.items() if value is not None}
+        if self.letterbox is not None:
+            found["resize"] = None
         if self.resize is not None:
             found["resize"] = None if self.resize == STRETCH else _integer("--resize", self.resize)
         return found

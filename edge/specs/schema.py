@@ -12,11 +12,13 @@ from typing import Literal
 from attrs import Attribute, field, frozen
 
 from edge.errors import SpecError
+from edge.specs.detector import Detector
 
 MARCH = "bayes-e"  # the RDK X5's BPU, as the compiler names it
 
 Color = Literal["rgb", "bgr"]
 Layout = Literal["NCHW", "NHWC"]
+Letterbox = Literal["corner", "center"]
 Interpolation = Literal["bilinear", "bicubic", "area", "nearest"]
 Bits = Literal["int8", "int16"]
 Level = Literal["O0", "O1", "O2", "O3"]
@@ -60,6 +62,10 @@ class Preprocess:
     #: without keeping its aspect.
     resize: int | None = 256
     interpolation: Interpolation = "bicubic"  #: how to enlarge; shrinking is always antialiased.
+    #: fit the whole image into ``crop``, its aspect kept, as detectors are trained: at the top left ``corner`` or in
+    #: the ``center``; None crops or stretches.
+    letterbox: Letterbox | None = None
+    fill: int = 114  #: grey level around a letterboxed image, 0..255.
     color: Color = "rgb"  #: channel order the network was trained with.
     mean: tuple[float, float, float] = (123.675, 116.28, 103.53)  #: per channel of ``color``, in 0..255.
     #: per channel of ``color``, in 0..255; the network sees (x - mean) / std.
@@ -74,6 +80,12 @@ class Preprocess:
             f"resize {self.resize} is smaller than the crop {height}x{width}",
             "resize >= crop",
         )
+        _check(
+            self.letterbox is None or (self.resize is None and self.interpolation == "bilinear"),
+            f"letterbox {self.letterbox} with resize {self.resize} and {self.interpolation}",
+            "resize null and bilinear: the image is scaled to fit, as trainers do it",
+        )
+        _check(0 <= self.fill <= 255, f"fill: {self.fill}", "a grey level, 0..255")
         _check(all(0 <= m <= 255 for m in self.mean), f"mean: {self.mean}", "three values in 0..255 (pixel units)")
         _check(
             not any(self.mean) or any(m >= 1 for m in self.mean),
@@ -200,6 +212,8 @@ class ModelSpec:
     classes: int | None = 1000  #: number of outputs of the head; None if unknown.
     precision: str = "int8"  #: name of a recipe in ``mapper_yaml/precision`` or a path.
     published: Published | None = None
+    #: how boxes are read from the outputs; None recognises the head. Only with ``task: detect``.
+    detector: Detector | None = None
     #: name of the class scores, any value of the graph; None where they are the only output that looks like scores.
     #: With another task: names of the outputs with commas between them; None takes those of the file.
     output: str | None = None
