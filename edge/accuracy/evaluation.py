@@ -34,7 +34,7 @@ _STAND_FOR_THE_PROGRAM: tuple[StepName, ...] = ("quantized", "portable")
 
 def judge_of(subject: Subject) -> Judge:
     """Return what a subject's task makes of its outputs; here a further task joins."""
-    if subject.task == "raw":
+    if subject.task != "classify":
         return Raw(subject.outputs)
     return Classify(subject.classes, subject.scores)
 

@@ -46,7 +46,7 @@ def eval_table(evaluation: Evaluation, root: Path) -> str:
     """Return the table, what it means in words, and where more is."""
     from edge.accuracy import ANSWERS, FILE
 
-    raw = evaluation.task == "raw"
+    raw = evaluation.task != "classify"
     if raw:
         rows = [RAW_HEAD, *(row for step in evaluation.steps for row in _raw_rows(step))]
     else:
@@ -236,7 +236,7 @@ def _check_gates(
     min_snr: float | None,
 ) -> None:
     """Refuse a gate that nothing could be told by, before anything is measured."""
-    raw = subject.task == "raw"
+    raw = subject.task != "classify"
     given = {"--max-drop": max_drop, "--min-agreement": min_agreement, "--min-snr": min_snr}
     option = next((name for name, value in given.items() if value is not None), "")
     if option and raw != (option == "--min-snr"):

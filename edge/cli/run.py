@@ -73,7 +73,7 @@ def run_command(
     as_json: bool,
     verbose: bool,
 ) -> None:
-    """Classify IMAGEs (files, or folders of them) with MODEL; of raw outputs show shape and values.
+    """Classify IMAGEs (files, or folders of them) with MODEL, or find objects in them; of raw outputs show the values.
 
     A program that takes several inputs, or no image, takes .npz and .npy files of edge's samples instead.
 
@@ -87,17 +87,21 @@ def run_command(
     net, note = open_program(path, backend, labels=labels, scores=scores, resize=resize, interpolation=interpolation)
     with net:
         classes = net.metadata is None or net.metadata.task == "classify"
-        if not classes and out is not None:
+        boxes = net.metadata is not None and net.metadata.detector is not None
+        if not (classes or boxes) and out is not None:
             raise UsageError(
                 "--out, but the outputs are no class scores",
-                expected="a classifier",
+                expected="a classifier or a detector",
                 remedy=f"in Python: numpy.savez('outputs.npz', **edge.load({str(path)!r}).outputs({str(files[0])!r}))",
             )
         if not as_json:
             _head(net, note, verbose=verbose, classes=classes)
         results, started = [], time.monotonic()
         for image in files:
-            results.append(_classify(net, image, top, targets.get(image)) if classes else _outputs(net, image))
+            if boxes:
+                results.append(_detect(net, image, targets.get(image)))
+            else:
+                results.append(_classify(net, image, top, targets.get(image)) if classes else _outputs(net, image))
             if not as_json:
                 _show(results[-1])
         if not as_json and len(results) > 1:
@@ -191,6 +195,32 @@ def _classify(net: Net, image: Path, k: int, target: Path | None) -> dict[str, A
     return result
 
 
+def _detect(net: Net, image: Path, target: Path | None) -> dict[str, Any]:
+    """Return the boxes in an image, the surest first, or the error that it made."""
+    rgb = _read(image)
+    if isinstance(rgb, dict):
+        return rgb
+    found = net.detect(rgb)
+    names = [net.labels[index] if net.labels else str(index) for index in found.labels.tolist()]
+    result: dict[str, Any] = {
+        "image": str(image),
+        "boxes": [
+            {"label": name, "score": score, "box": [round(side, 1) for side in box]}
+            for name, score, box in zip(names, found.scores.tolist(), found.boxes.tolist(), strict=True)
+        ],
+    }
+    if target is not None:
+        from edge.detect import draw
+        from edge.runtime.annotated import save_image
+
+        try:
+            save_image(target, draw(rgb, found, net.labels))
+            result["out"] = str(target)
+        except EdgeError as error:
+            result["error"] = str(error)
+    return result
+
+
 def _outputs(net: Net, image: Path) -> dict[str, Any]:
     """Return what is shown of the outputs for an image or a sample, or the error that it made."""
     inputs = net.metadata.inputs if net.metadata else ()
@@ -223,6 +253,11 @@ def _show(result: dict[str, Any]) -> None:
     click.echo(shown(result["image"]))
     for line in output_lines(result["outputs"]) if "outputs" in result else ():
         click.echo(line)
+    if result.get("boxes") == []:
+        click.echo("  nothing above a score of 0.25")
+    for entry in result.get("boxes", ()):
+        left, top, right, bottom = (f"{side:.0f}" for side in entry["box"])
+        click.echo(f"  {entry['score']:.2f}  {shown(entry['label'])}  {left},{top} to {right},{bottom}")
     for entry in result.get("labels", ()):
         share = f"{100 * entry['probability']:6.2f} %" if "probability" in entry else f"{entry['score']:8.4f}"
         click.echo(f"  {share}  {shown(entry['label'])}")
@@ -235,10 +270,11 @@ def _show(result: dict[str, Any]) -> None:
 def _summary(results: Sequence[dict[str, Any]], seconds: float) -> str:
     """Return how many images were given which class, the most frequent first, and how fast it went."""
     answers = Counter(result["labels"][0]["label"] for result in results if "labels" in result)
+    answers.update(entry["label"] for result in results for entry in result.get("boxes", ()))
     parts = [f"{shown(label)} ({count})" for label, count in answers.most_common(CLASSES_SHOWN)]
     if others := answers.most_common()[CLASSES_SHOWN:]:
         parts.append(f"{len(others)} more class{'es' * (len(others) > 1)} ({sum(count for _, count in others)})")
-    if unread := len(results) - answers.total():
+    if unread := sum("error" in result for result in results):
         parts.append(f"{unread} not read")
     speed = len(results) / max(seconds, 1e-9)
     return f"{len(results)} images, {speed:.1f} a second with reading them: {', '.join(parts)}"

@@ -26,7 +26,7 @@ Indices = NDArray[np.int64]
 class Boxes:
     """The boxes of an image, best first."""
 
-    boxes: Floats  #: (n, 4): left, top, right, bottom in pixels of the network's input.
+    boxes: Floats  #: (n, 4): left, top, right, bottom in pixels of the network's input, or of the image.
     scores: Floats  #: (n,), 0..1.
     labels: Indices  #: (n,), index of the class.
 

@@ -11,7 +11,7 @@ from attrs import field, frozen
 
 from edge.errors import ModelFileError, SpecError
 from edge.files import is_plain_name, read_json, write_json
-from edge.specs import Preprocess
+from edge.specs import Detector, Preprocess
 from edge.specs.schema import MARCH, Input, Output, ScoreKind, Task
 
 FILE = "metadata.json"
@@ -50,6 +50,7 @@ class Metadata:
     task: Task = "classify"  #: what the outputs mean.
     #: of a network that takes more than one camera image, or something else; empty for one image.
     inputs: tuple[Input, ...] = ()
+    detector: Detector | None = None  #: how boxes are read from the outputs; None but for a detector.
     outputs: tuple[Output, ...] = ()  #: of the float network, in the program's order; empty from an earlier edge.
     schema_version: int = SCHEMA_VERSION
 

@@ -69,7 +69,7 @@ class Build:
     def _doubt_labels(self) -> None:
         """Warn of missing labels, and of those that leave out a background class, before minutes pass."""
         images, no_top1 = self.measured_on
-        if self.request.spec.task == "raw":
+        if self.request.spec.task != "classify":
             return
         if no_top1:
             self.listener.warn(f"{no_top1}; agreement with the float network is measured instead")

@@ -187,7 +187,7 @@ def image_set(
     rendered = images is None or (images.partition(":")[0] == "demo" and not Path(images).exists())
     if rendered:
         found = open_images(images or DEMO_TEST, count=count or None)
-    elif task == "raw":
+    elif task != "classify":
         found = open_images(str(images))
         if count:
             found = sample(found, count, seed=seed)
@@ -195,7 +195,7 @@ def image_set(
         found = open_images(str(images), classes=class_names(labels, classes) or classes, label_offset=label_offset)
         if count:
             found = sample(found, count, seed=seed)
-    if task == "raw":
+    if task != "classify":
         return found, "raw outputs have no labels"
     if source == "random":
         return found, "random weights have no Top-1"

@@ -117,6 +117,7 @@ def metadata(build: Build, files: Iterable[Artifact], labels: str) -> Metadata:
         classes=build.stage(EXPORT).result.classes,
         scores=build.stage(EXPORT).result.scores if build.request.spec.task == "classify" else None,
         task=build.request.spec.task,
+        detector=build.stage(EXPORT).result.detector,
         outputs=build.stage(EXPORT).result.outputs,
         inputs=build.stage(EXPORT).result.inputs,
         files=found,

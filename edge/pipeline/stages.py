@@ -107,6 +107,7 @@ def _export_inputs(build: Build) -> Inputs:
         "layout": spec.preprocess.layout,
         "output": spec.output,
         "task": spec.task,
+        "detector": cattrs.unstructure(spec.detector),
         "featuremap": spec.featuremap,
         # The noise on which ONNX and framework are compared covers what pixels become.
         "values": (spec.preprocess.mean, spec.preprocess.std),

@@ -232,7 +232,7 @@ def from_evaluation(evaluation: Evaluation, source: str, names: Sequence[str], p
         preprocess: of the network, for the images.
     """
     most = max((step.n for step in evaluation.steps), default=0)
-    no_image = evaluation.task == "raw" and all(step.name != "nv12" for step in evaluation.steps)
+    no_image = evaluation.task != "classify" and all(step.name != "nv12" for step in evaluation.steps)
     steps = []
     for step in evaluation.steps:
         n, score, before = step.n, step.score, step.before

@@ -9,12 +9,14 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import numpy as np
-from attrs import frozen
+from attrs import evolve, frozen
 from numpy.typing import NDArray
 
+from edge.detect import Boxes
+from edge.detect import decode as decode_boxes
 from edge.errors import BackendError, LabelError, UsageError
 from edge.folder.metadata import Metadata
-from edge.images.preprocess import decode, resize_crop, rgb_to_nv12
+from edge.images.preprocess import decode, resize_crop, rgb_to_nv12, unletterbox
 from edge.images.samples import as_sample, program_input
 from edge.runtime.protocol import Array, Backend, Info, Scores, Tensor
 from edge.runtime.scores import probabilities
@@ -167,6 +169,43 @@ class Net:
         best = np.argsort(-chances, kind="stable")[:k]
         return [(self.labels[index] if self.labels else str(index), float(chances[index])) for index in best.tolist()]
 
+    def detect(
+        self, image: Image, *, score: float = 0.25, iou: float = 0.65, limit: int = 300, class_agnostic: bool = False
+    ) -> Boxes:
+        """Return the objects that a detector sees in an image, the surest first, in the image's own pixels.
+
+        Args:
+            image: as for :meth:`nv12`.
+            score: least score, 0..1.
+            iou: of two boxes of one class that overlap more, the surer one stays.
+            limit: at most so many.
+            class_agnostic: boxes of all classes thin each other out.
+
+        Raises:
+            UsageError: the program is no detector.
+        """
+        about = self.metadata
+        if about is None or about.detector is None or self.preprocess is None:
+            raise UsageError(
+                f"{self.info.model} is no detector",
+                expected="a program built with --task detect",
+                remedy="net.outputs(image) gives all outputs by name",
+            )
+        rgb = image if isinstance(image, np.ndarray) else decode(Path(image).expanduser(), str(image))
+        outputs = self.outputs(rgb)
+        found = decode_boxes(
+            list(outputs.values()),
+            list(outputs),
+            about.detector,
+            size=self.preprocess.crop,
+            score=score,
+            iou=iou,
+            limit=limit,
+            class_agnostic=class_agnostic,
+        )
+        height, width = rgb.shape[:2]
+        return evolve(found, boxes=unletterbox(found.boxes, (height, width), self.preprocess))
+
     def close(self) -> None:
         """Close the backend when the runs in progress have ended; further calls do nothing."""
         with self._closing, ExitStack() as stack:
@@ -204,7 +243,9 @@ class Net:
 
     @property
     def classes(self) -> int:
-        """Number of class scores; UsageError as of :meth:`scores`."""
+        """Number of classes; UsageError as of :meth:`scores` where the outputs tell none."""
+        if self.metadata is not None and self.metadata.detector is not None:
+            return self.metadata.detector.classes
         return self.info.outputs[self._scores_at()].elements
 
     def _scores_at(self) -> int:

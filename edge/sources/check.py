@@ -12,12 +12,13 @@ from attrs import evolve, frozen
 from edge.errors import ModelFileError
 from edge.graph.files import external_names, facts, fixed_input, image_input, inputs_of, load_onnx, require_data
 from edge.graph.view import View, constants
+from edge.heads import take
 from edge.images.find import IMAGENET_CLASSES
 from edge.sources.class_order import names_in
 from edge.sources.framework_files import sha256_of_all
 from edge.sources.mend import mended, takes_bytes
 from edge.sources.outputs import SHAPE_ONLY, above, named_outputs, score_kind, scores_only
-from edge.specs import ModelSpec
+from edge.specs import Detector, ModelSpec
 from edge.specs.schema import HEIGHT_MULTIPLE, WIDTH_MULTIPLE, Input, Layout, Output, ScoreKind, Task
 
 if TYPE_CHECKING:
@@ -43,6 +44,8 @@ class ModelFacts:
     scores: ScoreKind  #: what a classifier's scores are.
     #: those of a network that takes more than one camera image, or something else; empty for one image.
     inputs: tuple[Input, ...] = ()
+    detector: Detector | None = None  #: how boxes are read from the outputs, of the task ``detect``.
+    notes: tuple[str, ...] = ()  #: what the user should know of a detector's head.
     takes_bytes: bool = False  #: the file's input is an image of bytes, which the network itself normalizes.
 
     @property
@@ -73,7 +76,13 @@ def inspect_onnx(
 
 
 def of_task(
-    model: onnx.ModelProto, origin: str, output: str | None, task: Task, featuremap: str | None = None
+    model: onnx.ModelProto,
+    origin: str,
+    output: str | None,
+    task: Task,
+    featuremap: str | None = None,
+    detector: Detector | None = None,
+    value_range: tuple[float, float] = (0.0, 1.0),
 ) -> tuple[onnx.ModelProto, ModelFacts]:
     """Return the network up to the outputs that its task needs, and its facts; errors as of ``inspect_onnx``.
 
@@ -81,6 +90,8 @@ def of_task(
         output: name of the scores, or of the outputs with commas between them; None takes what the file gives.
         featuremap: names of the inputs that are no images, with commas between them, or ``all``; None takes those that
             can't be one.
+        detector: how boxes are read from the outputs of ``detect``; None recognises the head.
+        value_range: lowest and highest input value, for the proof of the head's cut.
     """
     if task == "classify":
         if featuremap is not None:
@@ -91,6 +102,12 @@ def of_task(
             )
         model = scores_only(model, origin, output)
         return model, describe(model, origin)
+    if task == "detect":
+        taken = take(model, origin, detector, value_range)
+        part, outputs = named_outputs(taken.model, origin, None)
+        proved = f"the boxes of its outputs are those of the whole network within {taken.max_error:.1g}"
+        found = evolve(_facts(part, origin, outputs), classes=taken.detector.classes, names=names_in(model))
+        return part, evolve(found, detector=taken.detector, notes=(*taken.notes, proved))
     model, outputs = named_outputs(model, origin, output)
     inputs = _inputs(model, origin, featuremap)
     if len(inputs) == 1 and inputs[0].image:
@@ -294,7 +311,7 @@ def notes_on(found: ModelFacts) -> tuple[str, ...]:
             "the model ends with Sigmoid: each class is judged by itself; Top-1 counts the class of the highest score"
         )
     shape = found.outputs[0].shape
-    if found.classes and len(shape) != 2:
+    if found.classes and found.detector is None and len(shape) != 2:
         notes.append(f"the output {_times(shape)} is read as {found.classes} scores")
     return tuple(notes)
 

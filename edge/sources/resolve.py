@@ -153,18 +153,36 @@ def _of_model(model: str, options: Options, changes: dict[str, Any]) -> tuple[Mo
     return _of_yaml(model, options.onnx, changes)
 
 
+# How the trainers of a family show images to their networks: YOLOX's ``preproc``; ultralytics' ``LetterBox``.
+_TRAINED: Mapping[str, Mapping[str, Any]] = {
+    "yolox": {"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0), "color": "bgr", "resize": None, "letterbox": "corner"},
+    "dfl": {
+        "mean": (0.0, 0.0, 0.0),
+        "std": (255.0, 255.0, 255.0),
+        "color": "rgb",
+        "resize": None,
+        "letterbox": "center",
+    },
+}
+
+
 def _of_file(path: Path, options: Options, changes: dict[str, Any]) -> tuple[ModelSpec, Notes]:
     """Return the spec of the user's ONNX or TorchScript; what neither file tells has to be given."""
     from edge.sources.declared import NEEDED, plain, require_stated
     from edge.sources.framework_files import SUFFIXES, require_torchscript
 
     script = path.suffix.lower() in SUFFIXES
+    conventions: list[str] = []
     if script:
         require_torchscript(path)
     else:
         from edge.sources.check import inspect_onnx
 
         found = inspect_onnx(path, options.output, changes.get("crop"), options.task or "classify", options.featuremap)
+        if found.detector is not None:
+            usual_of = _TRAINED.get(found.detector.family, _TRAINED["dfl"])
+            conventions = [key for key in usual_of if key not in changes]
+            changes = {**usual_of, **changes}
         if found.takes_bytes:
             changes = {"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0), **changes}
         if found.inputs and not any(one.image for one in found.inputs):
@@ -192,12 +210,12 @@ def _of_file(path: Path, options: Options, changes: dict[str, Any]) -> tuple[Mod
                 f"{len(found.names)} class names are inside the file, the first {found.names[0]!r}: only "
                 "their order is checked; --labels FILE names the classes"
             )
-    assumed = [key for key in ("color", "resize", "interpolation") if key not in changes]
+    assumed = [key for key in ("color", "resize", "interpolation") if key not in changes] + conventions
     usual = {"resize": round(max(crop) / CROP_SHARE), "interpolation": "bilinear"}
     try:
         preprocess = Preprocess(**{**usual, **changes, "crop": crop, "layout": layout})
     except SpecError as error:
-        if script or options.task != "raw":
+        if script or options.task in (None, "classify"):
             raise
         other = f"if the input is no camera image: --featuremap {found.input_name}"
         raise SpecError(error.seen, expected=error.expected, remedy=f"{error.remedy}; {other}") from error
@@ -386,7 +404,7 @@ def described(
     size = "x".join(map(str, pre.crop))
     enlarged = text("interpolation", pre.interpolation)
     if pre.letterbox is not None:
-        how = f"{pre.fitted(size)}, {enlarged}"
+        how = f"{text('letterbox', pre.fitted(size))}, {enlarged}"
     elif pre.resize is None:
         how = f"{text('resize', f'stretched to {size}')}, {enlarged}"
     else:
@@ -399,6 +417,8 @@ def described(
         text(key, " ".join(f"{value:g}" for value in values)) for key, values in (("mean", pre.mean), ("std", pre.std))
     )
     meaning = f"  classes  {text('classes', classes)}, {text('labels', order)}"
+    if spec.task == "detect":
+        meaning = f"  boxes    of the head, cut off and decoded after the program; classes {order}"
     if spec.task == "raw":
         meaning = f"  outputs  {spec.output or 'as the file has them'}, compared as numbers"
     lines = [

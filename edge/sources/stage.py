@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from attrs import frozen
 
-from edge.errors import InputError, ModelFileError, SpecError, ToolchainError, ToolchainMissing, UsageError
+from edge.errors import InputError, ModelFileError, SpecError, ToolchainError, ToolchainMissing
 from edge.files import sha256_of
 from edge.graph.files import fixed_input, load_onnx
 from edge.progress import SILENT, Reporter
@@ -20,7 +20,7 @@ from edge.sources.demo_weights import unpack
 from edge.sources.mend import mended, on_canvas
 from edge.sources.sources import WORKER, Resolved
 from edge.sources.timm_spec import near_names
-from edge.specs import ModelSpec
+from edge.specs import Detector, ModelSpec
 from edge.specs.schema import Input, Output, ScoreKind
 from edge.toolchain.managed import FRAMEWORKS
 
@@ -56,6 +56,7 @@ class ExportResult:
     scores: ScoreKind  #: what a classifier's scores are.
     #: those of a network that takes more than one camera image, or something else; empty for one image.
     inputs: tuple[Input, ...] = ()
+    detector: Detector | None = None  #: how boxes are read from the outputs; None but for a detector.
     exporter: str = ""  #: versions of what exported it; empty where the file came as ONNX.
     notes: tuple[str, ...] = ()  #: what the user should know of it.
     #: largest difference between the outputs of the ONNX and of the framework on the same seeded noise, as a share of
@@ -136,14 +137,11 @@ def export(
     right, changes = mended(read, resolved.tag, spec.preprocess.color, image=image)
     whole, fixed = fixed_input(right, resolved.tag, spec.preprocess.crop if image else None)
     notes += changes + ((fixed,) if fixed else ())
-    if spec.task == "detect":  # a detector's head is recognised and cut here: its scales become the outputs
-        raise UsageError(
-            "--task detect: detection heads are not supported yet",
-            expected="classify or raw",
-            remedy="--task raw   builds the network with its outputs as they are",
-        )
-    model, found = of_task(whole, resolved.tag, spec.output, spec.task, spec.featuremap)
-    if model is not whole:
+    model, found = of_task(
+        whole, resolved.tag, spec.output, spec.task, spec.featuremap, spec.detector, spec.preprocess.value_range
+    )
+    notes += found.notes
+    if model is not whole and not found.notes:
         given, taken = (", ".join(value.name for value in part.graph.output) for part in (whole, model))
         meant = "the class scores" if spec.task == "classify" else "the outputs"
         notes += (f"of what the model gives ({given}), {taken} is taken as {meant}",)
@@ -171,6 +169,7 @@ def export(
         outputs=found.outputs,
         scores=found.scores,
         inputs=found.inputs,
+        detector=found.detector,
         exporter=exporter,
         notes=notes,
         max_error=max_error,

@@ -12,6 +12,7 @@ from typing import Literal
 from attrs import Attribute, Factory, field, frozen
 
 from edge.errors import SpecError
+from edge.specs.detector import Detector
 
 MARCH = "bayes-e"  # the RDK X5's BPU, as the compiler names it
 
@@ -225,6 +226,8 @@ class ModelSpec:
     classes: int | None = 1000  #: number of outputs of the head; None if unknown.
     precision: str = "int8"  #: name of a recipe in ``mapper_yaml/precision`` or a path.
     published: Published | None = None
+    #: how boxes are read from the outputs; None recognises the head. Only with ``task: detect``.
+    detector: Detector | None = None
     #: name of the class scores, any value of the graph; None where they are the only output that looks like scores.
     #: With another task: names of the outputs with commas between them; None takes those of the file.
     output: str | None = None
