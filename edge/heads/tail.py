@@ -135,6 +135,8 @@ class Tail:
         exposed.graph.output.extend(onnx.ValueInfoProto(name=name) for name in wanted if name not in have)
         rng = np.random.default_rng(0)
         image = rng.uniform(0, 1, self.input_shape).astype(np.float32)
+        if not wanted:  # without a convolution there is no head; onnxruntime takes no names for all outputs
+            return {self.input: image}
         try:
             results = session(exposed.SerializeToString()).run(wanted, {self.input: image})
         except Exception as error:  # onnxruntime's exceptions share no base; over 2 GB protobuf's comes first
