@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from attrs import evolve, fields
 
-from edge.errors import LabelError, SpecError, ToolchainMissing, UsageError
+from edge.errors import LabelError, ToolchainMissing, UsageError
 from edge.files import data_dir
 from edge.sources.options import Options, flag
 from edge.specs import (
@@ -212,13 +212,7 @@ def _of_file(path: Path, options: Options, changes: dict[str, Any]) -> tuple[Mod
             )
     assumed = [key for key in ("color", "resize", "interpolation") if key not in changes] + conventions
     usual = {"resize": round(max(crop) / CROP_SHARE), "interpolation": "bilinear"}
-    try:
-        preprocess = Preprocess(**{**usual, **changes, "crop": crop, "layout": layout})
-    except SpecError as error:
-        if script or options.task in (None, "classify"):
-            raise
-        other = f"if the input is no camera image: --featuremap {found.input_name}"
-        raise SpecError(error.seen, expected=error.expected, remedy=f"{error.remedy}; {other}") from error
+    preprocess = Preprocess(**{**usual, **changes, "crop": crop, "layout": layout})
     spec = ModelSpec(
         plain(path.stem), sources, preprocess, labels=options.labels, classes=None, task=options.task or "classify"
     )
@@ -435,7 +429,7 @@ def described(
         )
     crop = "" if spec.sources.onnx else "--crop "  # an ONNX has one size
     change = f"  change   {crop}--color --resize --letterbox --interpolation --mean --std"
-    return *lines, change + " --labels" * (spec.task != "raw")
+    return *lines, change + (" --labels" if spec.task != "raw" else "; --featuremap all if it takes no camera image")
 
 
 def _require_labels(spec: ModelSpec) -> None:
