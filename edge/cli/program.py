@@ -183,6 +183,8 @@ def describe_preprocess(rule: Preprocess) -> str:
     """Return what happens to an image, in a few words."""
     (height, width), canvas = rule.crop, rule.canvas
     filled = "" if rule.crop == canvas else f", its border repeated up to {canvas[1]}x{canvas[0]}"
+    if rule.letterbox is not None:
+        return f"{rule.fitted(f'{width}x{height}')}{filled}, {rule.interpolation}"
     if rule.resize is None:
         return f"stretched to {width}x{height}{filled}, {rule.interpolation}"
     return f"shorter side to {rule.resize}, centre crop {width}x{height}{filled}, {rule.interpolation}"

@@ -13,7 +13,7 @@ from edge.errors import UsageError
 SECTIONS = {
     "Model": "task weights onnx paddle mindspore network source_config labels name output scores model_file",
     "Images": "images image count label_offset calib calib_count seed",
-    "Input": "featuremap mean std color resize crop interpolation",
+    "Input": "featuremap mean std color resize letterbox fill crop interpolation",
     "Survey": "measure check_all page",
     "Limits": "max_drop max_latency min_agreement min_snr duration trial_timeout",
     "Measurement": "steps program_count compare frames threads seconds workers",

@@ -251,6 +251,8 @@ def _origin(report: Report) -> list[tuple[str, str]]:
     weights, rule, accuracy, diagnosis = report.weights, report.preprocess, report.accuracy, report.diagnosis
     height, width = rule["crop"]
     resize = "stretched" if rule["resize"] is None else f"shorter side {rule['resize']}, centre crop"
+    if rule.get("letterbox"):
+        resize = f"letterboxed ({rule['letterbox']}, filled with {rule['fill']})"
     mean, std = (", ".join(f"{value:g}" for value in rule[key]) for key in ("mean", "std"))
     rows = [
         ("edge", report.edge),

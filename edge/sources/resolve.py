@@ -385,11 +385,12 @@ def described(
 
     size = "x".join(map(str, pre.crop))
     enlarged = text("interpolation", pre.interpolation)
-    how = (
-        f"{text('resize', f'stretched to {size}')}, {enlarged}"
-        if pre.resize is None
-        else f"{text('resize', f'shorter side to {pre.resize}')}, {enlarged}, centre crop {size}"
-    )
+    if pre.letterbox is not None:
+        how = f"{pre.fitted(size)}, {enlarged}"
+    elif pre.resize is None:
+        how = f"{text('resize', f'stretched to {size}')}, {enlarged}"
+    else:
+        how = f"{text('resize', f'shorter side to {pre.resize}')}, {enlarged}, centre crop {size}"
     order = {"imagenet": "in ImageNet's order", None: "named by --labels FILE, or not at all"}.get(
         spec.labels, f"named by {spec.labels}"
     )
@@ -413,7 +414,7 @@ def described(
             f"! the zoo has a {spec.name}, too: reports compare with its published figures; --name keeps them apart"
         )
     crop = "" if spec.sources.onnx else "--crop "  # an ONNX has one size
-    change = f"  change   {crop}--color --resize --interpolation --mean --std"
+    change = f"  change   {crop}--color --resize --letterbox --interpolation --mean --std"
     return *lines, change + " --labels" * (spec.task != "raw")
 
 

@@ -9,7 +9,7 @@ import re
 from collections.abc import Mapping
 from typing import Literal
 
-from attrs import Attribute, field, frozen
+from attrs import Attribute, Factory, field, frozen
 
 from edge.errors import SpecError
 
@@ -18,6 +18,8 @@ MARCH = "bayes-e"  # the RDK X5's BPU, as the compiler names it
 Color = Literal["rgb", "bgr"]
 Layout = Literal["NCHW", "NHWC"]
 Interpolation = Literal["bilinear", "bicubic", "area", "nearest"]
+#: Where a letterboxed image lies on its input: in the top left corner, or in the middle.
+Letterbox = Literal["corner", "center"]
 Bits = Literal["int8", "int16"]
 Level = Literal["O0", "O1", "O2", "O3"]
 Rewrite = Literal["channel_mean"]
@@ -34,6 +36,8 @@ WIDTH_MULTIPLE = 32
 HEIGHT_MULTIPLE = 2
 # The share of the resized image that the centre crop keeps; the usual one for ImageNet classifiers.
 CROP_SHARE = 0.875
+RESIZE = 256  # pixels; that of ImageNet classifiers
+FILL = 114  # the grey that YOLOX and ultralytics fill with
 
 
 def _check(condition: bool, seen: str, expected: str) -> None:
@@ -56,10 +60,15 @@ class Preprocess:
     #: (height, width) of the image that the network sees, in pixels. The program takes the next even height and the
     #: next width that is a multiple of 32; its first step cuts off what is below and to the right of ``crop``.
     crop: tuple[int, int] = (224, 224)
+    #: scales the whole image until it fits into ``crop``, its aspect kept, and fills the rest: below and to the right
+    #: (``corner``) or on both sides (``center``), as detectors are trained; None crops or stretches by ``resize``.
+    letterbox: Letterbox | None = field(default=None, kw_only=True)
+    fill: int = field(default=FILL, kw_only=True)  #: grey level of what a letterboxed image leaves, 0..255.
     #: length of the shorter side before the centre crop, in pixels; None stretches the whole image to ``crop``
-    #: without keeping its aspect.
-    resize: int | None = 256
-    interpolation: Interpolation = "bicubic"  #: how to enlarge; shrinking is always antialiased.
+    #: without keeping its aspect. None with ``letterbox``.
+    resize: int | None = Factory(lambda own: None if own.letterbox else RESIZE, takes_self=True)
+    #: how to enlarge; shrinking is always antialiased, except with ``letterbox`` and ``bilinear``.
+    interpolation: Interpolation = Factory(lambda own: "bilinear" if own.letterbox else "bicubic", takes_self=True)
     color: Color = "rgb"  #: channel order the network was trained with.
     mean: tuple[float, float, float] = (123.675, 116.28, 103.53)  #: per channel of ``color``, in 0..255.
     #: per channel of ``color``, in 0..255; the network sees (x - mean) / std.
@@ -74,6 +83,17 @@ class Preprocess:
             f"resize {self.resize} is smaller than the crop {height}x{width}",
             "resize >= crop",
         )
+        _check(
+            self.letterbox is None or self.resize is None,
+            f"letterbox {self.letterbox!r} with resize {self.resize}",
+            "one of both: a letterboxed image is scaled until it fits",
+        )
+        _check(
+            self.letterbox is not None or self.fill == FILL,
+            f"fill {self.fill} without letterbox",
+            "letterbox beside it",
+        )
+        _check(0 <= self.fill <= 255, f"fill: {self.fill}", "a grey level, 0..255")
         _check(all(0 <= m <= 255 for m in self.mean), f"mean: {self.mean}", "three values in 0..255 (pixel units)")
         _check(
             not any(self.mean) or any(m >= 1 for m in self.mean),
@@ -96,6 +116,11 @@ class Preprocess:
         """(height, width) of the program's input, in pixels; ``crop`` is its top left corner."""
         height, width = self.crop
         return -(-height // HEIGHT_MULTIPLE) * HEIGHT_MULTIPLE, -(-width // WIDTH_MULTIPLE) * WIDTH_MULTIPLE
+
+    def fitted(self, size: str) -> str:
+        """Return how a letterboxed image gets to the network's size, in a few words."""
+        where = {"corner": "below and to the right", "center": "on both sides"}.get(self.letterbox or "")
+        return f"scaled to fit into {size}, the rest {where} filled with {self.fill}"
 
     @property
     def input_shape(self) -> tuple[int, int, int, int]:
