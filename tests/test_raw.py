@@ -117,10 +117,11 @@ def test_a_classifier_asks_for_scores_and_names_the_way_out(tmp_path: Path) -> N
     assert "--task raw" in str(error.value.remedy)
 
 
-def test_a_detector_is_told_what_can_be_built(edge: Run, tmp_path: Path) -> None:
+def test_a_head_that_is_no_detectors_is_told_with_the_way_by_hand(edge: Run, tmp_path: Path) -> None:
     code, _, err = edge("export", str(save_heads(tmp_path / "net.onnx")), "--task", "detect", *WORDS)
-    assert code == 2
-    assert "next: --task raw" in err
+    assert code == 1
+    assert "does not know this head" in err
+    assert "detector: {family:" in err
 
 
 # --- figures
