@@ -638,6 +638,8 @@ def _listed_again(build: Path) -> None:
             document = json.loads((build / name).read_text())
         except (OSError, ValueError):
             continue
+        if not isinstance(document, dict):
+            continue
         entries = document.get(key, [])
         for entry in entries.values() if isinstance(entries, dict) else entries:
             if (build / entry["path"]).is_file():
