@@ -191,3 +191,11 @@ def test_a_tensor_whose_bytes_do_not_fit_its_shape_is_told(tmp_path: Path) -> No
     onnx.save(model, tmp_path / "net.onnx")
     with pytest.raises(ModelFileError, match="48 bytes, its shape says 24"):
         load_onnx(tmp_path / "net.onnx")
+
+
+def test_a_manifest_whose_part_is_no_object_can_not_be_read(tmp_path: Path) -> None:
+    folder = make_build(tmp_path / "net")
+    manifest = json.loads((folder / "manifest.json").read_text())
+    (folder / "manifest.json").write_text(json.dumps(manifest | {"accuracy": "none"}))
+    with pytest.raises(ModelFileError, match="can't be read"):
+        open_built(folder)

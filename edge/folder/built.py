@@ -59,6 +59,10 @@ def as_written(*folders: Path) -> Iterator[None]:
         ) from error
 
 
+# Parts of the manifest that are JSON objects, where they are there.
+_OBJECTS = ("accuracy", "calibration", "static", "toolchain", "verify")
+
+
 def open_built(folder: Path) -> Built:
     """Read a finished build folder.
 
@@ -74,6 +78,8 @@ def open_built(folder: Path) -> Built:
             (str(entry["role"]), folder / entry["path"], int(entry["bytes"]), str(entry["sha256"]))
             for entry in manifest["artifacts"]
         ]
+        if wrong := [name for name in _OBJECTS if not isinstance(manifest.get(name) or {}, dict)]:
+            raise TypeError(f"{wrong[0]} is no object")
     except FileNotFoundError:
         raise ModelFileError(
             f"{folder} holds no {MANIFEST}", expected="the folder of a finished build", remedy=remedy
