@@ -78,14 +78,14 @@ def open_built(folder: Path) -> Built:
             (str(entry["role"]), folder / entry["path"], int(entry["bytes"]), str(entry["sha256"]))
             for entry in manifest["artifacts"]
         ]
-        if wrong := [name for name in _OBJECTS if not isinstance(manifest.get(name) or {}, dict)]:
-            raise TypeError(f"{wrong[0]} is no object")
     except FileNotFoundError:
         raise ModelFileError(
             f"{folder} holds no {MANIFEST}", expected="the folder of a finished build", remedy=remedy
         ) from None
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ModelFileError(f"{folder / MANIFEST} can't be read: {type(error).__name__}", remedy=remedy) from error
+    if wrong := [name for name in _OBJECTS if not isinstance(manifest.get(name) or {}, dict)]:
+        raise ModelFileError(f"{folder / MANIFEST} can't be read: {wrong[0]} is no object", remedy=remedy)
     for _, path, size, _ in listed:
         if path.parent != folder or not is_plain_name(path.name):
             raise ModelFileError(f"{folder / MANIFEST} names {path}", expected="files in that folder", remedy=remedy)
