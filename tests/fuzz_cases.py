@@ -636,17 +636,14 @@ def _listed_again(build: Path) -> None:
     for name, key in (("metadata.json", "files"), ("manifest.json", "artifacts")):
         try:
             document = json.loads((build / name).read_text())
-        except (OSError, ValueError):
-            continue
-        if not isinstance(document, dict):
-            continue
-        entries = document.get(key, [])
-        for entry in entries.values() if isinstance(entries, dict) else entries:
-            if (build / entry["path"]).is_file():
-                data = (build / entry["path"]).read_bytes()
-                entry["bytes"], entry["sha256"] = len(data), hashlib.sha256(data).hexdigest()
-        if document:
-            (build / name).write_text(json.dumps(document))
+            entries = document[key]
+            for entry in entries.values() if isinstance(entries, dict) else entries:
+                if (build / entry["path"]).is_file():
+                    data = (build / entry["path"]).read_bytes()
+                    entry["bytes"], entry["sha256"] = len(data), hashlib.sha256(data).hexdigest()
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            continue  # damaged beyond a list of files
+        (build / name).write_text(json.dumps(document))
 
 
 def received(rng: random.Random, folder: Path) -> list[Command]:
