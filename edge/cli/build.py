@@ -130,9 +130,10 @@ HELP = {
 
 def next_steps(manifest: Mapping[str, Any], root: Path) -> str:
     """Return the commands that follow a build, each with what it is for."""
-    folder, raw = shlex.quote(str(root)), manifest.get("task", "classify") != "classify"
+    folder = shlex.quote(str(root))
+    what = {"raw": "the outputs for", "detect": "find objects in"}.get(manifest.get("task", ""), "classify")
     rows = [
-        (f"edge run {folder} photo.jpg", f"{'the outputs for' if raw else 'classify'} your own image"),
+        (f"edge run {folder} photo.jpg", f"{what} your own image"),
         (f"edge bundle {folder}", "gather what the board needs"),
         (f"edge board run USER@HOST {folder} photo.jpg", "the same image on the board, over SSH"),
     ]
