@@ -142,7 +142,9 @@ _OUTPUTS = """for name, values in net.outputs(rgb).items():
 def readme(metadata: Metadata) -> str:
     """Return ``README.txt``: what is in the bundle and the commands to type on the board."""
     name = NOTEBOOK.format(model=metadata.model)
-    call = 'classify("IMAGE.jpg", k=5)' if metadata.task == "classify" else 'outputs("IMAGE.jpg")'
+    call = {"classify": 'classify("IMAGE.jpg", k=5)', "detect": 'detect("IMAGE.jpg")'}.get(
+        metadata.task, 'outputs("IMAGE.jpg")'
+    )
     if metadata.inputs:
         arrays = ", ".join(f'"{one.name}": {"RGB" if one.image else "numbers"}' for one in metadata.inputs)
         call = f"outputs({{{arrays}}})"
