@@ -92,6 +92,20 @@ def test_a_drawn_set_of_images_has_the_figure_of_that_set() -> None:
     np.testing.assert_allclose(found, wanted, rtol=0, atol=1e-9)
 
 
+def test_a_part_of_the_images_has_the_figures_of_that_part() -> None:
+    predictions, truths = random_set(30, 2)
+    counted = np.arange(30) % 3 == 0
+    part = [predictions[::3], truths[::3]]
+    every, alone = match(predictions, truths, CLASSES), match(*part, CLASSES)
+    own, wanted = every.average_precision(counted), alone.average_precision()
+    assert [own.ap, own.ap50, own.large] == pytest.approx([wanted.ap, wanted.ap50, wanted.large], abs=1e-9)
+    moved = match(worse(predictions, 5), truths, CLASSES)
+    other = match([rows for rows, one in zip(worse(predictions, 5), counted, strict=True) if one], part[1], CLASSES)
+    own_change, wanted_change = change(every, moved, counted=counted, draws=99), change(alone, other, draws=99)
+    assert own_change.interval == pytest.approx(wanted_change.interval, abs=1e-9)
+    assert own_change.p == wanted_change.p
+
+
 def test_without_objects_of_a_size_there_is_no_figure_of_it() -> None:
     one = truth([(0, 0, 10, 10)], [0])
     rows = np.array([[0, 0, 10, 10, 0.9, 0]], np.float32)

@@ -72,9 +72,16 @@ class Matches:
     _areas: tuple[tuple[_Class, ...], ...]
     _recalls: Floats
 
-    def average_precision(self) -> AveragePrecision:
-        """Return COCO's figures, as pycocotools' own ``accumulate`` and ``summarize`` give them."""
-        once = np.ones((1, self.images), np.int64)
+    def average_precision(self, counted: NDArray[np.bool_] | None = None) -> AveragePrecision:
+        """Return COCO's figures, as pycocotools' own ``accumulate`` and ``summarize`` give them.
+
+        Args:
+            counted: which images count, (images,); all of them by default.
+
+        Raises:
+            UsageError: none of them has an object.
+        """
+        once = (np.ones(self.images, bool) if counted is None else counted).astype(np.int64)[None]
         sizes = [self._precision(place, once) for place in range(len(_AREAS))]
         ap, small, medium, large = (
             None if np.isnan(found).all() else 100 * float(np.nanmean(found)) for found in sizes
@@ -114,15 +121,18 @@ def match(predictions: Sequence[Rows], truths: Sequence[Truth], classes: int) ->
     found = [np.zeros(len(one), np.float32) for one in truths]
     limit = judge.params.maxDets[-1]
     areas: list[dict[int, list[tuple[int, dict[str, Any]]]]] = [defaultdict(list) for _ in _AREAS]
-    for image, label in sorted({*judge._gts, *judge._dts}):  # others give nothing
+    for image, label in sorted({*judge._gts, *judge._dts}):
+        if not judge._gts.get((image, label)):  # most pairs of image and class; pycocotools' way takes minutes for them
+            for bounds, area in zip(_AREAS, areas, strict=True):
+                area[label].append((image, _unmatched(judge._dts[image, label], bounds, limit, judge.params.iouThrs)))
+            continue
         judge.ious[image, label] = judge.computeIoU(image, label)
-        for area, bounds in enumerate(_AREAS):
-            result = judge.evaluateImg(image, label, list(bounds), limit)
-            areas[area][label].append((image, result))
-            if area == 0:
-                for identity, box in zip(result["gtIds"], result["gtMatches"][0], strict=True):
-                    if box:
-                        found[image][places[identity]] = scores[int(box)]
+        for bounds, area in zip(_AREAS, areas, strict=True):
+            area[label].append((image, judge.evaluateImg(image, label, list(bounds), limit)))
+        result = areas[0][label][-1][1]
+        for identity, box in zip(result["gtIds"], result["gtMatches"][0], strict=True):
+            if box:
+                found[image][places[identity]] = scores[int(box)]
     empty = _joined([], len(truths), len(judge.params.iouThrs))
     return Matches(
         len(truths),
@@ -138,7 +148,14 @@ def match(predictions: Sequence[Rows], truths: Sequence[Truth], classes: int) ->
     )
 
 
-def change(before: Matches, after: Matches, *, seed: int = 0, draws: int | None = None) -> ApChange:
+def change(
+    before: Matches,
+    after: Matches,
+    *,
+    counted: NDArray[np.bool_] | None = None,
+    seed: int = 0,
+    draws: int | None = None,
+) -> ApChange:
     """Return the change of AP with its 95 % interval and p, by a paired bootstrap over the images.
 
     Each draw takes as many images as there are, with replacement, the same ones for both, and gives a difference of
@@ -147,16 +164,19 @@ def change(before: Matches, after: Matches, *, seed: int = 0, draws: int | None 
     and R. J. Tibshirani, "An Introduction to the Bootstrap" (1993), chapters 13 and 15.
 
     Args:
+        counted: which images count, (images,); all of them by default.
         draws: by default 999, fewer for more than a thousand images, 199 at least.
     """
-    images = before.images
+    those = np.arange(before.images) if counted is None else np.flatnonzero(counted)
+    images = len(those)
     draws = draws or min(_DRAWS, max(_LEAST_DRAWS, _MOST_IMAGES // max(1, images)))
     rng = np.random.Generator(np.random.PCG64(seed))
-    weights = rng.multinomial(images, np.full(images, 1 / images), size=draws).astype(np.int64)
+    weights = np.zeros((draws, before.images), np.int64)
+    weights[:, those] = rng.multinomial(images, np.full(images, 1 / images), size=draws)
     differences = after.resampled(weights) - before.resampled(weights)
     differences = np.sort(differences[~np.isnan(differences)])
     count = len(differences)
-    points = after.average_precision().ap - before.average_precision().ap
+    points = after.average_precision(counted).ap - before.average_precision(counted).ap
     if not count:
         return ApChange(points, (points, points), 1.0, 0)
     least = min(np.count_nonzero(differences <= 0), np.count_nonzero(differences >= 0))
@@ -199,6 +219,20 @@ def _judge(predictions: Sequence[Rows], truths: Sequence[Truth]) -> tuple[Any, N
             judge._dts[image, int(label)].append(one)
             scores.append(score)
     return judge, np.array(scores, np.float32), np.array(places, np.int64)
+
+
+def _unmatched(
+    boxes: Sequence[dict[str, Any]], bounds: tuple[float, float], limit: int, thresholds: Sequence[float]
+) -> dict[str, Any]:
+    """Return what pycocotools' ``evaluateImg`` gives for boxes of a class that the image does not show."""
+    best = sorted(boxes, key=lambda one: -one["score"])[:limit]  # keeps the order of equal scores, as theirs
+    outside = [not bounds[0] <= one["area"] <= bounds[1] for one in best]
+    return {
+        "dtMatches": np.zeros((len(thresholds), len(best))),
+        "dtIgnore": np.tile(outside, (len(thresholds), 1)),
+        "dtScores": [one["score"] for one in best],
+        "gtIgnore": np.empty(0),
+    }
 
 
 def _joined(results: Sequence[tuple[int, dict[str, Any]]], images: int, thresholds: int) -> _Class:
