@@ -19,7 +19,8 @@ from attrs import evolve
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edge.accuracy.table import Change
+from edge.accuracy import write_evaluation
+from edge.accuracy.table import Change, ChangedImage
 from edge.errors import ModelFileError, WorkspaceError
 from edge.folder.built import Built, open_built
 from edge.images import ImageItem
@@ -367,6 +368,37 @@ def test_mistakes_show_the_image_or_say_that_it_has_gone(build: Path, tmp_path: 
     assert (gone.label, gone.answer) == (NAMES[-1], NAMES[0])
     assert "base64" not in texts["report.json"]
     assert json.loads(texts["report.json"])["accuracy"]["mistakes"][0]["image"]["name"] == "gone/cat.jpg"
+
+
+def test_boxes_of_float_and_program_stand_side_by_side(build: Path, tmp_path: Path) -> None:
+    cv2.imwrite(str(tmp_path / "x.png"), np.full((300, 960, 3), 128, np.uint8))
+    kept, lost, gained = (
+        (4.0, 4.0, 90.0, 90.0, 0.8, 0),
+        (200.0, 100.0, 400.0, 200.0, 0.7, 1),
+        (600.0, 9, 800.0, 90, 0.6, 2),
+    )
+    changed = [
+        ChangedImage("<b>.png", str(tmp_path / "x.png"), (kept, lost), (gained, kept), (), (1,), (0,)),
+        ChangedImage("gone.png", str(tmp_path / "y.png"), (lost,), (), (), (0,), ()),
+    ]
+    built = with_sidecars(build)
+    write_evaluation(build / "eval.json", evolve(evaluation(built), task="detect", changed=tuple(changed * 5)))
+    found, page, texts = told(build)
+    first, second, *others = found.accuracy.changed
+    assert len(others) == 4  # the page stays small
+    assert (first.lost, first.gained) == ((f"{NAMES[1]} 0.70",), (f"{NAMES[2]} 0.60",))
+    like, program = decoded(first.like.image).astype(int), decoded(first.program.image).astype(int)
+    assert like.shape == program.shape == (150, 480, 3)
+    drawn = np.abs(like - program).max(axis=2) > 60
+    assert drawn[50:100, 98:102].any()  # float's, in colour
+    assert drawn[5:45, 298:302].any()  # the program's
+    assert not drawn[:48, :48].any()  # both have it
+    assert np.abs(like[10:40, 44:46] - 128).max() > 20
+    assert "gone.png can't be read" in second.like.why_not
+    assert "Images whose boxes changed most" in words(page)
+    assert f"lost: {NAMES[1]} 0.70" in words(page)
+    assert "base64" not in texts["report.json"]
+    assert "Images whose boxes changed most" in texts["report.md"]
 
 
 # --- charts

@@ -69,7 +69,7 @@ class Classify:
         doubt = "" if shifts.better is None else str(shifts.better)
         if doubt:  # every figure of Top-1 hangs on it
             verdict, explanation = f"{doubt[0].upper()}{doubt[1:]}.", (verdict, *explanation)
-        return Tally(results, verdict, explanation, total, mistakes.listed(), mistakes.total, doubt)
+        return Tally(results, verdict, explanation, total, mistakes.listed(), mistakes.total, labels_doubt=doubt)
 
 
 @frozen

@@ -112,6 +112,7 @@ def evaluate(
         seconds=round(time.monotonic() - started, 3),
         total=told.total,
         task=subject.task,
+        changed=told.changed,
         labels_doubt=told.labels_doubt,
     )
 

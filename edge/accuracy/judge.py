@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from edge.accuracy.answers import Answered, KeptAnswers
 from edge.accuracy.steps import Step
-from edge.accuracy.table import Change, Mistake, StepName, StepResult
+from edge.accuracy.table import Change, ChangedImage, Mistake, StepName, StepResult
 from edge.images import ImageSet
 from edge.measure.networks import Outputs
 
@@ -51,6 +51,7 @@ class Tally:
     total: Change | None = None  #: the change from the first step to the quantized one; None without labels.
     mistakes: tuple[Mistake, ...] = ()  #: the images to look at.
     mistakes_total: int = 0  #: how many there are.
+    changed: tuple[ChangedImage, ...] = ()  #: images whose boxes changed most.
     labels_doubt: str = ""  #: that the labels count the classes otherwise; empty as a rule.
 
 

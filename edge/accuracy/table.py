@@ -8,6 +8,7 @@ from typing import Literal
 
 from attrs import field, frozen
 
+from edge.measure.average_precision import AveragePrecision
 from edge.measure.scores import Score
 from edge.measure.statistics import may_be_chance, p_value, wilson
 from edge.specs.schema import Task
@@ -26,11 +27,13 @@ REFERENCES: Mapping[str, str] = {"nv12": "behind NV12", "float": "on RGB"}
 class Change:
     """A step compared with the step before it, on the same images."""
 
-    points: float  #: Top-1 of this step minus Top-1 of the step before, in points; negative is a loss.
-    interval: tuple[float, float]  #: 95 % interval of ``points``, see :func:`edge.measure.statistics.paired_interval`.
-    lost: int  #: images that the step before got right and this one wrong.
+    points: float  #: Top-1 of this step minus Top-1 of the step before, in points; negative is a loss. Or AP.
+    #: 95 % interval of ``points``: :func:`edge.measure.statistics.paired_interval`, of AP
+    #: :func:`edge.measure.average_precision.change`.
+    interval: tuple[float, float]
+    lost: int  #: images that the step before got right and this one wrong; of a detector objects, found and not found.
     gained: int  #: the reverse.
-    p: float  #: of the exact two-sided McNemar test.
+    p: float  #: of the exact two-sided McNemar test; of AP of the paired bootstrap.
 
 
 @frozen
@@ -49,6 +52,34 @@ class OutputResult:
 
 
 @frozen
+class BoxResult:
+    """A detector's boxes at one step."""
+
+    ap: AveragePrecision | None  #: with the labelled objects; None without labels.
+    #: AP in percent with float's boxes from a score of 0.25 on as the objects, those of ``agreement_with``.
+    self_ap: float | None
+    lost: int  #: of those boxes of float, the ones that no box from a score of 0.25 on covers half (IoU 0.50).
+    gained: int  #: boxes from that score on that no such box of float covers.
+
+
+#: left, top, right, bottom in pixels of the image, score, class index.
+Box = tuple[float, float, float, float, float, int]
+
+
+@frozen
+class ChangedImage:
+    """An image whose boxes the last step changed; all boxes from a score of 0.25 on."""
+
+    image: str  #: its name in the set.
+    path: str | None  #: where the file is, absolute; None for a rendered one.
+    like: tuple[Box, ...]  #: float's, of the step that the last one is compared with.
+    boxes: tuple[Box, ...]  #: of the last step.
+    truth: tuple[Box, ...]  #: labelled objects, with score 1; empty without labels.
+    lost: tuple[int, ...]  #: places in ``like`` of the boxes that have no counterpart.
+    gained: tuple[int, ...]  #: places in ``boxes`` likewise.
+
+
+@frozen
 class StepResult:
     """One step."""
 
@@ -59,9 +90,11 @@ class StepResult:
     before: StepName | None  #: the step that it is compared with; None for the first.
     change: Change | None  #: None for the first step and without labels.
     #: of its n images, those with float's Top-1 answer behind NV12. Up to ``nv12`` itself: with float's on RGB. Of raw
-    #: outputs: those with bit for bit the same values.
+    #: outputs: those with bit for bit the same values. Of a detector: those on which no box is lost or gained.
     agreement: int
-    cosine: float  #: mean cosine of its scores with float's, likewise, -1..1; of raw outputs the lowest one's.
+    #: mean cosine of its scores with float's, likewise, -1..1; of raw outputs the lowest one's; of a detector AP with
+    #: float's boxes as the objects, 0..1.
+    cosine: float
     agreement_before: int | None  #: the same with the step before; None for the first.
     cosine_before: float | None  #: mean cosine with the step before; None for the first.
     seconds: float  #: wall time of the images computed now.
@@ -70,6 +103,7 @@ class StepResult:
     #: the step that ``agreement`` and ``cosine`` are with: ``nv12`` behind it, ``float`` up to it.
     agreement_with: StepName = "float"
     outputs: tuple[OutputResult, ...] = ()  #: figures of raw outputs; empty for class scores.
+    boxes: BoxResult | None = None  #: figures of a detector; None for others.
 
     @property
     def worst(self) -> OutputResult:
@@ -120,6 +154,8 @@ class Evaluation:
     schema_version: int = SCHEMA_VERSION
     total: Change | None = None  #: the change from ``float`` to ``quantized``; None without labels.
     task: Task = "classify"  #: what the outputs mean.
+    #: of a detector, the images whose boxes the quantized step changed most, at most 12.
+    changed: tuple[ChangedImage, ...] = ()
     labels_doubt: str = ""  #: that the labels count the classes otherwise than the float network; empty as a rule.
 
     def step(self, name: StepName) -> StepResult:
@@ -145,7 +181,7 @@ def explain(
     if unlabelled:
         sentences.append(f"There is no Top-1 ({unlabelled}), so it is not known whether a changed answer is worse.")
     else:
-        sentences += _largest(later, total)
+        sentences += largest(later, total)
     return _verdict(steps[0], last, total), tuple(sentences)
 
 
@@ -182,7 +218,7 @@ def _verdict(first: StepResult, last: StepResult, total: Change | None) -> str:
     where = f"Top-1 {first.score.top1:.2f} → {last.score.top1:.2f} %, n = {last.n}"
     if first.n != last.n:
         where = f"on {last.n} of {first.n} images"
-    return f"{subject} {_effect(total)}: {where}."
+    return f"{subject} {effect(total)}: {where}."
 
 
 def _step(step: StepResult) -> str:
@@ -199,7 +235,7 @@ def _step(step: StepResult) -> str:
         return f"{subject} changes the answer on {changed} of {images_of(step.n)} ({share:.1f} %)."
     answers = f"{changed} answer{'s' * (changed != 1)} changed"
     turned = f"{step.change.lost} to wrong and {step.change.gained} to right"
-    return f"{subject} {_effect(step.change)}{sample}; {answers}, {turned}."
+    return f"{subject} {effect(step.change)}{sample}; {answers}, {turned}."
 
 
 def subject_of_step(step: StepResult) -> str:
@@ -211,7 +247,7 @@ def subject_of_step(step: StepResult) -> str:
     return _STEPS[step.name]
 
 
-def _effect(change: Change) -> str:
+def effect(change: Change, what: str = "Top-1") -> str:
     """Return such as ``costs 0.4 points (95 % -0.2 to 1.0), within noise (p = 0.31)``."""
     low, high = change.interval
     if change.points < 0:
@@ -219,11 +255,11 @@ def _effect(change: Change) -> str:
     elif change.points > 0:
         size = f"gains {_points(change.points)} (95 % {_bounds(low, high)})"
     else:
-        size = f"leaves Top-1 as it is (95 % {_bounds(low, high)})"
+        size = f"leaves {what} as it is (95 % {_bounds(low, high)})"
     return f"{size}, {'within' if within_noise(change) else 'beyond'} noise ({p_value(change.p)})"
 
 
-def _largest(later: Sequence[StepResult], total: Change | None) -> list[str]:
+def largest(later: Sequence[StepResult], total: Change | None) -> list[str]:
     """Say where the loss comes from, if it is beyond noise."""
     if total is None or not later:
         return []

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Literal, overload
 
 import numpy as np
-from attrs import frozen
+from attrs import evolve, frozen
 from numpy.typing import NDArray
 
 from edge.errors import ImageError, UsageError
@@ -197,7 +197,7 @@ def sample(images: ImageSet, n: int, seed: int = 0) -> ImageSet:
     files = images.items.take(chosen) if isinstance(images.items, Files) else None
     taken = files or tuple(images[i] for i in chosen)
     description = f"{images.source} ({n} of {len(items)} images, seed {seed})"
-    return ImageSet(taken if isinstance(taken, Files) else tuple(taken), description, images.unlabelled, images.source)
+    return evolve(images, items=taken if isinstance(taken, Files) else tuple(taken), description=description)
 
 
 def _renderer_sha256() -> str:

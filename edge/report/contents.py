@@ -95,6 +95,16 @@ class MistakeShown:
 
 
 @frozen
+class BoxesShown:
+    """An image whose boxes the program changed; those that both have are grey, the others have a caption."""
+
+    like: Thumbnail  #: with the boxes of float behind NV12.
+    program: Thumbnail  #: with the program's.
+    lost: tuple[str, ...]  #: class and score of float's boxes without a counterpart.
+    gained: tuple[str, ...]  #: likewise of the program's.
+
+
+@frozen
 class Accuracy:
     """What was measured on images."""
 
@@ -110,6 +120,7 @@ class Accuracy:
     explanation: tuple[str, ...] = ()  #: sentences on each step.
     mistakes: tuple[MistakeShown, ...] = ()  #: the ones that are shown.
     mistakes_total: int | None = None  #: number of all mistakes; None if unknown.
+    changed: tuple[BoxesShown, ...] = ()  #: of a detector, some images whose boxes changed most.
     unreadable: tuple[str, ...] = ()  #: names of images that could not be read; they are in no figure.
     seconds: float | None = None  #: wall time; None if unknown.
     versions: Mapping[str, str] = field(factory=dict)  #: of the programs that ran.

@@ -19,6 +19,7 @@ from edge.errors import UsageError
 from edge.files import read_json, read_yaml
 from edge.folder.built import Built, as_written
 from edge.measure.statistics import wilson
+from edge.report.boxes import boxes_shown
 from edge.report.contents import (
     Accuracy,
     CalibrationShown,
@@ -267,6 +268,7 @@ def from_evaluation(evaluation: Evaluation, source: str, names: Sequence[str], p
         explanation=evaluation.explanation,
         mistakes=mistakes_shown(evaluation.mistakes, evaluation.dataset, names, preprocess),
         mistakes_total=evaluation.mistakes_total,
+        changed=boxes_shown(evaluation.changed, names),
         unreadable=evaluation.unreadable,
         seconds=evaluation.seconds,
         versions=evaluation.versions,

@@ -33,9 +33,9 @@ def behind_nv12(canvas: NDArray[np.uint8]) -> NDArray[np.uint8]:
     return np.clip(np.rint(yuv444_to_rgb_float(yuv)), 0, 255).astype(np.uint8)
 
 
-def data_uri(rgb: NDArray[np.uint8]) -> tuple[str, int, int]:
-    """Return a JPEG as ``data:`` URI, and its width and height, at most ``SIDE`` pixels long."""
-    scale = SIDE / max(rgb.shape[:2])
+def data_uri(rgb: NDArray[np.uint8], side: int = SIDE) -> tuple[str, int, int]:
+    """Return a JPEG as ``data:`` URI, and its width and height, at most ``side`` pixels long."""
+    scale = side / max(rgb.shape[:2])
     if scale < 1:
         size = (max(1, round(rgb.shape[1] * scale)), max(1, round(rgb.shape[0] * scale)))
         rgb = np.asarray(cv2.resize(rgb, size, interpolation=cv2.INTER_AREA), np.uint8)
