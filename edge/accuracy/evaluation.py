@@ -16,6 +16,7 @@ from attrs import evolve
 from edge import __version__
 from edge.accuracy.answers import Answered, Indices, KeptAnswers, measure
 from edge.accuracy.classify import Classify
+from edge.accuracy.detection import Detection
 from edge.accuracy.judge import Column, Judge, MeasuredOn, answers_csv, compared_with
 from edge.accuracy.raw import Raw
 from edge.accuracy.steps import Step, Subject
@@ -34,6 +35,9 @@ _STAND_FOR_THE_PROGRAM: tuple[StepName, ...] = ("quantized", "portable")
 
 def judge_of(subject: Subject) -> Judge:
     """Return what a subject's task makes of its outputs; here a further task joins."""
+    if subject.detector is not None:
+        names = tuple(output.name for output in subject.outputs)
+        return Detection(subject.detector, names, subject.preprocess)
     if subject.task != "classify":
         return Raw(subject.outputs)
     return Classify(subject.classes, subject.scores)
@@ -66,7 +70,7 @@ def evaluate(
     if judge.paired:
         steps = _paired(steps)
     images, started = measured_on.images, time.monotonic()
-    if not measured_on.unlabelled:
+    if subject.task == "classify" and not measured_on.unlabelled:
         _check_labels(images, subject.classes)
     listener.update(f"reading {len(images)} images")
     readable = np.flatnonzero(images.contents.any(axis=1)).astype(np.int32)

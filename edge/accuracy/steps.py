@@ -34,7 +34,7 @@ from edge.folder.workspace import stage_key
 from edge.measure import networks
 from edge.measure.networks import FloatNet, Runner, scores_of
 from edge.simulate.hbdk import Simulator
-from edge.specs import Preprocess
+from edge.specs import Detector, Preprocess
 from edge.specs.schema import Input, Output, ScoreKind, Task
 from edge.toolchain.found import Toolchain
 
@@ -44,7 +44,7 @@ PROGRAM_COUNT = 10
 ROLES = ("float_onnx", "bpu_onnx", "calibrated_onnx", "quantized_onnx", "bin", "portable_onnx")
 
 # Modules that compute a step's answers; with their imports they are the code part of its key.
-_CODE = "edge.measure.networks"
+_CODE = "edge.measure.networks", "edge.detect.decode"
 
 
 @frozen
@@ -61,6 +61,7 @@ class Subject:
     no_toolchain: str = "no compiler"  #: why there is none.
     task: Task = "classify"  #: what the outputs mean.
     outputs: tuple[Output, ...] = ()  #: of the float network, in every file's order.
+    detector: Detector | None = None  #: how boxes are read from the outputs; None but for a detector.
     inputs: tuple[Input, ...] = ()  #: where it takes more than one camera image, or something else.
 
     @property
@@ -122,6 +123,7 @@ def subject_of(built: Built, toolchain: Toolchain | None, no_toolchain: str = ""
         no_toolchain=no_toolchain or "no compiler",
         task=about.task,
         outputs=about.outputs,
+        detector=about.detector,
         inputs=about.inputs,
     )
 
@@ -177,12 +179,13 @@ def key_of(name: StepName, model: str, subject: Subject, code: tuple[str, ...], 
     inputs = {
         "model": model,
         "preprocess": cattrs.unstructure(subject.preprocess),
+        "detector": cattrs.unstructure(subject.detector),
         "outputs": [cattrs.unstructure(output) for output in subject.outputs] or subject.classes,
         "numpy": version("numpy"),
         "opencv": cv2.__version__,
         **versions,
     }
-    return stage_key(f"step {name}", inputs, code_digest(_CODE, *code))
+    return stage_key(f"step {name}", inputs, code_digest(*_CODE, *code))
 
 
 _Way = tuple[str, dict[str, str], Opened]  # what executes it in words, versions for the key, how to open it

@@ -13,6 +13,7 @@ from attrs import evolve
 from edge.errors import InputError, SpecError, ToolchainMissing, UsageError
 from edge.folder.built import Built
 from edge.images import ImageSet, class_names, open_images, sample
+from edge.images.annotations import BoxSet, open_boxes
 from edge.images.calibrate import CalibrationSet, load_set
 from edge.images.samples import holds_samples, open_samples, require_samples
 from edge.progress import Listener
@@ -188,13 +189,15 @@ def image_set(
     if rendered:
         found = open_images(images or DEMO_TEST, count=count or None)
     elif task != "classify":
-        found = open_images(str(images))
+        found = open_boxes(str(images), classes=class_names(labels) or classes or None) if task == "detect" else open_images(str(images))
         if count:
             found = sample(found, count, seed=seed)
     else:
         found = open_images(str(images), classes=class_names(labels, classes) or classes, label_offset=label_offset)
         if count:
             found = sample(found, count, seed=seed)
+    if task == "detect":
+        return found, found.unlabelled or "the demo's images show no labelled objects" * (not isinstance(found, BoxSet))
     if task != "classify":
         return found, "raw outputs have no labels"
     if source == "random":
