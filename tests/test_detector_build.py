@@ -137,3 +137,25 @@ def test_a_classifier_has_no_boxes(edge: Run, tmp_path: Path) -> None:
     assert code == 0, err
     with load(tmp_path / "net") as net, pytest.raises(UsageError, match="no detector"):
         net.detect(save_image(tmp_path / "one.png"))
+
+
+def test_names_of_another_number_of_classes_are_refused(edge: Run, tmp_path: Path) -> None:
+    save_detector(tmp_path / "net.onnx")
+    (tmp_path / "names.txt").write_text("red\ngreen\n")
+    code, _, err = edge("export", "net.onnx", "--task", "detect", "--labels", "names.txt")
+    assert code == 1
+    assert "names 2 classes, the network has 3" in err
+
+
+def test_a_head_described_in_the_yaml_is_cut_there(edge: Run, tmp_path: Path) -> None:
+    path = save_detector(tmp_path / "net.onnx")
+    heads = [node.output[0] for node in onnx.load(path).graph.node if node.op_type == "Conv"][:4]
+    rows = [f"    - {{stride: {s}, boxes: {b}, scores: {c}}}" for s, b, c in ((8, *heads[:2]), (16, *heads[2:]))]
+    (tmp_path / "mine.yaml").write_text(
+        "name: mine\nsources: {onnx: net.onnx}\ntask: detect\nlabels: null\nclasses: null\n"
+        "preprocess: {crop: [64, 96], letterbox: center, mean: [0, 0, 0], std: [255, 255, 255]}\n"
+        f"detector:\n  family: dfl\n  classes: 3\n  reg_max: {BINS}\n  scales:\n" + "\n".join(rows) + "\n"
+    )
+    code, _, err = edge("export", "mine.yaml")
+    assert code == 0, err
+    assert "the boxes of its outputs are those of the whole network" in err

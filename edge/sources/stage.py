@@ -141,7 +141,7 @@ def export(
         whole, resolved.tag, spec.output, spec.task, spec.featuremap, spec.detector, spec.preprocess.value_range
     )
     notes += found.notes
-    if model is not whole and not found.notes:
+    if model is not whole and found.detector is None:
         given, taken = (", ".join(value.name for value in part.graph.output) for part in (whole, model))
         meant = "the class scores" if spec.task == "classify" else "the outputs"
         notes += (f"of what the model gives ({given}), {taken} is taken as {meant}",)
@@ -156,7 +156,7 @@ def export(
         target.write_bytes(program.SerializeToString(deterministic=True))
     labels = "demo" if resolved.source == "demo" else spec.labels
     notes += cut + notes_on(found)
-    if spec.task == "classify":
+    if spec.task != "raw":
         notes += notes_on_classes(model, found.classes, labels)
     return ExportResult(
         onnx=target.name,
