@@ -259,7 +259,7 @@ def evaluate(
             chosen = choose(chosen, missing, steps)
         if check is not None:
             check(subject, measured_on, chosen)
-        if unlabelled and subject.task == "classify":
+        if unlabelled and subject.task != "raw":
             listener.warn(f"{unlabelled}; agreement with the float network is measured instead")
         evaluation = measure(
             subject,
@@ -287,7 +287,7 @@ def built_images(
     label_offset: int = 0,
     tell: Callable[[str], None] = SILENT.warn,
 ) -> tuple[ImageSet, str]:
-    """Return the images to measure a build on, and why there is no Top-1; empty if there is.
+    """Return the images to measure a build on, and why there is no Top-1 or AP; empty if there is.
 
     Args:
         built: the build.
@@ -335,6 +335,7 @@ def built_images(
         label_offset=label_offset,
         task=about.task,
         inputs=about.inputs,
+        tell=tell,
     )
 
 

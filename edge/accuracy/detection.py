@@ -10,7 +10,6 @@ from numpy.typing import NDArray
 
 from edge.accuracy.judge import ROWS, Column, MeasuredOn, Row, Sink, Tally, before, compared_with
 from edge.accuracy.table import (
-    REFERENCES,
     WHOLE,
     Box,
     BoxResult,
@@ -18,6 +17,8 @@ from edge.accuracy.table import (
     ChangedImage,
     StepName,
     StepResult,
+    agreement_line,
+    boxes_line,
     effect,
     images_of,
     largest,
@@ -302,22 +303,10 @@ def _verdict(first: StepResult, last: StepResult, total: Change | None) -> str:
     if total is None or own is None or whole is None:
         what = "The program" if last.name in WHOLE else f"The {last.name} network"
         return f"{what}, n = {last.n}: {agreement_line(last)}; without labels no more is known."
-    where = f"AP {own.ap:.1f} → {whole.ap:.1f}, AP50 {own.ap50:.1f} → {whole.ap50:.1f}, n = {last.n}"
+    where = f"{boxes_line(first, last)}, n = {last.n}"
     if first.n != last.n:
         where = f"on {last.n} of {first.n} images"
     return f"{WHOLE.get(last.name, f'The way up to {last.name}')} {effect(total, 'AP')}: {where}."
-
-
-def agreement_line(step: StepResult) -> str:
-    """Return how far a step's boxes are from float's, in a few words."""
-    assert step.boxes is not None  # noqa: S101 - of a detector
-    like = REFERENCES[step.agreement_with]
-    if step.boxes.self_ap is None:
-        return f"float {like} sees nothing on any image"
-    return (
-        f"AP {step.boxes.self_ap:.1f} with the boxes of float {like} as objects, {step.boxes.lost} of them lost, "
-        f"{step.boxes.gained} others gained"
-    )
 
 
 def _sentences(later: Sequence[StepResult]) -> Iterator[str]:

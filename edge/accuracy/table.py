@@ -167,7 +167,7 @@ class Evaluation:
 
     @property
     def drop(self) -> float | None:
-        """Top-1 lost from float to the program, in points; None without labels."""
+        """Top-1 lost from float to the program, of a detector AP, in points; None without labels."""
         return None if self.total is None else -self.total.points
 
 
@@ -193,6 +193,26 @@ def raw_line(step: StepResult) -> str:
         return f"outputs bit for bit float's{like}"
     where = f", worst {worst.name}" if len(step.outputs) > 1 else ""
     return f"signal to noise {worst.snr_db:.1f} dB, cosine {step.cosine:.4f} with float{like}{where}"
+
+
+def boxes_line(first: StepResult, last: StepResult) -> str:
+    """Return what a detector loses from one step to another, in a few words: its AP, without labels its boxes."""
+    own, whole = (None if step.boxes is None else step.boxes.ap for step in (first, last))
+    if own is None or whole is None:
+        return agreement_line(last)
+    return f"AP {own.ap:.1f} → {whole.ap:.1f}, AP50 {own.ap50:.1f} → {whole.ap50:.1f}"
+
+
+def agreement_line(step: StepResult) -> str:
+    """Return how far a step's boxes are from float's, in a few words."""
+    assert step.boxes is not None  # noqa: S101 - of a detector
+    like = REFERENCES[step.agreement_with]
+    if step.boxes.self_ap is None:
+        return f"float {like} sees nothing on any image"
+    return (
+        f"AP {step.boxes.self_ap:.1f} with the boxes of float {like} as objects, {step.boxes.lost} of them lost, "
+        f"{step.boxes.gained} others gained"
+    )
 
 
 def within_noise(change: Change) -> bool:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 def summary(manifest: Mapping[str, Any], root: Path) -> str:
     """Return the table, from the manifest alone."""
     from edge.accuracy.table import REFERENCES
-    from edge.report.wording import interval, raw_output, static_line, verify_line
+    from edge.report.wording import boxes_rows, interval, raw_output, static_line, verify_line
 
     rows = [("model", _title(manifest))]
     accuracy = manifest["accuracy"]
@@ -41,7 +41,9 @@ def summary(manifest: Mapping[str, Any], root: Path) -> str:
                 )
             )
     like = REFERENCES[accuracy.get("agreement_with", "float")]
-    if accuracy.get("outputs"):
+    if accuracy.get("boxes"):
+        rows += boxes_rows(accuracy["boxes"], like)
+    elif accuracy.get("outputs"):
         rows += [("outputs" if not place else "", raw_output(one)) for place, one in enumerate(accuracy["outputs"])]
     else:
         rows.append(

@@ -39,6 +39,22 @@ HEAD = ("step", "Top-1 %", "Top-5 %", "change in points", "p", "agreement %", "c
 LEFT = {0, 8}  # columns that are text
 RAW_HEAD = ("step", "output", "cosine", "SNR dB", "largest error", "of a range", "n", "by")
 RAW_LEFT = {0, 1, 5, 7}
+BOX_HEAD = (
+    "step",
+    "AP",
+    "AP50",
+    "small",
+    "medium",
+    "large",
+    "change in points",
+    "p",
+    "AP float's",
+    "lost",
+    "gained",
+    "n",
+    "by",
+)
+BOX_LEFT = {0, 12}
 TEXT = 100  # columns of the sentences
 
 
@@ -46,16 +62,20 @@ def eval_table(evaluation: Evaluation, root: Path) -> str:
     """Return the table, what it means in words, and where more is."""
     from edge.accuracy import ANSWERS, FILE
 
-    raw = evaluation.task != "classify"
-    if raw:
-        rows = [RAW_HEAD, *(row for step in evaluation.steps for row in _raw_rows(step))]
+    raw, detector = any(step.outputs for step in evaluation.steps), any(step.boxes for step in evaluation.steps)
+    if detector:
+        rows, lefts = [BOX_HEAD, *(_box_row(step) for step in evaluation.steps)], BOX_LEFT
+    elif raw:
+        rows, lefts = [RAW_HEAD, *(row for step in evaluation.steps for row in _raw_rows(step))], RAW_LEFT
     else:
-        rows = [HEAD, *(_row(step) for step in evaluation.steps)]
-    # Without labels the columns of Top-1 would be empty.
+        rows, lefts = [HEAD, *(_row(step) for step in evaluation.steps)], LEFT
+    # Without labels the columns of Top-1 and AP would be empty.
     kept = [i for i in range(len(rows[0])) if any(row[i] for row in rows[1:])]
-    left = [place for place, i in enumerate(kept) if i in (RAW_LEFT if raw else LEFT)]
+    left = [place for place, i in enumerate(kept) if i in lefts]
     lines = table([[row[i] for i in kept] for row in rows], left=left)
     figures = "cosine, SNR (signal to noise), largest error" if raw else "agreement, cosine"
+    if detector:
+        figures = "AP float's, lost, gained: with float's boxes from a score of 0.25 on as the objects"
     through = any(step.name == "nv12" for step in evaluation.steps)
     like = "float behind NV12; of the steps up to nv12, with float on RGB" if through or not raw else "float"
     lines.append(f"{figures}: with {like}")
@@ -65,11 +85,13 @@ def eval_table(evaluation: Evaluation, root: Path) -> str:
     lines += ["", f"images    {evaluation.dataset}, {evaluation.n} answered"]
     if evaluation.unreadable:
         lines.append(f"unreadable  {len(evaluation.unreadable)}: {shown(_some(evaluation.unreadable))}")
-    if not raw:
+    if detector and not evaluation.unlabelled:
+        lines.append("AP          COCO's, in percent; intervals 95 % and p: paired bootstrap over the images")
+    elif not raw and not detector:
         lines.append(
             "intervals   95 %: Wilson for Top-1, bootstrap for changes (with 0 where p >= 0.05); p: exact McNemar"
         )
-    each = "the lowest cosine of every image" if raw else "every answer"
+    each = "the lowest cosine of every image" if raw else "the number of boxes on every image" if detector else "every answer"
     lines.append(f"details     {root / FILE}, {each} in {root / ANSWERS}")
     return "\n".join(lines)
 
@@ -91,6 +113,32 @@ def _raw_rows(step: StepResult) -> list[tuple[str, ...]]:
     ]
 
 
+def _box_row(step: StepResult) -> tuple[str, ...]:
+    boxes = step.boxes
+    assert boxes is not None  # noqa: S101 - of a detector
+    ap = boxes.ap
+    sizes = ("",) * 5 if ap is None else tuple(map(_percent, (ap.ap, ap.ap50, ap.small, ap.medium, ap.large)))
+    return (
+        step.name,
+        *sizes,
+        "" if step.change is None else _change(step.change),
+        "" if step.change is None else _p(step.change),
+        _percent(boxes.self_ap),
+        str(boxes.lost),
+        str(boxes.gained),
+        str(step.n),
+        step.by,
+    )
+
+
+def _percent(value: float | None) -> str:
+    return "-" if value is None else f"{value:.1f}"
+
+
+def _p(change: Change) -> str:
+    return f"{change.p:.3f}" if change.p >= 0.001 else "<0.001"
+
+
 def _row(step: StepResult) -> tuple[str, ...]:
     score = step.score
     return (
@@ -98,7 +146,7 @@ def _row(step: StepResult) -> tuple[str, ...]:
         "" if score is None else f"{score.top1:.2f} {_interval(score.top1_interval)}",
         "" if score is None else f"{score.top5:.2f}",
         "" if step.change is None else _change(step.change),
-        "" if step.change is None else f"{step.change.p:.3f}" if step.change.p >= 0.001 else "<0.001",
+        "" if step.change is None else _p(step.change),
         f"{step.agreement_percent:.2f}",
         f"{step.cosine:.4f}",
         str(step.n),
@@ -131,7 +179,8 @@ EXAMPLES = (
 @click.argument("model", shell_complete=complete_models)
 @option(
     "--images",
-    "Images to measure on: a folder, list file or labels.csv.  [default: those that the build was measured on]",
+    "Images to measure on: a folder, list file or labels.csv; for a detector COCO's .json, data.yaml, or a folder with "
+    "labels/ or Annotations/.  [default: those that the build was measured on]",
     value="PATH",
 )
 @count_option
@@ -142,10 +191,16 @@ EXAMPLES = (
     value="NAMES",
 )
 @option("--program-count", "Number of images for the step 'program': the simulator takes seconds for each.", FROM_1, 10)
-@option("--max-drop", "Exit with 1 if quantization loses more points of Top-1.", Number(min=0), value="POINTS")
+@option(
+    "--max-drop",
+    "Exit with 1 if quantization loses more points of Top-1, or of a detector's AP.",
+    Number(min=0),
+    value="POINTS",
+)
 @option(
     "--min-agreement",
-    "Exit with 1 if fewer of the quantized answers are float's behind NV12.",
+    "Exit with 1 if fewer of the quantized answers are float's behind NV12; of a detector, if its AP with the boxes of "
+    "float as objects is lower.",
     Number(0, 100),
     value="PERCENT",
 )
@@ -236,18 +291,18 @@ def _check_gates(
     min_snr: float | None,
 ) -> None:
     """Refuse a gate that nothing could be told by, before anything is measured."""
-    raw = subject.task != "classify"
+    raw = subject.task != "classify" and subject.detector is None
     given = {"--max-drop": max_drop, "--min-agreement": min_agreement, "--min-snr": min_snr}
     option = next((name for name, value in given.items() if value is not None), "")
     if option and raw != (option == "--min-snr"):
         raise UsageError(
-            f"{option}, but the outputs are {'no' if raw else ''} class scores".replace("  ", " "),
+            f"{option}, but the outputs are {'no class scores' if raw else 'class scores or boxes'}",
             expected="--min-snr with raw outputs" if raw else "--min-snr with raw outputs only",
             remedy="--min-snr 20 instead" if raw else "--max-drop or --min-agreement instead",
         )
     if max_drop is not None and measured_on.unlabelled:
         raise UsageError(
-            f"--max-drop, but there is no Top-1: {measured_on.unlabelled}",
+            f"--max-drop, but there is no {'Top-1' if subject.detector is None else 'AP'}: {measured_on.unlabelled}",
             expected="--max-drop with labelled images",
             remedy="--min-agreement 95 instead, or --images with labels",
         )
@@ -280,10 +335,20 @@ def _gate(
             )
     if max_drop is not None and drop is not None and drop > max_drop:
         raise GateError(
-            f"Top-1 falls by {drop:.2f} points from float to {last.name}, on {last.n} images",
+            f"{'Top-1' if last.boxes is None else 'AP'} falls by {drop:.2f} points from float to {last.name}, "
+            f"on {last.n} images",
             expected=f"at most {max_drop:g} (--max-drop)",
             remedy=remedy,
         )
+    if min_agreement is not None and last.boxes is not None:
+        if last.boxes.self_ap is not None and last.boxes.self_ap < min_agreement:
+            raise GateError(
+                f"{last.name} has AP {last.boxes.self_ap:.1f} with the boxes of float behind NV12 as the objects, "
+                f"on {last.n} images",
+                expected=f"at least {min_agreement:g} (--min-agreement)",
+                remedy=remedy,
+            )
+        return
     if min_agreement is not None and last.agreement_percent < min_agreement:
         raise GateError(
             f"{last.name} gives float's answer behind NV12 on {last.agreement_percent:.2f} % of {last.n} images",

@@ -154,7 +154,7 @@ class Build:
         network = self.stage(EXPORT).result
         if network.inputs:
             return choose_samples(self.request, network.inputs, self.listener.warn), "raw outputs have no labels"
-        return choose_images(self.request, network.weights.source, network.classes)
+        return choose_images(self.request, network.weights.source, network.classes, self.listener.warn)
 
     @property
     def prefix(self) -> str:
@@ -228,6 +228,7 @@ class Build:
             toolchain=self.toolchain,
             task=self.request.spec.task,
             outputs=export.result.outputs,
+            detector=export.result.detector,
             inputs=export.result.inputs,
         )
         return subject, quantized

@@ -13,10 +13,10 @@ from attrs import evolve
 from edge.errors import InputError, SpecError, ToolchainMissing, UsageError
 from edge.folder.built import Built
 from edge.images import ImageSet, class_names, open_images, sample
-from edge.images.annotations import BoxSet, open_boxes
+from edge.images.annotations import open_boxes
 from edge.images.calibrate import CalibrationSet, load_set
 from edge.images.samples import holds_samples, open_samples, require_samples
-from edge.progress import Listener
+from edge.progress import SILENT, Listener
 from edge.specs.request import Request
 from edge.specs.schema import Input, Task
 from edge.toolchain import managed
@@ -138,12 +138,16 @@ def calibration_samples(request: Request, inputs: Sequence[Input]) -> str:
 def require_readable_sets(request: Request, calibration: CalibrationSet) -> None:
     """Fail before minutes of work where a set of images or samples is not there or holds none."""
     for source in (request.images, calibration.images):
-        if source is not None and not holds_samples(source):
+        if source is None or holds_samples(source):
+            continue
+        if request.spec.task == "detect" and source == request.images:
+            open_boxes(source)
+        else:
             open_images(source)
 
 
-def choose_images(request: Request, source: str, classes: int) -> tuple[ImageSet, str]:
-    """Return the images to measure on, and why there is no Top-1; empty if there is."""
+def choose_images(request: Request, source: str, classes: int, tell: Callable[[str], None]) -> tuple[ImageSet, str]:
+    """Return the images to measure on, and why there is no Top-1 or AP; empty if there is."""
     labels = "demo" if source == "demo" else request.spec.labels
     return image_set(
         request.images,
@@ -154,6 +158,7 @@ def choose_images(request: Request, source: str, classes: int) -> tuple[ImageSet
         count=request.images_count,
         seed=request.seed,
         label_offset=request.label_offset,
+        tell=tell,
     )
 
 
@@ -168,8 +173,9 @@ def image_set(
     label_offset: int = 0,
     task: Task = "classify",
     inputs: Sequence[Input] = (),
+    tell: Callable[[str], None] = SILENT.warn,
 ) -> tuple[ImageSet, str]:
-    """Return the images to measure a network on, and why there is no Top-1; empty if there is.
+    """Return the images to measure a network on, and why there is no Top-1 or AP; empty if there is.
 
     Args:
         images: a source of images; None takes the demo's.
@@ -180,6 +186,7 @@ def image_set(
         label_offset: added to every label of files.
         task: what the outputs mean; labels of images are nothing to raw outputs.
         inputs: of a network that takes more than one camera image, or something else: then samples are opened.
+        tell: told what was corrected in the labels of a detection set, or left out.
     """
     if inputs:
         require_samples(str(images), inputs)
@@ -188,17 +195,19 @@ def image_set(
     rendered = images is None or (images.partition(":")[0] == "demo" and not Path(images).exists())
     if rendered:
         found = open_images(images or DEMO_TEST, count=count or None)
-    elif task != "classify":
-        found = open_boxes(str(images), classes=class_names(labels) or classes or None) if task == "detect" else open_images(str(images))
-        if count:
-            found = sample(found, count, seed=seed)
+    elif task == "detect":
+        found = boxes = open_boxes(str(images), classes=class_names(labels, classes) or classes)
+        for doubt in boxes.doubts:
+            tell(doubt)
+    elif task == "raw":
+        found = open_images(str(images))
     else:
         found = open_images(str(images), classes=class_names(labels, classes) or classes, label_offset=label_offset)
-        if count:
-            found = sample(found, count, seed=seed)
+    if count and not rendered:
+        found = sample(found, count, seed=seed)
     if task == "detect":
-        return found, found.unlabelled or "the demo's images show no labelled objects" * (not isinstance(found, BoxSet))
-    if task != "classify":
+        return found, "the demo's images show no labelled objects" if rendered else found.unlabelled
+    if task == "raw":
         return found, "raw outputs have no labels"
     if source == "random":
         return found, "random weights have no Top-1"

@@ -19,6 +19,7 @@ from edge.folder.metadata import FILE as METADATA
 from edge.folder.metadata import FileEntry, Metadata, Role
 from edge.folder.workspace import Artifact, Done
 from edge.images import class_names
+from edge.images.annotations import BoxSet
 from edge.measure.scores import score_record
 from edge.pipeline.build import Build
 from edge.pipeline.stages import (
@@ -131,6 +132,9 @@ def labels(build: Build) -> str:
     """Return ``labels.txt``, one class name per line; empty if names are unknown or their number is wrong."""
     network = build.stage(EXPORT).result
     names = class_names("demo" if network.weights.source == "demo" else build.request.spec.labels)
+    if not names or len(names) != network.classes:  # the labelled set of a detector tells them, too
+        images = build.measured_on[0]
+        names = images.names if isinstance(images, BoxSet) else None
     return "".join(f"{name}\n" for name in names) if names and len(names) == network.classes else ""
 
 
@@ -233,6 +237,7 @@ def _accuracy(result: Evaluation) -> dict[str, object]:
         "agreement_with": last.agreement_with,
         "cosine": round(last.cosine, 6),
         **({"outputs": cattrs.unstructure(last.outputs)} if last.outputs else {}),
+        **({"boxes": {step.name: cattrs.unstructure(step.boxes) for step in result.steps}} if last.boxes else {}),
         "unreadable": list(result.unreadable),
     }
 

@@ -19,7 +19,7 @@ import cattrs
 from attrs import frozen
 
 from edge.accuracy import Evaluation, MeasuredOn, choose, evaluate, find_steps
-from edge.accuracy.table import REFERENCES, raw_line
+from edge.accuracy.table import REFERENCES, boxes_line, raw_line
 from edge.compiler.footprint import Purpose, extent_of, require
 from edge.compiler.logs import cpu_inside
 from edge.compiler.node_names import SOFTMAX_RECIPE, left_inside
@@ -516,6 +516,8 @@ def _eval_note(_build: Build, result: Evaluation) -> str:
     first, last = result.step("float"), result.step(result.quantized)
     if last.outputs:
         return f"{raw_line(last)} on {result.n} images"
+    if last.boxes is not None:
+        return f"{boxes_line(first, last)} on {result.n} images"
     agreement = (
         f"agreement with float {REFERENCES[last.agreement_with]} {last.agreement_percent:.1f} % on {result.n} images"
     )

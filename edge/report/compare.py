@@ -274,6 +274,9 @@ def _accuracy_verdict(a: Report, b: Report, paired: tuple[Paired, ...]) -> str:
     if one is not None and two is not None and one.outputs and two.outputs:
         lowest = ["exact" if (db := step.worst["snr_db"]) is None else f"{db:.1f} dB" for step in (one, two)]
         return f"The worst output's signal to noise is {lowest[0]} of A and {lowest[1]} of B."
+    if one is not None and two is not None and one.boxes and two.boxes and one.boxes["ap"] and two.boxes["ap"]:
+        a_ap, b_ap = (step.boxes["ap"]["ap"] if step.boxes else 0.0 for step in (one, two))
+        return f"AP is {a_ap:.1f} of A and {b_ap:.1f} of B, not compared image by image."
     shown = [
         f"{step.top1:.1f} % {bounds(step.top1_interval)}"
         for step in (one, two)

@@ -24,11 +24,11 @@ class JudgedChange:
     """A step against the step before it."""
 
     before: str  #: title of that step.
-    points: float  #: change of Top-1 in points; negative is a loss.
+    points: float  #: change of Top-1 or AP in points; negative is a loss.
     interval: Interval | None  #: 95 % interval of ``points``; None where images were not compared in pairs.
-    lost: int | None  #: images that became wrong; None like ``interval``.
-    gained: int | None  #: images that became right; None like ``interval``.
-    p: float | None  #: of the exact two-sided McNemar test, 0..1; None like ``interval``.
+    lost: int | None  #: images that became wrong, objects no longer found; None like ``interval``.
+    gained: int | None  #: the reverse; None like ``interval``.
+    p: float | None  #: as ``Change.p`` of :mod:`edge.accuracy.table`, 0..1; None like ``interval``.
     #: beyond noise a loss or a gain, within noise, nothing changed, or not tested.
     judgement: Judgement
 
@@ -56,10 +56,14 @@ class StepFigures:
     agreement_with: str = "float on RGB"  #: or ``float behind NV12``, for what comes after NV12.
     #: of raw outputs, as ``outputs`` of a step in ``eval.json``; empty for class scores.
     outputs: tuple[Fact, ...] = ()
+    boxes: Fact | None = None  #: of a detector, as ``boxes`` of a step in ``eval.json``.
 
     @property
     def figure(self) -> tuple[float, Interval | None]:
-        """Top-1 and its interval; without labels, agreement with float."""
+        """Top-1 and its interval, or a detector's AP; without labels, agreement with float."""
+        if self.boxes is not None:
+            known = self.boxes["ap"]
+            return (known["ap"] if known else self.boxes["self_ap"] or 0.0), None
         if self.top1 is None:
             return self.agreement, self.agreement_interval
         return self.top1, self.top1_interval
@@ -113,7 +117,7 @@ class Accuracy:
     dataset: str  #: description of the images.
     dataset_sha256: str  #: of their names, labels and contents.
     n: int  #: images.
-    unlabelled: str  #: why there is no Top-1; empty if there is.
+    unlabelled: str  #: why there is no Top-1 or AP; empty if there is.
     steps: tuple[StepFigures, ...]  #: in order; the first is float.
     quantized: str  #: the step that stands for the program.
     verdict: str = ""  #: one line; empty if there is none.
@@ -136,6 +140,11 @@ class Accuracy:
     def raw(self) -> bool:
         """Whether the outputs are compared as numbers: they are no class scores."""
         return any(step.outputs for step in self.steps)
+
+    @property
+    def detector(self) -> bool:
+        """Whether the answers are boxes."""
+        return any(step.boxes for step in self.steps)
 
     def step(self, name: str) -> StepFigures | None:
         """Return the step of that name; None if it was not measured."""

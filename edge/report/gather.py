@@ -253,6 +253,7 @@ def from_evaluation(evaluation: Evaluation, source: str, names: Sequence[str], p
                 sampled=n < most,
                 agreement_with="float" if no_image else _WITH[step.agreement_with],
                 outputs=tuple(cattrs.unstructure(output) for output in step.outputs),
+                boxes=cattrs.unstructure(step.boxes),
             )
         )
     return Accuracy(

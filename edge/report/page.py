@@ -13,7 +13,7 @@ from edge.files import json_text
 from edge.measure.statistics import p_value, wilson
 from edge.report import wording
 from edge.report.charts import Bar, Canvas, Row, bars, depth, dots, front, split, waterfall
-from edge.report.contents import Report, SpeedRow, StepFigures, Thumbnail
+from edge.report.contents import JudgedChange, Report, SpeedRow, StepFigures, Thumbnail
 from edge.report.wording import MINUS, MISSING, fixed, signed, size, versions
 
 if TYPE_CHECKING:
@@ -51,6 +51,7 @@ def page(report: Report) -> str:
         d=diagnosis,
         labelled=any(step.top1 is not None for step in report.accuracy.steps),
         raw=report.accuracy.raw,
+        detector=report.accuracy.detector,
         quantized=report.accuracy.last,
         charts=_charts(report),
         figures=_figures(report),
@@ -112,9 +113,15 @@ def _short(value: float | None) -> str:
 
 def _charts(report: Report) -> dict[str, Chart | None]:
     accuracy, placement, diagnosis = report.accuracy, report.placement, report.diagnosis
-    measure = (
-        "Top-1" if accuracy.steps[0].top1 is not None else "Agreement with float (behind NV12, up to that step on RGB)"
-    )
+    boxes = accuracy.steps[0].boxes
+    if boxes is not None:
+        measure = (
+            "AP" if boxes["ap"] else "AP with the boxes of float (behind NV12, up to that step on RGB) as objects,"
+        )
+    elif accuracy.steps[0].top1 is not None:
+        measure = "Top-1"
+    else:
+        measure = "Agreement with float (behind NV12, up to that step on RGB)"
     last = accuracy.last
     charts: dict[str, Chart | None] = (
         {"steps": _outputs_chart(last)}
@@ -222,6 +229,8 @@ def _figures(report: Report) -> list[tuple[str, str, str, str]]:
         exact = worst["snr_db"] is None
         note = f"{worst['name']}, the worst output; cosine {worst['cosine']:.4f} with {accuracy.last.agreement_with}"
         found.append(("Signal to noise", "exact" if exact else f"{worst['snr_db']:.1f}", "" if exact else "dB", note))
+    elif reference is not None and quantized is not None and quantized.boxes is not None:
+        found += _boxes_figures(reference, quantized, accuracy.total)
     elif reference is not None and quantized is not None:
         if reference.top1 is not None and quantized.top1 is not None:
             change = signed(quantized.top1 - reference.top1, 1)
@@ -244,6 +253,22 @@ def _figures(report: Report) -> list[tuple[str, str, str, str]]:
         proofs = {True: "verified bit for bit", False: "not verified", None: "not the board's"}
         kind = "Program" if program["role"] == "bin" else "int8 ONNX"
         found.append((kind, value, unit, proofs[report.verified]))
+    return found
+
+
+def _boxes_figures(
+    reference: StepFigures, quantized: StepFigures, total: JudgedChange | None
+) -> list[tuple[str, str, str, str]]:
+    assert quantized.boxes is not None and reference.boxes is not None  # noqa: S101, PT018 - of a detector
+    found, float_ap, ap = [], reference.boxes["ap"], quantized.boxes["ap"]
+    if float_ap and ap:
+        tested = "" if total is None or total.p is None else f", {p_value(total.p)}"
+        note = f"float {float_ap['ap']:.1f} %, {signed(ap['ap'] - float_ap['ap'], 1)} points" + tested
+        found.append(("AP, quantized", f"{ap['ap']:.1f}", "%", note))
+    own = quantized.boxes["self_ap"]
+    if own is not None:
+        note = f"{quantized.boxes['lost']} of its boxes lost, {quantized.boxes['gained']} others gained"
+        found.append((f"AP with the boxes of {quantized.agreement_with}", f"{own:.1f}", "%", note))
     return found
 
 

@@ -127,6 +127,23 @@ def raw_output(output: Mapping[str, Any]) -> str:
     )
 
 
+def boxes_rows(steps: Mapping[str, Any], like: str) -> list[tuple[str, str]]:
+    """Return name and text of a detector's figures, from the manifest's record of its steps.
+
+    Args:
+        like: how float saw the images whose boxes are the objects of the agreement.
+    """
+    first, last = next(iter(steps.values())), list(steps.values())[-1]
+    rows = []
+    if first["ap"] and last["ap"]:
+        for key, title in (("ap", "AP"), ("ap50", "AP50")):
+            rows.append((title, f"float {first['ap'][key]:.1f} → quantized {last['ap'][key]:.1f}"))
+    if last["self_ap"] is None:
+        return [*rows, ("agreement", f"float {like} sees nothing on any image")]
+    text = f"AP {last['self_ap']:.1f} with the boxes of float {like} as objects"
+    return [*rows, ("agreement", f"{text}, {last['lost']} of them lost, {last['gained']} others gained")]
+
+
 def verify_line(verify: Mapping[str, Any]) -> str:
     """Return on one line whether the compiled program is what was measured."""
     if verify["bit_exact"] is None:
