@@ -75,10 +75,10 @@ def eval_table(evaluation: Evaluation, root: Path) -> str:
     lines = table([[row[i] for i in kept] for row in rows], left=left)
     figures = "cosine, SNR (signal to noise), largest error" if raw else "agreement, cosine"
     if detector:
-        figures = "AP float's, lost, gained: with float's boxes from a score of 0.25 on as the objects"
+        figures = "AP float's, lost, gained"
     through = any(step.name == "nv12" for step in evaluation.steps)
     like = "float behind NV12; of the steps up to nv12, with float on RGB" if through or not raw else "float"
-    lines.append(f"{figures}: with {like}")
+    lines.append(f"{figures}: {'the boxes from a score of 0.25 on of' if detector else 'with'} {like}")
     lines += ["", click.style(evaluation.verdict, bold=True)]
     for sentence in evaluation.explanation:
         lines += textwrap.wrap(sentence, TEXT, initial_indent="- ", subsequent_indent="  ")
@@ -91,7 +91,13 @@ def eval_table(evaluation: Evaluation, root: Path) -> str:
         lines.append(
             "intervals   95 %: Wilson for Top-1, bootstrap for changes (with 0 where p >= 0.05); p: exact McNemar"
         )
-    each = "the lowest cosine of every image" if raw else "the number of boxes on every image" if detector else "every answer"
+    each = (
+        "the lowest cosine of every image"
+        if raw
+        else "the number of boxes on every image"
+        if detector
+        else "every answer"
+    )
     lines.append(f"details     {root / FILE}, {each} in {root / ANSWERS}")
     return "\n".join(lines)
 
