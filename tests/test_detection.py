@@ -11,12 +11,13 @@ import numpy as np
 import pytest
 
 from edge.accuracy.answers import Answered, KeptAnswers
-from edge.accuracy.detection import CHANGED, Detection, changed_most, compare, differences
+from edge.accuracy.detection import CHANGED, Detection, changed_most, compare
 from edge.accuracy.judge import Column, MeasuredOn, Tally
 from edge.accuracy.steps import Step
 from edge.accuracy.table import StepName
 from edge.images.annotations import BoxSet, Truth, open_boxes, truth
 from edge.measure.average_precision import SHOWN
+from edge.measure.boxes import Boxer, differences
 from edge.specs import Preprocess
 from edge.specs.detector import Detector, Scale
 
@@ -37,7 +38,7 @@ def test_an_answer_holds_boxes_in_the_images_own_pixels() -> None:
     distances, scores = np.zeros((1, 4, 8, 12), np.float32), np.full((1, 3, 8, 12), -9, np.float32)
     distances[0, :, 4, 6] = (2, 1, 2, 1)
     scores[0, 2, 4, 6] = 3
-    judge = Detection(DETECTOR, ("b", "s"), PRE)
+    judge = Detection(Boxer(DETECTOR, ("b", "s"), PRE))
     answer = judge.row([distances, scores], None, (64, 192)).reshape(-1, 6)
     assert answer.shape == (300, 6)
     assert answer[0].tolist() == pytest.approx([72, 24, 136, 56, 1 / (1 + np.exp(-3)), 2], abs=1e-4)
@@ -146,7 +147,7 @@ def save_set(folder: Path, truths: list[Truth]) -> BoxSet:
 
 
 def told(folder: Path, images: BoxSet, steps: dict[StepName, list[np.ndarray]], unlabelled: str = "") -> Tally:
-    judge = Detection(DETECTOR, ("b", "s"), PRE)
+    judge = Detection(Boxer(DETECTOR, ("b", "s"), PRE))
     lines: list[Any] = []
     with KeptAnswers(folder, judge.width, lambda _: None) as kept:
         columns = []

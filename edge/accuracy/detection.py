@@ -24,40 +24,25 @@ from edge.accuracy.table import (
     largest,
     subject_of_step,
 )
-from edge.detect import decode
-from edge.errors import UsageError
 from edge.images.annotations import BoxSet, Truth
-from edge.images.preprocess import unletterbox
-from edge.measure.average_precision import SHOWN, AveragePrecision, Matches, Rows, change, match, truth_of
+from edge.measure.average_precision import SHOWN, Matches, Rows, change, match, truth_of
+from edge.measure.boxes import BOXES, VALUES, Boxer, Shown, boxes_in, differences, precision, self_precision
 from edge.measure.networks import Outputs
-from edge.specs import Preprocess
-from edge.specs.detector import Detector
 
-BOXES, VALUES = 300, 6  # of an answer to an image
-LEAST, IOU = 0.01, 0.65  # score from which a box is kept, and overlap at which the worse of two goes, of the figures
 CHANGED = 12  # images that are listed
-
-Shown = NDArray[np.bool_]  # (images,), whether there is an answer
 
 
 @frozen
 class Detection:
     """The part of a detector in an evaluation; its answer to an image is 300 rows of box, score and class."""
 
-    detector: Detector
-    names: tuple[str, ...]  #: of the outputs, in the float network's order.
-    preprocess: Preprocess
+    boxer: Boxer
     width: int = BOXES * VALUES
     paired: bool = False
 
     def row(self, outputs: Outputs, _like: Outputs | None, size: tuple[int, int], /) -> Row:
-        """Return the boxes in pixels of the image, best first; rows that are left have score 0."""
-        found = decode(outputs, self.names, self.detector, size=self.preprocess.crop, score=LEAST, iou=IOU, limit=BOXES)
-        rows = np.zeros((BOXES, VALUES), np.float32)
-        count = len(found)
-        rows[:count, :4] = unletterbox(found.boxes, size, self.preprocess)
-        rows[:count, 4], rows[:count, 5] = found.scores, found.labels
-        return rows.ravel()
+        """Return the boxes in pixels of the image, as :class:`edge.measure.boxes.Boxer` does."""
+        return self.boxer.answer(outputs, size)
 
     def tally(
         self, columns: Sequence[Column], measured_on: MeasuredOn, quantized: StepName, sink: Sink | None
@@ -75,7 +60,7 @@ class Detection:
             [rows for rows, _ in steps],
             [shown for _, shown in steps],
             truths,
-            classes=self.detector.classes,
+            classes=self.boxer.detector.classes,
             like=compared_with([column.step.name for column in columns]),
             earlier=[before(columns, place) for place in range(len(columns))],
             seed=measured_on.seed,
@@ -105,14 +90,20 @@ class Detection:
         total = None
         if truths is not None and last:
             (first, there), (rows, shown) = steps[0], steps[last]
-            total = _change(first, rows, there & shown, truths, self.detector.classes, measured_on.seed)
+            total = _change(first, rows, there & shown, truths, self.boxer.detector.classes, measured_on.seed)
         changed: tuple[ChangedImage, ...] = ()
         if last:
             like, there = steps[compared[last].like]
             rows, shown = steps[last]
             paths = [None if item.path is None else str(item.path.resolve()) for item in images]
             changed = changed_most(
-                [item.name for item in images], paths, like, rows, there & shown, truths, classes=self.detector.classes
+                [item.name for item in images],
+                paths,
+                like,
+                rows,
+                there & shown,
+                truths,
+                classes=self.boxer.detector.classes,
             )
         verdict, sentences = _explain(results, quantized, total, measured_on.unlabelled)
         return Tally(results, verdict, sentences, total, changed=changed)
@@ -159,8 +150,8 @@ def compare(
         lost, gained = differences(steps[like[place]], rows, classes)
         counts = np.array([len(a) + len(b) for a, b in zip(lost, gained, strict=True)])
         boxes = BoxResult(
-            ap=None if known is None else _precision(known[place], shown),
-            self_ap=_self_precision(rows, own[like[place]], both, classes),
+            ap=None if known is None else precision(known[place], shown),
+            self_ap=self_precision(rows, own[like[place]], both, classes),
             lost=sum(len(one) for one, counted in zip(lost, both, strict=True) if counted),
             gained=sum(len(one) for one, counted in zip(gained, both, strict=True) if counted),
         )
@@ -173,22 +164,6 @@ def compare(
         agreement = int(((counts == 0) & both).sum())
         found.append(Compared(int(shown.sum()), boxes, agreement, like[place], ago, moved, identical))
     return found
-
-
-def differences(
-    like: Sequence[Rows], rows: Sequence[Rows], classes: int
-) -> tuple[list[NDArray[np.int64]], list[NDArray[np.int64]]]:
-    """Return by image the places of lost boxes in ``like`` and of gained ones in ``rows``.
-
-    Both count from a score of 0.25 on; a box has a counterpart in the other that is of its class and overlaps by half.
-    """
-    ways = []
-    for one, other in ((like, rows), (rows, like)):
-        shown = [boxes[boxes[:, 4] >= SHOWN] for boxes in other]
-        scores = match(shown, [truth_of(boxes) for boxes in one], classes).found
-        # Rows are in the order of their scores, so the places are those of the whole.
-        ways.append([np.flatnonzero(score == 0) for score in scores])
-    return ways[0], ways[1]
 
 
 def changed_most(
@@ -245,21 +220,8 @@ def _answers(column: Column, contents: NDArray[np.uint8]) -> tuple[list[Rows], S
     for start in range(0, len(there), ROWS):
         part = there[start : start + ROWS]
         for index, row in zip(part.tolist(), column.answers.read(column.step, contents[part]), strict=True):
-            rows = row.reshape(-1, VALUES)
-            found[index] = rows[rows[:, 4] > 0].copy()
+            found[index] = boxes_in(row)
     return found, shown
-
-
-def _precision(matches: Matches, counted: Shown) -> AveragePrecision | None:
-    try:
-        return matches.average_precision(counted)
-    except UsageError:  # no object on these images
-        return None
-
-
-def _self_precision(rows: Sequence[Rows], objects: Sequence[Truth], counted: Shown, classes: int) -> float | None:
-    found = _precision(match(rows, objects, classes), counted)
-    return None if found is None else found.ap
 
 
 def _change(
@@ -269,7 +231,7 @@ def _change(
 
 
 def _change_of(earlier: Matches, later: Matches, counted: Shown, seed: int) -> Change | None:
-    if _precision(earlier, counted) is None:
+    if precision(earlier, counted) is None:
         return None
     moved = change(earlier, later, counted=counted, seed=seed)
     lost = gained = 0

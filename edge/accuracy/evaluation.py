@@ -25,6 +25,7 @@ from edge.errors import InputError, LabelError
 from edge.files import disk_errors, write_json
 from edge.images import ImageSet
 from edge.images.frames import cores
+from edge.measure.boxes import Boxer
 from edge.progress import SILENT, Listener
 
 ANSWERS = "answers.csv"
@@ -37,7 +38,7 @@ def judge_of(subject: Subject) -> Judge:
     """Return what a subject's task makes of its outputs; here a further task joins."""
     if subject.detector is not None:
         names = tuple(output.name for output in subject.outputs)
-        return Detection(subject.detector, names, subject.preprocess)
+        return Detection(Boxer(subject.detector, names, subject.preprocess))
     if subject.task != "classify":
         return Raw(subject.outputs)
     return Classify(subject.classes, subject.scores)
