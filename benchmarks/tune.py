@@ -29,8 +29,8 @@ from edge.pipeline.stages import EXPORT
 from edge.specs import load_precision
 from edge.tune import Point, SearchOptions, tune
 from edge.tune.context import TRIALS, Halves
+from edge.tune.objective import Measured
 from edge.tune.spaces import at_level
-from edge.tune.trials import Measured
 from edge.tune.tune import Search
 
 HALF = 0.5  # share of plain int8's changed answers that must be removed
@@ -117,10 +117,10 @@ def main() -> None:
 
 def paired(int8: Measured, own: Measured) -> str:
     """Return the paired test of the recommended recipe against plain int8, on agreement with float behind NV12."""
-    both = list(zip(int8.same, own.same, strict=True))
-    spoiled, mended = both.count(("1", "0")), both.count(("0", "1"))
-    test = f"{mended} mended, {spoiled} spoiled, {p_value(mcnemar(spoiled, mended))}"
-    return f"outside both halves: other answers {_other(int8)} → {_other(own)} of {own.n}, {test}"
+    both = list(zip(int8.other, own.other, strict=True))
+    spoiled, mended = sum(a < b for a, b in both), sum(a > b for a, b in both)
+    test = f"{mended} images mended, {spoiled} spoiled, {p_value(mcnemar(spoiled, mended))}"
+    return f"outside both halves: other answers {_other(int8)} → {_other(own)} of {own.n} images, {test}"
 
 
 def row(point: Point, base: Point) -> str:
@@ -128,10 +128,10 @@ def row(point: Point, base: Point) -> str:
     found = point.report
     if found is None or point.latency_us is None or base.latency_us is None:
         return f"failed: {point.failed}"
-    p, top1 = mcnemar(found.lost, found.gained), found.top1
+    p, top1 = mcnemar(found.lost, found.gained), found.figure
     accuracy = f"{top1:>6.2f} {found.drop:>5.2f} {p:>5.2f}" if top1 is not None else ""
     ratio = point.latency_us / base.latency_us
-    other = found.n - found.agreement
+    other = _other(found)
     return f"{point.latency_us:>8.1f} {ratio:>6.3f} {found.agreement_percent:>6.2f}% {other:>5} {accuracy}"
 
 

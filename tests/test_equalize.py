@@ -22,8 +22,8 @@ from edge.prepare.equalize import LIMIT, EqualizeResult, equalize, factors, find
 from edge.specs import Equalization, Precision, Preprocess, load_precision, save_precision
 from edge.toolchain.found import Toolchain
 from edge.tune.context import Candidate
+from edge.tune.objective import Measured
 from edge.tune.spaces import ROUNDINGS
-from edge.tune.trials import Measured
 from edge.tune.tune import Search
 from tests.conftest import Run, save_images
 from tests.test_build_compiler import NORM, build

@@ -29,7 +29,7 @@ from edge.tune import Point, SearchOptions
 from edge.tune.choice import changes, compared, recommended
 from edge.tune.context import Context
 from edge.tune.journal import FILE, FORMER, PART, Journal
-from edge.tune.trials import Measured
+from edge.tune.objective import Measured, OfClasses
 from edge.tune.units import LENIENT, finalists, greedy, tightened_budget
 
 BASE = 1000.0
@@ -369,11 +369,11 @@ def test_divergence_of_sigmoid_scores_judges_each_class_by_itself() -> None:
 def test_answers_are_counted_in_pairs() -> None:
     reference = np.eye(4, dtype=np.float32)[[0, 1, 2, 3]]
     scores = np.eye(4, dtype=np.float32)[[0, 1, 3, 0]]
-    found = Measured.of(reference * 9, scores * 9, [0, 0, 2, 0], "logits")
+    found = OfClasses("logits").measured(reference * 9, scores * 9, [0, 0, 2, 0])
     assert (found.n, found.agreement, found.right, found.float_right) == (4, 2, 2, 2)
     assert (found.lost, found.gained, found.drop) == (1, 1, 0)
-    assert found.same == "1100"
-    assert Measured.of(reference, scores, [0, None, 2, 0], "logits").top1 is None
+    assert found.other == (0, 0, 1, 1)
+    assert OfClasses("logits").measured(reference, scores, [0, None, 2, 0]).figure is None
 
 
 # The choice.
@@ -393,8 +393,8 @@ def point(
     lost: int = 0,
 ) -> Point:
     """A recipe with other answers than float's on the last ``other`` of 500 images kept back, ``lost`` on the first."""
-    same = "0" * lost + "1" * (500 - other) + "0" * (other - lost)
-    report = Measured(500, 500 - other, divergence, same=same)
+    changed = (1,) * lost + (0,) * (500 - other) + (1,) * (other - lost)
+    report = Measured(500, 500 - other, divergence, other=changed)
     chosen_on = Measured(500, 500 - other, divergence if selection is None else selection)
     return Point(name, precision, latency, chosen_on, report)
 

@@ -19,8 +19,9 @@ from edge.tune import SearchOptions, TuneResult, units
 from edge.tune import tune as tune_module
 from edge.tune.context import Context
 from edge.tune.journal import Entry, Journal
+from edge.tune.objective import OfClasses
 from edge.tune.tune import PLAIN, Search
-from edge.tune.units import Int16Sets, scored_in_time
+from edge.tune.units import Int16Sets, answered_in_time
 from tests.test_tune_report import result
 
 MODULE = __import__("edge.tune.tune", fromlist=["tune"])
@@ -47,14 +48,14 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 def ranked(monkeypatch: pytest.MonkeyPatch, clock: Clock, seconds: float, *, each: float = 1.0) -> int:
     """Rank 9 settings of a network that takes ``each`` seconds an image; return on how many of 32 images."""
 
-    def scored(_net: object, settings: Any, frames: Any, _done: object = None) -> Any:
+    def answered(_net: object, settings: Any, frames: Any, _objective: object) -> Any:
         clock.now += each * len(settings) * len(frames) / 2  # two at once
         return np.zeros((len(settings), len(frames), 5), np.float32)
 
-    monkeypatch.setattr(units, "scored", scored)
+    monkeypatch.setattr(units, "answered", answered)
     monkeypatch.setattr(units, "cores", lambda: 2)
     settings = cast(Any, list(range(9)))
-    found = scored_in_time(cast(Any, None), settings, cast(Any, list(range(32))), seconds)
+    found = answered_in_time(cast(Any, None), settings, cast(Any, list(range(32))), OfClasses("logits"), seconds)
     assert found.shape[::2] == (9, 5)
     return int(found.shape[1])
 
@@ -98,7 +99,7 @@ class Stub:
             good = precision.rounding is not None
             n, other = 200, 4 if good else 30
             found = {"n": n, "agreement": n - other, "divergence": 0.1 if good else 1.0}
-            found |= {"same": "1" * (n - other) + "0" * other}
+            found |= {"other": [0] * (n - other) + [1] * other}
             return {
                 "measured": found,
                 "latency_us": 100.0,

@@ -38,17 +38,24 @@ def tune_table(result: TuneResult, root: Path, out: Path | None) -> str:
     Args:
         out: the recipe's place, if the user gave one.
     """
-    lines = [f"{'recipe':<44} {'latency':>10} {'':>7} {'Top-1':>7} {'agreement':>9} {'divergence':>10} {'p':>6}"]
     base = result.baseline
+    detector = base.report is not None and base.report.self_ap is not None
+    named = "AP" if detector else "Top-1"
+    lines = [f"{'recipe':<44} {'latency':>10} {'':>7} {named:>7} {'agreement':>9} {'divergence':>10} {'p':>6}"]
     for i, point in enumerate(result.points):
         lines.append(_row(point, base, chosen=i == result.chosen))
     kept = base.report
-    if kept is not None and kept.float_top1 is not None:
-        lines.insert(1, f"  {'float behind NV12':<42} {'':>10} {'':>7} {kept.float_top1:>6.2f}%")
+    if kept is not None and kept.float_figure is not None:
+        lines.insert(1, f"  {'float behind NV12':<42} {'':>10} {'':>7} {kept.float_figure:>6.2f}%")
     lines += ["", f"figures on   {result.report}; searched on {result.selection}"]
-    lines.append("             agreement: with float behind NV12; p: that it is plain int8's, McNemar, after Holm")
+    like = (
+        "AP with float's boxes behind NV12; p: that it is plain int8's, sign test"
+        if detector
+        else ("with float behind NV12; p: that it is plain int8's, McNemar")
+    )
+    lines.append(f"             agreement: {like}, after Holm")
     if result.unlabelled:
-        lines.append(f"no Top-1     {result.unlabelled}")
+        lines.append(f"{f'no {named}':<12} {result.unlabelled}")
     best = result.best
     if best is not None:
         lines += ["", *(click.style(line, bold=True) for line in textwrap.wrap(result.why, WIDTH))]
@@ -84,7 +91,7 @@ def _row(point: Point, base: Point, *, chosen: bool) -> str:
     found = point.report
     if found is None:
         return row
-    top1 = f"{found.top1:>6.2f}%" if found.top1 is not None else f"{'':>7}"
+    top1 = f"{found.figure:>6.2f}%" if found.figure is not None else f"{'':>7}"
     p = "" if point.p is None else "<0.001" if point.p < 0.001 else f"{point.p:.3f}"
     return f"{row} {top1} {found.agreement_percent:>8.2f}% {found.divergence:>10.5f} {p:>6}".rstrip()
 
@@ -114,16 +121,21 @@ def _gain(int8: Measured, own: Measured) -> list[str]:
     from edge.measure.statistics import may_be_chance, mcnemar, p_value
 
     before, after = int8.n - int8.agreement, own.n - own.agreement
+    what, name = ("other answers than float's behind NV12", "Top-1")
+    if own.self_ap is not None:
+        what, name = "boxes lost or gained against float behind NV12", "AP"
+        before, after = sum(int8.other), sum(own.other)
     lines = []
     if own is not int8:
         fewer = f", {100 * (before - after) / before:.0f} % of them removed" if before > after else ""
-        lines.append(f"  other answers than float's behind NV12: {before} → {after} of {own.n}{fewer}")
+        of = f" of {own.n}" if own.self_ap is None else f" on {own.n} images"
+        lines.append(f"  {what}: {before} → {after}{of}{fewer}")
     if own.drop is not None:
         p = mcnemar(own.lost, own.gained)
         word = "as float's" if not own.drop else f"{abs(own.drop):.2f} points {'below' if own.drop > 0 else 'above'}"
         noise = "within" if may_be_chance(p) else "beyond"
         end = "" if not own.drop else f" float's, {noise} noise ({p_value(p)})"
-        lines.append(f"  Top-1, both behind NV12: {word}{end}")
+        lines.append(f"  {name}, both behind NV12: {word}{end}")
     return lines
 
 

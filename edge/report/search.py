@@ -21,9 +21,9 @@ class TriedRecipe:
     name: str  #: as shown.
     latency_us: float  #: static, microseconds.
     ratio: float  #: latency over plain int8's.
-    agreement: float  #: with float behind NV12 on the images kept back, percent.
-    top1: float | None  #: on the same images, percent; None without labels.
-    divergence: float  #: mean Kullback-Leibler divergence from float behind NV12, nats.
+    agreement: float  #: with float behind NV12 on the images kept back, percent; of a detector AP with its boxes.
+    top1: float | None  #: on the same images, percent; of a detector AP; None without labels.
+    divergence: float  #: mean Kullback-Leibler divergence from float behind NV12, nats; of a detector from its boxes.
     chosen: bool  #: whether the search chose it.
     on_front: bool  #: whether no other one is as fast and gives float's answer as often.
     #: that it gives float's answer as often as plain int8, adjusted for their number; None for plain int8.
@@ -40,6 +40,7 @@ class PrecisionSearch:
     report: str  #: images that the figures are for.
     selection: str  #: images that were searched on.
     max_latency_us: float  #: the bar, microseconds.
+    detector: bool  #: whether the figures are of boxes.
     trials: int  #: number of all trials.
     time: tuple[tuple[str, int, float], ...]  #: kind of work, times done, seconds.
     seconds: float  #: of the whole search.
@@ -61,10 +62,10 @@ def _search(data: Mapping[str, Any]) -> PrecisionSearch:
     base = float(points[0]["latency_us"])
     done = [(i, point) for i, point in enumerate(points) if not point["failed"]]
     good = [(i, point) for i, point in done if point["report"] is not None]
-    figures = [(float(point["latency_us"]), int(point["report"]["agreement"])) for _, point in good]
+    figures = [(float(point["latency_us"]), _agreement(point["report"])) for _, point in good]
     tried = []
     for (i, point), (latency, agreement) in zip(good, figures, strict=True):
-        own, n = point["report"], int(point["report"]["n"])
+        own = point["report"]
         beaten = any(
             other[0] <= latency and other[1] >= agreement and other != (latency, agreement) for other in figures
         )
@@ -73,8 +74,8 @@ def _search(data: Mapping[str, Any]) -> PrecisionSearch:
                 name=str(point["name"]),
                 latency_us=latency,
                 ratio=latency / base,
-                agreement=100 * agreement / n,
-                top1=None if own["right"] is None else 100 * int(own["right"]) / n,
+                agreement=agreement,
+                top1=own.get("ap") if own["right"] is None else 100 * int(own["right"]) / int(own["n"]),
                 divergence=float(own["divergence"]),
                 chosen=i == data["chosen"],
                 on_front=not beaten,
@@ -88,7 +89,14 @@ def _search(data: Mapping[str, Any]) -> PrecisionSearch:
         report=str(data["report"]),
         selection=str(data["selection"]),
         max_latency_us=float(data["max_latency_us"]),
+        detector=any(point["report"].get("self_ap") is not None for _, point in good),
         trials=len(data["trials"]),
         time=tuple((str(s["kind"]), int(s["count"]), float(s["seconds"])) for s in data["time"]),
         seconds=float(data["seconds"]),
     )
+
+
+def _agreement(own: Mapping[str, Any]) -> float:
+    if own.get("self_ap") is not None:
+        return float(own["self_ap"])
+    return 100 * int(own["agreement"]) / int(own["n"])

@@ -313,7 +313,8 @@ class Equalization:
 class Evidence:
     """On which images ``edge tune`` found a recipe, and what was measured with it.
 
-    Agreement is the share of images, in percent, with the same answer as the float network behind NV12.
+    Agreement is the share of images, in percent, with the same answer as the float network behind NV12; of a detector
+    AP, in percent, with that network's boxes as the objects.
     """
 
     float_sha256: str  #: of the float ONNX of the search.
@@ -322,7 +323,8 @@ class Evidence:
     n: int  #: how many.
     agreement: float  #: of this recipe.
     agreement_int8: float  #: of plain int8 on the same images.
-    top1_float: float | None = None  #: percent, behind NV12; this and the next two are None without labels.
+    #: percent, behind NV12, of a detector AP; this and the next two are None without labels.
+    top1_float: float | None = None
     top1: float | None = None  #: of this recipe.
     top1_int8: float | None = None  #: of plain int8.
     latency_us: float | None = None  #: static, microseconds, at ``level``.

@@ -2,8 +2,8 @@
 
 from edge.tune.choice import Point
 from edge.tune.context import SearchOptions
+from edge.tune.objective import Measured
 from edge.tune.result import FILE, TimeShare, TuneResult
-from edge.tune.trials import Measured
 from edge.tune.tune import tune
 
 __all__ = ["FILE", "Measured", "Point", "SearchOptions", "TimeShare", "TuneResult", "tune"]

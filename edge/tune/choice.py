@@ -9,8 +9,8 @@ from attrs import evolve, fields, frozen
 from edge.measure.statistics import holm, may_be_chance, mcnemar, p_value
 from edge.specs import Calibration, Precision
 from edge.tune.context import SearchOptions
+from edge.tune.objective import Measured
 from edge.tune.spaces import ROUNDED
-from edge.tune.trials import Measured
 
 TIE = 0.01  # of plain int8's divergence: a faster recipe that is no further from float than this loses nothing
 NEAR = 0.1  # of plain int8's divergence: recipes this near to the best are as good, if their answers say so too
@@ -116,11 +116,14 @@ def _worse(best: Point, other: Point, margin: float) -> bool:
 
 
 def _pair(before: Measured | None, after: Measured | None) -> tuple[int, int]:
-    """Return the images on which float's answer is lost and gained."""
+    """Return the images on which the answer is further from float's than before, and on which it is nearer.
+
+    So the exact McNemar test of the two is a sign test over the images, for any number of boxes.
+    """
     if before is None or after is None:
         return 0, 0
-    both = list(zip(before.same, after.same, strict=True))
-    return both.count(("1", "0")), both.count(("0", "1"))
+    both = list(zip(before.other, after.other, strict=True))
+    return sum(a < b for a, b in both), sum(a > b for a, b in both)
 
 
 def _divergence(found: Measured | None) -> float:
@@ -144,7 +147,7 @@ def _unproved(points: Sequence[Point], keep: Sequence[int]) -> str:
     found = [points[i] for i in keep if points[i].p is not None]
     if not found:
         return "plain int8: no other program was measured that keeps the bars"
-    most = max(found, key=lambda point: point.report.agreement if point.report is not None else 0)
+    most = max(found, key=lambda point: point.report.agreement_percent if point.report is not None else 0)
     return (
         "plain int8: no recipe gives float's answer more often beyond chance "
         f"(the nearest, {most.name}: {_counts(points[0], most)}, {p_value(most.p or 0.0)}{_of(points)})"
@@ -154,6 +157,12 @@ def _unproved(points: Sequence[Point], keep: Sequence[int]) -> str:
 def _counts(base: Point, own: Point) -> str:
     if base.report is None or own.report is None:
         return "not measured"
+    if own.report.self_ap is not None:
+        lost, gained = _pair(base.report, own.report)
+        return (
+            f"AP with float's boxes {base.report.agreement_percent:.1f} → {own.report.agreement_percent:.1f}, "
+            f"nearer to float on {gained} and further on {lost} of {own.report.n} images kept back"
+        )
     return f"float's answer on {base.report.agreement} → {own.report.agreement} of {own.report.n} images kept back"
 
 

@@ -18,7 +18,9 @@ from edge.folder.code import code_digest
 from edge.folder.workspace import STAGES, Workspace
 from edge.graph.files import load_onnx
 from edge.images import ImageItem, ImageSet, sample
+from edge.images.annotations import NOTHING, BoxSet
 from edge.images.frames import load_frames, spread
+from edge.measure.boxes import Boxer
 from edge.measure.labels import Shifts
 from edge.measure.networks import FloatNet
 from edge.pipeline.build import Build
@@ -30,7 +32,8 @@ from edge.specs import Precision
 from edge.specs.request import Request, Weights
 from edge.toolchain.found import Toolchain
 from edge.tune.journal import Entry, Journal
-from edge.tune.trials import Measured, Set, Trials, measured
+from edge.tune.objective import Measured, Objective, OfBoxes, OfClasses
+from edge.tune.trials import Set, Trials, measured
 
 TRIALS = ".trials"
 WORK = ("edge.tune.trials", "edge.tune.units")  # the modules that measure: a trial depends on all they run
@@ -73,7 +76,8 @@ def halves(images: ImageSet, seed: int) -> Halves:
 
 def _part(images: ImageSet, items: Sequence[ImageItem], which: str) -> ImageSet:
     name = images.source or images.description
-    return ImageSet(tuple(items), f"{name} ({len(items)} of {len(images)} images, {which})", images.unlabelled, name)
+    description = f"{name} ({len(items)} of {len(images)} images, {which})"
+    return evolve(images, items=tuple(items), description=description, source=name)
 
 
 @frozen
@@ -164,6 +168,15 @@ class Context:
         return halves(images, self.request.seed), unlabelled
 
     @cached_property
+    def objective(self) -> Objective:
+        """What answers are worth."""
+        export = self.build.stage(EXPORT).result
+        if export.detector is None:
+            return OfClasses(export.scores)
+        names = tuple(output.name for output in export.outputs)
+        return OfBoxes(Boxer(export.detector, names, self.request.spec.preprocess))
+
+    @cached_property
     def selection(self) -> Set:
         """The images to choose on."""
         return self.load("selection")
@@ -184,7 +197,8 @@ class Context:
         source = build.stage(EXPORT).result.weights.source
         named = cast(Weights, source) if source in get_args(Weights) else self.request.weights
         request = evolve(self.request, weights=named)
-        return Trials(request, self.workspace, self.journal, Inside(self.listener, self.standing), identity)
+        listener = Inside(self.listener, self.standing)
+        return Trials(request, self.workspace, self.journal, listener, self.objective, identity)
 
     @property
     def left(self) -> float:
@@ -233,15 +247,17 @@ class Context:
         split, unlabelled = self.halves
         images: ImageSet = getattr(split, part)
         preprocess = self.request.spec.preprocess
-        net = FloatNet(self.onnx, preprocess)
+        net, answer = FloatNet(self.onnx, preprocess), self.objective.answer
         frames, _ = load_frames(images, preprocess, self.listener)
-        scores = np.stack(spread(lambda frame: net.behind_nv12(frame.nv12), list(frames)))
-        labels = [None if unlabelled else frame.label for frame in frames]
-        if not unlabelled:
-            shift = Shifts().add(scores.argmax(1), np.array(labels)).better
+        answers = np.stack(spread(lambda frame: answer(net.outputs_through_nv12(frame.rgb), frame.size), list(frames)))
+        truth: Sequence[object] = [None if unlabelled else frame.label for frame in frames]
+        if isinstance(images, BoxSet) and not unlabelled:
+            truth = [images.objects.get(frame.name, NOTHING) for frame in frames]
+        elif not unlabelled:
+            shift = Shifts().add(answers.argmax(1), np.array(truth)).better
             if shift is not None:
                 self.listener.warn(str(shift))
-        return Set(frames, scores, labels, images.fingerprint)
+        return Set(frames, answers, truth, images.fingerprint)
 
     def prune(self) -> None:
         """Remove the stages of trials that are not needed again: their figures are in the journal."""

@@ -24,90 +24,22 @@ from edge.folder.workspace import STAGES, Workspace
 from edge.graph.files import facts, load_onnx
 from edge.images.frames import Frame, cores, spread
 from edge.measure import networks as runners
-from edge.measure.scores import Scores, divergence
 from edge.pipeline.build import Build
-from edge.pipeline.stages import COMPILE, EXPORT, PORTABLE, VERIFY, Inside
+from edge.pipeline.stages import COMPILE, PORTABLE, VERIFY, Inside
 from edge.progress import SILENT, Reporter
 from edge.specs import Calibration, NodePrecision, Precision
 from edge.specs import Preprocess as PreprocessSpec
 from edge.specs.request import Request
-from edge.specs.schema import Compiler, Level, ScoreKind
+from edge.specs.schema import Compiler, Level
 from edge.toolchain.found import Toolchain
 from edge.tune.journal import Entry, Journal
+from edge.tune.objective import Answers, Measured, Objective
 from edge.tune.spaces import at_level
 
 LEVEL: Level = "O1"  # for costs: compiles in seconds; O0 does not fuse, so its latency does not predict O3's
 QUICK: Level = "O0"  # for accuracy: compiles fastest; the integers are the same at every level
 _WORKING_DIR = "model_output"
 _PREFIX = "latency"
-
-
-@frozen
-class Measured:
-    """A network's answers on a set of images, compared with the float network's behind NV12."""
-
-    n: int  #: images.
-    agreement: int  #: of them, with the float network's answer.
-    divergence: (
-        float  #: mean Kullback-Leibler divergence of its probabilities from the float network's, nats, 0 and up.
-    )
-    right: int | None = None  #: of the n, those answered as labelled; None without labels.
-    float_right: int | None = None  #: the same of the float network behind NV12.
-    lost: int = 0  #: float right, this one wrong; 0 without labels.
-    gained: int = 0  #: the other way round.
-    same: str = ""  #: for each image, in order: 1 with the float network's answer, else 0.
-
-    @classmethod
-    def of(cls, reference: Scores, scores: Scores, labels: Sequence[int | None], kind: ScoreKind) -> Measured:
-        """Return what answers are worth beside the float network's.
-
-        Args:
-            reference: of the float network behind NV12, (n, classes).
-            labels: class indices; Top-1 is left out where one is missing.
-            kind: what the scores are.
-        """
-        before, after = reference.argmax(axis=1), scores.argmax(axis=1)
-        same = before == after
-        told = "".join("01"[one] for one in same.tolist())
-        found = cls(len(scores), int(same.sum()), divergence(reference, scores, kind), same=told)
-        if any(label is None for label in labels):
-            return found
-        truth = np.array(labels)
-        was, now = before == truth, after == truth
-        return evolve(
-            found,
-            right=int(now.sum()),
-            float_right=int(was.sum()),
-            lost=int((was & ~now).sum()),
-            gained=int((now & ~was).sum()),
-        )
-
-    def __str__(self) -> str:
-        """Return the accuracy in a few words."""
-        top1 = "" if self.top1 is None else f"Top-1 {self.float_top1:.1f} → {self.top1:.1f} %, "
-        return f"{top1}agreement {self.agreement_percent:.1f} %, divergence {self.divergence:.5f}"
-
-    @property
-    def agreement_percent(self) -> float:
-        """Share of the images with the float network's answer, percent."""
-        return 100 * self.agreement / self.n
-
-    @property
-    def top1(self) -> float | None:
-        """Top-1 in percent; None without labels."""
-        return None if self.right is None else 100 * self.right / self.n
-
-    @property
-    def float_top1(self) -> float | None:
-        """Top-1 of the float network behind NV12, percent; None without labels."""
-        return None if self.float_right is None else 100 * self.float_right / self.n
-
-    @property
-    def drop(self) -> float | None:
-        """Top-1 lost compared with float behind NV12, points; None without labels."""
-        if self.right is None or self.float_right is None:
-            return None
-        return 100 * (self.float_right - self.right) / self.n
 
 
 @frozen(eq=False)
@@ -177,8 +109,8 @@ class Set:
     """Images with the float network's answers."""
 
     frames: Sequence[Frame]  #: the images, cropped.
-    reference: Scores  #: scores of the float network behind NV12, (n, classes).
-    labels: Sequence[int | None]  #: class indices; all None if there is no Top-1.
+    reference: Answers  #: answers of the float network behind NV12.
+    truth: Sequence[Any]  #: the label or the objects of each image; None where they are not known.
     fingerprint: str  #: of names, labels and contents.
 
 
@@ -190,6 +122,7 @@ class Trials:
     workspace: Workspace  #: folder of the trials, locked.
     journal: Journal  #: of finished work.
     listener: Inside  #: told of progress.
+    objective: Objective  #: what answers are worth.
     identity: Mapping[str, object]  #: common part of all keys: hashes of network and calibration, the compiler.
     kept: list[Build] = field(factory=list)  #: builds whose stages are needed again.
 
@@ -266,8 +199,9 @@ class Trials:
             else:
                 raise ModelFileError(portable.result.why_not)
             self.listener.update(f"{len(images.frames)} images")
-            scores = np.stack(spread(lambda frame: run(frame.rgb)[0].ravel(), list(images.frames)))
-        found = Measured.of(images.reference, scores, images.labels, build.stage(EXPORT).result.scores)
+            answer = self.objective.answer
+            answers = np.stack(spread(lambda frame: answer(run(frame.rgb), frame.size), list(images.frames)))
+        found = self.objective.measured(images.reference, answers, images.truth)
         return {"measured": cattrs.unstructure(found)}
 
 

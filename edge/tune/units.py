@@ -19,17 +19,16 @@ from attrs import evolve, frozen
 from numpy.typing import NDArray
 
 from edge.compiler.node_names import NodeNames
-from edge.diagnose.observed import scored
 from edge.errors import ModelFileError
 from edge.graph.files import facts, load_onnx
-from edge.images.frames import Frame, cores
+from edge.images.frames import Frame, cores, spread
 from edge.measure.layers import group
-from edge.measure.scores import divergence
-from edge.pipeline.stages import CALIBRATE, COMPILE, EXPORT, SIMPLIFY, Inside
+from edge.pipeline.stages import CALIBRATE, COMPILE, SIMPLIFY, Inside
 from edge.simulate.fakequant import AS_BUILT, INT16, FakeQuant
 from edge.specs import NodePrecision, Precision
 from edge.tune import spaces
 from edge.tune.context import LEAST_LIMIT, Candidate, Context
+from edge.tune.objective import Objective
 from edge.tune.trials import LEVEL, Costs
 
 SINGLES_ON = 32  # images on which every unit is tried alone
@@ -121,7 +120,7 @@ class _Units:
         fixed += [node.name for node in graph.nodes if node.name not in names or node.name in names.heirs]
         self._units = {unit.name: unit for unit in spaces.units(graph, group(graph), fixed)}
         simplified, calibration = search.build.stage(SIMPLIFY), search.build.stage(CALIBRATE)
-        self._scores = search.build.stage(EXPORT).result.scores
+        self._objective = search.objective
         self._costs = Costs(
             toolchain=search.toolchain,
             onnx=search.onnx,
@@ -203,12 +202,12 @@ class _Units:
 
         def work() -> dict[str, Any]:
             settings = [self._bits(chosen), *(self._bits([*chosen, name]) for name in names)]
-            results = scored_in_time(self._net, settings, frames, limit, done)
+            results = answered_in_time(self._net, settings, frames, self._objective, limit, done)
             n = results.shape[1]
             kept = {"images": n, "cut_short": n < len(frames)}
             if not n:
                 return {**kept, "before": 0.0, "gains": {}}
-            before, *after = (divergence(reference[:n], result, self._scores) for result in results)
+            before, *after = (self._objective.divergence(reference[:n], result) for result in results)
             gains = {name: before - left for name, left in zip(names, after, strict=True)}
             return {**kept, "before": before, "gains": gains}
 
@@ -241,8 +240,8 @@ class _Units:
         names = sorted(chosen)
 
         def work() -> dict[str, float]:
-            (result,) = scored(self._net, [self._bits(names)], frames)
-            return {"divergence": divergence(reference, result, self._scores)}
+            (result,) = answered(self._net, [self._bits(names)], frames, self._objective)
+            return {"divergence": self._objective.divergence(reference, result)}
 
         search.listener.update(f"{len(names)} unit{'s' * (len(names) != 1)} at 16 bits{search.standing()}")
         inputs = self._identity(frames, names)
@@ -298,21 +297,34 @@ class _Units:
         )
 
 
-def scored_in_time(
+def answered(
+    net: FakeQuant, settings: Sequence[NDArray[np.uint8]], frames: Sequence[Frame], objective: Objective
+) -> NDArray[np.float32]:
+    """Return the answers under each setting, float32 (settings, n, values)."""
+
+    def one(frame: Frame) -> list[NDArray[np.float32]]:
+        yuv = frame.yuv444
+        return [objective.answer(net.run(yuv, setting), frame.size) for setting in settings]
+
+    return np.stack([np.stack(row) for row in spread(one, frames)], axis=1)
+
+
+def answered_in_time(
     net: FakeQuant,
     settings: Sequence[NDArray[np.uint8]],
     frames: Sequence[Frame],
+    objective: Objective,
     seconds: float,
     done: Callable[[int], None] | None = None,
 ) -> NDArray[np.float32]:
-    """Return scores, float32 (settings, n, classes), of the first n images for which there is time.
+    """Return answers, float32 (settings, n, values), to the first n images for which there is time.
 
     n is 0 if one run of the network tells that fewer than :data:`FEWEST` images would be done.
     """
     started, at_once = time.monotonic(), cores()
-    scored(net, settings[:1], frames[:1])  # the first run of a network is slower
+    answered(net, settings[:1], frames[:1], objective)  # the first run of a network is slower
     warm = time.monotonic()
-    first = scored(net, settings[:1], frames[:1])
+    first = answered(net, settings[:1], frames[:1], objective)
     rounds = -(-min(FEWEST, len(frames)) // at_once)
     if warm - started + (time.monotonic() - warm) * len(settings) * rounds > seconds:
         return np.empty((len(settings), 0, first.shape[2]), np.float32)
@@ -320,7 +332,7 @@ def scored_in_time(
     n, slowest = 0, 0.0
     while n < len(frames) and (not parts or time.monotonic() - started + slowest <= seconds):
         before, some = time.monotonic(), frames[n : n + at_once]
-        parts.append(scored(net, settings, some))
+        parts.append(answered(net, settings, some, objective))
         n += len(some)
         slowest = max(slowest, time.monotonic() - before)
         if done is not None:
