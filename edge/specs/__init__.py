@@ -23,6 +23,7 @@ from edge.specs.schema import (
     Precision,
     Preprocess,
     Published,
+    RangeSplit,
     Rounding,
     Sources,
 )
@@ -38,6 +39,7 @@ __all__ = [
     "Precision",
     "Preprocess",
     "Published",
+    "RangeSplit",
     "Rounding",
     "Sources",
     "available_models",

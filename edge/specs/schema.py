@@ -279,6 +279,23 @@ class Equalization:
 
 
 @frozen
+class RangeSplit:
+    """Channels around depthwise convolutions in groups of similar range, each with thresholds of its own.
+
+    Costs time on the BPU, but no multiplication: see ``edge.prepare``.
+    """
+
+    #: node name of the convolution in front -> number of groups; ``*`` in a name stands for any text.
+    places: Mapping[str, int] = field(factory=lambda: {"*": 2})
+    images: int = 64  #: calibration images to look at, 1 and above; all of them if there are fewer.
+
+    def __attrs_post_init__(self) -> None:
+        _check(self.images >= 1, f"range_split: images {self.images}", "1 and above")
+        for name, groups in self.places.items():
+            _check(2 <= groups <= 16, f"range_split: {groups} groups at {name}", "2..16")
+
+
+@frozen
 class Evidence:
     """On which images ``edge tune`` found a recipe, and what was measured with it.
 
@@ -313,6 +330,7 @@ class Precision:
     note: str = ""  #: what the recipe was measured on.
     #: rewrites of parts of the graph that keep its answers; see ``edge.prepare``.
     rewrites: tuple[Rewrite, ...] = ()
+    range_split: RangeSplit | None = None  #: of the channels around depthwise convolutions; None leaves them together.
     equalization: Equalization | None = None  #: of the channels; None leaves them as they are.
     rounding: Rounding | None = None  #: of the weights; None rounds each to the nearest step, as the compiler does.
     evidence: Evidence | None = None  #: figures behind a recipe that ``edge tune`` found.
