@@ -25,7 +25,7 @@ from pathlib import Path
 import numpy as np
 from attrs import evolve
 
-from edge.accuracy import MeasuredOn, Step, Subject, evaluate, find_steps, subject_of
+from edge.accuracy import MeasuredOn, Step, Subject, evaluate, find_steps, judge_of, subject_of
 from edge.accuracy.answers import KeptAnswers, measure
 from edge.folder.built import open_built
 from edge.images import ImageSet, open_images, sample
@@ -72,14 +72,14 @@ def pool(subject: Subject, step: Step, images: ImageSet, workers: int) -> float:
 
         runner(np.ascontiguousarray(resize_crop(images[0].load(), subject.preprocess)))
         opened = evolve(step, open=ready)
-        with KeptAnswers(Path(scratch), subject.classes, print) as kept:
+        with KeptAnswers(Path(scratch), judge_of(subject).width, print) as kept:
             found = measure(
                 opened,
                 kept,
                 images=images,
                 wanted=np.arange(len(images), dtype=np.int32),
                 preprocess=subject.preprocess,
-                classes=subject.classes,
+                judge=judge_of(subject),
                 workers=workers,
                 reporter=Quiet(),
             )

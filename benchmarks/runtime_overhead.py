@@ -66,11 +66,11 @@ def overhead(rounds: int) -> float:
     from tests.fake_board import fake_bin
 
     pre = Preprocess()
-    rgb = np.random.default_rng(0).integers(0, 256, (*pre.crop, 3)).astype(np.uint8)
+    rgb = np.random.default_rng(0).integers(0, 256, (*pre.canvas, 3)).astype(np.uint8)
     worst = 0.0
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "net.bin")
-        nv12_input = {"name": "images", "type": "NV12", "shape": [1, 3, *pre.crop]}
+        nv12_input = {"name": "images", "type": "NV12", "shape": [1, 3, *pre.canvas]}
         scores = {"name": "scores", "type": "F32", "shape": [1, CLASSES, 1, 1]}
         path.write_bytes(fake_bin([scores], [nv12_input], constant=True))
         entry = FileEntry(path.name, path.stat().st_size, "")

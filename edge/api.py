@@ -75,12 +75,12 @@ class BuildResult:
 
     @property
     def agreement(self) -> float:
-        """Share of the images with the float network's answer behind NV12, in percent."""
+        """Share of the images with the float network's answer behind NV12, in percent; of raw outputs, bit for bit."""
         return float(self.manifest["accuracy"]["agreement"])
 
     @property
     def cosine(self) -> float:
-        """Mean cosine of the quantized scores with the float ones behind NV12, -1..1."""
+        """Mean cosine of the quantized scores with the float ones behind NV12, -1..1; of raw outputs the lowest."""
         return float(self.manifest["accuracy"]["cosine"])
 
     @property
@@ -187,7 +187,7 @@ def evaluate(
     listener: Listener = SILENT,
     command: str | None = None,
     board: Callable[[Subject], Step] | None = None,
-    check: Callable[[MeasuredOn, Sequence[Step]], None] | None = None,
+    check: Callable[[Subject, MeasuredOn, Sequence[Step]], None] | None = None,
     **unknown: object,
 ) -> Evaluation:
     """Measure a build after each step from float to program, as ``edge eval`` does; it writes ``eval.json``.
@@ -258,8 +258,8 @@ def evaluate(
         else:
             chosen = choose(chosen, missing, steps)
         if check is not None:
-            check(measured_on, chosen)
-        if unlabelled:
+            check(subject, measured_on, chosen)
+        if unlabelled and subject.task == "classify":
             listener.warn(f"{unlabelled}; agreement with the float network is measured instead")
         evaluation = measure(
             subject,
@@ -326,7 +326,15 @@ def built_images(
         tell(f"no --images: those that the build was measured on are taken, {measured}")
         return (sample(kept, count, seed) if count else kept), unlabelled
     return choices.image_set(
-        images, names, about.weights, about.classes, count=count, seed=seed, label_offset=label_offset
+        images,
+        names,
+        about.weights,
+        about.classes,
+        count=count,
+        seed=seed,
+        label_offset=label_offset,
+        task=about.task,
+        inputs=about.inputs,
     )
 
 

@@ -21,6 +21,7 @@ from edge.folder.metadata import Metadata
 from edge.images.calibrate import CalibrationResult
 from edge.prepare.attention import Attention
 from edge.prepare.equalize import EqualizedPair
+from edge.report.compare import Comparison
 from edge.report.contents import Report, Thumbnail
 from edge.sources.stage import Weights
 from edge.tune.result import TuneResult
@@ -36,6 +37,11 @@ DOCUMENTS: dict[str, tuple[type, str]] = {
     "diagnosis.json": (Diagnosis, "Of `edge diagnose`."),
     "tune.json": (TuneResult, "Of `edge tune`."),
     "report.json": (Report, "Everything that `report.html` shows, as data."),
+    "comparison.json": (
+        Comparison,
+        "Everything that `comparison.html` shows, as data. `edge report` of two builds, A and B, writes both where you "
+        "start it, or at `--out`; they are in no build folder.",
+    ),
 }
 IN_THE_MANIFEST = (Weights, Attention, EqualizedPair, Profile, State)
 # Of a thumbnail, report.json keeps the name and not the bytes; see edge/report/page.py.

@@ -634,14 +634,16 @@ def _received(folder: Path) -> Path:
 def _listed_again(build: Path) -> None:
     """Bring hashes up to date where the documents can still be read."""
     for name, key in (("metadata.json", "files"), ("manifest.json", "artifacts")):
-        document = json.loads((build / name).read_text()) if (build / name).is_file() else {}
-        entries = document.get(key, [])
-        for entry in entries.values() if isinstance(entries, dict) else entries:
-            if (build / entry["path"]).is_file():
-                data = (build / entry["path"]).read_bytes()
-                entry["bytes"], entry["sha256"] = len(data), hashlib.sha256(data).hexdigest()
-        if document:
-            (build / name).write_text(json.dumps(document))
+        try:
+            document = json.loads((build / name).read_text())
+            entries = document[key]
+            for entry in entries.values() if isinstance(entries, dict) else entries:
+                if (build / entry["path"]).is_file():
+                    data = (build / entry["path"]).read_bytes()
+                    entry["bytes"], entry["sha256"] = len(data), hashlib.sha256(data).hexdigest()
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            continue  # damaged beyond a list of files
+        (build / name).write_text(json.dumps(document))
 
 
 def received(rng: random.Random, folder: Path) -> list[Command]:

@@ -20,9 +20,9 @@ RANK = {
     "errors": 0, "progress": 0,
     "files": 1, "scratch": 1, "foreign": 1, "toolchain": 1,
     "graph": 2, "specs": 2,
-    "folder": 3, "images": 3,
-    "compiler": 4, "prepare": 4, "simulate": 4, "sources": 4,
-    "runtime": 5,
+    "detect": 3, "folder": 3, "images": 3,
+    "compiler": 4, "heads": 4, "prepare": 4, "simulate": 4,
+    "runtime": 5, "sources": 5,
     "measure": 6,
     "accuracy": 7, "diagnose": 7,
     "pipeline": 8, "report": 8,
@@ -30,7 +30,7 @@ RANK = {
     "api": 10,
     "cli": 11,
 }  # fmt: skip
-BOARD = ("api", "errors", "folder.metadata", "specs", "images.preprocess", "images", "runtime")
+BOARD = ("api", "detect", "errors", "folder.metadata", "specs", "images.preprocess", "images", "runtime")
 
 
 def modules() -> list[Path]:
@@ -128,8 +128,8 @@ def test_the_map_of_the_rooms_is_the_codes_own() -> None:
 def test_a_file_is_one_thought() -> None:
     lengths = {path.relative_to(PACKAGE): len(path.read_text().splitlines()) for path in PACKAGE.rglob("*.py")}
     assert {path: lines for path, lines in lengths.items() if lines > 600} == {}
-    assert len(lengths) <= 220
-    assert sum(lengths.values()) <= 39_000
+    assert len(lengths) <= 240
+    assert sum(lengths.values()) <= 42_000
 
 
 def beside() -> list[Path]:

@@ -185,6 +185,9 @@ def test_an_interrupted_build_resumes(
         process.kill()
     assert process.returncode == 130
     assert b"Traceback" not in err
+    last = "interrupted; finished stages are kept, and the same command continues from there"
+    assert err.decode().splitlines()[-1] == last
+    assert "failed" not in err.decode()
     fake_compiler.mode("ok")
     code, out, err_text = edge(*fake(net, images, "--json"))
     assert code == 0, err_text

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 import yaml
 from attrs import frozen
@@ -21,6 +22,7 @@ from onnx import TensorProto, helper, numpy_helper
 from edge.board.transfer import record
 from edge.compiler.run import makertbin
 from edge.folder.workspace import content_key
+from edge.images.preprocess import decode, network_input, resize_crop, rgb_to_nv12
 from edge.runtime import load
 from edge.toolchain.found import Toolchain
 from tests.conftest import save_images
@@ -30,8 +32,8 @@ pytestmark = pytest.mark.compiler
 NORM = ("--mean", "123.675,116.28,103.53", "--std", "58.395,57.12,57.375", "--resize", "64", "--level", "O0")
 
 
-def save_small_net(path: Path, seed: int = 0) -> Path:
-    """Two convolutions, ReLU, pooling and a head: 64x64 to 4 classes."""
+def save_small_net(path: Path, seed: int = 0, side: int = 64) -> Path:
+    """Two convolutions, ReLU, pooling and a head: 64x64, or another size, to 4 classes."""
     rng = np.random.default_rng(seed)
 
     def weight(name: str, *shape: int) -> onnx.TensorProto:
@@ -49,7 +51,7 @@ def save_small_net(path: Path, seed: int = 0) -> Path:
     graph = helper.make_graph(
         nodes,
         "small",
-        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 3, 64, 64])],
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 3, side, side])],
         [helper.make_tensor_value_info("y", TensorProto.FLOAT, [1, 4])],
         [
             weight("w1", 16, 3, 4, 4), weight("b1", 16), weight("w2", 16, 16, 3, 3), weight("b2", 16),
@@ -231,6 +233,49 @@ def test_the_published_yaml_compiles_by_hand(built: Built, tmp_path: Path, toolc
     done = toolchain.run(command, cwd=copy, timeout=300)
     assert done.returncode == 0, done.tail
     assert (copy / "model_output" / "small_64x64_nv12.bin").stat().st_size > 1000
+
+
+@pytest.mark.parametrize(("side", "canvas"), [(112, (112, 128)), (225, (226, 256)), (299, (300, 320))])
+def test_a_network_of_any_size_is_built(
+    side: int, canvas: tuple[int, int], tmp_path: Path, toolchain: Toolchain
+) -> None:
+    net, images = save_small_net(tmp_path / "odd.onnx", side=side), save_images(tmp_path / "images", 24)
+    arguments = (
+        *NORM[:4],
+        "--resize",
+        str(side + 10),
+        "--level",
+        "O0",
+        "--images",
+        str(images),
+        "--calib",
+        str(images),
+    )
+    manifest = build(tmp_path, str(net), *arguments)
+    proof, placed = manifest["verify"], manifest["placement"]
+    assert (proof["bit_exact"], proof["max_abs_diff"], proof["integers"]) == (True, 0, 4)
+    assert proof["portable_exact"] is True
+    assert placed["cpu_inside"] == []
+    assert placed["bpu"] == 6, "the preprocessing, the Slice, two convolutions, the pooling, the head"
+    assert manifest["preprocess"]["crop"] == [side, side]
+    assert (tmp_path / "build" / "odd" / f"odd_{canvas[1]}x{canvas[0]}_nv12.bin").is_file()
+    with load(tmp_path / "build" / "odd") as made:
+        assert made.info.inputs[0].size == canvas
+        assert made.preprocess is not None
+        rgb = resize_crop(decode(min(images.rglob("*.*"))), made.preprocess)
+        scores = made.run(rgb_to_nv12(rgb))[0]
+        # What is beside the network's own pixels changes nothing.
+        rgb[side:], rgb[:, side:] = 255, 0
+        np.testing.assert_array_equal(made.run(rgb_to_nv12(rgb))[0], scores)
+    (exported,) = tmp_path.glob("build/odd/.stages/export-*/odd.onnx")
+    own = onnxruntime.InferenceSession(net, providers=["CPUExecutionProvider"])
+    whole = onnxruntime.InferenceSession(exported, providers=["CPUExecutionProvider"])
+    seen = network_input(rgb, made.preprocess)
+    np.testing.assert_array_equal(
+        own.run(None, {"x": np.ascontiguousarray(seen[:, :, :side, :side])})[0], whole.run(None, {"x": seen})[0]
+    )
+    spread = np.ptp(whole.run(None, {"x": seen})[0])
+    np.testing.assert_allclose(scores, whole.run(None, {"x": seen})[0], atol=0.1 * spread)
 
 
 @pytest.mark.slow

@@ -26,6 +26,8 @@ from edge.files import write_json
 from edge.folder.built import open_built
 from edge.measure import scores
 from edge.pipeline import manifest
+from edge.report.compare import compare as compare_builds
+from edge.report.compare import documents as compared
 from edge.report.gather import gather
 from edge.report.page import documents
 from tests import trained_net
@@ -109,6 +111,9 @@ def test_fabricated_builds_hold_what_the_page_says(schema: Schema, tmp_path: Pat
             write_json(folder / "tune.json", cattrs.unstructure(result(built.sha256["float_onnx"])))
         (folder / "report.json").write_text(documents(gather(open_built(folder)))["report.json"])
         assert faults(schema, folder) == []
+    both = compared(compare_builds(open_built(tmp_path / "a"), open_built(tmp_path / "b")))
+    (tmp_path / "comparison.json").write_text(both["comparison.json"])
+    assert faults(schema, tmp_path) == []
 
 
 def files_named(schema: Schema) -> dict[str, str]:

@@ -74,7 +74,7 @@ def scripted(name: str, answer: Callable[[np.ndarray], np.ndarray], *, count: in
 
     @contextmanager
     def opened(workers: int) -> Iterator[object]:
-        yield answer
+        yield lambda rgb: [answer(rgb)]
 
     return Step(name, "a test", f"{name}_onnx", "11" * 32, "22" * 32, opened, count)
 

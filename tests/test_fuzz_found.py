@@ -13,6 +13,7 @@ from edge.errors import BackendError, LabelError, ModelFileError, SpecError, Wor
 from edge.folder.built import open_built
 from edge.folder.store import Store
 from edge.folder.workspace import Workspace
+from edge.graph.files import load_onnx
 from edge.images.calibrate import load_set
 from edge.images.find import open_images
 from edge.progress import Silent
@@ -180,3 +181,21 @@ def test_class_names_do_nothing_to_the_terminal(edge: Run, build: Path, tmp_path
     assert code == 0
     assert r"\x1b[31m1\x00" in out
     assert not {"\x1b", "\0"} & set(out)
+
+
+def test_a_tensor_whose_bytes_do_not_fit_its_shape_is_told(tmp_path: Path) -> None:
+    node = onnx.helper.make_node("Cast", ["w"], ["y"], to=1)
+    wrong = onnx.TensorProto(name="w", data_type=onnx.TensorProto.FLOAT16, dims=(3, 4), raw_data=bytes(48))
+    output = onnx.helper.make_tensor_value_info("y", 1, (3, 4))
+    model = onnx.helper.make_model(onnx.helper.make_graph([node], "g", [], [output], [wrong]))
+    onnx.save(model, tmp_path / "net.onnx")
+    with pytest.raises(ModelFileError, match="48 bytes, its shape says 24"):
+        load_onnx(tmp_path / "net.onnx")
+
+
+def test_a_manifest_whose_part_is_no_object_can_not_be_read(tmp_path: Path) -> None:
+    folder = make_build(tmp_path / "net")
+    manifest = json.loads((folder / "manifest.json").read_text())
+    (folder / "manifest.json").write_text(json.dumps(manifest | {"accuracy": "none"}))
+    with pytest.raises(ModelFileError, match="can't be read"):
+        open_built(folder)

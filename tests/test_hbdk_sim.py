@@ -245,7 +245,9 @@ def test_wrong_frames_and_closed_simulators_are_refused(tool: Any, tiny: Path) -
 
 def test_programs_that_it_cant_take_are_told(tool: Any, tmp_path: Path) -> None:
     toolchain = tool(GOOD + WRITE)
-    with pytest.raises(ToolchainError, match="takes F32"):
+    with pytest.raises(ToolchainError, match="takes S8"):
+        Simulator(toolchain, save(tmp_path / "x.bin", message(kind=1)))
+    with pytest.raises(ToolchainError, match="no call of the BPU"):  # numbers need a Quantize before it
         Simulator(toolchain, save(tmp_path / "x.bin", message(kind=5)))
     model = message()
     model.graphs[0].node[0].input[:] = ["elsewhere"]

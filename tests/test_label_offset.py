@@ -203,7 +203,7 @@ def test_the_board_s_figures_carry_it(tmp_path: Path) -> None:
 
     class Board:
         def run(self, frames: list[np.ndarray], tell: Any) -> list[np.ndarray]:
-            return [self.scores(np.asarray(frame)) for frame in frames]
+            return [[self.scores(np.asarray(frame))] for frame in frames]
 
         def scores(self, nv12: np.ndarray) -> np.ndarray:
             u, v = (float(plane.mean()) for plane in nv12[32 * 32 :].reshape(-1, 2).T)

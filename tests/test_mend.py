@@ -14,11 +14,12 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from edge.errors import ModelFileError
-from edge.graph.files import load_onnx
+from edge.graph.files import image_input, load_onnx
 from edge.sources.check import inspect_onnx
-from edge.sources.mend import LUMA, mended
+from edge.sources.mend import LUMA, mended, on_canvas
 from edge.sources.options import Options
 from edge.sources.resolve import resolve
+from edge.specs import Preprocess
 
 CLASSES = 5
 
@@ -37,7 +38,7 @@ def net(
         helper.make_node("Conv", ["x" if before else "image", "k"], ["c"], "/conv", pads=[1] * 4),
         helper.make_node("GlobalAveragePool", ["c"], ["p"], "/pool"),
         helper.make_node("Flatten", ["p"], ["f"], "/flat"),
-        helper.make_node("Gemm", ["f", "w"], ["scores"], "/head"),
+        helper.make_node("Gemm", ["f", "w", "b"], ["scores"], "/head"),
     ]
     graph = helper.make_graph(
         nodes,
@@ -47,6 +48,7 @@ def net(
         [
             numpy_helper.from_array(rng.normal(0, 0.5, (4, channels, 3, 3)).astype(dtype), "k"),
             numpy_helper.from_array(rng.normal(0, 0.5, (4, CLASSES)).astype(dtype), "w"),
+            numpy_helper.from_array(np.zeros(CLASSES, dtype), "b"),
         ],
     )
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
@@ -207,3 +209,37 @@ def test_other_numbers_of_channels_are_refused_with_a_way_on(channels: int, tmp_
     with pytest.raises(ModelFileError, match="no axis holds three colour channels") as failed:
         inspect_onnx(tmp_path / "net.onnx")
     assert failed.value.remedy
+
+
+# Behind a Slice, where no program has the network's size
+
+
+@pytest.mark.parametrize("opset", [9, 13])
+@pytest.mark.parametrize("last", [False, True])
+def test_a_network_of_any_size_gets_a_canvas(opset: int, last: bool) -> None:
+    own = net(last=last)
+    own.opset_import[0].version = opset
+    rule = Preprocess(crop=(29, 31), resize=None, layout="NHWC" if last else "NCHW")
+    for place, side in enumerate(rule.crop, 1 if last else 2):
+        own.graph.input[0].type.tensor_type.shape.dim[place].dim_value = side
+    model, (note,) = on_canvas(own, rule, "mine.onnx")
+    onnx.checker.check_model(model, full_check=True)
+    assert ("29x31" in note, "30x32" in note) == (True, True)
+    assert image_input(model) == ("image", rule.input_shape)
+    whole = np.random.default_rng(3).normal(0, 1, rule.input_shape).astype(np.float32)
+    part = whole[:, :29, :31] if last else whole[:, :, :29, :31]
+    np.testing.assert_array_equal(scores(model, whole), scores(own, np.ascontiguousarray(part)))
+
+
+def test_a_network_of_a_programs_size_stays() -> None:
+    own = net()
+    assert on_canvas(own, Preprocess(crop=(32, 32), resize=None), "mine.onnx") == (own, ())
+
+
+def test_a_slice_that_changes_the_scores_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    own, rule = net(), Preprocess(crop=(32, 30), resize=None)
+    own.graph.input[0].type.tensor_type.shape.dim[3].dim_value = 30
+    answers = iter([[np.zeros(CLASSES)], [np.ones(CLASSES)]])
+    monkeypatch.setattr("edge.sources.mend.values_of", lambda *_: next(answers))
+    with pytest.raises(ModelFileError, match="other scores"):
+        on_canvas(own, rule, "mine.onnx")

@@ -81,7 +81,7 @@ def test_a_file_of_the_users_needs_mean_and_std(tmp_path: Path, kind: str, prepr
 
 def test_every_key_is_told_that_the_yaml_leaves_open(tmp_path: Path) -> None:
     found = read_model(str(save_yaml(tmp_path / "mine.yaml")))
-    assert (found.assumed, found.shipped) == (("interpolation", "color", "layout"), False)
+    assert (found.assumed, found.shipped) == (("letterbox", "fill", "interpolation", "color", "layout"), False)
     assert read_model("ConvNeXt_atto").shipped
 
 

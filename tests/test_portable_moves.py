@@ -95,6 +95,22 @@ def test_reduce_max(vendor: VendorRuntime, dtype: Any, axis: int) -> None:
     same(vendor, Case("HzQuantizedReduceMax", {"x": x}, attributes, shape, kind(dtype)))
 
 
+@pytest.mark.parametrize("axis", [1, 3])
+@pytest.mark.parametrize("dtype", TYPES)
+def test_place_of_the_largest(vendor: VendorRuntime, dtype: Any, axis: int) -> None:
+    """Of equal values, which few numbers bring, the first."""
+    random = np.random.default_rng(0)
+    shape = [1 if i == axis else n for i, n in enumerate(IMAGE)]
+    for x in (anything(random, dtype, *IMAGE), random.integers(-2, 3, IMAGE).astype(dtype)):
+        same(vendor, Case("HzQuantizedArgMax", {"x": x}, {"axis": axis, "output_bit": 8}, shape, kind(dtype)))
+
+
+@pytest.mark.parametrize("to", [TensorProto.FLOAT, TensorProto.INT32, TensorProto.INT64])
+def test_cast(vendor: VendorRuntime, to: int) -> None:
+    x = anything(np.random.default_rng(0), np.int8, *IMAGE)
+    same(vendor, Case("Cast", {"x": x}, {"to": to}, IMAGE, to, domain=""))
+
+
 def test_global_max_pool(vendor: VendorRuntime) -> None:
     x = anything(np.random.default_rng(0), np.int8, *IMAGE)
     attributes = {"data_format": "NHWC"}

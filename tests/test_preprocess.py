@@ -14,18 +14,23 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from edge.errors import ImageError
+from edge.errors import ImageError, SpecError
 from edge.images.preprocess import (
+    arrange,
+    calibration_image,
     decode,
     network_input,
     network_input_from_nv12,
     nv12_to_yuv444,
+    placement,
     resize_crop,
     rgb_to_nv12,
+    unletterbox,
     yuv444_to_rgb_float,
 )
 from edge.images.resample import resample
 from edge.specs import Preprocess
+from edge.specs.schema import Color, Layout
 
 EVEN = st.integers(1, 12).map(lambda half: 2 * half)
 IMAGES = st.tuples(EVEN, EVEN).flatmap(lambda size: arrays(np.uint8, (*size, 3)))
@@ -50,6 +55,37 @@ def image(height: int, width: int, seed: int = 0) -> np.ndarray:
 
 def flat(color: tuple[int, int, int], height: int = 4, width: int = 4) -> np.ndarray:
     return np.full((height, width, 3), color, np.uint8)
+
+
+# The canvas of networks whose size no program can have
+
+
+@pytest.mark.parametrize("size", [(112, 112), (299, 299), (225, 225), (33, 64), (126, 118)])
+@pytest.mark.parametrize("resize", [300, None])
+@pytest.mark.parametrize(("color", "layout"), [("rgb", "NCHW"), ("bgr", "NHWC")])
+def test_the_canvas_holds_the_networks_own_pixels(
+    tmp_path: Path, size: tuple[int, int], resize: int | None, color: Color, layout: Layout
+) -> None:
+    rule = Preprocess(crop=size, resize=resize, color=color, layout=layout)
+    rgb, (height, width) = image(341, 400), size
+    seen = resize_crop(rgb, rule)
+    assert seen.shape == (*rule.canvas, 3)
+    assert seen.flags.c_contiguous
+    sides = size if resize is None else (resize, 351)
+    place = (0, 0) if resize is None else (round((resize - height) / 2), round((351 - width) / 2))
+    plain = resample(rgb, sides, (*place, *size), "bicubic")
+    np.testing.assert_array_equal(seen[:height, :width], plain)
+    # Behind NV12, too: what is filled up gives no chroma to the network's own pixels.
+    even = -(-height // 2) * 2, -(-width // 2) * 2
+    alone = np.pad(plain, ((0, even[0] - height), (0, even[1] - width), (0, 0)), constant_values=255)
+    np.testing.assert_array_equal(
+        nv12_to_yuv444(rgb_to_nv12(seen), rule.canvas)[:height, :width],
+        nv12_to_yuv444(rgb_to_nv12(alone), even)[:height, :width],
+    )
+    # A calibration file brings the canvas back.
+    (tmp_path / "one.bin").write_bytes(arrange(seen.astype("<f4"), rule).tobytes())
+    np.testing.assert_array_equal(calibration_image(tmp_path / "one.bin", rule), seen)
+    assert network_input(seen, rule).shape == rule.input_shape
 
 
 # NV12
@@ -438,3 +474,94 @@ import edge.images, edge.images.preprocess
 """
     root = str(Path(__file__).resolve().parent.parent)
     subprocess.run([sys.executable, "-c", code], check=True, env={**os.environ, "PYTHONPATH": root})
+
+
+# Letterbox
+
+
+def trainers_letterbox(rgb: np.ndarray, size: tuple[int, int], where: str, fill: int) -> np.ndarray:
+    """YOLOX's ``preproc`` (corner) and ultralytics' ``LetterBox`` (center), transcribed."""
+    height, width = rgb.shape[:2]
+    ratio = min(size[0] / height, size[1] / width)
+    if where == "corner":
+        padded = np.full((*size, 3), fill, np.uint8)
+        scaled = cv2.resize(rgb, (int(width * ratio), int(height * ratio)), interpolation=cv2.INTER_LINEAR)
+        padded[: int(height * ratio), : int(width * ratio)] = scaled
+        return padded
+    new = round(width * ratio), round(height * ratio)
+    rest = (size[1] - new[0]) / 2, (size[0] - new[1]) / 2
+    scaled = cv2.resize(rgb, new, interpolation=cv2.INTER_LINEAR) if rgb.shape[1::-1] != new else rgb
+    top, bottom = round(rest[1] - 0.1), round(rest[1] + 0.1)
+    left, right = round(rest[0] - 0.1), round(rest[0] + 0.1)
+    return cv2.copyMakeBorder(scaled, top, bottom, left, right, cv2.BORDER_CONSTANT, value=(fill,) * 3)
+
+
+SIZES = st.tuples(st.integers(2, 160), st.integers(2, 160))
+
+
+@given(size=SIZES, input_size=SIZES, where=st.sampled_from(["corner", "center"]), fill=st.integers(0, 255))
+@settings(deadline=None)
+def test_letterbox_is_the_trainers(size, input_size, where, fill) -> None:
+    ratio = min(input_size[0] / size[0], input_size[1] / size[1])
+    if min(int(side * ratio) for side in size) < 1:
+        return  # the trainers fail
+    rgb = image(*size)
+    pre = Preprocess(crop=input_size, letterbox=where, fill=fill)
+    own = resize_crop(rgb, pre)
+    assert own.shape == (*pre.canvas, 3)
+    assert own.flags.c_contiguous
+    crop = own[: input_size[0], : input_size[1]].astype(int)
+    # OpenCV's exact interpolation against its fast one.
+    assert np.abs(crop - trainers_letterbox(rgb, input_size, where, fill)).max() <= 1
+
+
+def test_a_letterboxed_image_of_the_inputs_size_is_itself() -> None:
+    rgb = image(384, 640)
+    for where in ("corner", "center"):
+        assert (resize_crop(rgb, Preprocess(crop=(384, 640), letterbox=where)) == rgb).all()
+
+
+def test_a_sliver_keeps_one_pixel() -> None:
+    for where in ("corner", "center"):
+        assert resize_crop(image(2, 900), Preprocess(crop=(64, 64), letterbox=where)).shape == (64, 64, 3)
+
+
+@pytest.mark.parametrize("interpolation", ["bicubic", "area", "nearest"])
+def test_other_interpolations_of_a_letterboxed_image_are_pillows(interpolation: str) -> None:
+    rgb = image(90, 120)
+    pre = Preprocess(crop=(32, 64), letterbox="corner", interpolation=interpolation)
+    crop = resize_crop(rgb, pre)
+    assert (crop[:32, :42] == resample(rgb, (32, 42), (0, 0, 32, 42), interpolation)).all()
+    assert (crop[:, 42:] == 114).all()
+
+
+LETTERBOXED = [Preprocess(crop=(96, 128), letterbox=where) for where in ("corner", "center")]
+CROPPED = [Preprocess(crop=(96, 96), resize=112), Preprocess(crop=(96, 128), resize=None)]
+
+
+@pytest.mark.parametrize("pre", LETTERBOXED + CROPPED)
+@pytest.mark.parametrize("size", [(300, 200), (200, 300), (64, 64)])
+def test_boxes_go_back_to_the_image(pre: Preprocess, size: tuple[int, int]) -> None:
+    """A bright rectangle is found on the input, and its box put back is the one that was drawn."""
+    rgb = np.zeros((*size, 3), np.uint8)
+    drawn = np.array([size[1] * 3 // 8, size[0] * 3 // 8, size[1] * 5 // 8, size[0] * 6 // 8])
+    rgb[drawn[1] : drawn[3], drawn[0] : drawn[2]] = 255
+    seen = resize_crop(rgb, pre)[..., 0]
+    rows, columns = (np.flatnonzero((seen > 150).any(axis=axis)) for axis in (1, 0))
+    found = np.array([[columns[0], rows[0], columns[-1] + 1, rows[-1] + 1]], np.float32)
+    pixel = max(size[0] / placement(size, pre).size[0], size[1] / placement(size, pre).size[1])
+    assert np.abs(unletterbox(found, size, pre) - drawn).max() <= max(1.0, pixel)
+
+
+def test_boxes_are_cut_at_the_images_border() -> None:
+    pre = Preprocess(crop=(64, 64), letterbox="center")
+    box = np.array([[-9.0, -9.0, 99.0, 99.0]], np.float32)
+    assert unletterbox(box, (30, 60), pre).tolist() == [[0, 0, 60, 30]]
+
+
+def test_letterbox_stands_alone() -> None:
+    pre = Preprocess(letterbox="corner")
+    assert (pre.resize, pre.interpolation, pre.fill) == (None, "bilinear", 114)
+    for wrong in ({"letterbox": "corner", "resize": 256}, {"fill": 3}, {"letterbox": "corner", "fill": 256}):
+        with pytest.raises(SpecError):
+            Preprocess(**wrong)

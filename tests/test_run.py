@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
+from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import numpy as np
 import onnxruntime
@@ -12,8 +16,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from edge.cli.program import _complete
+from edge.cli.run import _summary
 from edge.errors import ImageError, UsageError, WorkspaceError
 from edge.images.preprocess import decode, resize_crop, rgb_to_nv12
+from edge.runtime import Net, Tensor
 from edge.runtime.annotated import BAR, ROW, annotate, png, save_image
 from edge.specs import Preprocess
 from tests.conftest import Run
@@ -45,6 +52,33 @@ def test_a_name_means_its_build_folder(edge: Run, build: Path, tmp_path: Path) -
     assert "the same integers as on the board" in out
     lines = out[out.index("photo.png") :].splitlines()[1:]
     assert lines == [f"  {100 * p:6.2f} %  {name}" for name, p in expected(build, image)[:3]]
+
+
+def test_several_images_end_with_a_summary(edge: Run, build: Path, tmp_path: Path) -> None:
+    photos = [save_photo(tmp_path / "photos" / f"{seed:02d}.png", seed) for seed in range(12)]
+    code, out, _ = edge("run", "ConvNeXt_atto", "photos", "-k", "1", *PORTABLE)
+    *_, last = out.splitlines()
+    assert code == 0
+    answers = Counter(expected(build, photo)[0][0] for photo in photos)
+    said = ", ".join(f"{name} ({count})" for name, count in answers.most_common())
+    assert len(answers) > 1
+    assert re.fullmatch(r"12 images, \d+\.\d a second with reading them: " + re.escape(said), last)
+    assert " a second" not in edge("run", "ConvNeXt_atto", str(photos[0]), *PORTABLE)[1]
+
+
+def test_a_program_of_a_size_that_edge_builds_none_of_is_refused(tmp_path: Path) -> None:
+    image = Tensor("image", (1, 3, 300, 300), "uint8", nv12=True)
+    net = SimpleNamespace(preprocess=None, info=SimpleNamespace(inputs=(image,)))
+    with pytest.raises(UsageError, match="takes images of 300x300"):
+        _complete(cast(Net, net), tmp_path / "other.bin", None, None)
+
+
+def test_a_summary_of_many_classes_names_the_most_frequent() -> None:
+    results = [{"labels": [{"label": f"c{min(index, 7)}"}]} for index in range(12)] + [{"error": "broken"}]
+    assert _summary(results, 2.0) == (
+        "13 images, 6.5 a second with reading them: "
+        "c7 (5), c0 (1), c1 (1), c2 (1), c3 (1), 3 more classes (3), 1 not read"
+    )
 
 
 @pytest.mark.parametrize("how", ["ConvNeXt_atto/", "build/ConvNeXt_atto", "file", "elsewhere"])

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from onnx import NodeProto, TensorProto
 
-from edge.accuracy.evaluation import _Mistakes, _Part
+from edge.accuracy.classify import _Mistakes, _Part
 from edge.folder.metadata import FILE, read_metadata
 from edge.images.items import ImageItem
 from edge.runtime import load

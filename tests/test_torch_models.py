@@ -92,6 +92,12 @@ def test_what_can_not_be_taken_over_is_flagged(answer: dict[str, Any], note: str
         assert found.spec.labels is None
 
 
+@pytest.mark.parametrize("fixed", [False, True])
+def test_any_size_is_taken_over(fixed: bool) -> None:
+    rule = asked(input_size=[3, 299, 299], fixed_size=fixed, crop_pct=0.875).spec.preprocess
+    assert (rule.crop, rule.canvas, rule.resize) == ((299, 299), (300, 320), 341)
+
+
 def test_a_squashed_image_is_stretched() -> None:
     assert asked(crop_mode="squash", crop_pct=1.0).spec.preprocess.resize is None
 
@@ -101,8 +107,6 @@ def test_a_squashed_image_is_stretched() -> None:
     [
         ({}, {"known": False, "tags": [], "close": ["resnet18.tv_in1k"]}, "no model", "timm:resnet18.tv_in1k"),
         ({}, {"known": False, "tags": [], "close": []}, "no model", None),
-        ({}, {"input_size": [3, 299, 299]}, "299x299", "--crop 288"),
-        ({}, {"input_size": [3, 299, 299], "fixed_size": True}, "299x299", "another size"),
         ({"crop": (256, 256)}, {"fixed_size": True}, "224x224 only", "leave --crop out"),
         ({}, {"input_size": [1, 224, 224]}, "1 channels", None),
         ({}, {"classes": 0}, "not a classifier", None),

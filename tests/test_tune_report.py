@@ -17,7 +17,10 @@ from edge.report.charts import Canvas, front
 from edge.report.gather import gather
 from edge.report.page import markdown, page
 from edge.report.search import search_of
+from edge.sources.options import Options
+from edge.sources.resolve import resolve
 from edge.specs import Evidence, Precision, load_precision
+from edge.specs.load import precision_text
 from edge.specs.schema import Compiler, Rounding
 from edge.tune import FILE, Measured, Point, TimeShare, TuneResult
 from tests.conftest import Run
@@ -142,6 +145,14 @@ def test_a_recipe_found_at_o1_makes_no_later_build_o1(
     assert written.evidence is not None
     assert written.evidence.level == "O1"
     assert "compiler" not in (tmp_path / "mine.yaml").read_text()
+    # Nor does one that an earlier edge found, which kept its level.
+    (tmp_path / "old.yaml").write_text(precision_text(evolve(o1, evidence=evolve(evidence, level=None))))
+    old = Options(model="ConvNeXt_atto", precision=str(tmp_path / "old.yaml"))
+    request, notes = resolve(old)
+    assert request.precision.compiler == Compiler()
+    assert "--level O1" in notes[-1]
+    request, notes = resolve(evolve(old, level="O1"))
+    assert (request.precision.compiler, notes) == (Compiler("O1"), ())
     # Plain int8 is the answer now: the recipe of before is not left there without a word.
     code, _, err = edge(*arguments)
     assert (code, "mine.yaml is of an earlier search" in err) == (0, True)

@@ -203,6 +203,6 @@ def test_the_build_can_be_read_while_it_is_searched(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(MODULE, "Search", Searching)
     started = time.monotonic()
     folder = Workspace(tmp_path / "m", Silent())
-    tune_module(cast(Any, None), folder, SearchOptions(), Quiet())
+    tune_module(cast(Any, SimpleNamespace(spec=SimpleNamespace(task="classify"))), folder, SearchOptions(), Quiet())
     assert told == ["read"]
     assert time.monotonic() - started < 60

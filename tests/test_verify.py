@@ -161,11 +161,11 @@ def test_broken_files_and_programs_of_other_inputs(toolchain: Toolchain, tiny: P
     with pytest.raises(ModelFileError, match="can't be read"):
         check(toolchain, copy)
     message = binfile._message("Model").FromString((copy / "tiny.bin").read_bytes())
-    message.graphs[0].input_type[0] = 5
+    message.graphs[0].input_type[0] = 1
     (copy / "tiny.bin").write_bytes(message.SerializeToString())
     result = check(toolchain, copy)
     assert (result.frames, result.bit_exact, result.max_abs_diff) == (0, None, None)
-    assert "takes F32" in result.why_not
+    assert "takes S8" in result.why_not
     (copy / "tiny.bin").write_bytes(b"rubbish")
     with pytest.raises(ModelFileError, match="not a program"):
         check(toolchain, copy)

@@ -1,9 +1,10 @@
 """Accuracy after each step from the float network to the program, on the same images."""
 
 from edge.accuracy.answers import discard_stale
-from edge.accuracy.evaluation import ANSWERS, MeasuredOn, evaluate, write_evaluation
+from edge.accuracy.evaluation import ANSWERS, evaluate, judge_of, write_evaluation
+from edge.accuracy.judge import MeasuredOn
 from edge.accuracy.steps import NAMES, Missing, Step, Subject, choose, find_steps, subject_of
-from edge.accuracy.table import FILE, Change, Evaluation, Mistake, StepName, StepResult
+from edge.accuracy.table import FILE, Change, Evaluation, Mistake, OutputResult, StepName, StepResult
 from edge.measure.scores import Score
 
 __all__ = [
@@ -15,6 +16,7 @@ __all__ = [
     "MeasuredOn",
     "Missing",
     "Mistake",
+    "OutputResult",
     "Score",
     "Step",
     "StepName",
@@ -24,6 +26,7 @@ __all__ = [
     "discard_stale",
     "evaluate",
     "find_steps",
+    "judge_of",
     "subject_of",
     "write_evaluation",
 ]

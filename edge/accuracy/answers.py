@@ -6,10 +6,11 @@ import shutil
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Collection, Generator, Iterable
+from collections.abc import Callable, Collection, Generator, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, closing
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from attrs import define, frozen
@@ -20,10 +21,15 @@ from edge.errors import ImageError, InputError, ModelFileError, WorkspaceError
 from edge.folder.store import Store
 from edge.images import ImageSet
 from edge.images.preprocess import resize_crop
-from edge.measure.networks import Runner
+from edge.images.samples import read_sample
+from edge.measure.networks import Frame, Runner
 from edge.measure.scores import Scores
 from edge.progress import SILENT, Reporter
 from edge.specs import Preprocess
+from edge.specs.schema import Input
+
+if TYPE_CHECKING:
+    from edge.accuracy.judge import Judge, Row
 
 FOLDER = ".outputs"
 NAME = f"{FOLDER}/answers.sqlite"
@@ -41,14 +47,14 @@ class KeptAnswers:
     The lock of the build folder ``root`` is held.
     """
 
-    def __init__(self, root: Path, classes: int, warn: Callable[[str], None]) -> None:
+    def __init__(self, root: Path, width: int, warn: Callable[[str], None]) -> None:
         earlier = [path for path in (root / FOLDER).glob("*") if path.is_dir()]
         if earlier:
             warn(f"{root / FOLDER} holds answers of another version of edge; they are computed again")
         for path in earlier:
             shutil.rmtree(path, ignore_errors=True)
         self._store = Store(root, NAME, warn)
-        self._classes = classes
+        self._width = width
         self._new: dict[str, dict[bytes, bytes]] = {}
         self._written = time.monotonic()
 
@@ -69,12 +75,12 @@ class KeptAnswers:
         return found
 
     def read(self, step: Step, contents: Digests) -> Scores:
-        """Return the scores of images with an answer, (n, classes)."""
+        """Return the answers to images that have one, (n, width)."""
         rows = [row.tobytes() for row in contents]
         have = self._find(step, rows)
         if len(have) < len(set(rows)):
             raise WorkspaceError(f"{NAME} was damaged while it was read", remedy="run it again")
-        scores = np.empty((len(rows), self._classes), np.float32)
+        scores = np.empty((len(rows), self._width), np.float32)
         for row, content in enumerate(rows):
             scores[row] = np.frombuffer(have[content], "<f4")
         return scores
@@ -95,7 +101,7 @@ class KeptAnswers:
 
     def _find(self, step: Step, contents: list[bytes]) -> dict[bytes, bytes]:
         found = self._store.find(_part(step), contents)
-        return {content: data for content, data in found.items() if len(data) == 4 * self._classes}
+        return {content: data for content, data in found.items() if len(data) == 4 * self._width}
 
 
 def _part(step: Step) -> str:
@@ -125,7 +131,8 @@ def measure(
     images: ImageSet,
     wanted: Indices,
     preprocess: Preprocess,
-    classes: int,
+    judge: Judge,
+    inputs: Sequence[Input] = (),
     workers: int,
     reporter: Reporter,
 ) -> Answered:
@@ -137,9 +144,11 @@ def measure(
         step: closed; opened only if there is something to compute.
         answers: known ones; grows.
         wanted: indices of the images to answer, readable as files.
+        judge: makes the answer of the network's outputs.
+        inputs: of a network that takes more than one camera image, or something else: then the images are samples.
 
     Raises:
-        ModelFileError: it gives a wrong number of scores, or nan or infinity.
+        ModelFileError: it gives a wrong number of values, or nan or infinity.
         InputError: an image was changed while it was measured.
     """
     started = time.monotonic()
@@ -152,24 +161,31 @@ def measure(
     if len(missing):
         with ExitStack() as stack:
             runner = LazyRunner(step, workers, stack)
+            like = None if step.like is None else LazyRunner(step.like, workers, stack)
 
-            def answer(index: int) -> Scores | None:
+            def answer(index: int) -> Row | None:
                 item = images[index]
+                frame: Frame
                 try:
-                    rgb, content = item.open()
-                    rgb = np.ascontiguousarray(resize_crop(rgb, preprocess))
+                    if inputs:
+                        (frame, content), size = read_sample(item, inputs, preprocess), (0, 0)
+                    else:
+                        rgb, content = item.open()
+                        size = rgb.shape[0], rgb.shape[1]
+                        frame = np.ascontiguousarray(resize_crop(rgb, preprocess))
                 except ImageError:
                     return None
                 if item.demo is None and bytes.fromhex(content) != images.contents[index].tobytes():
                     raise InputError(f"{item.name} was changed while it was measured", remedy="run it again")
-                return runner.get()(rgb)
+                other = None if like is None else like.get()(frame)
+                return judge.row(runner.get()(frame), other, size)
 
             pace = _Pace(len(missing))
             # No more threads: measured, further ones only wait for these.
             threads = step.in_flight or workers
             for index, scores in stack.enter_context(closing(_in_order(answer, missing.tolist(), threads))):
                 if scores is not None:
-                    _check(step, images[index].name, scores, classes)
+                    _check(step, images[index].name, scores, judge.width)
                     answers.add(step, images.contents[index].tobytes(), scores)
                     computed += 1
                 reporter.update(*pace.tick())
@@ -225,18 +241,18 @@ def _clock(seconds: float) -> str:
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
-def _check(step: Step, name: str, scores: Scores, classes: int) -> None:
-    if scores.shape != (classes,):
-        raise ModelFileError(f"the {step.name} network gives {scores.size} scores", expected=f"{classes}")
+def _check(step: Step, name: str, scores: Row, width: int) -> None:
+    if scores.shape != (width,):
+        raise ModelFileError(f"the {step.name} network gives {scores.size} scores", expected=f"{width}")
     if not np.isfinite(scores).all():
         raise ModelFileError(f"the {step.name} network answers {name} with nan or infinity", remedy="check its weights")
 
 
 def _in_order(
-    work: Callable[[int], Scores | None], indices: Iterable[int], workers: int
-) -> Generator[tuple[int, Scores | None], None, None]:
+    work: Callable[[int], Row | None], indices: Iterable[int], workers: int
+) -> Generator[tuple[int, Row | None], None, None]:
     """Map in threads, in order, with a bounded number in flight so that memory does not grow with n."""
-    waiting: deque[tuple[int, Future[Scores | None]]] = deque()
+    waiting: deque[tuple[int, Future[Row | None]]] = deque()
     with ThreadPoolExecutor(workers) as pool:
         try:
             for index in indices:

@@ -31,12 +31,11 @@ from edge.files import sha256_of
 from edge.folder.built import Built
 from edge.folder.code import code_digest
 from edge.folder.workspace import stage_key
-from edge.images.preprocess import rgb_to_nv12
 from edge.measure import networks
 from edge.measure.networks import FloatNet, Runner, scores_of
 from edge.simulate.hbdk import Simulator
 from edge.specs import Preprocess
-from edge.specs.schema import ScoreKind
+from edge.specs.schema import Input, Output, ScoreKind, Task
 from edge.toolchain.found import Toolchain
 
 NAMES: tuple[StepName, ...] = get_args(StepName)
@@ -54,12 +53,20 @@ class Subject:
 
     name: str  #: of the program, such as ``ConvNeXt_atto_demo``.
     preprocess: Preprocess  #: from an image to the network's input.
-    classes: int  #: number of scores.
-    scores: ScoreKind = field(kw_only=True)  #: what they are.
+    classes: int  #: number of scores; 0 where the outputs are no class scores.
+    scores: ScoreKind = field(kw_only=True)  #: what a classifier's scores are.
     files: Mapping[str, Path]  #: role -> file, with the roles of :class:`edge.folder.built.Built`.
     sha256: Mapping[str, str]  #: role -> hash.
     toolchain: Toolchain | None = None  #: the compiler; None without one.
     no_toolchain: str = "no compiler"  #: why there is none.
+    task: Task = "classify"  #: what the outputs mean.
+    outputs: tuple[Output, ...] = ()  #: of the float network, in every file's order.
+    inputs: tuple[Input, ...] = ()  #: where it takes more than one camera image, or something else.
+
+    @property
+    def takes_images(self) -> bool:
+        """Whether an input is a camera image."""
+        return not self.inputs or any(one.image for one in self.inputs)
 
 
 Opened = Callable[[int], AbstractContextManager[Runner]]
@@ -78,6 +85,8 @@ class Step:
     open: Opened = field(eq=False)
     count: int | None = None  #: how many images it is measured on; None for all.
     in_flight: int | None = None  #: images handed to it at once; None for as many as are computed at once.
+    #: the step whose outputs its own are compared with, where a task keeps how far they are apart.
+    like: Step | None = field(default=None, eq=False)
 
 
 @frozen
@@ -106,11 +115,14 @@ def subject_of(built: Built, toolchain: Toolchain | None, no_toolchain: str = ""
         name=about.name,
         preprocess=about.preprocess,
         classes=about.classes,
-        scores=scores_of(built),
+        scores=scores_of(built) if about.task == "classify" else "logits",
         files=built.files,
         sha256=built.sha256,
         toolchain=toolchain,
         no_toolchain=no_toolchain or "no compiler",
+        task=about.task,
+        outputs=about.outputs,
+        inputs=about.inputs,
     )
 
 
@@ -165,7 +177,7 @@ def key_of(name: StepName, model: str, subject: Subject, code: tuple[str, ...], 
     inputs = {
         "model": model,
         "preprocess": cattrs.unstructure(subject.preprocess),
-        "classes": subject.classes,
+        "outputs": [cattrs.unstructure(output) for output in subject.outputs] or subject.classes,
         "numpy": version("numpy"),
         "opencv": cv2.__version__,
         **versions,
@@ -178,16 +190,17 @@ _Way = tuple[str, dict[str, str], Opened]  # what executes it in words, versions
 
 def _float(subject: Subject, path: Path) -> _Way:
     by, versions = _onnxruntime()
-    return by, versions, lambda _workers: nullcontext(FloatNet(path, subject.preprocess))
+    return by, versions, lambda _workers: nullcontext(FloatNet(path, subject.preprocess).outputs)
 
 
 def _nv12(subject: Subject, path: Path) -> _Way:
     by, versions = _onnxruntime()
 
     def opened(_workers: int) -> AbstractContextManager[Runner]:
-        net = FloatNet(path, subject.preprocess)
-        return nullcontext(lambda rgb: net.behind_nv12(rgb_to_nv12(rgb)))
+        return nullcontext(FloatNet(path, subject.preprocess).outputs_through_nv12)
 
+    if not subject.takes_images:
+        raise UsageError("no input is a camera image")
     return by, versions, opened
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Literal
 
@@ -9,6 +10,7 @@ from attrs import field, frozen
 
 from edge.measure.scores import Score
 from edge.measure.statistics import may_be_chance, p_value, wilson
+from edge.specs.schema import Task
 
 FILE = "eval.json"
 SCHEMA_VERSION = 3
@@ -32,6 +34,21 @@ class Change:
 
 
 @frozen
+class OutputResult:
+    """One output at one step of a network with raw outputs, compared as numbers with ``agreement_with``."""
+
+    name: str  #: in the float network.
+    shape: tuple[int, ...]  #: batch first.
+    cosine: float  #: mean over the images, -1..1.
+    #: signal to noise in dB: float's squares over those of the error, summed over all images; None without any error.
+    snr_db: float | None
+    largest_error: float  #: absolute, of all values of all images.
+    low: float  #: smallest value of what it is compared with.
+    high: float  #: largest value of that.
+    identical: int  #: images with bit for bit the same values.
+
+
+@frozen
 class StepResult:
     """One step."""
 
@@ -41,9 +58,10 @@ class StepResult:
     score: Score | None  #: None without labels.
     before: StepName | None  #: the step that it is compared with; None for the first.
     change: Change | None  #: None for the first step and without labels.
-    #: of its n images, those with float's Top-1 answer behind NV12. Up to ``nv12`` itself: with float's on RGB.
+    #: of its n images, those with float's Top-1 answer behind NV12. Up to ``nv12`` itself: with float's on RGB. Of raw
+    #: outputs: those with bit for bit the same values.
     agreement: int
-    cosine: float  #: mean cosine of its scores with float's, likewise, -1..1.
+    cosine: float  #: mean cosine of its scores with float's, likewise, -1..1; of raw outputs the lowest one's.
     agreement_before: int | None  #: the same with the step before; None for the first.
     cosine_before: float | None  #: mean cosine with the step before; None for the first.
     seconds: float  #: wall time of the images computed now.
@@ -51,6 +69,12 @@ class StepResult:
     identical_before: int | None = None  #: of its n images, those with bit for bit the scores of the step before.
     #: the step that ``agreement`` and ``cosine`` are with: ``nv12`` behind it, ``float`` up to it.
     agreement_with: StepName = "float"
+    outputs: tuple[OutputResult, ...] = ()  #: figures of raw outputs; empty for class scores.
+
+    @property
+    def worst(self) -> OutputResult:
+        """The raw output with the lowest signal to noise."""
+        return min(self.outputs, key=lambda output: math.inf if output.snr_db is None else output.snr_db)
 
     @property
     def agreement_percent(self) -> float:
@@ -95,6 +119,7 @@ class Evaluation:
     seconds: float = 0.0  #: wall time of the whole command.
     schema_version: int = SCHEMA_VERSION
     total: Change | None = None  #: the change from ``float`` to ``quantized``; None without labels.
+    task: Task = "classify"  #: what the outputs mean.
     labels_doubt: str = ""  #: that the labels count the classes otherwise than the float network; empty as a rule.
 
     def step(self, name: StepName) -> StepResult:
@@ -124,6 +149,16 @@ def explain(
     return _verdict(steps[0], last, total), tuple(sentences)
 
 
+def raw_line(step: StepResult) -> str:
+    """Return how far raw outputs are from float's, in a few words: those of the worst output."""
+    worst = step.worst
+    like = f" {REFERENCES['nv12']}" if step.agreement_with == "nv12" else ""
+    if worst.snr_db is None:
+        return f"outputs bit for bit float's{like}"
+    where = f", worst {worst.name}" if len(step.outputs) > 1 else ""
+    return f"signal to noise {worst.snr_db:.1f} dB, cosine {step.cosine:.4f} with float{like}{where}"
+
+
 def within_noise(change: Change) -> bool:
     """Say whether a change may be chance, by its p; its interval agrees."""
     return may_be_chance(change.p)
@@ -134,14 +169,14 @@ def _verdict(first: StepResult, last: StepResult, total: Change | None) -> str:
         if first.score is None:
             return f"Only the float network was measured, on {first.n} images without labels."
         return f"The float network is right on {first.score.top1:.2f} % of {first.n} images."
-    subject = _WHOLE.get(last.name, f"The way up to {last.name}")
+    subject = WHOLE.get(last.name, f"The way up to {last.name}")
     if total is None or first.score is None or last.score is None:
         low, high = wilson(last.agreement, last.n)
         share = 100 * last.agreement / last.n
-        what = "The program" if last.name in _WHOLE else f"The {last.name} network"
+        what = "The program" if last.name in WHOLE else f"The {last.name} network"
         return (
             f"{what} gives the float network's answer {REFERENCES[last.agreement_with]} on {share:.1f} % of "
-            f"{_images(last.n)} "
+            f"{images_of(last.n)} "
             f"(95 % {100 * low:.1f} to {100 * high:.1f}); without labels no more is known."
         )
     where = f"Top-1 {first.score.top1:.2f} → {last.score.top1:.2f} %, n = {last.n}"
@@ -152,22 +187,23 @@ def _verdict(first: StepResult, last: StepResult, total: Change | None) -> str:
 
 def _step(step: StepResult) -> str:
     """Return a sentence on one step against the step before it."""
-    subject = _subject(step)
-    sample = f" on the {_images(step.n)} it was tried on" if step.name == "program" else ""
+    subject = subject_of_step(step)
+    sample = f" on the {images_of(step.n)} it was tried on" if step.name == "program" else ""
     if step.identical_before == step.n:
         return f"{subject} gives the scores of {step.before} bit for bit{sample or f' on all {step.n} images'}."
     changed = step.n - (step.agreement_before or 0)
     if changed == 0:
-        return f"{subject} changes no answer{sample or f' on {_images(step.n)}'}."
+        return f"{subject} changes no answer{sample or f' on {images_of(step.n)}'}."
     if step.change is None:
         share = 100 * changed / step.n
-        return f"{subject} changes the answer on {changed} of {_images(step.n)} ({share:.1f} %)."
+        return f"{subject} changes the answer on {changed} of {images_of(step.n)} ({share:.1f} %)."
     answers = f"{changed} answer{'s' * (changed != 1)} changed"
     turned = f"{step.change.lost} to wrong and {step.change.gained} to right"
     return f"{subject} {_effect(step.change)}{sample}; {answers}, {turned}."
 
 
-def _subject(step: StepResult) -> str:
+def subject_of_step(step: StepResult) -> str:
+    """Return the subject of a sentence on a step: what it does."""
     if step.name == "quantized" and step.before != "calibrated":
         return "Quantization"
     if step.name == "portable" and step.before not in ("quantized", "program"):
@@ -211,7 +247,8 @@ def _bounds(low: float, high: float) -> str:
     return f"{low + 0.0:.1f} to {high + 0.0:.1f}".replace("-0.0", "0.0")
 
 
-def _images(n: int) -> str:
+def images_of(n: int) -> str:
+    """Return a number of images as words."""
     return f"{n} image{'s' * (n != 1)}"
 
 
@@ -225,4 +262,7 @@ _STEPS: dict[StepName, str] = {
     "portable": "The portable model",
     "board": "The board",
 }
-_WHOLE: dict[StepName, str] = {"quantized": "Quantization, NV12 included,", "portable": "Quantization, NV12 included,"}
+WHOLE: Mapping[StepName, str] = {
+    "quantized": "Quantization, NV12 included,",
+    "portable": "Quantization, NV12 included,",
+}

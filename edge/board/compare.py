@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from edge.accuracy.steps import Step, Subject, key_of
 from edge.board.connection import Connection, Target
 from edge.board.findings import require
-from edge.board.infer import CHUNK_FRAMES, BoardRunner, Frame, Scores
+from edge.board.infer import CHUNK_FRAMES, BoardRunner, Frame, Outputs, Scores
 from edge.board.probe import probe
 from edge.board.transfer import push
 from edge.errors import BackendError, BoardError, ImageError, InputError, LabelError, UsageError
@@ -32,25 +32,51 @@ from edge.runtime.program import Program, locate
 from edge.specs import Preprocess
 
 Choice = Literal["auto", "portable", "quantized", "none"]
+SCALE_DIGITS = 1e-5  # of the largest value of an output
 STEP_LIMIT = 600.0  # seconds that a chunk of frames may take in ``edge eval``
 
 
 @frozen
 class Answer:
-    """The scores of the board, and of a simulator if there is one, for one frame; float32, (classes,)."""
+    """The outputs of the board, and of a simulator if there is one, for one frame; float32."""
 
-    board: Scores
-    simulator: Scores | None
+    board: Outputs
+    simulator: Outputs | None
+
+    @property
+    def scores(self) -> Scores:
+        """The board's class scores, (classes,), of a classifier."""
+        return self.board[0].reshape(-1)
+
+    @property
+    def differences(self) -> tuple[float, ...] | None:
+        """The largest difference of two values of each output."""
+        if self.simulator is None:
+            return None
+        return tuple(
+            float(np.abs(ours.ravel() - theirs.ravel()).max())
+            for ours, theirs in zip(self.board, self.simulator, strict=True)
+        )
 
     @property
     def max_abs_diff(self) -> float | None:
-        """The largest difference of two scores."""
-        return None if self.simulator is None else float(np.abs(self.board - self.simulator).max())
+        """The largest difference of two values."""
+        return None if self.differences is None else max(self.differences)
 
     @property
     def same_top1(self) -> bool | None:
-        """Whether both give the same class."""
-        return None if self.simulator is None else int(self.board.argmax()) == int(self.simulator.argmax())
+        """Whether both give the same class, of a classifier."""
+        return None if self.simulator is None else int(self.scores.argmax()) == int(self.simulator[0].argmax())
+
+    @property
+    def same_values(self) -> bool | None:
+        """Whether both give the same values, but for the six digits in which the board's tool prints scales."""
+        if self.simulator is None:
+            return None
+        return all(
+            np.allclose(ours.ravel(), theirs.ravel(), rtol=0, atol=SCALE_DIGITS * float(np.abs(theirs).max(initial=0)))
+            for ours, theirs in zip(self.board, self.simulator, strict=True)
+        )
 
 
 @frozen
@@ -124,6 +150,12 @@ def board_step(subject: Subject, folder: Path, target: Target, reporter: Reporte
         UsageError: the build holds no program for a board.
         BoardError: it can't be reached, or the program does not fit its runtime.
     """
+    if subject.inputs:
+        raise UsageError(
+            f"--board, but {folder} takes more than one camera image, or something else",
+            expected="a program of one NV12 image: hrt_model_exec is given one file a frame",
+            remedy="on the board, in Python: edge.load(folder).outputs({name: array, ...})",
+        )
     if "bin" not in subject.files:
         raise UsageError(
             f"--board, but {folder} holds no .bin",
@@ -140,7 +172,7 @@ def board_step(subject: Subject, folder: Path, target: Target, reporter: Reporte
     @contextmanager
     def opened(_workers: int) -> Iterator[Runner]:
         pushed = push(connection, program, None, reporter)
-        with BoardRunner(connection, pushed.bin, subject.preprocess.crop, STEP_LIMIT) as runner:
+        with BoardRunner(connection, pushed.bin, subject.preprocess.canvas, STEP_LIMIT) as runner:
             yield lambda rgb: runner(rgb_to_nv12(rgb))
 
     return Step(
@@ -174,15 +206,20 @@ def answers(
             def tell(number: int, before: int = done) -> None:
                 reporter.update(f"{before + number}/{count} frames on the board", (before + number) / count)
 
-            for scores, outputs in zip(board.run(chunk, tell), references, strict=False):
-                reference = outputs[0].reshape(-1) if outputs else None
-                if reference is not None and reference.shape != scores.shape:
+            for outputs, reference in zip(board.run(chunk, tell), references, strict=False):
+                sizes = [output.size for output in outputs]
+                wanted = sizes if reference is None else [output.size for output in reference]
+                if sizes != wanted:
                     raise BoardError(
-                        f"the board gives {scores.size} scores, the simulator {reference.size}",
+                        f"the board gives {_counted(sizes)}, the simulator {_counted(wanted)}",
                         remedy="copy the simulator's program to the board: edge board push HOST MODEL",
                     )
-                yield Answer(scores, reference)
+                yield Answer(outputs, reference)
             done += len(chunk)
+
+
+def _counted(sizes: Sequence[int]) -> str:
+    return f"{' + '.join(map(str, sizes))} scores"
 
 
 def measure_accuracy(
@@ -226,14 +263,14 @@ def measure_accuracy(
             f"none of the {len(images)} images of {images.description} could be read",
             expected="JPEG, PNG, BMP, WebP, TIFF or PPM",
         )
-    ours = np.stack([answer.board for answer in found])
+    ours = np.stack([answer.scores for answer in found])
     truth = np.array(labels) if images.labelled else None
     if ours.shape[1] != classes:
         raise BoardError(f"the board gives {ours.shape[1]} scores", expected=f"{classes} for this program")
     shift = None if truth is None else Shifts().add(ours.argmax(1), truth).better
     if shift is not None:
         reporter.warn(str(shift))
-    other = None if simulator is None else np.stack([a.simulator for a in found if a.simulator is not None])
+    other = None if simulator is None else np.stack([a.simulator[0].ravel() for a in found if a.simulator])
     return BoardAccuracy(
         dataset=images.description,
         dataset_sha256=images.fingerprint,
@@ -255,6 +292,12 @@ def read_frames(images: Sequence[str], preprocess: Preprocess) -> list[Frame]:
 
 def require_preprocess(program: Program) -> Preprocess:
     """Return the program's preprocessing; raise UsageError if it has no ``metadata.json``."""
+    if program.metadata is not None and program.metadata.inputs:
+        raise UsageError(
+            f"{program.name} takes more than one camera image, or something else",
+            expected="a program of one NV12 image",
+            remedy="on the board, in Python: edge.load(folder).outputs({name: array, ...})",
+        )
     if program.metadata is None:
         raise UsageError(
             f"{program.name} comes without metadata.json: its preprocessing is not known",

@@ -37,6 +37,7 @@ from edge.runtime.libdnn import NUMBERS, explained
 
 Frame = NDArray[np.uint8]
 Scores = NDArray[np.float32]
+Outputs = Sequence[Scores]
 
 THREADS = (1, 4)
 CORE = 0  # the X5 has one core
@@ -197,7 +198,7 @@ class BoardRunner:
     """A program on the board as a function of frames, during a ``with`` block.
 
     Many threads call it with one frame each, and it sends the frames in chunks: the first thread also sends the waiting
-    frames of the others. A frame is packed NV12, uint8; the result is class scores, float32 (classes,).
+    frames of the others. A frame is packed NV12, uint8; the result is its outputs, float32, in the program's order.
 
     Args:
         program: path of the ``.bin`` on the board.
@@ -214,7 +215,7 @@ class BoardRunner:
         self._program = program
         self._size = size
         self._limit = limit
-        self._waiting: queue.SimpleQueue[tuple[Frame, Future[Scores]]] = queue.SimpleQueue()
+        self._waiting: queue.SimpleQueue[tuple[Frame, Future[Outputs]]] = queue.SimpleQueue()
         self._board = threading.Lock()
         self._stack = ExitStack()
 
@@ -226,9 +227,9 @@ class BoardRunner:
     def __exit__(self, *_: object) -> None:
         self._stack.close()
 
-    def __call__(self, frame: Frame) -> Scores:
-        """Return the scores of a frame."""
-        own: Future[Scores] = Future()
+    def __call__(self, frame: Frame) -> Outputs:
+        """Return the outputs of a frame."""
+        own: Future[Outputs] = Future()
         self._waiting.put((frame, own))
         while not own.done():
             with self._board:
@@ -237,7 +238,7 @@ class BoardRunner:
         return own.result()
 
     def _carry(self) -> None:
-        chunk: list[tuple[Frame, Future[Scores]]] = []
+        chunk: list[tuple[Frame, Future[Outputs]]] = []
         while len(chunk) < CHUNK_FRAMES and not self._waiting.empty():
             chunk.append(self._waiting.get())
         try:
@@ -246,10 +247,10 @@ class BoardRunner:
             for _, future in chunk:
                 future.set_exception(error)
             raise
-        for (_, future), scores in zip(chunk, found, strict=True):
-            future.set_result(scores)
+        for (_, future), outputs in zip(chunk, found, strict=True):
+            future.set_result(outputs)
 
-    def run(self, frames: Sequence[Frame], on_frame: Callable[[int], None] | None = None) -> list[Scores]:
+    def run(self, frames: Sequence[Frame], on_frame: Callable[[int], None] | None = None) -> list[Outputs]:
         """Run up to :data:`CHUNK_FRAMES` frames: one transfer to the board, one loop there, one transfer back.
 
         ``on_frame`` is called with the number of frames done.
@@ -275,10 +276,10 @@ class BoardRunner:
                 raise BoardError("the board's disk is full", remedy="free some space in its /tmp")
             raise tool_failure("infer", log, output.err, int(found[1]) if found else output.status)
         files = _unpack(self._connection.run(_PULL, folder, limit=300).out.partition(_DATA)[2])
-        return [self._scores(files, f"{number:06d}") for number in range(len(frames))]
+        return [self._read(files, f"{number:06d}") for number in range(len(frames))]
 
-    def _scores(self, files: dict[str, bytes], frame: str) -> Scores:
-        """Return the first output of a frame; every output must exist and fit its description."""
+    def _read(self, files: dict[str, bytes], frame: str) -> Outputs:
+        """Return the outputs of a frame; every output must exist and fit its description."""
         found = []
         for number, tensor in enumerate(self._outputs):
             start = f"{frame}/model_infer_output_{number}_"
@@ -286,7 +287,7 @@ class BoardRunner:
             if len(names) != 1:
                 raise BoardError(f"{len(names)} files for output {number} of {frame}", expected="one")
             found.append(dequantise(files[names[0]], tensor))
-        return found[0].reshape(-1)
+        return found
 
 
 def dequantise(data: bytes, tensor: TensorInfo) -> Scores:

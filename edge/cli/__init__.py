@@ -140,7 +140,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.exit(error.exit_code)
     except (click.exceptions.Abort, KeyboardInterrupt):  # click makes the one of the other
         kept = KEPT.get(VERBS.get(next(iter(arguments), ""), ""), "")
-        click.echo(f"\ninterrupted{kept}", err=True)
+        click.echo(f"interrupted{kept}", err=True)  # click itself has ended the line of ^C
         sys.exit(INTERRUPTED)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

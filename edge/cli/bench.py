@@ -64,7 +64,7 @@ def bench_command(
     path = find_program(model, build_dir)
     net, note = open_program(path, backend, threads=max(counts), resize=resize, interpolation=interpolation)
     with net:
-        if len(net.info.inputs) != 1 or net.preprocess is None:
+        if [tensor.nv12 for tensor in net.info.inputs] != [True] or net.preprocess is None:
             raise UsageError(
                 f"{net.info.model} takes {len(net.info.inputs)} inputs, not one NV12 image",
                 remedy="measure it with edge.runtime.bench.measure(net, inputs)",

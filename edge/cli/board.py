@@ -26,8 +26,9 @@ from edge.cli.options import (
     seed_option,
     top_option,
 )
-from edge.cli.program import describe_scores, value_name
+from edge.cli.program import describe_scores, output_lines, output_record, value_name
 from edge.cli.verb import VerbGroup
+from edge.errors import UsageError
 
 if TYPE_CHECKING:
     from edge.board import Connection, Target
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
     from edge.board.transfer import Pushed
     from edge.runtime import Info, Net
     from edge.runtime.program import Program
-    from edge.specs.schema import ScoreKind
+    from edge.specs.schema import Output, ScoreKind
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -261,27 +262,40 @@ def run_command(
     program = asked.program(model)
     preprocess = require_preprocess(program)
     frames, labels = read_frames(images, preprocess), program.class_names()
-    kind = program.metadata.scores if program.metadata else None
+    about = program.metadata
+    kind = about.scores if about else None
+    raw = about.outputs if about and about.task != "classify" else ()
     with (
         _at_work("run", asked, program, to, compare) as work,
-        BoardRunner(work.connection, work.pushed.bin, preprocess.crop, minutes * 60) as board,
+        BoardRunner(work.connection, work.pushed.bin, preprocess.canvas, minutes * 60) as board,
     ):
         found = list(answers(board, frames, simulator=work.simulator, count=len(frames), reporter=work.display))
     info = work.simulator.info if work.simulator else None
     if asked.as_json:
-        records = [_answer_record(name, found[i], labels, top, kind) for i, name in enumerate(images)]
+        records = [
+            _outputs_record(name, answer, raw) if raw else _answer_record(name, answer, labels, top, kind)
+            for name, answer in zip(images, found, strict=True)
+        ]
         backend = {"backend": info.backend, "exact": info.exact} if info else None
-        click.echo(json.dumps({"simulator": backend, "scores": kind, "images": records}, indent=2))
+        scores = {} if raw else {"scores": kind}
+        click.echo(json.dumps({"simulator": backend, **scores, "images": records}, indent=2))
     else:
-        if note := describe_scores(kind):
+        if not raw and (note := describe_scores(kind)):
             click.echo(f"note: {note}")
         for name, answer in zip(images, found, strict=True):
-            click.echo("\n".join(_answer_lines(name, answer, labels, top, kind, info)))
-    differing = [name for name, answer in zip(images, found, strict=True) if answer.same_top1 is False]
+            lines = (
+                _outputs_lines(name, answer, raw, info) if raw else _answer_lines(name, answer, labels, top, kind, info)
+            )
+            click.echo("\n".join(lines))
+    differing = [
+        name
+        for name, answer in zip(images, found, strict=True)
+        if (answer.same_values if raw else answer.same_top1) is False
+    ]
     if info is not None and info.exact and differing:
         raise GateError(
-            f"the board and the simulator give other classes for {len(differing)} of {len(images)} images, "
-            f"such as {differing[0]}",
+            f"the board and the simulator give other {'values' if raw else 'classes'} for {len(differing)} of "
+            f"{len(images)} images, such as {differing[0]}",
             remedy=f"edge board check {asked.host} {model}   compares the versions",
         )
 
@@ -322,6 +336,12 @@ def eval_command(
     program = asked.program(model)
     preprocess = require_preprocess(program)
     assert program.metadata is not None  # noqa: S101 - require_preprocess looked
+    if program.metadata.task != "classify":
+        raise UsageError(
+            f"the outputs of {model} are no class scores",
+            expected="a classifier: Top-1 is counted",
+            remedy=f"edge eval {model} --board {asked.host}   compares the outputs as numbers",
+        )
     classes = program.metadata.classes
     names = program.class_names() or classes
     dataset = open_images(images, classes=names, count=count or None, seed=seed, label_offset=label_offset)
@@ -329,7 +349,7 @@ def eval_command(
         dataset = sample(dataset, count, seed)
     with (
         _at_work("eval", asked, program, to, compare) as work,
-        BoardRunner(work.connection, work.pushed.bin, preprocess.crop, minutes * 60) as board,
+        BoardRunner(work.connection, work.pushed.bin, preprocess.canvas, minutes * 60) as board,
     ):
         result = measure_accuracy(board, preprocess, classes, dataset, simulator=work.simulator, reporter=work.display)
     entry = {"measured": _now(), **result.record(work.simulator.info if work.simulator else None)}
@@ -449,12 +469,32 @@ def _answer_lines(
     return lines
 
 
+def _outputs_record(name: str, answer: Answer, outputs: Sequence[Output]) -> dict[str, Any]:
+    """Return raw outputs for one image as JSON."""
+    rows = [
+        {**output_record(output.name, values), "max_abs_diff": answer.differences and answer.differences[i]}
+        for i, (output, values) in enumerate(zip(outputs, answer.board, strict=True))
+    ]
+    return {"image": name, "outputs": rows, "same_values": answer.same_values}
+
+
+def _outputs_lines(name: str, answer: Answer, outputs: Sequence[Output], info: Info | None) -> list[str]:
+    """Return raw outputs for one image as lines."""
+    records = [output_record(output.name, values) for output, values in zip(outputs, answer.board, strict=True)]
+    lines = [name, *output_lines(records)]
+    if info is not None and answer.max_abs_diff is not None:
+        same = "the same values" if answer.same_values else "other values"
+        integers = "the same integers" if info.exact else "an estimate"
+        lines.append(f"  {info.backend} ({integers}): {same}, largest difference {answer.max_abs_diff:.3g}")
+    return lines
+
+
 def _best(answer: Answer, labels: Sequence[str] | None, k: int, kind: ScoreKind | None) -> list[tuple[int, str, float]]:
     import numpy as np
 
     from edge.runtime.scores import probabilities
 
-    chances = probabilities(answer.board, kind)
+    chances = probabilities(answer.scores, kind)
     best = [int(index) for index in np.argsort(-chances, kind="stable")[:k]]
     return [(i, labels[i] if labels and i < len(labels) else str(i), float(chances[i])) for i in best]
 

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 def summary(manifest: Mapping[str, Any], root: Path) -> str:
     """Return the table, from the manifest alone."""
     from edge.accuracy.table import REFERENCES
-    from edge.report.wording import interval, static_line, verify_line
+    from edge.report.wording import interval, raw_output, static_line, verify_line
 
     rows = [("model", _title(manifest))]
     accuracy = manifest["accuracy"]
@@ -41,9 +41,12 @@ def summary(manifest: Mapping[str, Any], root: Path) -> str:
                 )
             )
     like = REFERENCES[accuracy.get("agreement_with", "float")]
-    rows.append(
-        ("agreement", f"{accuracy['agreement']:.2f} % same answer as float {like}, cosine {accuracy['cosine']:.4f}")
-    )
+    if accuracy.get("outputs"):
+        rows += [("outputs" if not place else "", raw_output(one)) for place, one in enumerate(accuracy["outputs"])]
+    else:
+        rows.append(
+            ("agreement", f"{accuracy['agreement']:.2f} % same answer as float {like}, cosine {accuracy['cosine']:.4f}")
+        )
     rows.append(("measured on", f"n = {n}, {dataset}"))
     if manifest["verify"]:
         rows.append(("verify", verify_line(manifest["verify"])))
@@ -128,8 +131,9 @@ HELP = {
 def next_steps(manifest: Mapping[str, Any], root: Path) -> str:
     """Return the commands that follow a build, each with what it is for."""
     folder = shlex.quote(str(root))
+    what = {"raw": "the outputs for", "detect": "find objects in"}.get(manifest.get("task", ""), "classify")
     rows = [
-        (f"edge run {folder} photo.jpg", "classify your own image"),
+        (f"edge run {folder} photo.jpg", f"{what} your own image"),
         (f"edge bundle {folder}", "gather what the board needs"),
         (f"edge board run USER@HOST {folder} photo.jpg", "the same image on the board, over SSH"),
     ]

@@ -82,7 +82,8 @@ class Display:
     ) -> None:
         self._clear()
         self._progress.stop()
-        if error is not None and self._stage:
+        # Of an interruption one line tells, and that is the command's.
+        if error is not None and self._stage and not isinstance(error, KeyboardInterrupt):
             self._print("✗", self._stage, time.monotonic() - self._started, "failed", "red")
 
     def begin(self, stage: str) -> None:

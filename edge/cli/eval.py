@@ -37,6 +37,8 @@ if TYPE_CHECKING:
 
 HEAD = ("step", "Top-1 %", "Top-5 %", "change in points", "p", "agreement %", "cosine", "n", "by")
 LEFT = {0, 8}  # columns that are text
+RAW_HEAD = ("step", "output", "cosine", "SNR dB", "largest error", "of a range", "n", "by")
+RAW_LEFT = {0, 1, 5, 7}
 TEXT = 100  # columns of the sentences
 
 
@@ -44,21 +46,49 @@ def eval_table(evaluation: Evaluation, root: Path) -> str:
     """Return the table, what it means in words, and where more is."""
     from edge.accuracy import ANSWERS, FILE
 
-    rows = [HEAD, *(_row(step) for step in evaluation.steps)]
+    raw = evaluation.task != "classify"
+    if raw:
+        rows = [RAW_HEAD, *(row for step in evaluation.steps for row in _raw_rows(step))]
+    else:
+        rows = [HEAD, *(_row(step) for step in evaluation.steps)]
     # Without labels the columns of Top-1 would be empty.
-    kept = [i for i in range(len(HEAD)) if any(row[i] for row in rows[1:])]
-    left = [place for place, i in enumerate(kept) if i in LEFT]
+    kept = [i for i in range(len(rows[0])) if any(row[i] for row in rows[1:])]
+    left = [place for place, i in enumerate(kept) if i in (RAW_LEFT if raw else LEFT)]
     lines = table([[row[i] for i in kept] for row in rows], left=left)
-    lines.append("agreement, cosine: with float behind NV12; of the steps up to nv12, with float on RGB")
+    figures = "cosine, SNR (signal to noise), largest error" if raw else "agreement, cosine"
+    through = any(step.name == "nv12" for step in evaluation.steps)
+    like = "float behind NV12; of the steps up to nv12, with float on RGB" if through or not raw else "float"
+    lines.append(f"{figures}: with {like}")
     lines += ["", click.style(evaluation.verdict, bold=True)]
     for sentence in evaluation.explanation:
         lines += textwrap.wrap(sentence, TEXT, initial_indent="- ", subsequent_indent="  ")
     lines += ["", f"images    {evaluation.dataset}, {evaluation.n} answered"]
     if evaluation.unreadable:
         lines.append(f"unreadable  {len(evaluation.unreadable)}: {shown(_some(evaluation.unreadable))}")
-    lines.append("intervals   95 %: Wilson for Top-1, bootstrap for changes (with 0 where p >= 0.05); p: exact McNemar")
-    lines.append(f"details     {root / FILE}, every answer in {root / ANSWERS}")
+    if not raw:
+        lines.append(
+            "intervals   95 %: Wilson for Top-1, bootstrap for changes (with 0 where p >= 0.05); p: exact McNemar"
+        )
+    each = "the lowest cosine of every image" if raw else "every answer"
+    lines.append(f"details     {root / FILE}, {each} in {root / ANSWERS}")
     return "\n".join(lines)
+
+
+def _raw_rows(step: StepResult) -> list[tuple[str, ...]]:
+    """Return a row an output; the step's name and what executed it stand in the first."""
+    return [
+        (
+            "" if place else step.name,
+            shown(output.name),
+            f"{output.cosine:.5f}",
+            "exact" if output.snr_db is None else f"{output.snr_db:.1f}",
+            f"{output.largest_error:.3g}",
+            f"{output.low:.3g} to {output.high:.3g}",
+            "" if place else str(step.n),
+            "" if place else step.by,
+        )
+        for place, output in enumerate(step.outputs)
+    ]
 
 
 def _row(step: StepResult) -> tuple[str, ...]:
@@ -119,6 +149,12 @@ EXAMPLES = (
     Number(0, 100),
     value="PERCENT",
 )
+@option(
+    "--min-snr",
+    "Exit with 1 if a raw output of the quantized network has a lower signal to noise.",
+    Number(min=0),
+    value="DB",
+)
 @label_offset_option
 @labels_option
 @seed_option
@@ -137,6 +173,7 @@ def eval_command(
     program_count: int,
     max_drop: float | None,
     min_agreement: float | None,
+    min_snr: float | None,
     labels: str | None,
     label_offset: int,
     seed: int,
@@ -178,26 +215,42 @@ def eval_command(
             command=shlex.join(["edge", "eval", *typed_arguments(context)]),
             listener=display,
             board=None if board is None else connected,
-            check=lambda measured_on, chosen: _check_gates(measured_on, chosen, max_drop, min_agreement),
+            check=lambda subject, measured_on, chosen: _check_gates(
+                subject, measured_on, chosen, max_drop=max_drop, min_agreement=min_agreement, min_snr=min_snr
+            ),
         )
     if as_json:
         click.echo(json.dumps(cattrs.unstructure(evaluation), indent=2, ensure_ascii=False))
     else:
         click.echo("\n" + eval_table(evaluation, path))
-    _gate(evaluation, max_drop, min_agreement, model)
+    _gate(evaluation, max_drop, min_agreement, min_snr, model)
 
 
 def _check_gates(
-    measured_on: MeasuredOn, steps: Sequence[Step], max_drop: float | None, min_agreement: float | None
+    subject: Subject,
+    measured_on: MeasuredOn,
+    steps: Sequence[Step],
+    *,
+    max_drop: float | None,
+    min_agreement: float | None,
+    min_snr: float | None,
 ) -> None:
     """Refuse a gate that nothing could be told by, before anything is measured."""
+    raw = subject.task != "classify"
+    given = {"--max-drop": max_drop, "--min-agreement": min_agreement, "--min-snr": min_snr}
+    option = next((name for name, value in given.items() if value is not None), "")
+    if option and raw != (option == "--min-snr"):
+        raise UsageError(
+            f"{option}, but the outputs are {'no' if raw else ''} class scores".replace("  ", " "),
+            expected="--min-snr with raw outputs" if raw else "--min-snr with raw outputs only",
+            remedy="--min-snr 20 instead" if raw else "--max-drop or --min-agreement instead",
+        )
     if max_drop is not None and measured_on.unlabelled:
         raise UsageError(
             f"--max-drop, but there is no Top-1: {measured_on.unlabelled}",
             expected="--max-drop with labelled images",
             remedy="--min-agreement 95 instead, or --images with labels",
         )
-    option = "--max-drop" if max_drop is not None else "--min-agreement" if min_agreement is not None else ""
     if option and not {"quantized", "portable"} & {step.name for step in steps}:
         raise UsageError(
             f"{option} without the quantized network",
@@ -206,16 +259,25 @@ def _check_gates(
         )
 
 
-def _gate(evaluation: Evaluation, max_drop: float | None, min_agreement: float | None, model: str) -> None:
+def _gate(
+    evaluation: Evaluation, max_drop: float | None, min_agreement: float | None, min_snr: float | None, model: str
+) -> None:
     """Raise where the program is worse than allowed; all results are written by now.
 
     Raises:
-        GateError: Top-1 or agreement is beyond its limit.
+        GateError: Top-1, agreement or signal to noise is beyond its limit.
     """
     remedy = f"edge diagnose {model}   names the layers that cost most"
     if max_drop is not None and evaluation.labels_doubt:
         raise GateError(evaluation.labels_doubt, expected="labels that --max-drop can be judged by")
     drop, last = evaluation.drop, evaluation.step(evaluation.quantized)
+    for output in last.outputs:
+        if min_snr is not None and output.snr_db is not None and output.snr_db < min_snr:
+            raise GateError(
+                f"{output.name} of {last.name} has a signal to noise of {output.snr_db:.1f} dB on {last.n} images",
+                expected=f"at least {min_snr:g} dB (--min-snr)",
+                remedy="calibrate on images like these: edge build MODEL --calib DIR; or a recipe with more bits",
+            )
     if max_drop is not None and drop is not None and drop > max_drop:
         raise GateError(
             f"Top-1 falls by {drop:.2f} points from float to {last.name}, on {last.n} images",

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import click
 
+from edge.cli.display import table
 from edge.cli.options import build_dir_option, complete_models, option, output_options
-from edge.errors import LabelError, ModelFileError, UsageError
+from edge.errors import LabelError, ModelFileError, UsageError, shown
 from edge.specs import Preprocess, available_models, load_model
-from edge.specs.schema import CROP_SHARE, ScoreKind
+from edge.specs.schema import CROP_SHARE, WIDTH_MULTIPLE, ScoreKind
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
     from edge.runtime import Net
 
 
@@ -177,10 +181,13 @@ def backend_line(net: Net) -> str:
 
 def describe_preprocess(rule: Preprocess) -> str:
     """Return what happens to an image, in a few words."""
-    height, width = rule.crop
+    (height, width), canvas = rule.crop, rule.canvas
+    filled = "" if rule.crop == canvas else f", its border repeated up to {canvas[1]}x{canvas[0]}"
+    if rule.letterbox is not None:
+        return f"{rule.fitted(f'{width}x{height}')}{filled}, {rule.interpolation}"
     if rule.resize is None:
-        return f"stretched to {width}x{height}, {rule.interpolation}"
-    return f"shorter side to {rule.resize}, centre crop {width}x{height}, {rule.interpolation}"
+        return f"stretched to {width}x{height}{filled}, {rule.interpolation}"
+    return f"shorter side to {rule.resize}, centre crop {width}x{height}{filled}, {rule.interpolation}"
 
 
 def describe_scores(kind: ScoreKind | None) -> str:
@@ -191,6 +198,22 @@ def describe_scores(kind: ScoreKind | None) -> str:
             "recorded; edge run --scores logits, softmax or sigmoid says so"
         )
     return "Sigmoid scores: each class is judged by itself, the values do not add up to 100 %" * (kind == "sigmoid")
+
+
+def output_record(name: str, values: NDArray[np.float32]) -> dict[str, Any]:
+    """Return what is shown of a raw output: its shape, smallest, mean and largest value."""
+    low, mean, high = float(values.min()), float(values.mean()), float(values.max())
+    return {"name": name, "shape": list(values.shape), "min": low, "mean": mean, "max": high}
+
+
+def output_lines(records: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return raw outputs as lines of a table, from :func:`output_record`."""
+    rows: list[tuple[str, ...]] = [("output", "shape", "min", "mean", "max")]
+    rows += [
+        (shown(one["name"]), "x".join(map(str, one["shape"])), *(f"{one[key]:.5g}" for key in ("min", "mean", "max")))
+        for one in records
+    ]
+    return [f"  {line}" for line in table(rows, left=(0, 1))]
 
 
 def value_name(kind: ScoreKind | None) -> str:
@@ -210,6 +233,13 @@ def _complete(net: Net, path: Path, resize: str | None, interpolation: str | Non
     size = next((tensor.size for tensor in net.info.inputs if tensor.nv12), None)
     if size is None:
         return ""
+    if size != Preprocess(crop=size, resize=None).canvas:
+        raise UsageError(
+            f"{path.name} takes images of {size[0]}x{size[1]}",
+            expected=f"an even height and a width that is a multiple of {WIDTH_MULTIPLE}: the board's runtimes treat "
+            "others differently",
+            remedy="edge build NET.onnx   makes a program of such a size of a network of any",
+        )
     shorter: int | None = round(max(size) / CROP_SHARE)
     if resize == STRETCH:
         shorter = None

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import time
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
@@ -17,6 +19,8 @@ from edge.cli.program import (
     describe_scores,
     find_program,
     open_program,
+    output_lines,
+    output_record,
     program_argument,
     running_options,
     value_name,
@@ -26,8 +30,12 @@ from edge.errors import EdgeError, InputError, UsageError, shown
 from edge.specs.schema import ScoreKind
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
     from edge.runtime import Net
 
+CLASSES_SHOWN = 5  # in the summary of several images
 EXAMPLES = (
     "edge run ConvNeXt_atto cheetah.jpg",
     "edge run build/ConvNeXt_atto photos/ -k 3 --out labelled/",
@@ -65,7 +73,9 @@ def run_command(
     as_json: bool,
     verbose: bool,
 ) -> None:
-    """Classify IMAGEs (files, or folders of them) with MODEL.
+    """Classify IMAGEs (files, or folders of them) with MODEL, or find objects in them; of raw outputs show the values.
+
+    A program that takes several inputs, or no image, takes .npz and .npy files of edge's samples instead.
 
     MODEL is a build folder, a bundle, a .bin, a portable ONNX, or a name: ConvNeXt_atto means
     build/ConvNeXt_atto, and ./ConvNeXt_atto a folder here. An image that can't be read is named, the others
@@ -76,13 +86,26 @@ def run_command(
     path = find_program(model, build_dir)
     net, note = open_program(path, backend, labels=labels, scores=scores, resize=resize, interpolation=interpolation)
     with net:
+        classes = net.metadata is None or net.metadata.task == "classify"
+        boxes = net.metadata is not None and net.metadata.detector is not None
+        if not (classes or boxes) and out is not None:
+            raise UsageError(
+                "--out, but the outputs are no class scores",
+                expected="a classifier or a detector",
+                remedy=f"in Python: numpy.savez('outputs.npz', **edge.load({str(path)!r}).outputs({str(files[0])!r}))",
+            )
         if not as_json:
-            _head(net, note, verbose=verbose)
-        results = []
+            _head(net, note, verbose=verbose, classes=classes)
+        results, started = [], time.monotonic()
         for image in files:
-            results.append(_classify(net, image, top, targets.get(image)))
+            if boxes:
+                results.append(_detect(net, image, targets.get(image)))
+            else:
+                results.append(_classify(net, image, top, targets.get(image)) if classes else _outputs(net, image))
             if not as_json:
                 _show(results[-1])
+        if not as_json and len(results) > 1:
+            click.echo(_summary(results, time.monotonic() - started))
         if as_json:
             click.echo(json.dumps(_document(net, path, note, results), indent=2, ensure_ascii=False))
     if any("error" in result for result in results):
@@ -98,8 +121,10 @@ def _files(images: Sequence[str]) -> list[Path]:
             found[path] = None
             continue
         from edge.images import open_images
+        from edge.images.samples import holds_samples, open_samples
 
-        found |= dict.fromkeys(item.path for item in open_images(path) if item.path)
+        items = open_samples(path) if holds_samples(path) else open_images(path)
+        found |= dict.fromkeys(item.path for item in items if item.path)
     return list(found)
 
 
@@ -137,26 +162,23 @@ def _names(files: Sequence[Path], folder: Path) -> Iterator[Path]:
         yield folder / f"{name}.png"
 
 
-def _head(net: Net, note: str, *, verbose: bool) -> None:
+def _head(net: Net, note: str, *, verbose: bool, classes: bool) -> None:
     click.echo(f"backend  {backend_line(net)}")
     if verbose:
         for entry in net.passed_over:
             click.echo(f"         {entry.backend} passed over: {entry.why}")
         if net.preprocess is not None:
             click.echo(f"input    {describe_preprocess(net.preprocess)}")
-    for text in (note, describe_scores(net.score_kind)):
+    for text in (note, describe_scores(net.score_kind) if classes else ""):
         if text:
             click.echo(f"note     {text}")
 
 
 def _classify(net: Net, image: Path, k: int, target: Path | None) -> dict[str, Any]:
     """Return the image's labels, or the error that it made; other errors are the program's."""
-    try:
-        from edge.images.preprocess import decode
-
-        rgb = decode(image, str(image))
-    except InputError as error:
-        return {"image": str(image), "error": str(error)}
+    rgb = _read(image)
+    if isinstance(rgb, dict):
+        return rgb
     ranked = net.classify(rgb, k)
     result: dict[str, Any] = {
         "image": str(image),
@@ -173,8 +195,69 @@ def _classify(net: Net, image: Path, k: int, target: Path | None) -> dict[str, A
     return result
 
 
+def _detect(net: Net, image: Path, target: Path | None) -> dict[str, Any]:
+    """Return the boxes in an image, the surest first, or the error that it made."""
+    rgb = _read(image)
+    if isinstance(rgb, dict):
+        return rgb
+    found = net.detect(rgb)
+    names = [net.labels[index] if net.labels else str(index) for index in found.labels.tolist()]
+    result: dict[str, Any] = {
+        "image": str(image),
+        "boxes": [
+            {"label": name, "score": score, "box": [round(side, 1) for side in box]}
+            for name, score, box in zip(names, found.scores.tolist(), found.boxes.tolist(), strict=True)
+        ],
+    }
+    if target is not None:
+        from edge.detect import draw
+        from edge.runtime.annotated import save_image
+
+        try:
+            save_image(target, draw(rgb, found, net.labels))
+            result["out"] = str(target)
+        except EdgeError as error:
+            result["error"] = str(error)
+    return result
+
+
+def _outputs(net: Net, image: Path) -> dict[str, Any]:
+    """Return what is shown of the outputs for an image or a sample, or the error that it made."""
+    inputs = net.metadata.inputs if net.metadata else ()
+    if inputs:
+        from edge.images import ImageItem
+        from edge.images.samples import read_arrays
+
+        try:
+            outputs = net.outputs(read_arrays(ImageItem(str(image), path=image), inputs)[0])
+        except InputError as error:
+            return {"image": str(image), "error": str(error)}
+        return {"image": str(image), "outputs": [output_record(*item) for item in outputs.items()]}
+    rgb = _read(image)
+    if isinstance(rgb, dict):
+        return rgb
+    return {"image": str(image), "outputs": [output_record(*item) for item in net.outputs(rgb).items()]}
+
+
+def _read(image: Path) -> NDArray[np.uint8] | dict[str, Any]:
+    """Return an image, or the result of one that can't be read."""
+    try:
+        from edge.images.preprocess import decode
+
+        return decode(image, str(image))
+    except InputError as error:
+        return {"image": str(image), "error": str(error)}
+
+
 def _show(result: dict[str, Any]) -> None:
     click.echo(shown(result["image"]))
+    for line in output_lines(result["outputs"]) if "outputs" in result else ():
+        click.echo(line)
+    if result.get("boxes") == []:
+        click.echo("  nothing above a score of 0.25")
+    for entry in result.get("boxes", ()):
+        left, top, right, bottom = (f"{side:.0f}" for side in entry["box"])
+        click.echo(f"  {entry['score']:.2f}  {shown(entry['label'])}  {left},{top} to {right},{bottom}")
     for entry in result.get("labels", ()):
         share = f"{100 * entry['probability']:6.2f} %" if "probability" in entry else f"{entry['score']:8.4f}"
         click.echo(f"  {share}  {shown(entry['label'])}")
@@ -182,6 +265,19 @@ def _show(result: dict[str, Any]) -> None:
         click.echo(f"  → {shown(result['out'])}")
     if "error" in result:
         click.echo(f"error: {result['error']}", err=True)
+
+
+def _summary(results: Sequence[dict[str, Any]], seconds: float) -> str:
+    """Return how many images were given which class, the most frequent first, and how fast it went."""
+    answers = Counter(result["labels"][0]["label"] for result in results if "labels" in result)
+    answers.update(entry["label"] for result in results for entry in result.get("boxes", ()))
+    parts = [f"{shown(label)} ({count})" for label, count in answers.most_common(CLASSES_SHOWN)]
+    if others := answers.most_common()[CLASSES_SHOWN:]:
+        parts.append(f"{len(others)} more class{'es' * (len(others) > 1)} ({sum(count for _, count in others)})")
+    if unread := sum("error" in result for result in results):
+        parts.append(f"{unread} not read")
+    speed = len(results) / max(seconds, 1e-9)
+    return f"{len(results)} images, {speed:.1f} a second with reading them: {', '.join(parts)}"
 
 
 def _document(net: Net, path: Path, note: str, results: list[dict[str, Any]]) -> dict[str, Any]:

@@ -11,11 +11,11 @@ from edge.errors import UsageError
 
 # Title -> the options of it by their parameters' names, the most needed first; a verb shows those that it has.
 SECTIONS = {
-    "Model": "weights onnx paddle mindspore network source_config labels name output scores model_file",
+    "Model": "task weights onnx paddle mindspore network source_config labels name output scores model_file",
     "Images": "images image count label_offset calib calib_count seed",
-    "Input": "mean std color resize crop interpolation",
+    "Input": "featuremap mean std color resize letterbox fill crop interpolation",
     "Survey": "measure check_all page",
-    "Limits": "max_drop max_latency min_agreement duration trial_timeout",
+    "Limits": "max_drop max_latency min_agreement min_snr duration trial_timeout",
     "Measurement": "steps program_count compare frames threads seconds workers",
     "Compiler": "precision level compiler python timeout install any_memory",
     "Board": "board port identity ssh_options to minutes",

@@ -84,7 +84,7 @@ class Document:
     def inputs(self) -> int:
         """Number of inputs: the model's, else what most of the lists say."""
         if self.graph is not None:
-            return 1
+            return len(self.graph.all_inputs)
         return max(
             len(self.items("input_parameters", "input_name")), len(self.items("input_parameters", "input_type_rt")), 1
         )
@@ -99,7 +99,8 @@ class Document:
         text = self.item("input_parameters", "input_shape", index)
         if text:
             return parse_shape(text)
-        return self.graph.input_shape if self.graph is not None and index == 0 else None
+        known = self.graph.all_inputs if self.graph is not None else ()
+        return known[index][1] if index < len(known) else None
 
     def calibrates(self) -> bool:
         """Tell whether the compiler will read calibration data."""

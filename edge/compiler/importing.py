@@ -16,7 +16,7 @@ from edge.compiler.lint import Finding, lint, text_of
 from edge.compiler.render import SCALE_DIGITS, one_line
 from edge.errors import ModelFileError, SpecError, UsageError
 from edge.files import require_ours, write_text
-from edge.graph.files import GraphFacts, facts, fixed_input, load_onnx
+from edge.graph.files import GraphFacts, facts, fixed_input, image_input, load_onnx
 from edge.scratch import Scratch
 from edge.specs import (
     Calibration,
@@ -168,6 +168,7 @@ def _network(path: Path, doc: Document) -> tuple[onnx.ModelProto | None, GraphFa
     size = (shape[1:3] if nhwc else shape[2:4]) if len(shape) == 4 else None
     try:
         model, _ = fixed_input(load_onnx(path), path.name, size)
+        image_input(model, path.name)
         graph = facts(model, path.name)
     except ModelFileError as error:
         expected = "its size as input_shape, such as 1x3x224x224" if "is open" in error.seen else error.expected

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     import onnx
 
 Rule = Callable[[Document], Iterator[Hit]]
-RENDERED = "NV12 camera frames in, class scores out"  # in the first line of the template
+RENDERED = "camera frames in, "  # in the first line of the template
 LARGEST = 1 << 20  # bytes; a configuration with one line per node has some 100 KB
 
 # In this order. A rule sees only values of the right type, so no rule depends on another.

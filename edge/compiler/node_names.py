@@ -67,7 +67,7 @@ class NodeNames:
         else:
             operators = {name: operator_in(name) for name in graph.node_names if name}
         heirs = _heirs(operators, model)
-        known = {f"HZ_PREPROCESS_FOR_{graph.input_name}": None}
+        known: dict[str, None] = {f"HZ_PREPROCESS_FOR_{name}": None for name, _ in graph.all_inputs}
         for name, operator in operators.items():
             known.update(dict.fromkeys(heirs.get(name, (name,))))
             if operator in EXTRA:

@@ -15,6 +15,7 @@ from edge.files import data_dir, sha256_of, write_text
 from edge.graph.files import GraphFacts, facts, load_onnx
 from edge.progress import Reporter, Silent
 from edge.specs import ModelSpec, NodePrecision, Precision, Preprocess
+from edge.specs.schema import Input, Task
 
 TEMPLATE = "classifier_nv12.yaml.j2"
 
@@ -42,6 +43,7 @@ def render(
     onnx_model: str,
     cal_data_dir: str,
     working_dir: str,
+    inputs: Sequence[Input] = (),
     out: Path,
     graph: GraphFacts | None = None,
     model: Path | None = None,
@@ -58,6 +60,8 @@ def render(
         onnx_model: path relative to the YAML's folder.
         cal_data_dir: path relative to the YAML's folder; ends in ``_f32``, the compiler's mark of float32.
         working_dir: path relative to the YAML's folder; the compiler makes it.
+        inputs: of a network that takes more than one camera image, or something else; then ``cal_data_dir`` holds a
+            folder an input, separated by ``;``.
         graph: facts of the ONNX that ``onnx_model`` names; None reads them from ``model``.
         model: this ONNX; without it the rules that need its operators do not run.
         calibration_files: name and size in bytes of each calibration file.
@@ -83,6 +87,8 @@ def render(
         onnx_model=onnx_model,
         cal_data_dir=cal_data_dir,
         working_dir=working_dir,
+        task=spec.task,
+        inputs=inputs,
     )
     name = f"{prefix}.yaml"
     require_clean(text, origin=name, graph=graph, calibration_files=calibration_files, base=base, model=network)
@@ -106,6 +112,8 @@ def render_text(
     onnx_model: str,
     cal_data_dir: str,
     working_dir: str,
+    task: Task = "classify",
+    inputs: Sequence[Input] = (),
 ) -> str:
     """Fill the template; arguments as for ``render``. Nothing is checked or written."""
     import jinja2
@@ -121,11 +129,19 @@ def render_text(
     environment.filters["node_info"] = node_info
     environment.filters["one_line"] = one_line
     mean, scale = mean_value(preprocess), scale_value(preprocess)
+
+    def each(of_image: str, of_map: str) -> str:
+        return ";".join(of_image if one.image else of_map for one in inputs)
+
     try:
         return environment.get_template(TEMPLATE).render(
             preprocess=preprocess,
             precision=precision,
             graph=graph,
+            task=task,
+            inputs=inputs,
+            shapes=["x".join(map(str, one.shape)) for one in inputs],
+            each=each,
             prefix=prefix,
             onnx_model=onnx_model,
             cal_data_dir=cal_data_dir,

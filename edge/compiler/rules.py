@@ -153,9 +153,11 @@ def custom_op(doc: Document) -> Iterator[Hit]:
 
 
 def _files(doc: Document, index: int) -> Sequence[tuple[str, int]]:
-    if doc.calibration_files is not None:
-        return doc.calibration_files if index == 0 else ()
     folder = doc.item(CALIBRATION, "cal_data_dir", index)
+    if doc.calibration_files is not None:
+        own = f"{folder.rstrip('/').rpartition('/')[2]}/"  # of several inputs each has a folder
+        apart = any("/" in name for name, _ in doc.calibration_files)
+        return [one for one in doc.calibration_files if one[0].startswith(own)] if apart else doc.calibration_files
     if doc.base is None or not folder or not (doc.base / folder).is_dir():
         return ()
     paths: list[Path] = sorted((doc.base / folder).iterdir())
@@ -208,7 +210,7 @@ def input_source(doc: Document) -> Iterator[Hit]:
     sources = doc.value(COMPILER, "input_source") or {}
     names = doc.items("input_parameters", "input_name")
     if not names and doc.graph is not None:
-        names = [doc.graph.input_name]
+        names = [name for name, _ in doc.graph.all_inputs]
     for name, source in sources.items():
         line = doc.line(COMPILER, "input_source", str(name))
         if not isinstance(source, str) or source not in SOURCES:

@@ -31,8 +31,9 @@ def input_name(doc: Document) -> Iterator[Hit]:
     for name, count in Counter(names).items():
         if count > 1:
             yield Hit(f"input_name: {name!r} is given {count} times", "each input once", line)
-        if doc.graph is not None and name and "," not in name and name != doc.graph.input_name:
-            yield Hit(f"input_name: the model has no input {name!r}", doc.graph.input_name, line)
+        known = [given for given, _ in doc.graph.all_inputs] if doc.graph is not None else []
+        if known and name and "," not in name and name not in known:
+            yield Hit(f"input_name: the model has no input {name!r}", ", ".join(known), line)
     if not names and doc.inputs > 1:
         yield Hit(f"no input_name for {doc.inputs} inputs", "their names, separated by ';'", line)
 
@@ -45,12 +46,21 @@ def input_shape(doc: Document) -> Iterator[Hit]:
         if shape is None or min(shape) < 1:
             if text and "," not in text:
                 yield Hit(f"input_shape: {text!r}", "positive numbers, such as 1x3x224x224", line)
-        elif doc.graph is not None and index == 0 and shape != doc.graph.input_shape:
+        elif (own := _of_model(doc, index)) is not None and shape != own:
             # The compiler warns and uses the YAML's shape.
-            expected = "x".join(str(size) for size in doc.graph.input_shape) + ", as the model has it"
+            expected = "x".join(map(str, own)) + ", as the model has it"
             yield Hit(f"input_shape: {text!r}", expected, line)
         elif len(shape) != 4 and doc.item(GROUP, "input_type_rt", index) != "featuremap":
             yield Hit(f"input_shape: {text!r} of an image", "four sizes, such as 1x3x224x224", line)
+
+
+def _of_model(doc: Document, index: int) -> tuple[int, ...] | None:
+    """Return the model's own shape of an input, by the name that the YAML gives it; None if it is not known."""
+    if doc.graph is None:
+        return None
+    known = dict(doc.graph.all_inputs)
+    name = doc.item(GROUP, "input_name", index)
+    return known.get(name) if name else doc.graph.input_shape if index == 0 else None
 
 
 def input_batch(doc: Document) -> Iterator[Hit]:

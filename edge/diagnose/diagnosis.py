@@ -17,7 +17,7 @@ from edge.diagnose.inputs import clipped, measure_steps, own_normalisation, pixe
 from edge.diagnose.observed import summarize
 from edge.diagnose.precision import LayerStudy, study
 from edge.diagnose.weights import changed_floats
-from edge.errors import EdgeError
+from edge.errors import EdgeError, UsageError
 from edge.folder.built import Built
 from edge.graph.files import load_onnx
 from edge.images import ImageSet
@@ -40,9 +40,16 @@ def diagnose(
         unlabelled: why there is no Top-1; empty if there is.
 
     Raises:
+        UsageError: the outputs are no class scores.
         InputError: no image can be read.
         ModelFileError: a file of the build can't be run, or holds an operator without a rule.
     """
+    if built.metadata.task != "classify":
+        raise UsageError(
+            f"the outputs of {built.metadata.model} are no class scores",
+            expected="a classifier: a fault is found by the answers that it changes",
+            remedy=f"edge eval {built.folder.name}   tells how far each output is from float's",
+        )
     started = time.monotonic()
     reporter.update("images", 0.0)
     frames, unreadable = load_frames(images, built.metadata.preprocess, reporter)

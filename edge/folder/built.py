@@ -59,6 +59,10 @@ def as_written(*folders: Path) -> Iterator[None]:
         ) from error
 
 
+# Parts of the manifest that are JSON objects, where they are there.
+_OBJECTS = ("accuracy", "calibration", "static", "toolchain", "verify")
+
+
 def open_built(folder: Path) -> Built:
     """Read a finished build folder.
 
@@ -80,6 +84,8 @@ def open_built(folder: Path) -> Built:
         ) from None
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ModelFileError(f"{folder / MANIFEST} can't be read: {type(error).__name__}", remedy=remedy) from error
+    if wrong := [name for name in _OBJECTS if not isinstance(manifest.get(name) or {}, dict)]:
+        raise ModelFileError(f"{folder / MANIFEST} can't be read: {wrong[0]} is no object", remedy=remedy)
     for _, path, size, _ in listed:
         if path.parent != folder or not is_plain_name(path.name):
             raise ModelFileError(f"{folder / MANIFEST} names {path}", expected="files in that folder", remedy=remedy)

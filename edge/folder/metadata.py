@@ -11,13 +11,14 @@ from attrs import field, frozen
 
 from edge.errors import ModelFileError, SpecError
 from edge.files import is_plain_name, read_json, write_json
-from edge.specs import Preprocess
-from edge.specs.schema import MARCH, ScoreKind
+from edge.specs import Detector, Preprocess
+from edge.specs.schema import MARCH, Input, Output, ScoreKind, Task
 
 FILE = "metadata.json"
 SCHEMA_VERSION = 1
 # Keys in the metadata of a portable model's ONNX file.
 EXACT_KEY = "edge.exact"  # "1" where it computes the program's integers
+INPUTS_KEY = "edge.inputs"  # JSON: [name, shape in NCHW, whether it is NV12] of each, where it is not one image
 SIZE_KEY = "edge.size"  # "HxW" of the NV12 image that it takes
 
 Role = Literal["bin", "portable", "quantized", "labels"]
@@ -39,13 +40,18 @@ class Metadata:
     name: str  #: of the program, such as ``ConvNeXt_atto_demo``.
     model: str  #: the zoo's name of the model, or the user's.
     weights: str  #: source of the weights, as ``weights`` in ``manifest.json`` names it.
-    preprocess: Preprocess  #: from an image to the network's input. The program itself takes NV12 of ``crop``.
-    classes: int  #: number of scores.
+    preprocess: Preprocess  #: from an image to the network's input. The program itself takes NV12.
+    classes: int  #: number of scores; 0 where the outputs are no class scores.
     files: Mapping[Role, FileEntry]  #: ``bin``, ``portable``, ``quantized`` and ``labels``, as far as they exist.
     toolchain: Mapping[str, str] = field(factory=dict)  #: versions of what compiled or quantized it.
     exact: bool = False  #: whether the portable model gives the same integers as the program.
     march: str = MARCH  #: of the BPU: ``bayes-e``.
-    scores: ScoreKind | None = None  #: what the scores are; None in a build of an earlier edge.
+    scores: ScoreKind | None = None  #: what a classifier's scores are; None in a build of an earlier edge.
+    task: Task = "classify"  #: what the outputs mean.
+    #: of a network that takes more than one camera image, or something else; empty for one image.
+    inputs: tuple[Input, ...] = ()
+    detector: Detector | None = None  #: how boxes are read from the outputs; None but for a detector.
+    outputs: tuple[Output, ...] = ()  #: of the float network, in the program's order; empty from an earlier edge.
     schema_version: int = SCHEMA_VERSION
 
 

@@ -115,9 +115,12 @@ class Store:
         database.text_factory = lambda text: text.decode(errors="replace")  # a damaged name is no error
         try:
             (version,) = database.execute("PRAGMA user_version").fetchone()
-            if version == FORMAT:
+            (unused,) = database.execute("PRAGMA freelist_count").fetchone()
+            if version == FORMAT and not unused:
                 return database
-            if not database.execute("SELECT * FROM sqlite_master").fetchone():
+            # With auto_vacuum no page stays unused. Where the header claims some, sqlite gives up at a later write, and
+            # with the file all that was put meanwhile would be gone.
+            if not unused and not database.execute("SELECT * FROM sqlite_master").fetchone():
                 database.execute("PRAGMA auto_vacuum = FULL")  # removed entries give their space back
                 with database:
                     database.execute("BEGIN")

@@ -332,7 +332,7 @@ def _inside(folder: Path, name: str) -> bool:
 
 def _load(folder: Path, name: str, key: str, result_type: type[T]) -> Done[T] | None:
     try:
-        record = read_json(folder / RECORD)
+        record = dict(read_json(folder / RECORD))
         digest = record.pop("digest")
         if record["key"] != key or record["schema_version"] != SCHEMA or digest != _sha256(record):
             return None

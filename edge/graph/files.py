@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from attrs import frozen
 
@@ -13,8 +13,10 @@ from edge.errors import ModelFileError
 from edge.foreign import foreign
 
 if TYPE_CHECKING:
+    import numpy as np
     import onnx
     import onnxruntime
+    from numpy.typing import NDArray
 
 _LONGEST = 8192  # pixels of a side of the input; far above what the BPU runs at a useful speed
 _MOST_VALUES = 3 * _LONGEST**2
@@ -25,13 +27,19 @@ class GraphFacts:
     """What later stages need to know about a graph."""
 
     input_name: str
-    input_shape: tuple[int, ...]  #: of the one input; static, batch first.
+    input_shape: tuple[int, ...]  #: of the first input; static, batch first.
     output_name: str
     output_shape: tuple[int, ...]  #: static; of the first output. The last axis is the classes.
     opset: int  #: of the default domain.
     ir: int  #: IR version of the file.
     node_names: tuple[str, ...]  #: in graph order.
     parameters: int  #: elements of all float initializers.
+    inputs: tuple[tuple[str, tuple[int, ...]], ...] = ()  #: name and shape of each, where there are several.
+
+    @property
+    def all_inputs(self) -> tuple[tuple[str, tuple[int, ...]], ...]:
+        """Name and shape of every input, in graph order."""
+        return self.inputs or ((self.input_name, self.input_shape),)
 
 
 def load_onnx(path: Path) -> onnx.ModelProto:
@@ -48,6 +56,7 @@ def load_onnx(path: Path) -> onnx.ModelProto:
     try:
         model = onnx.load(path)
         onnx.checker.check_model(model)
+        _require_whole(model.graph.initializer)
     except (DecodeError, onnx.checker.ValidationError, ValueError, OSError) as error:
         if other := foreign(path):
             raise ModelFileError(
@@ -61,6 +70,17 @@ def load_onnx(path: Path) -> onnx.ModelProto:
             remedy="export or download it again",
         ) from error
     return model
+
+
+def _require_whole(tensors: Iterable[onnx.TensorProto]) -> None:
+    """Raise ValueError for a tensor whose data and shape disagree: the checker does not compare them for all types."""
+    import onnx
+
+    for tensor in tensors:
+        if tensor.raw_data and tensor.data_type <= onnx.TensorProto.COMPLEX128:  # whole bytes an element
+            size = math.prod(tensor.dims) * onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize
+            if len(tensor.raw_data) != size:
+                raise ValueError(f"tensor {tensor.name!r} has {len(tensor.raw_data)} bytes, its shape says {size}")
 
 
 def external_names(path: Path) -> list[str]:
@@ -161,12 +181,13 @@ def facts(model: onnx.ModelProto, origin: str = "the model") -> GraphFacts:
     """Return the facts of a checked graph; messages call it ``origin``.
 
     Raises:
-        ModelFileError: several inputs, a dynamic shape, no output, or no float32 input.
+        ModelFileError: a dynamic shape, no output, or an input that is not float32.
     """
     import onnx
 
     graph = model.graph
-    input_name, input_shape = image_input(model, origin)
+    inputs = inputs_of(model, origin)
+    input_name, input_shape = inputs[0]
     if not graph.output:
         raise ModelFileError(
             f"{origin} has no output",
@@ -184,6 +205,7 @@ def facts(model: onnx.ModelProto, origin: str = "the model") -> GraphFacts:
         parameters=sum(
             math.prod(tensor.dims) for tensor in graph.initializer if tensor.data_type == onnx.TensorProto.FLOAT
         ),
+        inputs=inputs if len(inputs) > 1 else (),
     )
 
 
@@ -229,18 +251,39 @@ def image_input(model: onnx.ModelProto, origin: str = "the model") -> tuple[str,
     Raises:
         ModelFileError: several inputs, a dynamic shape, or no float32 input.
     """
-    import onnx
-
-    constants = {tensor.name for tensor in model.graph.initializer}
-    inputs = [value for value in model.graph.input if value.name not in constants]
+    inputs = _open_inputs(model)
     if len(inputs) != 1:
         names = ", ".join(value.name for value in inputs) or "none"
         raise ModelFileError(
             f"{origin} has {len(inputs)} inputs ({names})",
             expected="one image input",
-            remedy="export the part that takes the image, with the other inputs as constants",
+            remedy="export the part that takes the image, with the other inputs as constants"
+            + "; or --task raw, which takes several inputs" * (len(inputs) > 1),
         )
-    value = inputs[0]
+    return _checked_input(inputs[0], origin)
+
+
+def inputs_of(model: onnx.ModelProto, origin: str = "the model") -> tuple[tuple[str, tuple[int, ...]], ...]:
+    """Return name and static shape of each input, in graph order.
+
+    Raises:
+        ModelFileError: none, a dynamic shape, or one that is not float32.
+    """
+    inputs = _open_inputs(model)
+    if not inputs:
+        raise ModelFileError(f"{origin} has no input", expected="an input of float32")
+    return tuple(_checked_input(value, origin) for value in inputs)
+
+
+def _open_inputs(model: onnx.ModelProto) -> list[onnx.ValueInfoProto]:
+    stored = {tensor.name for tensor in model.graph.initializer}
+    return [value for value in model.graph.input if value.name not in stored]
+
+
+def _checked_input(value: onnx.ValueInfoProto, origin: str) -> tuple[str, tuple[int, ...]]:
+    """Return name and static shape of an input that is float32 and of a size that can be."""
+    import onnx
+
     if value.type.tensor_type.elem_type != onnx.TensorProto.FLOAT:
         known = {number: name for name, number in onnx.TensorProto.DataType.items()}
         kind = known.get(value.type.tensor_type.elem_type, "of a type that ONNX does not know")
@@ -263,21 +306,35 @@ def _output_shape(model: onnx.ModelProto, origin: str) -> tuple[int, ...]:
     """Return the shape of the first output; if the exporter left it open, run the model to find it."""
     output = model.graph.output[0]
     if any(dim.dim_value <= 0 for dim in output.type.tensor_type.shape.dim):
-        import numpy as np
-
-        name, shape = image_input(model, origin)
-        try:
-            opened = session(model.SerializeToString())
-            scores = opened.run([output.name], {name: np.zeros(shape, np.float32)})[0]
-        except Exception as error:  # onnxruntime's exceptions share no base; over 2 GB protobuf's comes first
-            cause = " ".join(str(error).split())[:200]
-            raise ModelFileError(
-                f"{origin}: the shape of output {output.name!r} is dynamic, and a run to find it failed: {cause}",
-                expected="a static shape with batch 1, such as 1x1000",
-                remedy="export it with a fixed input size and no dynamic axes",
-            ) from error
-        return tuple(int(side) for side in scores.shape)
+        (scores,) = values_of(model, [output.name], origin)
+        return tuple(map(int, scores.shape))
     return _static_shape(output, origin, "output")
+
+
+def values_of(
+    model: onnx.ModelProto, names: Sequence[str], origin: str, image: NDArray[np.float32] | None = None
+) -> list[Any]:
+    """Run a model once and return values of its graph, its outputs or inner ones; all inputs are zero by default.
+
+    Raises:
+        ModelFileError: onnxruntime can't run it.
+    """
+    import numpy as np
+    import onnx
+
+    exposed = copied(model)
+    have = {value.name for value in exposed.graph.output}
+    exposed.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names if name not in have)
+    feed = {name: np.zeros(shape, np.float32) if image is None else image for name, shape in inputs_of(model, origin)}
+    try:
+        return list(session(exposed.SerializeToString()).run(list(names), feed))
+    except Exception as error:  # onnxruntime's exceptions share no base; over 2 GB protobuf's comes first
+        cause = " ".join(str(error).split())[:200]
+        raise ModelFileError(
+            f"{origin}: onnxruntime can't run it, and so can't tell its outputs: {cause}",
+            expected="a network that onnxruntime runs, with a static input such as 1x3x224x224",
+            remedy="export it again for one fixed size, from torch with opset_version=11, dynamo=False",
+        ) from error
 
 
 def _static_shape(value: onnx.ValueInfoProto, origin: str, role: str) -> tuple[int, ...]:

@@ -10,10 +10,11 @@ from __future__ import annotations
 import errno
 import hashlib
 import json
+import math
 import os
 import re
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -28,8 +29,10 @@ from edge.errors import CalibrationError, ImageError, SpecError, WorkspaceError
 from edge.files import data_dir, read_yaml
 from edge.images import ImageItem, ImageSet, sample
 from edge.images.preprocess import arrange, resize_crop
+from edge.images.samples import Sample, read_sample
 from edge.progress import Reporter, Silent
 from edge.specs import Preprocess
+from edge.specs.schema import Input
 
 INDEX = "calibration.json"
 # Fewer images than this miss rare activations; the vendor's guide asks for 20 to 100.
@@ -68,7 +71,9 @@ class CalibrationImage:
 class CalibrationResult:
     """What :func:`calibrate` wrote; paths are relative to its ``out``."""
 
-    directory: str  #: folder of the raw files; its name ends in ``_f32``, which tells the compiler their type.
+    #: folder of the raw files; its name ends in ``_f32``, which tells the compiler their type. Of samples it holds a
+    #: folder an input, ``0_f32`` and so on in the network's order.
+    directory: str
     index: str  #: this JSON's name, ``calibration.json``.
     n: int  #: files written.
     asked: int  #: images asked for.
@@ -131,6 +136,7 @@ def calibrate(
     *,
     images: ImageSet,
     preprocess: Preprocess,
+    inputs: Sequence[Input] = (),
     n: int = 100,
     seed: int = 0,
     out: Path,
@@ -143,6 +149,7 @@ def calibrate(
 
     Args:
         preprocess: of the network.
+        inputs: of a network that takes more than one camera image, or something else: then the images are samples.
         n: how many; all of them if there are fewer.
         out: an existing, empty folder.
         reporter: told the growing count; warned of a set that is poor but usable.
@@ -155,15 +162,17 @@ def calibrate(
     chosen = sample(images, n, seed)
     if len(chosen) < n:
         reporter.warn(f"{images.description}: {len(chosen)} calibration images instead of the {n} asked for")
-    directory = out / f"calibration_data_{preprocess.color}_f32"
-    needed = len(chosen) * 4 * int(np.prod(preprocess.input_shape))
+    directory = out / ("calibration_data_f32" if inputs else f"calibration_data_{preprocess.color}_f32")
+    values = sum(math.prod(one.shape) for one in inputs) or math.prod(preprocess.input_shape)
+    needed = len(chosen) * 4 * values
     if shutil.disk_usage(out).free < needed:
         raise _disk_full(out, needed)
     written: list[_Written] = []
     unreadable: list[str] = []
     try:
-        directory.mkdir()
-        outcomes = _write_all(list(chosen), preprocess, directory)
+        for folder in (directory, *(directory / f"{place}_f32" for place in range(len(inputs)))):
+            folder.mkdir()
+        outcomes = _write_all(list(chosen), preprocess, directory, inputs)
         for done, (item, outcome) in enumerate(zip(chosen, outcomes, strict=True), start=1):
             if isinstance(outcome, ImageError):
                 reporter.warn(f"left out: {outcome.seen}")
@@ -171,7 +180,7 @@ def calibrate(
             else:
                 written.append(outcome)
             reporter.update(f"{done}/{len(chosen)} images", done / len(chosen))
-        _judge(written, unreadable, preprocess, reporter)
+        (_judge_samples if inputs else _judge)(written, unreadable, preprocess, reporter)
         result = _result(images, directory, written, unreadable, n=n, seed=seed)
         text = json.dumps(cattrs.unstructure(result), indent=1, sort_keys=True) + "\n"
         (out / INDEX).write_text(text, encoding="utf-8")
@@ -189,11 +198,15 @@ def _disk_full(out: Path, needed: int) -> WorkspaceError:
     )
 
 
-def _write_all(items: list[ImageItem], preprocess: Preprocess, directory: Path) -> Iterator[_Written | ImageError]:
+def _write_all(
+    items: list[ImageItem], preprocess: Preprocess, directory: Path, inputs: Sequence[Input]
+) -> Iterator[_Written | ImageError]:
     """Write the images on several threads; decoding, resizing and hashing all release the interpreter's lock."""
 
     def write(numbered: tuple[int, ImageItem]) -> _Written | ImageError:
         try:
+            if inputs:
+                return _write_sample(*numbered, preprocess, directory, inputs)
             return _write(*numbered, preprocess, directory)
         except ImageError as error:
             return error
@@ -209,8 +222,7 @@ def _write(number: int, item: ImageItem, preprocess: Preprocess, directory: Path
     rgb, source_sha256 = item.open()
     crop = resize_crop(rgb, preprocess)
     data = arrange(crop.astype("<f4"), preprocess).data
-    stem = re.sub(r"[^A-Za-z0-9_-]+", "_", Path(item.name).with_suffix("").as_posix())[-80:]
-    file = f"{number:04d}_{stem}.bin"
+    file = _file_name(number, item)
     (directory / file).write_bytes(data)
     return _Written(
         CalibrationImage(item.name, source_sha256, file, hashlib.sha256(data).hexdigest()),
@@ -221,6 +233,31 @@ def _write(number: int, item: ImageItem, preprocess: Preprocess, directory: Path
     )
 
 
+def _file_name(number: int, item: ImageItem) -> str:
+    stem = re.sub(r"[^A-Za-z0-9_-]+", "_", Path(item.name).with_suffix("").as_posix())[-80:]
+    return f"{number:04d}_{stem}.bin"
+
+
+def _write_sample(
+    number: int, item: ImageItem, preprocess: Preprocess, directory: Path, inputs: Sequence[Input]
+) -> _Written:
+    """Write a file an input; what is judged of an image is judged of the numbers of all inputs."""
+    taken, source_sha256 = read_sample(item, inputs, preprocess)
+    file, digest = _file_name(number, item), hashlib.sha256()
+    for place, one in enumerate(inputs):
+        data = _raw(taken, one, preprocess)
+        digest.update(data)
+        (directory / f"{place}_f32" / file).write_bytes(data)
+    constant = all(bool((value == value.flat[0]).all()) for value in taken.values())
+    image = CalibrationImage(item.name, source_sha256, file, digest.hexdigest())
+    return _Written(image, shortest=0, largest=0, constant=constant, gray=False)
+
+
+def _raw(taken: Sample, one: Input, preprocess: Preprocess) -> memoryview:
+    value = taken[one.name].astype("<f4")
+    return (arrange(value, preprocess) if one.image else value).data
+
+
 def _everywhere(crop: NDArray[np.uint8], holds: Callable[[NDArray[np.uint8]], NDArray[np.bool_]]) -> bool:
     # A few pixels decide it for nearly every photograph.
     return bool(holds(crop[::16, ::16]).all() and holds(crop).all())
@@ -228,18 +265,7 @@ def _everywhere(crop: NDArray[np.uint8], holds: Callable[[NDArray[np.uint8]], ND
 
 def _judge(written: list[_Written], unreadable: list[str], preprocess: Preprocess, reporter: Reporter) -> None:
     """Refuse a set that would spoil the model, and warn of one that may."""
-    total = len(written) + len(unreadable)
-    if not written:
-        raise CalibrationError(
-            f"none of the {total} calibration images can be read: {_some(unreadable)}",
-            remedy="give readable images: --calib DIR",
-        )
-    if len(unreadable) > MAX_UNREADABLE * total:
-        raise CalibrationError(
-            f"{len(unreadable)} of {total} calibration images can't be read: {_some(unreadable)}",
-            expected=f"at most {MAX_UNREADABLE:.0%}",
-            remedy="remove or replace them",
-        )
+    _require_readable(written, unreadable, "images")
     if tiny := [w.image.name for w in written if w.shortest < MIN_SIDE]:
         raise CalibrationError(
             f"{len(tiny)} calibration images are smaller than {MIN_SIDE} pixels: {_some(tiny)}",
@@ -264,6 +290,33 @@ def _judge(written: list[_Written], unreadable: list[str], preprocess: Preproces
         reporter.warn(f"{len(small)} calibration images are smaller than half the input: {_some(small)}")
     if len(written) < FEW:
         reporter.warn(f"only {len(written)} calibration images; {FEW} to 100 give steadier ranges")
+
+
+def _require_readable(written: list[_Written], unreadable: list[str], what: str) -> None:
+    total = len(written) + len(unreadable)
+    if not written:
+        raise CalibrationError(
+            f"none of the {total} calibration {what} can be read: {_some(unreadable)}",
+            remedy=f"give readable {what}: --calib DIR",
+        )
+    if len(unreadable) > MAX_UNREADABLE * total:
+        raise CalibrationError(
+            f"{len(unreadable)} of {total} calibration {what} can't be read: {_some(unreadable)}",
+            expected=f"at most {MAX_UNREADABLE:.0%}",
+            remedy="remove or replace them",
+        )
+
+
+def _judge_samples(written: list[_Written], unreadable: list[str], _preprocess: Preprocess, reporter: Reporter) -> None:
+    """Refuse samples that would spoil the model, and warn of few."""
+    _require_readable(written, unreadable, "samples")
+    if all(w.constant for w in written):
+        raise CalibrationError(
+            "every input of every calibration sample is one value; the value ranges would be meaningless",
+            remedy="give samples like those that the model will see: --calib DIR",
+        )
+    if len(written) < FEW:
+        reporter.warn(f"only {len(written)} calibration samples; {FEW} to 100 give steadier ranges")
 
 
 def _result(

@@ -22,6 +22,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+from attrs import frozen
 from numpy.typing import NDArray
 
 from edge.errors import CalibrationError, ImageError
@@ -148,35 +149,98 @@ def _jpeg_is_whole(data: bytes) -> bool:
     return data[position : position + 2] == b"\xff\xd9"
 
 
-def resize_crop(rgb: Image, pre: Preprocess) -> Image:
-    """Resize and crop as torchvision's ``Resize`` and ``CenterCrop`` do on a Pillow image.
+@frozen
+class Placement:
+    """Where an image lies on the network's input: pixel x of the image is ``x * scale + shift`` there."""
 
-    The shorter side becomes ``pre.resize``, the longer ``int(resize * long / short)``, and the crop starts at
-    ``round((side - crop) / 2)``; with ``pre.resize`` None the whole image is stretched. Shrinking widens
-    the filter (antialiasing). ``area`` and ``nearest`` are both Pillow's BOX: a mean when shrinking, repeated
-    pixels when enlarging.
+    size: tuple[int, int]  #: (height, width) of the whole image after scaling.
+    shift: tuple[int, int]  #: (down, right) of its top left corner on the input; negative where it is cropped.
+
+
+def placement(size: tuple[int, int], pre: Preprocess) -> Placement:
+    """Return where an image of a size (height, width) lies on the network's input.
+
+    A letterboxed image has the scaled size that its trainers give it. ``corner`` is YOLOX's: ``int(side * ratio)``
+    (``preproc`` in ``yolox/data/data_augment.py``). ``center`` is ultralytics': ``round(side * ratio)``, from
+    ``round(rest / 2 - 0.1)`` on (``LetterBox`` in ``ultralytics/data/augment.py``). The ratio is the smaller of input
+    to image of both sides.
+    """
+    (height, width), (crop_h, crop_w) = size, pre.crop
+    if pre.letterbox is not None:
+        ratio = min(crop_h / height, crop_w / width)
+        corner = pre.letterbox == "corner"
+        high, wide = (max(1, int(side * ratio) if corner else round(side * ratio)) for side in size)
+        if corner:
+            return Placement((high, wide), (0, 0))
+        return Placement((high, wide), (round((crop_h - high) / 2 - 0.1), round((crop_w - wide) / 2 - 0.1)))
+    if pre.resize is None:
+        high, wide = crop_h, crop_w
+    elif width <= height:
+        high, wide = int(pre.resize * height / width), pre.resize
+    else:
+        high, wide = pre.resize, int(pre.resize * width / height)
+    # Python's round() halves to even; torchvision uses it, so we must.
+    return Placement((high, wide), (-round((high - crop_h) / 2), -round((wide - crop_w) / 2)))
+
+
+def unletterbox(boxes: Tensor, size: tuple[int, int], pre: Preprocess) -> Tensor:
+    """Return boxes in pixels of an image, of boxes in pixels of the network's input.
+
+    Args:
+        boxes: (n, 4): left, top, right, bottom.
+        size: (height, width) of the image.
+
+    Returns:
+        (n, 4), cut at the image's border.
+    """
+    place = placement(size, pre)
+    (down, right), (high, wide) = place.shift, place.size
+    limit = np.array([size[1], size[0]] * 2, np.float32)
+    moved = (boxes - np.array([right, down] * 2, np.float32)) * (limit / np.array([wide, high] * 2, np.float32))
+    return np.clip(moved, np.float32(0), limit)
+
+
+def resize_crop(rgb: Image, pre: Preprocess) -> Image:
+    """Make an image the size of the network's input: cropped, stretched or letterboxed, as ``pre`` says.
+
+    Cropped as torchvision's ``Resize`` and ``CenterCrop`` do on a Pillow image: the shorter side becomes
+    ``pre.resize``, the longer ``int(resize * long / short)``, and the crop starts at ``round((side - crop) / 2)``;
+    with ``pre.resize`` None the whole image is stretched. Shrinking widens the filter (antialiasing). ``area`` and
+    ``nearest`` are both Pillow's BOX: a mean when shrinking, repeated pixels when enlarging.
+
+    A letterboxed image lies where :func:`placement` says, on ``pre.fill``. Its ``bilinear`` is OpenCV's, without
+    antialiasing, as YOLOX and ultralytics train: of OpenCV's two kinds the exact one, which gives the same bytes on
+    every machine and is never more than one level off the other.
+
+    Where ``pre.canvas`` is larger than ``pre.crop``, the crop's last row and column are repeated below and to the
+    right: the program cuts them off again, but calibration sees them.
 
     Args:
         rgb: uint8, (height, width, 3).
 
     Returns:
-        uint8, (*pre.crop, 3), C-contiguous, RGB. Equal to Pillow's result.
+        uint8, (*pre.canvas, 3), C-contiguous, RGB. Cropped or stretched, it is equal to Pillow's result.
 
     Raises:
         ImageError: ``rgb`` is not such an array.
     """
     _check_rgb(rgb)
-    height, width = rgb.shape[:2]
     crop_h, crop_w = pre.crop
-    if pre.resize is None:
-        size_h, size_w = crop_h, crop_w
-    elif width <= height:
-        size_h, size_w = int(pre.resize * height / width), pre.resize
+    place = placement(rgb.shape[:2], pre)
+    (down, right), (high, wide) = place.shift, place.size
+    if pre.letterbox is None:
+        crop = resample(rgb, place.size, (-down, -right, crop_h, crop_w), pre.interpolation)
     else:
-        size_h, size_w = pre.resize, int(pre.resize * width / height)
-    # Python's round() halves to even; torchvision uses it, so we must.
-    top, left = round((size_h - crop_h) / 2), round((size_w - crop_w) / 2)
-    return resample(rgb, (size_h, size_w), (top, left, crop_h, crop_w), pre.interpolation)
+        crop = np.full((crop_h, crop_w, 3), pre.fill, np.uint8)
+        if pre.interpolation == "bilinear":
+            scaled = cv2.resize(rgb, (wide, high), interpolation=cv2.INTER_LINEAR_EXACT)
+        else:
+            scaled = resample(rgb, place.size, (0, 0, high, wide), pre.interpolation)
+        crop[down : down + high, right : right + wide] = scaled
+    below, right = pre.canvas[0] - crop_h, pre.canvas[1] - crop_w
+    if not (below or right):
+        return crop
+    return np.asarray(cv2.copyMakeBorder(crop, 0, below, 0, right, cv2.BORDER_REPLICATE), np.uint8)
 
 
 def rgb_to_nv12(rgb: Image) -> Image:
@@ -273,7 +337,7 @@ def network_input(rgb: Image, pre: Preprocess) -> Tensor:
     """Normalize a cropped image into the float network's input: (x - mean) / std.
 
     Args:
-        rgb: uint8, (*pre.crop, 3), RGB; from :func:`resize_crop`.
+        rgb: uint8, (*pre.canvas, 3), RGB; from :func:`resize_crop`.
         pre: gives channel order, mean, std and layout.
 
     Returns:
@@ -282,7 +346,7 @@ def network_input(rgb: Image, pre: Preprocess) -> Tensor:
     Raises:
         ImageError: another dtype or size.
     """
-    _check_rgb(rgb, pre.crop)
+    _check_rgb(rgb, pre.canvas)
     return _normalize(rgb.astype(np.float32), pre)
 
 
@@ -290,7 +354,7 @@ def network_input_from_nv12(nv12: Image, pre: Preprocess) -> Tensor:
     """Return what the float network sees behind NV12: decode, then normalize.
 
     Args:
-        nv12: uint8, from :func:`rgb_to_nv12` of an image of ``pre.crop``.
+        nv12: uint8, from :func:`rgb_to_nv12` of an image of ``pre.canvas``.
         pre: as for :func:`network_input`.
 
     Returns:
@@ -299,7 +363,7 @@ def network_input_from_nv12(nv12: Image, pre: Preprocess) -> Tensor:
     Raises:
         ImageError: another dtype or number of bytes.
     """
-    return _normalize(yuv444_to_rgb_float(nv12_to_yuv444(nv12, pre.crop)), pre)
+    return _normalize(yuv444_to_rgb_float(nv12_to_yuv444(nv12, pre.canvas)), pre)
 
 
 def arrange(rgb: NDArray[np.float32], pre: Preprocess) -> Tensor:
@@ -316,12 +380,12 @@ def calibration_image(file: Path, pre: Preprocess) -> Image:
         writes it.
 
     Returns:
-        uint8, (*pre.crop, 3), C-contiguous, RGB.
+        uint8, (*pre.canvas, 3), C-contiguous, RGB.
 
     Raises:
         CalibrationError: it can't be read, is of another size, or holds values outside 0..255.
     """
-    height, width = pre.crop
+    height, width = pre.canvas
     try:
         raw = np.fromfile(file, "<f4")
     except OSError as error:

@@ -1,11 +1,11 @@
-"""Networks as functions from an image to class scores."""
+"""Networks as functions from an image to their outputs."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +14,7 @@ from edge.errors import ModelFileError
 from edge.folder.built import Built
 from edge.graph.files import load_onnx, open_session
 from edge.images.preprocess import Image, network_input, network_input_from_nv12, rgb_to_nv12
+from edge.images.samples import network_feed, program_input
 from edge.measure.scores import Scores
 from edge.runtime import load
 from edge.simulate.hbdk import Simulator
@@ -23,12 +24,15 @@ from edge.specs import Preprocess
 from edge.specs.schema import ScoreKind
 from edge.toolchain.found import Toolchain
 
+Outputs = Sequence[NDArray[np.float32]]
+Frame = Any  # an Image, or a Sample of a network that takes more than one camera image, or something else
+
 
 class Runner(Protocol):
-    """A network: image in, class scores out. May be called from several threads."""
+    """A network: image in, outputs out, in the float network's order. May be called from several threads."""
 
-    def __call__(self, rgb: Image, /) -> Scores:
-        """Return the class scores, float32 (classes,), of an RGB image, uint8 (H, W, 3)."""
+    def __call__(self, frame: Frame, /) -> Outputs:
+        """Return the outputs of an RGB image, uint8 (H, W, 3), or of a sample."""
 
 
 def scores_of(built: Built) -> ScoreKind:
@@ -37,7 +41,7 @@ def scores_of(built: Built) -> ScoreKind:
 
 
 class FloatNet:
-    """A float-input ONNX classifier in stock onnxruntime, one thread per image; callable from several threads."""
+    """A float-input ONNX in stock onnxruntime, one thread per image; callable from several threads."""
 
     def __init__(self, model: Path, preprocess: Preprocess) -> None:
         self._session = open_session(model)
@@ -46,41 +50,69 @@ class FloatNet:
         self.preprocess = preprocess
 
     def __call__(self, rgb: Image, preprocess: Preprocess | None = None) -> Scores:
-        """Return the scores of an RGB image, preprocessed as built or in another way."""
-        return self._run(network_input(rgb, preprocess or self.preprocess))
+        """Return a classifier's scores of an RGB image, preprocessed as built or in another way."""
+        return self._run(network_input(rgb, preprocess or self.preprocess))[0].ravel()
 
     def behind_nv12(self, nv12: Image) -> Scores:
-        """Return the scores of an image that went through NV12, as on the board."""
-        return self._run(network_input_from_nv12(nv12, self.preprocess))
+        """Return a classifier's scores of an image that went through NV12, as on the board."""
+        return self._run(network_input_from_nv12(nv12, self.preprocess))[0].ravel()
 
-    def _run(self, data: NDArray[np.float32]) -> Scores:
+    def outputs(self, frame: Frame) -> list[NDArray[np.float32]]:
+        """Return all outputs of an RGB image or a sample."""
+        if isinstance(frame, Mapping):
+            return self._run_all(network_feed(frame, self.preprocess, nv12=False))
+        return self._run(network_input(frame, self.preprocess))
+
+    def outputs_through_nv12(self, frame: Frame) -> list[NDArray[np.float32]]:
+        """Return all outputs of an RGB image or a sample, whose images go through NV12 first, as on the board."""
+        if isinstance(frame, Mapping):
+            return self._run_all(network_feed(frame, self.preprocess, nv12=True))
+        return self._run(network_input_from_nv12(rgb_to_nv12(frame), self.preprocess))
+
+    def _run(self, data: NDArray[np.float32]) -> list[NDArray[np.float32]]:
+        return self._run_all({self._input: data})
+
+    def _run_all(self, feed: Mapping[str, NDArray[np.float32]]) -> list[NDArray[np.float32]]:
         try:
-            found = self._session.run(None, {self._input: data})[0]
+            found = self._session.run(None, dict(feed))
         except Exception as error:  # onnxruntime's own exceptions share no public base
             cause = " ".join(str(error).split())[:200]
             raise ModelFileError(
                 f"onnxruntime can't run {self._name}: {cause}",
                 remedy="export or build it again: onnxruntime itself refuses the file",
             ) from error
-        return np.asarray(found, np.float32).ravel()
+        return [np.asarray(output, np.float32) for output in found]
 
 
 @contextmanager
 def vendor(toolchain: Toolchain, model: Path, workers: int) -> Iterator[Runner]:
     """Open one of the compiler's models in worker processes."""
     with QuantizedPool(toolchain, model, workers) as pool:
-        yield pool
+        yield pool.outputs
 
 
 @contextmanager
 def program(toolchain: Toolchain, path: Path) -> Iterator[Runner]:
     """Open a ``.bin`` in the vendor's simulator; each image starts a process."""
     with Simulator(toolchain, path) as simulator:
-        yield lambda rgb: simulator.outputs(rgb_to_nv12(rgb))[0].ravel()
+        yield lambda frame: simulator.outputs(_program_inputs(frame))
 
 
 @contextmanager
 def portable(path: Path) -> Iterator[Runner]:
     """Open a portable model."""
     with load(path, "portable") as net:
-        yield lambda rgb: net.run(rgb_to_nv12(rgb))[0].ravel()
+        names = [tensor.name for tensor in net.info.inputs]
+
+        def run(frame: Frame) -> Outputs:
+            taken = _program_inputs(frame)
+            return net.run(*[taken[name] for name in names] if isinstance(taken, dict) else [taken])
+
+        yield run
+
+
+def _program_inputs(frame: Frame) -> Any:
+    """Return what the program takes: packed NV12, or what it takes of a sample by the inputs' names."""
+    if isinstance(frame, Mapping):
+        return {name: program_input(value) for name, value in frame.items()}
+    return rgb_to_nv12(frame)

@@ -11,9 +11,15 @@ from edge.accuracy import StepName, Subject
 from edge.errors import UsageError
 from edge.folder.code import code_digest
 from edge.folder.workspace import Done, FileOf, FileRecord, Workspace
-from edge.images import ImageSet, open_images
+from edge.images import ImageSet
 from edge.measure.labels import lacks_background
-from edge.pipeline.choices import choose_calibration, choose_compiler, choose_images
+from edge.pipeline.choices import (
+    choose_calibration,
+    choose_compiler,
+    choose_images,
+    choose_samples,
+    require_readable_sets,
+)
 from edge.pipeline.stages import (
     CALIBRATE,
     COMPILE,
@@ -50,9 +56,7 @@ class Build:
         self.listener = listener
         self.calibration_set = choose_calibration(request)
         self._done: dict[str, Done[Any]] = {}
-        for source in (request.images, self.calibration_set.images):
-            if source is not None:
-                open_images(source)
+        require_readable_sets(request, self.calibration_set)
 
     def run(self) -> None:
         """Run every stage that the request needs, in order, so that progress is shown in order."""
@@ -65,6 +69,8 @@ class Build:
     def _doubt_labels(self) -> None:
         """Warn of missing labels, and of those that leave out a background class, before minutes pass."""
         images, no_top1 = self.measured_on
+        if self.request.spec.task != "classify":
+            return
         if no_top1:
             self.listener.warn(f"{no_top1}; agreement with the float network is measured instead")
         elif not self.request.label_offset:
@@ -146,13 +152,18 @@ class Build:
     def measured_on(self) -> tuple[ImageSet, str]:
         """The images to measure on, and why there is no Top-1; empty if there is."""
         network = self.stage(EXPORT).result
+        if network.inputs:
+            return choose_samples(self.request, network.inputs, self.listener.warn), "raw outputs have no labels"
         return choose_images(self.request, network.weights.source, network.classes)
 
     @property
     def prefix(self) -> str:
         """Start of every file name: model, ``_demo`` or ``_random`` for such weights, input size and type."""
-        height, width = self.request.spec.preprocess.crop
-        return f"{self.stage(EXPORT).result.name}_{width}x{height}_nv12"
+        network = self.stage(EXPORT).result
+        if network.inputs and not any(one.image for one in network.inputs):
+            return network.name
+        height, width = self.request.spec.preprocess.canvas
+        return f"{network.name}_{width}x{height}_nv12"
 
     @property
     def quantized(self) -> FileOf:
@@ -215,5 +226,8 @@ class Build:
             files={role: file.path for role, file in files.items()},
             sha256={role: file.sha256 for role, file in files.items()},
             toolchain=self.toolchain,
+            task=self.request.spec.task,
+            outputs=export.result.outputs,
+            inputs=export.result.inputs,
         )
         return subject, quantized

@@ -21,6 +21,7 @@ from edge.errors import ModelFileError, UsageError, WorkspaceError
 from edge.files import data_dir, disk_errors, read_json
 from edge.folder.metadata import FILE, FileEntry, Metadata, Role
 from edge.runtime.program import Program, locate
+from edge.specs.schema import Task
 
 MARKER = ".edge-bundle"
 README = "README.txt"
@@ -88,7 +89,8 @@ def _contents(program: Program) -> dict[str, bytes]:
     assert metadata is not None  # noqa: S101 - locate() of a folder
     kept = {role: metadata.files[role] for role in ROLES if role in metadata.files}
     files = {entry.path: program.files[role].read_bytes() for role, entry in kept.items()}
-    files[NOTEBOOK.format(model=metadata.model)] = notebook(metadata.model).encode()
+    if not metadata.inputs:  # the notebook's steps are those of an image
+        files[NOTEBOOK.format(model=metadata.model)] = notebook(metadata.model, metadata.task).encode()
     files[README] = readme(evolve(metadata, files=kept)).encode()
     files = dict(sorted(files.items()))
     files[FILE] = _json(cattrs.unstructure(evolve(metadata, files=kept)))
@@ -96,42 +98,78 @@ def _contents(program: Program) -> dict[str, bytes]:
     return {MARKER: marker, **files}
 
 
-def notebook(model: str) -> str:
+def notebook(model: str, task: Task = "classify") -> str:
     """Return the notebook of a model, the text of an ``.ipynb``.
 
     Args:
         model: letters, digits, ``_``, ``-`` and ``.``; other characters become ``_``.
+        task: what the outputs mean; those of no classifier are listed.
     """
     template = data_dir("notebooks") / NOTEBOOK.format(model=NOTEBOOK_MODEL)
     safe = re.sub(r"[^A-Za-z0-9_.-]", "_", model)
-    return template.read_text(encoding="utf-8").replace(NOTEBOOK_MODEL, safe)
+    text = template.read_text(encoding="utf-8")
+    if task != "classify":
+        text = _without_classes(text)
+    return text.replace(NOTEBOOK_MODEL, safe)
+
+
+def _without_classes(text: str) -> str:
+    """Return the notebook with the outputs in place of scores, classes and the image with its labels."""
+    document = json.loads(text)
+    cells = document["cells"]
+    forward, classes, speed = (
+        next(i for i, cell in enumerate(cells) if "".join(cell["source"]).startswith(heading))
+        for heading in ("## 5. Forward", "## 6.", "## 8. Speed")
+    )
+    cells[forward + 1]["source"] = _OUTPUTS.splitlines(keepends=True)
+    cells[speed]["source"][0] = cells[speed]["source"][0].replace("8.", "6.")
+    del cells[classes:speed]
+    text = json.dumps(document, indent=1, ensure_ascii=False) + "\n"
+    for of_classes, of_outputs in _WORDS:
+        text = text.replace(of_classes, of_outputs)
+    return text
+
+
+_WORDS = (
+    ("From an image to a label", "From an image to the outputs"),
+    ("import annotate, png", "import png"),
+    ('    "from edge.runtime.scores import probabilities\\n",\n', ""),
+)
+_OUTPUTS = """for name, values in net.outputs(rgb).items():
+    print(f"{name}: {values.shape}, {values.min():.5g} to {values.max():.5g}, mean {values.mean():.5g}")"""
 
 
 def readme(metadata: Metadata) -> str:
     """Return ``README.txt``: what is in the bundle and the commands to type on the board."""
-    listed = "\n".join(f"  {entry.path:<44} {_WHAT[role]}" for role, entry in metadata.files.items())
     name = NOTEBOOK.format(model=metadata.model)
+    call = {"classify": 'classify("IMAGE.jpg", k=5)', "detect": 'detect("IMAGE.jpg")'}.get(
+        metadata.task, 'outputs("IMAGE.jpg")'
+    )
+    if metadata.inputs:
+        arrays = ", ".join(f'"{one.name}": {"RGB" if one.image else "numbers"}' for one in metadata.inputs)
+        call = f"outputs({{{arrays}}})"
+    told = "" if metadata.inputs else f"\n  {name:<44} the same, step by step"
+    bench = "" if metadata.inputs else "\n  /usr/bin/python3 -m edge bench . --threads 1,4"
+    jupyter = "" if metadata.inputs else f"\nIn Jupyter, where it runs on the system's Python: {name}.\n"
+    image = "SAMPLE.npz" if metadata.inputs else "IMAGE.jpg"
+    listed = "\n".join(f"  {entry.path:<44} {_WHAT[role]}" for role, entry in metadata.files.items())
     program = metadata.files.get("bin")
     perf = f"  hrt_model_exec perf --model_file {program.path} --thread_num 4 --frame_count 200\n" if program else ""
     return f"""{metadata.name} for the RDK X5, made by edge {__version__}
 
 {listed}
-  {FILE:<44} what it is, and how images become its input
-  {name:<44} the same, step by step
+  {FILE:<44} what it is, and how images become its input{told}
 
 {_INSTALL if program else _NO_BIN}
 In this folder, then:
 
-  /usr/bin/python3 -m edge run . IMAGE.jpg
-  /usr/bin/python3 -m edge bench . --threads 1,4
-{perf}
-In Jupyter, where it runs on the system's Python: {name}.
-
+  /usr/bin/python3 -m edge run . {image}{bench}
+{perf}{jupyter}
 In Python:
 
   from edge.runtime import load
   with load(".") as net:
-      print(net.backend, net.classify("IMAGE.jpg", k=5))
+      print(net.backend, net.{call})
 """
 
 

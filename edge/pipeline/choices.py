@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from attrs import evolve
 
@@ -12,8 +14,10 @@ from edge.errors import InputError, SpecError, ToolchainMissing, UsageError
 from edge.folder.built import Built
 from edge.images import ImageSet, class_names, open_images, sample
 from edge.images.calibrate import CalibrationSet, load_set
+from edge.images.samples import holds_samples, open_samples, require_samples
 from edge.progress import Listener
 from edge.specs.request import Request
+from edge.specs.schema import Input, Task
 from edge.toolchain import managed
 from edge.toolchain.find import find
 from edge.toolchain.found import Toolchain
@@ -98,6 +102,45 @@ def choose_calibration(request: Request) -> CalibrationSet:
     return evolve(found, n=request.calibration_count or found.n)
 
 
+def choose_samples(request: Request, inputs: Sequence[Input], tell: Callable[[str], None]) -> ImageSet:
+    """Return the samples to measure a network on that takes more than one camera image, or something else.
+
+    Raises:
+        InputError: the source holds none.
+    """
+    source = request.images
+    if source is None:
+        source = calibration_samples(request, inputs)
+        tell(f"no --images: it is measured on the calibration samples, {source}")
+    require_samples(source, inputs)
+    found = open_samples(source)
+    return sample(found, request.images_count, request.seed) if request.images_count else found
+
+
+def calibration_samples(request: Request, inputs: Sequence[Input]) -> str:
+    """Return the source of the samples to calibrate on; there are none to take by default.
+
+    Raises:
+        InputError: none is given, or it holds no samples.
+    """
+    if request.calibration is None:
+        listed = ", ".join(one.name for one in inputs)
+        raise InputError(
+            f"no --calib, and no demo image fits the inputs {listed}",
+            expected="a folder of .npz files, one a sample, with an array an input",
+            remedy="--calib DIR",
+        )
+    require_samples(request.calibration, inputs)
+    return request.calibration
+
+
+def require_readable_sets(request: Request, calibration: CalibrationSet) -> None:
+    """Fail before minutes of work where a set of images or samples is not there or holds none."""
+    for source in (request.images, calibration.images):
+        if source is not None and not holds_samples(source):
+            open_images(source)
+
+
 def choose_images(request: Request, source: str, classes: int) -> tuple[ImageSet, str]:
     """Return the images to measure on, and why there is no Top-1; empty if there is."""
     labels = "demo" if source == "demo" else request.spec.labels
@@ -106,6 +149,7 @@ def choose_images(request: Request, source: str, classes: int) -> tuple[ImageSet
         labels,
         source,
         classes,
+        task=request.spec.task,
         count=request.images_count,
         seed=request.seed,
         label_offset=request.label_offset,
@@ -113,7 +157,16 @@ def choose_images(request: Request, source: str, classes: int) -> tuple[ImageSet
 
 
 def image_set(
-    images: str | None, labels: str | None, source: str, classes: int, *, count: int, seed: int, label_offset: int = 0
+    images: str | None,
+    labels: str | None,
+    source: str,
+    classes: int,
+    *,
+    count: int,
+    seed: int,
+    label_offset: int = 0,
+    task: Task = "classify",
+    inputs: Sequence[Input] = (),
 ) -> tuple[ImageSet, str]:
     """Return the images to measure a network on, and why there is no Top-1; empty if there is.
 
@@ -124,14 +177,26 @@ def image_set(
         count: at most so many images; 0 takes all.
         seed: of the choice; rendered images are taken from the first on.
         label_offset: added to every label of files.
+        task: what the outputs mean; labels of images are nothing to raw outputs.
+        inputs: of a network that takes more than one camera image, or something else: then samples are opened.
     """
+    if inputs:
+        require_samples(str(images), inputs)
+        taken = open_samples(str(images))
+        return sample(taken, count, seed=seed) if count else taken, "raw outputs have no labels"
     rendered = images is None or (images.partition(":")[0] == "demo" and not Path(images).exists())
     if rendered:
         found = open_images(images or DEMO_TEST, count=count or None)
+    elif task != "classify":
+        found = open_images(str(images))
+        if count:
+            found = sample(found, count, seed=seed)
     else:
         found = open_images(str(images), classes=class_names(labels, classes) or classes, label_offset=label_offset)
         if count:
             found = sample(found, count, seed=seed)
+    if task != "classify":
+        return found, "raw outputs have no labels"
     if source == "random":
         return found, "random weights have no Top-1"
     if images is None and source != "demo":
@@ -157,7 +222,8 @@ def images_of_build(
     known = accuracy.get("source")
     if not known:
         return None
-    chosen = {key: int(known[key]) for key in ("count", "seed", "label_offset")}
+    chosen: dict[str, Any] = {key: int(known[key]) for key in ("count", "seed", "label_offset")}
+    chosen |= {"task": about.task, "inputs": about.inputs}
     try:
         place = os.path.relpath((built.folder / str(known["images"])).resolve())
         found, unlabelled = image_set(place, own, about.weights, about.classes, **chosen)

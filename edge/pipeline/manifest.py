@@ -115,7 +115,11 @@ def metadata(build: Build, files: Iterable[Artifact], labels: str) -> Metadata:
         weights=build.stage(EXPORT).result.weights.source,
         preprocess=build.request.spec.preprocess,
         classes=build.stage(EXPORT).result.classes,
-        scores=build.stage(EXPORT).result.scores,
+        scores=build.stage(EXPORT).result.scores if build.request.spec.task == "classify" else None,
+        task=build.request.spec.task,
+        detector=build.stage(EXPORT).result.detector,
+        outputs=build.stage(EXPORT).result.outputs,
+        inputs=build.stage(EXPORT).result.inputs,
         files=found,
         toolchain=toolchain.versions if toolchain else {"onnxruntime": version("onnxruntime")},
         exact=exact,
@@ -150,7 +154,10 @@ def facts(build: Build) -> dict[str, object]:
         "exporter": build.stage(EXPORT).result.exporter,
         "export_max_error": build.stage(EXPORT).result.max_error,
         "preprocess": cattrs.unstructure(spec.preprocess),
-        "output": build.stage(EXPORT).result.output,
+        "task": spec.task,
+        "output": build.stage(EXPORT).result.outputs[0].name,
+        "outputs": cattrs.unstructure(build.stage(EXPORT).result.outputs),
+        "inputs": cattrs.unstructure(build.stage(EXPORT).result.inputs),
         "scores": build.stage(EXPORT).result.scores,
         "precision": request.precision.name,
         "toolchain": _toolchain(build),
@@ -180,7 +187,7 @@ def facts(build: Build) -> dict[str, object]:
         "accuracy": {
             **_accuracy(build.stage(EVAL).result),
             "quantized_by": build.quantized_by,
-            "source": _measured_on(request, build.workspace.root),
+            "source": _measured_on(build),
         },
         "verify": _verify(build.stage(VERIFY).result) if build.toolchain else None,
         "stages": [_stage(stage, request) for stage in build.done],
@@ -219,22 +226,25 @@ def _accuracy(result: Evaluation) -> dict[str, object]:
         "dataset_sha256": result.dataset_sha256,
         "n": result.n,
         "float": score_record(first.score),
-        "nv12": score_record(result.step("nv12").score),
+        "nv12": next((score_record(step.score) for step in result.steps if step.name == "nv12"), None),
         "quantized": score_record(last.score),
         "drop": None if result.drop is None else round(result.drop, 4),
         "agreement": round(last.agreement_percent, 4),
         "agreement_with": last.agreement_with,
         "cosine": round(last.cosine, 6),
+        **({"outputs": cattrs.unstructure(last.outputs)} if last.outputs else {}),
         "unreadable": list(result.unreadable),
     }
 
 
-def _measured_on(request: Request, root: Path) -> dict[str, object] | None:
+def _measured_on(build: Build) -> dict[str, object] | None:
     """Return where the user's images lie, from the build folder, and how they were chosen; None for the demo's."""
-    if request.images is None or not Path(request.images).exists():
+    request = build.request
+    source = request.images or (request.calibration if build.stage(EXPORT).result.inputs else None)
+    if source is None or not Path(source).exists():
         return None
     return {
-        "images": os.path.relpath(Path(request.images).resolve(), root.resolve()),
+        "images": os.path.relpath(Path(source).resolve(), build.workspace.root.resolve()),
         "count": request.images_count,
         "seed": request.seed,
         "label_offset": request.label_offset,

@@ -15,10 +15,11 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
+import cattrs
 from attrs import frozen
 
 from edge.accuracy import Evaluation, MeasuredOn, choose, evaluate, find_steps
-from edge.accuracy.table import REFERENCES
+from edge.accuracy.table import REFERENCES, raw_line
 from edge.compiler.footprint import Purpose, extent_of, require
 from edge.compiler.logs import cpu_inside
 from edge.compiler.node_names import SOFTMAX_RECIPE, left_inside
@@ -29,8 +30,9 @@ from edge.files import sha256_of
 from edge.folder.workspace import content_key
 from edge.images import open_images, sample
 from edge.images.calibrate import CalibrationResult, calibrate
+from edge.images.samples import open_samples
 from edge.measure.labels import at_chance
-from edge.pipeline.choices import choose_framework
+from edge.pipeline.choices import calibration_samples, choose_framework
 from edge.pipeline.inputs import Inputs, Keyed, given, versions
 from edge.pipeline.verify import FRAMES, VerifyResult, candidates, verify
 from edge.prepare.channel_mean import RewriteResult, rewrite
@@ -101,8 +103,12 @@ def _export_inputs(build: Build) -> Inputs:
         identity = managed.place(FRAMEWORKS[framework]).digest
     key = {
         "source": weights.identity(),  # includes the worker's code
-        "shape": spec.preprocess.input_shape,
+        "crop": spec.preprocess.crop,
+        "layout": spec.preprocess.layout,
         "output": spec.output,
+        "task": spec.task,
+        "detector": cattrs.unstructure(spec.detector),
+        "featuremap": spec.featuremap,
         # The noise on which ONNX and framework are compared covers what pixels become.
         "values": (spec.preprocess.mean, spec.preprocess.std),
         "labels": _identity_of(spec.labels),
@@ -129,7 +135,7 @@ def _export_note(_build: Build, result: ExportResult) -> str:
         return text
     environment = FRAMEWORKS.get(result.weights.source)
     exporter = environment.title if environment else "torch"
-    return f"{text}, within {result.max_error:.1g} of {exporter}'s scores"
+    return f"{text}, within {result.max_error:.1g} of {exporter}'s {'scores' if result.classes else 'outputs'}"
 
 
 EXPORT = Stage(
@@ -186,8 +192,12 @@ def _check_note(build: Build, result: CheckResult) -> str:
     moved = len(result.cpu_inside) - len(inside)
     by_recipe = f", {moved} of them moved there by the recipe" if moved else ""
     text = f"{result.bpu + moved} nodes on the BPU{by_recipe}, {result.cpu - moved} on the CPU"
-    return f"{text}; the compile adds 1, the input's preprocessing" + (
-        f"; INSIDE the network: {', '.join(inside[:3])}" if inside else ""
+    inputs = build.stage(EXPORT).result.inputs
+    images = sum(one.image for one in inputs) if inputs else 1
+    return (
+        text
+        + f"; the compile adds {images}, the input's preprocessing" * (images > 0)
+        + (f"; INSIDE the network: {', '.join(inside[:3])}" if inside else "")
     )
 
 
@@ -213,14 +223,19 @@ CHECK = Stage(
 
 
 def _calibrate_inputs(build: Build) -> Inputs:
-    request, chosen = build.request, build.calibration_set
+    request, chosen, inputs = build.request, build.calibration_set, build.stage(EXPORT).result.inputs
+    preprocess = request.spec.preprocess
+    if inputs:
+        samples = sample(open_samples(calibration_samples(request, inputs)), chosen.n, chosen.seed)
+        return given(
+            "numpy", "opencv", images=samples, preprocess=preprocess, inputs=inputs, n=chosen.n, seed=chosen.seed
+        )
     if request.calibration is None and build.stage(EXPORT).result.weights.source not in ("demo", "random"):
         build.listener.warn(
             "calibrating on the project's demo images, which this network was not trained for; "
             "give --calib DIR with images like those of your camera"
         )
     images = sample(open_images(chosen.images, count=chosen.n, seed=chosen.seed), chosen.n, chosen.seed)
-    preprocess = request.spec.preprocess
     return given("numpy", "opencv", images=images, preprocess=preprocess, n=chosen.n, seed=chosen.seed)
 
 
@@ -327,17 +342,19 @@ def _render_inputs(build: Build) -> Inputs:
             f"precision recipe {recipe.name} was searched for other weights: its figures do not hold for these; "
             f"run edge tune again, or build with --precision {request.spec.precision}"
         )
-    folder = calibration.result.directory
-    sizes = [(Path(f.path).name, f.bytes) for f in calibration.files if f.path.startswith(folder)]
+    folder, inputs = calibration.result.directory, exported.result.inputs
+    sizes = [(f.path.removeprefix(f"{folder}/"), f.bytes) for f in calibration.files if f.path.startswith(folder)]
+    folders = [f"./{folder}/{place}_f32" for place in range(len(inputs))] or [f"./{folder}"]
     return given(
         also={"template": template_sha256()},
+        inputs=Keyed(inputs, cattrs.unstructure(inputs) or None),
         spec=request.spec,
         precision=recipe,
         model=onnx,
         calibration_files=Keyed(sizes, calibration.result.sha256),
         prefix=build.prefix,
         onnx_model=f"./{onnx.name}",
-        cal_data_dir=f"./{folder}",
+        cal_data_dir=";".join(folders),
         working_dir=f"./{WORKING_DIR}",
     )
 
@@ -396,6 +413,12 @@ COMPILE = Stage(
 
 
 def _quantize_inputs(build: Build) -> Inputs:
+    if build.stage(EXPORT).result.inputs:
+        raise UsageError(
+            "--compiler onnxruntime with a network that takes more than one camera image, or something else",
+            expected="the vendor's compiler",
+            remedy="edge toolchain install, then --compiler managed",
+        )
     calibration = build.stage(CALIBRATE)
     folder = calibration.path(calibration.result.directory)
     return given(
@@ -433,6 +456,7 @@ PORTABLE = Stage(
 
 def _verify_inputs(build: Build) -> Inputs:
     compiled, portable, toolchain = build.stage(COMPILE), build.stage(PORTABLE), build.compiler()
+    inputs = build.stage(EXPORT).result.inputs
     translated = portable.result.onnx
     return given(
         "numpy",
@@ -443,8 +467,10 @@ def _verify_inputs(build: Build) -> Inputs:
         program=compiled.file(compiled.result.bin),
         quantized=build.quantized,
         portable=portable.file(translated) if translated else None,
-        images=candidates(build.measured_on[0]),
+        images=candidates(build.measured_on[0], rendered=not inputs),
         preprocess=build.request.spec.preprocess,
+        classes=build.request.spec.task == "classify",
+        inputs=Keyed(inputs, cattrs.unstructure(inputs) or None),
     )
 
 
@@ -475,7 +501,7 @@ VERIFY = Stage(
 def _eval_inputs(build: Build) -> Inputs:
     images, no_top1 = build.measured_on
     subject, quantized = build.subject
-    steps = choose(*find_steps(subject), ["float", "nv12", quantized])
+    steps = choose(*find_steps(subject), ["float", "nv12", quantized] if subject.takes_images else ["float", quantized])
     seed = build.request.seed
     return given(
         subject=Keyed(subject, subject.name),
@@ -488,6 +514,8 @@ def _eval_inputs(build: Build) -> Inputs:
 
 def _eval_note(_build: Build, result: Evaluation) -> str:
     first, last = result.step("float"), result.step(result.quantized)
+    if last.outputs:
+        return f"{raw_line(last)} on {result.n} images"
     agreement = (
         f"agreement with float {REFERENCES[last.agreement_with]} {last.agreement_percent:.1f} % on {result.n} images"
     )
@@ -533,6 +561,9 @@ class Inside:
 
 def _eval_warnings(build: Build, result: Evaluation) -> Iterator[str]:
     classes, score = build.stage(EXPORT).result.classes, result.step("float").score
+    for output in result.step("float").outputs:
+        if output.low == output.high:
+            yield f"output {output.name} is {output.low:g} everywhere, on every image: its figures say nothing"
     if result.labels_doubt:
         yield result.labels_doubt
     elif score is not None and at_chance(score.top1_right, score.n, classes):

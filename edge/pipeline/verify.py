@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -12,15 +12,19 @@ from numpy.typing import NDArray
 from edge.errors import GateError, ImageError, ModelFileError, ToolchainError
 from edge.images import ImageSet, open_images, sample
 from edge.images.preprocess import resize_crop, rgb_to_nv12
+from edge.images.samples import program_input, read_sample
 from edge.progress import SILENT, Reporter
 from edge.runtime import load
 from edge.runtime.protocol import Scores
 from edge.simulate.hbdk import Simulator, why_unusable
 from edge.simulate.vendor import QuantizedModel
 from edge.specs import Preprocess
+from edge.specs.schema import Input
 from edge.toolchain.found import Toolchain
 
 FRAMES = 3
+# What the program takes: NV12 of one image, or the arrays of several inputs by name.
+Taken = NDArray[np.uint8] | Mapping[str, NDArray[np.generic]]
 _SPARE = 3  # candidates per frame: some images can't be read
 _SEED = 0
 # Behind a Softmax, libraries differ in the last digits; a wrong scale differs far more.
@@ -45,11 +49,11 @@ class VerifyResult:
     why_not: str = ""  #: why it could not be verified; empty if it was.
 
 
-def candidates(images: ImageSet, frames: int = FRAMES) -> ImageSet:
-    """Return the images to take frames from, always the same ones, followed by rendered ones."""
+def candidates(images: ImageSet, frames: int = FRAMES, *, rendered: bool = True) -> ImageSet:
+    """Return the images to take frames from, always the same ones, followed by rendered ones if these fit."""
     chosen = sample(images, frames * _SPARE, _SEED)
-    rendered = open_images("demo:test", count=frames)
-    return ImageSet((*chosen, *rendered), chosen.description, "order is all that matters", chosen.source)
+    further = open_images("demo:test", count=frames) if rendered else ()
+    return ImageSet((*chosen, *further), chosen.description, "order is all that matters", chosen.source)
 
 
 def verify(
@@ -60,6 +64,8 @@ def verify(
     portable: Path | None,
     images: ImageSet,
     preprocess: Preprocess,
+    classes: bool = True,
+    inputs: Sequence[Input] = (),
     frames: int = FRAMES,
     reporter: Reporter = SILENT,
 ) -> VerifyResult:
@@ -67,6 +73,10 @@ def verify(
 
     The first readable images of :func:`candidates` are used. If the compiler has no simulator, or it can't run this
     program, the result has ``why_not``.
+
+    Args:
+        classes: whether the first output holds class scores: then the portable model must give the same best class.
+        inputs: of a network that takes more than one camera image, or something else: then the images are samples.
 
     Raises:
         GateError: the program and the quantized model differ, or the portable model gives other answers.
@@ -84,26 +94,33 @@ def verify(
         inner = {value.name: value.dtype for value in simulator.exposed}
         model = QuantizedModel(toolchain, quantized, inner)  # loads while the simulator runs
         try:
-            taken = list(_frames(images, preprocess, frames))
+            taken = list(_frames(images, preprocess, inputs, frames))
             answers = []
-            for done, (_, nv12) in enumerate(taken, start=1):
-                answers.append(simulator.integers(nv12))
+            for done, (_, frame) in enumerate(taken, start=1):
+                answers.append(simulator.integers(frame))
                 reporter.update(f"{done}/{len(taken)} frames", done / len(taken))
             model.wait_ready()
-            return _compare(simulator, model, portable, taken, answers)
+            return _compare(simulator, model, portable, taken, answers, classes=classes)
         finally:
             model.close()
 
 
-def _frames(images: ImageSet, preprocess: Preprocess, count: int) -> Iterator[tuple[str, NDArray[np.uint8]]]:
+def _frames(
+    images: ImageSet, preprocess: Preprocess, inputs: Sequence[Input], count: int
+) -> Iterator[tuple[str, Taken]]:
     for item in images:
         if count == 0:
             return
+        frame: Taken
         try:
-            rgb = resize_crop(item.load(), preprocess)
+            if inputs:
+                arrays, _ = read_sample(item, inputs, preprocess)
+                frame = {name: program_input(value) for name, value in arrays.items()}
+            else:
+                frame = rgb_to_nv12(np.ascontiguousarray(resize_crop(item.load(), preprocess)))
         except ImageError:
             continue  # eval lists it
-        yield item.name, rgb_to_nv12(np.ascontiguousarray(rgb))
+        yield item.name, frame
         count -= 1
 
 
@@ -126,8 +143,10 @@ def _compare(
     simulator: Simulator,
     model: QuantizedModel,
     portable: Path | None,
-    taken: list[tuple[str, NDArray[np.uint8]]],
+    taken: list[tuple[str, Taken]],
     answers: list[list[NDArray[np.integer]]],
+    *,
+    classes: bool,
 ) -> VerifyResult:
     if model.size != simulator.size:
         raise _mismatch(f"the program takes {simulator.size} images, the quantized model {model.size}")
@@ -136,15 +155,17 @@ def _compare(
     largest = 0.0
     exact = True
     net = load(portable, "portable") if portable else None
-    for (name, nv12), integers in zip(taken, answers, strict=True):
-        results = model.run(nv12)
+    for (name, frame), integers in zip(taken, answers, strict=True):
+        given = frame if isinstance(frame, Mapping) else {"": frame}
+        results = model.run_all(given)
         for value, ours, theirs in zip(simulator.exposed, integers, results[own:], strict=True):
             _require_equal(name, value.name, ours, theirs)
         if behind:
             for ours_f, theirs_f in zip(simulator.behind(integers), results[:own], strict=True):
                 largest = max(largest, _require_close(name, ours_f, theirs_f))
         if net is not None:
-            exact = _same_answers(name, net.run(nv12), results[:own]) and exact
+            arrays = [given[tensor.name] for tensor in net.info.inputs] if "" not in given else [given[""]]
+            exact = _same_answers(name, net.run(*arrays), results[:own], classes=classes) and exact
     return VerifyResult(
         frames=len(taken),
         bit_exact=True,
@@ -158,18 +179,29 @@ def _compare(
     )
 
 
-def _same_answers(frame: str, portable: Sequence[Scores], outputs: Sequence[NDArray[np.generic]]) -> bool:
+def _same_answers(
+    frame: str, portable: Sequence[Scores], outputs: Sequence[NDArray[np.generic]], *, classes: bool
+) -> bool:
     """Say whether the portable model's outputs equal the quantized model's, bit for bit.
 
     Raises:
-        GateError: its best class differs.
+        GateError: its best class differs; or, without classes, an output by more than a step of int8.
     """
-    if portable[0].argmax() != outputs[0].argmax():
+    remedy = "report this network: edge translated an operator wrongly"
+    if classes and portable[0].argmax() != outputs[0].argmax():
         raise GateError(
             f"on {frame} the portable model answers {portable[0].argmax()}, the compiler's model {outputs[0].argmax()}",
             expected="the same answer",
-            remedy="report this network: edge translated an operator wrongly",
+            remedy=remedy,
         )
+    for place, (ours, theirs) in enumerate(zip(portable, outputs, strict=True)):
+        apart = np.abs(ours.astype(np.float64) - theirs.astype(np.float64)).max(initial=0)
+        if not classes and not apart <= np.abs(theirs.astype(np.float64)).max(initial=0) / 127:  # nan is not
+            raise GateError(
+                f"on {frame} output {place} of the portable model is {apart:.3g} off the compiler's model",
+                expected="the same values",
+                remedy=remedy,
+            )
     return all(np.array_equal(a, b) for a, b in zip(portable, outputs, strict=True))
 
 

@@ -207,7 +207,7 @@ def equalize(
     images = [calibration_input(file, preprocess) for file in files]
     # Ranges of images and of noise: a Clip must not cut off channels of either.
     before = reference(source, model, _noise_range(preprocess), images[:GUARDED])
-    inputs = [*images, *before.inputs[: len(SEEDS)]]
+    inputs = [*images, *(feed[image_input(source)[0]] for feed in before.inputs[: len(SEEDS)])]
     ranges = _ranges(source, pairs, inputs, reporter)
 
     changed = copied(source)

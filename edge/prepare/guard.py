@@ -17,7 +17,7 @@ from attrs import frozen
 from numpy.typing import NDArray
 
 from edge.errors import ModelFileError
-from edge.graph.files import facts, image_input, opset_of, session
+from edge.graph.files import facts, inputs_of, opset_of, session
 from edge.prepare.normal_form import OPSETS
 from edge.prepare.patterns import count_patterns
 
@@ -37,8 +37,8 @@ _FREE = "Constant"
 class Reference:
     """The original model's outputs for the random inputs."""
 
-    #: float32, of the model's input shape: one per seed, then the further ones.
-    inputs: tuple[NDArray[np.float32], ...]
+    #: input name -> float32 of its shape: one mapping per seed, then the further ones.
+    inputs: tuple[Mapping[str, NDArray[np.float32]], ...]
     outputs: tuple[list[Any], ...]  #: one list of arrays per input.
 
     @property
@@ -105,10 +105,14 @@ def reference(
     Raises:
         ModelFileError: onnxruntime can't run it, or all its outputs are nan or infinite.
     """
-    _, shape = image_input(model, str(origin))
+    shapes_of = inputs_of(model, str(origin))
     low, high = value_range
-    noise = (np.random.default_rng(seed).uniform(low, high, shape).astype(np.float32) for seed in SEEDS)
-    inputs = (*noise, *further)
+
+    def noise(seed: int) -> dict[str, NDArray[np.float32]]:
+        random = np.random.default_rng(seed)
+        return {name: random.uniform(low, high, shape).astype(np.float32) for name, shape in shapes_of}
+
+    inputs = (*map(noise, SEEDS), *({shapes_of[0][0]: value} for value in further))
     try:
         outputs = _run(model, inputs)
     except Exception as error:  # onnxruntime's exceptions have no common base
@@ -164,10 +168,9 @@ def max_error(candidate: onnx.ModelProto, expected: Reference) -> float:
     return worst
 
 
-def _run(model: onnx.ModelProto, inputs: Sequence[NDArray[np.float32]]) -> tuple[list[Any], ...]:
+def _run(model: onnx.ModelProto, inputs: Sequence[Mapping[str, NDArray[np.float32]]]) -> tuple[list[Any], ...]:
     opened = session(model.SerializeToString())
-    name = opened.get_inputs()[0].name
-    return tuple(opened.run(None, {name: value}) for value in inputs)
+    return tuple(opened.run(None, dict(feed)) for feed in inputs)
 
 
 def check_contract(candidate: onnx.ModelProto, original: onnx.ModelProto) -> None:
@@ -186,8 +189,9 @@ def check_contract(candidate: onnx.ModelProto, original: onnx.ModelProto) -> Non
     if opset_of(candidate) not in OPSETS:
         raise Rejected(f"it has opset {opset_of(candidate)}, the compiler takes 10 or 11")
     wanted = facts(original)
-    if (found.input_name, found.input_shape) != (wanted.input_name, wanted.input_shape):
-        raise Rejected(f"its input became {found.input_name!r} {found.input_shape}")
+    if found.all_inputs != wanted.all_inputs:
+        became = ", ".join(f"{name!r} {shape}" for name, shape in found.all_inputs)
+        raise Rejected(f"its input became {became}")
     if [v.name for v in candidate.graph.output] != [v.name for v in original.graph.output]:
         raise Rejected(f"its outputs became {', '.join(v.name for v in candidate.graph.output)}")
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edge.errors import ModelFileError
-from edge.graph.files import copied, image_input, load_onnx, opset_of
+from edge.graph.files import copied, inputs_of, load_onnx, opset_of
 from edge.graph.view import constants
 from edge.prepare.opset import CannotExpress, downgrade
 
@@ -26,7 +26,7 @@ def read_model(path: Path) -> onnx.ModelProto:
     """Load a float32 ONNX with a static input; output shapes may be unknown.
 
     Raises:
-        ModelFileError: missing, corrupt, over 2 GB, dynamic, half precision, several inputs, operators
+        ModelFileError: missing, corrupt, over 2 GB, dynamic, half precision, operators
             outside standard ONNX, or a file of external weights that can't be read.
     """
     import onnx
@@ -48,7 +48,7 @@ def read_model(path: Path) -> onnx.ModelProto:
     size = model.ByteSize()
     if size > _LIMIT:
         raise ModelFileError(f"{path} and its weights have {size / 1e9:.1f} GB", expected="less than 2 GB in one file")
-    image_input(model, str(path))
+    inputs_of(model, str(path))
     model = inliner.inline_local_functions(model) if model.functions else model
     foreign = sorted({node.domain for node in model.graph.node} - {"", "ai.onnx"})
     if foreign:

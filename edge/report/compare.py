@@ -49,22 +49,22 @@ class Paired:
 class FactRow:
     """A fact of both; whether it differs, and how, where it is a number."""
 
-    name: str
-    a: str
-    b: str
-    differs: bool
-    change: str = ""
+    name: str  #: of the fact.
+    a: str  #: as the first build has it.
+    b: str  #: as the second has it.
+    differs: bool  #: whether they are not the same.
+    change: str = ""  #: from the first to the second; empty where it is no number.
 
 
 @frozen
 class LayerPair:
-    """One layer of both; ``change`` is of its cosine."""
+    """One layer of both."""
 
-    name: str
-    kind: str
-    a: LayerRow
-    b: LayerRow
-    change: float
+    name: str  #: of the layer.
+    kind: str  #: its operator.
+    a: LayerRow  #: in the first build.
+    b: LayerRow  #: in the second.
+    change: float  #: of the cosine, from the first to the second.
 
 
 @frozen
@@ -73,7 +73,7 @@ class Comparison:
 
     verdict: str  #: what B is against A, in one line.
     a: Fact  #: ``letter``, ``name``, ``folder``, ``verdict`` and ``flags`` of the first build.
-    b: Fact  #: of the second.
+    b: Fact  #: ``letter``, ``name``, ``folder``, ``verdict`` and ``flags`` of the second.
     facts: tuple[FactRow, ...]  #: what they are made of, how fast and how large they are.
     recipe: tuple[FactRow, ...]  #: settings of the compiler that differ.
     recipe_same: int  #: how many settings are the same.
@@ -180,6 +180,8 @@ def _paired(one: Built, two: Built) -> tuple[tuple[Paired, ...], str]:
         missing = [built.folder for built, found in ((one, first), (two, second)) if found is None]
         commands = " and ".join(f"edge eval {folder}" for folder in missing)
         return (), f"the answers to single images are not known; measure both on the same ones: {commands}"
+    if {first.task, second.task} != {"classify"}:
+        return (), "the outputs are no class scores, which could be right or wrong"
     if first.dataset_sha256 != second.dataset_sha256:
         return (), (
             f"they were measured on different images ({first.dataset}; {second.dataset}), so the figures "
@@ -269,6 +271,9 @@ def _accuracy_verdict(a: Report, b: Report, paired: tuple[Paired, ...]) -> str:
     if paired and paired[0].n:
         return _paired_verdict(paired[0])
     one, two = (r.accuracy.step(r.accuracy.quantized) for r in (a, b))
+    if one is not None and two is not None and one.outputs and two.outputs:
+        lowest = ["exact" if (db := step.worst["snr_db"]) is None else f"{db:.1f} dB" for step in (one, two)]
+        return f"The worst output's signal to noise is {lowest[0]} of A and {lowest[1]} of B."
     shown = [
         f"{step.top1:.1f} % {bounds(step.top1_interval)}"
         for step in (one, two)
@@ -334,16 +339,16 @@ def _charts(comparison: Comparison) -> dict[str, Chart]:
         _row(letter, row["title"], step)
         for row in comparison.steps
         for letter, step in (("A", row["a"]), ("B", row["b"]))
-        if step is not None
+        if step is not None and not step.outputs
     ]
-    charts = {
-        "steps": chart(
+    charts = {}
+    if rows:
+        charts["steps"] = chart(
             partial(dots, rows),
             "steps",
             "Accuracy of every step of A and B",
             "; ".join(f"{row.name} {row.shown}" for row in rows) + ".",
         )
-    }
     if comparison.layers:
         first, second = [row.a for row in comparison.layers], [row.b for row in comparison.layers]
         charts["depth"] = chart(

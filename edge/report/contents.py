@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any, Literal
 
@@ -53,6 +54,8 @@ class StepFigures:
     seconds: float | None = None  #: wall time of the images computed then; None if unknown.
     sampled: bool = False  #: whether it answered only a part of the images.
     agreement_with: str = "float on RGB"  #: or ``float behind NV12``, for what comes after NV12.
+    #: of raw outputs, as ``outputs`` of a step in ``eval.json``; empty for class scores.
+    outputs: tuple[Fact, ...] = ()
 
     @property
     def figure(self) -> tuple[float, Interval | None]:
@@ -60,6 +63,11 @@ class StepFigures:
         if self.top1 is None:
             return self.agreement, self.agreement_interval
         return self.top1, self.top1_interval
+
+    @property
+    def worst(self) -> Fact:
+        """The raw output with the lowest signal to noise."""
+        return min(self.outputs, key=lambda one: math.inf if one["snr_db"] is None else one["snr_db"])
 
 
 @frozen
@@ -107,6 +115,16 @@ class Accuracy:
     versions: Mapping[str, str] = field(factory=dict)  #: of the programs that ran.
     #: the change from float to ``quantized``; None without labels or if it was not tested.
     total: JudgedChange | None = None
+
+    @property
+    def through_nv12(self) -> bool:
+        """Whether a step feeds the float network through NV12: an input is a camera image."""
+        return any(step.name == "nv12" for step in self.steps)
+
+    @property
+    def raw(self) -> bool:
+        """Whether the outputs are compared as numbers: they are no class scores."""
+        return any(step.outputs for step in self.steps)
 
     def step(self, name: str) -> StepFigures | None:
         """Return the step of that name; None if it was not measured."""

@@ -196,12 +196,15 @@ def _calibration(built: Built) -> CalibrationShown:
     facts = built.manifest["calibration"]
     images: tuple[Thumbnail, ...] = ()
     why_not = ""
+    if built.metadata.inputs:
+        why_not = "The samples hold arrays for several inputs, or no images."
     try:
         record = built.files["calibration_record"]
         index = read_json(record)
         folder = record.parent / index["directory"]
         files = [(str(one["name"]), folder / one["file"]) for one in index["images"]]
-        images = calibration_images(files, built.metadata.preprocess, CALIBRATION_SHOWN)
+        if not built.metadata.inputs:
+            images = calibration_images(files, built.metadata.preprocess, CALIBRATION_SHOWN)
     except (OSError, ValueError, KeyError, TypeError) as error:
         why_not = f"calibration.json can't be read ({type(error).__name__})"
     return CalibrationShown(
@@ -229,6 +232,7 @@ def from_evaluation(evaluation: Evaluation, source: str, names: Sequence[str], p
         preprocess: of the network, for the images.
     """
     most = max((step.n for step in evaluation.steps), default=0)
+    no_image = evaluation.task != "classify" and all(step.name != "nv12" for step in evaluation.steps)
     steps = []
     for step in evaluation.steps:
         n, score, before = step.n, step.score, step.before
@@ -246,7 +250,8 @@ def from_evaluation(evaluation: Evaluation, source: str, names: Sequence[str], p
                 change=judged_change(step.change, TITLES[before]) if step.change and before else None,
                 seconds=step.seconds,
                 sampled=n < most,
-                agreement_with=_WITH[step.agreement_with],
+                agreement_with="float" if no_image else _WITH[step.agreement_with],
+                outputs=tuple(cattrs.unstructure(output) for output in step.outputs),
             )
         )
     return Accuracy(

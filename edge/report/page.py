@@ -13,7 +13,7 @@ from edge.files import json_text
 from edge.measure.statistics import p_value, wilson
 from edge.report import wording
 from edge.report.charts import Bar, Canvas, Row, bars, depth, dots, front, split, waterfall
-from edge.report.contents import Report, SpeedRow, Thumbnail
+from edge.report.contents import Report, SpeedRow, StepFigures, Thumbnail
 from edge.report.wording import MINUS, MISSING, fixed, signed, size, versions
 
 if TYPE_CHECKING:
@@ -50,6 +50,7 @@ def page(report: Report) -> str:
         a=report.accuracy,
         d=diagnosis,
         labelled=any(step.top1 is not None for step in report.accuracy.steps),
+        raw=report.accuracy.raw,
         quantized=report.accuracy.last,
         charts=_charts(report),
         figures=_figures(report),
@@ -115,15 +116,19 @@ def _charts(report: Report) -> dict[str, Chart | None]:
         "Top-1" if accuracy.steps[0].top1 is not None else "Agreement with float (behind NV12, up to that step on RGB)"
     )
     last = accuracy.last
-    charts: dict[str, Chart | None] = {
-        "steps": chart(
-            partial(waterfall, accuracy.steps),
-            "steps",
-            f"{measure} after each step",
-            f"{len(accuracy.steps)} steps from float to the program; {last.title} stands at "
-            f"{last.figure[0]:.1f} percent. The tables below have all numbers.",
-        )
-    }
+    charts: dict[str, Chart | None] = (
+        {"steps": _outputs_chart(last)}
+        if accuracy.raw
+        else {
+            "steps": chart(
+                partial(waterfall, accuracy.steps),
+                "steps",
+                f"{measure} after each step",
+                f"{len(accuracy.steps)} steps from float to the program; {last.title} stands at "
+                f"{last.figure[0]:.1f} percent. The tables below have all numbers.",
+            )
+        }
+    )
     if diagnosis is not None and diagnosis.shares:
         rows = []
         for share in diagnosis.shares:
@@ -177,6 +182,23 @@ def _charts(report: Report) -> dict[str, Chart | None]:
     return charts
 
 
+def _outputs_chart(step: StepFigures) -> Chart | None:
+    """Draw the signal to noise of each raw output; None where all are exact."""
+    rows = [
+        Bar(one["name"], max(one["snr_db"], 0.0), f"{one['snr_db']:.1f} dB")
+        for one in step.outputs
+        if one["snr_db"] is not None
+    ]
+    if not rows:
+        return None
+    return chart(
+        partial(bars, rows),
+        "steps",
+        f"Signal to noise of each output, {step.title} against {step.agreement_with}",
+        "; ".join(f"{bar.name} {bar.shown}" for bar in rows),
+    )
+
+
 def _speed_chart(ident: str, title: str, figures: list[tuple[SpeedRow, float | None]], shown: str) -> Chart | None:
     """Draw speed figures side by side; None where there is nothing to compare."""
     rows = []
@@ -195,7 +217,12 @@ def _figures(report: Report) -> list[tuple[str, str, str, str]]:
     accuracy = report.accuracy
     reference, quantized = accuracy.step("float"), accuracy.step(accuracy.quantized)
     found = []
-    if reference is not None and quantized is not None:
+    if accuracy.raw:
+        worst = accuracy.last.worst
+        exact = worst["snr_db"] is None
+        note = f"{worst['name']}, the worst output; cosine {worst['cosine']:.4f} with {accuracy.last.agreement_with}"
+        found.append(("Signal to noise", "exact" if exact else f"{worst['snr_db']:.1f}", "" if exact else "dB", note))
+    elif reference is not None and quantized is not None:
         if reference.top1 is not None and quantized.top1 is not None:
             change = signed(quantized.top1 - reference.top1, 1)
             total = accuracy.total
@@ -224,6 +251,8 @@ def _origin(report: Report) -> list[tuple[str, str]]:
     weights, rule, accuracy, diagnosis = report.weights, report.preprocess, report.accuracy, report.diagnosis
     height, width = rule["crop"]
     resize = "stretched" if rule["resize"] is None else f"shorter side {rule['resize']}, centre crop"
+    if rule.get("letterbox"):
+        resize = f"letterboxed ({rule['letterbox']}, filled with {rule['fill']})"
     mean, std = (", ".join(f"{value:g}" for value in rule[key]) for key in ("mean", "std"))
     rows = [
         ("edge", report.edge),
@@ -233,7 +262,7 @@ def _origin(report: Report) -> list[tuple[str, str]]:
         ("precision recipe", report.precision),
         ("before the compiler", "; ".join(report.prepared)),
         (
-            "image to input",
+            "image to input" if accuracy.through_nv12 or not accuracy.raw else "",
             f"{resize} {width} x {height}, {rule['interpolation']}, {rule['color']}, "
             f"mean {mean}, std {std}, {rule['layout']}",
         ),
@@ -248,4 +277,4 @@ def _origin(report: Report) -> list[tuple[str, str]]:
         ]
     if diagnosis is not None:
         rows += [("diagnosed by", diagnosis.command), ("diagnosed in", f"{diagnosis.seconds:.0f} s")]
-    return [(name, value) for name, value in rows if value]
+    return [(name, value) for name, value in rows if name and value]

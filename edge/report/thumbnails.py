@@ -27,9 +27,9 @@ _DEMO = re.compile(r"(calibration|test)/(\d+)")
 _SEED = re.compile(r"\bseed (\d+)\b")
 
 
-def behind_nv12(crop: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Return a crop as it comes out of NV12: RGB, uint8, (H, W, 3), clipped to 0..255 for the eye only."""
-    yuv = nv12_to_yuv444(rgb_to_nv12(crop), crop.shape[:2])
+def behind_nv12(canvas: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Return an image as it comes out of NV12: RGB, uint8, (H, W, 3), clipped to 0..255 for the eye only."""
+    yuv = nv12_to_yuv444(rgb_to_nv12(canvas), canvas.shape[:2])
     return np.clip(np.rint(yuv444_to_rgb_float(yuv)), 0, 255).astype(np.uint8)
 
 
@@ -59,6 +59,7 @@ def calibration_images(files: Sequence[tuple[str, Path]], preprocess: Preprocess
         _thumbnail(
             name,
             f"calibration image {name}, as the network sees it behind NV12",
+            preprocess.crop,
             partial(calibration_image, path, preprocess),
         )
         for name, path in chosen
@@ -86,13 +87,13 @@ def mistakes_shown(
         label, right, wrong = named(mistake.label), named(mistake.float_answer), named(mistake.answer)
         truth = "" if mistake.label is None else f", an image of {label}"
         alt = f"{mistake.image}{truth}: float says {right}, quantized says {wrong}"
-        image = _thumbnail(mistake.image, alt, partial(_crop, mistake, dataset, preprocess))
+        image = _thumbnail(mistake.image, alt, preprocess.crop, partial(_canvas, mistake, dataset, preprocess))
         shown.append(MistakeShown(image, label, right, mistake.float_probability, wrong, mistake.probability))
     return tuple(shown)
 
 
-def _crop(mistake: Mistake, dataset: str, preprocess: Preprocess) -> NDArray[np.uint8]:
-    """Return the image, cropped: from its file, or rendered with the seed that the set names."""
+def _canvas(mistake: Mistake, dataset: str, preprocess: Preprocess) -> NDArray[np.uint8]:
+    """Return the image as the program takes it: from its file, or rendered with the seed that the set names."""
     demo = _DEMO.fullmatch(mistake.image)
     if mistake.path is None and demo is not None and dataset.startswith("demo:"):
         seed = _SEED.findall(dataset)
@@ -103,9 +104,9 @@ def _crop(mistake: Mistake, dataset: str, preprocess: Preprocess) -> NDArray[np.
     return resize_crop(item.load(), preprocess)
 
 
-def _thumbnail(name: str, alt: str, crop: Callable[[], NDArray[np.uint8]]) -> Thumbnail:
+def _thumbnail(name: str, alt: str, own: tuple[int, int], canvas: Callable[[], NDArray[np.uint8]]) -> Thumbnail:
     try:
-        image, width, height = data_uri(behind_nv12(crop()))
+        image, width, height = data_uri(behind_nv12(canvas())[: own[0], : own[1]])
     except (CalibrationError, ImageError) as error:
         return Thumbnail(name, alt, why_not=error.seen)
     return Thumbnail(name, alt, image, width=width, height=height)

@@ -116,6 +116,17 @@ def static_line(static: Mapping[str, Any]) -> str:
     )
 
 
+def raw_output(output: Mapping[str, Any]) -> str:
+    """Return on one line how far a raw output is from float's, from the manifest's record."""
+    shape = "x".join(map(str, output["shape"]))
+    if output["snr_db"] is None:
+        return f"{output['name']} {shape}: bit for bit float's"
+    return (
+        f"{output['name']} {shape}: signal to noise {output['snr_db']:.1f} dB, cosine {output['cosine']:.4f}, "
+        f"largest error {output['largest_error']:.3g} of {output['low']:.3g} to {output['high']:.3g}"
+    )
+
+
 def verify_line(verify: Mapping[str, Any]) -> str:
     """Return on one line whether the compiled program is what was measured."""
     if verify["bit_exact"] is None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,6 +10,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from edge.detect.draw import FONT, ascii_only
 from edge.errors import ImageError, UsageError
 from edge.files import disk_errors, require_ours
 
@@ -21,7 +21,7 @@ FORMATS = (".png", ".jpg", ".jpeg")
 SHORTEST, LONGEST = 448, 960  # pixels of the drawn image's longer side
 NARROWEST = 360  # pixels that a row of text needs
 ROW, MARGIN = 30, 10  # pixels
-FONT, SCALE = cv2.FONT_HERSHEY_SIMPLEX, 0.5
+SCALE = 0.5
 PAPER, INK, BAR = (250, 250, 250), (25, 25, 25), (176, 208, 240)  # RGB
 
 
@@ -105,7 +105,7 @@ def _row(canvas: Image, top: int, label: str, value: float, *, bar: bool) -> Non
     share = f"{100 * value:.1f} %" if bar else f"{value:.4g}"
     right = width - MARGIN - _width(share)
     base = top + ROW // 2 + 5
-    _write(canvas, _fitted(_ascii(label), right - 2 * MARGIN), (MARGIN, base))
+    _write(canvas, _fitted(ascii_only(label), right - 2 * MARGIN), (MARGIN, base))
     _write(canvas, share, (right, base))
 
 
@@ -123,8 +123,3 @@ def _fitted(text: str, width: int) -> str:
     while text and _width(text + "...") > width:
         text = text[:-1]
     return text.rstrip(" ,") + "..."
-
-
-def _ascii(text: str) -> str:
-    plain = (c for c in unicodedata.normalize("NFKD", text) if not unicodedata.combining(c))
-    return "".join(plain).encode("ascii", "replace").decode()

@@ -4,21 +4,24 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import numpy as np
-from attrs import frozen
+from attrs import evolve, frozen
 from numpy.typing import NDArray
 
+from edge.detect import Boxes
+from edge.detect import decode as decode_boxes
 from edge.errors import BackendError, LabelError, UsageError
 from edge.folder.metadata import Metadata
-from edge.images.preprocess import decode, resize_crop, rgb_to_nv12
+from edge.images.preprocess import decode, resize_crop, rgb_to_nv12, unletterbox
+from edge.images.samples import as_sample, program_input
 from edge.runtime.protocol import Array, Backend, Info, Scores, Tensor
 from edge.runtime.scores import probabilities
 from edge.specs import Preprocess
-from edge.specs.schema import ScoreKind
+from edge.specs.schema import Input, ScoreKind
 
 Image = str | Path | NDArray[np.uint8]
 
@@ -84,9 +87,13 @@ class Net:
             UsageError: the program's preprocessing is not known.
         """
         if self.preprocess is None:
+            raise _unknown_preprocess()
+        if [tensor.nv12 for tensor in self.info.inputs] != [True]:
+            listed = ", ".join(f"{tensor.name} {'x'.join(map(str, tensor.shape))}" for tensor in self.info.inputs)
             raise UsageError(
-                "the preprocessing of this program is not known",
-                expected="a build folder or a bundle, which store it, or load(path, preprocess=Preprocess(...))",
+                f"{self.info.model} takes no single camera image: {listed}",
+                expected="an array an input",
+                remedy="net.outputs({name: array, ...})",
             )
         rgb = image if isinstance(image, np.ndarray) else decode(Path(image).expanduser(), str(image))
         return rgb_to_nv12(np.ascontiguousarray(resize_crop(rgb, self.preprocess)))
@@ -115,11 +122,36 @@ class Net:
         with self._borrow() as backend:
             return backend.run(checked)
 
+    def outputs(self, image: Image | Mapping[str, NDArray[np.generic]]) -> dict[str, Scores]:
+        """Return all outputs by name, float32, dequantized.
+
+        The names are the float network's; of a program without ``metadata.json`` its own.
+
+        Args:
+            image: as for :meth:`nv12`; or, of a program that takes more than one image or something else, input name ->
+                array: an RGB image (uint8, any size), or numbers of the input's shape.
+
+        Raises:
+            ImageError: it can't be read, or an array is missing, too many or of another shape.
+        """
+        known = self.metadata.outputs if self.metadata else ()
+        names = [tensor.name for tensor in known or self.info.outputs]
+        taken = self._sample(image) if isinstance(image, Mapping) else [self.nv12(image)]
+        return dict(zip(names, self.run(*taken), strict=True))
+
+    def _sample(self, arrays: Mapping[str, NDArray[np.generic]]) -> list[Array]:
+        """Return what the program takes of arrays, in its own order of inputs."""
+        inputs = [Input(tensor.name, tensor.shape, tensor.nv12) for tensor in self.info.inputs]
+        if self.preprocess is None:
+            raise _unknown_preprocess()
+        sample = as_sample(arrays, inputs, self.preprocess)
+        return [program_input(sample[one.name]) for one in inputs]
+
     def scores(self, image: Image) -> Scores:
         """Return the class scores of an image, float32 (classes,), as the network gives them.
 
         Raises:
-            UsageError: which of several outputs holds them is not plain.
+            UsageError: the outputs are no class scores, or which of several holds them is not plain.
         """
         place = self._scores_at()
         return self.run(self.nv12(image))[place].reshape(-1)
@@ -136,6 +168,43 @@ class Net:
         chances = probabilities(self.scores(image), self.score_kind)
         best = np.argsort(-chances, kind="stable")[:k]
         return [(self.labels[index] if self.labels else str(index), float(chances[index])) for index in best.tolist()]
+
+    def detect(
+        self, image: Image, *, score: float = 0.25, iou: float = 0.65, limit: int = 300, class_agnostic: bool = False
+    ) -> Boxes:
+        """Return the objects that a detector sees in an image, the surest first, in the image's own pixels.
+
+        Args:
+            image: as for :meth:`nv12`.
+            score: least score, 0..1.
+            iou: of two boxes of one class that overlap more, the surer one stays.
+            limit: at most so many.
+            class_agnostic: boxes of all classes thin each other out.
+
+        Raises:
+            UsageError: the program is no detector.
+        """
+        about = self.metadata
+        if about is None or about.detector is None or self.preprocess is None:
+            raise UsageError(
+                f"{self.info.model} is no detector",
+                expected="a program built with --task detect",
+                remedy="net.outputs(image) gives all outputs by name",
+            )
+        rgb = image if isinstance(image, np.ndarray) else decode(Path(image).expanduser(), str(image))
+        outputs = self.outputs(rgb)
+        found = decode_boxes(
+            list(outputs.values()),
+            list(outputs),
+            about.detector,
+            size=self.preprocess.crop,
+            score=score,
+            iou=iou,
+            limit=limit,
+            class_agnostic=class_agnostic,
+        )
+        height, width = rgb.shape[:2]
+        return evolve(found, boxes=unletterbox(found.boxes, (height, width), self.preprocess))
 
     def close(self) -> None:
         """Close the backend when the runs in progress have ended; further calls do nothing."""
@@ -174,19 +243,27 @@ class Net:
 
     @property
     def classes(self) -> int:
-        """Number of class scores; UsageError as of :meth:`scores`."""
+        """Number of classes; UsageError as of :meth:`scores` where the outputs tell none."""
+        if self.metadata is not None and self.metadata.detector is not None:
+            return self.metadata.detector.classes
         return self.info.outputs[self._scores_at()].elements
 
     def _scores_at(self) -> int:
         """Return the place of the only output, or of the only one that is a row of two scores and more."""
         outputs = self.info.outputs
+        if self.metadata is not None and self.metadata.task != "classify":
+            raise UsageError(
+                f"the outputs of {self.info.model} are no class scores",
+                expected="a classifier",
+                remedy="net.outputs(image) gives all outputs by name",
+            )
         rows = [i for i, tensor in enumerate(outputs) if tensor.elements == max(tensor.shape, default=0) > 1]
         if len(outputs) > 1 and len(rows) != 1:
             listed = ", ".join(f"{tensor.name} {tensor.dtype} {'x'.join(map(str, tensor.shape))}" for tensor in outputs)
             raise UsageError(
                 f"which output of {self.info.model} holds class scores is not plain: {listed}",
                 expected="a classifier, with one row of scores",
-                remedy="Net.run() gives all outputs",
+                remedy="net.outputs(image) gives all outputs by name",
             )
         return rows[0] if len(outputs) > 1 else 0
 
@@ -201,13 +278,20 @@ class Net:
 
     def _check_size(self) -> None:
         images = [tensor for tensor in self.info.inputs if tensor.nv12]
-        if self.preprocess and images and images[0].size != self.preprocess.crop:
+        if self.preprocess and images and images[0].size != self.preprocess.canvas:
             height, width = images[0].size
             raise UsageError(
                 f"the program takes {height}x{width} images, the preprocessing makes "
-                f"{self.preprocess.crop[0]}x{self.preprocess.crop[1]}",
+                f"{self.preprocess.canvas[0]}x{self.preprocess.canvas[1]}",
                 expected="the same size",
             )
+
+
+def _unknown_preprocess() -> UsageError:
+    return UsageError(
+        "the preprocessing of this program is not known",
+        expected="a build folder or a bundle, which store it, or load(path, preprocess=Preprocess(...))",
+    )
 
 
 def _checked(array: Array, tensor: Tensor) -> Array:

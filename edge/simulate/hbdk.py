@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import re
 import shutil
 import signal
 import threading
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +16,8 @@ from numpy.typing import NDArray
 from edge.errors import ToolchainError, ToolchainMissing
 from edge.scratch import Scratch
 from edge.simulate.binfile import BinNode, BinProgram, BinValue, read_bin
-from edge.simulate.tail import check_tail, run_tail
+from edge.simulate.tail import check_tail, head_outputs, quantized_head, run_tail
+from edge.specs.schema import Input
 from edge.toolchain.found import Toolchain
 
 Integers = NDArray[np.integer]
@@ -41,14 +44,17 @@ class Simulator:
     Raises:
         ToolchainMissing: this compiler comes without its simulator.
         ModelFileError: ``path`` is not a program.
-        ToolchainError: the program's input is not one NV12 image.
+        ToolchainError: an input is neither an NV12 image nor float32.
     """
 
     def __init__(self, toolchain: Toolchain, path: Path, *, timeout: float = TIMEOUT) -> None:
         if why := why_unusable(toolchain):
             raise ToolchainMissing(why, remedy="edge toolchain install")
         self.program: BinProgram = read_bin(path)
-        self.size: tuple[int, int] = _image_size(self.program)
+        self.inputs: tuple[Input, ...] = _inputs(self.program)
+        images = [one.shape[2:] for one in self.inputs if one.image]
+        #: (height, width) of the images; (0, 0) where there is none.
+        self.size: tuple[int, int] = (images[0][0], images[0][1]) if images else (0, 0)
         self._toolchain = toolchain
         self._timeout = timeout
         self._first = _first_part(self.program)
@@ -87,21 +93,19 @@ class Simulator:
             )
         check_tail(self.program)
 
-    def integers(self, nv12: NDArray[np.uint8]) -> list[Integers]:
+    def integers(self, taken: NDArray[np.uint8] | Mapping[str, NDArray[np.generic]]) -> list[Integers]:
         """Return the BPU's integers for an image, packed NV12, uint8, H*W*3/2 values, before dequantization.
 
-        One array per entry of :attr:`exposed`, of its shape and dtype, without padding.
+        One array per entry of :attr:`exposed`, of its shape and dtype, without padding. A program of several inputs, or
+        of float32, takes a mapping by their names.
 
         Raises:
             ToolchainError: wrong number of bytes; the simulator fails, is killed, takes too long or does not
                 write these outputs.
         """
-        height, width = self.size
-        if nv12.dtype != np.uint8 or nv12.size != height * width * 3 // 2:
-            raise ToolchainError(
-                f"{nv12.size} values of {nv12.dtype}",
-                expected=f"uint8, {height * width * 3 // 2} bytes of NV12 for {height}x{width}",
-            )
+        given = taken if isinstance(taken, Mapping) else {self.inputs[0].name: taken}
+        for one in self.inputs:
+            _require_fit(one, given.get(one.name))
         if not self._scratch.remove.alive:
             raise ToolchainError(f"the simulator of {self.program.name} is closed", remedy="open it again")
         with self._lock:
@@ -109,8 +113,7 @@ class Simulator:
             run = self._folder / f"run{self._runs}"
         run.mkdir()
         try:
-            nv12.tofile(run / "frame.yuv")  # the tool recognizes an image by this suffix
-            self._execute(run.name)
+            self._execute(run.name, self._write_inputs(run, given))
             return [self._read(run, index, value) for index, value in enumerate(self.exposed)]
         except OSError as error:
             raise ToolchainError(
@@ -120,10 +123,10 @@ class Simulator:
         finally:
             shutil.rmtree(run, ignore_errors=True)
 
-    def outputs(self, nv12: NDArray[np.uint8]) -> list[NDArray[np.float32]]:
+    def outputs(self, taken: NDArray[np.uint8] | Mapping[str, NDArray[np.generic]]) -> list[NDArray[np.float32]]:
         """Return the program's dequantized outputs for an image; arguments and errors as for :meth:`integers`."""
         self.require_whole()
-        return self.behind(self.integers(nv12))
+        return self.behind(self.integers(taken))
 
     def behind(self, integers: list[Integers]) -> list[NDArray[np.float32]]:
         """Return the program's outputs from what :meth:`integers` returned."""
@@ -139,11 +142,27 @@ class Simulator:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _execute(self, run: str) -> None:
+    def _write_inputs(self, run: Path, given: Mapping[str, NDArray[np.generic]]) -> list[tuple[str, bool]]:
+        """Write what the call of the BPU takes; return the files in its order, and whether each is an image."""
+        images = {one.name for one in self.inputs if one.image}
+        integers = quantized_head(self.program, {name: given[name] for name in given if name not in images})
+        files = []
+        for place, name in enumerate(self._first.inputs):
+            file = f"frame{place or ''}.yuv" if name in images else f"feature{place}.bin"  # the tool goes by the suffix
+            np.ascontiguousarray(given[name] if name in images else integers[name]).tofile(run / file)
+            files.append((f"{run.name}/{file}", name in images))
+        return files
+
+    def _execute(self, run: str, files: Sequence[tuple[str, bool]]) -> None:
         height, width = self.size
-        argv = [TOOL, "-f", _HBM, "-n", self._first.name, "-i", f"{run}/frame.yuv", "-o", run]
-        argv += ["--yuv-size", f"{height}x{width}", "--yuv-stride", str(width)]
-        argv += ["--yuv-roi-coord", "0x0", "--yuv-roi-size", f"{height}x{width}"]
+
+        def each(text: str) -> str:
+            return ",".join(text if image else "" for _, image in files)
+
+        argv = [TOOL, "-f", _HBM, "-n", self._first.name, "-i", ",".join(file for file, _ in files), "-o", run]
+        if any(image for _, image in files):
+            argv += ["--yuv-size", each(f"{height}x{width}"), "--yuv-stride", each(str(width))]
+            argv += ["--yuv-roi-coord", each("0x0"), "--yuv-roi-size", each(f"{height}x{width}")]
         done = self._toolchain.run(argv, cwd=self._folder, timeout=self._timeout)
         if done.timed_out:
             raise ToolchainError(
@@ -191,27 +210,46 @@ class Simulator:
         )
 
 
-def _image_size(program: BinProgram) -> tuple[int, int]:
-    shape = program.inputs[0].shape if program.inputs else ()
-    if program.input_kinds != ("NV12",) or len(shape) != 4 or shape[0] != 1:
+def _inputs(program: BinProgram) -> tuple[Input, ...]:
+    """Return the inputs, images as (1, 3, H, W)."""
+    found = []
+    for kind, value in zip(program.input_kinds, program.inputs, strict=False):
+        shape = value.shape
+        if kind == "F32":
+            found.append(Input(value.name, shape, image=False))
+        elif kind == "NV12" and len(shape) == 4 and shape[0] == 1:
+            # The network's own layout: the axis of size 3 is the channels.
+            height, width = shape[1:3] if shape[3] == 3 else shape[2:4]
+            found.append(Input(value.name, (1, 3, height, width), image=True))
+    if not found or len(found) != len(program.inputs) or len({one.shape for one in found if one.image}) > 1:
         pairs = zip(program.input_kinds, program.inputs, strict=False)
         kinds = ", ".join(f"{kind} {value.shape}" for kind, value in pairs)
-        raise ToolchainError(f"{program.name} takes {kinds or 'nothing'}", expected="one NV12 image")
-    # The network's own layout: the axis of size 3 is the channels.
-    height, width = shape[1:3] if shape[3] == 3 else shape[2:4]
-    return height, width
+        raise ToolchainError(
+            f"{program.name} takes {kinds or 'nothing'}", expected="NV12 images of one size, or float32"
+        )
+    return tuple(found)
+
+
+def _require_fit(one: Input, value: NDArray[np.generic] | None) -> None:
+    """Fail unless an array is what an input takes."""
+    kind, wanted = ("float32", math.prod(one.shape)) if not one.image else ("uint8", math.prod(one.shape[2:]) * 3 // 2)
+    if value is None or value.dtype != kind or value.size != wanted:
+        seen = "nothing" if value is None else f"{value.size} values of {value.dtype}"
+        what = f"{wanted} bytes of NV12 for {one.shape[2]}x{one.shape[3]}" if one.image else f"{one.shape}"
+        raise ToolchainError(f"{seen}{'' if one.image else f' for {one.name}'}", expected=f"{kind}, {what}")
 
 
 def _first_part(program: BinProgram) -> BinNode:
-    """Return the call of the BPU that sees the image."""
-    image = program.inputs[0].name
+    """Return the call of the BPU that sees the inputs, and nothing else."""
+    given = {one.name for one in _inputs(program) if one.image} | set(head_outputs(program))
     for node in program.bpu:
-        if node.inputs == (image,):
+        if set(node.inputs) <= given:
             if all(program.values[name].dtype.startswith("int") for name in node.outputs):
                 return node
             break
+    named = " and ".join(repr(value.name) for value in program.inputs)
     raise ToolchainError(
-        f"in {program.name} no call of the BPU goes from the image {image!r} to integers",
+        f"in {program.name} no call of the BPU goes from the image {named} to integers",
         expected="a program that begins on the BPU",
     )
 

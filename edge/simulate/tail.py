@@ -1,7 +1,7 @@
-"""The CPU nodes behind the BPU: from its integers to the program's float outputs.
+"""The CPU nodes around the BPU: from float32 inputs to its integers, from its integers to the float outputs.
 
-The tests compare each operator with the vendor's runtime on compiled programs: Dequantize and Reshape bit for
-bit, Softmax within the last digits of float32.
+The tests compare each operator with the vendor's runtime on compiled programs: bit for bit, Softmax within the last
+digits of float32.
 """
 
 from __future__ import annotations
@@ -14,20 +14,24 @@ from numpy.typing import NDArray
 from edge.errors import ToolchainError
 from edge.simulate.binfile import BinNode, BinProgram
 
+# Types of outputs that are what the network gives, and no integers of the BPU: an ArgMax gives int64.
+FINISHED = ("float32", "int64")
 Array = NDArray[np.generic]
 Scores = NDArray[np.float32]
 
 
 def check_tail(program: BinProgram) -> None:
     """Raise ToolchainError if a CPU node can't be computed here or an output is not dequantized; it names them."""
-    unknown = [f"{node.op} {node.name!r}" for node in program.cpu if node.op not in _OPERATORS]
+    head = set(head_outputs(program))
+    tail = [node for node in program.cpu if not head.intersection(node.outputs)]
+    unknown = [f"{node.op} {node.name!r}" for node in tail if node.op not in _OPERATORS]
     if unknown:
         raise ToolchainError(
             f"{program.name} has CPU nodes that edge does not know: {', '.join(unknown)}",
             expected=", ".join(sorted(_OPERATORS)),
             remedy="run it on the board, or with the backend quantized",
         )
-    raw = [value.name for value in program.outputs if value.dtype != "float32"]
+    raw = [value.name for value in program.outputs if value.dtype not in FINISHED]
     if raw:
         raise ToolchainError(
             f"{program.name} does not dequantize {', '.join(raw)}: the Dequantize nodes were removed",
@@ -36,10 +40,43 @@ def check_tail(program: BinProgram) -> None:
         )
 
 
+def head_outputs(program: BinProgram) -> list[str]:
+    """Return the integers that the CPU makes of the program's float32 inputs before the BPU is called."""
+    given = {value.name for value in program.inputs if value.dtype == "float32"}
+    return [node.outputs[0] for node in program.cpu if node.op == "Quantize" and node.inputs[0] in given]
+
+
+def quantized_head(program: BinProgram, values: Mapping[str, Array]) -> dict[str, Array]:
+    """Return these integers by name, from the float32 inputs by name: the nearest, halves to even, saturated."""
+    found: dict[str, Array] = {}
+    for node in program.cpu:
+        if node.outputs[0] not in head_outputs(program):
+            continue
+        value, integers = values[node.inputs[0]].astype(np.float32), program.values[node.outputs[0]]
+        steps = _spread(program.constants[node.inputs[1]], value.ndim, int(node.attributes.get("axis", 1)))
+        limits = np.iinfo(integers.dtype)
+        nearest = np.clip(np.rint(value.reshape(integers.shape) / steps), limits.min, limits.max)
+        found[node.outputs[0]] = nearest.astype(integers.dtype)
+    return found
+
+
+def _spread(array: Array, rank: int, axis: int) -> NDArray[np.float32]:
+    """Shape scales so that they lie along an axis; one stays one."""
+    values = array.astype(np.float32)
+    if values.size == 1:
+        return values.reshape(())
+    shape = [1] * rank
+    shape[axis] = values.size
+    return values.reshape(shape)
+
+
 def run_tail(program: BinProgram, integers: Mapping[str, Array]) -> list[Scores]:
     """Return the program's outputs, float32 in their shapes, from the outputs of the BPU by name."""
     values: dict[str, Array] = {**program.constants, **integers}
+    head = set(head_outputs(program))
     for node in program.cpu:
+        if head.intersection(node.outputs):
+            continue
         try:
             result = _OPERATORS[node.op](node, [values[name] for name in node.inputs])
         except (KeyError, ValueError, IndexError, TypeError) as error:
@@ -75,6 +112,18 @@ def _reshape(_node: BinNode, inputs: Sequence[Array]) -> Array:
     return data.reshape(shape)
 
 
+def _transpose(node: BinNode, inputs: Sequence[Array]) -> Array:
+    perm = node.attributes.get("perm")
+    return inputs[0].transpose(None if perm is None else [int(axis) for axis in perm])
+
+
+def _cast(_node: BinNode, inputs: Sequence[Array]) -> Array:
+    """Change the type of integers; ``run_tail`` gives all outputs as float32."""
+    if not np.issubdtype(inputs[0].dtype, np.integer):
+        raise ValueError(f"a cast of {inputs[0].dtype}")
+    return inputs[0]
+
+
 def _softmax(node: BinNode, inputs: Sequence[Array]) -> Array:
     values = inputs[0].astype(np.float32)
     axis = int(node.attributes.get("axis", 1)) % values.ndim
@@ -87,7 +136,9 @@ def _softmax(node: BinNode, inputs: Sequence[Array]) -> Array:
 
 
 _OPERATORS: dict[str, Callable[[BinNode, Sequence[Array]], Array]] = {
+    "Cast": _cast,
     "Dequantize": _dequantize,
     "Reshape": _reshape,
     "Softmax": _softmax,
+    "Transpose": _transpose,
 }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import queue
 import select
@@ -20,6 +21,9 @@ from numpy.typing import NDArray
 
 from edge.errors import ToolchainError
 from edge.images.preprocess import rgb_to_nv12
+from edge.images.samples import Sample, program_input
+from edge.simulate.tail import FINISHED
+from edge.specs.schema import Input
 from edge.toolchain.found import Toolchain
 
 START_SECONDS = 120.0  # a start takes about 3 s; a cold disk or a loaded machine may need far longer
@@ -49,7 +53,8 @@ class QuantizedPool:
             for _ in range(workers):
                 self._workers.append(QuantizedModel(toolchain, model))
             for worker in self._workers:
-                _require_scores(model, worker.wait_ready().outputs[0])
+                for output in worker.wait_ready().outputs:
+                    _require_finished(model, output)
                 self._free.put(worker)
         except BaseException:
             self.close()
@@ -57,9 +62,17 @@ class QuantizedPool:
 
     def __call__(self, rgb: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Return the class scores, float32 (classes,), of an RGB image, uint8 (H, W, 3)."""
+        return self.outputs(rgb)[0].reshape(-1)
+
+    def outputs(self, frame: NDArray[np.uint8] | Sample) -> list[NDArray[np.float32]]:
+        """Return all outputs of an RGB image, uint8 (H, W, 3), or of a sample."""
+        if isinstance(frame, Mapping):
+            taken = {name: program_input(value) for name, value in frame.items()}
+        else:
+            taken = {"": rgb_to_nv12(frame)}
         worker = self._free.get()
         try:
-            return worker.run(rgb_to_nv12(rgb))[0].astype(np.float32, copy=False).reshape(-1)
+            return [output.astype(np.float32, copy=False) for output in worker.run_all(taken)]
         finally:
             self._free.put(worker)
 
@@ -80,7 +93,7 @@ class QuantizedModel:
 
     It starts at once and loads in the background: call :meth:`wait_ready` first. ``workers/quantized.py`` describes the
     protocol. ``inner`` values of the graph, name -> dtype, become further outputs after the model's own; ``size`` is
-    (height, width) of the image, ``input`` the name of its input.
+    (height, width) of the image, ``input`` the name of its input, ``inputs`` are all of them.
 
     Raises:
         ToolchainError: the compiler's Python is not known or does not start.
@@ -97,6 +110,7 @@ class QuantizedModel:
             argv += [name, dtype]
         self.input = ""
         self.size = (0, 0)
+        self.inputs: tuple[Input, ...] = ()
         self.outputs: tuple[ModelOutput, ...] = ()
         # A file, not a pipe: nothing reads it while the worker runs, and a full pipe would block the worker.
         self._errors: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 - closed with the worker
@@ -127,6 +141,10 @@ class QuantizedModel:
                 raise ToolchainError(f"the compiler's runtime can't load the model: {hello['error']}")
             self.input = str(hello["input"])
             self.size = (int(hello["height"]), int(hello["width"]))
+            self.inputs = tuple(
+                Input(str(entry["name"]), tuple(map(int, entry["shape"])), bool(entry["image"]))
+                for entry in hello.get("inputs", ())
+            ) or (Input(self.input, (1, *self.size, 3), True),)
             self.outputs = tuple(
                 ModelOutput(str(entry["name"]), tuple(map(int, entry["shape"])), np.dtype(entry["dtype"]).name)
                 for entry in hello["outputs"]
@@ -143,11 +161,25 @@ class QuantizedModel:
         Raises:
             ToolchainError: wrong number of bytes; the process died or stopped answering.
         """
-        if nv12.nbytes != (size := self.size[0] * self.size[1] * 3 // 2):
-            raise ToolchainError(f"{nv12.nbytes} bytes of NV12", expected=f"{size} bytes")
+        return self.run_all({"": nv12})
+
+    def run_all(self, taken: Mapping[str, NDArray[np.generic]]) -> list[NDArray[np.generic]]:
+        """Return the outputs for what each input takes, by name: packed NV12 or float32; one alone has any name.
+
+        Raises:
+            ToolchainError: a wrong number of bytes; the process died or stopped answering.
+        """
+        parts = []
+        for one in self.inputs:
+            value = taken[one.name] if len(self.inputs) > 1 or one.name in taken else next(iter(taken.values()))
+            size = self.size[0] * self.size[1] * 3 // 2 if one.image else 4 * math.prod(one.shape)
+            if value.nbytes != size:
+                what = "NV12" if one.image else one.name
+                raise ToolchainError(f"{value.nbytes} bytes of {what}", expected=f"{size} bytes")
+            parts.append(value.tobytes())
         assert self._process.stdin is not None  # noqa: S101 - opened as a pipe above
         try:
-            self._process.stdin.write(nv12.tobytes())
+            self._process.stdin.write(b"".join(parts))
             self._process.stdin.flush()
         except ValueError:
             raise ToolchainError("the model is closed", remedy="open it again") from None
@@ -205,8 +237,8 @@ class QuantizedModel:
         )
 
 
-def _require_scores(model: Path, output: ModelOutput) -> None:
-    if output.dtype != "float32":
+def _require_finished(model: Path, output: ModelOutput) -> None:
+    if output.dtype not in FINISHED:
         raise ToolchainError(
             f"{model.name} gives {output.name} as {output.dtype}: its Dequantize nodes were removed",
             expected="models with their Dequantize nodes",

@@ -19,7 +19,7 @@ from edge.specs.schema import CROP_SHARE
 from edge.toolchain.managed import CACHE_VARIABLE, cache_dir
 
 NEEDED = ("mean", "std", "crop")
-_KEYS = ("crop", "resize", "interpolation", "color", "mean", "std", "layout")
+_KEYS = ("crop", "resize", "interpolation", "color", "mean", "std", "layout", "letterbox", "fill")
 _INDEX = re.compile(r"(\d+)\s*[:,\s]\s*(.+)")
 
 

@@ -1,4 +1,4 @@
-"""Bring a file's input and numbers to what the later stages read: one float32 image of three channels."""
+"""Bring a file's input and numbers to what the later stages read: one float32 RGB or BGR image of a program's size."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from edge.errors import ModelFileError
-from edge.graph.files import copied
+from edge.graph.files import copied, image_input, opset_of, values_of
 from edge.graph.view import View, add_constant, constants, unused
+from edge.specs import Preprocess
 from edge.specs.schema import Color
 
 if TYPE_CHECKING:
@@ -20,7 +21,9 @@ _MOVING = frozenset({"Identity", "Reshape", "Squeeze", "Transpose", "Unsqueeze"}
 _QUANTIZED = frozenset({"ConvInteger", "DequantizeLinear", "DynamicQuantizeLinear", "MatMulInteger", "QuantizeLinear"})
 
 
-def mended(model: onnx.ModelProto, origin: str, color: Color = "rgb") -> tuple[onnx.ModelProto, tuple[str, ...]]:
+def mended(
+    model: onnx.ModelProto, origin: str, color: Color = "rgb", *, image: bool = True
+) -> tuple[onnx.ModelProto, tuple[str, ...]]:
     """Return the model with one float32 image of three channels as its input, and what was changed for that.
 
     The model itself is returned where nothing has to change. Inputs that no node reads are left out; half and double
@@ -29,6 +32,7 @@ def mended(model: onnx.ModelProto, origin: str, color: Color = "rgb") -> tuple[o
     Args:
         origin: what messages call the model.
         color: order of the channels that the program hands over, for a network that takes grey.
+        image: whether an only input is a camera image; other numbers are left as they are.
 
     Raises:
         ModelFileError: the model is quantized already, or computes on bytes.
@@ -38,10 +42,57 @@ def mended(model: onnx.ModelProto, origin: str, color: Color = "rgb") -> tuple[o
     notes = (
         _without_unread_inputs(result),
         _in_float32(result),
-        _from_bytes(result, origin),
-        _from_colors(result, color),
+        _from_bytes(result, origin) if image else "",
+        _from_colors(result, color) if image else "",
     )
     return (result, tuple(filter(None, notes))) if any(notes) else (model, ())
+
+
+def on_canvas(model: onnx.ModelProto, preprocess: Preprocess, origin: str) -> tuple[onnx.ModelProto, tuple[str, ...]]:
+    """Return the network behind a Slice that takes ``crop`` out of ``canvas``, and what to tell of it.
+
+    The model itself is returned where both are of one size. The Slice is proved: the scores are the same bits, whatever
+    the canvas holds beside the network's own pixels.
+
+    Raises:
+        ModelFileError: onnxruntime can't run the network, or it computes something else.
+    """
+    from onnx import helper
+
+    own, size = preprocess.crop, preprocess.canvas
+    if own == size:
+        return model, ()
+    result = copied(model)
+    graph, (value,) = result.graph, _inputs(result.graph)
+    first = 2 if preprocess.layout == "NCHW" else 1
+    axes = [first, first + 1]
+    cut = unused(graph, f"{value.name}/cut")
+    _read_instead(graph, value.name, cut)
+    if opset_of(model) < 10:  # where they are attributes
+        node = helper.make_node("Slice", [value.name], [cut], f"{cut}/Slice", starts=[0, 0], ends=own, axes=axes)
+    else:
+        bounds = ("starts", [0, 0]), ("ends", own), ("axes", axes)
+        stored = [add_constant(graph, f"{cut}/{key}", given) for key, given in bounds]
+        node = helper.make_node("Slice", [value.name, *stored], [cut], f"{cut}/Slice")
+    graph.node.insert(0, node)
+    for axis, side in zip(axes, size, strict=True):
+        value.type.tensor_type.shape.dim[axis].dim_value = side
+    _, shape = image_input(result, origin)
+    whole = np.random.default_rng(0).uniform(*preprocess.value_range, shape).astype(np.float32)
+    part = whole[:, :, : own[0], : own[1]] if first == 2 else whole[:, : own[0], : own[1]]
+    scores = [output.name for output in graph.output]
+    runs = values_of(model, scores, origin, part), values_of(result, scores, origin, whole)
+    for before, after in zip(*runs, strict=True):
+        if not np.array_equal(before, after, equal_nan=True):
+            raise ModelFileError(
+                f"{origin}: behind a Slice from {size[0]}x{size[1]} to {own[0]}x{own[1]} it gives other scores",
+                expected="the same network behind the Slice",
+                remedy=f"export the network for {size[0]}x{size[1]}, or report it with the file",
+            )
+    return result, (
+        f"the network takes {own[0]}x{own[1]}, the program {size[0]}x{size[1]}: NV12 needs an even height, the board's "
+        "runtimes a width that is a multiple of 32; its first node cuts the top left corner out",
+    )
 
 
 def takes_bytes(model: onnx.ModelProto) -> bool:
@@ -85,6 +136,14 @@ def _is_quantized(node: onnx.NodeProto) -> bool:
 def _inputs(graph: onnx.GraphProto) -> list[onnx.ValueInfoProto]:
     stored = {tensor.name for tensor in graph.initializer}
     return [value for value in graph.input if value.name not in stored]
+
+
+def _read_instead(graph: onnx.GraphProto, old: str, new: str) -> None:
+    """Let every node that reads one value read another."""
+    for node in graph.node:
+        for place, name in enumerate(node.input):
+            if name == old:
+                node.input[place] = new
 
 
 def _without_unread_inputs(model: onnx.ModelProto) -> str:
@@ -198,10 +257,7 @@ def _from_colors(model: onnx.ModelProto, color: Color) -> str:
         return ""
     weights = np.array(LUMA if color == "rgb" else LUMA[::-1], np.float32)
     grey = unused(graph, f"{value.name}/grey")
-    for node in graph.node:
-        for place, name in enumerate(node.input):
-            if name == value.name:
-                node.input[place] = grey
+    _read_instead(graph, value.name, grey)
     if sides[1] == 1:
         axis = 1
         stored = add_constant(graph, f"{grey}/weights", weights.reshape(1, 3, 1, 1))

@@ -17,7 +17,7 @@ from attrs import Attribute, field, fields, frozen
 
 from edge.errors import UsageError
 from edge.specs.request import Compiler, Weights
-from edge.specs.schema import Color, Interpolation, Level
+from edge.specs.schema import FILL, Color, Interpolation, Letterbox, Level, Task
 
 STRETCH = "stretch"
 # Of the fields of Options, those that change nothing of the result.
@@ -112,6 +112,11 @@ class Options:
     #: a zoo name, a model .yaml, ``timm:NAME``, or the user's own .onnx or TorchScript file; None where ``paddle`` or
     #: ``mindspore`` is the model.
     model: str | None = field(default=None, converter=_text)
+    task: Task | None = _option(
+        Task,
+        "What the outputs mean: classify: class scores; raw: arrays, compared as numbers; detect: boxes.  "
+        "[default: the model's own, classify]",
+    )
     weights: Weights = _option(
         Weights, "Where the weights come from; auto: the first of timm, vendor, demo that can be had.", default="auto"
     )
@@ -172,11 +177,26 @@ class Options:
     resize: str | None = _option(  # every verb: --crop may not exceed it
         str, "Pixels of an image's shorter side before the centre crop, or 'stretch'.", "N"
     )
+    letterbox: Letterbox | None = _option(
+        Letterbox,
+        "Scale an image until it fits, and fill the rest: below and right of it (corner), or on both sides (center); "
+        "detectors are trained so. Takes the place of --resize.",
+    )
+    fill: int | None = _option(int, "Grey level that --letterbox fills with.  [default: 114]", "N", CALIBRATED, least=0)
     crop: str | None = _option(str, "Input size in pixels: 224, or 256x320 (height x width).", "N[xN]", convert=_size)
     interpolation: Interpolation | None = _option(Interpolation, "How an image is enlarged.", verbs=CALIBRATED)
     labels: str | None = _option(str, "Class names: imagenet, demo, or a text file with one a line.", "FILE")
     output: str | None = _option(
-        str, "Name of the class scores where the network's outputs leave it open; any value of its graph.", "NAME"
+        str,
+        "Name of the class scores where the network's outputs leave it open; any value of its graph. "
+        "With --task raw the outputs, with commas.",
+        "NAME",
+    )
+    featuremap: str | None = _option(
+        str,
+        "Names of the inputs that are arrays of numbers and no camera images, with commas, or 'all'.  "
+        "[default: those that can't be an image]",
+        "NAMES",
     )
     seed: int = _option(int, "Seed of every random choice: images, random weights, rounding.", "N", default=0, least=0)
     timeout: float = _option(
@@ -203,9 +223,19 @@ class Options:
             "color": self.color,
             "crop": _crop(self.crop),
             "interpolation": self.interpolation,
+            "letterbox": self.letterbox,
+            "fill": self.fill,
         }
+        if self.letterbox is not None and self.resize is not None:
+            raise UsageError(
+                f"--letterbox {self.letterbox} with --resize {self.resize}",
+                expected="one of both: a letterboxed image is scaled until it fits",
+            )
         found = {key: value for key, value in given.items() if value is not None}
-        if self.resize is not None:
+        if self.letterbox is not None:
+            found["resize"] = None
+        if self.resize is not None:  # a model's own letterbox gives way
+            found |= {"letterbox": None, "fill": found.get("fill", FILL)}
             found["resize"] = None if self.resize == STRETCH else _integer("--resize", self.resize)
         return found
 

@@ -5,15 +5,14 @@ from __future__ import annotations
 import difflib
 import math
 import shlex
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING
 
-from attrs import frozen
-
 from edge.errors import ModelFileError
-from edge.graph.files import copied, image_input, session
+from edge.graph.cut import cut_to
+from edge.graph.files import values_of
 from edge.graph.view import View
-from edge.specs.schema import ScoreKind
+from edge.specs.schema import Output, ScoreKind
 
 if TYPE_CHECKING:
     import onnx
@@ -25,6 +24,8 @@ PICKING = frozenset({"Slice", "Gather", "Clip", "Dropout"})
 _CHOOSING = frozenset({"TopK", "ArgMax", "ArgMin", "ZipMap", "Hardmax"})
 _LAYERS = frozenset({"Gemm", "MatMul", "Conv"})
 _FLOATS = ("float32", "float16", "float64")
+# What the outputs of a network may hold that is not a classifier.
+NUMBERS = (*_FLOATS, "int8", "uint8", "int16", "uint16", "int32", "uint32", "int64", "uint64", "bool")
 _KINDS: dict[str, ScoreKind] = {"Softmax": "softmax", "Sigmoid": "sigmoid", "HardSigmoid": "sigmoid"}
 
 
@@ -70,22 +71,45 @@ def _divides_exponentials(view: View, node: onnx.NodeProto) -> bool:
     )
 
 
-@frozen
-class _Value:
-    """A value of a graph; its shape is empty for a scalar, and for what is no tensor."""
+def _row(value: Output) -> bool:
+    """Tell whether a value looks like one row of class scores."""
+    count = math.prod(value.shape)
+    return value.dtype in _FLOATS and count >= 2 and count == max(value.shape)
 
-    name: str
-    type: str
-    shape: tuple[int, ...]
 
-    def __str__(self) -> str:
-        return f"{self.name} {self.type} {'x'.join(map(str, self.shape))}".rstrip()
+def named_outputs(
+    model: onnx.ModelProto, origin: str, names: str | None = None
+) -> tuple[onnx.ModelProto, tuple[Output, ...]]:
+    """Return the network up to some of its values, and what these are.
 
-    @property
-    def row(self) -> bool:
-        """Whether it looks like one row of class scores."""
-        count = math.prod(self.shape)
-        return self.type in _FLOATS and count >= 2 and count == max(self.shape)
+    Args:
+        origin: what messages call the model.
+        names: of any values of the graph, with commas between them; None keeps the outputs as they are.
+
+    Raises:
+        ModelFileError: no such value, or one that is no array of numbers.
+    """
+    wanted = [value.name for value in model.graph.output]
+    if names is not None:
+        wanted = list(dict.fromkeys(name.strip() for name in names.split(",") if name.strip()))
+        for name in wanted:
+            _require_value(model, origin, name)
+    found = _values(model, wanted, origin)
+    for value in found:
+        if value.dtype not in NUMBERS:
+            raise ModelFileError(
+                f"{origin}: the output {value} is no array of numbers",
+                expected=f"outputs of {', '.join(NUMBERS)}",
+                remedy="--output NAME,NAME   takes other values of its graph",
+            )
+        if not value.shape or not math.prod(value.shape):
+            raise ModelFileError(
+                f"{origin}: the output {value.name} is {'empty' if value.shape else 'a scalar'}",
+                expected="outputs with axes and values, such as 1x1 or 1x255x20x20",
+                remedy="--output NAME,NAME   takes other values of its graph",
+            )
+    kept = [value.name for value in model.graph.output]
+    return (model if wanted == kept else _cut(model, found)), tuple(found)
 
 
 def scores_only(model: onnx.ModelProto, origin: str, output: str | None = None) -> onnx.ModelProto:
@@ -104,27 +128,33 @@ def scores_only(model: onnx.ModelProto, origin: str, output: str | None = None) 
         if len(outputs) <= 1 and _before_choosing(view, outputs) is None:
             return model
         found = _values(model, outputs, origin)
-        rows = [value for value in found if value.row and not _chosen(view, value.name)]
+        rows = [value for value in found if _row(value) and not _chosen(view, value.name)]
         if len(rows) != 1:
             raise _not_plain(view, origin, found, rows)
         (value,) = rows
     else:
-        known = [name for node in view.nodes for name in node.output if name]
-        if output not in known:
-            near = difflib.get_close_matches(output, known, n=3)
-            raise ModelFileError(
-                f"--output {output}: {origin} computes no value of that name",
-                expected=f"one of its outputs ({', '.join(outputs)}), or another name of a value in its graph",
-                remedy=f"--output {shlex.quote(near[0])}" if near else None,
-            )
+        _require_value(model, origin, output)
         (value,) = _values(model, [output], origin)
-        if value.type not in _FLOATS:
+        if value.dtype not in _FLOATS:
             raise ModelFileError(
-                f"--output {output}: it holds {value.type}",
+                f"--output {output}: it holds {value.dtype}",
                 expected="scores, which are floats",
                 remedy="name the value in front of the operator that chooses among them",
             )
-    return model if outputs == [value.name] else _cut(model, value)
+    return model if outputs == [value.name] else _cut(model, [value])
+
+
+def _require_value(model: onnx.ModelProto, origin: str, name: str) -> None:
+    """Fail unless the graph computes a value of that name."""
+    known = [value for node in model.graph.node for value in node.output if value]
+    if name not in known:
+        near = difflib.get_close_matches(name, known, n=3)
+        outputs = ", ".join(value.name for value in model.graph.output)
+        raise ModelFileError(
+            f"--output {name}: {origin} computes no value of that name",
+            expected=f"one of its outputs ({outputs}), or another name of a value in its graph",
+            remedy=f"--output {shlex.quote(near[0])}" if near else None,
+        )
 
 
 def _chosen(view: View, name: str) -> bool:
@@ -133,7 +163,7 @@ def _chosen(view: View, name: str) -> bool:
     return node is not None and node.op_type in _CHOOSING
 
 
-def _not_plain(view: View, origin: str, found: Sequence[_Value], rows: Sequence[_Value]) -> ModelFileError:
+def _not_plain(view: View, origin: str, found: Sequence[Output], rows: Sequence[Output]) -> ModelFileError:
     listed = ", ".join(map(str, found))
     before = _before_choosing(view, [value.name for value in found])
     if not rows and before is not None:
@@ -167,70 +197,29 @@ def _before_choosing(view: View, names: Sequence[str]) -> tuple[str, str] | None
     return None
 
 
-def _values(model: onnx.ModelProto, names: Sequence[str], origin: str) -> list[_Value]:
+def _values(model: onnx.ModelProto, names: Sequence[str], origin: str) -> list[Output]:
     """Return type and shape of values, as a run tells them: files often leave them open."""
     import numpy as np
-    import onnx
 
-    exposed = copied(model)
-    have = {value.name for value in exposed.graph.output}
-    exposed.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names if name not in have)
-    image, shape = image_input(model, origin)
-    try:
-        results = session(exposed.SerializeToString()).run(list(names), {image: np.zeros(shape, np.float32)})
-    except Exception as error:  # onnxruntime's exceptions share no base; over 2 GB protobuf's comes first
-        cause = " ".join(str(error).split())[:200]
-        raise ModelFileError(
-            f"{origin}: what its outputs are is not told by a run: {cause}",
-            expected="a network that onnxruntime runs, with a static input such as 1x3x224x224",
-            remedy="export it with a fixed input size and no dynamic axes",
-        ) from error
+    results = values_of(model, names, origin)
     return [
-        _Value(name, str(result.dtype), tuple(map(int, result.shape)))
+        Output(name, tuple(map(int, result.shape)), str(result.dtype))
         if isinstance(result, np.ndarray)
-        else _Value(name, type(result).__name__, ())
+        else Output(name, (), type(result).__name__)
         for name, result in zip(names, results, strict=True)
     ]
 
 
-def _cut(model: onnx.ModelProto, value: _Value) -> onnx.ModelProto:
-    """Return the part of a network that makes a value, which becomes its only output."""
+def _cut(model: onnx.ModelProto, values: Sequence[Output]) -> onnx.ModelProto:
+    """Return the part of a network that makes some values, which become its only outputs."""
     import numpy as np
     import onnx
 
-    made = {name: i for i, node in enumerate(model.graph.node) for name in node.output if name}
-    kept: set[int] = set()
-    read, left = {value.name}, [value.name]
-    while left:
-        place = made.get(left.pop())
-        if place is None or place in kept:
-            continue
-        kept.add(place)
-        names = list(_read(model.graph.node[place]))
-        read.update(names)
-        left += names
-    cut = copied(model)
-    graph = cut.graph
-    stored = {tensor.name for tensor in graph.initializer}
-    for part, wanted in (
-        (graph.node, [node for i, node in enumerate(model.graph.node) if i in kept]),
-        (graph.initializer, [tensor for tensor in model.graph.initializer if tensor.name in read]),
-        (graph.input, [item for item in model.graph.input if item.name in read or item.name not in stored]),
-        (graph.value_info, [item for item in model.graph.value_info if item.name in read - {value.name}]),
-    ):
-        del part[:]
-        part.extend(wanted)
-    del graph.output[:]
-    kind = onnx.helper.np_dtype_to_tensor_dtype(np.dtype(value.type))
-    graph.output.append(onnx.helper.make_tensor_value_info(value.name, kind, value.shape))
-    return cut
-
-
-def _read(node: onnx.NodeProto) -> Iterator[str]:
-    """Yield the names of values that a node reads, its subgraphs' included."""
-    yield from node.input
-    for attribute in node.attribute:
-        for graph in (attribute.g, *attribute.graphs):
-            for inner in graph.node:
-                yield from _read(inner)
-            yield from (output.name for output in graph.output)
+    kinds = [onnx.helper.np_dtype_to_tensor_dtype(np.dtype(value.dtype)) for value in values]
+    return cut_to(
+        model,
+        [
+            onnx.helper.make_tensor_value_info(value.name, kind, value.shape)
+            for value, kind in zip(values, kinds, strict=True)
+        ],
+    )

@@ -25,9 +25,10 @@ from edge.specs import (
     read_model,
 )
 from edge.specs.request import Request
-from edge.specs.schema import CROP_SHARE, OWN_FILES
+from edge.specs.schema import CROP_SHARE, OWN_FILES, Compiler, Level
 
 if TYPE_CHECKING:
+    from edge.sources.check import ModelFacts
     from edge.sources.declared import Declared
     from edge.toolchain.found import Toolchain
 
@@ -73,10 +74,22 @@ def resolve(options: Options) -> tuple[Request, Notes]:
         spec = evolve(spec, name=options.name)
     if options.output is not None:
         spec = evolve(spec, output=options.output)
+    if options.featuremap is not None:
+        spec = evolve(spec, featuremap=options.featuremap)
+    if options.task is not None:
+        spec = evolve(spec, task=options.task)
+    if spec.task == "raw":  # its outputs are no classes
+        spec = evolve(spec, labels=None, classes=None)
     _require_labels(spec)
     precision, note = _recipe(spec, options.precision, options.build_dir)
     if options.level is not None:
-        precision = evolve(precision, compiler=evolve(precision.compiler, optimize_level=options.level))
+        precision = _at(precision, options.level)
+    elif precision.evidence is not None and precision.evidence.level is None:
+        # Earlier searches left their own level, O1 for a quick answer, in the recipe.
+        level = precision.compiler.optimize_level
+        precision = _at(precision, Compiler().optimize_level)
+        if precision.compiler.optimize_level != level:
+            note += (f"! the recipe's {level} is of its search and not used; --level {level} builds so",)
     request = Request(
         spec=spec,
         precision=precision,
@@ -110,7 +123,9 @@ def _unused(options: Options) -> Notes:
     if options.compiler == "onnxruntime" and quantized:
         notes += (f"! onnxruntime quantizes to plain int8 and does not use {', '.join(quantized)}",)
     rendered = options.images is None or options.images.partition(":")[0] == "demo"
-    if options.label_offset and rendered and not (options.images and Path(options.images).exists()):
+    if options.task == "raw" and (options.labels or options.label_offset):
+        notes += ("! --labels and --label-offset change nothing: raw outputs are no classes",)
+    elif options.label_offset and rendered and not (options.images and Path(options.images).exists()):
         notes += ("! --label-offset changes nothing: the demo's images keep their labels",)
     return notes
 
@@ -132,26 +147,46 @@ def _of_model(model: str, options: Options, changes: dict[str, Any]) -> tuple[Mo
     if model.startswith(TIMM):
         return _of_timm(model.removeprefix(TIMM), options, changes)
     if outside:
-        return _of_file(Path(model), options.output, changes, options.labels)
+        return _of_file(Path(model), options, changes)
     if model.lower() not in map(str.lower, available_models()):
         _refuse_framework_path(model)
     return _of_yaml(model, options.onnx, changes)
 
 
-def _of_file(path: Path, output: str | None, changes: dict[str, Any], labels: str | None) -> tuple[ModelSpec, Notes]:
+# How the trainers of a family show images to their networks: YOLOX's ``preproc``; ultralytics' ``LetterBox``.
+_TRAINED: Mapping[str, Mapping[str, Any]] = {
+    "yolox": {"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0), "color": "bgr", "resize": None, "letterbox": "corner"},
+    "dfl": {
+        "mean": (0.0, 0.0, 0.0),
+        "std": (255.0, 255.0, 255.0),
+        "color": "rgb",
+        "resize": None,
+        "letterbox": "center",
+    },
+}
+
+
+def _of_file(path: Path, options: Options, changes: dict[str, Any]) -> tuple[ModelSpec, Notes]:
     """Return the spec of the user's ONNX or TorchScript; what neither file tells has to be given."""
     from edge.sources.declared import NEEDED, plain, require_stated
     from edge.sources.framework_files import SUFFIXES, require_torchscript
 
     script = path.suffix.lower() in SUFFIXES
+    conventions: list[str] = []
     if script:
         require_torchscript(path)
     else:
         from edge.sources.check import inspect_onnx
 
-        found = inspect_onnx(path, output, changes.get("crop"))
+        found = inspect_onnx(path, options.output, changes.get("crop"), options.task or "classify", options.featuremap)
+        if found.detector is not None:
+            usual_of = _TRAINED.get(found.detector.family, _TRAINED["dfl"])
+            conventions = [key for key in usual_of if key not in changes]
+            changes = {**usual_of, **changes}
         if found.takes_bytes:
             changes = {"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0), **changes}
+        if found.inputs and not any(one.image for one in found.inputs):
+            return _of_arrays(path, options, found)
     # Asked for once, after a look at whether the file is there and what it is.
     require_stated(
         changes,
@@ -175,11 +210,28 @@ def _of_file(path: Path, output: str | None, changes: dict[str, Any], labels: st
                 f"{len(found.names)} class names are inside the file, the first {found.names[0]!r}: only "
                 "their order is checked; --labels FILE names the classes"
             )
-    assumed = [key for key in ("color", "resize", "interpolation") if key not in changes]
+    assumed = [key for key in ("color", "resize", "interpolation") if key not in changes] + conventions
     usual = {"resize": round(max(crop) / CROP_SHARE), "interpolation": "bilinear"}
     preprocess = Preprocess(**{**usual, **changes, "crop": crop, "layout": layout})
-    spec = ModelSpec(plain(path.stem), sources, preprocess, labels=labels, classes=None)
+    spec = ModelSpec(
+        plain(path.stem), sources, preprocess, labels=options.labels, classes=None, task=options.task or "classify"
+    )
     return spec, described(f"{path.name}, as the file and your options say", spec, notes, assumed=assumed)
+
+
+def _of_arrays(path: Path, options: Options, found: ModelFacts) -> tuple[ModelSpec, Notes]:
+    """Return the spec of the user's ONNX that takes arrays of numbers, and no image."""
+    from edge.sources.declared import plain
+
+    listed = ", ".join(f"{one.name} {'x'.join(map(str, one.shape))}" for one in found.inputs)
+    spec = ModelSpec(
+        plain(path.stem), Sources(onnx=str(path)), labels=None, classes=None, task="raw", featuremap=options.featuremap
+    )
+    return spec, (
+        f"{path.name}, as the file and your options say; check it:",
+        f"  inputs   {listed}: float32 as they are, no camera images",
+        f"  outputs  {options.output or 'as the file has them'}, compared as numbers",
+    )
 
 
 def _of_timm(name: str, options: Options, changes: Mapping[str, Any]) -> tuple[ModelSpec, Notes]:
@@ -345,11 +397,12 @@ def described(
 
     size = "x".join(map(str, pre.crop))
     enlarged = text("interpolation", pre.interpolation)
-    how = (
-        f"{text('resize', f'stretched to {size}')}, {enlarged}"
-        if pre.resize is None
-        else f"{text('resize', f'shorter side to {pre.resize}')}, {enlarged}, centre crop {size}"
-    )
+    if pre.letterbox is not None:
+        how = f"{text('letterbox', pre.fitted(size))}, {enlarged}"
+    elif pre.resize is None:
+        how = f"{text('resize', f'stretched to {size}')}, {enlarged}"
+    else:
+        how = f"{text('resize', f'shorter side to {pre.resize}')}, {enlarged}, centre crop {size}"
     order = {"imagenet": "in ImageNet's order", None: "named by --labels FILE, or not at all"}.get(
         spec.labels, f"named by {spec.labels}"
     )
@@ -357,12 +410,17 @@ def described(
     mean, std = (
         text(key, " ".join(f"{value:g}" for value in values)) for key, values in (("mean", pre.mean), ("std", pre.std))
     )
+    meaning = f"  classes  {text('classes', classes)}, {text('labels', order)}"
+    if spec.task == "detect":
+        meaning = f"  boxes    of the head, cut off and decoded after the program; classes {order}"
+    if spec.task == "raw":
+        meaning = f"  outputs  {spec.output or 'as the file has them'}, compared as numbers"
     lines = [
         f"{title}; check it:",
         f"  input    {text('crop', size)}, {text('layout', pre.layout)}, {text('color', pre.color.upper())}",
         f"  image    {how}",
         f"  values   (x - mean) / std of 0..255, mean {mean}, std {std}",
-        f"  classes  {text('classes', classes)}, {text('labels', order)}",
+        meaning,
         *(f"! {note}" for note in notes),
     ]
     if is_shipped(spec.name) and not of_zoo:
@@ -370,7 +428,8 @@ def described(
             f"! the zoo has a {spec.name}, too: reports compare with its published figures; --name keeps them apart"
         )
     crop = "" if spec.sources.onnx else "--crop "  # an ONNX has one size
-    return *lines, f"  change   {crop}--color --resize --interpolation --mean --std --labels"
+    change = f"  change   {crop}--color --resize --letterbox --interpolation --mean --std"
+    return *lines, change + (" --labels" if spec.task != "raw" else "; --featuremap all if it takes no camera image")
 
 
 def _require_labels(spec: ModelSpec) -> None:
@@ -385,6 +444,10 @@ def _require_labels(spec: ModelSpec) -> None:
             expected=error.expected or "a text file with a class name a line",
             remedy=error.remedy or "--labels FILE, or labels: in the model's YAML, relative to it",
         ) from error
+
+
+def _at(precision: Precision, level: Level) -> Precision:
+    return evolve(precision, compiler=evolve(precision.compiler, optimize_level=level))
 
 
 def _recipe(spec: ModelSpec, wish: str | None, build_dir: Path | None) -> tuple[Precision, Notes]:

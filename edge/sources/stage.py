@@ -13,16 +13,15 @@ from edge.errors import InputError, ModelFileError, SpecError, ToolchainError, T
 from edge.files import sha256_of
 from edge.graph.files import fixed_input, load_onnx
 from edge.progress import SILENT, Reporter
-from edge.sources.check import describe, external_data, notes_on, require_fit, require_parameters
+from edge.sources.check import external_data, notes_on, of_task, require_fit, require_parameters
 from edge.sources.class_order import notes_on_classes
 from edge.sources.convert import convert, last_json
 from edge.sources.demo_weights import unpack
-from edge.sources.mend import mended
-from edge.sources.outputs import scores_only
+from edge.sources.mend import mended, on_canvas
 from edge.sources.sources import WORKER, Resolved
 from edge.sources.timm_spec import near_names
-from edge.specs import ModelSpec
-from edge.specs.schema import ScoreKind
+from edge.specs import Detector, ModelSpec
+from edge.specs.schema import Input, Output, ScoreKind
 from edge.toolchain.managed import FRAMEWORKS
 
 if TYPE_CHECKING:
@@ -51,14 +50,17 @@ class ExportResult:
     name: str  #: the model's name, with ``_demo`` or ``_random`` for such weights; starts all file names.
     input_name: str  #: name of the image input.
     input_shape: tuple[int, ...]  #: batch first.
-    classes: int  #: number of scores.
+    classes: int  #: number of scores; 0 where the outputs are no class scores.
     parameters: int  #: number of float weights.
-    output: str  #: name of the scores.
-    scores: ScoreKind  #: what they are.
+    outputs: tuple[Output, ...]  #: those of the task, in the order of every later file.
+    scores: ScoreKind  #: what a classifier's scores are.
+    #: those of a network that takes more than one camera image, or something else; empty for one image.
+    inputs: tuple[Input, ...] = ()
+    detector: Detector | None = None  #: how boxes are read from the outputs; None but for a detector.
     exporter: str = ""  #: versions of what exported it; empty where the file came as ONNX.
     notes: tuple[str, ...] = ()  #: what the user should know of it.
-    #: largest difference between the scores of the ONNX and of the framework on the same seeded noise, as a share of
-    #: the range of the scores; None if the file was an ONNX.
+    #: largest difference between the outputs of the ONNX and of the framework on the same seeded noise, as a share of
+    #: their range; None if the file was an ONNX.
     max_error: float | None = None
 
 
@@ -75,7 +77,7 @@ def export(
 
     Args:
         resolved: from ``choose_weights``.
-        spec: the model; its crop is the input size.
+        spec: the model; its crop is the network's input size, its canvas that of the ONNX.
         toolchain: its Python exports timm models; not needed for files.
         framework: the managed environment that exports PaddlePaddle or MindSpore models.
         out: an empty folder.
@@ -131,34 +133,43 @@ def export(
         if resolved.source == "vendor" and spec.sources.vendor_sha256 is None:
             notes = ("the vendor publishes no checksum; the one of the first download is recorded",)
     read = load_onnx(target)
-    right, changes = mended(read, resolved.tag, spec.preprocess.color)
-    whole, fixed = fixed_input(right, resolved.tag, spec.preprocess.crop)
+    image = spec.featuremap is None
+    right, changes = mended(read, resolved.tag, spec.preprocess.color, image=image)
+    whole, fixed = fixed_input(right, resolved.tag, spec.preprocess.crop if image else None)
     notes += changes + ((fixed,) if fixed else ())
-    if whole is not read:
-        target.write_bytes(whole.SerializeToString(deterministic=True))
-    model = scores_only(whole, resolved.tag, spec.output)
-    if model is not whole:
-        target.write_bytes(model.SerializeToString(deterministic=True))
-        given = ", ".join(value.name for value in whole.graph.output)
-        notes += (f"of what the model gives ({given}), {model.graph.output[0].name} is taken as the class scores",)
-    found = describe(model, resolved.tag)
+    model, found = of_task(
+        whole, resolved.tag, spec.output, spec.task, spec.featuremap, spec.detector, spec.preprocess.value_range
+    )
+    notes += found.notes
+    if model is not whole and found.detector is None:
+        given, taken = (", ".join(value.name for value in part.graph.output) for part in (whole, model))
+        meant = "the class scores" if spec.task == "classify" else "the outputs"
+        notes += (f"of what the model gives ({given}), {taken} is taken as {meant}",)
     require_fit(found, spec, resolved.tag, classes=resolved.classes is not None)
     if resolved.published_m is not None:
         option = f"--{resolved.source} " if resolved.framework else ""
         remedy = f"build it under its own name: edge build {option}{resolved.file}"
         require_parameters(found, resolved.published_m, resolved.tag, spec.name, remedy)
+    # Only a camera's image has a canvas; several inputs keep the sizes that they have.
+    program, cut = (model, ()) if found.inputs else on_canvas(model, spec.preprocess, resolved.tag)
+    if program is not read:
+        target.write_bytes(program.SerializeToString(deterministic=True))
     labels = "demo" if resolved.source == "demo" else spec.labels
-    notes += notes_on(found) + notes_on_classes(model, found.classes, labels)
+    notes += cut + notes_on(found)
+    if spec.task != "raw":
+        notes += notes_on_classes(model, found.classes, labels)
     return ExportResult(
         onnx=target.name,
         weights=Weights(resolved.source, resolved.tag, resolved.sha256 or sha256_of(target), resolved.seed),
         name=resolved.name,
         input_name=found.input_name,
-        input_shape=found.input_shape,
+        input_shape=found.input_shape if found.inputs else spec.preprocess.input_shape,
         classes=found.classes,
         parameters=found.parameters,
-        output=found.output_name,
+        outputs=found.outputs,
         scores=found.scores,
+        inputs=found.inputs,
+        detector=found.detector,
         exporter=exporter,
         notes=notes,
         max_error=max_error,

@@ -14,7 +14,7 @@ from edge.errors import ToolchainError, ToolchainMissing, UsageError
 from edge.images.find import IMAGENET_CLASSES
 from edge.sources.convert import last_json
 from edge.specs import ModelSpec, Preprocess, Sources
-from edge.specs.schema import WIDTH_MULTIPLE, Interpolation
+from edge.specs.schema import Interpolation
 
 if TYPE_CHECKING:
     from edge.toolchain.found import Toolchain
@@ -103,15 +103,6 @@ def _preprocess(tag: str, answer: Mapping[str, Any], changes: Mapping[str, Any])
         raise UsageError(
             f"--crop {crop[0]}x{crop[1]}, but timm's {tag} is made for {height}x{width} only",
             remedy="leave --crop out, or choose a model of another size",
-        )
-    if crop[1] % WIDTH_MULTIPLE:
-        near = max(1, round(crop[1] / WIDTH_MULTIPLE)) * WIDTH_MULTIPLE
-        raise UsageError(
-            f"timm's {tag} takes images of {crop[0]}x{crop[1]}",
-            expected=f"a width that is a multiple of {WIDTH_MULTIPLE}: the board's runtimes take packed rows",
-            remedy="choose a model of another size"
-            if answer["fixed_size"]
-            else f"edge build {TIMM}{tag} --crop {near}   (it takes other sizes too)",
         )
     resize: int | None = math.floor(max(crop) / answer["crop_pct"])
     if answer["crop_mode"] == "squash":

@@ -1,5 +1,6 @@
 """Frozen schemas of a model and of its precision recipe, and how they are loaded."""
 
+from edge.specs.detector import Detector, Scale
 from edge.specs.load import (
     ModelFile,
     available_models,
@@ -31,6 +32,7 @@ from edge.specs.schema import (
 __all__ = [
     "Calibration",
     "Compiler",
+    "Detector",
     "Equalization",
     "Evidence",
     "ModelFile",
@@ -41,6 +43,7 @@ __all__ = [
     "Published",
     "RangeSplit",
     "Rounding",
+    "Scale",
     "Sources",
     "available_models",
     "beside",

@@ -29,6 +29,8 @@ _LITERAL = re.compile(r"unknown error \((.+) not in literal typing\.Literal\[(.+
 _FORMS = {
     "preprocess.crop": "crop: two whole numbers, [height, width], such as [224, 224]",
     "preprocess.resize": "resize: a whole number of pixels, or null, which stretches",
+    "preprocess.letterbox": "letterbox: corner, center, or null",
+    "preprocess.fill": "fill: a grey level, 0..255",
     "preprocess.mean": "mean: three numbers in 0..255, such as [123.675, 116.28, 103.53]",
     "preprocess.std": "std: three numbers in 0..255 above 0, such as [58.395, 57.12, 57.375]",
 }

@@ -9,65 +9,41 @@ import re
 from collections.abc import Mapping
 from typing import Literal
 
-from attrs import Attribute, field, frozen
+from attrs import Attribute, Factory, field, frozen
 
 from edge.errors import SpecError
+from edge.specs.detector import Detector
 
 MARCH = "bayes-e"  # the RDK X5's BPU, as the compiler names it
 
 Color = Literal["rgb", "bgr"]
 Layout = Literal["NCHW", "NHWC"]
 Interpolation = Literal["bilinear", "bicubic", "area", "nearest"]
+#: Where a letterboxed image lies on its input: in the top left corner, or in the middle.
+Letterbox = Literal["corner", "center"]
 Bits = Literal["int8", "int16"]
 Level = Literal["O0", "O1", "O2", "O3"]
 Rewrite = Literal["channel_mean"]
 OwnFile = Literal["onnx", "torchscript", "paddle", "mindspore"]
+#: What the outputs mean: scores of classes, arrays that are compared as numbers, or boxes.
+Task = Literal["classify", "raw", "detect"]
 #: What class scores are: logits, whose softmax tells probabilities; the probabilities of a Softmax at the network's
 #: end; or of a Sigmoid, which judges each class by itself.
 ScoreKind = Literal["logits", "softmax", "sigmoid"]
 
-# The preprocess node takes NV12, whose chroma covers 2x2 pixels. The board's runtimes take packed rows and treat a
-# width that is not a multiple of 32 differently.
+# Of a program's input. The preprocess node takes NV12, whose chroma covers 2x2 pixels. The board's runtimes take packed
+# rows and treat a width that is not a multiple of 32 differently.
 WIDTH_MULTIPLE = 32
 HEIGHT_MULTIPLE = 2
 # The share of the resized image that the centre crop keeps; the usual one for ImageNet classifiers.
 CROP_SHARE = 0.875
+RESIZE = 256  # pixels; that of ImageNet classifiers
+FILL = 114  # the grey that YOLOX and ultralytics fill with
 
 
 def _check(condition: bool, seen: str, expected: str) -> None:
     if not condition:
         raise SpecError(seen, expected=expected)
-
-
-def _unfit(height: int, width: int, resize: int | None) -> SpecError:
-    """Return the error for an input that no program can have; both sizes that it names would pass."""
-    near = _multiple(height, HEIGHT_MULTIPLE, resize), _multiple(width, WIDTH_MULTIPLE, resize)
-    if height == width:
-        near = near[1], near[1]
-    high, wide = -(-height // HEIGHT_MULTIPLE) * HEIGHT_MULTIPLE, -(-width // WIDTH_MULTIPLE) * WIDTH_MULTIPLE
-    top, left = (high - height) // 2, (wide - width) // 2
-    remedy = f"export the network for {near[0]}x{near[1]}"
-    if resize is not None and resize >= max(high, wide):  # so that the middle of the crop is the network's own
-        cut = f"x[:, :, {top}:{top + height}, {left}:{left + width}]"
-        remedy += (
-            f"; if it takes {height}x{width} alone, export a module that takes {high}x{wide} and returns network({cut})"
-        )
-    return SpecError(
-        f"crop {height}x{width}: "
-        + " and ".join(
-            ["the height is odd"] * (height % HEIGHT_MULTIPLE > 0)
-            + [f"the width is not a multiple of {WIDTH_MULTIPLE}"] * (width % WIDTH_MULTIPLE > 0)
-        ),
-        expected=f"an even height, as NV12 halves it, and a width that is a multiple of {WIDTH_MULTIPLE}, as the "
-        f"board's runtimes take packed rows; such as {near[0]}x{near[1]}",
-        remedy=remedy,
-    )
-
-
-def _multiple(side: int, of: int, most: int | None) -> int:
-    """Return the multiple nearest to a side, at most ``most`` where there is one."""
-    nearest = max(1, round(side / of)) * of
-    return nearest if most is None or nearest <= most else max(1, most // of) * of
 
 
 def _name(_: object, attribute: Attribute[str], value: str) -> None:
@@ -82,11 +58,18 @@ def _name(_: object, attribute: Attribute[str], value: str) -> None:
 class Preprocess:
     """From an image to the network's input; see ``edge.images.preprocess`` for the arithmetic."""
 
-    crop: tuple[int, int] = (224, 224)  #: (height, width) of the network input, in pixels.
+    #: (height, width) of the image that the network sees, in pixels. The program takes the next even height and the
+    #: next width that is a multiple of 32; its first step cuts off what is below and to the right of ``crop``.
+    crop: tuple[int, int] = (224, 224)
+    #: scales the whole image until it fits into ``crop``, its aspect kept, and fills the rest: below and to the right
+    #: (``corner``) or on both sides (``center``), as detectors are trained; None crops or stretches by ``resize``.
+    letterbox: Letterbox | None = field(default=None, kw_only=True)
+    fill: int = field(default=FILL, kw_only=True)  #: grey level of what a letterboxed image leaves, 0..255.
     #: length of the shorter side before the centre crop, in pixels; None stretches the whole image to ``crop``
-    #: without keeping its aspect.
-    resize: int | None = 256
-    interpolation: Interpolation = "bicubic"  #: how to enlarge; shrinking is always antialiased.
+    #: without keeping its aspect. None with ``letterbox``.
+    resize: int | None = Factory(lambda own: None if own.letterbox else RESIZE, takes_self=True)
+    #: how to enlarge; shrinking is always antialiased, except with ``letterbox`` and ``bilinear``.
+    interpolation: Interpolation = Factory(lambda own: "bilinear" if own.letterbox else "bicubic", takes_self=True)
     color: Color = "rgb"  #: channel order the network was trained with.
     mean: tuple[float, float, float] = (123.675, 116.28, 103.53)  #: per channel of ``color``, in 0..255.
     #: per channel of ``color``, in 0..255; the network sees (x - mean) / std.
@@ -96,13 +79,22 @@ class Preprocess:
     def __attrs_post_init__(self) -> None:
         height, width = self.crop
         _check(height > 0 and width > 0, f"crop: {height}x{width}", "a positive height and width")
-        if height % HEIGHT_MULTIPLE or width % WIDTH_MULTIPLE:
-            raise _unfit(height, width, self.resize)
         _check(
             self.resize is None or self.resize >= max(height, width),
             f"resize {self.resize} is smaller than the crop {height}x{width}",
             "resize >= crop",
         )
+        _check(
+            self.letterbox is None or self.resize is None,
+            f"letterbox {self.letterbox!r} with resize {self.resize}",
+            "one of both: a letterboxed image is scaled until it fits",
+        )
+        _check(
+            self.letterbox is not None or self.fill == FILL,
+            f"fill {self.fill} without letterbox",
+            "letterbox beside it",
+        )
+        _check(0 <= self.fill <= 255, f"fill: {self.fill}", "a grey level, 0..255")
         _check(all(0 <= m <= 255 for m in self.mean), f"mean: {self.mean}", "three values in 0..255 (pixel units)")
         _check(
             not any(self.mean) or any(m >= 1 for m in self.mean),
@@ -121,9 +113,20 @@ class Preprocess:
         )
 
     @property
-    def input_shape(self) -> tuple[int, int, int, int]:
-        """Shape of the network input, batch 1."""
+    def canvas(self) -> tuple[int, int]:
+        """(height, width) of the program's input, in pixels; ``crop`` is its top left corner."""
         height, width = self.crop
+        return -(-height // HEIGHT_MULTIPLE) * HEIGHT_MULTIPLE, -(-width // WIDTH_MULTIPLE) * WIDTH_MULTIPLE
+
+    def fitted(self, size: str) -> str:
+        """Return how a letterboxed image gets to the network's size, in a few words."""
+        where = {"corner": "below and to the right", "center": "on both sides"}.get(self.letterbox or "")
+        return f"scaled to fit into {size}, the rest {where} filled with {self.fill}"
+
+    @property
+    def input_shape(self) -> tuple[int, int, int, int]:
+        """Shape of the program's input, batch 1."""
+        height, width = self.canvas
         return (1, 3, height, width) if self.layout == "NCHW" else (1, height, width, 3)
 
     @property
@@ -191,8 +194,29 @@ class Published:
 
 
 @frozen
+class Input:
+    """An input of a network that takes more than one camera image, or something else."""
+
+    name: str  #: its name in the graph.
+    shape: tuple[int, ...]  #: batch first.
+    image: bool  #: whether it is a camera image, NV12 on the board; else float32 numbers as they are.
+
+
+@frozen
+class Output:
+    """An output of the float network."""
+
+    name: str  #: its name in the graph.
+    shape: tuple[int, ...]  #: batch first; empty for a scalar.
+    dtype: str  #: numpy's name.
+
+    def __str__(self) -> str:
+        return f"{self.name} {self.dtype} {'x'.join(map(str, self.shape))}".rstrip()
+
+
+@frozen
 class ModelSpec:
-    """Everything that edge needs to know about a classifier."""
+    """Everything that edge needs to know about a network."""
 
     name: str = field(validator=_name)  #: names the build folder and every file.
     sources: Sources
@@ -202,8 +226,15 @@ class ModelSpec:
     classes: int | None = 1000  #: number of outputs of the head; None if unknown.
     precision: str = "int8"  #: name of a recipe in ``mapper_yaml/precision`` or a path.
     published: Published | None = None
+    #: how boxes are read from the outputs; None recognises the head. Only with ``task: detect``.
+    detector: Detector | None = None
     #: name of the class scores, any value of the graph; None where they are the only output that looks like scores.
+    #: With another task: names of the outputs with commas between them; None takes those of the file.
     output: str | None = None
+    task: Task = "classify"  #: what the outputs mean.
+    #: names of the inputs that are arrays of numbers and no camera images, with commas between them, or ``all``; None
+    #: takes those that can't be an image.
+    featuremap: str | None = None
 
     def __attrs_post_init__(self) -> None:
         _check(self.classes is None or self.classes > 1, f"classes: {self.classes}", "2 and more")

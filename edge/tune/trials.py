@@ -266,7 +266,7 @@ class Trials:
             else:
                 raise ModelFileError(portable.result.why_not)
             self.listener.update(f"{len(images.frames)} images")
-            scores = np.stack(spread(lambda frame: run(frame.rgb), list(images.frames)))
+            scores = np.stack(spread(lambda frame: run(frame.rgb)[0].ravel(), list(images.frames)))
         found = Measured.of(images.reference, scores, images.labels, build.stage(EXPORT).result.scores)
         return {"measured": cattrs.unstructure(found)}
 

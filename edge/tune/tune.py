@@ -49,6 +49,12 @@ def tune(request: Request, workspace: Workspace, options: SearchOptions, listene
         InputError: too few images.
         GateError: plain int8 itself can't be compiled or verified.
     """
+    if request.spec.task != "classify":
+        raise UsageError(
+            f"the outputs of {request.spec.name} are no class scores",
+            expected="a classifier: recipes are ranked by its answers",
+            remedy="edge build MODEL --precision RECIPE   builds with a recipe of yours",
+        )
     root = workspace.root / TRIALS
     with workspace:  # claimed before anything lies in it
         root.mkdir(exist_ok=True)

@@ -65,7 +65,7 @@ else:
     rgb = decode(Path(IMAGE))
 nv12 = net.nv12(rgb)
 print(f"{rgb.shape[1]}x{rgb.shape[0]} pixels → {nv12.size:,} bytes of NV12")
-seen = yuv444_to_rgb_float(nv12_to_yuv444(nv12, net.preprocess.crop))
+seen = yuv444_to_rgb_float(nv12_to_yuv444(nv12, net.preprocess.canvas))
 display(Image(data=png(seen.clip(0, 255).astype(np.uint8))))
 
 # %% [markdown]

@@ -49,23 +49,26 @@ class BpuInferLibBackend:
         if status not in (None, 0) or not kinds:
             why = f"status {status}" + (f", {explained(status)}" if status else "; see the console output")
             raise load_failure("bpu_infer_lib", path, why)
-        if kinds != [NV12] or results != [FLOAT]:
+        about = program.metadata
+        outputs = [(output.name, output.shape) for output in about.outputs] if about.task != "classify" else []
+        outputs = outputs or [("output", (1, about.classes))]
+        if kinds != [NV12] or results != [FLOAT] * len(outputs):
             raise BackendError(
                 f"{path.name} takes {', '.join(kinds)} and gives {', '.join(results)}",
-                expected=f"one {NV12} and one {FLOAT}: bpu_infer_lib gives no scales",
+                expected=f"one {NV12} and {'one' if len(outputs) == 1 else len(outputs)} {FLOAT}: "
+                "bpu_infer_lib gives no scales",
                 remedy="load(path, backend='hbm_runtime')",
             )
         # Its image readers resize and convert in unknown ways; these readers take the bytes as they are.
         old = not hasattr(self._infer, "read_input")
         self._read = self._infer.read_numpy_arr_uint8 if old else self._infer.read_input
-        shape = (1, program.metadata.classes)
-        self._rule: Dequantizer = dequantizer("output", shape, "float32")
+        self._rules: list[Dequantizer] = [dequantizer(name, shape, "float32") for name, shape in outputs]
         self.info = Info(
             backend="bpu_infer_lib",
             model=program.name,
             version=_version(),
-            inputs=(Tensor("input", (1, 3, *program.metadata.preprocess.crop), "uint8", nv12=True),),
-            outputs=(Tensor("output", shape, "float32"),),
+            inputs=(Tensor("input", (1, 3, *program.metadata.preprocess.canvas), "uint8", nv12=True),),
+            outputs=tuple(Tensor(name, shape, "float32") for name, shape in outputs),
         )
 
     def run(self, inputs: Sequence[Array]) -> list[Scores]:
@@ -73,7 +76,7 @@ class BpuInferLibBackend:
         try:
             _succeeded("reading the input", self._read(inputs[0], 0))
             _succeeded("forward()", self._infer.forward())
-            return [self._rule(self._output())]
+            return [rule(values) for rule, values in zip(self._rules, self._outputs(), strict=True)]
         except FAILURES as error:
             raise BackendError(f"bpu_infer_lib failed: {reason(error)}") from error
 
@@ -81,11 +84,12 @@ class BpuInferLibBackend:
         """Drop the model, which frees its memory."""
         self._infer = self._read = None
 
-    def _output(self) -> Array:
+    def _outputs(self) -> list[Array]:
+        places = range(len(self._rules))
         if not hasattr(self._infer, "get_output"):
-            return np.asarray(self._infer.get_infer_res_np_float32(0))
+            return [np.asarray(self._infer.get_infer_res_np_float32(place)) for place in places]
         _succeeded("get_output()", self._infer.get_output())
-        return np.asarray(self._infer.outputs[0].data)
+        return [np.asarray(self._infer.outputs[place].data) for place in places]
 
 
 def _kind(tensor: Any) -> str:

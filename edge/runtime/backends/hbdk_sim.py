@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-import numpy as np
-
 from edge.errors import BackendError, BackendMissing
 from edge.runtime.backends import as_backend_errors
 from edge.runtime.program import Program
@@ -39,19 +37,22 @@ class HbdkSimBackend:
         except BaseException:
             self.close()
             raise
-        height, width = self._simulator.size
         self.info = Info(
             backend="hbdk_sim",
             model=content.name,
             version=f"hbdk {self._simulator.version}",
-            inputs=(Tensor(content.inputs[0].name, (1, 3, height, width), "uint8", nv12=True),),
-            outputs=tuple(Tensor(value.name, value.shape, value.dtype) for value in content.outputs),
+            inputs=tuple(
+                Tensor(one.name, one.shape, "uint8" if one.image else "float32", nv12=one.image)
+                for one in self._simulator.inputs
+            ),
+            outputs=tuple(Tensor(value.name, value.shape, "float32") for value in content.outputs),
         )
 
     def run(self, inputs: Sequence[Array]) -> list[Scores]:
         """Execute once; see the protocol."""
         with as_backend_errors():
-            return self._simulator.outputs(inputs[0].astype(np.uint8, copy=False))
+            names = (tensor.name for tensor in self.info.inputs)
+            return self._simulator.outputs(dict(zip(names, inputs, strict=True)))
 
     def close(self) -> None:
         """Remove the temporary files."""

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from edge.errors import BackendError, BackendMissing
-from edge.folder.metadata import EXACT_KEY, SIZE_KEY
+from edge.folder.metadata import EXACT_KEY, INPUTS_KEY, SIZE_KEY
 from edge.runtime.program import Program
 from edge.runtime.protocol import Array, Info, Scores, Tensor
 
@@ -34,7 +36,7 @@ class PortableBackend:
         try:
             self._session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
             notes = self._session.get_modelmeta().custom_metadata_map
-            height, width = (int(side) for side in notes[SIZE_KEY].split("x"))
+            inputs = _inputs(notes, self._session.get_inputs())
         except KeyError:
             raise BackendError(f"{path.name} was not made by edge", remedy="edge build MODEL") from None
         except Exception as error:  # onnxruntime's own exceptions share no public base
@@ -47,7 +49,7 @@ class PortableBackend:
             backend="portable",
             model=program.name,
             version=f"onnxruntime {onnxruntime.__version__}",
-            inputs=(Tensor(self._inputs[0], (1, 3, height, width), "uint8", nv12=True),),
+            inputs=inputs,
             outputs=tuple(
                 Tensor(tensor.name, tuple(tensor.shape), "float32") for tensor in self._session.get_outputs()
             ),
@@ -65,6 +67,17 @@ class PortableBackend:
 
     def close(self) -> None:
         """Do nothing: only memory is held."""
+
+
+def _inputs(notes: Mapping[str, str], given: Sequence[Any]) -> tuple[Tensor, ...]:
+    """Return the inputs: one NV12 image, or as the file's notes list them; KeyError without notes of edge's."""
+    if INPUTS_KEY in notes:
+        return tuple(
+            Tensor(name, tuple(shape), "uint8" if image else "float32", nv12=image)
+            for name, shape, image in json.loads(notes[INPUTS_KEY])
+        )
+    height, width = (int(side) for side in notes[SIZE_KEY].split("x"))
+    return tuple(Tensor(one.name, (1, 3, height, width), "uint8", nv12=True) for one in given[:1])
 
 
 open_backend = PortableBackend

@@ -10,6 +10,7 @@ from edge.errors import BackendError, BackendMissing
 from edge.runtime.backends import as_backend_errors
 from edge.runtime.program import Program
 from edge.runtime.protocol import Array, Info, Scores, Tensor
+from edge.simulate.tail import FINISHED
 
 ENDING = "_quantized_model.onnx"
 
@@ -39,21 +40,26 @@ class QuantizedBackend:
         except BaseException:
             self.close()
             raise
-        height, width = self._model.size
         versions = toolchain.versions
         known = (f"{name} {versions[name]}" for name in ("hb_mapper", "horizon_nn") if name in versions)
         self.info = Info(
             backend="quantized",
             model=path.name.removesuffix(ENDING),
             version=", ".join(known) or "version unknown",
-            inputs=(Tensor(self._model.input, (1, 3, height, width), "uint8", nv12=True),),
-            outputs=tuple(Tensor(output.name, output.shape, output.dtype) for output in self._model.outputs),
+            inputs=tuple(
+                Tensor(one.name, (1, 3, *self._model.size), "uint8", nv12=True)
+                if one.image
+                else Tensor(one.name, one.shape, "float32")
+                for one in self._model.inputs
+            ),
+            outputs=tuple(Tensor(output.name, output.shape, "float32") for output in self._model.outputs),
         )
 
     def run(self, inputs: Sequence[Array]) -> list[Scores]:
         """Execute once; see the protocol."""
         with as_backend_errors():
-            answers = self._model.run(inputs[0].astype(np.uint8, copy=False))
+            names = (tensor.name for tensor in self.info.inputs)
+            answers = self._model.run_all(dict(zip(names, inputs, strict=True)))
         return [answer.astype(np.float32) for answer in answers]
 
     def close(self) -> None:
@@ -63,7 +69,7 @@ class QuantizedBackend:
     def _check(self, name: str) -> None:
         with as_backend_errors():
             self._model.wait_ready()
-        integers = [output.name for output in self._model.outputs if output.dtype != "float32"]
+        integers = [output.name for output in self._model.outputs if output.dtype not in FINISHED]
         if integers:
             raise BackendError(
                 f"{name} does not dequantize {', '.join(integers)}: its Dequantize nodes were removed",

@@ -141,9 +141,17 @@ class Graph:
         return name
 
     def model(
-        self, input_name: str, input_shape: Sequence[int], outputs: Sequence[tuple[str, Value]]
+        self,
+        input_name: str,
+        input_shape: Sequence[int],
+        outputs: Sequence[tuple[str, Value]],
+        further: Sequence[tuple[str, int, Sequence[int]]] = (),
     ) -> onnx.ModelProto:
-        """Return the finished model: uint8 in, float32 out; nodes that nothing reads are left out."""
+        """Return the finished model: uint8 in, float32 out; nodes that nothing reads are left out.
+
+        Args:
+            further: name, ONNX type and shape of inputs in place of that one.
+        """
         last = [helper.make_node("Identity", [v.name], [name], name=f"output_{name}") for name, v in outputs]
         needed = {name for name, _ in outputs}
         kept: list[onnx.NodeProto] = []
@@ -161,7 +169,10 @@ class Graph:
         graph = helper.make_graph(
             [*unpacking, *kept[::-1]],
             "edge_portable",
-            [helper.make_tensor_value_info(input_name, TensorProto.UINT8, list(input_shape))],
+            [
+                helper.make_tensor_value_info(name, kind, list(shape))
+                for name, kind, shape in further or [(input_name, TensorProto.UINT8, input_shape)]
+            ],
             [helper.make_tensor_value_info(name, TensorProto.FLOAT, list(v.shape)) for name, v in outputs],
             constants,
         )

@@ -2,28 +2,32 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Sequence
+
 import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from edge.folder.metadata import EXACT_KEY, SIZE_KEY
+from edge.folder.metadata import EXACT_KEY, INPUTS_KEY, SIZE_KEY
 from edge.images.preprocess import YUV_TO_RGB
 from edge.simulate.portable.graph import NHWC, Graph, Value
 from edge.specs import Preprocess
+from edge.specs.schema import Input
 
 INPUT = "nv12"
 _PREFIX = "nv12_"
 
 
-def decode(graph: Graph, size: tuple[int, int]) -> Value:
+def decode(graph: Graph, size: tuple[int, int], name: str = INPUT) -> Value:
     """Add YUV444 minus 128 from packed NV12, H and W even; each chroma sample covers its 2x2 block.
 
-    The graph's input :data:`INPUT` is uint8, flat, H*W*3/2 values; the result is of int8 range, logical (1, H, W, 3),
+    The graph's input, ``name``, is uint8, flat, H*W*3/2 values; the result is of int8 range, logical (1, H, W, 3),
     stored NCHW.
     """
     height, width = size
     luma = height * width
-    whole = graph.add("Cast", INPUT, to=1)
+    whole = graph.add("Cast", name, to=1)
     y = graph.reshape(graph.slice(whole, 0, luma), (1, 1, height, width))
     chroma = graph.slice(whole, luma, luma * 3 // 2)
     # (H/2, W/2, 2) interleaved -> (2, H/2, 1, W/2, 1) -> repeated over the blocks
@@ -35,10 +39,18 @@ def decode(graph: Graph, size: tuple[int, int]) -> Value:
     return Value(centred, (1, height, width, 3), NHWC, -128, 127)
 
 
-def mark(model: onnx.ModelProto, size: tuple[int, int], *, exact: bool) -> None:
-    """Write into the model the size of its NV12 input, and whether its integers are the program's."""
-    height, width = size
-    for key, text in ((EXACT_KEY, "1" if exact else "0"), (SIZE_KEY, f"{height}x{width}")):
+def mark(model: onnx.ModelProto, size: tuple[int, int] | None, *, exact: bool, inputs: Sequence[Input] = ()) -> None:
+    """Write into the model the size of its NV12 input, and whether its integers are the program's.
+
+    Args:
+        inputs: of a network that takes more than one camera image, or something else; ``size`` is None then.
+    """
+    texts = {EXACT_KEY: "1" if exact else "0"}
+    if size is not None:
+        texts[SIZE_KEY] = f"{size[0]}x{size[1]}"
+    if inputs:
+        texts[INPUTS_KEY] = json.dumps([[one.name, one.shape, one.image] for one in inputs])
+    for key, text in texts.items():
         model.metadata_props.add(key=key, value=text)
 
 
@@ -49,7 +61,7 @@ def put_before(model: onnx.ModelProto, preprocess: Preprocess) -> onnx.ModelProt
     must be float32 of ``preprocess.input_shape``.
     """
     graph = Graph.empty()
-    yuv = decode(graph, preprocess.crop).name
+    yuv = decode(graph, preprocess.canvas).name
     matrix = np.array(YUV_TO_RGB)
     mean, std = np.array(preprocess.mean), np.array(preprocess.std)
     if preprocess.color == "bgr":
@@ -64,14 +76,14 @@ def put_before(model: onnx.ModelProto, preprocess: Preprocess) -> onnx.ModelProt
     constants = [numpy_helper.from_array(data, name) for name, data in graph.constants.items()]
     _rename(front, constants)
     front[-1].output[0] = network.input[0].name
-    height, width = preprocess.crop
+    height, width = preprocess.canvas
     taken = helper.make_tensor_value_info(INPUT, TensorProto.UINT8, [height * width * 3 // 2])
     nodes = [*front, *network.node]
     del network.node[:], network.input[:]
     network.node.extend(nodes)
     network.input.append(taken)
     network.initializer.extend(constants)
-    mark(model, preprocess.crop, exact=False)
+    mark(model, preprocess.canvas, exact=False)
     return model
 
 

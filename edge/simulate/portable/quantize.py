@@ -60,7 +60,7 @@ class PortableResult:
 def quantize(
     *, model: Path, calibration: Path, preprocess: Preprocess, prefix: str, out: Path, reporter: Reporter = SILENT
 ) -> PortableResult:
-    """Quantize a float classifier with one static image input; the same inputs give the same bytes.
+    """Quantize a float network with one static image input; the same inputs give the same bytes.
 
     ``calibration`` is a folder of raw float32 files, 0..255 in the network's colour order and layout, as the vendor's
     compiler takes them. They go through NV12 first, as on the board, one at a time.
@@ -159,9 +159,9 @@ def _quantize(source: onnx.ModelProto, images: _Images, target: Path, scratch: P
 
 
 def _prove(target: Path, feed: dict[str, Any]) -> None:
-    """Fail unless stock onnxruntime loads the file and gives finite scores."""
-    if not np.isfinite(session(str(target)).run(None, feed)[0]).all():
-        raise ValueError("the quantized network gives scores that are not finite")
+    """Fail unless stock onnxruntime loads the file and gives finite outputs."""
+    if not all(np.isfinite(output).all() for output in session(str(target)).run(None, feed)):
+        raise ValueError("the quantized network gives outputs that are not finite")
 
 
 def _count(model: onnx.ModelProto) -> tuple[int, int]:

@@ -16,6 +16,7 @@ Rule = Callable[[Graph, Source], Sequence[Value]]
 _STANDARD: Mapping[str, Rule] = {
     "Abs": floating.one,
     "Add": floating.two,
+    "Cast": arrange.cast,
     "Concat": arrange.concat,
     "Div": floating.two,
     "Gather": arrange.gather,
@@ -41,6 +42,7 @@ _VENDOR: Mapping[str, Rule] = {
     "HzLut2Layer": tables.lut2,
     "HzPad": arrange.pad,
     "HzQuantize": quantize.quantize,
+    "HzQuantizedArgMax": reduce.place_of_largest,
     "HzQuantizedGlobalMaxPool": reduce.global_max_pool,
     "HzQuantizedMaxPool": reduce.max_pool,
     "HzQuantizedReduceMax": reduce.reduce_max,

@@ -6,8 +6,11 @@ from collections.abc import Sequence
 
 import numpy as np
 from attrs import evolve
+from onnx import TensorProto
 
 from edge.simulate.portable.graph import Graph, Source, Value
+
+_HOLDING = (TensorProto.FLOAT, TensorProto.INT32, TensorProto.INT64)  # types of a Cast that lose no integer of the BPU
 
 
 def transpose(graph: Graph, source: Source) -> Sequence[Value]:
@@ -16,6 +19,15 @@ def transpose(graph: Graph, source: Source) -> Sequence[Value]:
     perm = source.attributes.get("perm") or list(range(len(x.shape)))[::-1]
     shape, axes = tuple(x.shape[axis] for axis in perm), tuple(x.axes[axis] for axis in perm)
     return [evolve(x, shape=shape, axes=axes)]
+
+
+def cast(graph: Graph, source: Source) -> Sequence[Value]:
+    """Leave integers as they are: the portable model keeps all numbers as float32, which holds those of the BPU."""
+    x = graph.values[source.node.input[0]]
+    to = source.attributes["to"]
+    if x.real or to not in _HOLDING:
+        raise source.unknown(f"from {'real numbers' if x.real else 'integers'} to type {to}")
+    return [x]
 
 
 def reshape(graph: Graph, source: Source) -> Sequence[Value]:

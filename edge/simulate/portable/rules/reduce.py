@@ -1,4 +1,4 @@
-"""Largest values of windows and along axes; scaled sums over axes: means, the global average pool.
+"""Largest values of windows and along axes, and their places; scaled sums over axes: means, the global average pool.
 
 Mean and sum: ``sat(nearest((sat16(sum >> accu_right_shift) * scale) >> out_shift))``; the first shift rounds down.
 Global average pool: the same, but ``rounding_method`` applies to its first shift too.
@@ -13,6 +13,8 @@ from attrs import evolve
 
 from edge.simulate.portable.graph import EXACT, NHWC, Graph, Source, Value, channels
 from edge.simulate.portable.requantize import Integers, bounds, requantize
+
+_MOST_PLACES = 128  # whose numbers fit int8
 
 
 def max_pool(graph: Graph, source: Source) -> Sequence[Value]:
@@ -46,6 +48,18 @@ def reduce_max(graph: Graph, source: Source) -> Sequence[Value]:
     """Take the largest along one axis, which stays with length 1."""
     x = graph.values[source.node.input[0]]
     return [_largest(graph, x, (int(np.atleast_1d(source.attributes["axis"])[0]) % len(x.shape),))]
+
+
+def place_of_largest(graph: Graph, source: Source) -> Sequence[Value]:
+    """Give the place of the largest along one axis, which stays with length 1; of equal values the first."""
+    x = graph.values[source.node.input[0]]
+    axis = int(source.attributes["axis"]) % len(x.shape)
+    source.expect(keepdims=1, select_last_index=0)
+    if x.shape[axis] > _MOST_PLACES:
+        raise source.unknown(f"{x.shape[axis]} places, more than int8 numbers")
+    place = graph.add("ArgMax", x.name, axis=x.axes[axis], keepdims=1)
+    shape = tuple(1 if i == axis else n for i, n in enumerate(x.shape))
+    return [evolve(x, name=graph.add("Cast", place, to=1), shape=shape, low=0, high=x.shape[axis] - 1, real=False)]
 
 
 def plain_reduce_max(graph: Graph, source: Source) -> Sequence[Value]:
