@@ -1,4 +1,4 @@
-"""The range_split stage: channels in groups of similar range, so that each group's int8 steps fit it.
+"""The split stage: channels in groups of similar range, so that each group's int8 steps fit it.
 
 The compiler gives a tensor one threshold. In front of a depthwise convolution that costs most: a few wide channels take
 the steps of all the narrow ones. Here the channels between a convolution and the next but one are sorted by range and cut
@@ -13,7 +13,8 @@ the weights that follow, is least: an exact search over the sorted channels.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import difflib
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -78,10 +79,10 @@ class Place:
 
 
 def find_places(model: onnx.ModelProto) -> tuple[Place, ...]:
-    """Return the places of a simplified graph, in graph order."""
+    """Return the places of a simplified graph with channels for two groups, in graph order."""
     view, found = View(model), []
     for node in view.nodes:
-        if node.op_type != "Conv" or _groups(view, node) != 1 or not _constant(view, node):
+        if not _joining(view, node) or view.initializers[node.input[1]].dims[0] <= BLOCK:
             continue
         first = _activated(view, node)
         behind = view.readers(first.output)
@@ -90,8 +91,7 @@ def find_places(model: onnx.ModelProto) -> tuple[Place, ...]:
         depthwise = tuple(_activated(view, one) for one in behind)
         readers = tuple(tuple(view.readers(one.output)) for one in depthwise)
         if any(view.is_output(one.output) for one in depthwise) or not all(
-            part and all(n.op_type == "Conv" and _groups(view, n) == 1 and _constant(view, n) for n in part)
-            for part in readers
+            part and all(_joining(view, reader) for reader in part) for part in readers
         ):
             continue
         found.append(Place(first, depthwise, readers))
@@ -115,6 +115,11 @@ def _activated(view: View, node: onnx.NodeProto) -> Activated:
 
 def _groups(view: View, node: onnx.NodeProto) -> int:
     return int(view.attribute(node, "group", 1))
+
+
+def _joining(view: View, node: onnx.NodeProto) -> bool:
+    """Tell whether a node is a convolution over all channels."""
+    return node.op_type == "Conv" and _groups(view, node) == 1 and _constant(view, node)
 
 
 def _constant(view: View, node: onnx.NodeProto) -> bool:
@@ -251,3 +256,124 @@ def _split_one(model: onnx.ModelProto, place: Place, parts: Sequence[NDArray[np.
     del graph.initializer[:]
     graph.initializer.extend(stored)
     del graph.value_info[:]
+
+
+@frozen
+class SplitPlace:
+    """A place whose channels were grouped."""
+
+    name: str  #: of the convolution in front.
+    groups: tuple[int, ...]  #: number of channels of each, from the narrowest range to the widest.
+
+
+@frozen
+class SplitResult:
+    """A float ONNX with the same outputs, whose channels are in groups of similar range."""
+
+    onnx: str  #: file name.
+    places: tuple[SplitPlace, ...]  #: in graph order.
+    images: int  #: number of calibration images that gave the ranges.
+    max_abs_error: float  #: largest difference of an output from before, over calibration images and noise.
+
+
+def range_split(
+    *,
+    model: Path,
+    calibration: Sequence[Path],
+    preprocess: Preprocess,
+    range_split: RangeSplit,
+    out: Path,
+    name: str,
+    reporter: Reporter | None = None,
+) -> SplitResult:
+    """Group the channels of a BPU-ready ONNX by range; its answers stay.
+
+    Node ``X`` of a place becomes ``X_g0``, ``X_g1``, …, one a group.
+
+    Args:
+        calibration: raw float32 files of :func:`edge.images.calibrate.calibrate`; the first ``range_split.images`` of
+            them are looked at, behind NV12.
+        preprocess: of the network.
+
+    Raises:
+        ModelFileError: there is no place, or not one that the recipe names, or the outputs change.
+        CalibrationError: a calibration file is of another size.
+    """
+    import onnx
+
+    reporter = reporter or Silent()
+    source = load_onnx(model)
+    places = _chosen(find_places(source), range_split.places, model.name)
+    files = list(calibration)[: range_split.images]
+    images = [calibration_input(file, preprocess) for file in files]
+    ranges = _ranges(source, places, images, reporter)
+    gains = View(source)
+    groups = {place.name: cut(*_noise(gains, place, ranges), range_split.groups) for place in places}
+    changed = split(source, groups)
+
+    reporter.update("compare the outputs", 0.9)
+    with refused(
+        f"the outputs of {model.name} change when its channels are split",
+        expected="the same outputs on calibration images and on noise",
+        remedy="use a recipe without 'range_split', and report the model",
+    ):
+        error = Guard(source, reference(source, model, further=images[:GUARDED]), baseline=source).prove(changed)
+    onnx.save(changed, out / f"{name}.onnx")
+    return SplitResult(
+        onnx=f"{name}.onnx",
+        places=tuple(SplitPlace(key, tuple(map(len, parts))) for key, parts in groups.items()),
+        images=len(files),
+        max_abs_error=error,
+    )
+
+
+def _chosen(places: Sequence[Place], names: Sequence[str], model: str) -> Sequence[Place]:
+    """Return the places with these names; all without any."""
+    known = [place.name for place in places]
+    if not places:
+        raise ModelFileError(
+            f"{model} has no channels to split",
+            expected=f"a convolution of more than {BLOCK} outputs, a depthwise one, and another, "
+            "an activation or nothing behind each",
+            remedy="use a recipe without 'range_split'",
+        )
+    for name in names:
+        if name not in known:
+            close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+            raise ModelFileError(
+                f"range_split names {name!r}, where the channels of {model} can't be split",
+                expected=f"{close[0]!r}" if close else f"convolutions such as {', '.join(known[:3])}",
+                remedy="leave out 'places' to split all",
+            )
+    return [place for place in places if not names or place.name in names]
+
+
+def _ranges(
+    model: onnx.ModelProto, places: Sequence[Place], images: Sequence[NDArray[np.float32]], reporter: Reporter
+) -> dict[str, Ranges]:
+    """Return the magnitude that covers each channel of the tensors that are rounded, a mean over the images."""
+    image, _ = image_input(model)
+    layers = (layer for place in places for layer in (place.first, *place.depthwise))
+    names = list(dict.fromkeys(name for layer in layers for name in layer.tensors))
+    session = open_exposed(model, names)
+    found = {name: np.zeros(()) for name in names}
+    for done, data in enumerate(images, start=1):
+        for name, value in zip(names, session.run(names, {image: data}), strict=True):
+            channels = np.abs(value[0].reshape(value.shape[1], -1))
+            found[name] = found[name] + np.percentile(channels, PERCENTILE, axis=1) / len(images)
+        reporter.update(f"look at {done} of {len(images)} images", 0.8 * done / len(images))
+    return found
+
+
+def _noise(view: View, place: Place, ranges: Mapping[str, Ranges]) -> tuple[list[Ranges], list[Ranges]]:
+    """Return ranges and gains of the tensors that are rounded at a place; see :func:`cut`."""
+
+    def power(node: onnx.NodeProto, axis: int) -> Ranges:
+        weights = np.asarray(view.tensor(node.input[1]), np.float64) ** 2
+        return np.asarray(weights.sum(axis=tuple(set(range(weights.ndim)) - {axis})))
+
+    behind = [sum(power(reader, 1) for reader in readers) for readers in place.readers]
+    front = sum(power(layer.convolution, 0) * after for layer, after in zip(place.depthwise, behind, strict=True))
+    pairs = [(name, front) for name in place.first.tensors]
+    pairs += [(name, after) for layer, after in zip(place.depthwise, behind, strict=True) for name in layer.tensors]
+    return [ranges[name] for name, _ in pairs], [np.asarray(gain) for _, gain in pairs]

@@ -313,17 +313,16 @@ class Equalization:
 class RangeSplit:
     """Channels around depthwise convolutions in groups of similar range, each with thresholds of its own.
 
-    Costs time on the BPU, but no multiplication: see ``edge.prepare``.
+    Costs time on the BPU, but no multiplication: see ``edge.prepare``. A recipe may give the groups alone.
     """
 
-    #: node name of the convolution in front -> number of groups; ``*`` in a name stands for any text.
-    places: Mapping[str, int] = field(factory=lambda: {"*": 2})
+    groups: int = 2  #: at each place, 2..16; fewer where there are few channels.
+    places: tuple[str, ...] = ()  #: node names of the convolutions in front; empty for all that can be split.
     images: int = 64  #: calibration images to look at, 1 and above; all of them if there are fewer.
 
     def __attrs_post_init__(self) -> None:
+        _check(2 <= self.groups <= 16, f"range_split: groups {self.groups}", "2..16")
         _check(self.images >= 1, f"range_split: images {self.images}", "1 and above")
-        for name, groups in self.places.items():
-            _check(2 <= groups <= 16, f"range_split: {groups} groups at {name}", "2..16")
 
 
 @frozen
@@ -361,7 +360,7 @@ class Precision:
     note: str = ""  #: what the recipe was measured on.
     #: rewrites of parts of the graph that keep its answers; see ``edge.prepare``.
     rewrites: tuple[Rewrite, ...] = ()
-    range_split: RangeSplit | None = None  #: of the channels around depthwise convolutions; None leaves them together.
     equalization: Equalization | None = None  #: of the channels; None leaves them as they are.
+    range_split: RangeSplit | None = None  #: of the channels around depthwise convolutions; None leaves them together.
     rounding: Rounding | None = None  #: of the weights; None rounds each to the nearest step, as the compiler does.
     evidence: Evidence | None = None  #: figures behind a recipe that ``edge tune`` found.
