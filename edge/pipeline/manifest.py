@@ -33,8 +33,8 @@ from edge.pipeline.stages import (
     RENDER,
     REWRITE,
     ROUND,
-    SPLIT,
     SIMPLIFY,
+    SPLIT,
     VERIFY,
 )
 from edge.pipeline.verify import VerifyResult

@@ -282,9 +282,7 @@ REWRITE = Stage(
 )
 
 
-def _refined(
-    build: Build, after: Stage[Any], ending: str, *, key: str, lacks: str, seed: Mapping[str, int] | None = None
-) -> Inputs:
+def _refined(build: Build, after: Stage[Any], ending: str, *, key: str, lacks: str, **further: Any) -> Inputs:
     """Return the inputs of equalize, split and round: the ONNX so far, the calibration set, the recipe's key."""
     return given(
         "numpy",
@@ -294,8 +292,7 @@ def _refined(
         calibration=Keyed(build.calibration_files(), build.stage(CALIBRATE).result.sha256),
         preprocess=build.request.spec.preprocess,
         name=f"{build.stage(EXPORT).result.name}_bpu_{ending}",
-        **{key: _of_recipe(build, key, lacks, f"int8_{ending}")},
-        **(seed or {}),
+        **{key: _of_recipe(build, key, lacks, f"int8_{ending}"), **further},
     )
 
 
@@ -311,10 +308,10 @@ EQUALIZE = Stage(
 
 
 def _split_note(_build: Build, result: SplitResult) -> str:
-    least, most = (choose(len(place.groups) for place in result.places) for choose in (min, max))
-    groups = f"{least} groups" if least == most else f"{least} to {most} groups"
-    places = "1 place" if len(result.places) == 1 else f"{len(result.places)} places"
-    return f"channels at {places} in {groups} by range, max abs error {result.max_abs_error:.2g}"
+    groups = sum(len(place.groups) for place in result.places)
+    return (
+        f"channels of {len(result.places)} places in {groups} groups by range, max abs error {result.max_abs_error:.2g}"
+    )
 
 
 SPLIT = Stage(
@@ -333,7 +330,7 @@ ROUND = Stage(
     result=RoundResult,
     needs=(CALIBRATE, SPLIT, EQUALIZE, REWRITE, SIMPLIFY, EXPORT),
     inputs=lambda build: _refined(
-        build, SPLIT, "rounded", key="rounding", lacks="does not round weights", seed={"seed": build.request.seed}
+        build, SPLIT, "rounded", key="rounding", lacks="does not round weights", seed=build.request.seed
     ),
     note=lambda _, r: (
         f"weights of {len(r.layers)} layers, {100 * r.error_kept:.0f} % of the nearest steps' error"

@@ -1,8 +1,8 @@
 """The split stage: channels in groups of similar range, so that each group's int8 steps fit it.
 
-The compiler gives a tensor one threshold. In front of a depthwise convolution that costs most: a few wide channels take
-the steps of all the narrow ones. Here the channels between a convolution and the next but one are sorted by range and cut
-into groups, each with tensors of its own::
+The compiler gives a tensor one threshold. In front of a depthwise convolution that costs most: a few wide channels
+take the steps of all the narrow ones. Here the channels between a convolution and the next but one are sorted by range
+and cut into groups, each with tensors of its own::
 
     Conv → act → depthwise Conv → act → Conv
     Conv, act, depthwise Conv, act  per group  → Concat → Conv
@@ -137,9 +137,9 @@ def _depthwise(view: View, node: onnx.NodeProto) -> bool:
 def cut(ranges: Sequence[Ranges], gains: Sequence[Ranges], groups: int, block: int = BLOCK) -> list[NDArray[np.int64]]:
     """Return the channels of each group, so that the rounding noise behind them is least.
 
-    A tensor of threshold T is rounded with noise T² / (3 * 255²) a value, whichever the channel; channel c passes it on
-    with the power ``gains[c]``. So the sum over tensors and channels of ``gain * T(group)²`` is minimised, over all cuts
-    of the channels sorted by the first tensor's range.
+    A tensor of threshold T is rounded with noise T² / (3 * 255²) a value, whichever the channel; channel c passes it
+    on with the power ``gains[c]``. So the sum over tensors and channels of ``gain * T(group)²`` is minimised, over all
+    cuts of the channels sorted by the first tensor's range.
 
     Args:
         ranges: (channels,) of each tensor that is rounded.

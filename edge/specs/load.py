@@ -16,7 +16,7 @@ from cattrs import transform_error
 from edge.errors import SpecError, UsageError
 from edge.files import data_dir, read_yaml, write_text
 from edge.foreign import foreign
-from edge.specs.schema import OWN_FILES, Compiler, ModelSpec, Precision, Preprocess, RangeSplit
+from edge.specs.schema import OWN_FILES, Compiler, ModelSpec, Precision, Preprocess
 
 if TYPE_CHECKING:
     import yaml
