@@ -86,6 +86,7 @@ GROUPS: Mapping[str, Mapping[str, tuple[str, str]]] = {
         "calibrate": ("edge.cli.build", "Write the calibration set."),
         "rewrite": ("edge.cli.build", "Write parts of the graph another way (some recipes)."),
         "equalize": ("edge.cli.build", "Scale channels to fit int8 (some recipes)."),
+        "split": ("edge.cli.build", "Group channels by range for int8 (some recipes)."),
         "round": ("edge.cli.build", "Round weights so that errors cancel out (some recipes)."),
         "render": ("edge.cli.build", "Write and lint the compiler's mapper YAML."),
         "compile": ("edge.cli.build", "Compile the .bin."),

@@ -109,6 +109,11 @@ HELP = {
         "Scale channels so that the int8 steps fit each of them. For recipes with the key 'equalization'.",
         "edge equalize my.onnx --mean 127.5 --std 127.5 --calib train/ --precision int8_equalized",
     ),
+    "split": (
+        "Group the channels around depthwise convolutions by range, so that the int8 steps fit each group. For recipes "
+        "with the key 'range_split'.",
+        "edge split my.onnx --task detect --calib train/ --precision int8_split",
+    ),
     "round": (
         "Round the weights to int8 so that their errors cancel out. For recipes with the key 'rounding'.",
         "edge round ConvNeXt_atto --precision int8_rounded",

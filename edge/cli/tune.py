@@ -108,6 +108,8 @@ def _recipe(precision: Precision) -> list[str]:
         lines.append(f"  graph        {', '.join(precision.rewrites)}: the same answers in another form")
     if precision.equalization:
         lines.append("  channels     scaled so that the steps fit each")
+    if precision.range_split:
+        lines.append(f"  channels     in {precision.range_split.groups} groups by range")
     lines.append(f"  weights      {'rounded so that errors cancel' if precision.rounding else 'to the nearest step'}")
     for name, node in list(precision.nodes.items())[:SHOWN]:
         sides = [side for side, bits in (("in", node.inputs), ("out", node.outputs)) if bits]

@@ -136,32 +136,47 @@ def fits(pattern: str, name: str) -> bool:
     return re.fullmatch(".*".join(map(re.escape, pattern.split(ANY))), name) is not None
 
 
-def setting(precision: Precision, name: str) -> NodePrecision | None:
-    """Return what a recipe sets for a node: under its own name, else by the last pattern that fits it."""
-    if (own := precision.nodes.get(name)) is not None:
+def setting(precision: Precision, name: str, whole: str = "") -> NodePrecision | None:
+    """Return what a recipe sets for a node: under its own name, else by the last pattern that fits it.
+
+    Args:
+        whole: the node that stage split made it of; what is set for that one holds too.
+    """
+    if (own := precision.nodes.get(name, precision.nodes.get(whole))) is not None:
         return own
-    found = [node for key, node in precision.nodes.items() if ANY in key and fits(key, name)]
+    found = [node for key, node in precision.nodes.items() if ANY in key and (fits(key, name) or fits(key, whole))]
     return found[-1] if found else None
 
 
+def _wholes(precision: Precision, names: NodeNames) -> dict[str, str]:
+    """Return each known node, and the one that stage split made it of: ``X`` for ``X_g0``, else itself."""
+    found = dict(zip(names.known, names.known, strict=True))
+    if precision.range_split is not None:
+        before = {name: re.sub(r"_g\d+$", "", name) for name in names.known}
+        found |= {name: whole for name, whole in before.items() if whole not in names}
+    return found
+
+
 def expanded(precision: Precision, names: NodeNames) -> Precision:
-    """Return the recipe with its patterns replaced by the nodes that they stand for, in graph order.
+    """Return the recipe with its patterns, and nodes that were split, replaced by the nodes that they stand for.
 
     Raises:
         SpecError: a pattern fits no node: the recipe was made for another network.
     """
     patterns = [key for key in precision.nodes if ANY in key]
-    if not patterns:
+    if not patterns and precision.range_split is None:
         return precision
+    wholes = _wholes(precision, names)
     for pattern in patterns:
-        if not any(fits(pattern, name) for name in names.known):
+        if not any(fits(pattern, name) for name in {*wholes, *wholes.values()}):
             raise SpecError(
                 f"recipe {precision.name}: no node of this network fits {pattern!r}",
                 expected=f"names such as {', '.join(names.known[1:4])}",
                 remedy="--precision int8, or a recipe made for this network",
             )
-    plain = {key: node for key, node in precision.nodes.items() if ANY not in key}
-    fitting = {name: node for name in names.known if (node := setting(precision, name)) is not None}
+    gone = set(wholes.values()) - set(wholes)
+    plain = {key: node for key, node in precision.nodes.items() if ANY not in key and key not in gone}
+    fitting = {name: node for name, whole in wholes.items() if (node := setting(precision, name, whole)) is not None}
     return evolve(precision, nodes={**fitting, **plain})
 
 

@@ -35,6 +35,7 @@ from edge.pipeline.stages import (
     REWRITE,
     ROUND,
     SIMPLIFY,
+    SPLIT,
     VERIFY,
 )
 from edge.pipeline.verify import VerifyResult
@@ -54,7 +55,9 @@ TEXT_ROLES = {
     "report.json": "report_json",
 }
 # Roles of the ONNX after stages behind simplify.
-_SHIPPED = {"rewrite": "rewritten_onnx", "equalize": "equalized_onnx", "round": "rounded_onnx"}
+_SHIPPED = {
+    "rewrite": "rewritten_onnx", "equalize": "equalized_onnx", "split": "split_onnx", "round": "rounded_onnx",
+}  # fmt: skip
 # Roles of the files that the runtime opens.
 RUNTIME_ROLES: dict[str, Role] = {"bin": "bin", "portable_onnx": "portable", "quantized_onnx": "quantized"}
 
@@ -187,6 +190,7 @@ def facts(build: Build) -> dict[str, object]:
         "pools": build.stage(SIMPLIFY).result.pools,
         "rewrites": _rewrites(build),
         "equalization": _equalization(build),
+        "range_split": _range_split(build),
         "rounding": _rounding(build),
         "accuracy": {
             **_accuracy(build.stage(EVAL).result),
@@ -270,6 +274,17 @@ def _equalization(build: Build) -> dict[str, object] | None:
     result = build.stage(EQUALIZE).result
     return {
         "pairs": [cattrs.unstructure(pair) for pair in result.pairs],
+        "images": result.images,
+        "max_abs_error": result.max_abs_error,
+    }
+
+
+def _range_split(build: Build) -> dict[str, object] | None:
+    if build.toolchain is None or build.request.precision.range_split is None:
+        return None
+    result = build.stage(SPLIT).result
+    return {
+        "places": [cattrs.unstructure(place) for place in result.places],
         "images": result.images,
         "max_abs_error": result.max_abs_error,
     }

@@ -2,11 +2,11 @@
 
 ::
 
-    export → simplify → check → calibrate → rewrite → equalize → round → render → compile → portable → verify
-    → eval
+    export → simplify → check → calibrate → rewrite → equalize → split → round → render → compile → portable
+    → verify → eval
     export → simplify → calibrate → quantize → eval                  with ``--compiler onnxruntime``
 
-``rewrite``, ``equalize`` and ``round`` run only if the recipe asks for them.
+``rewrite``, ``equalize``, ``split`` and ``round`` run only if the recipe asks for them.
 """
 
 from __future__ import annotations
@@ -37,6 +37,7 @@ from edge.pipeline.inputs import Inputs, Keyed, given, versions
 from edge.pipeline.verify import FRAMES, VerifyResult, candidates, verify
 from edge.prepare.channel_mean import RewriteResult, rewrite
 from edge.prepare.equalize import EqualizeResult, equalize
+from edge.prepare.range_split import SplitResult, range_split
 from edge.prepare.rounding import RoundResult, round_weights
 from edge.prepare.simplify import SimplifyResult, simplify
 from edge.progress import Listener
@@ -281,8 +282,8 @@ REWRITE = Stage(
 )
 
 
-def _refined(build: Build, after: Stage[Any], ending: str, **asked: Any) -> Inputs:
-    """Return the inputs of equalize and round: the ONNX so far and the calibration set."""
+def _refined(build: Build, after: Stage[Any], ending: str, *, key: str, lacks: str, **further: Any) -> Inputs:
+    """Return the inputs of equalize, split and round: the ONNX so far, the calibration set, the recipe's key."""
     return given(
         "numpy",
         "onnx",
@@ -291,13 +292,8 @@ def _refined(build: Build, after: Stage[Any], ending: str, **asked: Any) -> Inpu
         calibration=Keyed(build.calibration_files(), build.stage(CALIBRATE).result.sha256),
         preprocess=build.request.spec.preprocess,
         name=f"{build.stage(EXPORT).result.name}_bpu_{ending}",
-        **asked,
+        **{key: _of_recipe(build, key, lacks, f"int8_{ending}"), **further},
     )
-
-
-def _equalize_inputs(build: Build) -> Inputs:
-    asked = _of_recipe(build, "equalization", "does not equalize channels", "int8_equalized")
-    return _refined(build, REWRITE, "equalized", equalization=asked)
 
 
 EQUALIZE = Stage(
@@ -305,23 +301,37 @@ EQUALIZE = Stage(
     work=equalize,
     result=EqualizeResult,
     needs=(CALIBRATE, REWRITE, SIMPLIFY, EXPORT),
-    inputs=_equalize_inputs,
+    inputs=lambda build: _refined(build, REWRITE, "equalized", key="equalization", lacks="does not equalize channels"),
     note=lambda _, r: f"channels of {len(r.pairs)} pairs scaled, max abs error {r.max_abs_error:.2g}",
     when=asks_for("equalization"),
 )
 
 
-def _round_inputs(build: Build) -> Inputs:
-    asked = _of_recipe(build, "rounding", "does not round weights", "int8_rounded")
-    return _refined(build, EQUALIZE, "rounded", rounding=asked, seed=build.request.seed)
+def _split_note(_build: Build, result: SplitResult) -> str:
+    groups = sum(len(place.groups) for place in result.places)
+    return (
+        f"channels of {len(result.places)} places in {groups} groups by range, max abs error {result.max_abs_error:.2g}"
+    )
 
+
+SPLIT = Stage(
+    "split",
+    work=range_split,
+    result=SplitResult,
+    needs=(CALIBRATE, EQUALIZE, REWRITE, SIMPLIFY, EXPORT),
+    inputs=lambda build: _refined(build, EQUALIZE, "split", key="range_split", lacks="does not split channels"),
+    note=_split_note,
+    when=asks_for("range_split"),
+)
 
 ROUND = Stage(
     "round",
     work=round_weights,
     result=RoundResult,
-    needs=(CALIBRATE, EQUALIZE, REWRITE, SIMPLIFY, EXPORT),
-    inputs=_round_inputs,
+    needs=(CALIBRATE, SPLIT, EQUALIZE, REWRITE, SIMPLIFY, EXPORT),
+    inputs=lambda build: _refined(
+        build, SPLIT, "rounded", key="rounding", lacks="does not round weights", seed=build.request.seed
+    ),
     note=lambda _, r: (
         f"weights of {len(r.layers)} layers, {100 * r.error_kept:.0f} % of the nearest steps' error"
         + (f"; {len(r.left)} left as they are" if r.left else "")
@@ -330,7 +340,7 @@ ROUND = Stage(
 )
 
 # Stages between the BPU-ready ONNX and the compiler, the last one first.
-REFINED: tuple[Stage[Any], ...] = (ROUND, EQUALIZE, REWRITE)
+REFINED: tuple[Stage[Any], ...] = (ROUND, SPLIT, EQUALIZE, REWRITE)
 
 
 def _render_inputs(build: Build) -> Inputs:
@@ -586,6 +596,6 @@ EVAL = Stage(
 )
 
 STAGES: tuple[Stage[Any], ...] = (
-    EXPORT, SIMPLIFY, CHECK, CALIBRATE, REWRITE, EQUALIZE, ROUND, RENDER, COMPILE, PORTABLE, VERIFY, EVAL,
+    EXPORT, SIMPLIFY, CHECK, CALIBRATE, REWRITE, EQUALIZE, SPLIT, ROUND, RENDER, COMPILE, PORTABLE, VERIFY, EVAL,
 )  # fmt: skip
 PORTABLE_STAGES: tuple[Stage[Any], ...] = (EXPORT, SIMPLIFY, CALIBRATE, QUANTIZE, EVAL)

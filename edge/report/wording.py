@@ -85,6 +85,11 @@ def prepared(manifest: Mapping[str, Any]) -> tuple[str, ...]:
             f"channels of {_count(len(equalization['pairs']), 'pair')} of layers equalized "
             f"on {_count(equalization['images'], 'calibration image')}"
         )
+    if split := manifest.get("range_split"):
+        lines.append(
+            f"channels at {_count(len(split['places']), 'place')} grouped by range "
+            f"on {_count(split['images'], 'calibration image')}"
+        )
     if rounding := manifest.get("rounding"):
         lines.append(
             f"weights of {_count(rounding['layers'], 'layer')} rounded on "

@@ -26,13 +26,13 @@ UNRECORDED = frozenset({"build_dir", "install", "any_memory"})
 RENAMED = {"mapper": "compiler", "hops": "steps", "k": "top"}
 RENAMED_VALUES = {("mapper", "portable"): "onnxruntime"}
 # Who reads an option, of the verbs that end at one stage; edge build reads all of them.
-EVERY = ("export", "simplify", "check", "calibrate", "rewrite", "equalize", "round", "render", "compile", "portable",
-         "verify", "quantize")  # fmt: skip
+EVERY = ("export", "simplify", "check", "calibrate", "rewrite", "equalize", "split", "round", "render", "compile",
+         "portable", "verify", "quantize")  # fmt: skip
 EXPORT, VERIFY = EVERY[:1], ("verify",)
 COMPILED = ("compile", "portable", "verify")
 RENDERED, CHECKED = ("render", *COMPILED), ("check", *COMPILED)
-BY_RECIPE = ("rewrite", "equalize", "round", "check", *RENDERED)
-CALIBRATED = ("calibrate", "equalize", "round", "quantize", *RENDERED)
+BY_RECIPE = ("rewrite", "equalize", "split", "round", "check", *RENDERED)
+CALIBRATED = ("calibrate", "equalize", "split", "round", "quantize", *RENDERED)
 _NUMBERS: Mapping[Any, type] = {int: Integral, float: Real}
 
 

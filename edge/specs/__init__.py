@@ -24,6 +24,7 @@ from edge.specs.schema import (
     Precision,
     Preprocess,
     Published,
+    RangeSplit,
     Rounding,
     Sources,
 )
@@ -40,6 +41,7 @@ __all__ = [
     "Precision",
     "Preprocess",
     "Published",
+    "RangeSplit",
     "Rounding",
     "Scale",
     "Sources",

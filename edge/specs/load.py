@@ -177,7 +177,10 @@ def load_precision(name: str) -> Precision:
             raise SpecError(
                 f"there is no precision recipe {name!r}", expected=", ".join(names) + "; or a path of a YAML"
             )
-    return _structured(_mapping(path), path, Precision)
+    data = _mapping(path)
+    if type(groups := data.get("range_split")) is int:
+        data["range_split"] = {"groups": groups}
+    return _structured(data, path, Precision)
 
 
 def is_searched(path: Path) -> bool:
@@ -215,6 +218,8 @@ def precision_text(precision: Precision) -> str:
     """Return a recipe as YAML, defaults left out: a line for each node and each figure of its evidence."""
     data: dict[str, Any] = cattrs.unstructure(precision)
     data["rewrites"] = list(precision.rewrites)
+    if precision.range_split:
+        data["range_split"]["places"] = list(precision.range_split.places)
     data["nodes"] = {node: _said(setting, None) for node, setting in data["nodes"].items()}
     data["calibration"] = {
         key: list(value) if isinstance(value, tuple) else value

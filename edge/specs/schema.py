@@ -310,6 +310,22 @@ class Equalization:
 
 
 @frozen
+class RangeSplit:
+    """Channels around depthwise convolutions in groups of similar range, each with thresholds of its own.
+
+    Costs time on the BPU, but no multiplication: see ``edge.prepare``. A recipe may give the groups alone.
+    """
+
+    groups: int = 2  #: at each place, 2..16; fewer where there are few channels.
+    places: tuple[str, ...] = ()  #: node names of the convolutions in front; empty for all that can be split.
+    images: int = 64  #: calibration images to look at, 1 and above; all of them if there are fewer.
+
+    def __attrs_post_init__(self) -> None:
+        _check(2 <= self.groups <= 16, f"range_split: groups {self.groups}", "2..16")
+        _check(self.images >= 1, f"range_split: images {self.images}", "1 and above")
+
+
+@frozen
 class Evidence:
     """On which images ``edge tune`` found a recipe, and what was measured with it.
 
@@ -347,5 +363,6 @@ class Precision:
     #: rewrites of parts of the graph that keep its answers; see ``edge.prepare``.
     rewrites: tuple[Rewrite, ...] = ()
     equalization: Equalization | None = None  #: of the channels; None leaves them as they are.
+    range_split: RangeSplit | None = None  #: of the channels around depthwise convolutions; None leaves them together.
     rounding: Rounding | None = None  #: of the weights; None rounds each to the nearest step, as the compiler does.
     evidence: Evidence | None = None  #: figures behind a recipe that ``edge tune`` found.
