@@ -259,6 +259,7 @@ def test_the_search_tries_it_where_there_are_pairs(monkeypatch: pytest.MonkeyPat
         request=SimpleNamespace(precision=Precision("int8"), spec=SimpleNamespace(name="net")),
         options=SimpleNamespace(seconds=1000.0),
         equalizable=pairs,
+        splittable=False,
         _quick=quick,
     )
     Search._calibrations(search, cast(Any, None))

@@ -136,7 +136,14 @@ def search(
     folder.mkdir(exist_ok=True)
     request = SimpleNamespace(precision=Precision("int8"), spec=SimpleNamespace(name="m"))
     made = OnStubs(cast(Any, request), cast(Any, SimpleNamespace(root=folder)), SearchOptions(seconds=seconds), Quiet())
-    given = {"toolchain": None, "equalizable": False, "rewritable": False, "selection": None, "_started": clock.now}
+    given = {
+        "toolchain": None,
+        "equalizable": False,
+        "splittable": False,
+        "rewritable": False,
+        "selection": None,
+        "_started": clock.now,
+    }
     halves = SimpleNamespace(selection=range(200), report=range(200))
     for name, value in {**given, "halves": (halves, ""), "trials": Stub(clock, made.journal)}.items():
         setattr(made, name, value)

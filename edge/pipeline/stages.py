@@ -524,10 +524,8 @@ def _eval_inputs(build: Build) -> Inputs:
 
 def _eval_note(_build: Build, result: Evaluation) -> str:
     first, last = result.step("float"), result.step(result.quantized)
-    if last.outputs:
-        return f"{raw_line(last)} on {result.n} images"
-    if last.boxes is not None:
-        return f"{boxes_line(first, last)} on {result.n} images"
+    if last.outputs or last.boxes:
+        return f"{boxes_line(first, last) if last.boxes else raw_line(last)} on {result.n} images"
     agreement = (
         f"agreement with float {REFERENCES[last.agreement_with]} {last.agreement_percent:.1f} % on {result.n} images"
     )

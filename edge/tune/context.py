@@ -27,6 +27,7 @@ from edge.pipeline.build import Build
 from edge.pipeline.stages import CALIBRATE, EXPORT, SIMPLIFY, Inside
 from edge.prepare.channel_mean import channel_mean
 from edge.prepare.equalize import find_pairs
+from edge.prepare.range_split import find_places
 from edge.progress import Listener
 from edge.specs import Precision
 from edge.specs.request import Request, Weights
@@ -147,6 +148,11 @@ class Context:
     def equalizable(self) -> bool:
         """Whether the network has convolutions between which channels can be scaled."""
         return bool(find_pairs(load_onnx(self.onnx)))
+
+    @cached_property
+    def splittable(self) -> bool:
+        """Whether the network has depthwise convolutions around which channels can be split by range."""
+        return bool(find_places(load_onnx(self.onnx)))
 
     @cached_property
     def rewritable(self) -> bool:

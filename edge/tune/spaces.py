@@ -11,7 +11,7 @@ from edge.compiler.rules import OPERATOR_FORM
 from edge.measure.layers import Group
 from edge.simulate.fakequant import INT16, Quantizer, Translated
 from edge.specs import Calibration, NodePrecision, Precision
-from edge.specs.schema import Equalization, Level, Rewrite, Rounding
+from edge.specs.schema import Equalization, Level, RangeSplit, Rewrite, Rounding
 
 NOTE = "found by edge tune; the evidence below says on what"
 PREPROCESS = "HzPreprocess"
@@ -28,6 +28,7 @@ CALIBRATIONS: Mapping[str, Calibration] = {
     "default, bias corrected": Calibration("default", optimization=("bias_correction",)),
 }
 EQUALIZED = Equalization()
+SPLIT, FINER = RangeSplit(2), RangeSplit(4)
 REWRITES: tuple[Rewrite, ...] = ("channel_mean",)
 ROUNDED = Rounding()
 # Tried if rounding was better: more images, and more or less weight of rare inputs.

@@ -2,7 +2,7 @@
 
 ::
 
-    plain int8, shipped  →  calibration x rounding x equalization, quick builds
+    plain int8, shipped  →  calibration x split x rounding x equalization, quick builds
     →  units ranked on the calibrated model  →  their cost, latency-only compiles  →  greedy, then drop
     →  the best set with other calibrations, quick builds  →  finalists shipped, also with means over
     channels as convolutions  →  measured once on the images kept back  →  recommended if better there
@@ -33,6 +33,7 @@ from edge.tune.units import FINALISTS, Step, search_int16_units, tightened_budge
 
 PLAIN = "plain int8"
 FEW = 100  # images in a part; fewer give uncertain figures
+SPLIT_ON = 4  # calibrations, the best ones, with which channels are split: another may be best then
 PROGRAMS = 4  # to compile at the level that ships, besides plain int8
 
 
@@ -153,6 +154,13 @@ class Search(Context):
         attempt(f"{PLAIN}, rounded", evolve(plain, rounding=spaces.ROUNDED))
         for method, calibration in spaces.CALIBRATIONS.items():
             attempt(method, spaces.recipe(model, base, calibration, None))
+        if self.splittable:
+            whole = [item for item in found if item.precision.rounding is None]
+            for item in sorted(whole, key=_order)[:SPLIT_ON]:
+                attempt(f"{item.name}, split in 2", evolve(item.precision, range_split=spaces.SPLIT))
+            best = min(found, key=_order)
+            if best.precision.range_split is not None:
+                attempt(f"{best.name[:-1]}4", evolve(best.precision, range_split=spaces.FINER))
         best = min((item for item in found if item.precision.rounding is None), key=_order)
         if best.name != PLAIN:
             attempt(f"{best.name}, rounded", evolve(best.precision, rounding=spaces.ROUNDED))
