@@ -11,9 +11,11 @@ import onnx
 import pytest
 
 from edge.errors import UsageError
+from edge.images.preprocess import decode
 from edge.runtime import load
 from tests.conftest import Run, save_images, save_net
 from tests.detectors import BINS, VARIANTS, reckoned
+from tests.test_notebooks import run
 
 RED = (1.0, 0.0, 0.0)
 # A square image of 128 is halved and lies in the middle of 64x96: 16 pixels from the left.
@@ -159,3 +161,35 @@ def test_a_head_described_in_the_yaml_is_cut_there(edge: Run, tmp_path: Path) ->
     code, _, err = edge("export", "mine.yaml")
     assert code == 0, err
     assert "the boxes of its outputs are those of the whole network" in err
+
+
+def test_the_bundles_notebook_shows_the_boxes(edge: Run, tmp_path: Path) -> None:
+    folder = build(edge, tmp_path)
+    code, _, err = edge("bundle", str(folder), "--out", str(tmp_path / "bundle"))
+    assert code == 0, err
+    image = save_image(tmp_path / "one.png")
+    ran = run(
+        tmp_path / "bundle" / "test_net.ipynb",
+        edit=lambda text: text.replace("IMAGE = None", f"IMAGE = {str(image)!r}"),
+    )
+    with load(folder) as net:
+        found = net.detect(image)
+    assert ran.text.count("red  0.") == len(found) > 0
+    assert "class" not in ran.text
+    _, drawn = ran.images
+    assert drawn.shape == (128, 128, 3)
+    assert (drawn != decode(image)).any()
+
+
+def test_a_folder_is_answered_in_its_order(edge: Run, tmp_path: Path) -> None:
+    folder = build(edge, tmp_path)
+    images = tmp_path / "many"
+    images.mkdir()
+    for number in range(6):
+        save_image(images / f"{number}.png")
+    (images / "3.png").write_bytes(b"no image")
+    code, out, _ = edge("run", str(folder), str(images), "--json")
+    told = json.loads(out)["images"]
+    assert code == 1
+    assert [Path(one["image"]).name for one in told] == [f"{number}.png" for number in range(6)]
+    assert [place for place, one in enumerate(told) if "error" in one] == [3]

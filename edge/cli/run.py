@@ -27,6 +27,7 @@ from edge.cli.program import (
 )
 from edge.cli.verb import Verb
 from edge.errors import EdgeError, InputError, UsageError, shown
+from edge.images.frames import in_order
 from edge.specs.schema import ScoreKind
 
 if TYPE_CHECKING:
@@ -96,14 +97,18 @@ def run_command(
             )
         if not as_json:
             _head(net, note, verbose=verbose, classes=classes)
-        results, started = [], time.monotonic()
-        for image in files:
+
+        def answer(image: Path) -> dict[str, Any]:
             if boxes:
-                results.append(_detect(net, image, targets.get(image)))
-            else:
-                results.append(_classify(net, image, top, targets.get(image)) if classes else _outputs(net, image))
+                return _detect(net, image, targets.get(image))
+            return _classify(net, image, top, targets.get(image)) if classes else _outputs(net, image)
+
+        results, started = list[dict[str, Any]](), time.monotonic()
+        # Images are read and boxes decoded while the program runs on the next ones.
+        for result in in_order(answer, files):
+            results.append(result)
             if not as_json:
-                _show(results[-1])
+                _show(result)
         if not as_json and len(results) > 1:
             click.echo(_summary(results, time.monotonic() - started))
         if as_json:

@@ -70,10 +70,11 @@ def load_frames(
 
 def spread(work: Callable[[T], R], items: Sequence[T], done: Callable[[int], None] | None = None) -> list[R]:
     """Map in threads, results in order; onnxruntime and numpy release the interpreter's lock."""
-    return list(_spread(work, items, done))
+    return list(in_order(work, items, done))
 
 
-def _spread(work: Callable[[T], R], items: Sequence[T], done: Callable[[int], None] | None) -> Iterator[R]:
+def in_order(work: Callable[[T], R], items: Sequence[T], done: Callable[[int], None] | None = None) -> Iterator[R]:
+    """Yield what :func:`spread` returns, each result as soon as those before it are there."""
     with ThreadPoolExecutor(cores()) as pool:
         try:
             for count, result in enumerate(pool.map(work, items), start=1):

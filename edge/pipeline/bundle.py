@@ -103,31 +103,33 @@ def notebook(model: str, task: Task = "classify") -> str:
 
     Args:
         model: letters, digits, ``_``, ``-`` and ``.``; other characters become ``_``.
-        task: what the outputs mean; those of no classifier are listed.
+        task: what the outputs mean: those of a detector become boxes, other raw ones are listed.
     """
     template = data_dir("notebooks") / NOTEBOOK.format(model=NOTEBOOK_MODEL)
     safe = re.sub(r"[^A-Za-z0-9_.-]", "_", model)
     text = template.read_text(encoding="utf-8")
     if task != "classify":
-        text = _without_classes(text)
+        text = _without_classes(text, task)
     return text.replace(NOTEBOOK_MODEL, safe)
 
 
-def _without_classes(text: str) -> str:
-    """Return the notebook with the outputs in place of scores, classes and the image with its labels."""
+def _without_classes(text: str, task: Task) -> str:
+    """Return the notebook with boxes or outputs in place of scores, classes and the image with its labels."""
     document = json.loads(text)
     cells = document["cells"]
     forward, classes, speed = (
         next(i for i, cell in enumerate(cells) if "".join(cell["source"]).startswith(heading))
         for heading in ("## 5. Forward", "## 6.", "## 8. Speed")
     )
-    cells[forward + 1]["source"] = _OUTPUTS.splitlines(keepends=True)
+    if task == "detect":
+        cells[forward]["source"] = _BOXES_HEAD.splitlines(keepends=True)
+    cells[forward + 1]["source"] = (_BOXES if task == "detect" else _OUTPUTS).splitlines(keepends=True)
     cells[speed]["source"][0] = cells[speed]["source"][0].replace("8.", "6.")
     del cells[classes:speed]
     text = json.dumps(document, indent=1, ensure_ascii=False) + "\n"
     for of_classes, of_outputs in _WORDS:
         text = text.replace(of_classes, of_outputs)
-    return text
+    return text.replace("to the outputs", "to boxes") if task == "detect" else text
 
 
 _WORDS = (
@@ -135,6 +137,15 @@ _WORDS = (
     ("import annotate, png", "import png"),
     ('    "from edge.runtime.scores import probabilities\\n",\n', ""),
 )
+_BOXES_HEAD = """## 5. Boxes
+
+The program's outputs, decoded, thinned out, and back in the image's own pixels."""
+_BOXES = """from edge.detect import draw as draw_boxes
+
+found = net.detect(rgb, score=0.25)
+for box, score, label in zip(found.boxes, found.scores, found.labels):
+    print(f"{net.labels[label] if net.labels else label}  {score:.2f}  {box.round(1)}")
+display(Image(data=png(draw_boxes(rgb, found, net.labels))))"""
 _OUTPUTS = """for name, values in net.outputs(rgb).items():
     print(f"{name}: {values.shape}, {values.min():.5g} to {values.max():.5g}, mean {values.mean():.5g}")"""
 
