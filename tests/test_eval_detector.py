@@ -7,6 +7,7 @@ from pathlib import Path
 
 import cattrs
 import numpy as np
+import onnx
 import pytest
 from attrs import evolve
 
@@ -114,3 +115,22 @@ def test_doubts_of_the_labels_are_told(edge: Run, tmp_path: Path) -> None:
     images = save_set(tmp_path / "set", extra="1 1.05 0.5 0.3 0.2\n")
     _, _, err = build(edge, tmp_path, images)
     assert "4 boxes cut at the image's border" in err
+
+
+@pytest.mark.parametrize("name", ["green", "a\nb"])
+def test_class_names_inside_the_file_are_the_boxes(edge: Run, tmp_path: Path, name: str) -> None:
+    images = save_set(tmp_path / "set", labelled=False)
+    save_detector(tmp_path / "net.onnx")
+    model = onnx.load(tmp_path / "net.onnx")
+    model.metadata_props.add(key="names", value=str({0: "red", 1: name, 2: "blue"}))
+    onnx.save(model, tmp_path / "named.onnx")
+    words = ("--task", "detect", "--compiler", "onnxruntime", "--std", "255", "--images", str(images))
+    given = ("--calib", str(images), "--build-dir", str(tmp_path / "build"))
+    code, _, err = edge("build", str(tmp_path / "named.onnx"), *words, *given)
+    assert code == 0, err
+    labels = tmp_path / "build" / "named" / "labels.txt"
+    if name == "green":
+        assert "3 class names are inside the file" in err
+        assert labels.read_text().split() == ["red", "green", "blue"]
+    else:  # a name that breaks a line names nothing
+        assert not labels.exists()

@@ -154,7 +154,8 @@ class Build:
         network = self.stage(EXPORT).result
         if network.inputs:
             return choose_samples(self.request, network.inputs, self.listener.warn), "raw outputs have no labels"
-        return choose_images(self.request, network.weights.source, network.classes, self.listener.warn)
+        source, names = network.weights.source, network.names
+        return choose_images(self.request, source, network.classes, names, self.listener.warn)
 
     @property
     def prefix(self) -> str:

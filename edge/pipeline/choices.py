@@ -146,8 +146,10 @@ def require_readable_sets(request: Request, calibration: CalibrationSet) -> None
             open_images(source)
 
 
-def choose_images(request: Request, source: str, classes: int, tell: Callable[[str], None]) -> tuple[ImageSet, str]:
-    """Return the images to measure on, and why there is no Top-1 or AP; empty if there is."""
+def choose_images(
+    request: Request, source: str, classes: int, names: Sequence[str], tell: Callable[[str], None]
+) -> tuple[ImageSet, str]:
+    """Return the images to measure on, and why there is no Top-1 or AP; see :func:`image_set`."""
     labels = "demo" if source == "demo" else request.spec.labels
     return image_set(
         request.images,
@@ -158,6 +160,7 @@ def choose_images(request: Request, source: str, classes: int, tell: Callable[[s
         count=request.images_count,
         seed=request.seed,
         label_offset=request.label_offset,
+        names=names,
         tell=tell,
     )
 
@@ -173,6 +176,7 @@ def image_set(
     label_offset: int = 0,
     task: Task = "classify",
     inputs: Sequence[Input] = (),
+    names: Sequence[str] = (),
     tell: Callable[[str], None] = SILENT.warn,
 ) -> tuple[ImageSet, str]:
     """Return the images to measure a network on, and why there is no Top-1 or AP; empty if there is.
@@ -186,6 +190,7 @@ def image_set(
         label_offset: added to every label of files.
         task: what the outputs mean; labels of images are nothing to raw outputs.
         inputs: of a network that takes more than one camera image, or something else: then samples are opened.
+        names: of a detector's classes, where ``labels`` gives none; empty if unknown.
         tell: told what was corrected in the labels of a detection set, or left out.
     """
     if inputs:
@@ -196,7 +201,7 @@ def image_set(
     if rendered:
         found = open_images(images or DEMO_TEST, count=count or None)
     elif task == "detect":
-        found = boxes = open_boxes(str(images), classes=class_names(labels, classes) or classes)
+        found = boxes = open_boxes(str(images), classes=class_names(labels, classes) or names or classes)
         for doubt in boxes.doubts:
             tell(doubt)
     elif task == "raw":

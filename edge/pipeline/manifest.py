@@ -135,9 +135,9 @@ def labels(build: Build) -> str:
     """Return ``labels.txt``, one class name per line; empty if names are unknown or their number is wrong."""
     network = build.stage(EXPORT).result
     names = class_names("demo" if network.weights.source == "demo" else build.request.spec.labels)
-    if not names or len(names) != network.classes:  # the labelled set of a detector tells them, too
+    if network.detector is not None and not names:  # the file or the labelled set may tell them, too
         images = build.measured_on[0]
-        names = images.names if isinstance(images, BoxSet) else None
+        names = network.names or (images.names if isinstance(images, BoxSet) else None)
     return "".join(f"{name}\n" for name in names) if names and len(names) == network.classes else ""
 
 

@@ -24,6 +24,7 @@ from edge.specs.schema import HEIGHT_MULTIPLE, WIDTH_MULTIPLE, Input, Layout, Ou
 if TYPE_CHECKING:
     import onnx
 
+NAME_LENGTH = 100  # characters of a class name inside a file
 PARAMETER_TOLERANCE = 0.02  # the sisters of one family differ by 40 % and more
 
 
@@ -106,7 +107,10 @@ def of_task(
         taken = take(model, origin, detector, value_range)
         part, outputs = named_outputs(taken.model, origin, None)
         proved = f"the boxes of its outputs are those of the whole network within {taken.max_error:.1g}"
-        found = evolve(_facts(part, origin, outputs), classes=taken.detector.classes, names=names_in(model))
+        names = names_in(model)
+        if names is not None and not (len(names) == taken.detector.classes and all(map(_plain, names))):
+            names = None
+        found = evolve(_facts(part, origin, outputs), classes=taken.detector.classes, names=names)
         return part, evolve(found, detector=taken.detector, notes=(*taken.notes, proved))
     model, outputs = named_outputs(model, origin, output)
     inputs = _inputs(model, origin, featuremap)
@@ -239,6 +243,11 @@ def _facts(model: onnx.ModelProto, origin: str, outputs: tuple[Output, ...] = ()
         names=None,
         scores="logits",
     )
+
+
+def _plain(name: str) -> bool:
+    """Tell whether a class name of a file can be shown, and stand on a line of its own."""
+    return 0 < len(name) <= NAME_LENGTH and name.isprintable() and name == name.strip()
 
 
 def require_fit(found: ModelFacts, spec: ModelSpec, origin: str, *, classes: bool = True) -> None:

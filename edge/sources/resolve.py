@@ -205,10 +205,11 @@ def _of_file(path: Path, options: Options, changes: dict[str, Any]) -> tuple[Mod
                 f"--crop {height}x{width}, but {path.name} takes {crop[0]}x{crop[1]}",
                 remedy="leave --crop out, or export the network at that size",
             )
-        if found.names is not None:
+        if found.names is not None and not options.labels:
+            use = "only their order is checked" if found.detector is None else "boxes carry them"
             notes.append(
-                f"{len(found.names)} class names are inside the file, the first {found.names[0]!r}: only "
-                "their order is checked; --labels FILE names the classes"
+                f"{len(found.names)} class names are inside the file, the first {found.names[0]!r}: {use}; "
+                "--labels FILE names the classes"
             )
     assumed = [key for key in ("color", "resize", "interpolation") if key not in changes] + conventions
     usual = {"resize": round(max(crop) / CROP_SHARE), "interpolation": "bilinear"}

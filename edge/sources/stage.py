@@ -57,6 +57,7 @@ class ExportResult:
     #: those of a network that takes more than one camera image, or something else; empty for one image.
     inputs: tuple[Input, ...] = ()
     detector: Detector | None = None  #: how boxes are read from the outputs; None but for a detector.
+    names: tuple[str, ...] = ()  #: a detector's class names inside the file, where the user gives none.
     exporter: str = ""  #: versions of what exported it; empty where the file came as ONNX.
     notes: tuple[str, ...] = ()  #: what the user should know of it.
     #: largest difference between the outputs of the ONNX and of the framework on the same seeded noise, as a share of
@@ -170,6 +171,7 @@ def export(
         scores=found.scores,
         inputs=found.inputs,
         detector=found.detector,
+        names=found.names or () if found.detector is not None and spec.labels is None else (),
         exporter=exporter,
         notes=notes,
         max_error=max_error,
