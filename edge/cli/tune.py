@@ -26,6 +26,7 @@ _KINDS = {
     "ship": "programs at the level that ships",
     "build": "calibrations, quick builds",
     "rank": "rankings of all units",
+    "places": "places to split compared",
     "damage": "sets of units compared",
     "latency": "latency-only compiles",
     "report": "figures on the images kept back",
@@ -109,7 +110,9 @@ def _recipe(precision: Precision) -> list[str]:
     if precision.equalization:
         lines.append("  channels     scaled so that the steps fit each")
     if precision.range_split:
-        lines.append(f"  channels     in {precision.range_split.groups} groups by range")
+        places = precision.range_split.places
+        where = f" at {len(places)} places" if places else ""
+        lines.append(f"  channels     in {precision.range_split.groups} groups by range{where}")
     lines.append(f"  weights      {'rounded so that errors cancel' if precision.rounding else 'to the nearest step'}")
     for name, node in list(precision.nodes.items())[:SHOWN]:
         sides = [side for side, bits in (("in", node.inputs), ("out", node.outputs)) if bits]

@@ -58,10 +58,14 @@ class Activated:
         return (before,) if before == after else (before, after)
 
     @property
+    def nodes(self) -> tuple[onnx.NodeProto, ...]:
+        """All nodes of it."""
+        return self.convolution, *self.activation
+
+    @property
     def output(self) -> str:
         """Name of the value behind the activation."""
-        nodes = (self.convolution, *self.activation)
-        return str(nodes[-1].output[0])
+        return str(self.nodes[-1].output[0])
 
 
 @frozen

@@ -29,7 +29,7 @@ from edge.tune.context import TRIALS, Candidate, Context, SearchOptions
 from edge.tune.journal import Entry
 from edge.tune.result import TuneResult, outcome, point_of
 from edge.tune.trials import QUICK, adopt, figures, latency, measured
-from edge.tune.units import FINALISTS, Step, search_int16_units, tightened_budget, with_nodes
+from edge.tune.units import FINALISTS, Step, places_to_split, search_int16_units, tightened_budget, with_nodes
 
 PLAIN = "plain int8"
 FEW = 100  # images in a part; fewer give uncertain figures
@@ -161,6 +161,11 @@ class Search(Context):
             best = min(found, key=_order)
             if best.precision.range_split is not None:
                 attempt(f"{best.name[:-1]}4", evolve(best.precision, range_split=spaces.FINER))
+                best = min(found, key=_order)
+                places = places_to_split(self)
+                split = evolve(best.precision.range_split or spaces.SPLIT, places=places)
+                if places:
+                    attempt(f"{best.name} at {len(places)} places", evolve(best.precision, range_split=split))
         best = min((item for item in found if item.precision.rounding is None), key=_order)
         if best.name != PLAIN:
             attempt(f"{best.name}, rounded", evolve(best.precision, rounding=spaces.ROUNDED))

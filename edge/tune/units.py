@@ -24,7 +24,8 @@ from edge.graph.files import facts, load_onnx
 from edge.images.frames import Frame, cores, spread
 from edge.measure.layers import group
 from edge.pipeline.stages import CALIBRATE, COMPILE, SIMPLIFY, Inside
-from edge.simulate.fakequant import AS_BUILT, INT16, FakeQuant
+from edge.prepare.range_split import find_places
+from edge.simulate.fakequant import AS_BUILT, FLOAT, INT16, FakeQuant
 from edge.specs import NodePrecision, Precision
 from edge.tune import spaces
 from edge.tune.context import LEAST_LIMIT, Candidate, Context
@@ -42,6 +43,7 @@ LEAST = 0.005  # of the divergence at the start; a unit that alone gains less is
 # Int16 costs more at the cheap level than at the level that ships, where transfers hide part of it.
 LENIENT = 3.0
 FINALISTS = 3
+MOST = 0.8  # of what all places to split could gain: so much has to be in those that are chosen
 # Of the search over sets:
 LEAST_GAIN = 0.005  # of the damage at the start; a smaller gain is not worth a unit
 NEEDLESS = 0.002  # of the damage at the start; a unit that gains less at the end is dropped
@@ -102,6 +104,55 @@ def tightened_budget(cheap: float, shipped: float, expected: float) -> float | N
 def with_nodes(best: Candidate, name: str, nodes: Mapping[str, NodePrecision]) -> Candidate:
     """Return a calibration with settings added; its figures are the calibration's until it is measured."""
     return Candidate(f"{best.name} + {name}", evolve(best.precision, nodes=dict(nodes)), best.measured)
+
+
+def places_to_split(search: Context) -> tuple[str, ...]:
+    """Return the places of :mod:`edge.prepare.range_split` that lose most, the worst first; empty if unknown.
+
+    A place's loss is what the answers gain on the calibrated model of plain int8 if its tensors are not rounded. The
+    fewest places are taken that have :data:`MOST` of the sum.
+    """
+    build = search.trials.build(search.request.precision, search.limit(), keep=True)
+    made = build.stage(COMPILE)
+    name = f"{build.prefix}_calibrated_model.onnx"
+    try:
+        net = FakeQuant(made.path(name))
+    except ModelFileError as error:
+        search.listener.warn(f"places to split are not compared: {error.seen}")
+        return ()
+    tensors: dict[str, list[int]] = {}
+    for place in find_places(load_onnx(search.onnx)):
+        nodes = {node.name for layer in (place.first, *place.depthwise) for node in layer.nodes}
+        own = [i for i, item in enumerate(net.quantizers) if not item.weight and item.producer in nodes]
+        if own:
+            tensors[place.name] = own
+    frames, reference = search.selection.frames[:SINGLES_ON], search.selection.reference[:SINGLES_ON]
+
+    def work() -> dict[str, Any]:
+        settings = [net.bits(AS_BUILT), *(net.bits(FLOAT, own, rest=AS_BUILT) for own in tensors.values())]
+        before, *after = (
+            search.objective.divergence(reference, one) for one in answered(net, settings, frames, search.objective)
+        )
+        return {"gains": {place: before - left for place, left in zip(tensors, after, strict=True)}}
+
+    search.listener.begin("places")
+    earlier = search.journal.done
+    inputs = {"model": made.sha256(name), "images": images_digest(frames), "places": list(tensors)}
+    entry = search.journal.once("places", f"{len(tensors)} places to split", inputs, work)
+    ranked = sorted(entry.values["gains"].items(), key=lambda pair: (-pair[1], pair[0]))
+    gains = [max(gain, 0.0) for _, gain in ranked]
+    taken = next((i for i in range(1, len(gains) + 1) if sum(gains[:i]) >= MOST * sum(gains)), 0)
+    note = f"{entry.name}, each alone: {taken} of them have {100 * MOST:.0f} % of what they all could gain"
+    search.listener.end("places", entry.seconds, cached=search.journal.done == earlier, note=note)
+    return tuple(place for place, _ in ranked[:taken])
+
+
+def images_digest(frames: Sequence[Frame]) -> str:
+    """Return a sha256 of the images' pixels."""
+    digest = hashlib.sha256()
+    for frame in frames:
+        digest.update(frame.rgb.tobytes())
+    return digest.hexdigest()
 
 
 class _Units:
@@ -279,11 +330,8 @@ class _Units:
         return self._net.bits(INT16, sorted(widened), rest=AS_BUILT)
 
     def _identity(self, frames: Sequence[Frame], names: Iterable[str]) -> dict[str, object]:
-        digest = hashlib.sha256()
-        for frame in frames:
-            digest.update(frame.rgb.tobytes())
         units = [sorted(self._units[name].widened) for name in names]
-        return {"model": self._model, "images": digest.hexdigest(), "units": units}
+        return {"model": self._model, "images": images_digest(frames), "units": units}
 
     def _note(self, steps: tuple[Step, ...]) -> str:
         if not steps:
