@@ -134,3 +134,18 @@ def test_class_names_inside_the_file_are_the_boxes(edge: Run, tmp_path: Path, na
         assert labels.read_text().split() == ["red", "green", "blue"]
     else:  # a name that breaks a line names nothing
         assert not labels.exists()
+
+
+def test_an_open_size_is_asked_for_with_the_one_inside_the_file(edge: Run, tmp_path: Path) -> None:
+    save_detector(tmp_path / "net.onnx")
+    model = onnx.load(tmp_path / "net.onnx")
+    model.metadata_props.add(key="imgsz", value="[64, 96]")
+    for place, name in ((2, "height"), (3, "width")):
+        model.graph.input[0].type.tensor_type.shape.dim[place].dim_param = name
+    onnx.save(model, tmp_path / "open.onnx")
+    code, _, err = edge("build", str(tmp_path / "open.onnx"), "--task", "detect")
+    assert code == 1
+    assert "next: add --crop 64x96, the imgsz in the file" in err
+    code, _, err = edge("build", str(tmp_path / "opn.onnx"), "--task", "detect")
+    assert code == 1
+    assert f"next: edge build {tmp_path / 'open.onnx'}" in err

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
 import math
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -52,7 +54,7 @@ def load_onnx(path: Path) -> onnx.ModelProto:
     from google.protobuf.message import DecodeError
 
     if not path.is_file():
-        raise ModelFileError(f"{path} does not exist", expected="a path of an .onnx file")
+        raise missing_onnx(path)
     try:
         model = onnx.load(path)
         onnx.checker.check_model(model)
@@ -233,7 +235,7 @@ def fixed_input(
         raise ModelFileError(
             f"{origin}: the input {inputs[0].name!r} is {shown}: the size of the image is open",
             expected="the size that the network was trained with",
-            remedy="add --crop 224, or another size (HEIGHTxWIDTH)",
+            remedy=_size_inside(model) or "add --crop 224, or another size (HEIGHTxWIDTH)",
         )
     result = copied(model)
     value = next(value for value in result.graph.input if value.name == inputs[0].name)
@@ -243,6 +245,24 @@ def fixed_input(
             fixed[place].dim_value = length
     del result.graph.value_info[:]
     return result, f"the file's input is {shown}; it is built for {_shown(fixed)}"
+
+
+def _size_inside(model: onnx.ModelProto) -> str:
+    """Return the option with the size in the file's metadata, as ultralytics writes it; empty if there is none."""
+    text = next((entry.value for entry in model.metadata_props if entry.key == "imgsz"), "")
+    found = re.fullmatch(r"\[(\d{1,5}), (\d{1,5})\]", text)
+    return f"add --crop {found[1]}x{found[2]}, the imgsz in the file, or another size" if found else ""
+
+
+def missing_onnx(path: Path) -> ModelFileError:
+    """Return the error of an ONNX that is not there; it names those that lie beside it."""
+    beside = sorted(str(one) for one in path.parent.glob("*.onnx"))[:3] if path.parent.is_dir() else []
+    near = difflib.get_close_matches(str(path), beside, n=1) or beside[:1]
+    return ModelFileError(
+        f"{path} does not exist",
+        expected="a path of an .onnx file",
+        remedy=f"edge build {near[0]}" if near else f"ls {path.parent}   shows what lies there",
+    )
 
 
 def image_input(model: onnx.ModelProto, origin: str = "the model") -> tuple[str, tuple[int, ...]]:

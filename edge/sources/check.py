@@ -10,7 +10,16 @@ from typing import TYPE_CHECKING
 from attrs import evolve, frozen
 
 from edge.errors import ModelFileError
-from edge.graph.files import external_names, facts, fixed_input, image_input, inputs_of, load_onnx, require_data
+from edge.graph.files import (
+    external_names,
+    facts,
+    fixed_input,
+    image_input,
+    inputs_of,
+    load_onnx,
+    missing_onnx,
+    require_data,
+)
 from edge.graph.view import View, constants
 from edge.heads import take
 from edge.images.find import IMAGENET_CLASSES
@@ -339,7 +348,7 @@ def external_data(path: Path) -> list[Path]:
     from google.protobuf.message import DecodeError
 
     if not path.is_file():
-        raise ModelFileError(f"{path} does not exist", expected="a path of an .onnx file")
+        raise missing_onnx(path)
     try:
         names = external_names(path)
     except (DecodeError, ValueError, OSError) as error:
