@@ -16,7 +16,8 @@ from edge.specs.schema import RangeSplit
 from edge.tune.choice import Point, compared, recommended
 from edge.tune.context import Candidate, SearchOptions
 from edge.tune.objective import Measured, OfBoxes
-from edge.tune.tune import SPLIT_ON, Search
+from edge.tune.spaces import CALIBRATIONS
+from edge.tune.tune import Search
 from tests.test_detection import DETECTOR, PRE
 
 OBJECTIVE = OfBoxes(Boxer(DETECTOR, ("b", "s"), PRE))
@@ -87,7 +88,7 @@ def test_recipes_are_compared_by_the_images_with_fewer_wrong_boxes() -> None:
 
 
 @pytest.mark.parametrize("places", [True, False])
-def test_splits_are_tried_with_the_best_calibrations(monkeypatch: pytest.MonkeyPatch, places: bool) -> None:
+def test_where_a_split_helps_calibrations_are_tried_on_it(monkeypatch: pytest.MonkeyPatch, places: bool) -> None:
     tried: list[tuple[str, Precision]] = []
 
     def quick(name: str, precision: Precision, _kept: float) -> Candidate:
@@ -110,8 +111,8 @@ def test_splits_are_tried_with_the_best_calibrations(monkeypatch: pytest.MonkeyP
         assert not split
         return
     first = [precision.range_split for name, precision in split if "rounded" not in name]
-    assert first[:-1] == [RangeSplit(2)] * SPLIT_ON + [RangeSplit(4)]
-    assert split[SPLIT_ON][0] == "mix, split in 4"
+    assert first[:-1] == [RangeSplit(2)] * (1 + len(CALIBRATIONS)) + [RangeSplit(4)]
+    assert split[1 + len(CALIBRATIONS)][0] == "mix, split in 4"
     # As good as the one in two groups, which is simpler and comes first by name.
     assert first[-1] == RangeSplit(2, places=("/a/Conv", "/b/Conv"))
     assert min(found, key=lambda item: item.measured.divergence).precision.calibration.method == "mix"

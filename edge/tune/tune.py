@@ -33,7 +33,7 @@ from edge.tune.units import FINALISTS, Step, places_to_split, search_int16_units
 
 PLAIN = "plain int8"
 FEW = 100  # images in a part; fewer give uncertain figures
-SPLIT_ON = 4  # calibrations, the best ones, with which channels are split: another may be best then
+SPLIT_IN_2 = ", split in 2"
 PROGRAMS = 4  # to compile at the level that ships, besides plain int8
 
 
@@ -152,20 +152,21 @@ class Search(Context):
                 found.append(tried)
 
         attempt(f"{PLAIN}, rounded", evolve(plain, rounding=spaces.ROUNDED))
-        for method, calibration in spaces.CALIBRATIONS.items():
-            attempt(method, spaces.recipe(model, base, calibration, None))
         if self.splittable:
-            whole = [item for item in found if item.precision.rounding is None]
-            for item in sorted(whole, key=_order)[:SPLIT_ON]:
-                attempt(f"{item.name}, split in 2", evolve(item.precision, range_split=spaces.SPLIT))
+            attempt(f"{PLAIN}{SPLIT_IN_2}", evolve(plain, range_split=spaces.SPLIT))
+        # Where channels are split, another calibration may be best than where they are not.
+        whole = min((item for item in found if item.precision.rounding is None), key=_order)
+        split = whole.precision.range_split
+        for method, calibration in spaces.CALIBRATIONS.items():
+            tried = evolve(spaces.recipe(model, base, calibration, None), range_split=split)
+            attempt(f"{method}{SPLIT_IN_2 if split else ''}", tried)
+        if split is not None:
+            best = min((item for item in found if item.precision.range_split), key=_order)
+            attempt(f"{best.name[:-1]}4", evolve(best.precision, range_split=spaces.FINER))
             best = min(found, key=_order)
-            if best.precision.range_split is not None:
-                attempt(f"{best.name[:-1]}4", evolve(best.precision, range_split=spaces.FINER))
-                best = min(found, key=_order)
-                places = places_to_split(self)
-                split = evolve(best.precision.range_split or spaces.SPLIT, places=places)
-                if places:
-                    attempt(f"{best.name} at {len(places)} places", evolve(best.precision, range_split=split))
+            if places := places_to_split(self):
+                some = evolve(best.precision.range_split or split, places=places)
+                attempt(f"{best.name} at {len(places)} places", evolve(best.precision, range_split=some))
         best = min((item for item in found if item.precision.rounding is None), key=_order)
         if best.name != PLAIN:
             attempt(f"{best.name}, rounded", evolve(best.precision, rounding=spaces.ROUNDED))
