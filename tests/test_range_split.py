@@ -160,12 +160,8 @@ def test_a_recipe_reads_back_and_nonsense_is_refused(tmp_path: Path) -> None:
     save_precision(tmp_path / "mine.yaml", written)
     assert load_precision(str(tmp_path / "mine.yaml")) == written
     assert load_precision("int8_split").range_split == RangeSplit()
-    for text, says in (
-        ("1", "groups 1"),
-        ("{groups: 17}", "groups 17"),
-        ("{images: 0}", "images 0"),
-        ("true", "breaks the schema"),
-    ):
+    wrong = {"1": "groups 1", "{groups: 17}": "groups 17", "{images: 0}": "images 0", "true": "breaks the schema"}
+    for text, says in wrong.items():
         (tmp_path / "r.yaml").write_text(f"range_split: {text}\n")
         with pytest.raises(SpecError, match=says):
             load_precision(str(tmp_path / "r.yaml"))
