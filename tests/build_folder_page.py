@@ -21,6 +21,7 @@ from edge.folder.metadata import Metadata
 from edge.images.calibrate import CalibrationResult
 from edge.prepare.attention import Attention
 from edge.prepare.equalize import EqualizedPair
+from edge.prepare.range_split import SplitPlace
 from edge.report.compare import Comparison
 from edge.report.contents import Report, Thumbnail
 from edge.sources.stage import Weights
@@ -43,7 +44,7 @@ DOCUMENTS: dict[str, tuple[type, str]] = {
         "start it, or at `--out`; they are in no build folder.",
     ),
 }
-IN_THE_MANIFEST = (Weights, Attention, EqualizedPair, Profile, State)
+IN_THE_MANIFEST = (Weights, Attention, EqualizedPair, SplitPlace, Profile, State)
 # Of a thumbnail, report.json keeps the name and not the bytes; see edge/report/page.py.
 NOT_WRITTEN = {Thumbnail: ("alt", "image", "width", "height")}
 VERSION = "version of the file's form."

@@ -509,10 +509,11 @@ def recipe_yaml(rng: random.Random, folder: Path) -> list[Command]:
         "nodes": {"pool": {"on": "BPU", "inputs": "int8", "outputs": "int16"}, "*": {"outputs": "int8"}},
         "compiler": {"optimize_level": "O0", "compile_mode": "latency", "jobs": 4}, "note": "x",
         "rewrites": ["channel_mean"], "equalization": {"images": 4}, "rounding": {"images": 4, "damping": 0.01},
+        "range_split": rng.choice([2, {"groups": 2, "places": ["conv"], "images": 4}]),
         "evidence": {"float_sha256": "0", "chosen_on": "a", "reported_on": "b", "n": 4, "agreement": 99.0,
                      "agreement_int8": 98.0, "level": "O0", "versions": {"edge": "1"}},
     }  # fmt: skip
-    for key in ("rewrites", "equalization", "rounding", "evidence"):
+    for key in ("rewrites", "equalization", "range_split", "rounding", "evidence"):
         if rng.random() < 0.7:
             del document[key]
     (folder / "r.yaml").write_bytes(damaged_text(document, rng, as_yaml=True))

@@ -8,19 +8,21 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import onnx
 import pytest
 
 from edge.folder.code import ROOT, closure, code_digest
 from edge.pipeline.build import Build
 from edge.pipeline.stages import Stage
 from tests.conftest import Run, save_images
-from tests.test_build_compiler import save_small_net
+from tests.test_equalize import bumpy
 
 WORKS = (
     "edge.sources.stage",
     "edge.prepare.simplify",
     "edge.prepare.channel_mean",
     "edge.prepare.equalize",
+    "edge.prepare.range_split",
     "edge.prepare.rounding",
     "edge.images.calibrate",
     "edge.compiler.render",
@@ -118,7 +120,7 @@ def test_a_module_that_is_not_there_is_an_error(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("compiler", ["onnxruntime", "path"])
-@pytest.mark.parametrize("precision", ["int8", "int8_rounded", "int8_equalized"])
+@pytest.mark.parametrize("precision", ["int8", "int8_rounded", "int8_equalized", "int8_split"])
 def test_a_stage_reads_only_what_its_row_says_it_needs(
     compiler: str, precision: str, edge: Run, tmp_path: Path, fake_compiler: object, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -142,7 +144,8 @@ def test_a_stage_reads_only_what_its_row_says_it_needs(
     monkeypatch.setattr(Build, "_run", strict_run)
     monkeypatch.setattr(Build, "stage", strict_stage)
     images = str(save_images(tmp_path / "images", 20))
-    net = str(save_small_net(tmp_path / "net.onnx"))
+    net = str(tmp_path / "net.onnx")
+    onnx.save(bumpy().model(), net)
     norm = ("--mean", "127.5", "--std", "127.5", "--resize", "64", "--compiler", compiler, "--precision", precision)
     data = ("--calib", images, "--calib-count", "20", "--images", images)
     code, _, err = edge("build" if compiler == "onnxruntime" else "verify", net, *norm, *data, "--precision", precision)

@@ -124,7 +124,9 @@ def watched_request(request: Request, seen: set[str]) -> Request:
 READ = {"level": "optimize_level", "count": "images_count"}  # an option -> what a stage reads of it, if not its name
 # Read where a network's source wants a compiler or another program to export it, or where one is missing.
 OF_SOURCES = {"onnx", "paddle", "mindspore", "network", "source_config", "compiler", "install"}
-RECIPES = {"rewrite": "int8_channel_mean", "equalize": "int8_equalized", "round": "int8_rounded"}
+RECIPES = {
+    "rewrite": "int8_channel_mean", "equalize": "int8_equalized", "split": "int8_split", "round": "int8_rounded",
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("verb", EVERY)

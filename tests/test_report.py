@@ -600,6 +600,7 @@ def test_what_a_recipe_changed_of_the_float_network_is_told(build: Path) -> None
         "pools": ["/pool", "/pool_1"],
         "rewrites": {"nodes": {"channel_mean": ["a", "b"]}, "max_abs_error": 1e-7},
         "equalization": {"pairs": [{}], "images": 16, "max_abs_error": 0.0},
+        "range_split": {"places": [{}, {}], "images": 64, "max_abs_error": 0.0},
         "rounding": {"layers": 7, "left": [], "images": 32, "error_kept": 0.4321},
     }
     path.write_text(json.dumps(manifest))
@@ -609,6 +610,7 @@ def test_what_a_recipe_changed_of_the_float_network_is_told(build: Path) -> None
         "patches cut in two steps: 1 convolution written another way",
         "channel_mean: 2 nodes written another way",
         "channels of 1 pair of layers equalized on 16 calibration images",
+        "channels at 2 places grouped by range on 64 calibration images",
         "weights of 7 layers rounded on 32 calibration images: 43 % of the nearest steps' error is left",
     )
     texts = documents(gather(open_built(build)))

@@ -38,6 +38,7 @@ GUARDED = 4  # calibration images on which the outputs are compared, besides noi
 BLOCK = 8
 PERCENTILE = 99.9  # of a channel's magnitudes: what a threshold covers, without the few largest values
 _ONE = ("Relu", "LeakyRelu", "Clip")  # activations of one node
+_FUSED = ("Relu", "Clip")  # the compiler makes them part of the convolution
 _GATES = ("Sigmoid", "HardSigmoid")  # x * gate(x)
 
 Ranges = NDArray[np.float64]
@@ -53,9 +54,10 @@ class Activated:
 
     @property
     def tensors(self) -> tuple[str, ...]:
-        """Names of the values that are rounded: before and behind the activation."""
+        """Names of the values that are rounded: before the activation, unless the compiler fuses it, and behind it."""
         before, after = self.convolution.output[0], self.output
-        return (before,) if before == after else (before, after)
+        fused = not self.activation or self.activation[0].op_type in _FUSED
+        return (after,) if fused else (before, after)
 
     @property
     def nodes(self) -> tuple[onnx.NodeProto, ...]:
@@ -370,7 +372,11 @@ def _ranges(
 
 
 def _noise(view: View, place: Place, ranges: Mapping[str, Ranges]) -> tuple[list[Ranges], list[Ranges]]:
-    """Return ranges and gains of the tensors that are rounded at a place; see :func:`cut`."""
+    """Return ranges and gains of the tensors that are rounded at a place by group; see :func:`cut`.
+
+    Those that are joined behind the depthwise convolutions keep one threshold: the compiler gives the parts of a Concat
+    the same.
+    """
 
     def power(node: onnx.NodeProto, axis: int) -> Ranges:
         weights = np.asarray(view.tensor(node.input[1]), np.float64) ** 2
@@ -379,5 +385,6 @@ def _noise(view: View, place: Place, ranges: Mapping[str, Ranges]) -> tuple[list
     behind = [sum(power(reader, 1) for reader in readers) for readers in place.readers]
     front = sum(power(layer.convolution, 0) * after for layer, after in zip(place.depthwise, behind, strict=True))
     pairs = [(name, front) for name in place.first.tensors]
-    pairs += [(name, after) for layer, after in zip(place.depthwise, behind, strict=True) for name in layer.tensors]
+    for layer, after in zip(place.depthwise, behind, strict=True):
+        pairs += [(name, after) for name in layer.tensors if name != layer.output]
     return [ranges[name] for name, _ in pairs], [np.asarray(gain) for _, gain in pairs]
