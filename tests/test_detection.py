@@ -18,8 +18,10 @@ from edge.accuracy.table import StepName
 from edge.images.annotations import BoxSet, Truth, open_boxes, truth
 from edge.measure.average_precision import SHOWN
 from edge.measure.boxes import Boxer, differences
+from edge.measure.networks import in_order
 from edge.specs import Preprocess
 from edge.specs.detector import Detector, Scale
+from edge.specs.schema import Output
 
 PRE = Preprocess(crop=(64, 96), letterbox="center", mean=(0, 0, 0), std=(1, 1, 1))
 DETECTOR = Detector("dfl", 3, (Scale(8, "b", "s"),), reg_max=1)
@@ -190,3 +192,16 @@ def test_a_whole_evaluation_without_labels_is_told(tmp_path: Path) -> None:
     assert found.total is None
     assert "with the boxes of float on RGB as objects" in found.verdict
     assert "without labels no more is known" in found.verdict
+
+
+def test_outputs_come_in_the_float_networks_order_whatever_the_compiler_does() -> None:
+    outputs = [Output("boxes", (1, 4)), Output("scores", (1, 2))]
+    maps = {"scores": np.ones((1, 2), np.float32), "boxes": np.zeros((1, 4), np.float32)}
+
+    def run(_frame: object) -> list[np.ndarray]:
+        return list(maps.values())
+
+    ordered = in_order(outputs, list(maps), run)
+    assert [one.shape for one in ordered(None)] == [(1, 4), (1, 2)]
+    assert in_order(outputs, ["boxes", "scores"], run) is run
+    assert in_order(outputs, ["other", "scores"], run) is run

@@ -212,7 +212,7 @@ def _vendor(subject: Subject, path: Path) -> _Way:
     if toolchain.python_argv() is None:
         raise UsageError(f"the Python behind {toolchain.where}/hb_mapper is not known")
     by = f"the compiler's runtime (hb_mapper {toolchain.versions.get('hb_mapper', 'unknown')})"
-    return by, {"toolchain": toolchain.identity}, partial(networks.vendor, toolchain, path)
+    return by, {"toolchain": toolchain.identity}, partial(networks.vendor, toolchain, path, outputs=subject.outputs)
 
 
 def _program(subject: Subject, path: Path) -> _Way:
@@ -220,12 +220,12 @@ def _program(subject: Subject, path: Path) -> _Way:
     with Simulator(toolchain, path) as simulator:
         simulator.require_whole()
         by = f"hbdk-sim {simulator.version}"
-    return by, {"toolchain": toolchain.identity}, lambda _workers: networks.program(toolchain, path)
+    return by, {"toolchain": toolchain.identity}, lambda _workers: networks.program(toolchain, path, subject.outputs)
 
 
-def _portable(_subject: Subject, path: Path) -> _Way:
+def _portable(subject: Subject, path: Path) -> _Way:
     by, versions = _onnxruntime()
-    return by, versions, lambda _workers: networks.portable(path)
+    return by, versions, lambda _workers: networks.portable(path, subject.outputs)
 
 
 _WAYS: dict[StepName, tuple[str, Callable[[Subject, Path], _Way]]] = {

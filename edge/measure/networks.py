@@ -21,7 +21,7 @@ from edge.simulate.hbdk import Simulator
 from edge.simulate.vendor import QuantizedPool
 from edge.sources.outputs import score_kind
 from edge.specs import Preprocess
-from edge.specs.schema import ScoreKind
+from edge.specs.schema import Output, ScoreKind
 from edge.toolchain.found import Toolchain
 
 Outputs = Sequence[NDArray[np.float32]]
@@ -84,23 +84,46 @@ class FloatNet:
         return [np.asarray(output, np.float32) for output in found]
 
 
+def in_order(outputs: Sequence[Output], given: Sequence[str], run: Runner) -> Runner:
+    """Return a runner with the float network's order of outputs, by their names.
+
+    The compiler may change it: hb_mapper 1.24.3 put the last of nine outputs first with ``bias_correction``.
+
+    Args:
+        outputs: of the float network.
+        given: names of the outputs of ``run``. Where they are others, its order stays.
+    """
+    wanted = [output.name for output in outputs]
+    if wanted == list(given) or sorted(wanted) != sorted(given):
+        return run
+    places = [list(given).index(name) for name in wanted]
+
+    def ordered(frame: Frame) -> Outputs:
+        found = run(frame)
+        return [found[place] for place in places]
+
+    return ordered
+
+
 @contextmanager
-def vendor(toolchain: Toolchain, model: Path, workers: int) -> Iterator[Runner]:
-    """Open one of the compiler's models in worker processes."""
+def vendor(toolchain: Toolchain, model: Path, workers: int, outputs: Sequence[Output] = ()) -> Iterator[Runner]:
+    """Open one of the compiler's models in worker processes; ``outputs`` are the float network's."""
+    given = [value.name for value in load_onnx(model).graph.output]
     with QuantizedPool(toolchain, model, workers) as pool:
-        yield pool.outputs
+        yield in_order(outputs, given, pool.outputs)
 
 
 @contextmanager
-def program(toolchain: Toolchain, path: Path) -> Iterator[Runner]:
-    """Open a ``.bin`` in the vendor's simulator; each image starts a process."""
+def program(toolchain: Toolchain, path: Path, outputs: Sequence[Output] = ()) -> Iterator[Runner]:
+    """Open a ``.bin`` in the vendor's simulator; each image starts a process. ``outputs`` are the float network's."""
     with Simulator(toolchain, path) as simulator:
-        yield lambda frame: simulator.outputs(_program_inputs(frame))
+        given = [output.name for output in simulator.program.outputs]
+        yield in_order(outputs, given, lambda frame: simulator.outputs(_program_inputs(frame)))
 
 
 @contextmanager
-def portable(path: Path) -> Iterator[Runner]:
-    """Open a portable model."""
+def portable(path: Path, outputs: Sequence[Output] = ()) -> Iterator[Runner]:
+    """Open a portable model; ``outputs`` are the float network's."""
     with load(path, "portable") as net:
         names = [tensor.name for tensor in net.info.inputs]
 
@@ -108,7 +131,7 @@ def portable(path: Path) -> Iterator[Runner]:
             taken = _program_inputs(frame)
             return net.run(*[taken[name] for name in names] if isinstance(taken, dict) else [taken])
 
-        yield run
+        yield in_order(outputs, [tensor.name for tensor in net.info.outputs], run)
 
 
 def _program_inputs(frame: Frame) -> Any:

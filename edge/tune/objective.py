@@ -71,6 +71,10 @@ class Measured:
 class Objective(Protocol):
     """A task's part of the search."""
 
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """Names of the outputs in the order that :meth:`answer` reads; empty for the first alone."""
+
     def answer(self, outputs: Outputs, size: tuple[int, int], /) -> NDArray[np.float32]:
         """Return the answer to an image of (height, width) pixels in its file, flat."""
 
@@ -91,6 +95,11 @@ class OfClasses:
     """The objective of a classifier: its probabilities."""
 
     kind: ScoreKind  #: what the scores are.
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """None: the scores are the first."""
+        return ()
 
     def answer(self, outputs: Outputs, _size: tuple[int, int], /) -> NDArray[np.float32]:
         """Return the scores."""
@@ -123,6 +132,11 @@ class OfBoxes:
     """The objective of a detector: which of the float network's boxes are found, and how exactly."""
 
     boxer: boxes.Boxer
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """The names of all."""
+        return self.boxer.names
 
     def answer(self, outputs: Outputs, size: tuple[int, int], /) -> NDArray[np.float32]:
         """Return the boxes."""

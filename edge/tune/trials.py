@@ -25,7 +25,7 @@ from edge.graph.files import facts, load_onnx
 from edge.images.frames import Frame, cores, spread
 from edge.measure import networks as runners
 from edge.pipeline.build import Build
-from edge.pipeline.stages import COMPILE, PORTABLE, VERIFY, Inside
+from edge.pipeline.stages import COMPILE, EXPORT, PORTABLE, VERIFY, Inside
 from edge.progress import SILENT, Reporter
 from edge.specs import Calibration, NodePrecision, Precision
 from edge.specs import Preprocess as PreprocessSpec
@@ -190,12 +190,13 @@ class Trials:
         """Run the images through the portable model if it is exact, else through the compiler's runtime."""
         portable = build.stage(PORTABLE)
         translated = portable.result.onnx
+        outputs = build.stage(EXPORT).result.outputs
         with ExitStack() as stack:
             if translated:
-                run = stack.enter_context(runners.portable(portable.path(translated)))
+                run = stack.enter_context(runners.portable(portable.path(translated), outputs))
             elif build.toolchain is not None:
                 model = build.stage(COMPILE).path(f"{build.prefix}_quantized_model.onnx")
-                run = stack.enter_context(runners.vendor(build.toolchain, model, cores()))
+                run = stack.enter_context(runners.vendor(build.toolchain, model, cores(), outputs))
             else:
                 raise ModelFileError(portable.result.why_not)
             self.listener.update(f"{len(images.frames)} images")

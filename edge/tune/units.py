@@ -349,10 +349,13 @@ def answered(
     net: FakeQuant, settings: Sequence[NDArray[np.uint8]], frames: Sequence[Frame], objective: Objective
 ) -> NDArray[np.float32]:
     """Return the answers under each setting, float32 (settings, n, values)."""
+    names = objective.outputs
+    # The compiler may change the order of the outputs; where it renames them there is one.
+    wanted = names if set(names) == set(net.graph.outputs) else None
 
     def one(frame: Frame) -> list[NDArray[np.float32]]:
         yuv = frame.yuv444
-        return [objective.answer(net.run(yuv, setting), frame.size) for setting in settings]
+        return [objective.answer(net.run(yuv, setting, wanted), frame.size) for setting in settings]
 
     return np.stack([np.stack(row) for row in spread(one, frames)], axis=1)
 
