@@ -195,7 +195,7 @@ def test_a_whole_evaluation_without_labels_is_told(tmp_path: Path) -> None:
 
 
 def test_outputs_come_in_the_float_networks_order_whatever_the_compiler_does() -> None:
-    outputs = [Output("boxes", (1, 4)), Output("scores", (1, 2))]
+    outputs = [Output("boxes", (1, 4), "float32"), Output("scores", (1, 2), "float32")]
     maps = {"scores": np.ones((1, 2), np.float32), "boxes": np.zeros((1, 4), np.float32)}
 
     def run(_frame: object) -> list[np.ndarray]:
