@@ -26,6 +26,8 @@ class Frame:
     name: str  #: in its set.
     label: int | None  #: class index; None if unknown.
     rgb: Image  #: uint8, (H, W, 3), cropped.
+    size: tuple[int, int] = (0, 0)  #: (height, width) of the image in its file; (0, 0) if unknown.
+    item: ImageItem | None = None  #: where it comes from, to crop it otherwise; None if that is gone.
 
     @property
     def nv12(self) -> Image:
@@ -49,7 +51,8 @@ def load_frames(
 
     def load(item: ImageItem) -> Frame | str:
         try:
-            return Frame(item.name, item.label, resize_crop(item.load(), preprocess))
+            image = item.load()
+            return Frame(item.name, item.label, resize_crop(image, preprocess), image.shape[:2], item)
         except ImageError:
             return item.name
 

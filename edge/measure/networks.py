@@ -49,19 +49,15 @@ class FloatNet:
         self._input = self._session.get_inputs()[0].name
         self.preprocess = preprocess
 
-    def __call__(self, rgb: Image, preprocess: Preprocess | None = None) -> Scores:
-        """Return a classifier's scores of an RGB image, preprocessed as built or in another way."""
-        return self._run(network_input(rgb, preprocess or self.preprocess))[0].ravel()
-
     def behind_nv12(self, nv12: Image) -> Scores:
         """Return a classifier's scores of an image that went through NV12, as on the board."""
         return self._run(network_input_from_nv12(nv12, self.preprocess))[0].ravel()
 
-    def outputs(self, frame: Frame) -> list[NDArray[np.float32]]:
-        """Return all outputs of an RGB image or a sample."""
+    def outputs(self, frame: Frame, preprocess: Preprocess | None = None) -> list[NDArray[np.float32]]:
+        """Return all outputs of an RGB image or a sample, normalised as built or in another way."""
         if isinstance(frame, Mapping):
             return self._run_all(network_feed(frame, self.preprocess, nv12=False))
-        return self._run(network_input(frame, self.preprocess))
+        return self._run(network_input(frame, preprocess or self.preprocess))
 
     def outputs_through_nv12(self, frame: Frame) -> list[NDArray[np.float32]]:
         """Return all outputs of an RGB image or a sample, whose images go through NV12 first, as on the board."""

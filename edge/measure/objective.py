@@ -1,0 +1,307 @@
+"""What a network's answer to an image is, and how far answers are from float's: class scores, or boxes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+from attrs import evolve, frozen
+from numpy.typing import NDArray
+
+from edge.folder.built import Built
+from edge.images.annotations import NOTHING, BoxSet, Truth
+from edge.images.frames import Frame
+from edge.images.items import ImageSet
+from edge.measure.average_precision import SHOWN, Rows, match, truth_of
+from edge.measure.boxes import BOXES, VALUES, Boxer, boxes_in, differences, divergence, self_precision
+from edge.measure.networks import Outputs, scores_of
+from edge.measure.scores import Gain, StepEffect, cosines, gain, sign_flip
+from edge.measure.statistics import mcnemar
+from edge.runtime.scores import probabilities
+from edge.specs import Preprocess
+from edge.specs.schema import ScoreKind
+
+ALPHA = 0.01  # of the test that calls an answer to another input better
+CONFIDENCE_POINTS = 5.0  # gain of the mean confidence that counts as better without labels
+ONE_ANSWER = 0.9  # a network that gives this share of the images the same answer shows nothing
+SAMPLE = 1024  # values of each output that its cosine and its noise are taken of
+_LEAST_NOISE = 1e-12  # of the signal; less is that of the arithmetic
+
+Answers = NDArray[np.float32]  # (n, width), a row an image; (width,) of one
+Answer = Callable[[Outputs, Frame], Answers]
+
+
+@frozen
+class Judged:
+    """Answers to another input, compared with those to the build's own."""
+
+    value: float  #: percent; see ``measure``.
+    as_built: float  #: the same for the build's own input.
+    #: ``Top-1``, ``agreement`` or ``confidence``; of a detector ``AP``, ``AP with float's boxes`` or ``confidence``.
+    measure: str
+    better: bool  #: beyond chance.
+
+
+class Objective(Protocol):
+    """What a task's answers are, and what makes one better than another."""
+
+    alone: int  #: images on which each layer is rounded alone.
+    boxes: bool  #: whether agreement is AP with boxes as objects, instead of a share of the images.
+
+    @property
+    def labelled(self) -> bool:
+        """Whether the images are labelled."""
+
+    def answer(self, outputs: Outputs, frame: Frame, preprocess: Preprocess | None = None) -> Answers:
+        """Return the answer to an image as a row; ``preprocess`` made the input, if it was not the build's."""
+
+    def agreement(self, reference: Answers, answers: Answers) -> float:
+        """Return how far answers agree with the reference's, 0..1."""
+
+    def cosine(self, reference: Answers, answers: Answers) -> float:
+        """Return the mean cosine of the outputs."""
+
+    def gain(self, what: str, reference: Answers, before: Answers, after: Answers) -> Gain:
+        """Return what a change wins, from answers before it and after it."""
+
+    def right(self, answers: Answers) -> float | None:
+        """Return Top-1 or AP in percent; None without labels."""
+
+    def judged(self, answers: Answers, as_built: Answers, reference: Answers | None = None) -> Judged:
+        """Compare by the labels; without labels by the reference's answers, or without one by the confidence."""
+
+    def usual(self, answers: Answers) -> float:
+        """Return the share of the images with the most frequent answer, 0..1; 0 where there is no such thing."""
+
+    def costs_more(self, reference: Answers, answers: Answers, than: tuple[Answers, Answers]) -> float:
+        """Return the p that answers change more often than another pair's by chance."""
+
+    def telling(self, reference: Answers) -> list[int]:
+        """Return which images each layer is rounded alone on."""
+
+
+def class_scores(outputs: Outputs, _frame: Frame, _preprocess: Preprocess | None = None) -> Answers:
+    """Return the first output, flat."""
+    return np.asarray(outputs[0], np.float32).ravel()
+
+
+@frozen(eq=False)
+class Classes:
+    """A classifier's answers are its scores."""
+
+    labels: NDArray[np.int64] | None  #: class indices, (n,); None without.
+    kind: ScoreKind  #: what scores are.
+    alone: int = 16
+    boxes: bool = False
+
+    @property
+    def labelled(self) -> bool:
+        """Whether the images are labelled."""
+        return self.labels is not None
+
+    def answer(self, outputs: Outputs, frame: Frame, preprocess: Preprocess | None = None) -> Answers:
+        """Return the scores."""
+        return class_scores(outputs, frame, preprocess)
+
+    def agreement(self, reference: Answers, answers: Answers) -> float:
+        """Return the share of the images with the same best class."""
+        return float((reference.argmax(1) == answers.argmax(1)).mean())
+
+    def cosine(self, reference: Answers, answers: Answers) -> float:
+        """Return the mean cosine of the scores."""
+        return float(cosines(reference, answers).mean())
+
+    def gain(self, what: str, reference: Answers, before: Answers, after: Answers) -> Gain:
+        """Return what a change wins."""
+        return gain(what, reference, before, after)
+
+    def right(self, answers: Answers) -> float | None:
+        """Return Top-1."""
+        return None if self.labels is None else 100 * float((answers.argmax(1) == self.labels).mean())
+
+    def judged(self, answers: Answers, as_built: Answers, reference: Answers | None = None) -> Judged:
+        """Compare right answers, by McNemar's test.
+
+        Without anything to compare with a network's own certainty is all there is: a wrong input makes it unsure, or
+        sure of one and the same answer for every image.
+        """
+        if self.labels is None and reference is None:
+            before, after = (probabilities(found, self.kind).max(axis=1) for found in (as_built, answers))
+            varied = self.usual(answers) <= self.usual(as_built) + 0.1
+            freed = self.usual(as_built) >= ONE_ANSWER and self.usual(answers) <= ONE_ANSWER / 2
+            return _surer(before, after, varied=varied, freed=freed)
+        known = self.labels if self.labels is not None or reference is None else reference.argmax(1)
+        right, before = answers.argmax(1) == known, as_built.argmax(1) == known
+        lost, gained = int((before & ~right).sum()), int((right & ~before).sum())
+        better = gained > lost and mcnemar(lost, gained) < ALPHA
+        measure = "agreement" if self.labels is None else "Top-1"
+        return Judged(100 * float(right.mean()), 100 * float(before.mean()), measure, better)
+
+    def usual(self, answers: Answers) -> float:
+        """Return the share of the most frequent class."""
+        return float(np.bincount(answers.argmax(1)).max() / len(answers))
+
+    def costs_more(self, reference: Answers, answers: Answers, than: tuple[Answers, Answers]) -> float:
+        """Return McNemar's p of the changed answers."""
+        changed = [int((a.argmax(1) != b.argmax(1)).sum()) for a, b in ((reference, answers), than)]
+        return mcnemar(*changed)
+
+    def telling(self, reference: Answers) -> list[int]:
+        """Return the first images."""
+        return list(range(min(self.alone, len(reference))))
+
+
+@frozen(eq=False)
+class Detections:
+    """A detector's answers are its boxes, and behind them a sample of each output's values.
+
+    Agreement is COCO's AP with the other network's boxes as the objects. Of two networks on the same images, AP has no
+    test; whether one is closer is told by the boxes from a score of 0.25 on that are lost or gained in each image, by a
+    paired randomization test.
+    """
+
+    boxer: Boxer
+    places: tuple[NDArray[np.int64], ...]  #: of the values of each output that are kept.
+    truths: tuple[Truth, ...] | None  #: the objects of each image; None without labels.
+    alone: int = 6  #: an image has several boxes, and a detector many layers.
+    boxes: bool = True
+
+    @property
+    def labelled(self) -> bool:
+        """Whether the images are labelled."""
+        return self.truths is not None
+
+    @property
+    def _classes(self) -> int:
+        return self.boxer.detector.classes
+
+    def answer(self, outputs: Outputs, frame: Frame, preprocess: Preprocess | None = None) -> Answers:
+        """Return the boxes in pixels of the image, then the kept values of each output."""
+        boxer = self.boxer if preprocess is None else evolve(self.boxer, preprocess=preprocess)
+        kept = (np.ravel(output)[place] for output, place in zip(outputs, self.places, strict=True))
+        return np.concatenate((boxer.answer(outputs, frame.size), *kept)).astype(np.float32)
+
+    def outputs(self, answers: Answers) -> list[Answers]:
+        """Return the kept values of each output, (n, values)."""
+        starts = np.cumsum([BOXES * VALUES, *(len(place) for place in self.places[:-1])])
+        return np.split(answers, starts, axis=1)[1:]
+
+    def rows(self, answers: Answers) -> list[Rows]:
+        """Return the boxes of each image, (n, 6)."""
+        return [boxes_in(row[: BOXES * VALUES]) for row in answers]
+
+    def agreement(self, reference: Answers, answers: Answers) -> float:
+        """Return AP with the reference's boxes as the objects."""
+        own = slice(0, BOXES * VALUES)
+        return 1 - divergence(reference[:, own], answers[:, own], self._classes)
+
+    def cosine(self, reference: Answers, answers: Answers) -> float:
+        """Return the mean cosine over the outputs."""
+        pairs = zip(self.outputs(reference), self.outputs(answers), strict=True)
+        return float(np.mean([cosines(a, b).mean() for a, b in pairs]))
+
+    def noise(self, reference: Answers, answers: Answers) -> list[tuple[float, float | None]]:
+        """Return for each output the mean cosine and the signal to noise in dB, None where there is no noise.
+
+        The signal is the deviation from the output's mean, since most logits are far below 0 everywhere.
+        """
+        found: list[tuple[float, float | None]] = []
+        for like, own in zip(self.outputs(reference), self.outputs(answers), strict=True):
+            a, b = like.astype(np.float64), own.astype(np.float64)
+            signal, lost = float(((a - a.mean()) ** 2).sum()), float(((a - b) ** 2).sum())
+            snr = None if lost <= _LEAST_NOISE * signal else 10 * float(np.log10(max(signal, lost * 1e-9) / lost))
+            found.append((float(cosines(like, own).mean()), snr))
+        return found
+
+    def gain(self, what: str, reference: Answers, before: Answers, after: Answers) -> Gain:
+        """Return the gain in AP."""
+        old, new = self.agreement(reference, before), self.agreement(reference, after)
+        like = self.rows(reference)
+        fewer = self._changed(like, before) - self._changed(like, after)
+        near = [self.cosine(reference, answers) for answers in (before, after)]
+        return Gain(what, old, new, len(reference), *near, 100 * (new - old), sign_flip(fewer), boxes=True)
+
+    def right(self, answers: Answers) -> float | None:
+        """Return AP with the labelled objects."""
+        if self.truths is None:
+            return None
+        return self_precision(self.rows(answers), self.truths, np.ones(len(answers), bool), self._classes) or 0.0
+
+    def judged(self, answers: Answers, as_built: Answers, reference: Answers | None = None) -> Judged:
+        """Compare AP, and the boxes that are missing or too many; without objects the best box of each image."""
+        if self.truths is None and reference is None:
+            before, after = (found[:, 4].astype(np.float64) for found in (as_built, answers))
+            return _surer(before, after)
+        if self.truths is not None:
+            value, old = (self.right(found) or 0.0 for found in (answers, as_built))
+            like, measure = [_as_rows(one) for one in self.truths], "AP"
+        else:
+            known = reference if reference is not None else as_built
+            value, old = (100 * self.agreement(known, found) for found in (answers, as_built))
+            like, measure = self.rows(known), "AP with float's boxes"
+        fewer = self._changed(like, as_built) - self._changed(like, answers)
+        return Judged(value, old, measure, value > old and sign_flip(fewer) < ALPHA)
+
+    def usual(self, _answers: Answers) -> float:
+        """Return 0: an image has no single answer."""
+        return 0.0
+
+    def costs_more(self, reference: Answers, answers: Answers, than: tuple[Answers, Answers]) -> float:
+        """Return the p of the boxes that are lost or gained."""
+        more = self._changed(self.rows(reference), answers) - self._changed(self.rows(than[0]), than[1])
+        return sign_flip(more)
+
+    def telling(self, reference: Answers) -> list[int]:
+        """Return the first images with a box; the first ones, if there is none."""
+        shown = [i for i, rows in enumerate(self.rows(reference)) if (rows[:, 4] >= SHOWN).any()]
+        return (shown or list(range(len(reference))))[: self.alone]
+
+    def _changed(self, like: Sequence[Rows], answers: Answers) -> NDArray[np.float64]:
+        """Return how many boxes are lost or gained in each image."""
+        lost, gained = differences(like, self.rows(answers), self._classes)
+        return np.array([len(a) + len(b) for a, b in zip(lost, gained, strict=True)], np.float64)
+
+
+def _surer(
+    before: NDArray[np.floating[Any]], after: NDArray[np.floating[Any]], *, varied: bool = True, freed: bool = False
+) -> Judged:
+    """Compare the confidence of two answers to each image.
+
+    Args:
+        varied: whether the answers are about as different from one another as before.
+        freed: whether they were all the same before.
+    """
+    up, down = int((after > before).sum()), int((after < before).sum())
+    value, old = 100 * float(after.mean()), 100 * float(before.mean())
+    surer = value - old >= CONFIDENCE_POINTS and up > down and varied and mcnemar(down, up) < ALPHA
+    return Judged(value, old, "confidence", surer or (freed and value >= old - CONFIDENCE_POINTS))
+
+
+def _as_rows(one: Truth) -> Rows:
+    """Return labelled objects as boxes of score 1."""
+    objects = ~one.crowd
+    count = int(objects.sum())
+    columns = (one.boxes[objects], np.ones((count, 1)), one.labels[objects][:, None])
+    return np.concatenate(columns, axis=1).astype(np.float32)
+
+
+def objective_of(built: Built, images: ImageSet, frames: Sequence[Frame], *, labelled: bool) -> Objective:
+    """Return what a build's answers to images are."""
+    about = built.metadata
+    if about.detector is None:
+        labels = np.array([frame.label for frame in frames], np.int64) if labelled else None
+        return Classes(labels, scores_of(built))
+    rng = np.random.Generator(np.random.PCG64(0))
+    sizes = [int(np.prod(output.shape)) for output in about.outputs]
+    places = tuple(np.sort(rng.permutation(size)[:SAMPLE]) for size in sizes)
+    truths = None
+    if labelled and isinstance(images, BoxSet):
+        truths = tuple(images.objects.get(frame.name, NOTHING) for frame in frames)
+    names = tuple(output.name for output in about.outputs)
+    return Detections(Boxer(about.detector, names, about.preprocess), places, truths)
+
+
+def step_effect(objective: Objective, name: str, what: str, before: Answers, after: Answers) -> StepEffect:
+    """Return how far a step moved the answers."""
+    return StepEffect(name, what, objective.agreement(before, after), objective.cosine(before, after))
