@@ -156,10 +156,8 @@ def _notes(evidence: Measurements) -> list[str]:
         notes.append("The calibration images are no longer in the build folder; they were not compared")
     integers = evidence.step("program")
     if integers is not None and integers.agreement < 1:
-        notes.append(
-            f"Integer arithmetic has a further cost: the program gives the calibrated model's answer on "
-            f"{100 * integers.agreement:.1f} % of the images (cosine {integers.cosine:.4f})"
-        )
+        like = evidence.like("the program", "the calibrated model's", integers.agreement)
+        notes.append(f"Integer arithmetic has a further cost: {like} (cosine {integers.cosine:.4f})")
     notes += [
         f"Calibration images differ from the measured ones in {item.name}: median {item.calibration:.2f}, "
         f"measured {item.evaluation:.2f}"
@@ -167,13 +165,16 @@ def _notes(evidence: Measurements) -> list[str]:
     ]
     every = taken.all_gain
     if every.expected - max((gain.expected for _, gain in taken.set_gains), default=0.0) >= 1:
+        agreement = f"{100 * every.after:.1f} % of float's answers (cosine {every.cosine_after:.4f})"
+        if every.boxes:
+            agreement = f"AP {100 * every.after:.1f} with float's boxes as objects"
         notes.append(
             "16 bits at every activation, including convolutions, would bring the calibrated model to "
-            f"{100 * every.after / every.n:.1f} % of float's answers (cosine {every.cosine_after:.4f}); "
-            "convolutions are not proposed, since their 16-bit integers can lose more than they gain"
+            f"{agreement}; convolutions are not proposed, since their 16-bit integers can lose more than they gain"
         )
     if taken.alone_n < evidence.n:
-        notes.append(f"Each layer alone was measured on the first {taken.alone_n} images")
+        which = "images with boxes" if evidence.boxes else "images"
+        notes.append(f"Each layer alone was measured on the first {taken.alone_n} {which}")
     return notes
 
 

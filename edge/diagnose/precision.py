@@ -193,9 +193,7 @@ class LayerStudy:
     outputs: tuple[OutputNoise, ...] = ()  #: of a detector.
 
 
-def study(
-    built: Built, frames: Sequence[Frame], objective: Objective, whole: Steps, reporter: Reporter
-) -> LayerStudy:
+def study(built: Built, frames: Sequence[Frame], objective: Objective, whole: Steps, reporter: Reporter) -> LayerStudy:
     """Measure the calibrated network layer by layer.
 
     Raises:
