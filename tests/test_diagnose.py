@@ -29,7 +29,7 @@ from edge.diagnose.observed import Seen, look, summarize
 from edge.diagnose.weights import changed_floats, changed_integers, rounded_weights
 from edge.images.frames import Frame
 from edge.measure.layers import group, module_path
-from edge.measure.scores import Gain, sign_flip, cosines, expected, gain
+from edge.measure.scores import Gain, cosines, expected, gain, sign_flip
 from edge.simulate.fakequant import FLOAT, FakeQuant, translate
 from edge.specs import Preprocess
 from tests import trained_net

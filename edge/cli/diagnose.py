@@ -90,7 +90,7 @@ def _units(units: Sequence[LayerResult], *, boxes: bool) -> list[str]:
         *(
             (
                 "cosine: of its output, everything rounded; AP, outputs: with only this layer rounded, AP with float's",
-                "boxes as objects and mean cosine of the network's outputs; outlier: its largest channel over the median",
+                "boxes as objects, mean cosine of the outputs; outlier: its largest channel over the median one",
             )
             if boxes
             else (
@@ -104,7 +104,7 @@ def _units(units: Sequence[LayerResult], *, boxes: bool) -> list[str]:
 def _shares(diagnosis: Diagnosis) -> list[str]:
     boxes = diagnosis.task == "detect"
     figures = ("AP with float's boxes", "cosine", "AP") if boxes else ("answers as float", "cosine", "Top-1")
-    rows = [("rounded", *(figures if diagnosis.labelled else figures[:2]))]
+    rows: list[tuple[str, ...]] = [("rounded", *(figures if diagnosis.labelled else figures[:2]))]
     unit = "" if boxes else " %"
     for share in diagnosis.shares:
         part = "nothing, behind NV12" if share.part == "NV12" else share.part
@@ -121,7 +121,7 @@ def _shares(diagnosis: Diagnosis) -> list[str]:
 
 
 def _outputs(outputs: Sequence[OutputNoise]) -> list[str]:
-    rows = [("output", "cosine", "signal to noise", "weights alone", "activations alone")]
+    rows: list[tuple[str, ...]] = [("output", "cosine", "signal to noise", "weights alone", "activations alone")]
     for one in outputs:
         noise = (one.snr_db, one.weights_snr_db, one.activations_snr_db)
         rows.append((one.name, f"{one.cosine:.4f}", *("-" if db is None else f"{db:.1f} dB" for db in noise)))

@@ -7,11 +7,10 @@ from collections.abc import Mapping
 from contextlib import ExitStack
 from importlib.metadata import version
 
-import numpy as np
-
 from edge.compiler.logs import NodeRow
 from edge.diagnose.cpu import cpu_nodes, placements
-from edge.diagnose.faults import Measurements, faults, remedies, verdict
+from edge.diagnose.evidence import Measurements
+from edge.diagnose.faults import faults, remedies, verdict
 from edge.diagnose.findings import Diagnosis, LayerResult, share
 from edge.diagnose.inputs import clipped, measure_steps, own_normalisation, pixel_range
 from edge.diagnose.observed import summarize

@@ -7,15 +7,15 @@ from collections.abc import Callable, Sequence
 
 from attrs import frozen
 
-from edge.diagnose.findings import CpuNode, InputCheck, Remedy, Share, names
-from edge.diagnose.inputs import LETTERBOXES, SWAPPED, VIDEO_IMAGES, VIDEO_NV12, TriedInput
-from edge.diagnose.precision import LayerStudy
-from edge.diagnose.weights import OUTLIER, ChangedTensor, WeightTensor
+from edge.diagnose.evidence import LEAST_AP, Measurements
+from edge.diagnose.findings import InputCheck, Remedy, names
+from edge.diagnose.inputs import LETTERBOXES, SWAPPED, VIDEO_IMAGES, VIDEO_NV12
+from edge.diagnose.weights import OUTLIER, WeightTensor
 from edge.folder.built import Built
-from edge.measure.labels import Shift, at_chance
+from edge.measure.labels import Shift
 from edge.measure.layers import Group
 from edge.measure.objective import ONE_ANSWER
-from edge.measure.scores import Gain, StepEffect
+from edge.measure.scores import Gain
 from edge.measure.statistics import may_be_chance, mcnemar
 
 POINTS = 3.0  # a smaller change is not a fault, even if it is significant
@@ -28,57 +28,9 @@ ROUNDING = "rounding: {images: 64, damping: 0.01}   # in the recipe"
 SPLIT = "int8_split"  # the shipped recipe
 SPLITTING = "range_split: 2   # in the recipe, with calibration: {method: mix}"
 LEAST_POINTS, LEAST = 0.2, 0.0005  # of agreement and of the cosine; smaller gains are not proposed
-LEAST_AP = 1.0  # in percent: smaller gains are not proposed, and a network with less knows nothing of the labels
-NV12_AP = 0.6  # AP counts how exactly a box lies, and so falls further than a share of equal answers
-INTEGER_AP = 10.0  # points
+NV12_AP = 0.8  # AP counts how exactly a box lies, and so falls further than a share of equal answers
+INTEGER_AP = 25.0  # points
 Ranked = tuple[tuple[float, float], Remedy]
-
-
-@frozen(eq=False)
-class Measurements:
-    """All measurements of a diagnosis."""
-
-    built: Built  #: the build.
-    n: int  #: images.
-    labelled: bool  #: whether they carry labels.
-    shift: Shift | None  #: of the labels, that fits the float network better; None as a rule.
-    float_right: int | None  #: images that the float network answers as labelled; None without labels.
-    checks: tuple[TriedInput, ...]  #: changes of the float network's input.
-    program_checks: tuple[InputCheck, ...]  #: of the program's NV12.
-    own_normalisation: str  #: how the float ONNX itself normalises its input; '' if it does not.
-    pixel_range: tuple[float, float]  #: 0.1 % and 99.9 % quantiles of the images' pixels, 0..255.
-    steps: tuple[StepEffect, ...]  #: the network after each step of the build compared with the step before.
-    shares: tuple[Share, ...]  #: weights, activations, both, NV12.
-    changed: tuple[ChangedTensor, ...]  #: weights that a step changed.
-    cpu: tuple[CpuNode, ...]  #: nodes on the CPU.
-    precision: LayerStudy | None  #: the study of the calibrated network's layers; None without one.
-    boxes: bool = False  #: whether it is a detector: agreement is AP with the other network's boxes as objects.
-    float_ap: float | None = None  #: AP of a float detector with the labels, in percent; None without.
-
-    @property
-    def at_chance(self) -> bool:
-        """Whether the float network may know nothing of the labels, so that no Top-1 or AP tells anything."""
-        if self.boxes:
-            return self.float_ap is not None and self.float_ap < LEAST_AP
-        return self.float_right is not None and at_chance(self.float_right, self.n, self.built.metadata.classes)
-
-    def like(self, who: str, whose: str, agreement: float) -> str:
-        """Return how far a network agrees with another one, in words."""
-        if self.boxes:
-            return f"{who} has AP {100 * agreement:.1f} with {whose} boxes as objects"
-        return f"{who} gives {whose} answer on {100 * agreement:.1f} % of the images"
-
-    def alone(self, share: Share) -> str:
-        """Return how near the answers stay with only a part rounded."""
-        return f"AP {100 * share.agreement:.1f}" if self.boxes else f"cosine {share.cosine:.4f}"
-
-    def step(self, name: str) -> StepEffect | None:
-        """Return a step; None if it was not measured."""
-        return next((step for step in self.steps if step.name == name), None)
-
-    def share(self, part: str) -> Share | None:
-        """Return a share; None if it was not measured."""
-        return next((share for share in self.shares if share.part == part), None)
 
 
 @frozen
@@ -586,15 +538,15 @@ def verdict(evidence: Measurements, found: tuple[Fault, ...]) -> str:
     weights, activations = evidence.share("weights"), evidence.share("activations")
     if weights is not None and activations is not None:
         order = sorted((weights, activations), key=lambda item: item.agreement if evidence.boxes else item.cosine)
-        second = evidence.alone(order[1]).removeprefix("cosine ")
+        figure = "AP" if evidence.boxes else "cosine"
         parts.append(
             f"{'of the rounding' if _nv12_leads(evidence) else 'rounded'} {order[0].part} cost most "
-            f"({evidence.alone(order[0])} alone, {order[1].part} {second})"
+            f"({figure} {evidence.kept(order[0])} alone, {order[1].part} {evidence.kept(order[1])})"
         )
         between = sorted((s for s in evidence.shares if s.tensors), key=lambda item: item.agreement)
         if between and order[0] is activations:
-            most = " and ".join(f"{s.part} ({s.tensors} tensors, {evidence.alone(s)} alone)" for s in between[:2])
-            parts.append(f"of these {most} most")
+            most = " and ".join(f"{s.part} ({s.tensors} tensors, AP {evidence.kept(s)} alone)" for s in between[:2])
+            parts.append(f"of these the ones between {most}")
     nv12 = evidence.share("NV12")
     if nv12 is not None and nv12.agreement < _enough(evidence):  # and rounding costs more, else it were a fault
         parts.append(f"NV12 costs much, too: {_nv12_figure(evidence)}")

@@ -7,7 +7,6 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import onnx
 from attrs import evolve, frozen
-from numpy.typing import NDArray
 from onnx import numpy_helper
 
 from edge.diagnose.findings import InputCheck

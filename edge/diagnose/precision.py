@@ -314,23 +314,30 @@ def around_depthwise(net: FakeQuant, groups: Sequence[Group]) -> tuple[list[int]
     """
     kinds = {node: item.kind for item in groups for node in item.nodes}
     plain = {item.output: item.tensor for item in net.quantizers}
-    writer = {name: node for node in net.graph.nodes for name in node.output}
+    readers: dict[str, list[str]] = defaultdict(list)
+    nodes = {node.name: node for node in net.graph.nodes}
+    for node in net.graph.nodes:
+        for name in dict.fromkeys(node.input):
+            readers[plain.get(name, name)].append(node.name)
 
-    def before(node: onnx.NodeProto) -> onnx.NodeProto | None:
-        return writer.get(plain.get(node.input[0], node.input[0]))
+    def activated(name: str) -> list[str]:
+        """Return a node and the activation that alone reads it."""
+        behind = readers[nodes[name].output[0]]
+        return [name, *behind] if [kinds[one] for one in behind] == ["activation"] else [name]
+
+    def read(chain: Sequence[str], kind: str) -> list[str]:
+        """Return what reads the end of a chain; nothing if it is not all of a kind."""
+        behind = readers[nodes[chain[-1]].output[0]]
+        return behind if all(kinds[one] == kind for one in behind) else []
 
     inside: set[str] = set()
     count = 0
-    for node in net.graph.nodes:
-        source = before(node) if kinds.get(node.name) == "depthwise conv" and node.op_type == "Conv" else None
-        chain = [node]
-        if source is not None and kinds.get(source.name) == "activation":
-            chain, source = [source, node], before(source)
-        if source is None or kinds.get(source.name) != "conv":
-            continue
-        behind = [n for n in net.graph.nodes if kinds.get(n.name) == "activation" and n.input and before(n) is node]
-        count += 1
-        inside |= {source.name, *(one.name for one in (*chain, *behind))}
+    for name in (name for name in nodes if kinds.get(name) == "conv"):
+        first = activated(name)
+        depthwise = [activated(one) for one in read(first, "depthwise conv")]
+        if depthwise and all(read(chain, "conv") for chain in depthwise):
+            count += len(depthwise)
+            inside.update(first, *depthwise)
     return [i for i, item in enumerate(net.quantizers) if not item.weight and item.producer in inside], count
 
 

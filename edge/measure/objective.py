@@ -13,7 +13,7 @@ from edge.folder.built import Built
 from edge.images.annotations import NOTHING, BoxSet, Truth
 from edge.images.frames import Frame
 from edge.images.items import ImageSet
-from edge.measure.average_precision import SHOWN, Rows, match, truth_of
+from edge.measure.average_precision import SHOWN, Rows
 from edge.measure.boxes import BOXES, VALUES, Boxer, boxes_in, differences, divergence, self_precision
 from edge.measure.networks import Outputs, scores_of
 from edge.measure.scores import Gain, StepEffect, cosines, gain, sign_flip
@@ -25,6 +25,8 @@ from edge.specs.schema import ScoreKind
 ALPHA = 0.01  # of the test that calls an answer to another input better
 CONFIDENCE_POINTS = 5.0  # gain of the mean confidence that counts as better without labels
 ONE_ANSWER = 0.9  # a network that gives this share of the images the same answer shows nothing
+ALONE = 16  # images on which each layer is rounded alone
+BOXES_ALONE = 6  # the same of a detector: an image has several boxes, and a detector many layers
 SAMPLE = 1024  # values of each output that its cosine and its noise are taken of
 _LEAST_NOISE = 1e-12  # of the signal; less is that of the arithmetic
 
@@ -46,8 +48,9 @@ class Judged:
 class Objective(Protocol):
     """What a task's answers are, and what makes one better than another."""
 
-    alone: int  #: images on which each layer is rounded alone.
-    boxes: bool  #: whether agreement is AP with boxes as objects, instead of a share of the images.
+    @property
+    def boxes(self) -> bool:
+        """Whether agreement is AP with boxes as objects, instead of a share of the images."""
 
     @property
     def labelled(self) -> bool:
@@ -92,7 +95,6 @@ class Classes:
 
     labels: NDArray[np.int64] | None  #: class indices, (n,); None without.
     kind: ScoreKind  #: what scores are.
-    alone: int = 16
     boxes: bool = False
 
     @property
@@ -149,7 +151,7 @@ class Classes:
 
     def telling(self, reference: Answers) -> list[int]:
         """Return the first images."""
-        return list(range(min(self.alone, len(reference))))
+        return list(range(min(ALONE, len(reference))))
 
 
 @frozen(eq=False)
@@ -164,7 +166,6 @@ class Detections:
     boxer: Boxer
     places: tuple[NDArray[np.int64], ...]  #: of the values of each output that are kept.
     truths: tuple[Truth, ...] | None  #: the objects of each image; None without labels.
-    alone: int = 6  #: an image has several boxes, and a detector many layers.
     boxes: bool = True
 
     @property
@@ -219,8 +220,17 @@ class Detections:
         old, new = self.agreement(reference, before), self.agreement(reference, after)
         like = self.rows(reference)
         fewer = self._changed(like, before) - self._changed(like, after)
-        near = [self.cosine(reference, answers) for answers in (before, after)]
-        return Gain(what, old, new, len(reference), *near, 100 * (new - old), sign_flip(fewer), boxes=True)
+        return Gain(
+            what=what,
+            before=old,
+            after=new,
+            n=len(reference),
+            cosine_before=self.cosine(reference, before),
+            cosine_after=self.cosine(reference, after),
+            expected=100 * (new - old),
+            p_closer=sign_flip(fewer),
+            boxes=True,
+        )
 
     def right(self, answers: Answers) -> float | None:
         """Return AP with the labelled objects."""
@@ -255,7 +265,7 @@ class Detections:
     def telling(self, reference: Answers) -> list[int]:
         """Return the first images with a box; the first ones, if there is none."""
         shown = [i for i, rows in enumerate(self.rows(reference)) if (rows[:, 4] >= SHOWN).any()]
-        return (shown or list(range(len(reference))))[: self.alone]
+        return (shown or list(range(len(reference))))[:BOXES_ALONE]
 
     def _changed(self, like: Sequence[Rows], answers: Answers) -> NDArray[np.float64]:
         """Return how many boxes are lost or gained in each image."""
