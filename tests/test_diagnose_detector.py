@@ -18,7 +18,7 @@ from onnx import helper
 from edge.diagnose.faults import faults, remedies, verdict
 from edge.diagnose.findings import OutputNoise, Share
 from edge.diagnose.inputs import CENTER, CORNER, LETTERBOXES, STRETCHED, changes
-from edge.diagnose.precision import around_depthwise, tensors_between
+from edge.diagnose.precision import _apart, around_depthwise, tensors_between
 from edge.images.annotations import truth
 from edge.images.frames import Frame
 from edge.measure.boxes import BOXES, VALUES, Boxer, boxes_in
@@ -281,6 +281,32 @@ def test_a_split_by_range_is_proposed_where_activations_cost() -> None:
     (rounded,) = remedies(detector(shares=shares(0.40, 0.95, 0.38)), ())
     assert "--precision int8_rounded" in rounded.how
     assert "weights alone: AP 40.0; activations alone: 95.0" in rounded.figure
+
+
+@pytest.mark.parametrize(
+    ("method", "line"),
+    [
+        ("kl:num_bin=1024,max_num_bin=16384", "calibration: {method: kl}"),
+        ("max-percentile:percentile=0.99995", "calibration: {method: max, max_percentile: 0.99995}"),
+        ("max", "calibration: {method: max}"),
+        ("something:new=1", ""),
+    ],
+)
+def test_sixteen_bits_come_with_the_calibration_they_were_tried_at(method: str, line: str, tmp_path: Path) -> None:
+    onnx.save(depthwise_net(), tmp_path / "n_calibrated_model.onnx")
+    net = FakeQuant(tmp_path / "n_calibrated_model.onnx")
+    groups = group(net.graph)
+    relu = next(one for one in groups if one.name == "relu1")
+    narrowed = _apart(net, groups, relu)
+    assert [net.quantizers[i].tensor for i in relu.touching] == ["a", "b"]
+    assert [net.quantizers[i].tensor for i in narrowed.touching] == ["a"]  # a convolution reads the other one
+    known = detector(precision=studied(split_gain=None, layer_gains=((narrowed, won(0.38, 0.6)),)))
+    known.built.manifest |= {"calibration": {"method": method}}
+    (remedy,) = remedies(known, ())
+    assert remedy.what == "Give layer relu1 (activation) 16-bit inputs"
+    assert remedy.how == "  relu1: {'on': BPU, inputs: int16}" + (f"\n{line}" if line else "") + (
+        "   # as the compiler chose; it may choose otherwise beside 16 bits" if line else ""
+    )
 
 
 def test_nv12_is_at_fault_only_where_it_changes_more_boxes_than_rounding() -> None:

@@ -60,6 +60,8 @@ def wider_layers(
         (layer, gain) of single layers, best first; (layers, gain) of sets, smallest first; the gain of all.
     """
     able = [g for g in groups if g.touching and g.bits < INT16 and _widens(net, g)]
+    if objective.boxes:
+        able = [g for g in (_apart(net, groups, g) for g in able) if g.touching]
     able.sort(key=lambda g: damage.get(g.name, (0.0, 0.0)), reverse=True)
     able = able[:CANDIDATES]
     activations = [i for i, q in enumerate(net.quantizers) if not q.weight]
@@ -94,6 +96,18 @@ def _widens(net: FakeQuant, group: Group) -> bool:
     first = {"", *(node.name for node in net.graph.nodes if node.op_type == "HzPreprocess")}
     reads_input = any(net.quantizers[i].producer in first for i in group.touching)
     return group.kind not in CONVOLUTIONS and not reads_input
+
+
+def _apart(net: FakeQuant, groups: Sequence[Group], group: Group) -> Group:
+    """Return a layer without the tensors that a convolution reads.
+
+    Measured on YOLOX-nano with hb_mapper 1.24.3: 16 bits at the activations around its first depthwise convolution
+    raised the calibrated model's AP with float's boxes from 38 to 72, but the program's from 39 to 49 only.
+    """
+    convolutions = {node for item in groups if item.kind in CONVOLUTIONS for node in item.nodes}
+    free = tuple(i for i in group.touching if not convolutions & set(net.quantizers[i].consumers))
+    own = {i for i in group.own if i in group.touching}
+    return evolve(group, touching=free, inputs_only=not own <= set(free))
 
 
 def _wider(net: FakeQuant, at: Sequence[int]) -> NDArray[np.uint8]:
