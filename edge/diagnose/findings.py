@@ -109,8 +109,8 @@ class InputCheck:
     #: ``Top-1``, ``agreement`` or ``confidence``, the mean top probability; of a detector ``AP``,
     #: ``AP with float's boxes``, or ``confidence``, the mean score of each image's best box.
     measure: str
-    #: whether the change is an improvement beyond chance, p < 0.01: exact McNemar; of a detector a paired
-    #: randomization test of the boxes that are missing or too many.
+    #: whether the change is an improvement beyond chance, p < 0.01: exact McNemar; of a detector the
+    #: paired bootstrap of AP, or a rise of both AP and confidence.
     better: bool
 
     @property

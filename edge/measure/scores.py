@@ -29,10 +29,11 @@ class Gain:
     n: int  #: images.
     cosine_before: float  #: mean cosine with float's scores, or of a detector's outputs.
     cosine_after: float  #: the same with the change.
-    expected: (
-        float  #: gain in agreement, in points; of class scores what their errors let expect, see :func:`expected`.
+    #: gain in agreement, in points; of class scores what their errors let expect, see :func:`expected`.
+    expected: float
+    p_closer: (
+        float  #: p that answers come this much closer by chance; paired over the images: sign flips, of AP bootstrap.
     )
-    p_closer: float  #: p that answers come this much closer by chance; paired sign-flip test over the images.
     boxes: bool = False  #: whether agreement is AP with float's boxes as objects, instead of a share of the images.
 
     @property
