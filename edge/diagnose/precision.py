@@ -203,7 +203,7 @@ class LayerStudy:
     weights_gain: Gain | None = None  #: of leaving every weight unrounded.
     split_gain: Gain | None = None  #: of leaving the activations around depthwise convolutions unrounded.
     depthwise: int = 0  #: depthwise convolutions behind an ordinary one, whose channels can be split by range.
-    nv12_p: float | None = None  #: p that NV12 changes more boxes than all rounding by chance; None of a classifier.
+    nv12_p: float | None = None  #: p that NV12 costs more AP than all rounding by chance; None of a classifier.
     outputs: tuple[OutputNoise, ...] = ()  #: of a detector.
 
 

@@ -79,7 +79,7 @@ class Objective(Protocol):
         """Return the share of the images with the most frequent answer, 0..1; 0 where there is no such thing."""
 
     def costs_more(self, reference: Answers, answers: Answers, than: tuple[Answers, Answers]) -> float:
-        """Return the p that answers change more often than another pair's by chance."""
+        """Return the p that two pairs of answers differ as much by chance."""
 
     def telling(self, reference: Answers) -> list[int]:
         """Return which images each layer is rounded alone on."""
