@@ -31,7 +31,7 @@ class Gain:
     cosine_after: float  #: the same with the change.
     #: gain in agreement, in points; of class scores what their errors let expect, see :func:`expected`.
     expected: float
-    #: p that answers come this much closer by chance, paired over the images: sign flips of the cosine; of AP bootstrap.
+    #: p that answers come this much closer by chance, paired over images: sign flips of the cosine, or bootstrap of AP.
     p_closer: float
     boxes: bool = False  #: whether agreement is AP with float's boxes as objects, instead of a share of the images.
 
