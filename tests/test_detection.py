@@ -18,7 +18,7 @@ from edge.accuracy.table import StepName
 from edge.images.annotations import BoxSet, Truth, open_boxes, truth
 from edge.measure.average_precision import SHOWN
 from edge.measure.boxes import Boxer, differences
-from edge.measure.networks import in_order
+from edge.measure.networks import floats_order
 from edge.specs import Preprocess
 from edge.specs.detector import Detector, Scale
 from edge.specs.schema import Output
@@ -201,7 +201,7 @@ def test_outputs_come_in_the_float_networks_order_whatever_the_compiler_does() -
     def run(_frame: object) -> list[np.ndarray]:
         return list(maps.values())
 
-    ordered = in_order(outputs, list(maps), run)
+    ordered = floats_order(outputs, list(maps), run)
     assert [one.shape for one in ordered(None)] == [(1, 4), (1, 2)]
-    assert in_order(outputs, ["boxes", "scores"], run) is run
-    assert in_order(outputs, ["other", "scores"], run) is run
+    assert floats_order(outputs, ["boxes", "scores"], run) is run
+    assert floats_order(outputs, ["other", "scores"], run) is run

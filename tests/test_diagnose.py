@@ -29,7 +29,7 @@ from edge.diagnose.observed import Seen, look, summarize
 from edge.diagnose.weights import changed_floats, changed_integers, rounded_weights
 from edge.images.frames import Frame
 from edge.measure.layers import group, module_path
-from edge.measure.scores import Gain, _sign_flip, cosines, expected, gain
+from edge.measure.scores import Gain, cosines, expected, gain, sign_flip
 from edge.simulate.fakequant import FLOAT, FakeQuant, translate
 from edge.specs import Preprocess
 from tests import trained_net
@@ -385,7 +385,7 @@ def test_the_randomization_test_is_scipys(shift: float) -> None:
         vectorized=True,
         rng=np.random.default_rng(0),
     ).pvalue
-    assert _sign_flip(differences) == pytest.approx(expected, abs=0.02)
+    assert sign_flip(differences) == pytest.approx(expected, abs=0.02)
 
 
 def test_a_gain_counts_answers_and_tells_chance_from_change() -> None:
@@ -395,8 +395,8 @@ def test_a_gain_counts_answers_and_tells_chance_from_change() -> None:
     near = reference + 0.1 * rng.standard_normal((50, 6)).astype(np.float32)
     found = gain("finer", reference, rough, near)
     answers = reference.argmax(1)
-    assert found.before == (rough.argmax(1) == answers).sum()
-    assert found.points == pytest.approx(100 * (found.after - found.before) / 50)
+    assert found.before == (rough.argmax(1) == answers).mean()
+    assert found.points == pytest.approx(100 * (found.after - found.before))
     assert found.sure
     assert not gain("none", reference, rough, rough).sure
     assert not gain("coarser", reference, near, rough).sure
@@ -539,7 +539,7 @@ def shares(nv12: tuple[float, float], weights: tuple[float, float], activations:
 
 def studied(after: float, *, p: float = 0.001) -> Any:
     """A study without a finding, but for what unrounded weights win."""
-    most = Gain("no weight rounded", 56, 63, 64, 0.01, 0.97, after, 8.0, p)
+    most = Gain("no weight rounded", 56 / 64, 63 / 64, 64, 0.97, after, 8.0, p)
     nothing: dict[str, Any] = dict.fromkeys(("weights", "differences", "layer_gains", "set_gains"), ())
     rest = {"video_node": False, "weight_gains": {}, "max_gain": None, "alone": {}, "weights_gain": most}
     return SimpleNamespace(**nothing, **rest)

@@ -126,7 +126,7 @@ def answered(build: Path, folder: Path, count: int = 12, wrong: int = 2) -> Path
     runner = FloatNet(next(build.glob("*_bpu.onnx")), rule)
     for index in range(count):
         path = save_photo(folder / "all" / f"{index:03}.png", index=index)
-        answer = int(runner(np.ascontiguousarray(resize_crop(decode(path), rule))).argmax())
+        answer = int(runner.outputs(np.ascontiguousarray(resize_crop(decode(path), rule)))[0].argmax())
         label = (answer + 1) % 4 if index < wrong else answer
         (folder / str(label)).mkdir(exist_ok=True)
         path.rename(folder / str(label) / path.name)

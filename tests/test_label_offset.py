@@ -17,7 +17,8 @@ from onnx import TensorProto, helper, numpy_helper
 
 from edge.board.compare import measure_accuracy
 from edge.diagnose import faults as judging
-from edge.diagnose.faults import Measurements, faults, remedies, verdict
+from edge.diagnose.evidence import Measurements
+from edge.diagnose.faults import faults, remedies, verdict
 from edge.errors import LabelError
 from edge.images import open_images, sample
 from edge.measure.labels import Shift, Shifts, at_chance, lacks_background

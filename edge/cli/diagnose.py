@@ -26,7 +26,7 @@ from edge.cli.program import built_folder, program_argument
 from edge.cli.verb import Verb
 
 if TYPE_CHECKING:
-    from edge.diagnose.findings import Diagnosis, InputCheck, LayerResult, Remedy
+    from edge.diagnose.findings import Diagnosis, InputCheck, LayerResult, OutputNoise, Remedy
 
 WORST = 12
 WIDTH = 100
@@ -39,8 +39,10 @@ def diagnosis_table(diagnosis: Diagnosis, file: Path) -> str:
     lines = textwrap.wrap(diagnosis.verdict, WIDTH)
     lines = [click.style(line, bold=True) for line in lines]
     if diagnosis.units:
-        lines += ["", *_units(diagnosis.units)]
+        lines += ["", *_units(diagnosis.units, boxes=diagnosis.task == "detect")]
     lines += ["", *_shares(diagnosis)]
+    if diagnosis.outputs:
+        lines += ["", *_outputs(diagnosis.outputs)]
     if diagnosis.cpu_nodes:
         lines += ["", *_cpu(diagnosis)]
     if shown := [check for check in diagnosis.input_checks if _matters(check)]:
@@ -49,7 +51,8 @@ def diagnosis_table(diagnosis: Diagnosis, file: Path) -> str:
         lines += ["", *(line for note in diagnosis.notes for line in _item(note, "note  "))]
     lines += ["", f"all of it: {file}", ""]
     if not diagnosis.remedies:
-        lines.append(click.style("No remedy: no change that was tried wins answers.", bold=True))
+        won = "boxes" if diagnosis.task == "detect" else "answers"
+        lines.append(click.style(f"No remedy: no change that was tried wins {won}.", bold=True))
         return "\n".join(lines)
     lines.append(click.style("Remedies, best first", bold=True))
     for number, remedy in enumerate(diagnosis.remedies, start=1):
@@ -57,10 +60,10 @@ def diagnosis_table(diagnosis: Diagnosis, file: Path) -> str:
     return "\n".join(lines)
 
 
-def _units(units: Sequence[LayerResult]) -> list[str]:
-    worst = sorted(units, key=lambda unit: unit.alone_cosine)[:WORST]
-    head = ("layer", "kind", "bits", "cosine", "alone", "answers", "range", "threshold", "clipped", "outlier")
-    rows = [head]
+def _units(units: Sequence[LayerResult], *, boxes: bool) -> list[str]:
+    worst = sorted(units, key=lambda unit: (unit.alone_agreement if boxes else 0.0, unit.alone_cosine))[:WORST]
+    alone = ("AP", "outputs") if boxes else ("alone", "answers")
+    rows = [("layer", "kind", "bits", "cosine", *alone, "range", "threshold", "clipped", "outlier")]
     for unit in worst:
         seen = unit.range
         rows.append(
@@ -69,8 +72,11 @@ def _units(units: Sequence[LayerResult]) -> list[str]:
                 unit.kind,
                 str(unit.bits) if unit.on == "BPU" else unit.on,
                 f"{unit.cosine:.4f}",
-                f"{unit.alone_cosine:.4f}",
-                f"{100 * unit.alone_agreement:.0f} %",
+                *(
+                    (f"{100 * unit.alone_agreement:.1f}", f"{unit.alone_cosine:.4f}")
+                    if boxes
+                    else (f"{unit.alone_cosine:.4f}", f"{100 * unit.alone_agreement:.0f} %")
+                ),
                 f"{seen.low:.4g} .. {seen.high:.4g}",
                 "-" if seen.threshold is None else f"{seen.threshold:.4g}",
                 "-" if seen.threshold is None else f"{100 * seen.saturated:.3g} %",
@@ -81,22 +87,45 @@ def _units(units: Sequence[LayerResult]) -> list[str]:
     return [
         click.style(title, bold=True),
         *table(rows, left={0, 1}),
-        "cosine: of its output, everything rounded; alone, answers: the network's, only this layer rounded;",
-        "outlier: its largest channel over the median one",
+        *(
+            (
+                "cosine: of its output, everything rounded; AP, outputs: with only this layer rounded, AP with float's",
+                "boxes as objects, mean cosine of the outputs; outlier: its largest channel over the median one",
+            )
+            if boxes
+            else (
+                "cosine: of its output, everything rounded; alone, answers: the network's, only this layer rounded;",
+                "outlier: its largest channel over the median one",
+            )
+        ),
     ]
 
 
 def _shares(diagnosis: Diagnosis) -> list[str]:
-    rows = [("rounded", "answers as float", "cosine", *(("Top-1",) if diagnosis.labelled else ()))]
+    boxes = diagnosis.task == "detect"
+    figures = ("AP with float's boxes", "cosine", "AP") if boxes else ("answers as float", "cosine", "Top-1")
+    rows: list[tuple[str, ...]] = [("rounded", *(figures if diagnosis.labelled else figures[:2]))]
+    unit = "" if boxes else " %"
     for share in diagnosis.shares:
         part = "nothing, behind NV12" if share.part == "NV12" else share.part
-        top1 = (f"{share.top1:.1f} %",) if share.top1 is not None else ()
-        rows.append((part, f"{100 * share.agreement:.1f} %", f"{share.cosine:.4f}", *top1))
+        if share.tensors is not None:
+            part = f"  {part}, {share.tensors} tensors"
+        right = share.ap if boxes else share.top1
+        known = (f"{right:.1f}{unit}",) if right is not None else ()
+        rows.append((part, f"{100 * share.agreement:.1f}{unit}", f"{share.cosine:.4f}", *known))
     return [
         *table(rows, left={0}),
         "against the float network behind NV12; the last row against the same on RGB",
         f"NV12 puts {100 * diagnosis.nv12_clipped:.2g} % of the pixels' channels outside 0..255",
     ]
+
+
+def _outputs(outputs: Sequence[OutputNoise]) -> list[str]:
+    rows: list[tuple[str, ...]] = [("output", "cosine", "signal to noise", "weights alone", "activations alone")]
+    for one in outputs:
+        noise = (one.snr_db, one.weights_snr_db, one.activations_snr_db)
+        rows.append((one.name, f"{one.cosine:.4f}", *("-" if db is None else f"{db:.1f} dB" for db in noise)))
+    return table(rows, left={0})
 
 
 def _cpu(diagnosis: Diagnosis) -> list[str]:
@@ -113,7 +142,13 @@ def _checks(checks: Sequence[InputCheck]) -> list[str]:
     for check in checks:
         mark = "  BETTER" if check.better else ""
         rows.append(
-            (check.change, check.target, check.measure, f"{check.as_built:.1f} %", f"{check.value:.1f} %{mark}")
+            (
+                check.change,
+                check.target,
+                check.measure,
+                f"{check.as_built:.1f}{check.unit}",
+                f"{check.value:.1f}{check.unit}{mark}",
+            )
         )
     return table(rows, left={0, 1, 2})
 

@@ -7,11 +7,10 @@ from collections.abc import Mapping
 from contextlib import ExitStack
 from importlib.metadata import version
 
-import numpy as np
-
 from edge.compiler.logs import NodeRow
 from edge.diagnose.cpu import cpu_nodes, placements
-from edge.diagnose.faults import Measurements, faults, remedies, verdict
+from edge.diagnose.evidence import Measurements
+from edge.diagnose.faults import faults, remedies, verdict
 from edge.diagnose.findings import Diagnosis, LayerResult, share
 from edge.diagnose.inputs import clipped, measure_steps, own_normalisation, pixel_range
 from edge.diagnose.observed import summarize
@@ -23,6 +22,7 @@ from edge.graph.files import load_onnx
 from edge.images import ImageSet
 from edge.images.frames import cores, load_frames
 from edge.measure.labels import Shifts
+from edge.measure.objective import Classes, objective_of
 from edge.progress import SILENT, Reporter
 from edge.runtime import load
 from edge.simulate.fakequant import Quantizer
@@ -40,20 +40,21 @@ def diagnose(
         unlabelled: why there is no Top-1; empty if there is.
 
     Raises:
-        UsageError: the outputs are no class scores.
+        UsageError: the outputs are neither class scores nor boxes.
         InputError: no image can be read.
         ModelFileError: a file of the build can't be run, or holds an operator without a rule.
     """
-    if built.metadata.task != "classify":
+    if built.metadata.task == "raw":
         raise UsageError(
-            f"the outputs of {built.metadata.model} are no class scores",
-            expected="a classifier: a fault is found by the answers that it changes",
+            f"the outputs of {built.metadata.model} are no class scores and no boxes",
+            expected="a classifier or a detector: a fault is found by the answers that it changes",
             remedy=f"edge eval {built.folder.name}   tells how far each output is from float's",
         )
     started = time.monotonic()
     reporter.update("images", 0.0)
     frames, unreadable = load_frames(images, built.metadata.preprocess, reporter)
-    labels = None if unlabelled else np.array([frame.label for frame in frames], np.int64)
+    objective = objective_of(built, images, frames, labelled=not unlabelled)
+    labels = objective.labels if isinstance(objective, Classes) else None
     notes = [unlabelled[0].upper() + unlabelled[1:]] if unlabelled else []
     with ExitStack() as stack:
         program = None
@@ -61,12 +62,12 @@ def diagnose(
             program = stack.enter_context(load(built.folder, "portable", threads=cores()))
         except EdgeError as error:
             notes.append(f"The program's integers were not run: {error.seen}")
-        whole = measure_steps(built, frames, labels, program, reporter)
+        whole = measure_steps(built, frames, objective, program, reporter)
     if unreadable:
         notes.append(f"{len(unreadable)} images can't be read and are in no figure: {unreadable[0]} …")
     taken: LayerStudy | None = None
     if "calibrated_onnx" in built.files:
-        taken = study(built, frames, labels, whole, reporter)
+        taken = study(built, frames, objective, whole, reporter)
     else:
         notes.append(
             "No calibrated model, since the vendor's compiler did not run: layers, ranges, weights, calibration "
@@ -76,15 +77,17 @@ def diagnose(
     evidence = Measurements(
         built=built,
         n=len(frames),
-        labelled=labels is not None,
+        labelled=objective.labelled,
         shift=None if labels is None else Shifts().add(whole.float_rgb.argmax(1), labels).better,
         float_right=None if labels is None else int((whole.float_rgb.argmax(1) == labels).sum()),
+        float_ap=objective.right(whole.float_rgb) if objective.boxes else None,
+        boxes=objective.boxes,
         checks=whole.checks,
         program_checks=(*whole.program_checks, *(taken.program_checks if taken else ())),
         own_normalisation=own_normalisation(load_onnx(built.file("float_onnx"))),
         pixel_range=pixel_range(frames),
         steps=(*whole.steps, *(taken.steps if taken else ())),
-        shares=(*(taken.shares if taken else ()), share("NV12", whole.float_rgb, whole.float_nv12, labels)),
+        shares=(*(taken.shares if taken else ()), share("NV12", whole.float_rgb, whole.float_nv12, objective)),
         changed=(
             *changed_floats(built.file("float_onnx"), built.file("bpu_onnx"), "simplify"),
             *(taken.changed if taken else ()),
@@ -99,7 +102,7 @@ def diagnose(
         models={role: built.sha256[role] for role in _ROLES if role in built.sha256},
         dataset=images.description,
         n=len(frames),
-        labelled=labels is not None,
+        labelled=objective.labelled,
         verdict=verdict(evidence, found),
         units=_units(taken, rows) if taken else (),
         shares=evidence.shares,
@@ -110,6 +113,8 @@ def diagnose(
         notes=(*notes, *_notes(evidence)),
         versions=_versions(built),
         seconds=round(time.monotonic() - started, 3),
+        task=built.metadata.task,
+        outputs=taken.outputs if taken else (),
     )
 
 
@@ -150,10 +155,8 @@ def _notes(evidence: Measurements) -> list[str]:
         notes.append("The calibration images are no longer in the build folder; they were not compared")
     integers = evidence.step("program")
     if integers is not None and integers.agreement < 1:
-        notes.append(
-            f"Integer arithmetic has a further cost: the program gives the calibrated model's answer on "
-            f"{100 * integers.agreement:.1f} % of the images (cosine {integers.cosine:.4f})"
-        )
+        like = evidence.like("the program", "the calibrated model's", integers.agreement)
+        notes.append(f"Integer arithmetic has a further cost: {like} (cosine {integers.cosine:.4f})")
     notes += [
         f"Calibration images differ from the measured ones in {item.name}: median {item.calibration:.2f}, "
         f"measured {item.evaluation:.2f}"
@@ -161,13 +164,16 @@ def _notes(evidence: Measurements) -> list[str]:
     ]
     every = taken.all_gain
     if every.expected - max((gain.expected for _, gain in taken.set_gains), default=0.0) >= 1:
+        agreement = f"{100 * every.after:.1f} % of float's answers (cosine {every.cosine_after:.4f})"
+        if every.boxes:
+            agreement = f"AP {100 * every.after:.1f} with float's boxes as objects"
         notes.append(
             "16 bits at every activation, including convolutions, would bring the calibrated model to "
-            f"{100 * every.after / every.n:.1f} % of float's answers (cosine {every.cosine_after:.4f}); "
-            "convolutions are not proposed, since their 16-bit integers can lose more than they gain"
+            f"{agreement}; convolutions are not proposed, since their 16-bit integers can lose more than they gain"
         )
     if taken.alone_n < evidence.n:
-        notes.append(f"Each layer alone was measured on the first {taken.alone_n} images")
+        which = "images with boxes" if evidence.boxes else "images"
+        notes.append(f"Each layer alone was measured on the first {taken.alone_n} {which}")
     return notes
 
 

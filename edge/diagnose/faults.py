@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 from collections.abc import Callable, Sequence
 
 from attrs import frozen
 
-from edge.diagnose.findings import CpuNode, InputCheck, Remedy, Share, names
-from edge.diagnose.inputs import ONE_ANSWER, VIDEO_IMAGES, VIDEO_NV12, TriedInput
-from edge.diagnose.precision import LayerStudy
-from edge.diagnose.weights import OUTLIER, ChangedTensor, WeightTensor
+from edge.diagnose.evidence import LEAST_AP, Measurements
+from edge.diagnose.findings import InputCheck, Remedy, names
+from edge.diagnose.inputs import LETTERBOXES, SWAPPED, VIDEO_IMAGES, VIDEO_NV12
+from edge.diagnose.weights import OUTLIER, WeightTensor
 from edge.folder.built import Built
-from edge.measure.labels import Shift, at_chance
+from edge.measure.labels import Shift
 from edge.measure.layers import Group
-from edge.measure.scores import Gain, StepEffect
+from edge.measure.objective import ONE_ANSWER
+from edge.measure.scores import Gain
 from edge.measure.statistics import may_be_chance, mcnemar
 
 POINTS = 3.0  # a smaller change is not a fault, even if it is significant
@@ -24,41 +26,12 @@ COARSE = 0.3  # mean rounding error of a channel's small weights against their m
 SINGLE_LAYERS = 3
 ROUNDED = "int8_rounded"  # the shipped recipe
 ROUNDING = "rounding: {images: 64, damping: 0.01}   # in the recipe"
+SPLIT = "int8_split"  # the shipped recipe
+SPLITTING = "range_split: 2   # in the recipe, with calibration: {method: mix}"
 LEAST_POINTS, LEAST = 0.2, 0.0005  # of agreement and of the cosine; smaller gains are not proposed
+NV12_AP = 0.8  # AP counts how exactly a box lies, and so falls further than a share of equal answers
+INTEGER_AP = 25.0  # points
 Ranked = tuple[tuple[float, float], Remedy]
-
-
-@frozen(eq=False)
-class Measurements:
-    """All measurements of a diagnosis."""
-
-    built: Built  #: the build.
-    n: int  #: images.
-    labelled: bool  #: whether they carry labels.
-    shift: Shift | None  #: of the labels, that fits the float network better; None as a rule.
-    float_right: int | None  #: images that the float network answers as labelled; None without labels.
-    checks: tuple[TriedInput, ...]  #: changes of the float network's input.
-    program_checks: tuple[InputCheck, ...]  #: of the program's NV12.
-    own_normalisation: str  #: how the float ONNX itself normalises its input; '' if it does not.
-    pixel_range: tuple[float, float]  #: 0.1 % and 99.9 % quantiles of the images' pixels, 0..255.
-    steps: tuple[StepEffect, ...]  #: the network after each step of the build compared with the step before.
-    shares: tuple[Share, ...]  #: weights, activations, both, NV12.
-    changed: tuple[ChangedTensor, ...]  #: weights that a step changed.
-    cpu: tuple[CpuNode, ...]  #: nodes on the CPU.
-    precision: LayerStudy | None  #: the study of the calibrated network's layers; None without one.
-
-    @property
-    def at_chance(self) -> bool:
-        """Whether the float network may know nothing of the labels, so that no Top-1 tells anything."""
-        return self.float_right is not None and at_chance(self.float_right, self.n, self.built.metadata.classes)
-
-    def step(self, name: str) -> StepEffect | None:
-        """Return a step; None if it was not measured."""
-        return next((step for step in self.steps if step.name == name), None)
-
-    def share(self, part: str) -> Share | None:
-        """Return a share; None if it was not measured."""
-        return next((share for share in self.shares if share.part == part), None)
 
 
 @frozen
@@ -104,6 +77,20 @@ def _off_by_one(shift: Shift) -> Fault:
 
 
 def _chance(evidence: Measurements) -> Fault:
+    if evidence.boxes:
+        figure = f"AP {evidence.float_ap:.1f} on {evidence.n} images"
+        return Fault(
+            "labels",
+            f"the float network itself finds next to none of the labelled objects ({figure}), so nothing can be said "
+            "of what quantization costs in AP",
+            Remedy(
+                what="Check the order of the classes, mean, std, the channel order and the letterbox before anything "
+                "else",
+                how=rebuild(evidence.built, ("--mean", "MEAN"), ("--std", "STD"), ("--color", "COLOR")),
+                figure=f"{figure}, float network",
+                gain=0.0,
+            ),
+        )
     figure = f"Top-1 {100 * (evidence.float_right or 0) / evidence.n:.1f} % of {evidence.n} images"
     return Fault(
         "labels",
@@ -127,9 +114,10 @@ def _input(evidence: Measurements) -> Fault | None:
     if not better:
         return None
     # Without labels take the most varied answers: a very certain network may give one answer only.
-    best = max(better, key=lambda tried: tried.check.value if evidence.labelled else -tried.usual)
+    by_value = evidence.labelled or evidence.boxes
+    best = max(better, key=lambda tried: tried.check.value if by_value else -tried.usual)
     check, change = best.check, best.change
-    figure = f"{check.measure} {check.as_built:.1f} → {check.value:.1f} % of {evidence.n} images, float network"
+    figure = f"{_moved(check)} {'on' if check.unit == '' else 'of'} {evidence.n} images, float network"
     if not evidence.labelled and best.usual_before >= ONE_ANSWER:
         figure += f"; the most frequent answer falls from {100 * best.usual_before:.0f} to {100 * best.usual:.0f} %"
     gain = max(0.0, check.value - check.as_built)
@@ -165,9 +153,15 @@ def _input(evidence: Measurements) -> Fault | None:
 def _input_sentence(change: str, own: str) -> str:
     if own:
         return f"Build without mean and std: the ONNX normalises its input itself ({own})"
-    if change == "swapped channels":
+    if change == SWAPPED:
         return "Build with the other channel order"
+    if change in LETTERBOXES:
+        return f"Show images as the network was trained: {change}"
     return f"Build with the mean and std that the network was trained with: {change}"
+
+
+def _moved(check: InputCheck) -> str:
+    return f"{check.measure} {check.as_built:.1f} → {check.value:.1f}{check.unit}"
 
 
 def _program_range(evidence: Measurements) -> Fault | None:
@@ -177,7 +171,7 @@ def _program_range(evidence: Measurements) -> Fault | None:
     if not compiled and not better:
         return None
     figure = (
-        f"{check.measure} {check.as_built:.1f} → {check.value:.1f} % with video-range NV12 ({evidence.n} images)"
+        f"{_moved(check)} with video-range NV12 ({evidence.n} images)"
         if check is not None
         else "input_type of the preprocess node: video range"
     )
@@ -202,7 +196,8 @@ def _changed_function(evidence: Measurements) -> Fault | None:
             continue
         tensors = [item.tensor for item in evidence.changed if item.step == name]
         what = f"; weights that differ: {names(tensors)}" if tensors else ""
-        figure = f"agreement {100 * step.agreement:.1f} %, cosine {step.cosine:.4f} with the step before"
+        agreement = f"AP {100 * step.agreement:.1f}" if evidence.boxes else f"agreement {100 * step.agreement:.1f} %"
+        figure = f"{agreement}, cosine {step.cosine:.4f} with the step before"
         return Fault(
             name,
             f"step {name} changed the network ({step.what}): {figure}{what}",
@@ -220,7 +215,7 @@ def _nv12_leads(evidence: Measurements) -> bool:
     """Tell whether NV12 alone changes more answers than all rounding behind it, of equally many the scores further."""
     nv12, both = evidence.share("NV12"), evidence.share("both")
     if nv12 is None or both is None:
-        return nv12 is not None and nv12.agreement < NV12_AGREEMENT
+        return nv12 is not None and nv12.agreement < _enough(evidence)
     return (nv12.agreement, nv12.cosine) < (both.agreement, both.cosine)
 
 
@@ -228,9 +223,10 @@ def _nv12(evidence: Measurements) -> Fault | None:
     nv12, both, n = evidence.share("NV12"), evidence.share("both"), evidence.n
     if nv12 is None or not _nv12_leads(evidence):
         return None
-    if both is not None and nv12.agreement >= NV12_AGREEMENT:
+    if both is not None and nv12.agreement >= _enough(evidence):
         changed = [round(n * (1 - part.agreement)) for part in (nv12, both)]
-        if 100 * (both.agreement - nv12.agreement) < POINTS or may_be_chance(mcnemar(*changed)):
+        p = evidence.precision.nv12_p if evidence.boxes and evidence.precision is not None else mcnemar(*changed)
+        if 100 * (both.agreement - nv12.agreement) < POINTS or may_be_chance(1.0 if p is None else p):
             return None
     figure = _nv12_figure(evidence)
     return Fault(
@@ -245,11 +241,19 @@ def _nv12(evidence: Measurements) -> Fault | None:
     )
 
 
+def _enough(evidence: Measurements) -> float:
+    """Return the agreement behind NV12 that is not remarkable by itself."""
+    return NV12_AP if evidence.boxes else NV12_AGREEMENT
+
+
 def _nv12_figure(evidence: Measurements) -> str:
     """Return what NV12 changes, beside what rounding changes."""
     nv12, both = evidence.share("NV12"), evidence.share("both")
     if nv12 is None:
         return ""
+    if evidence.boxes:
+        own = evidence.like("float behind NV12", "its own", nv12.agreement)
+        return own if both is None else f"{own}, rounded there {100 * both.agreement:.1f}"
     own = f"float agrees with itself on {100 * nv12.agreement:.1f} % of the images behind NV12"
     return own if both is None else f"{own}, with itself rounded there on {100 * both.agreement:.1f} %"
 
@@ -265,7 +269,7 @@ def ruined(evidence: Measurements) -> tuple[tuple[WeightTensor, Gain], ...]:
         if (gain := taken.weight_gains.get(weight.quantizer)) is not None
         and (weight.outlier >= OUTLIER or weight.channel_error >= COARSE)
         and gain.sure
-        and (gain.points >= POINTS or gain.cosine_after - gain.cosine_before >= 0.01)
+        and (gain.points >= POINTS or gain.closer >= 0.01)
     ]
     return tuple(sorted(found, key=lambda pair: -pair[1].cosine_after))
 
@@ -295,7 +299,7 @@ def _calibration(evidence: Measurements) -> Fault | None:
     if taken is None or not taken.differences or not taken.refit_gain.sure:
         return None
     gain = taken.refit_gain
-    if gain.points < POINTS and gain.cosine_after - gain.cosine_before < 0.01:
+    if gain.points < POINTS and gain.closer < 0.01:
         return None
     first = taken.differences[0]
     differ = f"{first.name} {first.calibration:.2f}, in the measured images {first.evaluation:.2f}"
@@ -321,14 +325,15 @@ def _integers(evidence: Measurements) -> Fault | None:
         if step is None or both is None:
             return None
         n = evidence.n
-        lost = round(n * (both.agreement - step.agreement))
-        if 100 * (both.agreement - step.agreement) < 5 or mcnemar(max(lost, 0), 0) >= 0.01:
+        lost, points = round(n * (both.agreement - step.agreement)), 100 * (both.agreement - step.agreement)
+        if points < INTEGER_AP if evidence.boxes else points < 5 or mcnemar(max(lost, 0), 0) >= 0.01:
             return None
-    figure = (
-        f"the program agrees with the calibrated model on {100 * step.agreement:.1f} % of the images"
-        if step is not None
-        else f"{100 * changed[0].share:.1f} % of its integers differ"
-    )
+    if step is None:
+        figure = f"{100 * changed[0].share:.1f} % of its integers differ"
+    elif evidence.boxes:
+        figure = evidence.like("the program", "the calibrated model's", step.agreement)
+    else:
+        figure = f"the program agrees with the calibrated model on {100 * step.agreement:.1f} % of the images"
     what = names([f"{i.tensor} ({100 * i.share:.0f} % of its integers)" for i in changed]) if changed else ""
     return Fault(
         "integers",
@@ -349,7 +354,7 @@ def remedies(evidence: Measurements, found: tuple[Fault, ...]) -> tuple[Remedy, 
     first = sorted((fault.remedy for fault in found), key=lambda remedy: -remedy.gain)
     if evidence.shift is not None or evidence.at_chance:
         return tuple(first)
-    others = [*_wider(evidence), *_method(evidence), *_cpu(evidence)]
+    others = [*_wider(evidence), *_split(evidence), *_method(evidence), *_cpu(evidence)]
     others += [*_rounded(evidence, found), *_coarse_weights(evidence, found)]
     return (*first, *(remedy for _, remedy in sorted(others, key=lambda pair: pair[0], reverse=True)))
 
@@ -359,11 +364,12 @@ def _wider(evidence: Measurements) -> list[Ranked]:
     taken = evidence.precision
     if taken is None:
         return []
+    kept = _kept_method(evidence)
     found = [
         _ranked(
             gain,
-            f"Give layer {group.name} ({group.kind}) 16-bit activations",
-            recipe_lines([group], on_cpu),
+            f"Give layer {group.name} ({group.kind}) 16-bit {'inputs' if group.inputs_only else 'activations'}",
+            recipe_lines([group], on_cpu) + kept,
             gain.figure,
         )
         for group, gain in taken.layer_gains[:SINGLE_LAYERS]
@@ -375,20 +381,56 @@ def _wider(evidence: Measurements) -> list[Ranked]:
         most = max(_nearer(gain) for _, gain in sets)
         groups, gain = next(pair for pair in sets if _nearer(pair[1]) >= 0.8 * most)
         names = ", ".join(group.name for group in groups)
-        if gain.cosine_after - taken.layer_gains[0][1].cosine_after > LEAST:
+        if _nearer(gain) - _nearer(taken.layer_gains[0][1]) > LEAST:
             found.append(
                 _ranked(
                     gain,
                     f"Give {len(groups)} layers 16-bit activations: {names}",
-                    recipe_lines(groups, on_cpu),
+                    recipe_lines(groups, on_cpu) + kept,
                     gain.figure + _bound(taken.all_gain),
                 )
             )
     return found
 
 
+def _kept_method(evidence: Measurements) -> str:
+    """Return the recipe line that keeps a detector's way of calibration, which the compiler chose.
+
+    Measured on YOLOX-nano: with two layers at 16 bits its search chose another one, and AP fell from 21 to 4.
+    """
+    method = str((evidence.built.manifest.get("calibration") or {}).get("method") or "")
+    percentile = re.fullmatch(r"max-percentile:percentile=([\d.]+)", method)
+    keys = f"max, max_percentile: {percentile[1]}" if percentile else method.partition(":")[0]
+    if not evidence.boxes or (keys not in ("kl", "max") and not percentile):
+        return ""
+    return f"\ncalibration: {{method: {keys}}}   # as the compiler chose; it may choose otherwise beside 16 bits"
+
+
 def _bound(gain: Gain) -> str:
-    return f"; all activations at 16 bits: {100 * gain.after / gain.n:.1f} %, cosine {gain.cosine_after:.4f}"
+    agreement = f"{100 * gain.after:.1f}" if gain.boxes else f"{100 * gain.after:.1f} %, cosine {gain.cosine_after:.4f}"
+    return f"; all activations at 16 bits: {agreement}"
+
+
+def _split(evidence: Measurements) -> list[Ranked]:
+    """Propose channels split by range, where the activations around depthwise convolutions cost."""
+    taken, about = evidence.precision, evidence.built.manifest
+    weights, activations = evidence.share("weights"), evidence.share("activations")
+    gain = taken.split_gain if evidence.boxes and taken is not None else None
+    if gain is None or taken is None or weights is None or activations is None or about.get("range_split"):
+        return []
+    if activations.agreement >= weights.agreement or not _helps(gain):
+        return []
+    plain = about.get("precision") == "int8"
+    how = rebuild(evidence.built, ("--precision", SPLIT)) if plain else SPLITTING
+    what = (
+        f"Split the channels around the {taken.depthwise} depthwise convolutions by range, so that each part has a "
+        "threshold of its own: a few wide channels take the steps of all others"
+    )
+    figure = (
+        f"activations alone: AP {100 * activations.agreement:.1f}, weights alone: {100 * weights.agreement:.1f}; the "
+        f"most to win, with these activations unrounded: {gain.figure}"
+    )
+    return [_ranked(gain, what, how, figure)]
 
 
 def _method(evidence: Measurements) -> list[Ranked]:
@@ -412,15 +454,18 @@ def _rounded(evidence: Measurements, found: tuple[Fault, ...]) -> list[Ranked]:
     gain = taken.weights_gain if taken is not None else None
     if weights is None or activations is None or gain is None or about.get("rounding"):
         return []
-    if weights.cosine >= activations.cosine or not _helps(gain) or any(fault.step == "weights" for fault in found):
+    less = weights.agreement < activations.agreement if evidence.boxes else weights.cosine < activations.cosine
+    if not less or not _helps(gain) or any(fault.step == "weights" for fault in found):
         return []
     plain = about.get("precision") == "int8"
     how = rebuild(evidence.built, ("--precision", ROUNDED)) if plain else ROUNDING
     figure = (
-        f"weights alone: float's answer on {100 * weights.agreement:.1f} %, cosine {weights.cosine:.4f}; activations "
-        f"alone: {100 * activations.agreement:.1f} %, {activations.cosine:.4f}; the most to win, with no weight "
-        f"rounded: {gain.figure}"
+        f"weights alone: AP {100 * weights.agreement:.1f}; activations alone: {100 * activations.agreement:.1f}"
+        if evidence.boxes
+        else f"weights alone: float's answer on {100 * weights.agreement:.1f} %, cosine {weights.cosine:.4f}; "
+        f"activations alone: {100 * activations.agreement:.1f} %, {activations.cosine:.4f}"
     )
+    figure += f"; the most to win, with no weight rounded: {gain.figure}"
     what = "Round the weights so that their errors cancel, at no cost in speed: they cost most"
     return [_ranked(gain, what, how, figure)]
 
@@ -452,11 +497,12 @@ def _cpu(evidence: Measurements) -> list[Ranked]:
 
 
 def _helps(gain: Gain) -> bool:
-    return gain.before < gain.n and gain.expected >= LEAST_POINTS and gain.sure and _nearer(gain) > LEAST
+    points = LEAST_AP if gain.boxes else LEAST_POINTS
+    return gain.before < 1 and gain.expected >= points and gain.sure and _nearer(gain) > LEAST
 
 
 def _nearer(gain: Gain) -> float:
-    return gain.cosine_after - gain.cosine_before
+    return gain.after - gain.before if gain.boxes else gain.closer
 
 
 def _ranked(gain: Gain, what: str, how: str, figure: str) -> Ranked:
@@ -482,7 +528,7 @@ def recipe_lines(groups: Sequence[Group], on_cpu: frozenset[str]) -> str:
     The last layer's output leaves the BPU unrounded, so only its inputs are set.
     """
     return "\n".join(
-        f"  {name}: {{'on': BPU, inputs: int16{'' if group.last else ', outputs: int16'}}}"
+        f"  {name}: {{'on': BPU, inputs: int16{'' if group.last or group.inputs_only else ', outputs: int16'}}}"
         for group in groups
         for name in group.nodes
         if name not in on_cpu
@@ -496,22 +542,35 @@ def verdict(evidence: Measurements, found: tuple[Fault, ...]) -> str:
         return sentence[0].upper() + sentence[1:]
     parts = ["No fault found"]
     program = evidence.step("end to end")
-    if program is not None:
+    if program is not None and evidence.boxes:
+        found_again = evidence.like("the program", "float's", program.agreement)
+        parts.append(f"{found_again}, both behind NV12, on {evidence.n} images")
+    elif program is not None:
         share = f"{100 * program.agreement:.1f} % of {evidence.n} images"
         parts.append(f"the program gives float's answer behind NV12 on {share}")
     if _nv12_leads(evidence):
         parts.append(f"NV12 costs most: {_nv12_figure(evidence)}")
     weights, activations = evidence.share("weights"), evidence.share("activations")
     if weights is not None and activations is not None:
-        order = sorted((weights, activations), key=lambda item: item.cosine)
+        order = sorted((weights, activations), key=lambda item: item.agreement if evidence.boxes else item.cosine)
+        figure = "AP" if evidence.boxes else "cosine"
         parts.append(
             f"{'of the rounding' if _nv12_leads(evidence) else 'rounded'} {order[0].part} cost most "
-            f"(cosine {order[0].cosine:.4f} alone, {order[1].part} {order[1].cosine:.4f})"
+            f"({figure} {evidence.kept(order[0])} alone, {order[1].part} {evidence.kept(order[1])})"
         )
+        between = sorted((s for s in evidence.shares if s.tensors), key=lambda item: item.agreement)
+        if between and order[0] is activations:
+            most = " and ".join(f"{s.part} ({s.tensors} tensors, AP {evidence.kept(s)} alone)" for s in between[:2])
+            parts.append(f"of these the ones between {most}")
     nv12 = evidence.share("NV12")
-    if nv12 is not None and nv12.agreement < NV12_AGREEMENT:  # and rounding costs more, else it were a fault
+    if nv12 is not None and nv12.agreement < _enough(evidence):  # and rounding costs more, else it were a fault
         parts.append(f"NV12 costs much, too: {_nv12_figure(evidence)}")
-    if evidence.precision is not None and evidence.precision.alone:
-        alone = evidence.precision.alone
-        parts.append(f"of all layers {min(alone, key=lambda name: alone[name][0])} most")
+    taken = evidence.precision
+    if taken is not None and taken.alone:
+        figure = f" (AP {100 * taken.alone[taken.worst][1]:.1f} alone)" if evidence.boxes else ""
+        parts.append(f"of all layers {taken.worst} most{figure}")
+    noisy = [one for one in taken.outputs if one.snr_db is not None] if taken is not None and evidence.boxes else []
+    if noisy:
+        last = min(noisy, key=lambda one: one.snr_db or 0.0)
+        parts.append(f"the outputs lose most at {last.name} (signal to noise {last.snr_db:.1f} dB)")
     return "; ".join(parts)

@@ -4,24 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-import numpy as np
 from attrs import field, frozen
-from numpy.typing import NDArray
 
 from edge.measure.layers import UnitKind
-from edge.measure.scores import Scores, cosines
+from edge.measure.objective import Answers, Objective
+from edge.specs.schema import Task
 
 FILE = "diagnosis.json"
 SCHEMA_VERSION = 1
 
 
-def share(part: str, reference: Scores, scores: Scores, labels: NDArray[np.int64] | None) -> Share:
-    """Return how far quantizing a part moves the scores from the reference's."""
+def share(part: str, reference: Answers, answers: Answers, objective: Objective) -> Share:
+    """Return how far quantizing a part moves the answers from the reference's."""
+    right = objective.right(answers)
     return Share(
         part=part,
-        agreement=float((reference.argmax(1) == scores.argmax(1)).mean()),
-        cosine=float(cosines(reference, scores).mean()),
-        top1=None if labels is None else 100 * float((scores.argmax(1) == labels).mean()),
+        agreement=objective.agreement(reference, answers),
+        cosine=objective.cosine(reference, answers),
+        top1=None if objective.boxes else right,
+        ap=right if objective.boxes else None,
     )
 
 
@@ -50,8 +51,11 @@ class LayerResult:
     kind: UnitKind  #: what it is.
     nodes: tuple[str, ...]  #: the compiler's node names in it.
     cosine: float  #: of its output with everything quantized, against float, mean over the images.
-    alone_cosine: float  #: of the network's scores with only this layer quantized, against float.
-    alone_agreement: float  #: share of images, 0..1, with the same answer when only this layer is quantized.
+    #: of the network's scores with only this layer quantized, against float; the mean of a detector's outputs.
+    alone_cosine: float
+    #: share of images, 0..1, with the same answer when only this layer is quantized; of a detector AP, 0..1, with
+    #: float's boxes as objects.
+    alone_agreement: float
     bits: int  #: 8 or 16.
     on: str  #: ``BPU`` or ``CPU``.
     range: Range  #: of its output.
@@ -59,12 +63,28 @@ class LayerResult:
 
 @frozen
 class Share:
-    """How far the network's scores move when only a part of it is quantized."""
+    """How far the network's answers move when only a part of it is quantized."""
 
-    part: str  #: ``weights``, ``activations``, ``both``, or ``NV12`` (the float net behind NV12).
-    agreement: float  #: share of the images with the float net's answer, 0..1.
-    cosine: float  #: mean cosine with the float net's scores.
-    top1: float | None  #: percent right; None without labels.
+    #: ``weights``, ``activations``, ``both``, or ``NV12`` (the float net behind NV12); of a detector also the
+    #: activations between two kinds of layers, such as ``conv → activation``.
+    part: str
+    agreement: float  #: share of the images with the float net's answer, or AP with its boxes as objects, 0..1.
+    cosine: float  #: mean cosine with the float net's scores, or mean of a detector's outputs.
+    top1: float | None  #: percent right; None without labels, and of a detector.
+    ap: float | None = None  #: COCO's, in percent, with the labelled objects; None without, and of a classifier.
+    tensors: int | None = None  #: how many are rounded between two kinds of layers; None for the other parts.
+
+
+@frozen
+class OutputNoise:
+    """How far an output of a detector is from the float network's, on a sample of its values."""
+
+    name: str  #: of the output.
+    cosine: float  #: everything rounded, mean over the images.
+    #: signal to noise, everything rounded; the signal is the deviation from the output's mean. None without noise.
+    snr_db: float | None
+    weights_snr_db: float | None  #: the same with only the weights rounded.
+    activations_snr_db: float | None  #: the same with only the activations rounded.
 
 
 @frozen
@@ -84,10 +104,19 @@ class InputCheck:
 
     change: str  #: what was changed, such as ``swapped channels`` or ``video-range NV12``.
     target: str  #: the network that ran: ``float`` or ``program``.
-    value: float  #: Top-1 in percent, agreement in percent, or mean top probability in percent; see ``measure``.
+    value: float  #: in percent; see ``measure``.
     as_built: float  #: the same figure for the input as the build makes it.
-    measure: str  #: ``Top-1``, ``agreement`` or ``confidence``.
-    better: bool  #: whether the change is an improvement beyond chance (exact McNemar p < 0.01).
+    #: ``Top-1``, ``agreement`` or ``confidence``, the mean top probability; of a detector ``AP``,
+    #: ``AP with float's boxes``, or ``confidence``, the mean score of each image's best box.
+    measure: str
+    #: whether the change is an improvement beyond chance, p < 0.01: exact McNemar; of a detector the
+    #: paired bootstrap of AP, or a rise of both AP and confidence.
+    better: bool
+
+    @property
+    def unit(self) -> str:
+        """What stands behind the value."""
+        return "" if self.measure.startswith("AP") else " %"
 
 
 @frozen
@@ -97,7 +126,7 @@ class Remedy:
     what: str  #: in a sentence.
     how: str  #: the command or the recipe line.
     figure: str  #: the measurement behind it.
-    gain: float  #: expected, in points of agreement with float; remedies are ranked by it.
+    gain: float  #: expected, in points of agreement with float, or of AP with its boxes; remedies are ranked by it.
 
 
 @frozen
@@ -120,4 +149,6 @@ class Diagnosis:
     notes: tuple[str, ...] = ()  #: further notes for the user, one sentence each.
     versions: Mapping[str, str] = field(factory=dict)  #: of the programs that ran.
     seconds: float = 0.0  #: wall time of the whole command.
+    task: Task = "classify"  #: of the network.
+    outputs: tuple[OutputNoise, ...] = ()  #: of a detector, with a calibrated model; else empty.
     schema_version: int = SCHEMA_VERSION

@@ -7,25 +7,20 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import onnx
 from attrs import evolve, frozen
-from numpy.typing import NDArray
 from onnx import numpy_helper
 
 from edge.diagnose.findings import InputCheck
 from edge.folder.built import Built
 from edge.images.frames import Frame, spread
-from edge.images.preprocess import Image, rgb_to_nv12, yuv444_to_rgb_float
-from edge.measure.networks import FloatNet, scores_of
-from edge.measure.scores import Scores, StepEffect, compare
-from edge.measure.statistics import mcnemar
+from edge.images.preprocess import Image, resize_crop, rgb_to_nv12, yuv444_to_rgb_float
+from edge.measure.networks import FloatNet, Outputs, floats_order
+from edge.measure.objective import Answers, Judged, Objective, step_effect
+from edge.measure.scores import StepEffect
 from edge.progress import Reporter
 from edge.runtime import Net
-from edge.runtime.scores import probabilities
 from edge.specs import Preprocess
-from edge.specs.schema import Color, ScoreKind
+from edge.specs.schema import FILL, Color
 
-ALPHA = 0.01  # of the exact test that calls a change better
-CONFIDENCE_POINTS = 5.0  # gain of the mean top probability that counts as better without labels
-ONE_ANSWER = 0.9  # a network that gives this share of the images the same answer shows nothing
 SWAPPED = "swapped channels"
 VIDEO_NV12 = "video-range NV12"
 VIDEO_IMAGES = "images expanded from video range"
@@ -33,6 +28,8 @@ RAW = "no mean and std, 0..255"
 UNIT = "no mean and std, 0..1"
 IMAGENET = "ImageNet's mean and std"
 SYMMETRIC = "scaled to -1..1"
+CORNER, CENTER, STRETCHED = "letterboxed in the corner", "letterboxed in the center", "stretched"
+LETTERBOXES = (CORNER, CENTER, STRETCHED)
 
 _ONES, _ZEROS = (1.0, 1.0, 1.0), (0.0, 0.0, 0.0)
 
@@ -53,12 +50,17 @@ class TriedInput:
 
     check: InputCheck  #: the figures.
     change: InputVariant  #: the change.
-    usual_before: float  #: share of the images with the most frequent answer as built, 0..1.
+    #: share of the images with the most frequent answer as built, 0..1; 0 of a detector.
+    usual_before: float
     usual: float  #: the same with the change.
 
 
-def changes(rule: Preprocess) -> tuple[InputVariant, ...]:
-    """Return the variants to try on the float network, without the one that equals the build's own input."""
+def changes(rule: Preprocess, *, whole: bool = False) -> tuple[InputVariant, ...]:
+    """Return the variants to try on the float network, without the one that equals the build's own input.
+
+    Args:
+        whole: also the other ways to show a whole image.
+    """
     other: Color = "rgb" if rule.color == "bgr" else "bgr"
     mean, std = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
     if rule.color == "bgr":
@@ -77,6 +79,15 @@ def changes(rule: Preprocess) -> tuple[InputVariant, ...]:
         ),
         InputVariant(VIDEO_IMAGES, rule, expanded),
     ]
+    if whole:
+        corner = evolve(rule, letterbox="corner", resize=None)
+        center = evolve(rule, letterbox="center", resize=None)
+        stretched = evolve(rule, letterbox=None, fill=FILL, resize=None)
+        found += [
+            InputVariant(CORNER, corner, None, (("--letterbox", "corner"),)),
+            InputVariant(CENTER, center, None, (("--letterbox", "center"),)),
+            InputVariant(STRETCHED, stretched, None, (("--resize", "stretch"),)),
+        ]
     return tuple(change for change in found if change.preprocess != rule or change.image is not None)
 
 
@@ -105,93 +116,60 @@ def video_nv12(rgb: Image) -> Image:
 
 
 def check_float(
-    net: FloatNet, frames: Sequence[Frame], as_built: Scores, labels: NDArray[np.int64] | None, kind: ScoreKind
+    net: FloatNet, frames: Sequence[Frame], as_built: Answers, objective: Objective
 ) -> tuple[TriedInput, ...]:
-    """Run the float network on every variant of its input.
+    """Run the float network on every variant of its input; ``as_built`` are its answers to the build's own."""
+    tried = changes(net.preprocess, whole=objective.boxes)
 
-    ``as_built`` are its scores (n, classes) with the build's own input, ``labels`` class indices (n,), ``kind``
-    what scores are.
-    """
-    tried = changes(net.preprocess)
-
-    def one(frame: Frame) -> list[Scores]:
-        return [net(c.image(frame.rgb) if c.image else frame.rgb, c.preprocess) for c in tried]
+    def one(frame: Frame) -> list[Answers]:
+        rows = []
+        for change in tried:
+            rgb = change.image(frame.rgb) if change.image else frame.rgb
+            if change.name in LETTERBOXES and frame.item is not None:
+                rgb = resize_crop(frame.item.load(), change.preprocess)
+            rows.append(objective.answer(net.outputs(rgb, change.preprocess), frame, change.preprocess))
+        return rows
 
     rows = spread(one, frames)
     found = []
     for i, change in enumerate(tried):
-        scores = np.stack([row[i] for row in rows])
-        check = _judged(change.name, "float", scores, as_built, labels, kind)
-        found.append(TriedInput(check, change, usual_answer(as_built), usual_answer(scores)))
+        answers = np.stack([row[i] for row in rows])
+        check = _check(change.name, "float", objective.judged(answers, as_built))
+        found.append(TriedInput(check, change, objective.usual(as_built), objective.usual(answers)))
     return tuple(found)
 
 
 def check_program(
-    program: Callable[[Image], Scores],
+    program: Callable[[Image], Outputs],
     frames: Sequence[Frame],
-    answers: NDArray[np.int64],
-    as_built: Scores,
-    *,
-    labelled: bool,
+    reference: Answers,
+    as_built: Answers,
+    objective: Objective,
 ) -> tuple[InputCheck, ...]:
     """Run the program with swapped channels and with NV12 of the other range.
 
     Args:
-        program: NV12 to scores.
-        answers: (n,) the right answers: labels, or the float network's own.
-        as_built: (n, classes) with the NV12 that edge makes.
+        program: NV12 to outputs.
+        reference: the float network's answers, which are the right ones where there are no labels.
+        as_built: with the NV12 that edge makes.
     """
     made: tuple[tuple[str, Callable[[Image], Image]], ...] = (
         (SWAPPED, lambda rgb: rgb_to_nv12(np.ascontiguousarray(rgb[..., ::-1]))),
         (VIDEO_NV12, video_nv12),
     )
 
-    def one(frame: Frame) -> list[Scores]:
-        return [program(make(frame.rgb)) for _, make in made]
+    def one(frame: Frame) -> list[Answers]:
+        return [objective.answer(program(make(frame.rgb)), frame) for _, make in made]
 
     rows = spread(one, frames)
-    found = []
-    for i, (name, _) in enumerate(made):
-        scores = np.stack([row[i] for row in rows])
-        found.append(_compared(name, "program", scores, as_built, answers, "Top-1" if labelled else "agreement"))
-    return tuple(found)
-
-
-def _judged(
-    name: str, target: str, scores: Scores, as_built: Scores, labels: NDArray[np.int64] | None, kind: ScoreKind
-) -> InputCheck:
-    if labels is not None:
-        return _compared(name, target, scores, as_built, labels, "Top-1")
-    # Without labels a network's own certainty is all there is: a wrong input makes it unsure, or sure of
-    # one and the same answer for every image.
-    before, after = (probabilities(found, kind).max(axis=1) for found in (as_built, scores))
-    up, down = int((after > before).sum()), int((after < before).sum())
-    value, old = 100 * float(after.mean()), 100 * float(before.mean())
-    varied = usual_answer(scores) <= usual_answer(as_built) + 0.1
-    surer = value - old >= CONFIDENCE_POINTS and up > down and varied and mcnemar(down, up) < ALPHA
-    freed = usual_answer(as_built) >= ONE_ANSWER and usual_answer(scores) <= ONE_ANSWER / 2
-    better = surer or (freed and value >= old - CONFIDENCE_POINTS)
-    return InputCheck(name, target, value, old, "confidence", better)
-
-
-def _compared(
-    name: str, target: str, scores: Scores, as_built: Scores, answers: NDArray[np.int64], measure: str
-) -> InputCheck:
-    right, before = scores.argmax(1) == answers, as_built.argmax(1) == answers
-    lost, gained = int((before & ~right).sum()), int((right & ~before).sum())
-    return InputCheck(
-        change=name,
-        target=target,
-        value=100 * float(right.mean()),
-        as_built=100 * float(before.mean()),
-        measure=measure,
-        better=gained > lost and mcnemar(lost, gained) < ALPHA,
+    return tuple(
+        _check(name, "program", objective.judged(np.stack([row[i] for row in rows]), as_built, reference))
+        for i, (name, _) in enumerate(made)
     )
 
 
-def usual_answer(scores: Scores) -> float:
-    """Return the share of the images with the most frequent answer, 0..1."""
-    return float(np.bincount(scores.argmax(1)).max() / len(scores))
+def _check(change: str, target: str, judged: Judged) -> InputCheck:
+    return InputCheck(change, target, judged.value, judged.as_built, judged.measure, judged.better)
 
 
 def _joined(values: Sequence[float]) -> str:
@@ -235,46 +213,45 @@ def own_normalisation(model: onnx.ModelProto) -> str:
 
 @frozen(eq=False)
 class Steps:
-    """Scores of the whole networks, (n, classes) each."""
+    """Answers of the whole networks, (n, width) each."""
 
-    float_rgb: Scores  #: the float network as the user feeds it.
-    float_nv12: Scores  #: the same behind NV12.
-    simplified: Scores  #: the simplified network behind NV12.
-    program: Scores | None  #: the program; None if it can't run here.
+    float_rgb: Answers  #: the float network as the user feeds it.
+    float_nv12: Answers  #: the same behind NV12.
+    simplified: Answers  #: the simplified network behind NV12.
+    program: Answers | None  #: the program; None if it can't run here.
     steps: tuple[StepEffect, ...]  #: each compared with the one before.
     checks: tuple[TriedInput, ...]  #: of the float network's input.
     program_checks: tuple[InputCheck, ...]  #: of the program's.
 
 
 def measure_steps(
-    built: Built, frames: Sequence[Frame], labels: NDArray[np.int64] | None, program: Net | None, reporter: Reporter
+    built: Built, frames: Sequence[Frame], objective: Objective, program: Net | None, reporter: Reporter
 ) -> Steps:
     """Run the whole networks; ``program`` is None if it can't run here."""
     rule = built.metadata.preprocess
+
+    def answers(run: Callable[[Image], Outputs]) -> Answers:
+        return np.stack(spread(lambda frame: objective.answer(run(frame.rgb), frame), frames))
+
     net = FloatNet(built.file("float_onnx"), rule)
     reporter.update("float network", 0.02)
-    rgb = np.stack(spread(lambda frame: net(frame.rgb), frames))
-    behind = np.stack(spread(lambda frame: net.behind_nv12(frame.nv12), frames))
-    other = FloatNet(built.file("bpu_onnx"), rule)
-    simplified = np.stack(spread(lambda frame: other.behind_nv12(frame.nv12), frames))
+    rgb, behind = answers(net.outputs), answers(net.outputs_through_nv12)
+    simplified = answers(FloatNet(built.file("bpu_onnx"), rule).outputs_through_nv12)
     reporter.update("input made in other ways", 0.05)
-    checks = check_float(net, frames, rgb, labels, scores_of(built))
+    checks = check_float(net, frames, rgb, objective)
     steps = [
-        compare("NV12", "the float network behind NV12, against RGB", rgb, behind),
-        compare("simplify", "the simplified ONNX against the float one", behind, simplified),
+        step_effect(objective, "NV12", "the float network behind NV12, against RGB", rgb, behind),
+        step_effect(objective, "simplify", "the simplified ONNX against the float one", behind, simplified),
     ]
-    integers: Scores | None = None
+    integers: Answers | None = None
     program_checks: tuple[InputCheck, ...] = ()
     if program is not None:
         reporter.update("program", 0.12)
-
-        def run(nv12: Image) -> Scores:
-            return program.run(nv12)[0].ravel()
-
-        integers = np.stack(spread(lambda frame: run(frame.nv12), frames))
-        steps.append(compare("end to end", "the program against the float network behind NV12", behind, integers))
-        answers = labels if labels is not None else behind.argmax(1)
-        program_checks = check_program(run, frames, answers, integers, labelled=labels is not None)
+        run = floats_order(built.metadata.outputs, [tensor.name for tensor in program.info.outputs], program.run)
+        integers = answers(lambda image: run(rgb_to_nv12(image)))
+        what = "the program against the float network behind NV12"
+        steps.append(step_effect(objective, "end to end", what, behind, integers))
+        program_checks = check_program(run, frames, behind, integers, objective)
     return Steps(rgb, behind, simplified, integers, tuple(steps), checks, program_checks)
 
 

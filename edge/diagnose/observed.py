@@ -1,4 +1,4 @@
-"""Runs of the calibrated network: its values in float, and how far rounding moves layers and scores."""
+"""Runs of the calibrated network: its values in float, and how far rounding moves layers and answers."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from edge.diagnose.findings import Range
 from edge.images.frames import Frame, spread
 from edge.measure.layers import Group
-from edge.measure.scores import Scores, cosines
+from edge.measure.objective import Answer, Answers, class_scores
+from edge.measure.scores import cosines
 from edge.simulate.fakequant import AS_BUILT, FLOAT, FakeQuant, Quantizer
 
 Done = Callable[[int], None]  # told how many images are done
@@ -93,8 +94,8 @@ def summarize(known: tuple[int, Quantizer] | None, seen: Seen, bounds: tuple[flo
 class Observed:
     """The results of one pass over the images, in float and as built."""
 
-    float_scores: Scores  #: (n, classes), every quantizer off.
-    scores: Scores  #: (n, classes), every quantizer as built.
+    float_answers: Answers  #: (n, width), every quantizer off.
+    answers: Answers  #: (n, width), every quantizer as built.
     cosine: NDArray[np.float64]  #: (n, layers) between each layer's output as built and in float.
     low: NDArray[np.float64]  #: (n, layers) smallest value of each layer's output in the float network.
     high: NDArray[np.float64]  #: (n, layers) largest.
@@ -111,22 +112,25 @@ def inner_tensors(net: FakeQuant, groups: Sequence[Group]) -> list[str]:
     return [name for name in dict.fromkeys(wanted) if name not in net.graph.outputs]
 
 
-def observe(net: FakeQuant, groups: Sequence[Group], frames: Sequence[Frame], done: Done | None = None) -> Observed:
+def observe(
+    net: FakeQuant, groups: Sequence[Group], frames: Sequence[Frame], answer: Answer, done: Done | None = None
+) -> Observed:
     """Compare the float and the calibrated network layer by layer; open ``net`` with :func:`inner_tensors`."""
-    output, before, after = net.graph.outputs[0], [item.output for item in groups], _rounded(net, groups)
-    wanted = list(dict.fromkeys([output, *before, *_activations(net)]))
+    outputs, before, after = net.graph.outputs, [item.output for item in groups], _rounded(net, groups)
+    wanted = list(dict.fromkeys([*outputs, *before, *_activations(net)]))
 
     def one(frame: Frame) -> tuple[Any, ...]:
         values = _float_values(net, frame, wanted)
-        scores, *built = net.run(frame.yuv444, net.bits(AS_BUILT), [output, *after])
-        inner = [values[name] for name in before]
+        found = net.run(frame.yuv444, net.bits(AS_BUILT), [*outputs, *after])
+        inner, built = [values[name] for name in before], found[len(outputs) :]
         cosine = [cosines(x.reshape(1, -1), y.reshape(1, -1))[0] for x, y in zip(inner, built, strict=True)]
         low, high = [float(x.min()) for x in inner], [float(x.max()) for x in inner]
-        return values[output].ravel(), scores.ravel(), cosine, low, high, look(net, values)
+        rows = (answer(part, frame) for part in ([values[name] for name in outputs], found[: len(outputs)]))
+        return *rows, cosine, low, high, look(net, values)
 
     *columns, seen = zip(*spread(one, frames, done), strict=True)
-    float_scores, scores, cosine, low, high = map(np.array, columns)
-    return Observed(float_scores, scores, cosine, low, high, Seen.stacked(seen))
+    float_answers, answers, cosine, low, high = map(np.array, columns)
+    return Observed(float_answers, answers, cosine, low, high, Seen.stacked(seen))
 
 
 def look_only(net: FakeQuant, frames: Sequence[Frame]) -> Seen:
@@ -136,13 +140,17 @@ def look_only(net: FakeQuant, frames: Sequence[Frame]) -> Seen:
 
 
 def scored(
-    net: FakeQuant, bits: Sequence[NDArray[np.uint8]], frames: Sequence[Frame], done: Done | None = None
+    net: FakeQuant,
+    bits: Sequence[NDArray[np.uint8]],
+    frames: Sequence[Frame],
+    done: Done | None = None,
+    answer: Answer = class_scores,
 ) -> NDArray[np.float32]:
-    """Return the scores under each setting, float32 (settings, n, classes)."""
+    """Return the answers under each setting, float32 (settings, n, width); class scores if nothing else is said."""
 
-    def one(frame: Frame) -> list[Scores]:
+    def one(frame: Frame) -> list[Answers]:
         yuv = frame.yuv444
-        return [net.scores(yuv, setting) for setting in bits]
+        return [answer(net.run(yuv, setting), frame) for setting in bits]
 
     return np.stack([np.stack(row) for row in spread(one, frames, done)], axis=1)
 

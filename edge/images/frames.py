@@ -26,7 +26,8 @@ class Frame:
     name: str  #: in its set.
     label: int | None  #: class index; None if unknown.
     rgb: Image  #: uint8, (H, W, 3), cropped.
-    size: tuple[int, int] = (0, 0)  #: (height, width) of the image in its file; zeros if unknown.
+    size: tuple[int, int] = (0, 0)  #: (height, width) of the image in its file; (0, 0) if unknown.
+    item: ImageItem | None = None  #: where it comes from, to crop it otherwise; None if that is gone.
 
     @property
     def nv12(self) -> Image:

@@ -43,6 +43,7 @@ class Group:
     touching: tuple[int, ...]  #: quantizers of activations that it reads or computes.
     bits: int  #: 16 if one of its tensors is rounded to 16 bits.
     last: bool  #: whether it computes an output of the network.
+    inputs_only: bool = False  #: whether 16 bits are for its inputs alone, since a convolution reads its output.
 
 
 def group(graph: Translated) -> tuple[Group, ...]:

@@ -49,19 +49,15 @@ class FloatNet:
         self._input = self._session.get_inputs()[0].name
         self.preprocess = preprocess
 
-    def __call__(self, rgb: Image, preprocess: Preprocess | None = None) -> Scores:
-        """Return a classifier's scores of an RGB image, preprocessed as built or in another way."""
-        return self._run(network_input(rgb, preprocess or self.preprocess))[0].ravel()
-
     def behind_nv12(self, nv12: Image) -> Scores:
         """Return a classifier's scores of an image that went through NV12, as on the board."""
         return self._run(network_input_from_nv12(nv12, self.preprocess))[0].ravel()
 
-    def outputs(self, frame: Frame) -> list[NDArray[np.float32]]:
-        """Return all outputs of an RGB image or a sample."""
+    def outputs(self, frame: Frame, preprocess: Preprocess | None = None) -> list[NDArray[np.float32]]:
+        """Return all outputs of an RGB image or a sample, normalised as built or in another way."""
         if isinstance(frame, Mapping):
             return self._run_all(network_feed(frame, self.preprocess, nv12=False))
-        return self._run(network_input(frame, self.preprocess))
+        return self._run(network_input(frame, preprocess or self.preprocess))
 
     def outputs_through_nv12(self, frame: Frame) -> list[NDArray[np.float32]]:
         """Return all outputs of an RGB image or a sample, whose images go through NV12 first, as on the board."""
@@ -84,7 +80,7 @@ class FloatNet:
         return [np.asarray(output, np.float32) for output in found]
 
 
-def in_order(outputs: Sequence[Output], given: Sequence[str], run: Runner) -> Runner:
+def floats_order(outputs: Sequence[Output], given: Sequence[str], run: Runner) -> Runner:
     """Return a runner with the float network's order of outputs, by their names.
 
     The compiler may change it: hb_mapper 1.24.3 put the last of nine outputs first with ``bias_correction``.
@@ -110,7 +106,7 @@ def vendor(toolchain: Toolchain, model: Path, workers: int, outputs: Sequence[Ou
     """Open one of the compiler's models in worker processes; ``outputs`` are the float network's."""
     given = [value.name for value in load_onnx(model).graph.output]
     with QuantizedPool(toolchain, model, workers) as pool:
-        yield in_order(outputs, given, pool.outputs)
+        yield floats_order(outputs, given, pool.outputs)
 
 
 @contextmanager
@@ -118,7 +114,7 @@ def program(toolchain: Toolchain, path: Path, outputs: Sequence[Output] = ()) ->
     """Open a ``.bin`` in the vendor's simulator; each image starts a process. ``outputs`` are the float network's."""
     with Simulator(toolchain, path) as simulator:
         given = [output.name for output in simulator.program.outputs]
-        yield in_order(outputs, given, lambda frame: simulator.outputs(_program_inputs(frame)))
+        yield floats_order(outputs, given, lambda frame: simulator.outputs(_program_inputs(frame)))
 
 
 @contextmanager
@@ -131,7 +127,7 @@ def portable(path: Path, outputs: Sequence[Output] = ()) -> Iterator[Runner]:
             taken = _program_inputs(frame)
             return net.run(*[taken[name] for name in names] if isinstance(taken, dict) else [taken])
 
-        yield in_order(outputs, [tensor.name for tensor in net.info.outputs], run)
+        yield floats_order(outputs, [tensor.name for tensor in net.info.outputs], run)
 
 
 def _program_inputs(frame: Frame) -> Any:

@@ -8,7 +8,7 @@ import numpy as np
 from attrs import frozen
 from numpy.typing import NDArray
 
-from edge.measure.statistics import mcnemar, wilson
+from edge.measure.statistics import wilson
 from edge.specs.schema import ScoreKind
 
 ALPHA = 0.01  # level of the test that scores come closer to float's
@@ -24,30 +24,40 @@ class Gain:
     """The gain of a change over the network as built, on the same images."""
 
     what: str  #: name of the change, or of the layer.
-    before: int  #: images with the float network's answer as built.
-    after: int  #: the same with the change.
+    before: float  #: agreement with the float network as built, 0..1.
+    after: float  #: the same with the change.
     n: int  #: images.
-    p: float  #: exact McNemar of the two.
-    cosine_before: float  #: mean cosine with float's scores.
+    cosine_before: float  #: mean cosine with float's scores, or of a detector's outputs.
     cosine_after: float  #: the same with the change.
-    expected: float  #: expected gain in agreement, in points, from the closer scores; see :func:`expected`.
-    p_closer: float  #: p that the cosine rises this much by chance; paired sign-flip test over the images.
+    #: gain in agreement, in points; of class scores what their errors let expect, see :func:`expected`.
+    expected: float
+    #: p that answers come this much closer by chance, paired over images: sign flips of the cosine, or bootstrap of AP.
+    p_closer: float
+    boxes: bool = False  #: whether agreement is AP with float's boxes as objects, instead of a share of the images.
 
     @property
     def points(self) -> float:
         """Counted gain in agreement, in points."""
-        return 100 * (self.after - self.before) / self.n
+        return 100 * (self.after - self.before)
+
+    @property
+    def closer(self) -> float:
+        """Gain in the cosine."""
+        return self.cosine_after - self.cosine_before
 
     @property
     def sure(self) -> bool:
-        """Whether scores come closer to float's beyond chance."""
-        return self.cosine_after > self.cosine_before and self.p_closer < ALPHA
+        """Whether answers come closer to float's beyond chance."""
+        return (self.points if self.boxes else self.closer) > 0 and self.p_closer < ALPHA
 
     @property
     def figure(self) -> str:
         """The gain as text for remedies."""
+        change = f"{100 * self.before:.1f} → {100 * self.after:.1f}"
+        if self.boxes:
+            return f"AP with float's boxes behind NV12 {change} ({self.n} images)"
         return (
-            f"agreement with float behind NV12 {100 * self.before / self.n:.1f} → {100 * self.after / self.n:.1f} %, "
+            f"agreement with float behind NV12 {change} %, "
             f"cosine {self.cosine_before:.4f} → {self.cosine_after:.4f} ({self.n} images)"
         )
 
@@ -58,8 +68,8 @@ class StepEffect:
 
     name: str  #: ``NV12``, ``simplify``, ``optimize``, ``calibrated`` or ``program``.
     what: str  #: in words.
-    agreement: float  #: share of the images with the same answer, 0..1.
-    cosine: float  #: mean cosine of the scores.
+    agreement: float  #: share of the images with the same answer, or AP with the step before's boxes, 0..1.
+    cosine: float  #: mean cosine of the scores, or of a detector's outputs.
 
 
 def gain(what: str, reference: Scores, before: Scores, after: Scores) -> Gain:
@@ -69,14 +79,13 @@ def gain(what: str, reference: Scores, before: Scores, after: Scores) -> Gain:
     near_before, near_after = cosines(reference, before), cosines(reference, after)
     return Gain(
         what=what,
-        before=int(old.sum()),
-        after=int(new.sum()),
+        before=float(old.mean()),
+        after=float(new.mean()),
         n=len(answers),
-        p=mcnemar(int((old & ~new).sum()), int((new & ~old).sum())),
         cosine_before=float(near_before.mean()),
         cosine_after=float(near_after.mean()),
         expected=100 * (expected(reference, after) - expected(reference, before)),
-        p_closer=_sign_flip(near_after - near_before),
+        p_closer=sign_flip(near_after - near_before),
     )
 
 
@@ -105,7 +114,7 @@ def _normal(values: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.array(flat).reshape(values.shape)
 
 
-def _sign_flip(differences: NDArray[np.float64]) -> float:
+def sign_flip(differences: NDArray[np.float64]) -> float:
     """Return the one-sided p of a paired randomization test: how often random signs give a mean as large.
 
     Unlike a count of signs, it detects a change that helps few images much. Source: R. A. Fisher, "The Design of
@@ -115,16 +124,6 @@ def _sign_flip(differences: NDArray[np.float64]) -> float:
     signs = rng.integers(0, 2, (DRAWS, len(differences)), np.int8) * 2 - 1
     means = signs @ differences
     return float((1 + np.count_nonzero(means >= differences.sum() - 1e-12)) / (1 + DRAWS))
-
-
-def compare(name: str, what: str, before: Scores, after: Scores) -> StepEffect:
-    """Return how far a step moved the scores."""
-    return StepEffect(
-        name=name,
-        what=what,
-        agreement=float((before.argmax(1) == after.argmax(1)).mean()),
-        cosine=float(cosines(before, after).mean()),
-    )
 
 
 def cosines(a: Scores, b: Scores) -> NDArray[np.float64]:

@@ -175,9 +175,10 @@ class LayerRow:
     on: str  #: ``BPU`` or ``CPU``.
     dtype: str  #: ``int8``, ``int16`` or ``float``.
     cosine: float  #: with everything quantized, -1..1.
-    #: of the network's scores with only this layer quantized; None without a diagnosis.
+    #: of the network's scores, or of a detector's outputs, with only this layer quantized; None without a diagnosis.
     alone_cosine: float | None = None
-    #: percent of images whose answer stays then; None without a diagnosis.
+    #: percent of images whose answer stays then, or a detector's AP with float's boxes as objects; None without a
+    #: diagnosis.
     alone_agreement: float | None = None
     low: float | None = None  #: smallest value of its output; None if unknown.
     high: float | None = None  #: largest value; None if unknown.
@@ -194,6 +195,7 @@ class Layers:
     source: str  #: ``diagnosis``, ``compile log``, or empty where nothing says it.
     note: str  #: what the figures are measured on.
     rows: tuple[LayerRow, ...] = ()  #: in graph order.
+    boxes: bool = False  #: whether ``alone_agreement`` is an AP, by which the layers of a detector are ranked.
 
     @property
     def alone(self) -> bool:
@@ -203,10 +205,10 @@ class Layers:
     def worst(self, count: int = 10) -> tuple[tuple[int, LayerRow], ...]:
         """Return (index in ``rows``, layer) of the worst: most harmful alone, else furthest from float."""
 
-        def badness(index: int) -> tuple[float, float, int]:
+        def badness(index: int) -> tuple[float, float, float, int]:
             layer = self.rows[index]
             alone = layer.cosine if layer.alone_cosine is None else layer.alone_cosine
-            return alone, layer.cosine, index
+            return (layer.alone_agreement or 0.0) if self.boxes else 0.0, alone, layer.cosine, index
 
         order = sorted(range(len(self.rows)), key=badness)
         return tuple((index, self.rows[index]) for index in order[:count])

@@ -398,6 +398,7 @@ def layers_of(diagnosis: Diagnosis | None, rows: tuple[NodeRow, ...]) -> Layers:
                 )
                 for unit in diagnosis.units
             ),
+            boxes=diagnosis.task == "detect",
         )
     known = tuple(
         LayerRow(row.name, row.type, row.on, row.dtype, row.cosine, threshold=row.threshold)

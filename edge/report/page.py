@@ -138,14 +138,19 @@ def _charts(report: Report) -> dict[str, Chart | None]:
     )
     if diagnosis is not None and diagnosis.shares:
         rows = []
+        found_again = diagnosis.task == "detect"
         for share in diagnosis.shares:
-            low, high = wilson(round(share.agreement * diagnosis.n), diagnosis.n)
             value = 100 * share.agreement
+            if found_again:
+                rows.append(Row(share.part, value, None, None, "plain", f"{value:.1f}"))
+                continue
+            low, high = wilson(round(share.agreement * diagnosis.n), diagnosis.n)
             rows.append(Row(share.part, value, (100 * low, 100 * high), None, "plain", f"{value:.1f} %"))
+        measure = "AP with the boxes of float" if found_again else "Agreement with float"
         charts["shares"] = chart(
             partial(dots, rows),
             "shares",
-            "Agreement with float behind NV12 when only a part is quantized",
+            f"{measure} behind NV12 when only a part is quantized",
             "; ".join(f"{row.name} {row.shown}" for row in rows),
         )
     layers = report.layers.rows

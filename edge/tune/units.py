@@ -116,7 +116,7 @@ def places_to_split(search: Context) -> tuple[str, ...]:
     made = build.stage(COMPILE)
     name = f"{build.prefix}_calibrated_model.onnx"
     try:
-        net = FakeQuant(made.path(name))
+        net = FakeQuant(made.path(name), outputs=search.objective.outputs)
     except ModelFileError as error:
         search.listener.warn(f"places to split are not compared: {error.seen}")
         return ()
@@ -163,7 +163,7 @@ class _Units:
         build = search.trials.build(compiled, search.limit(), keep=True)
         made = build.stage(COMPILE)
         name = f"{build.prefix}_calibrated_model.onnx"
-        self._net, self._model = FakeQuant(made.path(name)), made.sha256(name)
+        self._net, self._model = FakeQuant(made.path(name), outputs=search.objective.outputs), made.sha256(name)
         graph, model = self._net.graph, load_onnx(search.onnx)
         names = NodeNames.of(facts(model, origin=search.onnx.name), model)
         fixed = [row.name for row in made.result.nodes if row.on == "CPU"]
@@ -349,13 +349,10 @@ def answered(
     net: FakeQuant, settings: Sequence[NDArray[np.uint8]], frames: Sequence[Frame], objective: Objective
 ) -> NDArray[np.float32]:
     """Return the answers under each setting, float32 (settings, n, values)."""
-    names = objective.outputs
-    # The compiler may change the order of the outputs; where it renames them there is one.
-    wanted = names if set(names) == set(net.graph.outputs) else None
 
     def one(frame: Frame) -> list[NDArray[np.float32]]:
         yuv = frame.yuv444
-        return [objective.answer(net.run(yuv, setting, wanted), frame.size) for setting in settings]
+        return [objective.answer(net.run(yuv, setting), frame.size) for setting in settings]
 
     return np.stack([np.stack(row) for row in spread(one, frames)], axis=1)
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import onnxruntime
+from attrs import evolve
 from numpy.typing import NDArray
 
 from edge.errors import ModelFileError
@@ -26,8 +27,12 @@ class FakeQuant:
         ModelFileError: it can't be read, or holds something that no rule covers.
     """
 
-    def __init__(self, model: Path, inner: Iterable[str] = (), *, threads: int = 1) -> None:
-        self.graph: Translated = translate(load_onnx(model), inner)
+    def __init__(
+        self, model: Path, inner: Iterable[str] = (), *, outputs: Sequence[str] = (), threads: int = 1
+    ) -> None:
+        graph: Translated = translate(load_onnx(model), inner)
+        # The compiler may change the order of the outputs; where it renames them there is one.
+        self.graph = evolve(graph, outputs=tuple(outputs)) if sorted(outputs) == sorted(graph.outputs) else graph
         _, channels, height, width = self.graph.shape
         if channels != 3:
             raise ModelFileError(f"{model.name} takes {self.graph.shape}", expected="an image, 1x3xHxW")
