@@ -38,6 +38,7 @@ def fake_bin(
     portable: str | None = None,
     builder: tuple[int, int] = (1, 24),
     fails: int = 0,
+    healthy: int = 0,
     constant: bool = False,
     gain: float = 1,
 ) -> bytes:
@@ -48,7 +49,7 @@ def fake_bin(
         inputs: likewise; NV12 of 64x64 by default.
         portable: file name of the portable model to compute with, beside the program.
         builder: the compiler that made it; an older runtime refuses it.
-        fails: libdnn's return code of every run.
+        fails: libdnn's return code of every run after the first ``healthy`` ones.
         constant: do not compute at all.
         gain: of the fixed weights; the scores have about half of it as standard deviation.
     """
@@ -59,6 +60,7 @@ def fake_bin(
         "portable": portable,
         "builder": builder,
         "fails": fails,
+        "healthy": healthy,
         "constant": constant,
         "gain": gain,
     }

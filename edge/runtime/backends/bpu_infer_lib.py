@@ -1,4 +1,4 @@
-"""The runtime of the vendor's notebooks, ``bpu_infer_lib``."""
+"""The runtime of the vendor's older notebooks, ``bpu_infer_lib``, which the vendor calls legacy."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from edge.errors import BackendError
-from edge.runtime.libdnn import FAILURES, bin_of, explained, known_interface, load_failure, reason, vendor_module
+from edge.runtime.backends.watch import Watch
+from edge.runtime.libdnn import FAILURES, bin_of, known_interface, load_failure, reason, vendor_module
 from edge.runtime.program import Program
 from edge.runtime.protocol import Array, Info, Scores, Tensor
 from edge.runtime.quantization import Dequantizer, dequantizer
@@ -46,9 +47,8 @@ class BpuInferLibBackend:
             results = [_kind(tensor) for tensor in self._infer.outputs]
         except FAILURES as error:
             raise load_failure("bpu_infer_lib", path, error) from error
-        if status not in (None, 0) or not kinds:
-            why = f"status {status}" + (f", {explained(status)}" if status else "; see the console output")
-            raise load_failure("bpu_infer_lib", path, why)
+        if _refused(status) or not kinds:
+            raise load_failure("bpu_infer_lib", path, f"it answered {status} and told the reason on the console only")
         about = program.metadata
         outputs = [(output.name, output.shape) for output in about.outputs] if about.task != "classify" else []
         outputs = outputs or [("output", (1, about.classes))]
@@ -63,6 +63,7 @@ class BpuInferLibBackend:
         old = not hasattr(self._infer, "read_input")
         self._read = self._infer.read_numpy_arr_uint8 if old else self._infer.read_input
         self._rules: list[Dequantizer] = [dequantizer(name, shape, "float32") for name, shape in outputs]
+        self._watch = Watch("bpu_infer_lib", self._once, [True] * len(outputs))
         self.info = Info(
             backend="bpu_infer_lib",
             model=program.name,
@@ -73,9 +74,12 @@ class BpuInferLibBackend:
 
     def run(self, inputs: Sequence[Array]) -> list[Scores]:
         """Execute once; see the protocol."""
+        return self._watch(inputs)
+
+    def _once(self, inputs: Sequence[Array]) -> list[Scores]:
         try:
             _succeeded("reading the input", self._read(inputs[0], 0))
-            _succeeded("forward()", self._infer.forward())
+            self._infer.forward()  # None, whether it failed or not
             return [rule(values) for rule, values in zip(self._rules, self._outputs(), strict=True)]
         except FAILURES as error:
             raise BackendError(f"bpu_infer_lib failed: {reason(error)}") from error
@@ -97,9 +101,14 @@ def _kind(tensor: Any) -> str:
     return str(tensor.properties.tensorType).rpartition(".")[2]
 
 
+def _refused(status: Any) -> bool:
+    """Return whether a call failed: True is success, and 0 in older versions; some calls give nothing."""
+    return status is False or status not in (None, True, 0)
+
+
 def _succeeded(what: str, status: Any) -> None:
-    if status not in (None, 0):
-        raise BackendError(f"bpu_infer_lib failed: {what}: status {status}, {explained(status)}")
+    if _refused(status):
+        raise BackendError(f"bpu_infer_lib failed: {what} answered {status}")
 
 
 def _version() -> str:
