@@ -10,18 +10,18 @@ import numpy as np
 
 from edge.errors import BackendError
 from edge.runtime.backends.watch import Watch
-from edge.runtime.libdnn import FAILURES, bin_of, known_interface, load_failure, reason, vendor_module
+from edge.runtime.libdnn import FAILURES, bin_of, flat, known_interface, load_failure, reason, vendor_module
 from edge.runtime.program import Program
 from edge.runtime.protocol import Array, Info, Scores, Tensor
 from edge.runtime.quantization import Dequantizer, dequantizer
 
-SOURCE = "the vendor's wheel: pip install bpu_infer_lib_x5"
+SOURCE = "bpu_infer_lib_x5, a wheel on the vendor's download server"
 NV12 = "HB_DNN_IMG_TYPE_NV12"
 FLOAT = "HB_DNN_TENSOR_TYPE_F32"
 
 
 class BpuInferLibBackend:
-    """One ``Infer``. It gives types but no shapes; those come from the program's metadata.
+    """One ``Infer``. Not every version gives shapes; they come from the program's metadata.
 
     Raises:
         BackendMissing: this machine has no bpu_infer_lib, or the program no ``.bin``.
@@ -45,6 +45,7 @@ class BpuInferLibBackend:
             status = self._infer.load_model(str(path))
             kinds = [_kind(tensor) for tensor in self._infer.inputs]
             results = [_kind(tensor) for tensor in self._infer.outputs]
+            shapes = [_shape(tensor) for tensor in (*self._infer.inputs, *self._infer.outputs)]
         except FAILURES as error:
             raise load_failure("bpu_infer_lib", path, error) from error
         if _refused(status) or not kinds:
@@ -59,6 +60,15 @@ class BpuInferLibBackend:
                 "bpu_infer_lib gives no scales",
                 remedy="load(path, backend='hbm_runtime')",
             )
+        wanted = [(1, 3, *about.preprocess.canvas), *(shape for _, shape in outputs)]
+        for found, shape in zip(shapes, wanted, strict=True):
+            # (1, 1000, 1, 1) in the program may be (1, 1000) in the network, and an image (1, H, W, 3).
+            if found and sorted(side for side in found if side > 1) != sorted(side for side in shape if side > 1):
+                raise BackendError(
+                    f"{path.name} has a tensor of shape {found}",
+                    expected=f"{shape}, as metadata.json says",
+                    remedy="copy the whole folder again, or build it again",
+                )
         # Its image readers resize and convert in unknown ways; these readers take the bytes as they are.
         old = not hasattr(self._infer, "read_input")
         self._read = self._infer.read_numpy_arr_uint8 if old else self._infer.read_input
@@ -99,6 +109,12 @@ class BpuInferLibBackend:
 def _kind(tensor: Any) -> str:
     # An enum that prints as HB_DNN_..., with or without the name of its class in front.
     return str(tensor.properties.tensorType).rpartition(".")[2]
+
+
+def _shape(tensor: Any) -> tuple[int, ...]:
+    """Return a tensor's shape; empty in versions that give none."""
+    shape = getattr(tensor.properties, "validShape", None)
+    return () if shape is None else tuple(flat(shape.dimensionSize)[: int(shape.numDimensions)])
 
 
 def _refused(status: Any) -> bool:

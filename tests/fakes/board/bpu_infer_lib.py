@@ -43,12 +43,9 @@ class _Infer:
         fake_libdnn.overwrite(tensor.memory, array.tobytes())
         return True
 
-    def forward(self, more: bool = False) -> bool:
-        try:
+    def forward(self, more: bool = False) -> None:
+        with contextlib.suppress(fake_libdnn.DnnError):
             self._model.infer()
-        except fake_libdnn.DnnError as error:
-            return error.code
-        return 0
 
 
 class _New(_Infer):
