@@ -18,9 +18,16 @@ LIBRARIES = ("hbm_runtime", "hobot_dnn", "hobot_dnn_rdkx5", "bpu_infer_lib")
 NV12_64 = {"name": "images", "type": "NV12", "shape": [1, 3, 64, 64]}
 
 
-def plug_in(monkeypatch: pytest.MonkeyPatch, libraries: Iterable[str] = LIBRARIES, **env: str) -> None:
-    """Make the fakes of these libraries importable, fresh, and no other of the vendor's libraries."""
+def plug_in(
+    monkeypatch: pytest.MonkeyPatch, libraries: Iterable[str] = LIBRARIES, *, workers: bool = False, **env: str
+) -> None:
+    """Make the fakes of these libraries importable, fresh, and no other of the vendor's libraries.
+
+    They run in this process, where tests can reach them, unless ``workers`` are wanted as on a board.
+    """
     libraries = tuple(libraries)
+    if not workers:
+        monkeypatch.setattr("edge.runtime.worker.isolated", lambda *_: False)
     monkeypatch.syspath_prepend(str(FOLDER))
     for name, value in env.items():
         monkeypatch.setenv(name, value)

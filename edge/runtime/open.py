@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 import logging
 from collections.abc import Sequence
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Literal
 
 from edge.errors import BackendMissing, EdgeError, UsageError
+from edge.runtime import worker
 from edge.runtime.net import Net, PassedOver
 from edge.runtime.program import Program, locate
 from edge.runtime.protocol import Backend
@@ -36,7 +38,8 @@ def load(
         path: a build folder, a bundle, a ``.bin``, or an ONNX that a build made.
         backend: a name of ``BACKENDS``; ``auto`` takes the first of them that works here and logs (logger
             ``edge.runtime``) why others were passed over.
-        threads: how many callers compute at once; a backend that serves one caller is opened this many times.
+        threads: how many callers compute at once; a backend that serves one caller is opened this many times,
+            on the board each in a process of its own.
         preprocess: for a single file that comes without ``metadata.json``.
         labels: class names in index order, where the program brings none.
         scores: what the scores are, where ``metadata.json`` does not say so.
@@ -99,11 +102,14 @@ def _first_that_works(program: Program, threads: int, passed_over: list[PassedOv
 
 
 def _open(name: str, program: Program, threads: int) -> list[Backend]:
-    module = importlib.import_module(f"edge.runtime.backends.{name}")
-    backends: list[Backend] = [module.open_backend(program)]
+    if worker.isolated(name, program):
+        open_backend = functools.partial(worker.Worker, name)
+    else:
+        open_backend = importlib.import_module(f"edge.runtime.backends.{name}").open_backend
+    backends: list[Backend] = [open_backend(program)]
     try:
         while not backends[0].concurrent and len(backends) < threads:
-            backends.append(module.open_backend(program))
+            backends.append(open_backend(program))
     except BaseException:
         for opened in backends:
             opened.close()
