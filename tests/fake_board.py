@@ -15,6 +15,7 @@ from tests.fabricated import make_build
 
 FOLDER = Path(__file__).resolve().parent / "fakes" / "board"
 LIBRARIES = ("hbm_runtime", "hobot_dnn", "hobot_dnn_rdkx5", "bpu_infer_lib")
+MODULES = (*LIBRARIES, "hobot_dnn.pyeasy_dnn", "hobot_dnn_rdkx5.pyeasy_dnn", "fake_libdnn", "fake_pyeasy_dnn")
 NV12_64 = {"name": "images", "type": "NV12", "shape": [1, 3, 64, 64]}
 
 
@@ -27,13 +28,13 @@ def plug_in(
     """
     libraries = tuple(libraries)
     if not workers:
-        monkeypatch.setattr("edge.runtime.worker.isolated", lambda *_: False)
+        monkeypatch.setattr("edge.runtime.open.isolated", lambda *_: False)
     monkeypatch.syspath_prepend(str(FOLDER))
     for name, value in env.items():
         monkeypatch.setenv(name, value)
-    for name in list(sys.modules):
-        if name.partition(".")[0] in LIBRARIES or name.startswith("fake_"):
-            monkeypatch.delitem(sys.modules, name)
+    for name in MODULES:
+        monkeypatch.setitem(sys.modules, name, None)  # so that afterwards it is gone again
+        monkeypatch.delitem(sys.modules, name)
     for name in set(LIBRARIES) - set(libraries):
         monkeypatch.setitem(sys.modules, name, None)
 

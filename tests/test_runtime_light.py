@@ -75,7 +75,7 @@ def on_the_board(python: Path, tmp_path: Path, *arguments: str | Path, code: str
 
 def heavy(packages: list[str]) -> set[str]:
     """Those that are not light; numpy's Cython registers names of its own."""
-    return {name for name in packages if "cython" not in name} - LIGHT - {"__main__"}
+    return {name for name in packages if "cython" not in name} - LIGHT - {"__main__", "__mp_main__"}
 
 
 def test_a_image_is_classified_with_the_base_dependencies_alone(

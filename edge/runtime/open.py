@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import functools
 import importlib
+import importlib.util
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Literal
 
 from edge.errors import BackendMissing, EdgeError, UsageError
-from edge.runtime import worker
+from edge.runtime.machine import ON_BOARD
 from edge.runtime.net import Net, PassedOver
 from edge.runtime.program import Program, locate
 from edge.runtime.protocol import Backend
@@ -101,9 +102,19 @@ def _first_that_works(program: Program, threads: int, passed_over: list[PassedOv
     )
 
 
+def isolated(name: str, program: Program) -> bool:
+    """Return whether a backend gets a process of its own: one of the board's, if its module is installed."""
+    if name not in ON_BOARD or "bin" not in program.files:
+        return False
+    return any(importlib.util.find_spec(module) for module in (name, f"{name}_rdkx5"))
+
+
 def _open(name: str, program: Program, threads: int) -> list[Backend]:
-    if worker.isolated(name, program):
-        open_backend = functools.partial(worker.Worker, name)
+    open_backend: Callable[[Program], Backend]
+    if isolated(name, program):
+        from edge.runtime.worker import Worker
+
+        open_backend = functools.partial(Worker, name)
     else:
         open_backend = importlib.import_module(f"edge.runtime.backends.{name}").open_backend
     backends: list[Backend] = [open_backend(program)]

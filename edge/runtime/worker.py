@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import importlib
-import importlib.util
 import logging
 import math
 import mmap
@@ -23,7 +22,6 @@ from typing import Any
 import numpy as np
 
 from edge.errors import BackendError, EdgeError
-from edge.runtime.machine import ON_BOARD
 from edge.runtime.program import Program
 from edge.runtime.protocol import Array, Backend, Info, Scores
 
@@ -32,13 +30,6 @@ _START = (
 )
 _SECONDS = 5.0  # that a worker has to free its memory
 _LOGGER = "edge.runtime"
-
-
-def isolated(name: str, program: Program) -> bool:
-    """Return whether a backend gets a process of its own: one of the board's whose module is installed."""
-    if name not in ON_BOARD or "bin" not in program.files:
-        return False
-    return any(importlib.util.find_spec(module) for module in (name, f"{name}_rdkx5"))
 
 
 class Worker:
