@@ -87,10 +87,13 @@ def test_pyeasy_dnn_is_found_in_either_package(build: Path, package: str, monkey
         assert net.run(nv12())[0].shape == (1, 4, 1, 1)
 
 
-def test_bpu_infer_lib_with_the_older_readers(build: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_bpu_infer_lib_with_the_older_readers(
+    build: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     with load(build, backend="portable") as net:
         wanted = net.run(nv12())
     with open_alone(build, "bpu_infer_lib", monkeypatch, FAKE_BPU_INFER_LIB="old") as net:
+        assert "bpu_infer_lib is legacy" in caplog.text
         np.testing.assert_array_equal(net.run(nv12()), wanted)
 
 

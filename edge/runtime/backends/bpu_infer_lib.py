@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import logging
 from collections.abc import Sequence
 from typing import Any
 
@@ -73,6 +74,9 @@ class BpuInferLibBackend:
         old = not hasattr(self._infer, "read_input")
         self._read = self._infer.read_numpy_arr_uint8 if old else self._infer.read_input
         self._rules: list[Dequantizer] = [dequantizer(name, shape, "float32") for name, shape in outputs]
+        logging.getLogger("edge.runtime").warning(
+            "bpu_infer_lib is legacy: the vendor's current runtime is hbm_runtime, of RDK OS 3.5 and above"
+        )
         self._watch = Watch("bpu_infer_lib", self._once, [True] * len(outputs))
         self.info = Info(
             backend="bpu_infer_lib",
