@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import logging
 import os
+import signal
 import subprocess
 import sys
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -81,6 +83,25 @@ def test_a_runtime_that_ends_its_process_is_an_error(tmp_path: Path, monkeypatch
             with pytest.raises(BackendError, match="the process of hbm_runtime ended: SIGABRT") as failure:
                 net.run(nv12(1))
     assert "hrt_model_exec" in str(failure.value.remedy)
+
+
+def test_an_answer_that_ctrl_c_left_is_not_the_next_ones(build: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    plug_in(monkeypatch, workers=True, FAKE_SECONDS="0.5")
+    with load(build, "hbm_runtime") as net:
+        wanted = net.run(nv12(1))[0]
+        timer = threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGINT))
+        timer.start()
+        with pytest.raises(KeyboardInterrupt):
+            net.run(nv12())
+        timer.join()
+        np.testing.assert_array_equal(net.run(nv12(1))[0], wanted)
+
+
+def test_a_process_that_can_not_be_started_is_an_error(build: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    plug_in(monkeypatch, workers=True)
+    monkeypatch.setattr(sys, "executable", "/no/python3")
+    with pytest.raises(BackendError, match=r"hbm_runtime gets no process of its own: .*/no/python3"):
+        load(build, "hbm_runtime")
 
 
 def test_a_run_that_times_out_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,6 +7,7 @@ import importlib
 import importlib.util
 import logging
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Literal
 
@@ -117,12 +118,15 @@ def _open(name: str, program: Program, threads: int) -> list[Backend]:
         open_backend = functools.partial(Worker, name)
     else:
         open_backend = importlib.import_module(f"edge.runtime.backends.{name}").open_backend
-    backends: list[Backend] = [open_backend(program)]
-    try:
-        while not backends[0].concurrent and len(backends) < threads:
-            backends.append(open_backend(program))
-    except BaseException:
+    first = open_backend(program)
+    if first.concurrent or threads == 1:
+        return [first]
+    with ThreadPoolExecutor(threads - 1) as pool:  # a process takes a second to start
+        openings = [pool.submit(open_backend, program) for _ in range(threads - 1)]
+    errors = [error for opening in openings if (error := opening.exception())]
+    backends = [first, *(opening.result() for opening in openings if not opening.exception())]
+    if errors:
         for opened in backends:
             opened.close()
-        raise
+        raise errors[0]
     return backends

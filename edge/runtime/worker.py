@@ -45,6 +45,7 @@ class Worker:
         self._name = name
         self._memory = os.memfd_create("edge")
         self._pipe, theirs = Pipe()
+        self._asked = 0
         numbers = theirs.fileno(), self._memory
         try:
             with theirs:
@@ -60,6 +61,9 @@ class Worker:
             for warning in warnings:
                 logging.getLogger(_LOGGER).warning("%s", warning)
             self._inputs, self._outputs = _views(self.info, self._memory)
+        except OSError as error:
+            self.close()
+            raise BackendError(f"{name} gets no process of its own: {error}") from error
         except BaseException:
             self.close()
             raise
@@ -68,8 +72,9 @@ class Worker:
         """Execute once; see the protocol."""
         for ours, array in zip(self._inputs, inputs, strict=True):
             np.copyto(ours, array)
+        self._asked += 1
         with contextlib.suppress(OSError):  # it ended; reading its answer tells how
-            self._pipe.send(None)
+            self._pipe.send(self._asked)
         self._answer()
         return [values.copy() for values in self._outputs]
 
@@ -91,7 +96,9 @@ class Worker:
 
     def _answer(self) -> Any:
         try:
-            answer = self._pipe.recv()
+            number, answer = self._pipe.recv()
+            while number != self._asked:  # of a run that Ctrl-C left
+                number, answer = self._pipe.recv()
         except (EOFError, OSError):
             code = self._process.wait()
             how = signal.Signals(-code).name if code < 0 else f"exit code {code}"
@@ -115,19 +122,19 @@ def serve(pipe: int, memory: int) -> None:
         try:
             backend: Backend = importlib.import_module(f"edge.runtime.backends.{name}").open_backend(program)
         except Exception as error:
-            connection.send(_sendable(name, error))
+            connection.send((0, _sendable(name, error)))
             return
         os.truncate(memory, _places(backend.info)[-1])
         inputs, outputs = _views(backend.info, memory)
-        connection.send((backend.info, warnings.texts))
+        connection.send((0, (backend.info, warnings.texts)))
         while True:
-            connection.recv()
+            number = connection.recv()
             try:
                 for ours, values in zip(outputs, backend.run(inputs), strict=True):
                     np.copyto(ours, values)
-                connection.send(None)
+                connection.send((number, None))
             except Exception as error:
-                connection.send(_sendable(name, error))
+                connection.send((number, _sendable(name, error)))
 
 
 class _Collected(logging.Handler):
