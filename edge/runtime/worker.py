@@ -104,7 +104,7 @@ class Worker:
             how = signal.Signals(-code).name if code < 0 else f"exit code {code}"
             raise BackendError(
                 f"the process of {self._name} ended: {how}",
-                expected="an answer; what the runtime printed before is above",
+                expected="an answer; the runtime's own message is on stderr",
                 remedy="load the program again; if it ends again, hrt_model_exec infer on the board may tell more",
             ) from None
         if isinstance(answer, EdgeError):
