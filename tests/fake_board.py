@@ -15,18 +15,26 @@ from tests.fabricated import make_build
 
 FOLDER = Path(__file__).resolve().parent / "fakes" / "board"
 LIBRARIES = ("hbm_runtime", "hobot_dnn", "hobot_dnn_rdkx5", "bpu_infer_lib")
+MODULES = (*LIBRARIES, "hobot_dnn.pyeasy_dnn", "hobot_dnn_rdkx5.pyeasy_dnn", "fake_libdnn", "fake_pyeasy_dnn")
 NV12_64 = {"name": "images", "type": "NV12", "shape": [1, 3, 64, 64]}
 
 
-def plug_in(monkeypatch: pytest.MonkeyPatch, libraries: Iterable[str] = LIBRARIES, **env: str) -> None:
-    """Make the fakes of these libraries importable, fresh, and no other of the vendor's libraries."""
+def plug_in(
+    monkeypatch: pytest.MonkeyPatch, libraries: Iterable[str] = LIBRARIES, *, workers: bool = False, **env: str
+) -> None:
+    """Make the fakes of these libraries importable, fresh, and no other of the vendor's libraries.
+
+    They run in this process, where tests can reach them, unless ``workers`` are wanted as on a board.
+    """
     libraries = tuple(libraries)
+    if not workers:
+        monkeypatch.setattr("edge.runtime.open.isolated", lambda *_: False)
     monkeypatch.syspath_prepend(str(FOLDER))
     for name, value in env.items():
         monkeypatch.setenv(name, value)
-    for name in list(sys.modules):
-        if name.partition(".")[0] in LIBRARIES or name.startswith("fake_"):
-            monkeypatch.delitem(sys.modules, name)
+    for name in MODULES:
+        monkeypatch.setitem(sys.modules, name, None)  # so that afterwards it is gone again
+        monkeypatch.delitem(sys.modules, name)
     for name in set(LIBRARIES) - set(libraries):
         monkeypatch.setitem(sys.modules, name, None)
 
@@ -38,6 +46,7 @@ def fake_bin(
     portable: str | None = None,
     builder: tuple[int, int] = (1, 24),
     fails: int = 0,
+    healthy: int = 0,
     constant: bool = False,
     gain: float = 1,
 ) -> bytes:
@@ -48,7 +57,7 @@ def fake_bin(
         inputs: likewise; NV12 of 64x64 by default.
         portable: file name of the portable model to compute with, beside the program.
         builder: the compiler that made it; an older runtime refuses it.
-        fails: libdnn's return code of every run.
+        fails: libdnn's return code of every run after the first ``healthy`` ones.
         constant: do not compute at all.
         gain: of the fixed weights; the scores have about half of it as standard deviation.
     """
@@ -59,6 +68,7 @@ def fake_bin(
         "portable": portable,
         "builder": builder,
         "fails": fails,
+        "healthy": healthy,
         "constant": constant,
         "gain": gain,
     }

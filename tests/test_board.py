@@ -100,6 +100,24 @@ def test_check_refuses_another_soc_and_warns_of_what_it_does_not_know(edge: Run,
     assert "echo performance >" in out
 
 
+@pytest.mark.parametrize(
+    ("files", "line"),
+    [
+        ({"sys/class/boardinfo/soc_name": "x5\n", "sys/class/socinfo/soc_name": "X5M\n"}, "✓ soc          x5"),
+        ({"sys/class/socinfo/soc_name": "X5U\n"}, "✓ soc          X5U"),
+        ({"proc/device-tree/model": "D-Robotics RDK X5 V1.0\0"}, "✓ soc          D-Robotics RDK X5 V1.0"),
+        ({"proc/device-tree/model": "D-Robotics RDK S100 V1.0\0"}, "✗ soc          D-Robotics RDK S100 V1.0"),
+    ],
+)
+def test_the_chip_is_found_where_the_vendor_looks_for_it(
+    edge: Run, board: Board, files: dict[str, str], line: str
+) -> None:
+    board.file("sys/class/boardinfo/soc_name", None)
+    for path, text in files.items():
+        board.file(path, text)
+    assert line in edge("board", "check", board.host, *board.reach)[1]
+
+
 def test_an_older_runtime_of_the_same_line_warns_and_goes_on(edge: Run, board: Board, build: Path) -> None:
     board.mode(hbrt="3.15.54")
     code, out, _ = edge("board", "check", board.host, MODEL, *board.reach)

@@ -228,6 +228,8 @@ def test_what_is_no_program(tmp_path: Path) -> None:
         ("1.23.10", "3.15.54.0", "warn", "older"),
         ("1.30.0", "3.15.60.0", "warn", "newer"),
         ("1.23.8", None, "warn", "3.15.49"),
+        ("1.23.5", None, "warn", "3.15.47"),
+        ("1.24.4", None, "warn", "3.15.54"),
         ("2.0.0", "3.16.1.0", "no", "another release line"),
         ("9.9.9", None, "unknown", "is unknown"),
         (None, None, "unknown", "is unknown"),

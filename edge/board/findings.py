@@ -17,7 +17,10 @@ from edge.runtime.program import Program
 from edge.specs.schema import MARCH
 
 # libdnn -> HBRT, from banners on RDK X5 systems that print both.
-HBRT_OF_DNN = {"1.23.8": "3.15.49", "1.23.9": "3.15.52", "1.23.10": "3.15.54", "1.24.5": "3.15.55"}
+HBRT_OF_DNN = {
+    "1.23.5": "3.15.47", "1.23.8": "3.15.49", "1.23.9": "3.15.52", "1.23.10": "3.15.54", "1.24.4": "3.15.54",
+    "1.24.5": "3.15.55",
+}  # fmt: skip
 _IN_PROGRAM = re.compile(rb"version: (\d+\.\d+\.\d+); runtime version: (\d+(?:\.\d+)+);")
 # Header of each compiled part: march, magic, runtime version.
 _HEADER = re.compile(rb"#([A-Z0-9]{2,4})hbm#")
@@ -152,7 +155,7 @@ def _system(facts: Facts) -> Iterator[Check]:
     if facts.soc is None:
         yield Check("soc", "warn", "unknown", "programs of edge are for the RDK X5")
     else:
-        mark: Mark = "ok" if facts.soc.strip("()").lower() == "x5" else "bad"
+        mark: Mark = "ok" if "x5" in facts.soc.lower() else "bad"
         yield Check("soc", mark, facts.soc, "programs of edge are for the RDK X5 (bayes-e)")
 
 

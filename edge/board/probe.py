@@ -41,7 +41,9 @@ say bpu_ratio "$(word "$root/sys/devices/system/bpu/bpu0/ratio")"
 _IDENTITY = r"""
 say arch "$(uname -m)"
 say os "$(word "$root/etc/version")"
-say soc "$(word "$root/sys/class/boardinfo/soc_name")"
+soc=$(word "$root/sys/class/boardinfo/soc_name")
+soc=${soc:-$(word "$root/sys/class/socinfo/soc_name")}
+say soc "${soc:-$(word "$root/proc/device-tree/model")}"
 say disk_kb "$(df -Pk "${HOME:-/}" 2>/dev/null | awk 'NR==2 {print $4}')"
 say tool "$(command -v hrt_model_exec)"
 if command -v hrt_model_exec >/dev/null; then
@@ -96,7 +98,7 @@ class Facts:
 
     arch: str  #: ``aarch64`` on every RDK.
     os: str | None  #: version of RDK OS.
-    soc: str | None  #: such as ``X5``.
+    soc: str | None  #: such as ``x5``, ``X5U``, or the name of the board.
     disk_free: int | None  #: free bytes in the user's home.
     tool: str | None  #: path of ``hrt_model_exec``.
     versions: Versions  #: of the runtime.

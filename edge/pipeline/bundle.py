@@ -191,11 +191,20 @@ _WHAT: Mapping[Role, str] = {
 }
 _WHEEL = """edge-*.whl comes from the PC: in the checkout of edge, `pip wheel --no-deps -w . .` makes it.
 """
+_OFFLINE = """The board's image lacks some small packages that edge needs. If it has no internet, fetch them on the PC:
+
+  pip download --only-binary=:all: --platform manylinux2014_aarch64 --python-version 3.10 \\
+      -d wheels edge-*.whl exceptiongroup "numpy<2"
+
+copy the folder wheels to the board, and install from it there:
+
+  /usr/bin/python3 -m pip install --user --no-index --find-links wheels edge
+"""
 _INSTALL = f"""On the board, once, with the system's Python, the only one that has the vendor's runtimes:
 
   /usr/bin/python3 -m pip install --user edge-*.whl
 
-{_WHEEL}"""
+{_WHEEL}{_OFFLINE}"""
 _NO_BIN = f"""This build has no .bin (it needs the vendor's compiler): onnxruntime runs the portable model on
 the processor. Once:
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import logging
 import re
 from collections.abc import Iterator
@@ -46,6 +47,7 @@ NUMBERS = {
     "S8": "int8", "U8": "uint8", "F16": "float16", "S16": "int16", "U16": "uint16", "F32": "float32",
     "S32": "int32", "U32": "uint32", "F64": "float64", "S64": "int64", "U64": "uint64",
 }  # fmt: skip
+SYSTEM = Path("/usr/lib/python3/dist-packages")  # of Debian packages
 _CODE = re.compile(r"-60000\d\d\b|-6000129\b|-600013[01]\b")
 _VERSION = re.compile(r"(\d+)\.(\d+)")
 _log = logging.getLogger("edge.runtime")
@@ -61,7 +63,7 @@ def vendor_module(names: tuple[str, ...], member: str, source: str) -> ModuleTyp
     Raises:
         BackendMissing: none is installed, or its libraries are missing.
     """
-    reasons = []
+    reasons, remedy = [], "run it on the board, with /usr/bin/python3"
     for name in names:
         try:
             module = importlib.import_module(name)
@@ -73,7 +75,20 @@ def vendor_module(names: tuple[str, ...], member: str, source: str) -> ModuleTyp
             if hasattr(module, member):
                 return module
             reasons.append(f"{name} is another module of that name: it lacks {member}")
-    raise BackendMissing("; ".join(reasons), expected=source, remedy="run it on the board, with /usr/bin/python3")
+        origin = _origin(name)
+        if origin and SYSTEM not in Path(origin).parents:  # the S100's of the package index is in ~/.local
+            reasons[-1] += f" ({origin})"
+            remedy = f"/usr/bin/python3 -m pip uninstall {name.partition('.')[0]}, if it hides the system's"
+    raise BackendMissing("; ".join(reasons), expected=source, remedy=remedy)
+
+
+def _origin(name: str) -> str | None:
+    """Return the file of a module that may fail to be imported; None if there is none."""
+    try:
+        spec = importlib.util.find_spec(name)
+    except (ImportError, ValueError):
+        return None
+    return spec.origin if spec else None
 
 
 def bin_of(program: Program) -> Path:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
+import importlib.util
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Literal
 
 from edge.errors import BackendMissing, EdgeError, UsageError
+from edge.runtime.machine import ON_BOARD
 from edge.runtime.net import Net, PassedOver
 from edge.runtime.program import Program, locate
 from edge.runtime.protocol import Backend
@@ -36,7 +40,8 @@ def load(
         path: a build folder, a bundle, a ``.bin``, or an ONNX that a build made.
         backend: a name of ``BACKENDS``; ``auto`` takes the first of them that works here and logs (logger
             ``edge.runtime``) why others were passed over.
-        threads: how many callers compute at once; a backend that serves one caller is opened this many times.
+        threads: how many callers compute at once; a backend that serves one caller is opened this many times,
+            on the board each in a process of its own.
         preprocess: for a single file that comes without ``metadata.json``.
         labels: class names in index order, where the program brings none.
         scores: what the scores are, where ``metadata.json`` does not say so.
@@ -98,14 +103,30 @@ def _first_that_works(program: Program, threads: int, passed_over: list[PassedOv
     )
 
 
+def isolated(name: str, program: Program) -> bool:
+    """Return whether a backend gets a process of its own: one of the board's, if its module is installed."""
+    if name not in ON_BOARD or "bin" not in program.files:
+        return False
+    return any(importlib.util.find_spec(module) for module in (name, f"{name}_rdkx5"))
+
+
 def _open(name: str, program: Program, threads: int) -> list[Backend]:
-    module = importlib.import_module(f"edge.runtime.backends.{name}")
-    backends: list[Backend] = [module.open_backend(program)]
-    try:
-        while not backends[0].concurrent and len(backends) < threads:
-            backends.append(module.open_backend(program))
-    except BaseException:
+    open_backend: Callable[[Program], Backend]
+    if isolated(name, program):
+        from edge.runtime.worker import Worker
+
+        open_backend = functools.partial(Worker, name)
+    else:
+        open_backend = importlib.import_module(f"edge.runtime.backends.{name}").open_backend
+    first = open_backend(program)
+    if first.concurrent or threads == 1:
+        return [first]
+    with ThreadPoolExecutor(threads - 1) as pool:  # a process takes a second to start
+        openings = [pool.submit(open_backend, program) for _ in range(threads - 1)]
+    errors = [error for opening in openings if (error := opening.exception())]
+    backends = [first, *(opening.result() for opening in openings if not opening.exception())]
+    if errors:
         for opened in backends:
             opened.close()
-        raise
+        raise errors[0]
     return backends

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -48,7 +49,8 @@ class HobotDnnBackend:
         self.info = Info(
             backend="hobot_dnn",
             model=program.name,
-            version=module.__name__.partition(".")[0],  # the module has no version
+            # The module has no version, and names itself dnnpy.
+            version=next(name for name in MODULES if sys.modules.get(name) is module).partition(".")[0],
             inputs=inputs,
             outputs=tuple(Tensor(rule.name, rule.shape, "float32") for rule in self._rules),
         )

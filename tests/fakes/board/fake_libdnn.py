@@ -2,11 +2,12 @@
 
 Its ``.bin`` is a JSON description (``tests/fake_board.py`` writes it). It computes with the portable model
 that the description names, or with fixed weights, on whatever bytes lie in the input memory; nothing here
-checks sizes, as nothing in the real one does.
+checks sizes, as nothing in the real one does. It prints to stdout, and holds Python's lock for FAKE_SECONDS a run.
 """
 
 from __future__ import annotations
 
+import ctypes
 import json
 import math
 import os
@@ -20,6 +21,7 @@ DTYPES = {
     "S8": "int8", "U8": "uint8", "S16": "int16", "U16": "uint16", "F16": "float16",
     "S32": "int32", "F32": "float32", "S64": "int64",
 }  # fmt: skip
+BANNER = b"[BPU_PLAT]BPU Platform Version(1.3.6)!\n[DNN] Runtime version = 1.24.5_(3.15.55 HBRT)\n"
 
 
 def version() -> str:
@@ -45,7 +47,7 @@ class Tensor:
             self.bytes = count // 2
         else:
             self.bytes = math.prod(self.shape[:-1]) * self.row_bytes
-        self.memory = np.zeros(self.bytes, np.uint8)
+        self.memory = np.full(self.bytes, 0xA5, np.uint8)  # not initialised
 
     def read(self) -> np.ndarray:
         """The values without padding, in the tensor's own memory where there is none."""
@@ -79,12 +81,14 @@ class Model:
             raise DnnError(-6000002) from None
         if facts["builder"] > [int(part) for part in version().split(".")[:2]]:
             raise DnnError(-6000014)
+        os.write(1, BANNER)
         self.name = facts["model"]
         self.inputs = [Tensor(**tensor) for tensor in facts["inputs"]]
         self.outputs = [Tensor(**tensor) for tensor in facts["outputs"]]
         self._facts = facts
         self._busy = threading.Lock()
         self._session = None
+        self._runs = 0
         if facts["portable"]:
             import onnxruntime
 
@@ -95,11 +99,13 @@ class Model:
         if not self._busy.acquire(blocking=False):
             raise DnnError(-6000013)
         try:
-            if self._facts["fails"]:
+            self._runs += 1
+            if self._facts["fails"] and self._runs > self._facts["healthy"]:
                 raise DnnError(self._facts["fails"])
             if self._facts["constant"]:
                 return
             before = [tensor.memory.copy() for tensor in self.inputs]
+            ctypes.PyDLL(None).usleep(int(1e6 * float(os.environ.get("FAKE_SECONDS", 0))))
             time.sleep(0.001)  # let another thread in, if nobody keeps it out
             if any((tensor.memory != was).any() for tensor, was in zip(self.inputs, before, strict=True)):
                 raise DnnError(-6000013)

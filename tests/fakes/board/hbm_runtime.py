@@ -1,7 +1,9 @@
 """A stand-in for the board's hbm_runtime, with its contract and its hazards.
 
-It checks dtypes and the shapes of inputs other than NV12; it does not check the size of NV12. One caller at a
-time. What it returns is the runtime's own memory, overwritten by the next run.
+It checks dtypes and the shapes of inputs other than NV12; it does not check the size of NV12. RGB and BGR are int8;
+Y, YUV444 and NV12_SEPARATE fail in every run. Inputs are copied flat, as if no row were padded. One caller at a
+time. What it returns is the runtime's own memory, overwritten by the next run. A run that can't start ends the whole
+process; one that fails later gives what lay in that memory before.
 """
 
 from __future__ import annotations
@@ -16,9 +18,17 @@ import numpy as np
 if os.environ.get("FAKE_NO_LIBDNN") and os.environ.get("HBM_RUNTIME_SKIP_CHECK") != "1":
     raise RuntimeError("Missing required shared libraries: libdnn.so")
 
+LATE = (-6000008, -6000012)  # of hbDNNWaitTaskDone, whose code it ignores
 _NAMES = "Y NV12 NV12_SEPARATE YUV444 RGB BGR S4 U4 S8 U8 F16 S16 U16 F32 S32 U32 F64 S64 U64 MAX"
 hbDNNDataType = Enum("hbDNNDataType", _NAMES)  # noqa: N816
 hbDNNQuantiType = Enum("hbDNNQuantiType", "NONE SCALE")  # noqa: N816
+
+
+def _strides(tensor):
+    if tensor.type == "NV12":
+        return [0] * len(tensor.shape)
+    rows = np.zeros(tensor.shape[:-1], f"V{tensor.row_bytes}").strides
+    return [*rows, np.dtype(tensor.dtype).itemsize]
 
 
 class QuantParams:
@@ -40,7 +50,7 @@ class HB_HBMRuntime:  # noqa: N801
             self._models = {model.name: model for model in map(fake_libdnn.Model, paths)}
         except fake_libdnn.DnnError as error:
             if error.code == -6000006:
-                raise ValueError(f"The input hbm model {paths[0]} does not exist.") from None
+                raise RuntimeError(f"The input hbm model {paths[0]} does not exist.") from None
             raise RuntimeError(f"hbDNN initialize from {paths[0]} file failed. error code: {error.code}") from None
 
     @property
@@ -73,7 +83,7 @@ class HB_HBMRuntime:  # noqa: N801
 
     @property
     def input_strides(self):
-        return self._tell("inputs", lambda tensor: [0] * len(tensor.shape))
+        return self._tell("inputs", _strides)
 
     @property
     def output_quants(self):
@@ -107,7 +117,9 @@ class HB_HBMRuntime:  # noqa: N801
             if key not in tensors:
                 raise ValueError(f'Input name "{key}" is invalid for model "{name}"')
             tensor = tensors[key]
-            if array.dtype != tensor.dtype:
+            if tensor.type in ("Y", "YUV444", "NV12_SEPARATE"):
+                raise ValueError(f"Unsupported data type of input tensor '{key}'")
+            if array.dtype != ("int8" if tensor.type in ("RGB", "BGR") else tensor.dtype):
                 raise ValueError(
                     f"Data type mismatch for input tensor '{key}' in model '{name}': expected numpy dtype "
                     f"format '{np.dtype(tensor.dtype).char}', but received '{array.dtype.char}'"
@@ -120,5 +132,6 @@ class HB_HBMRuntime:  # noqa: N801
         except fake_libdnn.DnnError as error:
             if error.code == -6000013:
                 raise RuntimeError("run() already in use") from None
-            raise RuntimeError(f"hbDNNInfer failed, error code: {error.code}") from None
+            if error.code not in LATE:
+                os.abort()  # it throws in a thread that catches nothing
         return {tensor.name: tensor.read() for tensor in model.outputs}

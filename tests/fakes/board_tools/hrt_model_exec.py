@@ -119,9 +119,9 @@ def model_info(flags: dict[str, str], mode: dict[str, str]) -> int:
         )
     else:
         text += (
-            f"output[0]: \nname: scores\nvalid shape: (1,{count},)\naligned shape: (1,{count},)\n"
+            f"output[0]: \nname: scores\nvalid shape: (1,{count},1,1,)\naligned shape: (1,{count},1,1,)\n"
             f"aligned byte size: {count * 4}\ntensor type: HB_DNN_TENSOR_TYPE_F32\n"
-            f"tensor layout: HB_DNN_LAYOUT_NCHW\nquanti type: NONE\nstride: ({count * 4},4,)\n\n"
+            f"tensor layout: HB_DNN_LAYOUT_NCHW\nquanti type: NONE\nstride: ({count * 4},4,4,4,)\n\n"
         )
     sys.stdout.write(noisy(text) if mode.get("exec") == "noise" else text)
     return 0

@@ -3,3 +3,4 @@
 from fake_pyeasy_dnn import load
 
 __all__ = ["load"]
+__name__ = "dnnpy"  # as the compiled one
