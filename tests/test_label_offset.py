@@ -24,6 +24,7 @@ from edge.images import open_images, sample
 from edge.measure.labels import Shift, Shifts, at_chance, lacks_background
 from edge.specs import Preprocess
 from edge.tune.context import Context
+from edge.tune.objective import OfClasses
 from tests.conftest import Run
 from tests.heads import classifier
 
@@ -231,8 +232,9 @@ def test_tune_says_it_before_it_searches(tmp_path: Path) -> None:
         ),
         onnx=with_background(tmp_path / "net.onnx"),
         listener=SimpleNamespace(warn=told.append, update=lambda *_: None),
+        objective=OfClasses("logits"),
     )
-    assert list(Context.load(search, "selection").labels) == [item.label for item in images]
+    assert list(Context.load(search, "selection").truth) == [item.label for item in images]
     assert ["--label-offset 1" in text for text in told] == [True]
     search.halves = (search.halves[0], "no labels")
     Context.load(search, "selection")

@@ -227,7 +227,7 @@ def test_diagnose_and_tune_say_what_they_read(build: Path, edge: Run, tmp_path: 
     assert "no class scores" in err
     code, _, err = edge("tune", str(tmp_path / "heads.onnx"), "--task", "raw", *WORDS)
     assert code == 2
-    assert "no class scores" in err
+    assert "neither class scores nor boxes" in err
 
 
 # --- the vendor's compiler

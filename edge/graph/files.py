@@ -255,14 +255,11 @@ def _size_inside(model: onnx.ModelProto) -> str:
 
 
 def missing_onnx(path: Path) -> ModelFileError:
-    """Return the error of an ONNX that is not there; it names those that lie beside it."""
-    beside = sorted(str(one) for one in path.parent.glob("*.onnx"))[:3] if path.parent.is_dir() else []
-    near = difflib.get_close_matches(str(path), beside, n=1) or beside[:1]
-    return ModelFileError(
-        f"{path} does not exist",
-        expected="a path of an .onnx file",
-        remedy=f"edge build {near[0]}" if near else f"ls {path.parent}   shows what lies there",
-    )
+    """Return the error of an ONNX that is not there; it names one of nearly that name beside it."""
+    beside = {one.stem: one for one in path.parent.glob("*.onnx")} if path.parent.is_dir() else {}
+    near = difflib.get_close_matches(path.stem, beside, n=1)
+    remedy = f"edge build {beside[near[0]]}" if near else ""
+    return ModelFileError(f"{path} does not exist", expected="a path of an .onnx file", remedy=remedy or None)
 
 
 def image_input(model: onnx.ModelProto, origin: str = "the model") -> tuple[str, tuple[int, ...]]:

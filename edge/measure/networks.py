@@ -104,7 +104,7 @@ def floats_order(outputs: Sequence[Output], given: Sequence[str], run: Runner) -
 @contextmanager
 def vendor(toolchain: Toolchain, model: Path, workers: int, outputs: Sequence[Output] = ()) -> Iterator[Runner]:
     """Open one of the compiler's models in worker processes; ``outputs`` are the float network's."""
-    given = [value.name for value in load_onnx(model).graph.output]
+    given = [value.name for value in load_onnx(model).graph.output] if len(outputs) > 1 else []
     with QuantizedPool(toolchain, model, workers) as pool:
         yield floats_order(outputs, given, pool.outputs)
 
