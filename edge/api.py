@@ -250,6 +250,8 @@ def evaluate(
         )
         measured_on = MeasuredOn(found, unlabelled, seed)
         subject = subject_of(finished, *_compiler_of(finished))
+        if label_offset and subject.task != "classify":
+            listener.warn("label_offset changes nothing: the outputs are no class scores")
         chosen, missing = find_steps(subject, program_count)
         if board is not None:
             chosen.append(board(subject))

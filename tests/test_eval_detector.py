@@ -13,7 +13,8 @@ from attrs import evolve
 
 from edge.accuracy import Change, Evaluation
 from edge.cli.eval import _gate
-from edge.errors import GateError
+from edge.errors import GateError, UsageError
+from edge.runtime import load
 from tests.conftest import Run
 from tests.detectors import BINS, VARIANTS, reckoned
 from tests.test_detector_build import BLOCK, LEFT, SHARE, save_detector, save_image
@@ -149,3 +150,22 @@ def test_an_open_size_is_asked_for_with_the_one_inside_the_file(edge: Run, tmp_p
     code, _, err = edge("build", str(tmp_path / "opn.onnx"), "--task", "detect")
     assert code == 1
     assert f"next: edge build {tmp_path / 'open.onnx'}" in err
+
+
+def test_two_detectors_are_compared_by_ap_on_the_same_images_only(edge: Run, tmp_path: Path) -> None:
+    images = save_set(tmp_path / "set")
+    one, _, _ = build(edge, tmp_path, images)
+    two, _, err = build(edge, tmp_path, images, "--name", "other", "--label-offset", "1")
+    two = two.with_name("other")
+    assert "--label-offset and --output change nothing" in err
+    code, _, err = edge("report", str(one), str(two), "--out", str(tmp_path / "both.html"))
+    assert code == 0, err
+    text = (tmp_path / "both.md").read_text()
+    assert "AP is " in text
+    assert " | AP " in text
+    assert edge("eval", str(two), "--images", str(save_set(tmp_path / "more", 5)))[0] == 0
+    assert edge("report", str(one), str(two), "--out", str(tmp_path / "both.html"))[0] == 0
+    assert "measured on different images" in (tmp_path / "both.md").read_text()
+    with load(one) as net, pytest.raises(UsageError) as caught:
+        net.classify(np.zeros((8, 8, 3), np.uint8))
+    assert "net.detect(image)" in str(caught.value.remedy)

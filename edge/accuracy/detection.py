@@ -280,5 +280,5 @@ def _sentences(later: Sequence[StepResult]) -> Iterator[str]:
         elif step.change is None:
             yield f"{subject}{sample}: {agreement_line(step)}."
         else:
-            objects = f"{step.change.lost} objects lost and {step.change.gained} found"
+            objects = f"{step.change.lost} labelled objects lost and {step.change.gained} found"
             yield f"{subject} {effect(step.change, 'AP')}{sample}; {objects} at score 0.25."

@@ -86,7 +86,9 @@ def eval_table(evaluation: Evaluation, root: Path) -> str:
     if evaluation.unreadable:
         lines.append(f"unreadable  {len(evaluation.unreadable)}: {shown(_some(evaluation.unreadable))}")
     if detector and not evaluation.unlabelled:
-        lines.append("AP          COCO's, in percent; intervals 95 % and p: paired bootstrap over the images")
+        lines.append(
+            "AP          COCO's, in percent, boxes from a score of 0.01 on; intervals 95 % and p: paired bootstrap"
+        )
     elif not raw and not detector:
         lines.append(
             "intervals   95 %: Wilson for Top-1, bootstrap for changes (with 0 where p >= 0.05); p: exact McNemar"
@@ -310,7 +312,7 @@ def _check_gates(
         raise UsageError(
             f"--max-drop, but there is no {'Top-1' if subject.detector is None else 'AP'}: {measured_on.unlabelled}",
             expected="--max-drop with labelled images",
-            remedy="--min-agreement 95 instead, or --images with labels",
+            remedy=f"--min-agreement {95 if subject.detector is None else 80} instead, or --images with labels",
         )
     if option and not {"quantized", "portable"} & {step.name for step in steps}:
         raise UsageError(

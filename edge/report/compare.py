@@ -181,7 +181,8 @@ def _paired(one: Built, two: Built) -> tuple[tuple[Paired, ...], str]:
         commands = " and ".join(f"edge eval {folder}" for folder in missing)
         return (), f"the answers to single images are not known; measure both on the same ones: {commands}"
     if {first.task, second.task} != {"classify"}:
-        return (), "the outputs are no class scores, which could be right or wrong"
+        boxes = any(step.boxes for step in (*first.steps, *second.steps))
+        return (), "of boxes, AP is compared as a whole" if boxes else "the outputs are no class scores, right or wrong"
     if first.dataset_sha256 != second.dataset_sha256:
         return (), (
             f"they were measured on different images ({first.dataset}; {second.dataset}), so the figures "
@@ -274,9 +275,13 @@ def _accuracy_verdict(a: Report, b: Report, paired: tuple[Paired, ...]) -> str:
     if one is not None and two is not None and one.outputs and two.outputs:
         lowest = ["exact" if (db := step.worst["snr_db"]) is None else f"{db:.1f} dB" for step in (one, two)]
         return f"The worst output's signal to noise is {lowest[0]} of A and {lowest[1]} of B."
-    if one is not None and two is not None and one.boxes and two.boxes and one.boxes["ap"] and two.boxes["ap"]:
-        a_ap, b_ap = (step.boxes["ap"]["ap"] if step.boxes else 0.0 for step in (one, two))
-        return f"AP is {a_ap:.1f} of A and {b_ap:.1f} of B, not compared image by image."
+    if one is not None and two is not None and one.boxes and two.boxes:
+        if a.accuracy.dataset_sha256 != b.accuracy.dataset_sha256:
+            return "AP can't be compared: they were measured on different images."
+        if {one.name, two.name} & {"float", "simplified", "nv12"}:
+            return "AP can't be compared: not both programs were measured."
+        what = "AP" if one.boxes["ap"] else "AP with float's boxes"
+        return f"{what} is {one.figure[0]:.1f} of A and {two.figure[0]:.1f} of B, not compared image by image."
     shown = [
         f"{step.top1:.1f} % {bounds(step.top1_interval)}"
         for step in (one, two)
@@ -334,6 +339,7 @@ def page(comparison: Comparison) -> str:
         charts=_charts(comparison),
         moved=moved[:FURTHEST],
         labelled=any(step.top1 is not None for row in comparison.steps for step in (row["a"], row["b"]) if step),
+        detector=any(step.boxes for row in comparison.steps for step in (row["a"], row["b"]) if step),
     )
 
 

@@ -255,7 +255,9 @@ class Net:
             raise UsageError(
                 f"the outputs of {self.info.model} are no class scores",
                 expected="a classifier",
-                remedy="net.outputs(image) gives all outputs by name",
+                remedy="net.detect(image) gives its boxes"
+                if self.metadata.detector is not None
+                else "net.outputs(image) gives all outputs by name",
             )
         rows = [i for i, tensor in enumerate(outputs) if tensor.elements == max(tensor.shape, default=0) > 1]
         if len(outputs) > 1 and len(rows) != 1:

@@ -134,7 +134,11 @@ class Options:
         Path, "YAML of PaddleClas or mindcv that says how the network sees images.", "FILE", EXPORT
     )
     images: str | None = _option(
-        str, "Images to measure on: a folder, list file or labels.csv.  [default: the demo's]", "PATH", VERIFY
+        str,
+        "Images to measure on: a folder, list file or labels.csv; for a detector COCO's .json, data.yaml, or a folder "
+        "with labels/ or Annotations/.  [default: the demo's]",
+        "PATH",
+        VERIFY,
     )
     count: int = _option(int, "Number of images to measure on; 0 means all of them.", "N", VERIFY, 500, least=0)
     label_offset: int = _option(

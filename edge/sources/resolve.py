@@ -125,6 +125,10 @@ def _unused(options: Options) -> Notes:
     rendered = options.images is None or options.images.partition(":")[0] == "demo"
     if options.task == "raw" and (options.labels or options.label_offset):
         notes += ("! --labels and --label-offset change nothing: raw outputs are no classes",)
+    elif options.task == "detect" and (options.label_offset or options.output):
+        notes += (
+            "! --label-offset and --output change nothing of a detector: its head is recognised, or stands in a YAML",
+        )
     elif options.label_offset and rendered and not (options.images and Path(options.images).exists()):
         notes += ("! --label-offset changes nothing: the demo's images keep their labels",)
     return notes
