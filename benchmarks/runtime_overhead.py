@@ -60,6 +60,7 @@ def overhead(rounds: int) -> float:
     """Print one line per library; return the most that ``classify`` adds, in milliseconds."""
     import numpy as np
 
+    from edge.files import sha256_of
     from edge.folder.metadata import FileEntry, Metadata, write_metadata
     from edge.runtime import load
     from edge.specs import Preprocess
@@ -73,7 +74,7 @@ def overhead(rounds: int) -> float:
         nv12_input = {"name": "images", "type": "NV12", "shape": [1, 3, *pre.canvas]}
         scores = {"name": "scores", "type": "F32", "shape": [1, CLASSES, 1, 1]}
         path.write_bytes(fake_bin([scores], [nv12_input], constant=True))
-        entry = FileEntry(path.name, path.stat().st_size, "")
+        entry = FileEntry(path.name, path.stat().st_size, sha256_of(path))
         write_metadata(Path(folder, "metadata.json"), Metadata("net", "net", "random", pre, CLASSES, {"bin": entry}))
         for library, bare in bare_calls(str(path)).items():
             with load(folder, backend=library, labels=[f"class {i}" for i in range(CLASSES)]) as net:

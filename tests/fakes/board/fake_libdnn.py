@@ -103,6 +103,9 @@ class Model:
             if self._facts["fails"] and self._runs > self._facts["healthy"]:
                 raise DnnError(self._facts["fails"])
             if self._facts["constant"]:
+                for tensor in self.outputs if self._runs == 1 else ():
+                    flat = tensor.memory.view(np.uint8).reshape(-1)
+                    flat[:] = np.arange(flat.size) % 251
                 return
             before = [tensor.memory.copy() for tensor in self.inputs]
             ctypes.PyDLL(None).usleep(int(1e6 * float(os.environ.get("FAKE_SECONDS", 0))))
