@@ -10,10 +10,11 @@ import cv2
 import numpy as np
 import pytest
 
+from edge.accuracy import steps as steps_module
 from edge.accuracy.answers import Answered, KeptAnswers
 from edge.accuracy.detection import CHANGED, Detection, changed_most, compare
 from edge.accuracy.judge import Column, MeasuredOn, Tally
-from edge.accuracy.steps import Step
+from edge.accuracy.steps import Step, Subject
 from edge.accuracy.table import StepName
 from edge.images.annotations import BoxSet, Truth, open_boxes, truth
 from edge.measure.average_precision import SHOWN
@@ -57,18 +58,15 @@ def test_boxes_that_come_and_go_are_seen() -> None:
 def test_the_images_that_change_most_come_first() -> None:
     like = [rows((0, 0, 20, 20, 0.3, 0)), rows((0, 0, 20, 20, 0.9, 0)), rows((0, 0, 20, 20, 0.8, 0)), rows()]
     after = [rows(), rows(), rows((0, 0, 20, 20, 0.4, 0)), rows((5, 5, 9, 9, 0.95, 1))]
-    truths = [truth([(0, 0, 20, 20)], [0])] * 4
-    found = changed_most(list("abcd"), ["/a", None, None, None], like, after, everything(4), truths, classes=2)
+    differ = differences(like, after, 2)
+    found = changed_most(list("abcd"), ["/a", None, None, None], like, after, everything(4), differ)
     assert [one.image for one in found] == ["d", "b", "a"]
     assert found[0].gained == (0,)
     assert (found[2].lost, found[2].path, found[2].like) == ((0,), "/a", ((0, 0, 20, 20, 0.3, 0),))
-    assert found[2].truth == ((0, 0, 20, 20, 1.0, 0),)
     only = np.array([True, True, False, False])
-    assert [one.image for one in changed_most(list("abcd"), [None] * 4, like, after, only, None, classes=2)] == [
-        "b",
-        "a",
-    ]
-    many = changed_most(["x"] * 30, [None] * 30, like[:1] * 30, after[:1] * 30, everything(30), None, classes=2)
+    assert [one.image for one in changed_most(list("abcd"), [None] * 4, like, after, only, differ)] == ["b", "a"]
+    first = like[:1] * 30, after[:1] * 30
+    many = changed_most(["x"] * 30, [None] * 30, *first, everything(30), differences(*first, 2))
     assert len(many) == CHANGED
 
 
@@ -205,3 +203,13 @@ def test_outputs_come_in_the_float_networks_order_whatever_the_compiler_does() -
     assert [one.shape for one in ordered(None)] == [(1, 4), (1, 2)]
     assert floats_order(outputs, ["boxes", "scores"], run) is run
     assert floats_order(outputs, ["other", "scores"], run) is run
+
+
+def test_answers_of_a_detector_are_kept_under_the_code_that_makes_boxes(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[tuple[str, ...]] = []
+    monkeypatch.setattr(steps_module, "code_digest", lambda *modules: seen.append(modules) or "0")
+    for detector in (None, DETECTOR):
+        subject = Subject("net", PRE, 2, scores="logits", files={}, sha256={}, detector=detector)
+        steps_module.key_of("float", "0" * 64, subject, ())
+    assert "edge.measure.boxes" not in seen[0]
+    assert "edge.measure.boxes" in seen[1]  # which holds the least score and the overlap

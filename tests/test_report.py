@@ -378,8 +378,8 @@ def test_boxes_of_float_and_program_stand_side_by_side(build: Path, tmp_path: Pa
         (600.0, 9, 800.0, 90, 0.6, 2),
     )
     changed = [
-        ChangedImage("<b>.png", str(tmp_path / "x.png"), (kept, lost), (gained, kept), (), (1,), (0,)),
-        ChangedImage("gone.png", str(tmp_path / "y.png"), (lost,), (), (), (0,), ()),
+        ChangedImage("<b>.png", str(tmp_path / "x.png"), (kept, lost), (gained, kept), (1,), (0,)),
+        ChangedImage("gone.png", str(tmp_path / "y.png"), (lost,), (), (0,), ()),
     ]
     built = with_sidecars(build)
     write_evaluation(build / "eval.json", evolve(evaluation(built), task="detect", changed=tuple(changed * 5)))

@@ -26,7 +26,17 @@ from edge.accuracy.table import (
 )
 from edge.images.annotations import BoxSet, Truth
 from edge.measure.average_precision import SHOWN, Matches, Rows, change, match, truth_of
-from edge.measure.boxes import BOXES, VALUES, Boxer, Shown, boxes_in, differences, precision, self_precision
+from edge.measure.boxes import (
+    BOXES,
+    VALUES,
+    Boxer,
+    Differences,
+    Shown,
+    boxes_in,
+    differences,
+    precision,
+    self_precision,
+)
 from edge.measure.networks import Outputs
 
 CHANGED = 12  # images that are listed
@@ -87,24 +97,16 @@ class Detection:
             for column, one in zip(columns, compared, strict=True)
         )
         last = names.index(quantized)
-        total = None
-        if truths is not None and last:
-            (first, there), (rows, shown) = steps[0], steps[last]
-            total = _change(first, rows, there & shown, truths, self.boxer.detector.classes, measured_on.seed)
+        total, now, was = None, compared[last], compared[0]
+        if last and was.matches is not None and now.matches is not None:
+            total = _change_of(was.matches, now.matches, steps[0][1] & steps[last][1], measured_on.seed)
         changed: tuple[ChangedImage, ...] = ()
         if last:
-            like, there = steps[compared[last].like]
+            like, there = steps[now.like]
             rows, shown = steps[last]
             paths = [None if item.path is None else str(item.path.resolve()) for item in images]
-            changed = changed_most(
-                [item.name for item in images],
-                paths,
-                like,
-                rows,
-                there & shown,
-                truths,
-                classes=self.boxer.detector.classes,
-            )
+            named = [item.name for item in images]
+            changed = changed_most(named, paths, like, rows, there & shown, now.differ)
         verdict, sentences = _explain(results, quantized, total, measured_on.unlabelled)
         return Tally(results, verdict, sentences, total, changed=changed)
 
@@ -120,6 +122,8 @@ class Compared:
     earlier: int | None  #: place of the step before; None for the first.
     change: Change | None  #: of AP from that step; None without labels, and for the first.
     identical: int | None  #: images with bit for bit the boxes of that step; None for the first.
+    differ: Differences  #: the boxes lost and gained.
+    matches: Matches | None  #: with the labelled objects; None without labels.
 
 
 def compare(
@@ -147,7 +151,7 @@ def compare(
     found = []
     for place, (rows, shown) in enumerate(zip(steps, answered, strict=True)):
         both = shown & answered[like[place]]
-        lost, gained = differences(steps[like[place]], rows, classes)
+        differ = lost, gained = differences(steps[like[place]], rows, classes)
         counts = np.array([len(a) + len(b) for a, b in zip(lost, gained, strict=True)])
         boxes = BoxResult(
             ap=None if known is None else precision(known[place], shown),
@@ -162,7 +166,8 @@ def compare(
             if known is not None:
                 moved = _change_of(known[ago], known[place], together, seed)
         agreement = int(((counts == 0) & both).sum())
-        found.append(Compared(int(shown.sum()), boxes, agreement, like[place], ago, moved, identical))
+        matches = None if known is None else known[place]
+        found.append(Compared(int(shown.sum()), boxes, agreement, like[place], ago, moved, identical, differ, matches))
     return found
 
 
@@ -172,12 +177,10 @@ def changed_most(
     like: Sequence[Rows],
     rows: Sequence[Rows],
     counted: Shown,
-    truths: Sequence[Truth] | None,
-    *,
-    classes: int,
+    differ: Differences,
 ) -> tuple[ChangedImage, ...]:
     """Return the images whose lost and gained boxes have the highest scores together, at most 12."""
-    lost, gained = differences(like, rows, classes)
+    lost, gained = differ
     weights = [
         float(a[out, 4].sum() + b[new, 4].sum()) if here else 0.0
         for a, b, out, new, here in zip(like, rows, lost, gained, counted, strict=True)
@@ -189,7 +192,6 @@ def changed_most(
             path=paths[index],
             like=_listed(like[index]),
             boxes=_listed(rows[index]),
-            truth=() if truths is None else _objects(truths[index]),
             lost=tuple(lost[index].tolist()),
             gained=tuple(gained[index].tolist()),
         )
@@ -205,13 +207,6 @@ def _listed(rows: Rows) -> tuple[Box, ...]:
     )
 
 
-def _objects(one: Truth) -> tuple[Box, ...]:
-    return tuple(
-        (round(left, 1), round(top, 1), round(right, 1), round(bottom, 1), 1.0, label)
-        for (left, top, right, bottom), label in zip(one.boxes.tolist(), one.labels.tolist(), strict=True)
-    )
-
-
 def _answers(column: Column, contents: NDArray[np.uint8]) -> tuple[list[Rows], Shown]:
     """Return a step's boxes of every image, and which images it answered."""
     shown = column.answered.known
@@ -222,12 +217,6 @@ def _answers(column: Column, contents: NDArray[np.uint8]) -> tuple[list[Rows], S
         for index, row in zip(part.tolist(), column.answers.read(column.step, contents[part]), strict=True):
             found[index] = boxes_in(row)
     return found, shown
-
-
-def _change(
-    first: Sequence[Rows], rows: Sequence[Rows], counted: Shown, truths: Sequence[Truth], classes: int, seed: int
-) -> Change | None:
-    return _change_of(match(first, truths, classes), match(rows, truths, classes), counted, seed)
 
 
 def _change_of(earlier: Matches, later: Matches, counted: Shown, seed: int) -> Change | None:

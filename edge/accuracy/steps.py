@@ -44,7 +44,7 @@ PROGRAM_COUNT = 10
 ROLES = ("float_onnx", "bpu_onnx", "calibrated_onnx", "quantized_onnx", "bin", "portable_onnx")
 
 # Modules that compute a step's answers; with their imports they are the code part of its key.
-_CODE = "edge.measure.networks", "edge.detect.decode"
+_CODE, _BOXES = "edge.measure.networks", "edge.measure.boxes"
 
 
 @frozen
@@ -185,7 +185,8 @@ def key_of(name: StepName, model: str, subject: Subject, code: tuple[str, ...], 
         "opencv": cv2.__version__,
         **versions,
     }
-    return stage_key(f"step {name}", inputs, code_digest(*_CODE, *code))
+    boxes = () if subject.detector is None else (_BOXES,)
+    return stage_key(f"step {name}", inputs, code_digest(_CODE, *boxes, *code))
 
 
 _Way = tuple[str, dict[str, str], Opened]  # what executes it in words, versions for the key, how to open it

@@ -74,7 +74,6 @@ class ChangedImage:
     path: str | None  #: where the file is, absolute; None for a rendered one.
     like: tuple[Box, ...]  #: float's, of the step that the last one is compared with.
     boxes: tuple[Box, ...]  #: of the last step.
-    truth: tuple[Box, ...]  #: labelled objects, with score 1; empty without labels.
     lost: tuple[int, ...]  #: places in ``like`` of the boxes that have no counterpart.
     gained: tuple[int, ...]  #: places in ``boxes`` likewise.
 

@@ -24,6 +24,8 @@ Answers = NDArray[np.float32]
 """(images, 1800): the rows of each image, flat."""
 Shown = NDArray[np.bool_]
 """(images,), whether there is an answer."""
+Differences = tuple[list[NDArray[np.int64]], list[NDArray[np.int64]]]
+"""By image, the places of lost boxes among the one's rows and of gained ones among the other's."""
 
 
 @frozen
@@ -54,9 +56,7 @@ def boxes_in(answer: NDArray[np.float32]) -> Rows:
     return rows[rows[:, 4] > 0].copy()
 
 
-def differences(
-    like: Sequence[Rows], rows: Sequence[Rows], classes: int
-) -> tuple[list[NDArray[np.int64]], list[NDArray[np.int64]]]:
+def differences(like: Sequence[Rows], rows: Sequence[Rows], classes: int) -> Differences:
     """Return by image the places of lost boxes in ``like`` and of gained ones in ``rows``.
 
     Both count from a score of 0.25 on; a box has a counterpart in the other that is of its class and overlaps by half.
