@@ -25,7 +25,7 @@ def build(arguments: argparse.Namespace, folder: str, task: str, recipe: str, **
         return edge.build(
             arguments.model,
             task=task,
-            images=arguments.images,
+            images=arguments.images if task == "detect" else arguments.calib,  # raw outputs have no labels
             calib=arguments.calib,
             count=0,
             level=arguments.level,
