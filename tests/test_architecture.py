@@ -24,7 +24,7 @@ RANK = {
     "compiler": 4, "heads": 4, "prepare": 4, "simulate": 4,
     "runtime": 5, "sources": 5,
     "measure": 6,
-    "accuracy": 7, "diagnose": 7,
+    "accuracy": 7, "diagnose": 7, "refine": 7,
     "pipeline": 8, "report": 8,
     "board": 9, "survey": 9, "tune": 9,
     "api": 10,

@@ -14,7 +14,7 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
-from edge.pipeline.stages import Inside
+from edge.pipeline.stage import Inside
 from edge.progress import Quiet
 from tests.conftest import FakeCompiler, Run, gone, save_images, save_net, wait_for
 

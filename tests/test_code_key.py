@@ -13,7 +13,7 @@ import pytest
 
 from edge.folder.code import ROOT, closure, code_digest
 from edge.pipeline.build import Build
-from edge.pipeline.stages import Stage
+from edge.pipeline.stage import Stage
 from tests.conftest import Run, save_images
 from tests.test_equalize import bumpy
 
@@ -24,6 +24,7 @@ WORKS = (
     "edge.prepare.equalize",
     "edge.prepare.range_split",
     "edge.prepare.rounding",
+    "edge.refine.thresholds",
     "edge.images.calibrate",
     "edge.compiler.render",
     "edge.compiler.run",

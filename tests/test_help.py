@@ -126,6 +126,7 @@ READ = {"level": "optimize_level", "count": "images_count"}  # an option -> what
 OF_SOURCES = {"onnx", "paddle", "mindspore", "network", "source_config", "compiler", "install"}
 RECIPES = {
     "rewrite": "int8_channel_mean", "equalize": "int8_equalized", "split": "int8_split", "round": "int8_rounded",
+    "thresholds": "int8_thresholds",
 }  # fmt: skip
 
 

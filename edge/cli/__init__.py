@@ -88,6 +88,7 @@ GROUPS: Mapping[str, Mapping[str, tuple[str, str]]] = {
         "equalize": ("edge.cli.build", "Scale channels to fit int8 (some recipes)."),
         "split": ("edge.cli.build", "Group channels by range for int8 (some recipes)."),
         "round": ("edge.cli.build", "Round weights so that errors cancel out (some recipes)."),
+        "thresholds": ("edge.cli.build", "Choose thresholds by the network's answers (some recipes)."),
         "render": ("edge.cli.build", "Write and lint the compiler's mapper YAML."),
         "compile": ("edge.cli.build", "Compile the .bin."),
         "portable": ("edge.cli.build", "Translate the quantized model into standard ONNX."),

@@ -118,6 +118,11 @@ HELP = {
         "Round the weights to int8 so that their errors cancel out. For recipes with the key 'rounding'.",
         "edge round ConvNeXt_atto --precision int8_rounded",
     ),
+    "thresholds": (
+        "Choose the threshold of each activation by what it does to the network's answers. For recipes with the key "
+        "'thresholds'.",
+        "edge thresholds my.onnx --task detect --calib train/ --precision int8_split_thresholds",
+    ),
     "render": ("Write the compiler's mapper YAML and lint it.", "edge render ConvNeXt_atto --precision int8"),
     "compile": ("Compile the .bin, the program for the board.", "edge compile ConvNeXt_atto --level O0"),
     "portable": (

@@ -114,6 +114,8 @@ def _recipe(precision: Precision) -> list[str]:
         where = f" at {len(places)} places" if places else ""
         lines.append(f"  channels     in {precision.range_split.groups} groups by range{where}")
     lines.append(f"  weights      {'rounded so that errors cancel' if precision.rounding else 'to the nearest step'}")
+    if precision.thresholds:
+        lines.append("  thresholds   chosen by the network's answers")
     for name, node in list(precision.nodes.items())[:SHOWN]:
         sides = [side for side, bits in (("in", node.inputs), ("out", node.outputs)) if bits]
         lines.append(f"  int16        {name} ({', '.join(sides)})")

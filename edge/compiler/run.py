@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from attrs import frozen
+from attrs import evolve, frozen
 
 from edge.compiler import logs
 from edge.compiler.failures import diagnose
@@ -40,7 +40,8 @@ class CompileResult:
     nodes: tuple[NodeRow, ...]  #: the node table.
     bpu: int  #: number of nodes on the BPU.
     cpu: int  #: number of nodes on the CPU.
-    output_cosine: float | None  #: the worst output's cosine, calibrated against float, on the calibration data.
+    #: the worst output's cosine, calibrated against float, on the calibration data; None if the compiler got none.
+    output_cosine: float | None
     calibration_method: str | None  #: the method that the compiler chose, such as ``max``.
     seconds: float  #: wall time.
     command: tuple[str, ...]  #: as a user would type it, beside the YAML.
@@ -78,6 +79,7 @@ def makertbin(
     key: str,
     timeout: float = 7200.0,
     machine: str = "",
+    on_noise: bool = False,
     reporter: Reporter | None = None,
 ) -> CompileResult:
     """Compile; the same inputs and ``key`` give the same bytes wherever ``out`` lies.
@@ -92,6 +94,7 @@ def makertbin(
         key: content key of the compile, such as a sha256; names the sandbox, so it is part of the bytes.
         timeout: seconds.
         machine: the machine that this runs on, recorded beside seconds and memory.
+        on_noise: whether the compiler gets no calibration data; its cosines, of noise, are left out then.
         reporter: told of stages and percentages.
 
     Raises:
@@ -113,7 +116,8 @@ def makertbin(
     if f"{prefix}.bin" not in made or not (out / f"{prefix}.bin").stat().st_size or not rows:
         raise diagnose(text, 0, log=str(out / COMPILE_LOG))
     bpu, cpu = logs.counts(rows)
-    cosines = [row.cosine for row in logs.outputs(text) if row.cosine is not None]
+    cosines = [row.cosine for row in logs.outputs(text) if row.cosine is not None and not on_noise]
+    rows = tuple(evolve(row, cosine=None) for row in rows) if on_noise else rows
     return CompileResult(
         bin=f"{prefix}.bin",
         intermediates=tuple(name for name in made if name != f"{prefix}.bin"),

@@ -11,7 +11,7 @@ from edge.accuracy import StepName, Subject
 from edge.errors import UsageError
 from edge.folder.code import code_digest
 from edge.folder.workspace import Done, FileOf, FileRecord, Workspace
-from edge.images import ImageSet
+from edge.images import ImageSet, open_images, sample
 from edge.measure.labels import lacks_background
 from edge.pipeline.choices import (
     choose_calibration,
@@ -20,6 +20,7 @@ from edge.pipeline.choices import (
     choose_samples,
     require_readable_sets,
 )
+from edge.pipeline.stage import Stage
 from edge.pipeline.stages import (
     CALIBRATE,
     COMPILE,
@@ -31,7 +32,6 @@ from edge.pipeline.stages import (
     SIMPLIFY,
     STAGES,
     VERIFY,
-    Stage,
 )
 from edge.progress import Listener
 from edge.sources.sources import Resolved, choose_weights
@@ -170,6 +170,12 @@ class Build:
     def quantized(self) -> FileOf:
         """The compiler's quantized ONNX."""
         return self.stage(COMPILE).file(f"{self.prefix}_quantized_model.onnx")
+
+    @cached_property
+    def calibration_images(self) -> ImageSet:
+        """The images of the calibration set."""
+        chosen = self.calibration_set
+        return sample(open_images(chosen.images, count=chosen.n, seed=chosen.seed), chosen.n, chosen.seed)
 
     def calibration_files(self) -> list[Path]:
         """Return the files of the calibration set."""

@@ -36,6 +36,7 @@ from edge.pipeline.stages import (
     ROUND,
     SIMPLIFY,
     SPLIT,
+    THRESHOLDS,
     VERIFY,
 )
 from edge.pipeline.verify import VerifyResult
@@ -57,6 +58,7 @@ TEXT_ROLES = {
 # Roles of the ONNX after stages behind simplify.
 _SHIPPED = {
     "rewrite": "rewritten_onnx", "equalize": "equalized_onnx", "split": "split_onnx", "round": "rounded_onnx",
+    "thresholds": "told_onnx",
 }  # fmt: skip
 # Roles of the files that the runtime opens.
 RUNTIME_ROLES: dict[str, Role] = {"bin": "bin", "portable_onnx": "portable", "quantized_onnx": "quantized"}
@@ -183,7 +185,7 @@ def facts(build: Build) -> dict[str, object]:
             "seed": build.stage(CALIBRATE).result.seed,
             "sha256": build.stage(CALIBRATE).result.sha256,
             "images": build.stage(CALIBRATE).result.source,
-            "method": compiled.calibration_method if compiled else "minmax",
+            "method": _method(build),
         },
         "attention": cattrs.unstructure(build.stage(SIMPLIFY).result.attention),
         "patches": build.stage(SIMPLIFY).result.patches,
@@ -192,6 +194,7 @@ def facts(build: Build) -> dict[str, object]:
         "equalization": _equalization(build),
         "range_split": _range_split(build),
         "rounding": _rounding(build),
+        "thresholds": _thresholds(build),
         "accuracy": {
             **_accuracy(build.stage(EVAL).result),
             "quantized_by": build.quantized_by,
@@ -288,6 +291,28 @@ def _range_split(build: Build) -> dict[str, object] | None:
         "images": result.images,
         "max_abs_error": result.max_abs_error,
     }
+
+
+def _thresholds(build: Build) -> dict[str, object] | None:
+    if build.toolchain is None or build.request.precision.thresholds is None:
+        return None
+    result = build.stage(THRESHOLDS).result
+    return {
+        "tensors": result.tensors,
+        "changed": result.changed,
+        "images": result.images,
+        "kept_back": result.kept_back,
+        "damage_before": result.before,
+        "damage_after": result.after,
+    }
+
+
+def _method(build: Build) -> str | None:
+    """Return how ranges were chosen; before thresholds were learned, if they were."""
+    if build.toolchain is None:
+        return "minmax"
+    learned = build.request.precision.thresholds is not None
+    return build.stage(THRESHOLDS).result.method if learned else build.stage(COMPILE).result.calibration_method
 
 
 def _rounding(build: Build) -> dict[str, object] | None:

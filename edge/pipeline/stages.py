@@ -2,21 +2,21 @@
 
 ::
 
-    export → simplify → check → calibrate → rewrite → equalize → split → round → render → compile → portable
-    → verify → eval
+    export → simplify → check → calibrate → rewrite → equalize → split → round → thresholds → render → compile
+    → portable → verify → eval
     export → simplify → calibrate → quantize → eval                  with ``--compiler onnxruntime``
 
-``rewrite``, ``equalize``, ``split`` and ``round`` run only if the recipe asks for them.
+``rewrite``, ``equalize``, ``split``, ``round`` and ``thresholds`` run only if the recipe asks for them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import cattrs
-from attrs import frozen
+from attrs import evolve
 
 from edge.accuracy import Evaluation, MeasuredOn, choose, evaluate, find_steps
 from edge.accuracy.table import REFERENCES, boxes_line, raw_line
@@ -28,24 +28,26 @@ from edge.compiler.run import CheckResult, CompileResult, checker, makertbin
 from edge.errors import UsageError
 from edge.files import sha256_of
 from edge.folder.workspace import content_key
-from edge.images import open_images, sample
+from edge.images import sample
 from edge.images.calibrate import CalibrationResult, calibrate
 from edge.images.samples import open_samples
 from edge.measure.labels import at_chance
 from edge.pipeline.choices import calibration_samples, choose_framework
 from edge.pipeline.inputs import Inputs, Keyed, given, versions
+from edge.pipeline.stage import Inside, Stage, asks_for, with_compiler
 from edge.pipeline.verify import FRAMES, VerifyResult, candidates, verify
 from edge.prepare.channel_mean import RewriteResult, rewrite
 from edge.prepare.equalize import EqualizeResult, equalize
 from edge.prepare.range_split import SplitResult, range_split
 from edge.prepare.rounding import RoundResult, round_weights
 from edge.prepare.simplify import SimplifyResult, simplify
-from edge.progress import Listener
+from edge.refine.thresholds import ThresholdsResult, learn_thresholds
 from edge.runtime.machine import machine
 from edge.simulate.hbdk import why_unusable
 from edge.simulate.portable.quantize import PortableResult, quantize
 from edge.simulate.portable.translate import TranslateResult, translate_or_say
 from edge.sources.stage import ExportResult, export
+from edge.specs import Compiler
 from edge.toolchain import managed
 from edge.toolchain.managed import FRAMEWORKS
 from edge.toolchain.memory import available, total
@@ -53,37 +55,7 @@ from edge.toolchain.memory import available, total
 if TYPE_CHECKING:
     from edge.pipeline.build import Build
 
-T = TypeVar("T")
-
 WORKING_DIR = "model_output"  # the vendor's default, for a compile by hand beside the YAML
-
-
-@frozen(eq=False)
-class Stage(Generic[T]):
-    """A row: one stage of a build."""
-
-    name: str  #: such as ``compile``; also the verb that runs it.
-    #: does the work; if it takes them, it also gets ``out``, an empty folder, and ``reporter``. All modules that its
-    #: module imports are the ``code`` part of the cache key.
-    work: Callable[..., T]
-    result: type[T]  #: class that ``work`` returns.
-    needs: tuple[Stage[Any], ...]  #: stages whose results ``inputs`` reads; those that apply run first.
-    inputs: Callable[[Build], Inputs]  #: the inputs of ``work`` in this build.
-    note: Callable[[Build, T], str]  #: the result in a few words.
-    #: whether it applies to the build; others do not need a stage that does not apply.
-    when: Callable[[Build], bool] = lambda _build: True
-    #: warnings for the user about the result, also about a cached one.
-    warnings: Callable[[Build, T], Iterator[str]] = lambda _build, _result: iter(())
-
-
-def with_compiler(build: Build) -> bool:
-    """Tell whether the vendor's compiler makes the program."""
-    return build.toolchain is not None
-
-
-def asks_for(key: str) -> Callable[[Build], bool]:
-    """Return whether a build's recipe has a key."""
-    return lambda build: bool(getattr(build.request.precision, key))
 
 
 def require_memory(build: Build, purpose: Purpose, onnx: Path, images: int = 0) -> None:
@@ -236,7 +208,7 @@ def _calibrate_inputs(build: Build) -> Inputs:
             "calibrating on the project's demo images, which this network was not trained for; "
             "give --calib DIR with images like those of your camera"
         )
-    images = sample(open_images(chosen.images, count=chosen.n, seed=chosen.seed), chosen.n, chosen.seed)
+    images = build.calibration_images
     return given("numpy", "opencv", images=images, preprocess=preprocess, n=chosen.n, seed=chosen.seed)
 
 
@@ -339,13 +311,74 @@ ROUND = Stage(
     when=asks_for("rounding"),
 )
 
+
+def _data_dir(build: Build) -> str:
+    """Return ``cal_data_dir`` as the mapper YAML names it."""
+    folder, inputs = build.stage(CALIBRATE).result.directory, build.stage(EXPORT).result.inputs
+    return ";".join([f"./{folder}/{place}_f32" for place in range(len(inputs))] or [f"./{folder}"])
+
+
+def _thresholds_inputs(build: Build) -> Inputs:
+    _of_recipe(build, "thresholds", "leaves thresholds to the compiler", "int8_thresholds")
+    exported, calibration = build.stage(EXPORT).result, build.stage(CALIBRATE)
+    if exported.inputs:
+        raise UsageError(
+            "thresholds of a network that takes more than one camera image, or something else",
+            expected="one image input",
+            remedy="use a recipe without the key 'thresholds'",
+        )
+    folder, request = calibration.result.directory, build.request
+    inputs = given(
+        "numpy",
+        "opencv",
+        "onnx",
+        "onnxruntime",
+        also={"template": template_sha256(), "calibration": calibration.result.sha256},
+        toolchain=build.compiler(),
+        model=build.onnx_after(ROUND),
+        images=build.calibration_images,
+        spec=request.spec,
+        # The level changes nothing before the last step of the compiler.
+        precision=evolve(request.precision, compiler=Compiler()),
+        outputs=exported.outputs,
+        detector=exported.detector,
+        scores=exported.scores,
+        calibration=Keyed({folder: calibration.path(folder)}),
+        cal_data_dir=_data_dir(build),
+        working_dir=WORKING_DIR,
+        prefix=build.prefix,
+        name=f"{exported.name}_bpu_thresholds",
+        timeout=Keyed(request.timeout),
+    )
+
+    def arguments() -> Mapping[str, Any]:
+        require_memory(build, "compile", build.onnx_after(ROUND).path, calibration.result.n)
+        return {**inputs.arguments(), "key": content_key("thresholds", inputs.key)}
+
+    return Inputs(inputs.key, arguments)
+
+
+THRESHOLDS = Stage(
+    "thresholds",
+    work=learn_thresholds,
+    result=ThresholdsResult,
+    needs=(CALIBRATE, ROUND, SPLIT, EQUALIZE, REWRITE, SIMPLIFY, EXPORT),
+    inputs=_thresholds_inputs,
+    note=lambda _, r: (
+        f"{r.changed} of {r.tensors} changed; outputs {100 * (1 - r.after / r.before) if r.before else 0:.0f} % closer "
+        f"to float's on {r.kept_back} images kept back"
+    ),
+    when=asks_for("thresholds"),
+)
+
 # Stages between the BPU-ready ONNX and the compiler, the last one first.
-REFINED: tuple[Stage[Any], ...] = (ROUND, SPLIT, EQUALIZE, REWRITE)
+REFINED: tuple[Stage[Any], ...] = (THRESHOLDS, ROUND, SPLIT, EQUALIZE, REWRITE)
 
 
 def _render_inputs(build: Build) -> Inputs:
     request, calibration = build.request, build.stage(CALIBRATE)
     recipe, exported, onnx = request.precision, build.stage(EXPORT), build.shipped
+    network = build.onnx_after(ROUND)  # without the steps, which are no operators
     known = recipe.evidence.float_sha256 if recipe.evidence else None
     if known is not None and known != exported.sha256(exported.result.onnx):
         build.listener.warn(
@@ -354,17 +387,16 @@ def _render_inputs(build: Build) -> Inputs:
         )
     folder, inputs = calibration.result.directory, exported.result.inputs
     sizes = [(f.path.removeprefix(f"{folder}/"), f.bytes) for f in calibration.files if f.path.startswith(folder)]
-    folders = [f"./{folder}/{place}_f32" for place in range(len(inputs))] or [f"./{folder}"]
     return given(
         also={"template": template_sha256()},
         inputs=Keyed(inputs, cattrs.unstructure(inputs) or None),
         spec=request.spec,
         precision=recipe,
-        model=onnx,
+        model=network,
         calibration_files=Keyed(sizes, calibration.result.sha256),
         prefix=build.prefix,
         onnx_model=f"./{onnx.name}",
-        cal_data_dir=";".join(folders),
+        cal_data_dir=_data_dir(build),
         working_dir=f"./{WORKING_DIR}",
     )
 
@@ -405,6 +437,7 @@ def _compile_inputs(build: Build) -> Inputs:
             "working_dir": WORKING_DIR,
             "key": content_key("compile", key),
             "timeout": build.request.timeout,
+            "on_noise": build.request.precision.thresholds is not None,
             "machine": machine() + (f", {memory / 2**30:.1f} GiB of memory" if memory else ""),
         }
 
@@ -534,41 +567,6 @@ def _eval_note(_build: Build, result: Evaluation) -> str:
     return f"Top-1 {first.score.top1:.2f} → {last.score.top1:.2f} %, {agreement}"
 
 
-class Inside:
-    """Shows the stages of something that is a stage itself as its steps; each warning once.
-
-    Args:
-        standing: what stands behind each line.
-        steps: how many there will be, so that the fraction is of all of them; 0 where nobody knows.
-    """
-
-    def __init__(self, listener: Listener, standing: Callable[[], str] = str, steps: int = 0) -> None:
-        self._listener, self._standing = listener, standing
-        self._steps, self._begun = steps, 0
-        self._warned: set[str] = set()
-        self._step = ""
-
-    def begin(self, stage: str) -> None:
-        """Remember the stage."""
-        self._step = stage
-        self._begun += 1
-
-    def end(self, stage: str, seconds: float, *, cached: bool, note: str) -> None:
-        """Show nothing at the end of a stage."""
-
-    def update(self, text: str, fraction: float | None = None) -> None:
-        """Show the step."""
-        if fraction is not None and self._steps:
-            fraction = (self._begun - 1 + fraction) / self._steps
-        self._listener.update((f"{self._step}: {text}" if self._step else text) + self._standing(), fraction)
-
-    def warn(self, message: str) -> None:
-        """Pass a warning on, once."""
-        if message not in self._warned:
-            self._warned.add(message)
-            self._listener.warn(message)
-
-
 def _eval_warnings(build: Build, result: Evaluation) -> Iterator[str]:
     classes, score = build.stage(EXPORT).result.classes, result.step("float").score
     for output in result.step("float").outputs:
@@ -594,6 +592,7 @@ EVAL = Stage(
 )
 
 STAGES: tuple[Stage[Any], ...] = (
-    EXPORT, SIMPLIFY, CHECK, CALIBRATE, REWRITE, EQUALIZE, SPLIT, ROUND, RENDER, COMPILE, PORTABLE, VERIFY, EVAL,
+    EXPORT, SIMPLIFY, CHECK, CALIBRATE, REWRITE, EQUALIZE, SPLIT, ROUND, THRESHOLDS, RENDER, COMPILE, PORTABLE, VERIFY,
+    EVAL,
 )  # fmt: skip
 PORTABLE_STAGES: tuple[Stage[Any], ...] = (EXPORT, SIMPLIFY, CALIBRATE, QUANTIZE, EVAL)

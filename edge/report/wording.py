@@ -96,6 +96,11 @@ def prepared(manifest: Mapping[str, Any]) -> tuple[str, ...]:
             f"{_count(rounding['images'], 'calibration image')}: "
             f"{100 * rounding['error_kept']:.0f} % of the nearest steps' error is left"
         )
+    if thresholds := manifest.get("thresholds"):
+        lines.append(
+            f"thresholds of {thresholds['changed']} of {_count(thresholds['tensors'], 'activation')} chosen by the "
+            f"outputs on {_count(thresholds['images'], 'calibration image')}"
+        )
     return tuple(lines)
 
 

@@ -26,13 +26,13 @@ UNRECORDED = frozenset({"build_dir", "install", "any_memory"})
 RENAMED = {"mapper": "compiler", "hops": "steps", "k": "top"}
 RENAMED_VALUES = {("mapper", "portable"): "onnxruntime"}
 # Who reads an option, of the verbs that end at one stage; edge build reads all of them.
-EVERY = ("export", "simplify", "check", "calibrate", "rewrite", "equalize", "split", "round", "render", "compile",
-         "portable", "verify", "quantize")  # fmt: skip
+EVERY = ("export", "simplify", "check", "calibrate", "rewrite", "equalize", "split", "round", "thresholds",
+         "render", "compile", "portable", "verify", "quantize")  # fmt: skip
 EXPORT, VERIFY = EVERY[:1], ("verify",)
 COMPILED = ("compile", "portable", "verify")
-RENDERED, CHECKED = ("render", *COMPILED), ("check", *COMPILED)
-BY_RECIPE = ("rewrite", "equalize", "split", "round", "check", *RENDERED)
-CALIBRATED = ("calibrate", "equalize", "split", "round", "quantize", *RENDERED)
+RENDERED, CHECKED = ("render", *COMPILED), ("check", "thresholds", *COMPILED)
+BY_RECIPE = ("rewrite", "equalize", "split", "round", *CHECKED[:2], *RENDERED)
+CALIBRATED = ("calibrate", "equalize", "split", "round", "thresholds", "quantize", *RENDERED)
 _NUMBERS: Mapping[Any, type] = {int: Integral, float: Real}
 
 

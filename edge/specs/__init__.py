@@ -27,6 +27,7 @@ from edge.specs.schema import (
     RangeSplit,
     Rounding,
     Sources,
+    Thresholds,
 )
 
 __all__ = [
@@ -45,6 +46,7 @@ __all__ = [
     "Rounding",
     "Scale",
     "Sources",
+    "Thresholds",
     "available_models",
     "beside",
     "is_searched",

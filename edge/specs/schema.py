@@ -260,6 +260,12 @@ class Calibration:
                 "one value per item; the compiler silently misreads a list joined with commas",
             )
 
+    @property
+    def beyond_thresholds(self) -> tuple[str, ...]:
+        """The settings that change more than thresholds: what they change can't be told to the compiler."""
+        found = [item for item in self.optimization if item in ("asymmetric", "bias_correction")]
+        return (*found, *["per_channel"] * self.per_channel)
+
 
 @frozen
 class NodePrecision:
@@ -326,6 +332,19 @@ class RangeSplit:
 
 
 @frozen
+class Thresholds:
+    """Thresholds of activations chosen by what they do to the network's answers; see ``edge.refine``.
+
+    Costs no time on the BPU: graph and types stay.
+    """
+
+    images: int = 24  #: calibration images to look at, 1 and above; as many others are kept back to try the result.
+
+    def __attrs_post_init__(self) -> None:
+        _check(self.images >= 1, f"thresholds: images {self.images}", "1 and above")
+
+
+@frozen
 class Evidence:
     """On which images ``edge tune`` found a recipe, and what was measured with it.
 
@@ -365,4 +384,10 @@ class Precision:
     equalization: Equalization | None = None  #: of the channels; None leaves them as they are.
     range_split: RangeSplit | None = None  #: of the channels around depthwise convolutions; None leaves them together.
     rounding: Rounding | None = None  #: of the weights; None rounds each to the nearest step, as the compiler does.
+    thresholds: Thresholds | None = None  #: of the activations; None leaves them to the compiler's calibration.
     evidence: Evidence | None = None  #: figures behind a recipe that ``edge tune`` found.
+
+    def __attrs_post_init__(self) -> None:
+        if self.thresholds is not None:
+            changing = self.calibration.beyond_thresholds
+            _check(not changing, f"thresholds with calibration {', '.join(changing)}", "one of the two")

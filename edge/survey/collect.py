@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from edge.sources.stage import ExportResult
 
 # Stages that write an ONNX; each record names the ONNX that it was made from.
-_CHANGES = ("simplify", "rewrite", "equalize", "split", "round")
+_CHANGES = ("simplify", "rewrite", "equalize", "split", "round", "thresholds")
 # Keys of a recipe that do not change the program; the level is compared separately.
 _WORDS = ("name", "note", "evidence")
 

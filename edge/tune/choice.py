@@ -81,7 +81,7 @@ def passes(found: Measured, options: SearchOptions) -> bool:
 def changes(precision: Precision, int8: Precision) -> int:
     """Return in how many settings a recipe differs from plain int8: the fewer, the simpler."""
     found = len(precision.nodes) + len(precision.rewrites) + (precision.equalization is not None)
-    found += precision.range_split is not None
+    found += (precision.range_split is not None) + (precision.thresholds is not None)
     if precision.rounding is not None:
         found += 1 + (precision.rounding != ROUNDED)
     keys = (item.name for item in fields(Calibration))

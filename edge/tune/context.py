@@ -24,7 +24,8 @@ from edge.measure.boxes import Boxer
 from edge.measure.labels import Shifts
 from edge.measure.networks import FloatNet
 from edge.pipeline.build import Build
-from edge.pipeline.stages import CALIBRATE, EXPORT, SIMPLIFY, Inside
+from edge.pipeline.stage import Inside
+from edge.pipeline.stages import CALIBRATE, EXPORT, SIMPLIFY
 from edge.prepare.channel_mean import channel_mean
 from edge.prepare.equalize import find_pairs
 from edge.prepare.range_split import find_places

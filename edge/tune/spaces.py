@@ -11,7 +11,7 @@ from edge.compiler.rules import OPERATOR_FORM
 from edge.measure.layers import Group
 from edge.simulate.fakequant import INT16, Quantizer, Translated
 from edge.specs import Calibration, NodePrecision, Precision
-from edge.specs.schema import Equalization, Level, RangeSplit, Rewrite, Rounding
+from edge.specs.schema import Equalization, Level, RangeSplit, Rewrite, Rounding, Thresholds
 
 NOTE = "found by edge tune; the evidence below says on what"
 PREPROCESS = "HzPreprocess"
@@ -29,6 +29,7 @@ CALIBRATIONS: Mapping[str, Calibration] = {
 }
 EQUALIZED = Equalization()
 SPLIT, FINER = RangeSplit(2), RangeSplit(4)
+LEARNED = Thresholds()
 REWRITES: tuple[Rewrite, ...] = ("channel_mean",)
 ROUNDED = Rounding()
 # Tried if rounding was better: more images, and more or less weight of rare inputs.
@@ -168,6 +169,19 @@ def recipe(model: str, base: Precision, calibration: Calibration, rounding: Roun
 def at_level(precision: Precision, level: Level) -> Precision:
     """Return the recipe with another optimisation level; its integers stay the same."""
     return evolve(precision, compiler=evolve(precision.compiler, optimize_level=level))
+
+
+def with_thresholds(precision: Precision) -> Precision | None:
+    """Return the recipe with thresholds chosen by the answers; None if it calibrates what can't be told.
+
+    ``default`` may choose what can't be told, such as factors of channels; it is replaced by the method that chooses
+    among the others for each tensor.
+    """
+    if precision.calibration.beyond_thresholds:
+        return None
+    default = precision.calibration.method == "default"
+    calibration = evolve(precision.calibration, method="mix") if default else precision.calibration
+    return evolve(precision, calibration=calibration, thresholds=LEARNED)
 
 
 def _unit(graph: Translated, name: str, kind: str, nodes: Mapping[str, NodePrecision]) -> Unit:

@@ -25,7 +25,8 @@ from edge.graph.files import facts, load_onnx
 from edge.images.frames import Frame, cores, spread
 from edge.measure import networks as runners
 from edge.pipeline.build import Build
-from edge.pipeline.stages import COMPILE, EXPORT, PORTABLE, VERIFY, Inside
+from edge.pipeline.stage import Inside
+from edge.pipeline.stages import COMPILE, EXPORT, PORTABLE, VERIFY
 from edge.progress import SILENT, Reporter
 from edge.specs import Calibration, NodePrecision, Precision
 from edge.specs import Preprocess as PreprocessSpec

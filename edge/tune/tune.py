@@ -176,6 +176,9 @@ class Search(Context):
             best = min(found, key=_order)
         for change, rounding in spaces.ROUNDINGS.items() if best.precision.rounding is not None else ():
             attempt(f"{best.name}, {change}", evolve(best.precision, rounding=rounding))
+        best = min(found, key=_order)
+        if (chosen := spaces.with_thresholds(best.precision)) is not None:
+            attempt(f"{best.name}, thresholds chosen", chosen)
         return found
 
     def _quick(self, name: str, precision: Precision, kept: float) -> Candidate | None:

@@ -23,7 +23,8 @@ from edge.errors import ModelFileError
 from edge.graph.files import facts, load_onnx
 from edge.images.frames import Frame, cores, spread
 from edge.measure.layers import group
-from edge.pipeline.stages import CALIBRATE, COMPILE, SIMPLIFY, Inside
+from edge.pipeline.stage import Inside
+from edge.pipeline.stages import CALIBRATE, COMPILE, SIMPLIFY
 from edge.prepare.range_split import find_places
 from edge.simulate.fakequant import AS_BUILT, FLOAT, INT16, FakeQuant
 from edge.specs import NodePrecision, Precision

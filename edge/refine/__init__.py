@@ -1,0 +1,1 @@
+"""What the compiler would choose by itself, chosen by the network's answers instead."""

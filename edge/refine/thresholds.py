@@ -1,0 +1,289 @@
+"""The thresholds stage: the threshold of every activation, chosen by what it does to the network's answers.
+
+The compiler chooses each threshold by the values of its own tensor. Whether large values may be clipped, or small ones
+lost in a coarse step, shows only at the outputs. So the compiler calibrates first, as the recipe says; then each
+threshold in turn is made smaller or larger in the calibrated model as long as the outputs come closer to the float
+network's; and the result goes back to the compiler in the network itself (:mod:`edge.prepare.quantize_nodes`). Graph
+and types stay, so the program takes the same time.
+
+Source of the idea, there for one layer's output at a time: Wu et al., "EasyQuant: Post-training Quantization via Scale
+Optimization" (2020), arXiv 2006.16669.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import onnx
+from attrs import evolve, frozen
+from numpy.typing import NDArray
+
+from edge.compiler.render import render
+from edge.compiler.run import makertbin
+from edge.errors import CompileError
+from edge.graph.files import image_input, load_onnx
+from edge.images import ImageSet
+from edge.images.frames import Frame, load_frames, spread
+from edge.measure.damage import Damage, of_boxes, of_scores, of_values
+from edge.prepare.quantize_nodes import Step, with_steps
+from edge.progress import Reporter, Silent
+from edge.simulate.fakequant import AS_BUILT, FLOAT, FakeQuant, Quantizer
+from edge.specs import ModelSpec, Precision
+from edge.specs.detector import Detector
+from edge.specs.schema import Output, ScoreKind
+from edge.specs.schema import Thresholds as AskedThresholds
+from edge.toolchain.found import Toolchain
+
+PREPROCESS = "HzPreprocess"  # the compiler's node in front of the network
+TOP = {8: 127, 16: 32767}  # integer that the threshold stands for
+FACTORS = (0.75, 1 / 0.75)  # by which a threshold is made smaller, or larger, once or several times
+MOST_TIMES = 6
+LEAST_GAIN = 5e-4  # of the damage; less may be chance
+SCREENED_ON = 4  # images that tell which thresholds matter at all
+MATTERS = 5e-4  # of the damage: what a tensor costs, rounded instead of float
+
+Thresholds = dict[int, NDArray[np.float32]]
+"""Quantizer -> thresholds."""
+
+
+@frozen
+class ThresholdsResult:
+    """What the thresholds stage made."""
+
+    onnx: str  #: file name in ``out``; the network with the step of each activation.
+    tensors: int  #: activations that the compiler rounds.
+    changed: int  #: of them, those whose threshold is not the compiler's.
+    images: int  #: calibration images on which the thresholds were chosen.
+    kept_back: int  #: others, on which the result was tried.
+    before: float  #: mean damage to the outputs on those, with the compiler's thresholds; see ``edge.measure.damage``.
+    after: float  #: the same with the chosen ones; not above ``before``.
+    method: str | None  #: calibration method that the compiler started from.
+
+
+@frozen
+class Outcome:
+    """Thresholds found."""
+
+    thresholds: Thresholds  #: of all activations.
+    before: float  #: mean damage on the images kept back, before and after.
+    after: float
+
+
+def learn_thresholds(
+    toolchain: Toolchain,
+    model: Path,
+    images: ImageSet,
+    *,
+    spec: ModelSpec,
+    precision: Precision,
+    outputs: Sequence[Output],
+    detector: Detector | None,
+    scores: ScoreKind | None,
+    calibration: Mapping[str, Path],
+    cal_data_dir: str,
+    working_dir: str,
+    prefix: str,
+    name: str,
+    key: str,
+    timeout: float,
+    out: Path,
+    reporter: Reporter | None = None,
+) -> ThresholdsResult:
+    """Choose the thresholds, and write the network with them as ``<name>.onnx``.
+
+    Args:
+        model: the float network that the compiler would get without this stage.
+        images: the calibration images; a part chooses, another is kept back.
+        spec: the model, for the mapper YAML.
+        precision: the recipe.
+        outputs: of the float network, in its order.
+        detector: how boxes are read from them, if the network is a detector.
+        scores: what class scores are, if it is a classifier.
+        calibration: the calibration set as the mapper YAML names it -> its folder.
+        cal_data_dir: as the mapper YAML names it.
+        working_dir: as the mapper YAML names it.
+        prefix: starts the names of the compiler's files.
+        key: content key of the stage, for the compiler's sandbox.
+        timeout: seconds of each of two compiles.
+
+    Raises:
+        CompileError: of the compiler; or it did not take the thresholds as they were told.
+        ModelFileError: the network can't be read, or the compiler's calibrated model can't be simulated.
+    """
+    reporter = reporter or Silent()
+    asked = precision.thresholds or AskedThresholds()
+    compiled = partial(
+        _calibrated, toolchain, spec=spec, cal_data_dir=cal_data_dir, working_dir=working_dir, prefix=prefix,
+        network=model, timeout=timeout, reporter=reporter,
+    )  # fmt: skip
+    with _folder(out / "work") as work:
+        calibrated, method = compiled(
+            precision=evolve(precision, thresholds=None), onnx=model, files=calibration, key=key, out=work
+        )
+        net = FakeQuant(calibrated, outputs=[output.name for output in outputs])
+    size = spec.preprocess.crop
+    damage = of_boxes(detector, net.graph.outputs, size) if detector else of_scores(scores) if scores else of_values
+    frames, _ = load_frames(images, spec.preprocess, reporter)
+    chosen = frames[: min(asked.images, -(-len(frames) // 2))]
+    kept_back = frames[len(chosen) : 2 * len(chosen)] or chosen
+    found = search(net, chosen, kept_back, damage, reporter)
+    network, path = load_onnx(model), out / f"{name}.onnx"
+    steps = told(net.quantizers, found.thresholds, preprocess_outputs(net), image_input(network)[0])
+    onnx.save(with_steps(network, steps), path)
+    with _folder(out / "work") as work:
+        again, _ = compiled(precision=precision, onnx=path, files={}, key=f"{key} told", out=work)
+        _require_taken(net.quantizers, found.thresholds, FakeQuant(again).quantizers)
+    return ThresholdsResult(
+        onnx=path.name,
+        tensors=len(found.thresholds),
+        changed=sum(
+            not np.array_equal(value, net.quantizers[index].thresholds) for index, value in found.thresholds.items()
+        ),
+        images=len(chosen),
+        kept_back=len(kept_back),
+        before=found.before,
+        after=found.after,
+        method=method,
+    )
+
+
+def search(
+    net: FakeQuant,
+    frames: Sequence[Frame],
+    kept_back: Sequence[Frame],
+    damage: Callable[[Sequence[NDArray[np.float32]]], Damage],
+    reporter: Reporter,
+) -> Outcome:
+    """Return thresholds under which the outputs are closest to float's, found one after another in graph order.
+
+    Tensors with equal thresholds are kept equal: the compiler joins them without rounding again.
+    """
+    own = {i: item.thresholds for i, item in enumerate(net.quantizers) if not item.weight}
+    built, unrounded = net.bits(AS_BUILT), net.bits(FLOAT)
+    measures = {frame.name: damage(net.run(frame.yuv444, unrounded)) for frame in (*frames, *kept_back)}
+
+    def mean(images: Sequence[Frame], thresholds: Thresholds, bits: NDArray[np.uint8] = built) -> float:
+        runs = spread(lambda one: measures[one.name](net.run(one.yuv444, bits, None, thresholds)), list(images))
+        return float(np.mean(runs))
+
+    few = frames[:SCREENED_ON]
+    groups: dict[float, list[int]] = {}
+    for i, value in own.items():
+        if value.size == 1 and net.quantizers[i].producer:
+            groups.setdefault(float(value.ravel()[0]), []).append(i)
+    start = mean(few, own)
+    matter = []
+    for place, group in enumerate(groups.values()):
+        reporter.update(f"tensor {place + 1} of {len(groups)} alone", 0.2 * place / len(groups))
+        bits = built.copy()
+        bits[group] = FLOAT
+        if abs(start - mean(few, own, bits)) >= MATTERS * start:
+            matter.append(group)
+    thresholds, best = dict(own), mean(frames, own)
+    for place, group in enumerate(matter):
+        reporter.update(f"threshold {place + 1} of {len(matter)}", 0.2 + 0.8 * place / len(matter))
+        for factor in FACTORS:
+            moved = False
+            for _ in range(MOST_TIMES):
+                tried = {**thresholds, **{i: (thresholds[i] * np.float32(factor)).astype(np.float32) for i in group}}
+                left = mean(frames, tried)
+                if left > best * (1 - LEAST_GAIN):
+                    break
+                thresholds, best, moved = tried, left, True
+            if moved:
+                break
+    before, after = mean(kept_back, own), mean(kept_back, thresholds)
+    return Outcome(thresholds, before, after) if after < before else Outcome(dict(own), before, before)
+
+
+def preprocess_outputs(net: FakeQuant) -> frozenset[str]:
+    """Return the tensors that the compiler's own node in front of the network computes."""
+    return frozenset(name for node in net.graph.nodes if node.op_type == PREPROCESS for name in node.output)
+
+
+def told(
+    quantizers: Sequence[Quantizer], thresholds: Thresholds, preprocessed: frozenset[str], image: str
+) -> tuple[Step, ...]:
+    """Return the steps to tell the compiler.
+
+    Args:
+        preprocessed: tensors of the compiler's own, in whose place the network has its input.
+        image: name of this input.
+
+    Raises:
+        CompileError: the calibration chose what can't be told, such as unsigned integers.
+    """
+    steps = []
+    for i, value in thresholds.items():
+        item = quantizers[i]
+        if item.tensor == image and preprocessed:
+            continue  # camera bytes: their step is 1
+        if item.type == "uint8" or item.gain is not None:
+            raise CompileError(
+                "calibrate",
+                f"the calibration gave tensor {item.tensor} a type or factors that can't be told to the compiler",
+                remedy="calibration: {method: mix}   in the recipe with the key 'thresholds'",
+            )
+        tensor = image if item.tensor in preprocessed else item.tensor
+        steps.append(Step(tensor, float(value.max()) / TOP[item.bits], item.bits))
+    return tuple({step.tensor: step for step in steps}.values())
+
+
+@contextmanager
+def _folder(path: Path) -> Iterator[Path]:
+    """Make a folder that is gone afterwards."""
+    path.mkdir()
+    try:
+        yield path
+    finally:
+        shutil.rmtree(path)
+
+
+def _calibrated(
+    toolchain: Toolchain,
+    *,
+    spec: ModelSpec,
+    precision: Precision,
+    onnx: Path,
+    files: Mapping[str, Path],
+    network: Path,
+    cal_data_dir: str,
+    working_dir: str,
+    prefix: str,
+    key: str,
+    timeout: float,
+    out: Path,
+    reporter: Reporter,
+) -> tuple[Path, str | None]:
+    """Compile at the level that takes least time; return the calibrated model, and the method that made it."""
+    quick = evolve(precision, compiler=evolve(precision.compiler, optimize_level="O0"))
+    made = render(
+        spec=spec, precision=quick, prefix=prefix, onnx_model=f"./{onnx.name}", cal_data_dir=cal_data_dir,
+        working_dir=working_dir, out=out, model=network, reporter=reporter,
+    )  # fmt: skip
+    done = makertbin(
+        toolchain, yaml=out / made.yaml, files={onnx.name: onnx, **files}, out=out, prefix=prefix,
+        working_dir=working_dir, key=hashlib.sha256(key.encode()).hexdigest(), timeout=timeout, reporter=reporter,
+    )  # fmt: skip
+    return out / f"{prefix}_calibrated_model.onnx", done.calibration_method
+
+
+def _require_taken(quantizers: Sequence[Quantizer], thresholds: Thresholds, taken: Sequence[Quantizer]) -> None:
+    """Refuse thresholds that the compiler changed."""
+    known = {item.tensor: item for item in taken}
+    for i, value in thresholds.items():
+        item = quantizers[i]
+        other = known.get(item.tensor)
+        if other is None or other.bits != item.bits or not np.allclose(other.thresholds, value, rtol=1e-5):
+            seen = "none" if other is None else f"{float(other.thresholds.max()):g} at {other.bits} bits"
+            raise CompileError(
+                "calibrate",
+                f"the compiler was told threshold {float(value.max()):g} of tensor {item.tensor}, and took {seen}",
+                remedy="use a recipe without the key 'thresholds'",
+            )
