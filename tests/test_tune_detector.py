@@ -106,6 +106,11 @@ def test_where_a_split_helps_calibrations_are_tried_on_it(monkeypatch: pytest.Mo
     )
     monkeypatch.setattr(sys.modules[Search.__module__], "places_to_split", lambda _search: ("/a/Conv", "/b/Conv"))
     found = Search._calibrations(search, cast(Any, None))
+    learned = [(name, precision.calibration.method) for name, precision in tried if precision.thresholds is not None]
+    # Early, since it gains most; what turned out best in the end starts from the same thresholds.
+    assert learned == [(f"plain int8{', split in 2' * places}, thresholds chosen", "mix")]
+    assert tried.index(next(item for item in tried if item[1].thresholds)) == 1 + places
+    tried = [(name, precision) for name, precision in tried if precision.thresholds is None]
     split = [(name, precision) for name, precision in tried if precision.range_split is not None]
     if not places:
         assert not split

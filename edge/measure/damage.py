@@ -60,7 +60,7 @@ def of_boxes(detector: Detector, names: Sequence[str], size: tuple[int, int]) ->
     def candidates(outputs: Outputs) -> tuple[Floats, Floats]:
         boxes, scores, objectness = decode_all(list(outputs), names, detector, size=size)
         scores = scores if objectness is None else scores * objectness[:, None]
-        return boxes.astype(np.float64), scores.astype(np.float64)
+        return boxes, scores
 
     def of(reference: Outputs) -> Damage:
         boxes, p = candidates(reference)
@@ -70,7 +70,8 @@ def of_boxes(detector: Detector, names: Sequence[str], size: tuple[int, int]) ->
             others, q = candidates(outputs)
             yes = p * np.log((p + _LEAST) / (q + _LEAST))
             no = (1 - p) * np.log((1 - p + _LEAST) / (1 - q + _LEAST))
-            return float((yes + no).sum() + (weight * (1 - _overlap(boxes, others))).sum())
+            lost = weight * (1 - _overlap(boxes, others))
+            return float((yes + no).sum(dtype=np.float64) + lost.sum(dtype=np.float64))
 
         return damage
 

@@ -45,8 +45,7 @@ TOP = {8: 127, 16: 32767}  # integer that the threshold stands for
 FACTORS = (0.75, 1 / 0.75)  # by which a threshold is made smaller, or larger, once or several times
 MOST_TIMES = 6
 LEAST_GAIN = 5e-4  # of the damage; less may be chance
-SCREENED_ON = 4  # images that tell which thresholds matter at all
-MATTERS = 5e-4  # of the damage: what a tensor costs, rounded instead of float
+PROBED_ON = 8  # images on which a step is tried first
 
 Thresholds = dict[int, NDArray[np.float32]]
 """Quantizer -> thresholds."""
@@ -168,37 +167,40 @@ def search(
     built, unrounded = net.bits(AS_BUILT), net.bits(FLOAT)
     measures = {frame.name: damage(net.run(frame.yuv444, unrounded)) for frame in (*frames, *kept_back)}
 
-    def mean(images: Sequence[Frame], thresholds: Thresholds, bits: NDArray[np.uint8] = built) -> float:
-        runs = spread(lambda one: measures[one.name](net.run(one.yuv444, bits, None, thresholds)), list(images))
-        return float(np.mean(runs))
+    def damages(images: Sequence[Frame], thresholds: Thresholds) -> NDArray[np.float64]:
+        def one(frame: Frame) -> float:
+            return measures[frame.name](net.run(frame.yuv444, built, None, thresholds))
 
-    few = frames[:SCREENED_ON]
+        return np.array(spread(one, images))
+
     groups: dict[float, list[int]] = {}
     for i, value in own.items():
         if value.size == 1 and net.quantizers[i].producer:
             groups.setdefault(float(value.ravel()[0]), []).append(i)
-    start = mean(few, own)
-    matter = []
+    thresholds, best, few = dict(own), damages(frames, own), frames[:PROBED_ON]
+
+    def improved(group: Sequence[int], factor: float) -> bool:
+        """Take a step if it helps on some images, and then on all."""
+        nonlocal thresholds, best
+        moved = {i: (thresholds[i] * np.float32(factor)).astype(np.float32) for i in group}
+        tried, least = {**thresholds, **moved}, 1 - LEAST_GAIN
+        if damages(few, tried).sum() >= best[: len(few)].sum() * least:
+            return False
+        left = damages(frames, tried)
+        if left.sum() >= best.sum() * least:
+            return False
+        thresholds, best = tried, left
+        return True
+
     for place, group in enumerate(groups.values()):
-        reporter.update(f"tensor {place + 1} of {len(groups)} alone", 0.2 * place / len(groups))
-        bits = built.copy()
-        bits[group] = FLOAT
-        if abs(start - mean(few, own, bits)) >= MATTERS * start:
-            matter.append(group)
-    thresholds, best = dict(own), mean(frames, own)
-    for place, group in enumerate(matter):
-        reporter.update(f"threshold {place + 1} of {len(matter)}", 0.2 + 0.8 * place / len(matter))
+        reporter.update(f"threshold {place + 1} of {len(groups)}", place / len(groups))
         for factor in FACTORS:
-            moved = False
-            for _ in range(MOST_TIMES):
-                tried = {**thresholds, **{i: (thresholds[i] * np.float32(factor)).astype(np.float32) for i in group}}
-                left = mean(frames, tried)
-                if left > best * (1 - LEAST_GAIN):
-                    break
-                thresholds, best, moved = tried, left, True
-            if moved:
+            times = 0
+            while times < MOST_TIMES and improved(group, factor):
+                times += 1
+            if times:
                 break
-    before, after = mean(kept_back, own), mean(kept_back, thresholds)
+    before, after = (float(damages(kept_back, some).mean()) for some in (own, thresholds))
     return Outcome(thresholds, before, after) if after < before else Outcome(dict(own), before, before)
 
 

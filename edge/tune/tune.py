@@ -146,14 +146,23 @@ class Search(Context):
         # Half of the time is kept for the units and for the final programs.
         kept = 0.5 * self.options.seconds
 
-        def attempt(name: str, precision: Precision) -> None:
+        def attempt(name: str, precision: Precision, into: list[Candidate] = found) -> None:
             tried = self._quick(name, precision, kept)
             if tried is not None:
-                found.append(tried)
+                into.append(tried)
+
+        learned: list[Candidate] = []
+
+        def attempt_thresholds() -> None:
+            best = min(found, key=_order)
+            asked = spaces.with_thresholds(best.precision)
+            if asked is not None and asked not in [item.precision for item in learned]:
+                attempt(f"{best.name}, thresholds chosen", asked, learned)
 
         attempt(f"{PLAIN}, rounded", evolve(plain, rounding=spaces.ROUNDED))
         if self.splittable:
             attempt(f"{PLAIN}{SPLIT_IN_2}", evolve(plain, range_split=spaces.SPLIT))
+        attempt_thresholds()  # often the largest gain, so before time runs out
         # Where channels are split, another calibration may be best than where they are not.
         whole = min((item for item in found if item.precision.rounding is None), key=_order)
         split = whole.precision.range_split
@@ -176,10 +185,8 @@ class Search(Context):
             best = min(found, key=_order)
         for change, rounding in spaces.ROUNDINGS.items() if best.precision.rounding is not None else ():
             attempt(f"{best.name}, {change}", evolve(best.precision, rounding=rounding))
-        best = min(found, key=_order)
-        if (chosen := spaces.with_thresholds(best.precision)) is not None:
-            attempt(f"{best.name}, thresholds chosen", chosen)
-        return found
+        attempt_thresholds()
+        return [*found, *learned]
 
     def _quick(self, name: str, precision: Precision, kept: float) -> Candidate | None:
         seconds = [entry.seconds for entry in self.journal.of_kind("build")] or [30.0]
