@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import onnx
@@ -13,13 +14,14 @@ from onnx import TensorProto, helper, numpy_helper
 
 from edge.errors import CompileError, ModelFileError, SpecError
 from edge.images.frames import Frame
-from edge.measure.damage import of_boxes, of_scores, of_values
+from edge.measure.damage import Damage, of_boxes, of_scores, of_values
+from edge.measure.networks import Outputs
 from edge.prepare.quantize_nodes import Step, with_steps
 from edge.progress import Silent
 from edge.refine import thresholds as stage
-from edge.refine.thresholds import preprocess_outputs, search, told
+from edge.refine.thresholds import Outcome, ThresholdsResult, learn_thresholds, preprocess_outputs, search, told
 from edge.simulate.fakequant import FLOAT, FakeQuant
-from edge.specs import Calibration, Precision, Thresholds, load_precision, save_precision
+from edge.specs import Calibration, ModelSpec, Precision, Sources, Thresholds, load_precision, save_precision
 from edge.specs.detector import Detector, Scale
 from edge.toolchain.found import Toolchain
 from tests.conftest import FakeCompiler, Run, save_images
@@ -34,6 +36,14 @@ def frames(count: int, seed: int = 0) -> list[Frame]:
     return [
         Frame(f"{seed}-{i}", None, rng.integers(0, 256, (SIDE, SIDE, 3), np.uint8), (SIDE, SIDE)) for i in range(count)
     ]
+
+
+def searched(net: FakeQuant, kept_back: Callable[[Outputs], Damage] = of_values) -> Outcome:
+    first, others = frames(6), frames(6, seed=1)
+    unrounded = net.bits(FLOAT)
+    measures = {one.name: of_values(net.run(one.yuv444, unrounded)) for one in first}
+    measures |= {one.name: kept_back(net.run(one.yuv444, unrounded)) for one in others}
+    return search(net, first, others, measures, Silent())
 
 
 def clipped_net(threshold: float) -> onnx.ModelProto:
@@ -53,7 +63,7 @@ def clipped_net(threshold: float) -> onnx.ModelProto:
 
 def test_a_wide_channel_that_does_not_count_is_clipped(tmp_path: Path) -> None:
     net = opened(clipped_net(128.0), tmp_path)
-    found = search(net, frames(6), frames(6, seed=1), of_values, Silent())
+    found = searched(net)
     (index,) = found.thresholds
     assert float(found.thresholds[index].max()) < 0.3 * 128
     assert found.after < 0.5 * found.before
@@ -61,41 +71,29 @@ def test_a_wide_channel_that_does_not_count_is_clipped(tmp_path: Path) -> None:
 
 def test_what_does_not_hold_on_other_images_is_not_taken(tmp_path: Path) -> None:
     net = opened(clipped_net(128.0), tmp_path)
-    # On the images kept back every outcome is worse than the start, whatever it is.
-    seen = {frame.name for frame in frames(6)}
-    calls: list[str] = []
-
-    def damage(reference: Any) -> Any:
-        calls.append("")
-        return (
-            of_values(reference)
-            if len(calls) <= len(seen)
-            else lambda outputs: 1.0 + of_values(reference)(outputs) ** -1
-        )
-
-    found = search(net, frames(6), frames(6, seed=1), damage, Silent())
+    # On the images kept back float's own outputs are the worst there are.
+    found = searched(net, kept_back=lambda reference: lambda outputs: 1 / (1 + of_values(reference)(outputs)))
     (index,) = found.thresholds
     assert float(found.thresholds[index].max()) == 128
     assert found.after == found.before
 
 
-def test_equal_thresholds_stay_equal(tmp_path: Path) -> None:
+def test_only_what_is_moved_without_rounding_stays_equal(tmp_path: Path) -> None:
     half = np.full((3, 3, 1, 1), 0.1, np.float32)
-    net = opened(
-        model(
-            [
-                helper.make_node("Conv", ["x", "w"], ["a"], "left"),
-                helper.make_node("Relu", ["x"], ["b"], "right"),
-                calibration("qa", "a", "aq", "int8", [200.0]),
-                calibration("qb", "b", "bq", "int8", [200.0]),
-                helper.make_node("Add", ["aq", "bq"], ["y"], "sum"),
-            ],
-            {"w": half},
-        ),
-        tmp_path,
-    )
-    found = search(net, frames(4), frames(4, seed=1), of_values, Silent())
-    assert len({float(value.max()) for value in found.thresholds.values()}) == 1
+    nodes = [
+        helper.make_node("Conv", ["x", "w"], ["a"], "left"),
+        helper.make_node("Conv", ["x", "w"], ["b"], "right"),
+        calibration("qa", "a", "aq", "int8", [200.0]),
+        calibration("qb", "b", "bq", "int8", [200.0]),
+        helper.make_node("Concat", ["aq", "bq"], ["c"], "both", axis=1),
+        calibration("qc", "c", "cq", "int8", [200.0]),
+        helper.make_node("Conv", ["cq", "v"], ["d"], "next"),
+        calibration("qd", "d", "dq", "int8", [200.0]),
+        helper.make_node("Relu", ["dq"], ["y"], "last"),
+    ]
+    net = opened(model(nodes, {"w": half, "v": np.concatenate([half, half], 1)}), tmp_path)
+    groups = [[net.quantizers[i].tensor for i in group] for group in stage.joined(net)]
+    assert groups == [["a", "b", "c"], ["d"]]
 
 
 def test_every_operator_reads_the_rounded_tensor() -> None:
@@ -139,15 +137,6 @@ def test_steps_stand_for_the_thresholds(tmp_path: Path) -> None:
     unsigned = opened(model([calibration("qx", "x", "y", "uint8", [255.0])]), tmp_path)
     with pytest.raises(CompileError, match="can't be told"):
         told(unsigned.quantizers, {0: unsigned.quantizers[0].thresholds}, frozenset(), "")
-
-
-def test_thresholds_that_the_compiler_changed_are_refused(tmp_path: Path) -> None:
-    net = opened(clipped_net(128.0), tmp_path)
-    stage._require_taken(net.quantizers, {0: np.float32([128.0])}, net.quantizers)
-    with pytest.raises(CompileError, match="was told threshold 64 of tensor n, and took 128 at 8 bits"):
-        stage._require_taken(net.quantizers, {0: np.float32([64.0])}, net.quantizers)
-    with pytest.raises(CompileError, match="took none"):
-        stage._require_taken(net.quantizers, {0: np.float32([128.0])}, ())
 
 
 def test_damage_is_zero_for_floats_own_and_grows() -> None:
@@ -228,3 +217,42 @@ def test_the_real_compiler_takes_them_and_answers_are_closer(toolchain: Toolchai
     assert any(node.op_type == "HzQuantize" for node in onnx.load(told_onnx).graph.node)
     net = FakeQuant(next((tmp_path / "chosen").rglob("*_calibrated_model.onnx")))
     assert net.bits(FLOAT).size == len(net.quantizers)
+
+
+@pytest.mark.parametrize("taken", [128.0, 1.0])
+def test_a_compiler_that_takes_other_thresholds_is_found_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, taken: float
+) -> None:
+    """Whatever it took is measured: no worse than before is fine, worse is an error."""
+    nets = iter([clipped_net(128.0), clipped_net(taken)])
+
+    def calibrated(*_: object, out: Path, **__: object) -> tuple[Path, str]:
+        onnx.save(next(nets), out / "n_calibrated_model.onnx")
+        return out / "n_calibrated_model.onnx", "max"
+
+    monkeypatch.setattr(stage, "_calibrated", calibrated)
+    plain = clipped_net(128.0)
+    (quantizer,) = (node for node in plain.graph.node if node.op_type == "HzCalibration")
+    plain.graph.node.remove(quantizer)
+    plain.graph.node[-1].input[0] = quantizer.input[0]
+    onnx.save(plain, tmp_path / "net.onnx")
+    spec = ModelSpec("n", Sources(onnx="net.onnx"), task="raw")
+    monkeypatch.setattr(stage, "load_frames", lambda *_: (frames(12), ()))
+    (tmp_path / "out").mkdir()
+
+    def run() -> ThresholdsResult:
+        return learn_thresholds(
+            cast(Any, None), tmp_path / "net.onnx", cast(Any, None), spec=spec,
+            precision=Precision("r", thresholds=Thresholds(images=6)), outputs=(), detector=None, scores=None,
+            calibration={}, cal_data_dir="", working_dir="", prefix="n", name="n", key="", timeout=1,
+            out=tmp_path / "out",
+        )  # fmt: skip
+
+    if taken == 1:
+        with pytest.raises(CompileError, match="did not take the thresholds"):
+            run()
+        return
+    made = run()
+    assert made.after == made.before
+    assert (made.images, made.kept_back, made.tensors, made.changed) == (6, 6, 1, 1)
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["n.onnx"]
