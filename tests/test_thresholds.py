@@ -219,7 +219,7 @@ def test_the_real_compiler_takes_them_and_answers_are_closer(toolchain: Toolchai
     assert net.bits(FLOAT).size == len(net.quantizers)
 
 
-@pytest.mark.parametrize("taken", [128.0, 1.0])
+@pytest.mark.parametrize("taken", [128.0, 0.1])
 def test_a_compiler_that_takes_other_thresholds_is_found_out(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, taken: float
 ) -> None:
@@ -248,7 +248,7 @@ def test_a_compiler_that_takes_other_thresholds_is_found_out(
             out=tmp_path / "out",
         )  # fmt: skip
 
-    if taken == 1:
+    if taken < 1:
         with pytest.raises(CompileError, match="did not take the thresholds"):
             run()
         return
