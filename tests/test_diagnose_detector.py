@@ -269,7 +269,7 @@ def test_the_verdict_names_what_costs_boxes() -> None:
 
 def test_a_split_by_range_is_proposed_where_activations_cost() -> None:
     (remedy,) = remedies(detector(), ())
-    assert remedy.how == "edge build net.onnx --precision int8_split"
+    assert remedy.how == "edge build net.onnx --precision int8_split_thresholds"
     assert "the 20 depthwise convolutions" in remedy.what
     assert "38.0 → 83.0 (24 images)" in remedy.figure
     mine = detector()

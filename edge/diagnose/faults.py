@@ -26,8 +26,8 @@ COARSE = 0.3  # mean rounding error of a channel's small weights against their m
 SINGLE_LAYERS = 3
 ROUNDED = "int8_rounded"  # the shipped recipe
 ROUNDING = "rounding: {images: 64, damping: 0.01}   # in the recipe"
-SPLIT = "int8_split"  # the shipped recipe
-SPLITTING = "range_split: 2   # in the recipe, with calibration: {method: mix}"
+SPLIT = "int8_split_thresholds"  # the shipped recipe
+SPLITTING = "range_split: 2   # in the recipe, with calibration: {method: mix}\nthresholds: {images: 24}"
 LEAST_POINTS, LEAST = 0.2, 0.0005  # of agreement and of the cosine; smaller gains are not proposed
 NV12_AP = 0.8  # AP counts how exactly a box lies, and so falls further than a share of equal answers
 INTEGER_AP = 25.0  # points
@@ -424,7 +424,7 @@ def _split(evidence: Measurements) -> list[Ranked]:
     how = rebuild(evidence.built, ("--precision", SPLIT)) if plain else SPLITTING
     what = (
         f"Split the channels around the {taken.depthwise} depthwise convolutions by range, so that each part has a "
-        "threshold of its own: a few wide channels take the steps of all others"
+        "threshold of its own, chosen by the boxes: a few wide channels take the steps of all others"
     )
     figure = (
         f"activations alone: AP {100 * activations.agreement:.1f}, weights alone: {100 * weights.agreement:.1f}; the "
