@@ -49,7 +49,6 @@ TOP = {8: 127, 16: 32767}  # integer that the threshold stands for
 FACTORS = (0.75, 1 / 0.75)  # by which a threshold is made smaller, or larger, once or several times
 MOST_TIMES = 6
 LEAST_GAIN = 5e-4  # of the damage; less may be chance
-PROBED_ON = 8  # images on which a step is tried first
 
 Thresholds = dict[int, NDArray[np.float32]]
 """Quantizer -> thresholds."""
@@ -178,27 +177,17 @@ def search(
     """
     own = {i: item.thresholds for i, item in enumerate(net.quantizers) if not item.weight}
     groups = joined(net)
-    thresholds, best, few = dict(own), damages(net, frames, measures, own), frames[:PROBED_ON]
-
-    def improved(group: Sequence[int], factor: float) -> bool:
-        """Take a step if it helps on some images, and then on all."""
-        nonlocal thresholds, best
-        moved = {i: (thresholds[i] * np.float32(factor)).astype(np.float32) for i in group}
-        tried, least = {**thresholds, **moved}, 1 - LEAST_GAIN
-        if damages(net, few, measures, tried).sum() >= best[: len(few)].sum() * least:
-            return False
-        left = damages(net, frames, measures, tried)
-        if left.sum() >= best.sum() * least:
-            return False
-        thresholds, best = tried, left
-        return True
-
+    thresholds, best = dict(own), float(damages(net, frames, measures, own).mean())
     for place, group in enumerate(groups):
         reporter.update(f"threshold {place + 1} of {len(groups)}", place / len(groups))
         for factor in FACTORS:
             times = 0
-            while times < MOST_TIMES and improved(group, factor):
-                times += 1
+            while times < MOST_TIMES:
+                moved = {i: (thresholds[i] * np.float32(factor)).astype(np.float32) for i in group}
+                left = float(damages(net, frames, measures, {**thresholds, **moved}).mean())
+                if left >= best * (1 - LEAST_GAIN):
+                    break
+                thresholds, best, times = {**thresholds, **moved}, left, times + 1
             if times:
                 break
     before, after = (float(damages(net, kept_back, measures, some).mean()) for some in (own, thresholds))
