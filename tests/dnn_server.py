@@ -37,7 +37,9 @@ class Output:
             self.kind, len(self.shape), *eight(self.shape), *eight(self.laid), self.bytes, self.axis,
             len(self.scales), len(self.zeros),
         ]  # fmt: skip
-        return struct.pack(f"<{len(numbers)}i{len(self.scales)}f{len(self.zeros)}b", *numbers, *self.scales, *self.zeros)
+        return struct.pack(
+            f"<{len(numbers)}i{len(self.scales)}f{len(self.zeros)}b", *numbers, *self.scales, *self.zeros
+        )
 
     @property
     def laid(self) -> tuple[int, ...]:
