@@ -6,7 +6,9 @@
 #include <array>
 #include <cmath>
 #include <cstddef>
+#include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "net.h"
@@ -14,22 +16,27 @@
 
 namespace edge {
 
-// How a box is coded. kYolox: centre and the logarithm of its sides, in strides. kDfl: the distances to its
-// four sides, each the mean of a distribution over bins.
-enum class Family { kYolox, kDfl };
+// How a box is coded. kYolox: centre and the logarithm of its sides, in strides. kDfl (YOLOv8 and later): the
+// distances to its four sides, each the mean of a distribution over bins. kAnchors (YOLOv5, YOLOv7): centre,
+// and sides as a share of an anchor's.
+enum class Family { kYolox, kDfl, kAnchors };
 
-// The outputs of one scale, by their place in the program.
+// The outputs of one scale, by their place in the program. Where there are anchors, the maps hold the
+// channels of each in turn.
 struct Scale {
   int stride;  // pixels per cell of the maps
   std::size_t boxes;
   std::size_t scores;
-  std::size_t objectness = 0;  // only kYolox
+  std::size_t objectness = 0;                   // not kDfl
+  std::vector<std::array<float, 2>> anchors{};  // width and height in pixels; only kAnchors
+
+  int per_cell() const { return std::max(1, static_cast<int>(anchors.size())); }
 };
 
 struct Detector {
   Family family;
   int classes;
-  int bins;          // of a distribution; 1: the output is the distance itself. Only kDfl
+  int bins;          // of a distribution; 1 where there is none
   bool thinned_out;  // whether boxes of one object have to be thinned out
   std::vector<Scale> scales;
 };
@@ -79,43 +86,57 @@ inline float distance(const Map& boxes, int first, int bins, int cell) {
   return mean / sum;
 }
 
-inline std::array<float, 4> box(const Map& boxes, const Detector& detector, int stride, int cell, int width) {
-  const auto pixels = static_cast<float>(stride);
+inline std::array<float, 4> box(const Map& boxes, const Detector& detector, const Scale& scale, int anchor,
+                                int cell, int width) {
+  const auto stride = static_cast<float>(scale.stride);
   const auto x = static_cast<float>(cell % width);
   const auto y = static_cast<float>(cell / width);
   if (detector.family == Family::kDfl) {
     const auto side = [&](int i) { return distance(boxes, i * detector.bins, detector.bins, cell); };
-    return {(x + 0.5F - side(0)) * pixels, (y + 0.5F - side(1)) * pixels, (x + 0.5F + side(2)) * pixels,
-            (y + 0.5F + side(3)) * pixels};
+    return {(x + 0.5F - side(0)) * stride, (y + 0.5F - side(1)) * stride, (x + 0.5F + side(2)) * stride,
+            (y + 0.5F + side(3)) * stride};
   }
-  const float middle_x = (x + boxes.plane(0)[cell]) * pixels;
-  const float middle_y = (y + boxes.plane(1)[cell]) * pixels;
-  const float half_width = std::exp(boxes.plane(2)[cell]) * pixels / 2;
-  const float half_height = std::exp(boxes.plane(3)[cell]) * pixels / 2;
-  return {middle_x - half_width, middle_y - half_height, middle_x + half_width, middle_y + half_height};
+  std::array<float, 4> raw;
+  for (int i = 0; i < 4; ++i) raw[static_cast<std::size_t>(i)] = boxes.plane(4 * anchor + i)[cell];
+  std::array<float, 2> middle{(x + raw[0]) * stride, (y + raw[1]) * stride};
+  std::array<float, 2> sides{std::exp(raw[2]) * stride, std::exp(raw[3]) * stride};
+  if (detector.family == Family::kAnchors) {
+    for (float& value : raw) value = 2 * sigmoid(value);
+    const auto& [wide, high] = scale.anchors[static_cast<std::size_t>(anchor)];
+    middle = {(x + raw[0] - 0.5F) * stride, (y + raw[1] - 0.5F) * stride};
+    sides = {raw[2] * raw[2] * wide, raw[3] * raw[3] * high};
+  }
+  return {middle[0] - sides[0] / 2, middle[1] - sides[1] / 2, middle[0] + sides[0] / 2,
+          middle[1] + sides[1] / 2};
 }
 
 // Appends the candidates of a scale that reach a score.
 inline void candidates(const Net& net, const Run& run, const Detector& detector, const Scale& scale,
                        Size input, float score, std::vector<Box>& found) {
   const Size cells{input.height / scale.stride, input.width / scale.stride};
-  const bool yolox = detector.family == Family::kYolox;
-  const Map boxes(net, run, scale.boxes, yolox ? 4 : 4 * detector.bins, cells);
-  const Map scores(net, run, scale.scores, detector.classes, cells);
-  const Map objectness = yolox ? Map(net, run, scale.objectness, 1, cells) : scores;
-  const float least = std::log(score / (1.0F - score));  // a logit; most candidates are left out by it
+  const bool judged =
+      detector.family != Family::kDfl;  // whether a candidate has an objectness beside its classes
+  const int count = scale.per_cell();
+  const Map boxes(net, run, scale.boxes, count * 4 * detector.bins, cells);
+  const Map scores(net, run, scale.scores, count * detector.classes, cells);
+  std::optional<Map> objectness;
+  if (judged) objectness.emplace(net, run, scale.objectness, count, cells);
+  const float least = std::log(score / (1.0F - score));  // a logit; it leaves out most candidates
 
-  for (int cell = 0; cell < cells.height * cells.width; ++cell) {
-    if (yolox && objectness.plane(0)[cell] < least) continue;
-    int best = 0;
-    for (int label = 1; label < detector.classes; ++label) {
-      if (scores.plane(label)[cell] > scores.plane(best)[cell]) best = label;
+  for (int anchor = 0; anchor < count; ++anchor) {
+    for (int cell = 0; cell < cells.height * cells.width; ++cell) {
+      if (judged && objectness->plane(anchor)[cell] < least) continue;
+      const int first = anchor * detector.classes;
+      int best = 0;
+      for (int label = 1; label < detector.classes; ++label) {
+        if (scores.plane(first + label)[cell] > scores.plane(first + best)[cell]) best = label;
+      }
+      const float logit = scores.plane(first + best)[cell];
+      if (logit < least) continue;
+      const float sure = sigmoid(logit) * (judged ? sigmoid(objectness->plane(anchor)[cell]) : 1.0F);
+      if (judged && sure < score) continue;
+      found.push_back({box(boxes, detector, scale, anchor, cell, cells.width), sure, best});
     }
-    const float logit = scores.plane(best)[cell];
-    if (logit < least) continue;
-    const float sure = sigmoid(logit) * (yolox ? sigmoid(objectness.plane(0)[cell]) : 1.0F);
-    if (yolox && sure < score) continue;
-    found.push_back({box(boxes, detector, scale.stride, cell, cells.width), sure, best});
   }
 }
 

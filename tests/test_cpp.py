@@ -366,18 +366,19 @@ def test_a_real_program_gives_pythons_scores(mobilenet: Path, shared: Path, libd
 SIZE = (96, 128)
 
 
-def scale(stride: int, *, objectness: bool) -> Scale:
+def scale(stride: int, *, objectness: bool, anchors: tuple[tuple[float, float], ...] = ()) -> Scale:
     name = f"objectness_{stride}" if objectness else None
-    return Scale(stride, f"boxes_{stride}", f"scores_{stride}", name)
+    return Scale(stride, f"boxes_{stride}", f"scores_{stride}", name, anchors=anchors)
 
 
 YOLOX = Detector("yolox", 3, tuple(scale(stride, objectness=True) for stride in (8, 16)))
 DFL = Detector("dfl", 5, tuple(scale(stride, objectness=False) for stride in (8, 16, 32)))
+ANCHORS = Detector("anchors", 3, (scale(8, objectness=True, anchors=((10.0, 13.5), (33.0, 23.0))),))
 LTRB = Detector("dfl", 2, (scale(16, objectness=False),), reg_max=1, nms=False)
-LETTERBOXES = {"yolox": Preprocess(crop=SIZE, letterbox="corner"), "dfl": Preprocess(crop=SIZE, letterbox="center")}
+CORNER, CENTER = (Preprocess(crop=SIZE, letterbox=where) for where in ("corner", "center"))
 
 
-def detector_build(folder: Path, detector: Detector, *, pre: Preprocess | None = None) -> Path:
+def detector_build(folder: Path, detector: Detector) -> Path:
     make_build(folder, program=b"program", names=tuple(f'class "{index}"' for index in range(detector.classes)))
     values = tuple(
         Value(name, (1, channels, SIZE[0] // one.stride, SIZE[1] // one.stride), "float32")
@@ -385,7 +386,7 @@ def detector_build(folder: Path, detector: Detector, *, pre: Preprocess | None =
         for name, channels in detector.channels(one).items()
     )
     about = read_metadata(folder / FILE)
-    pre = pre or LETTERBOXES[detector.family]
+    pre = CORNER if detector.family == "yolox" else CENTER
     changes = evolve(
         about, preprocess=pre, task="detect", detector=detector, outputs=values, scores=None, classes=detector.classes
     )
@@ -404,7 +405,7 @@ def answering(values: Sequence[Value]) -> Callable[[np.ndarray], list[np.ndarray
     return answer
 
 
-@pytest.mark.parametrize("detector", [YOLOX, DFL, LTRB], ids=["yolox", "dfl", "one to one"])
+@pytest.mark.parametrize("detector", [YOLOX, DFL, ANCHORS, LTRB], ids=["yolox", "dfl", "anchors", "one to one"])
 def test_boxes_are_those_of_python(detector: Detector, libdnn: Path, tmp_path: Path) -> None:
     build = detector_build(tmp_path / "build", detector)
     made, about, socket = bundle(build, tmp_path / "bundle", cpp=True).path, read_metadata(build / FILE), tmp_path / "s"
@@ -461,13 +462,13 @@ def test_a_program_of_another_shape_is_refused(libdnn: Path, tmp_path: Path) -> 
 def test_models_that_the_code_cannot_run_are_refused(tmp_path: Path) -> None:
     about = read_metadata(make_build(tmp_path / "net", program=b"program") / FILE)
     without = {role: entry for role, entry in about.files.items() if role != "bin"}
-    anchored = Detector("anchors", 2, (Scale(8, "a", "b", "c", anchors=((1.0, 2.0),)),))
+    peaks = Detector("centernet", 2, (Scale(8, "a", "b", offsets="c"),))
     rows = (Value("a", (1, 4), "float32"), Value("b", (1, 4), "float32"))
     for change, reason in (
         ({"files": without}, "has no .bin"),
         ({"task": "raw"}, "gives raw outputs"),
         ({"inputs": (Input("a", (1, 3, 8, 8), image=True),) * 2}, "takes more or something else than an image"),
-        ({"task": "detect", "detector": anchored}, "codes its boxes as anchors"),
+        ({"task": "detect", "detector": peaks}, "codes its boxes as centernet"),
         ({"outputs": rows}, "which output of net holds class scores is not plain: a float32 1x4, b float32 1x4"),
     ):
         with pytest.raises(UsageError, match=re.escape(reason)):

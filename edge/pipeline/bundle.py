@@ -21,6 +21,7 @@ from edge import __version__
 from edge.errors import ModelFileError, UsageError, WorkspaceError
 from edge.files import data_dir, disk_errors, is_plain_name, read_json, require_no_link
 from edge.folder.metadata import FILE, FileEntry, Metadata, Role
+from edge.pipeline import tros
 from edge.pipeline.cpp import sources
 from edge.runtime.program import Program, locate
 from edge.specs.schema import Task
@@ -94,6 +95,7 @@ def _contents(program: Program, *, cpp: bool) -> dict[str, bytes]:
     files = {entry.path: program.files[role].read_bytes() for role, entry in kept.items()}
     if not metadata.inputs:  # the notebook's steps are those of an image
         files[NOTEBOOK.format(model=metadata.model)] = notebook(metadata.model, metadata.task).encode()
+    files |= tros.files(metadata)
     if cpp:
         files |= sources(metadata)
     files[README] = readme(evolve(metadata, files=kept), cpp=cpp).encode()
@@ -186,7 +188,7 @@ In Python:
   from edge.runtime import load
   with load(".") as net:
       print(net.backend, net.{call})
-{_CPP.format(program="classify" if metadata.detector is None else "detect") if cpp else ""}"""
+{_CPP.format(program="classify" if metadata.detector is None else "detect") if cpp else ""}{tros.readme(metadata)}"""
 
 
 _CPP = """

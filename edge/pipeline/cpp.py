@@ -16,7 +16,7 @@ from edge.specs import Detector, Preprocess
 FOLDER = "cpp"  # in the bundle, and in the checkout
 SHARED = ("CMakeLists.txt", "libdnn.h", "net.cpp", "net.h", "preprocess.h", "program.h")
 CLASSIFY, DETECT = ("classify.cpp", "classes.h"), ("detect.cpp", "boxes.h")
-FAMILIES = {"yolox": "kYolox", "dfl": "kDfl"}
+FAMILIES = {"yolox": "kYolox", "dfl": "kDfl", "anchors": "kAnchors"}
 _LETTERBOX = {None: "kNone", "corner": "kCorner", "center": "kCenter"}
 _INTERPOLATION = {"bilinear": "kBilinear", "bicubic": "kBicubic", "area": "kBox", "nearest": "kBox"}
 _SCORES = {"logits": "kLogits", "softmax": "kProbabilities", "sigmoid": "kProbabilities", None: "kUnknown"}
@@ -102,7 +102,10 @@ def _detector(metadata: Metadata, detector: Detector) -> Iterator[str]:
     yield "    {"
     for scale in detector.scales:
         names = (scale.boxes, scale.scores, scale.objectness)
-        yield f"        {{{', '.join(map(str, (scale.stride, *(places[name] for name in names if name))))}}},"
+        parts = [str(scale.stride), *(str(places[name]) for name in names if name)]
+        if scale.anchors:
+            parts.append("{" + ", ".join(f"{{{width!r}F, {height!r}F}}" for width, height in scale.anchors) + "}")
+        yield f"        {{{', '.join(parts)}}},"
     yield "    },"
     yield "};"
 
