@@ -114,8 +114,7 @@ inline std::array<float, 4> box(const Map& boxes, const Detector& detector, cons
 inline void candidates(const Net& net, const Run& run, const Detector& detector, const Scale& scale,
                        Size input, float score, std::vector<Box>& found) {
   const Size cells{input.height / scale.stride, input.width / scale.stride};
-  const bool judged =
-      detector.family != Family::kDfl;  // whether a candidate has an objectness beside its classes
+  const bool judged = detector.family != Family::kDfl;  // by an objectness, beside the classes
   const int count = scale.per_cell();
   const Map boxes(net, run, scale.boxes, count * 4 * detector.bins, cells);
   const Map scores(net, run, scale.scores, count * detector.classes, cells);

@@ -172,6 +172,8 @@ def readme(metadata: Metadata, *, cpp: bool = False) -> str:
     image = "SAMPLE.npz" if metadata.inputs else "IMAGE.jpg"
     listed = "\n".join(f"  {entry.path:<44} {_WHAT[role]}" for role, entry in metadata.files.items())
     program = metadata.files.get("bin")
+    more = _CPP.format(program="classify" if metadata.detector is None else "detect") if cpp else ""
+    more += tros.readme(metadata)
     perf = f"  hrt_model_exec perf --model_file {program.path} --thread_num 4 --frame_count 200\n" if program else ""
     return f"""{metadata.name} for the RDK X5, made by edge {__version__}
 
@@ -182,13 +184,13 @@ def readme(metadata: Metadata, *, cpp: bool = False) -> str:
 In this folder, then:
 
   /usr/bin/python3 -m edge run . {image}{bench}
-{perf}{jupyter}
+{perf}{jupyter}{more}
 In Python:
 
   from edge.runtime import load
   with load(".") as net:
       print(net.backend, net.{call})
-{_CPP.format(program="classify" if metadata.detector is None else "detect") if cpp else ""}{tros.readme(metadata)}"""
+"""
 
 
 _CPP = """
