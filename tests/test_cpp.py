@@ -79,10 +79,11 @@ def make(folder: Path, libdnn: Path, program: Path, target: Path) -> Path:
 
 
 def run(
-    program: Path, libdnn: Path, socket: Path, *arguments: object, **env: str
+    program: Path, libdnn: Path, socket: Path, *arguments: object, cwd: Path | None = None, **env: str
 ) -> subprocess.CompletedProcess[bytes]:
     return subprocess.run(
         [str(program), *map(str, arguments)],
+        cwd=cwd,
         env={**os.environ, "DNN_SOCKET": str(socket), "LD_LIBRARY_PATH": str(libdnn), **env},
         capture_output=True,
     )
@@ -244,6 +245,20 @@ def test_ten_images_get_pythons_answers_and_scores_bit_for_bit(
     assert scores.stdout == bits
     # The next image is prepared while the last one is computed, and all memory goes back.
     assert b"at most 2 tasks at once; left: 0 tasks, 0 buffers" in answers.stderr
+
+
+def test_the_guides_program_prints_the_best_classes(classifier: Path, libdnn: Path, tmp_path: Path) -> None:
+    [code] = re.findall(r"^```cpp\n(.*?)^```$", (ROOT / "docs/guides/cpp.md").read_text(), re.DOTALL | re.MULTILINE)
+    (tmp_path / "own.cpp").write_text(code)
+    own, socket = make(classifier, libdnn, tmp_path / "own.cpp", tmp_path / "own"), tmp_path / "socket"
+    photos(tmp_path, 1)[0].rename(tmp_path / "IMAGE.jpg")
+    with load(classifier, "portable") as net, serving_net(socket, net):
+        shutil.copy(classifier / read_metadata(classifier / FILE).files["bin"].path, tmp_path)
+        done = run(own, libdnn, socket, cwd=tmp_path)
+        best = net.classify(tmp_path / "IMAGE.jpg", 3)
+    index = {label: place for place, label in enumerate(net.labels or ())}
+    printed = [line for line in done.stdout.decode().splitlines() if line.startswith("class ")]
+    assert printed == [f"class {index[label]}: {share:.3f}" for label, share in best]
 
 
 def test_text_unreadable_images_and_raw_nv12(classifier: Path, classify: Path, libdnn: Path, tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ EXAMPLES = ("edge bundle ConvNeXt_atto --cpp", "edge bundle build/ConvNeXt_atto 
 @click.command("bundle", cls=Verb, epilog=examples(EXAMPLES))
 @program_argument
 @option("--out", "A folder, or a file ending in .tar.gz.  [default: the folder MODEL_bundle beside the build]", PATH)
-@switch("--cpp", "Add a CMake project that runs MODEL from C++.")
+@switch("--cpp", "Add a CMake project that runs MODEL in C++.")
 @output_options
 def bundle_command(*, model: str, build_dir: Path, out: Path | None, cpp: bool, as_json: bool, verbose: bool) -> None:
     """Gather what the board needs of MODEL: program, metadata, labels, portable model, notebook, README.txt.
