@@ -37,11 +37,11 @@ FLAGS = ("-std=c++17", "-O2", "-Wall", "-Wextra", "-Wpedantic", "-Wconversion", 
 OPENCV = ("-isystem", "/usr/include/opencv4")
 LIBRARIES = ("-lopencv_imgcodecs", "-lopencv_imgproc", "-lopencv_core")
 
-needs_opencv = pytest.mark.skipif(
-    shutil.which("g++") is None or not Path("/usr/include/opencv4/opencv2/imgcodecs.hpp").exists(),
-    reason="no g++ or no OpenCV for C++ (Debian packages g++ and libopencv-dev)",
+pytestmark = pytest.mark.skipif(
+    None in (shutil.which("g++"), shutil.which("cmake"))
+    or not Path("/usr/include/opencv4/opencv2/imgcodecs.hpp").exists(),
+    reason="no g++, CMake or OpenCV for C++ (Debian packages g++, cmake, libopencv-dev)",
 )
-pytestmark = needs_opencv
 
 
 def compiled(compiler: str, *arguments: str | Path) -> None:
