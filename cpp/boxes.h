@@ -8,7 +8,6 @@
 #include <cstddef>
 #include <optional>
 #include <string>
-#include <utility>
 #include <vector>
 
 #include "net.h"
@@ -114,17 +113,17 @@ inline std::array<float, 4> box(const Map& boxes, const Detector& detector, cons
 inline void candidates(const Net& net, const Run& run, const Detector& detector, const Scale& scale,
                        Size input, float score, std::vector<Box>& found) {
   const Size cells{input.height / scale.stride, input.width / scale.stride};
-  const bool judged = detector.family != Family::kDfl;  // by an objectness, beside the classes
+  const bool two = detector.family != Family::kDfl;  // whether a score has two factors: class and objectness
   const int count = scale.per_cell();
   const Map boxes(net, run, scale.boxes, count * 4 * detector.bins, cells);
   const Map scores(net, run, scale.scores, count * detector.classes, cells);
   std::optional<Map> objectness;
-  if (judged) objectness.emplace(net, run, scale.objectness, count, cells);
+  if (two) objectness.emplace(net, run, scale.objectness, count, cells);
   const float least = std::log(score / (1.0F - score));  // a logit; it leaves out most candidates
 
   for (int anchor = 0; anchor < count; ++anchor) {
     for (int cell = 0; cell < cells.height * cells.width; ++cell) {
-      if (judged && objectness->plane(anchor)[cell] < least) continue;
+      if (two && objectness->plane(anchor)[cell] < least) continue;
       const int first = anchor * detector.classes;
       int best = 0;
       for (int label = 1; label < detector.classes; ++label) {
@@ -132,9 +131,9 @@ inline void candidates(const Net& net, const Run& run, const Detector& detector,
       }
       const float logit = scores.plane(first + best)[cell];
       if (logit < least) continue;
-      const float sure = sigmoid(logit) * (judged ? sigmoid(objectness->plane(anchor)[cell]) : 1.0F);
-      if (judged && sure < score) continue;
-      found.push_back({box(boxes, detector, scale, anchor, cell, cells.width), sure, best});
+      const float product = sigmoid(logit) * (two ? sigmoid(objectness->plane(anchor)[cell]) : 1.0F);
+      if (two && product < score) continue;
+      found.push_back({box(boxes, detector, scale, anchor, cell, cells.width), product, best});
     }
   }
 }
@@ -144,7 +143,8 @@ inline float overlap(const Box& one, const Box& other) {
   const auto area = [](const std::array<float, 4>& sides) {
     return std::max(0.0F, sides[2] - sides[0]) * std::max(0.0F, sides[3] - sides[1]);
   };
-  const auto& [a, b] = std::pair(one.sides, other.sides);
+  const auto& a = one.sides;
+  const auto& b = other.sides;
   const float shared =
       area({std::max(a[0], b[0]), std::max(a[1], b[1]), std::min(a[2], b[2]), std::min(a[3], b[3])});
   const float covered = area(a) + area(b) - shared;

@@ -157,7 +157,11 @@ Net::Net(const std::string& program) {
   check(hbDNNGetInputCount(&count, model_), "hbDNNGetInputCount");
   if (count != 1) throw Error(program + " takes " + std::to_string(count) + " inputs, expected: one image");
   check(hbDNNGetInputTensorProperties(&input_, model_, 0), "hbDNNGetInputTensorProperties");
-  if (input_.tensorType != HB_DNN_IMG_TYPE_NV12) throw Error(program + " takes no NV12 image");
+  const auto [height, width] = input();
+  if (input_.tensorType != HB_DNN_IMG_TYPE_NV12 || height * width * 3 / 2 > input_.alignedByteSize) {
+    throw Error(program + " takes no NV12 image");
+  }
+  input_.alignedShape = input_.validShape;  // says that the image's rows lie without padding
 
   check(hbDNNGetOutputCount(&count, model_), "hbDNNGetOutputCount");
   outputs_.resize(static_cast<std::size_t>(count));
@@ -166,6 +170,12 @@ Net::Net(const std::string& program) {
     check(hbDNNGetOutputTensorProperties(&output, model_, i), "hbDNNGetOutputTensorProperties");
     check_output(output);
   }
+}
+
+std::array<int, 2> Net::input() const {
+  const std::int32_t* sides = input_.validShape.dimensionSize;
+  if (sides[3] == 3) return {sides[1], sides[2]};  // NHWC
+  return {sides[2], sides[3]};
 }
 
 std::vector<int> Net::shape(std::size_t output) const {

@@ -11,6 +11,7 @@
 // a time. Everything throws edge::Error.
 #pragma once
 
+#include <array>
 #include <cstddef>
 #include <cstdint>
 #include <memory>
@@ -30,7 +31,7 @@ class Net {
  public:
   explicit Net(const std::string& program);
 
-  std::size_t input_bytes() const { return static_cast<std::size_t>(input_.alignedByteSize); }
+  std::array<int, 2> input() const;  // height and width of the NV12 image
   std::size_t outputs() const { return outputs_.size(); }
   std::vector<int> shape(std::size_t output) const;
 

@@ -126,7 +126,8 @@ inline Image read_image(const std::string& path, const Preprocess& pre, std::uin
 template <typename Answer>
 bool for_each_image(const Net& net, const Preprocess& pre, const Options& options, std::FILE* results,
                     Answer answer) {
-  if (net.input_bytes() != pre.bytes()) throw Error("model.h is of another program");
+  const auto [height, width] = net.input();
+  if (height != pre.canvas.height || width != pre.canvas.width) throw Error("model.h is of another program");
   Run runs[2]{Run(net), Run(net)};
   Image images[2];
   bool all = true;

@@ -58,9 +58,10 @@ class Output:
 
 
 @contextmanager
-def serving(path: Path, input_bytes: int, outputs: Sequence[Output], run: Run) -> Iterator[None]:
-    """Serve processes of C++, one after the other, at a socket."""
-    told = struct.pack("<2i", input_bytes, len(outputs)) + b"".join(output.described() for output in outputs)
+def serving(path: Path, size: tuple[int, int], outputs: Sequence[Output], run: Run) -> Iterator[None]:
+    """Serve processes of C++, one after the other, at a socket; ``size`` is (height, width) of the input."""
+    input_bytes = size[0] * size[1] * 3 // 2
+    told = struct.pack("<3i", *size, len(outputs)) + b"".join(output.described() for output in outputs)
 
     def serve() -> None:
         while True:
@@ -90,4 +91,4 @@ def serving(path: Path, input_bytes: int, outputs: Sequence[Output], run: Run) -
 def serving_net(path: Path, net: Net) -> object:
     """Serve a loaded program of one image."""
     outputs = [Output(tensor.shape) for tensor in net.info.outputs]
-    return serving(path, net.info.inputs[0].elements, outputs, net.run)
+    return serving(path, net.info.inputs[0].size, outputs, net.run)

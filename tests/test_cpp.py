@@ -340,7 +340,7 @@ def test_padded_integers_become_pythons_floats(
     rule = dequantizer(
         name, output.shape, np.dtype(dtype).name, scale=output.scales, zero_point=output.zeros, axis=output.axis
     )
-    with serving(socket, 64 * 64 * 3 // 2, [output], lambda _: [values]):
+    with serving(socket, (64, 64), [output], lambda _: [values]):
         done = run(outputs_of, libdnn, socket, "--bundle", classifier, photos(tmp_path, 1)[0])
     assert done.returncode == 0, done.stderr
     assert done.stdout == rule(values).tobytes()
@@ -358,7 +358,7 @@ def test_outputs_that_would_be_misread_are_refused(
     classifier: Path, outputs_of: Path, libdnn: Path, tmp_path: Path, output: Output, reason: str
 ) -> None:
     socket = tmp_path / "socket"
-    with serving(socket, 64 * 64 * 3 // 2, [output], lambda _: []):
+    with serving(socket, (64, 64), [output], lambda _: []):
         done = run(outputs_of, libdnn, socket, "--bundle", classifier, photos(tmp_path, 1)[0])
     assert done.returncode == 1
     assert reason in done.stderr.decode()
@@ -429,7 +429,7 @@ def test_boxes_are_those_of_python(detector: Detector, libdnn: Path, tmp_path: P
     raw = tmp_path / "raw.nv12"
     rgb_to_nv12(resize_crop(read_image(images[0]), about.preprocess)).tofile(raw)
     outputs = [Output(value.shape) for value in about.outputs]
-    with serving(socket, SIZE[0] * SIZE[1] * 3 // 2, outputs, answer):
+    with serving(socket, SIZE, outputs, answer):
         done = run(detect, libdnn, socket, "--bundle", made, "--json", "--score", 0.3, *images, raw)
         text = run(detect, libdnn, socket, "--bundle", made, "--score", 0.3, images[0])
         none = run(detect, libdnn, socket, "--bundle", made, "--score", 1, images[0])
@@ -460,13 +460,11 @@ def test_a_program_of_another_shape_is_refused(libdnn: Path, tmp_path: Path) -> 
     made, socket = bundle(detector_build(tmp_path / "b", LTRB), tmp_path / "bundle", cpp=True).path, tmp_path / "s"
     detect = make(made, libdnn, made / "cpp" / "detect.cpp", tmp_path / "detect")
     outputs = [Output((1, 6, 8, 4)), Output((1, 6, 8, 2))]  # NHWC
-    with serving(
-        socket, SIZE[0] * SIZE[1] * 3 // 2, outputs, lambda _: [np.zeros(o.shape, np.float32) for o in outputs]
-    ):
+    with serving(socket, SIZE, outputs, lambda _: [np.zeros(o.shape, np.float32) for o in outputs]):
         done = run(detect, libdnn, socket, "--bundle", made, photos(tmp_path, 1)[0])
     assert done.returncode == 1
     assert b"output 0 is not 1x4x6x8: the program is not the one that this code was made for" in done.stderr
-    with serving(socket, 64 * 64 * 3 // 2, outputs, lambda _: []):
+    with serving(socket, (64, 64), outputs, lambda _: []):
         done = run(detect, libdnn, socket, "--bundle", made, photos(tmp_path, 1)[0])
     assert b"model.h is of another program" in done.stderr
 

@@ -1,14 +1,16 @@
 // A libdnn for tests: a process at the other end of a Unix socket ($DNN_SOCKET) executes the program.
 //
-// The other end tells first what the program is: bytes of its input, number of outputs, and of each output
-// type, rank, 8 sides, 8 strides, bytes, axis of the channels, number of scales, of zero points, then these.
-// Afterwards it answers the bytes of each input with those of all outputs. $DNN_FAIL names a call that fails.
+// The other end tells first what the program is: height and width of its input, number of outputs, and of
+// each output type, rank, 8 sides, 8 strides, bytes, axis of the channels, number of scales, of zero points,
+// then these. Afterwards it answers the bytes of each input with those of all outputs. $DNN_FAIL names a call
+// that fails.
 #include "libdnn.h"
 
 #include <sys/socket.h>
 #include <sys/un.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <atomic>
 #include <cstdio>
 #include <cstdlib>
@@ -74,7 +76,12 @@ std::int32_t hbDNNInitializeFromFiles(hbPackedDNNHandle_t* packed, const char** 
   if (connect(program->socket, reinterpret_cast<sockaddr*>(&address), sizeof address) != 0) std::abort();
   const auto next = [program] { return number(program->socket); };
   program->input.tensorType = HB_DNN_IMG_TYPE_NV12;
-  program->input.alignedByteSize = next();
+  const std::int32_t height = next();
+  const std::int32_t width = next();
+  const std::int32_t aligned = height + 16;  // as of images with rows for padding
+  program->input.validShape = {{1, 3, height, width}, 4};
+  program->input.alignedShape = {{1, 3, aligned, width}, 4};
+  program->input.alignedByteSize = aligned * width * 3 / 2;
   program->outputs.resize(static_cast<std::size_t>(next()));
   for (hbDNNTensorProperties& output : program->outputs) {
     output.tensorType = next();
@@ -140,12 +147,16 @@ std::int32_t hbDNNGetOutputTensorProperties(hbDNNTensorProperties* about, hbDNNH
 
 std::int32_t hbDNNInfer(hbDNNTaskHandle_t* task, hbDNNTensor** outputs, const hbDNNTensor* input,
                         hbDNNHandle_t model, hbDNNInferCtrlParam*) {
-  if (fails("infer")) return -6000001;
+  const std::int32_t* sides = input->properties.alignedShape.dimensionSize;
+  const std::int32_t* valid = input->properties.validShape.dimensionSize;
+  const bool packed = std::equal(sides, sides + 8, valid);  // the image's rows, as the caller says
+  if (fails("infer") || !packed) return -6000001;
   most_tasks = std::max(most_tasks.load(), ++tasks);
   auto* program = static_cast<Program*>(model);
-  *task = new std::future<void>(std::async(std::launch::async, [program, outputs = *outputs, input = *input] {
+  *task = new std::future<void>(std::async(std::launch::async, [program, outputs = *outputs, input = *input,
+                                                                valid] {
     const std::lock_guard<std::mutex> alone(bpu);
-    send_all(program->socket, input.sysMem[0].virAddr, input.sysMem[0].memSize);
+    send_all(program->socket, input.sysMem[0].virAddr, static_cast<std::size_t>(valid[2] * valid[3] * 3 / 2));
     for (std::size_t i = 0; i < program->outputs.size(); ++i) {
       receive(program->socket, outputs[i].sysMem[0].virAddr, outputs[i].sysMem[0].memSize);
     }
