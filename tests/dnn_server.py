@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import struct
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from pathlib import Path
+from contextlib import AbstractContextManager, contextmanager
+from tempfile import TemporaryDirectory
 
 import numpy as np
 from attrs import frozen
@@ -58,7 +59,7 @@ class Output:
 
 
 @contextmanager
-def serving(path: Path, size: tuple[int, int], outputs: Sequence[Output], run: Run) -> Iterator[None]:
+def serving(size: tuple[int, int], outputs: Sequence[Output], run: Run) -> Iterator[None]:
     """Serve processes of C++, one after the other, at a socket; ``size`` is (height, width) of the input."""
     input_bytes = size[0] * size[1] * 3 // 2
     told = struct.pack("<3i", *size, len(outputs)) + b"".join(output.described() for output in outputs)
@@ -75,8 +76,10 @@ def serving(path: Path, size: tuple[int, int], outputs: Sequence[Output], run: R
                     values = run(np.frombuffer(data, np.uint8))
                     connection.sendall(b"".join(o.packed(v) for o, v in zip(outputs, values, strict=True)))
 
-    with socket.socket(socket.AF_UNIX) as listener:
-        listener.bind(str(path))
+    # A socket's path may have 108 bytes at most, which a test's folder can exceed.
+    with TemporaryDirectory() as folder, socket.socket(socket.AF_UNIX) as listener:
+        os.environ["DNN_SOCKET"] = f"{folder}/socket"
+        listener.bind(os.environ["DNN_SOCKET"])
         listener.listen()
         thread = threading.Thread(target=serve, daemon=True)
         thread.start()
@@ -85,10 +88,10 @@ def serving(path: Path, size: tuple[int, int], outputs: Sequence[Output], run: R
         finally:
             listener.shutdown(socket.SHUT_RDWR)
             thread.join()
-            path.unlink()
+            del os.environ["DNN_SOCKET"]
 
 
-def serving_net(path: Path, net: Net) -> object:
+def serving_net(net: Net) -> AbstractContextManager[None]:
     """Serve a loaded program of one image."""
     outputs = [Output(tensor.shape) for tensor in net.info.outputs]
-    return serving(path, net.info.inputs[0].size, outputs, net.run)
+    return serving(net.info.inputs[0].size, outputs, net.run)

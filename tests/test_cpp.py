@@ -79,12 +79,12 @@ def make(folder: Path, libdnn: Path, program: Path, target: Path) -> Path:
 
 
 def run(
-    program: Path, libdnn: Path, socket: Path, *arguments: object, cwd: Path | None = None, **env: str
+    program: Path, libdnn: Path, *arguments: object, cwd: Path | None = None, **env: str
 ) -> subprocess.CompletedProcess[bytes]:
     return subprocess.run(
         [str(program), *map(str, arguments)],
         cwd=cwd,
-        env={**os.environ, "DNN_SOCKET": str(socket), "LD_LIBRARY_PATH": str(libdnn), **env},
+        env={**os.environ, "LD_LIBRARY_PATH": str(libdnn), **env},
         capture_output=True,
     )
 
@@ -229,10 +229,10 @@ def photos(folder: Path, count: int = 10) -> list[Path]:
 def test_ten_images_get_pythons_answers_and_scores_bit_for_bit(
     classifier: Path, classify: Path, outputs_of: Path, libdnn: Path, tmp_path: Path
 ) -> None:
-    images, socket = photos(tmp_path), tmp_path / "socket"
-    with load(classifier, "portable") as net, serving_net(socket, net):
-        answers = run(classify, libdnn, socket, "--json", "--top", 3, *images)
-        scores = run(outputs_of, libdnn, socket, "--bundle", classifier, *images)
+    images = photos(tmp_path)
+    with load(classifier, "portable") as net, serving_net(net):
+        answers = run(classify, libdnn, "--json", "--top", 3, *images)
+        scores = run(outputs_of, libdnn, "--bundle", classifier, *images)
         wanted = [net.classify(image, 3) for image in images]
         bits = b"".join(net.scores(image).tobytes() for image in images)
     assert answers.returncode == 0, answers.stderr
@@ -250,11 +250,11 @@ def test_ten_images_get_pythons_answers_and_scores_bit_for_bit(
 def test_the_guides_program_prints_the_best_classes(classifier: Path, libdnn: Path, tmp_path: Path) -> None:
     [code] = re.findall(r"^```cpp\n(.*?)^```$", (ROOT / "docs/guides/cpp.md").read_text(), re.DOTALL | re.MULTILINE)
     (tmp_path / "own.cpp").write_text(code)
-    own, socket = make(classifier, libdnn, tmp_path / "own.cpp", tmp_path / "own"), tmp_path / "socket"
+    own = make(classifier, libdnn, tmp_path / "own.cpp", tmp_path / "own")
     photos(tmp_path, 1)[0].rename(tmp_path / "IMAGE.jpg")
-    with load(classifier, "portable") as net, serving_net(socket, net):
+    with load(classifier, "portable") as net, serving_net(net):
         shutil.copy(classifier / read_metadata(classifier / FILE).files["bin"].path, tmp_path)
-        done = run(own, libdnn, socket, cwd=tmp_path)
+        done = run(own, libdnn, cwd=tmp_path)
         best = net.classify(tmp_path / "IMAGE.jpg", 3)
     index = {label: place for place, label in enumerate(net.labels or ())}
     printed = [line for line in done.stdout.decode().splitlines() if line.startswith("class ")]
@@ -262,15 +262,15 @@ def test_the_guides_program_prints_the_best_classes(classifier: Path, libdnn: Pa
 
 
 def test_text_unreadable_images_and_raw_nv12(classifier: Path, classify: Path, libdnn: Path, tmp_path: Path) -> None:
-    [image], socket = photos(tmp_path, 1), tmp_path / "socket"
+    [image] = photos(tmp_path, 1)
     (tmp_path / "not.jpg").write_text("no image")
     (tmp_path / "short.nv12").write_bytes(bytes(100))
     raw = tmp_path / "raw.nv12"
-    with load(classifier, "portable") as net, serving_net(socket, net):
+    with load(classifier, "portable") as net, serving_net(net):
         net.nv12(image).tofile(raw)
         images = (tmp_path / "not.jpg", image, raw, tmp_path / "short.nv12")
-        text = run(classify, libdnn, socket, "--bundle", classifier, "--top", 1, *images)
-        lines = run(classify, libdnn, socket, "--bundle", classifier, "--json", *images)
+        text = run(classify, libdnn, "--bundle", classifier, "--top", 1, *images)
+        lines = run(classify, libdnn, "--bundle", classifier, "--json", *images)
         [(label, share)] = net.classify(image, 1)
     assert (text.returncode, lines.returncode) == (1, 1)
     line = f"  {100 * share:6.2f} %  {label}"
@@ -296,9 +296,9 @@ def test_text_unreadable_images_and_raw_nv12(classifier: Path, classify: Path, l
 def test_a_failed_call_ends_in_a_message_and_leaves_nothing(
     classifier: Path, classify: Path, libdnn: Path, tmp_path: Path, call: str, reason: str
 ) -> None:
-    images, socket = photos(tmp_path, 3), tmp_path / "socket"
-    with load(classifier, "portable") as net, serving_net(socket, net):
-        done = run(classify, libdnn, socket, "--bundle", classifier, *images, DNN_FAIL=call)
+    images = photos(tmp_path, 3)
+    with load(classifier, "portable") as net, serving_net(net):
+        done = run(classify, libdnn, "--bundle", classifier, *images, DNN_FAIL=call)
     assert (done.returncode, done.stdout) == (1, b"")
     assert reason in done.stderr.decode()
     assert call == "load" or b"left: 0 tasks, 0 buffers" in done.stderr
@@ -310,7 +310,7 @@ def test_a_failed_call_ends_in_a_message_and_leaves_nothing(
 def test_a_wrong_command_line_is_explained(
     classifier: Path, classify: Path, libdnn: Path, tmp_path: Path, words: tuple[str, ...]
 ) -> None:
-    done = run(classify, libdnn, tmp_path / "socket", *words)
+    done = run(classify, libdnn, *words)
     assert done.returncode == 2
     assert b"classify [--top 5] [--json] [--bundle DIR] IMAGE..." in done.stderr
 
@@ -334,14 +334,14 @@ def test_padded_integers_become_pythons_floats(
 ) -> None:
     from edge.runtime.quantization import dequantizer
 
-    output, rng, socket = QUANTIZED[name], np.random.default_rng(1), tmp_path / "socket"
+    output, rng = QUANTIZED[name], np.random.default_rng(1)
     dtype = {F32: np.float32, S8: np.int8, S16: np.int16, S32: np.int32}[output.kind]
     values = (rng.normal(0, 1, output.shape) * (1 if output.kind == F32 else 40)).astype(dtype)
     rule = dequantizer(
         name, output.shape, np.dtype(dtype).name, scale=output.scales, zero_point=output.zeros, axis=output.axis
     )
-    with serving(socket, (64, 64), [output], lambda _: [values]):
-        done = run(outputs_of, libdnn, socket, "--bundle", classifier, photos(tmp_path, 1)[0])
+    with serving((64, 64), [output], lambda _: [values]):
+        done = run(outputs_of, libdnn, "--bundle", classifier, photos(tmp_path, 1)[0])
     assert done.returncode == 0, done.stderr
     assert done.stdout == rule(values).tobytes()
 
@@ -357,9 +357,8 @@ def test_padded_integers_become_pythons_floats(
 def test_outputs_that_would_be_misread_are_refused(
     classifier: Path, outputs_of: Path, libdnn: Path, tmp_path: Path, output: Output, reason: str
 ) -> None:
-    socket = tmp_path / "socket"
-    with serving(socket, (64, 64), [output], lambda _: []):
-        done = run(outputs_of, libdnn, socket, "--bundle", classifier, photos(tmp_path, 1)[0])
+    with serving((64, 64), [output], lambda _: []):
+        done = run(outputs_of, libdnn, "--bundle", classifier, photos(tmp_path, 1)[0])
     assert done.returncode == 1
     assert reason in done.stderr.decode()
 
@@ -368,11 +367,11 @@ def test_outputs_that_would_be_misread_are_refused(
 @pytest.mark.slow
 def test_a_real_program_gives_pythons_scores(mobilenet: Path, shared: Path, libdnn: Path, tmp_path: Path) -> None:
     """On photographs, with the portable model that computes the .bin's integers."""
-    made, socket = bundle(mobilenet, tmp_path / "bundle", cpp=True).path, tmp_path / "socket"
+    made = bundle(mobilenet, tmp_path / "bundle", cpp=True).path
     images = sorted((shared / "data" / "imagenet_val_500").glob("*.JPEG"))[:10]
     dump = make(made, libdnn, HERE / "outputs.cpp", tmp_path / "outputs")
-    with load(made, "portable") as net, serving_net(socket, net):
-        done = run(dump, libdnn, socket, "--bundle", made, *images)
+    with load(made, "portable") as net, serving_net(net):
+        done = run(dump, libdnn, "--bundle", made, *images)
         assert done.stdout == b"".join(net.scores(image).tobytes() for image in images)
 
 
@@ -423,16 +422,16 @@ def answering(values: Sequence[Value]) -> Callable[[np.ndarray], list[np.ndarray
 @pytest.mark.parametrize("detector", [YOLOX, DFL, ANCHORS, LTRB], ids=["yolox", "dfl", "anchors", "one to one"])
 def test_boxes_are_those_of_python(detector: Detector, libdnn: Path, tmp_path: Path) -> None:
     build = detector_build(tmp_path / "build", detector)
-    made, about, socket = bundle(build, tmp_path / "bundle", cpp=True).path, read_metadata(build / FILE), tmp_path / "s"
+    made, about = bundle(build, tmp_path / "bundle", cpp=True).path, read_metadata(build / FILE)
     detect = make(made, libdnn, made / "cpp" / "detect.cpp", tmp_path / "detect")
     images, answer = photos(tmp_path, 4), answering(about.outputs)
     raw = tmp_path / "raw.nv12"
     rgb_to_nv12(resize_crop(read_image(images[0]), about.preprocess)).tofile(raw)
     outputs = [Output(value.shape) for value in about.outputs]
-    with serving(socket, SIZE, outputs, answer):
-        done = run(detect, libdnn, socket, "--bundle", made, "--json", "--score", 0.3, *images, raw)
-        text = run(detect, libdnn, socket, "--bundle", made, "--score", 0.3, images[0])
-        none = run(detect, libdnn, socket, "--bundle", made, "--score", 1, images[0])
+    with serving(SIZE, outputs, answer):
+        done = run(detect, libdnn, "--bundle", made, "--json", "--score", 0.3, *images, raw)
+        text = run(detect, libdnn, "--bundle", made, "--score", 0.3, images[0])
+        none = run(detect, libdnn, "--bundle", made, "--score", 1, images[0])
     assert done.returncode == 0, done.stderr
     *lines, input_line = (json.loads(line) for line in done.stdout.splitlines())
 
@@ -457,15 +456,15 @@ def test_boxes_are_those_of_python(detector: Detector, libdnn: Path, tmp_path: P
 
 
 def test_a_program_of_another_shape_is_refused(libdnn: Path, tmp_path: Path) -> None:
-    made, socket = bundle(detector_build(tmp_path / "b", LTRB), tmp_path / "bundle", cpp=True).path, tmp_path / "s"
+    made = bundle(detector_build(tmp_path / "b", LTRB), tmp_path / "bundle", cpp=True).path
     detect = make(made, libdnn, made / "cpp" / "detect.cpp", tmp_path / "detect")
     outputs = [Output((1, 6, 8, 4)), Output((1, 6, 8, 2))]  # NHWC
-    with serving(socket, SIZE, outputs, lambda _: [np.zeros(o.shape, np.float32) for o in outputs]):
-        done = run(detect, libdnn, socket, "--bundle", made, photos(tmp_path, 1)[0])
+    with serving(SIZE, outputs, lambda _: [np.zeros(o.shape, np.float32) for o in outputs]):
+        done = run(detect, libdnn, "--bundle", made, photos(tmp_path, 1)[0])
     assert done.returncode == 1
     assert b"output 0 is not 1x4x6x8: the program is not the one that this code was made for" in done.stderr
-    with serving(socket, (64, 64), outputs, lambda _: []):
-        done = run(detect, libdnn, socket, "--bundle", made, photos(tmp_path, 1)[0])
+    with serving((64, 64), outputs, lambda _: []):
+        done = run(detect, libdnn, "--bundle", made, photos(tmp_path, 1)[0])
     assert b"model.h is of another program" in done.stderr
 
 
