@@ -84,6 +84,7 @@ def run(
     return subprocess.run(
         [str(program), *map(str, arguments)],
         cwd=cwd,
+        timeout=120,
         env={**os.environ, "LD_LIBRARY_PATH": str(libdnn), **env},
         capture_output=True,
     )
