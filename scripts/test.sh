@@ -25,6 +25,16 @@ if ! command -v chromium >/dev/null && [ "$(id -u)" = 0 ] && command -v apt-get 
     } >/dev/null 2>&1 || true
 fi
 
+# The tests of cpp/ compile it, for this machine and for the board; without compilers they are skipped and say so.
+if ! { [ -e /usr/include/opencv4 ] && command -v cmake && command -v aarch64-linux-gnu-g++; } >/dev/null &&
+    [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
+    {
+        apt-get update -qq &&
+            DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends \
+                cmake g++ g++-aarch64-linux-gnu libopencv-dev
+    } >/dev/null 2>&1 || true
+fi
+
 "$bin/ruff" check .
 "$bin/ruff" format --check .
 "$bin/mypy"

@@ -9,25 +9,26 @@ import cattrs
 import click
 
 from edge.cli.display import examples, table
-from edge.cli.options import PATH, option, output_options
+from edge.cli.options import PATH, option, output_options, switch
 from edge.cli.program import find_program, program_argument
 from edge.cli.verb import Verb
 
-EXAMPLES = ("edge bundle ConvNeXt_atto", "edge bundle build/ConvNeXt_atto --out ConvNeXt_atto.tar.gz")
+EXAMPLES = ("edge bundle ConvNeXt_atto --cpp", "edge bundle build/ConvNeXt_atto --out ConvNeXt_atto.tar.gz")
 
 
 @click.command("bundle", cls=Verb, epilog=examples(EXAMPLES))
 @program_argument
 @option("--out", "A folder, or a file ending in .tar.gz.  [default: the folder MODEL_bundle beside the build]", PATH)
+@switch("--cpp", "Add a CMake project that runs MODEL in C++.")
 @output_options
-def bundle_command(*, model: str, build_dir: Path, out: Path | None, as_json: bool, verbose: bool) -> None:
+def bundle_command(*, model: str, build_dir: Path, out: Path | None, cpp: bool, as_json: bool, verbose: bool) -> None:
     """Gather what the board needs of MODEL: program, metadata, labels, portable model, notebook, README.txt.
 
     Checksums are compared; the same build gives the same bytes.
     """
     from edge.pipeline.bundle import bundle
 
-    made = bundle(find_program(model, build_dir), out)
+    made = bundle(find_program(model, build_dir), out, cpp=cpp)
     if as_json:
         click.echo(json.dumps({**cattrs.unstructure(made), "path": str(made.path)}, indent=2))
         return

@@ -1,4 +1,4 @@
-"""Gather the files of a finished build that the board needs: program, metadata, labels, portable model, notebook."""
+"""Gather the files of a finished build that the board needs: program, metadata, labels, notebook, C++ if asked for."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import re
 import shutil
 import tarfile
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from io import BytesIO
 from pathlib import Path
 
@@ -18,8 +19,10 @@ from attrs import evolve, frozen
 
 from edge import __version__
 from edge.errors import ModelFileError, UsageError, WorkspaceError
-from edge.files import data_dir, disk_errors, read_json
+from edge.files import data_dir, disk_errors, is_plain_name, read_json, require_no_link
 from edge.folder.metadata import FILE, FileEntry, Metadata, Role
+from edge.pipeline import tros
+from edge.pipeline.cpp import sources
 from edge.runtime.program import Program, locate
 from edge.specs.schema import Task
 
@@ -45,7 +48,7 @@ class Bundle:
     has_bin: bool  #: whether it can run on the BPU; a build with ``--compiler onnxruntime`` makes no ``.bin``.
 
 
-def bundle(source: Path, out: Path | None = None) -> Bundle:
+def bundle(source: Path, out: Path | None = None, *, cpp: bool = False) -> Bundle:
     """Write the bundle of a finished build; the same build gives the same bytes.
 
     Files are compared with the checksums in ``metadata.json`` while they are copied. An earlier bundle at ``out`` is
@@ -54,10 +57,11 @@ def bundle(source: Path, out: Path | None = None) -> Bundle:
     Args:
         source: a build folder, a bundle, or a program file in one of them.
         out: a folder, or a name ending in ``.tar.gz`` or ``.tgz``; by default ``<source>_bundle`` beside the source.
+        cpp: whether a CMake project that runs the program comes along.
 
     Raises:
         ModelFileError: not a finished build, or a file differs from ``metadata.json``.
-        UsageError: ``out`` is the source itself.
+        UsageError: ``out`` is the source itself, or the C++ can't run this model.
         WorkspaceError: ``out`` exists and edge did not make it, or it can't be written.
     """
     folder = source if source.is_dir() else source.parent
@@ -74,7 +78,7 @@ def bundle(source: Path, out: Path | None = None) -> Bundle:
     out = out or folder.with_name(f"{folder.name.removesuffix('_bundle')}_bundle")
     if out.resolve() == folder.resolve():
         raise UsageError(f"the bundle would be written over {folder}", expected="another --out")
-    contents = _contents(program)
+    contents = _contents(program, cpp=cpp)
     archive = out.name.endswith(ARCHIVES)
     with disk_errors(out.parent):
         out.parent.mkdir(parents=True, exist_ok=True)
@@ -83,15 +87,18 @@ def bundle(source: Path, out: Path | None = None) -> Bundle:
     return Bundle(out, program.name, files, "bin" in program.files)
 
 
-def _contents(program: Program) -> dict[str, bytes]:
-    """Return name -> bytes of everything in the bundle, the marker first and ``metadata.json`` last."""
+def _contents(program: Program, *, cpp: bool) -> dict[str, bytes]:
+    """Return path -> bytes of everything in the bundle, the marker first and ``metadata.json`` last."""
     metadata = program.metadata
     assert metadata is not None  # noqa: S101 - locate() of a folder
     kept = {role: metadata.files[role] for role in ROLES if role in metadata.files}
     files = {entry.path: program.files[role].read_bytes() for role, entry in kept.items()}
     if not metadata.inputs:  # the notebook's steps are those of an image
         files[NOTEBOOK.format(model=metadata.model)] = notebook(metadata.model, metadata.task).encode()
-    files[README] = readme(evolve(metadata, files=kept)).encode()
+    files |= tros.files(metadata)
+    if cpp:
+        files |= sources(metadata)
+    files[README] = readme(evolve(metadata, files=kept), cpp=cpp).encode()
     files = dict(sorted(files.items()))
     files[FILE] = _json(cattrs.unstructure(evolve(metadata, files=kept)))
     marker = _json({"schema_version": SCHEMA, "model": metadata.model, "files": list(files)})
@@ -150,7 +157,7 @@ _OUTPUTS = """for name, values in net.outputs(rgb).items():
     print(f"{name}: {values.shape}, {values.min():.5g} to {values.max():.5g}, mean {values.mean():.5g}")"""
 
 
-def readme(metadata: Metadata) -> str:
+def readme(metadata: Metadata, *, cpp: bool = False) -> str:
     """Return ``README.txt``: what is in the bundle and the commands to type on the board."""
     name = NOTEBOOK.format(model=metadata.model)
     call = {"classify": 'classify("IMAGE.jpg", k=5)', "detect": 'detect("IMAGE.jpg")'}.get(
@@ -165,6 +172,8 @@ def readme(metadata: Metadata) -> str:
     image = "SAMPLE.npz" if metadata.inputs else "IMAGE.jpg"
     listed = "\n".join(f"  {entry.path:<44} {_WHAT[role]}" for role, entry in metadata.files.items())
     program = metadata.files.get("bin")
+    more = _CPP.format(program="classify" if metadata.detector is None else "detect") if cpp else ""
+    more += tros.readme(metadata)
     perf = f"  hrt_model_exec perf --model_file {program.path} --thread_num 4 --frame_count 200\n" if program else ""
     return f"""{metadata.name} for the RDK X5, made by edge {__version__}
 
@@ -175,7 +184,7 @@ def readme(metadata: Metadata) -> str:
 In this folder, then:
 
   /usr/bin/python3 -m edge run . {image}{bench}
-{perf}{jupyter}
+{perf}{jupyter}{more}
 In Python:
 
   from edge.runtime import load
@@ -184,6 +193,12 @@ In Python:
 """
 
 
+_CPP = """
+In C++ (cpp/net.h says how to call it from a program of your own):
+
+  cmake -S cpp -B cpp/build && cmake --build cpp/build
+  cpp/build/{program} IMAGE.jpg
+"""
 _WHAT: Mapping[Role, str] = {
     "bin": "the program",
     "portable": "the same network for onnxruntime, where there is no BPU",
@@ -220,6 +235,7 @@ def _write_folder(out: Path, contents: Mapping[str, bytes]) -> None:
     try:
         partial.mkdir()
         for name, data in contents.items():
+            (partial / name).parent.mkdir(parents=True, exist_ok=True)
             _write(partial / name, data)
         if old is None:
             if out.is_dir():
@@ -227,10 +243,16 @@ def _write_folder(out: Path, contents: Mapping[str, bytes]) -> None:
             partial.replace(out)
             return
         # Renames only, metadata.json last: it names the others with size and checksum.
+        for folder in {(out / name).parent for name in old | contents.keys()} - {out}:
+            require_no_link(folder)
         for name in contents:
+            (out / name).parent.mkdir(exist_ok=True)
             (partial / name).replace(out / name)
         for name in old - contents.keys():
             (out / name).unlink(missing_ok=True)
+            with suppress(OSError):  # not empty, or long gone
+                if (out / name).parent != out:
+                    (out / name).parent.rmdir()
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 
@@ -243,7 +265,7 @@ def _claim_folder(out: Path) -> set[str] | None:
         raise WorkspaceError(f"{out} is a file", expected="a folder, or a name ending in .tar.gz")
     try:
         found = read_json(out / MARKER)
-        return {str(name) for name in found["files"] if Path(name).name == name}
+        return {name for name in map(str, found["files"]) if name == MARKER or _is_ours(name)}
     except FileNotFoundError:
         strangers = sorted(path.name for path in out.iterdir())
         if not strangers:
@@ -251,6 +273,12 @@ def _claim_folder(out: Path) -> set[str] | None:
         raise _foreign(out, f"holds files that edge did not bundle ({strangers[0]}, …)") from None
     except (ValueError, KeyError, TypeError):
         raise _foreign(out, f"has a broken {MARKER}") from None
+
+
+def _is_ours(name: str) -> bool:
+    """Say whether a path, read from a marker, can be one of a bundle's: a file in it, or in a folder of it."""
+    parts = name.split("/")
+    return len(parts) <= 2 and all(map(is_plain_name, parts))
 
 
 def _write_archive(out: Path, contents: Mapping[str, bytes]) -> None:
