@@ -111,7 +111,7 @@ def data_dir(name: str) -> Path:
     """Return the folder ``name``, in the checkout or, once installed, inside the wheel.
 
     Args:
-        name: ``mapper_yaml``, ``calibration``, ``cpp`` or ``notebooks``.
+        name: ``mapper_yaml``, ``calibration`` or ``notebooks``.
 
     Raises:
         EdgeError: neither place holds it (a broken installation).

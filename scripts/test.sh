@@ -25,7 +25,7 @@ if ! command -v chromium >/dev/null && [ "$(id -u)" = 0 ] && command -v apt-get 
     } >/dev/null 2>&1 || true
 fi
 
-# The tests of cpp/ compile it, for this machine and for the board; without compilers they are skipped and say so.
+# The tests of edge/cpp/ compile it, for this machine and for the board; without compilers they are skipped and say so.
 if ! { [ -e /usr/include/opencv4 ] && command -v cmake && command -v aarch64-linux-gnu-g++; } >/dev/null &&
     [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
     {

@@ -55,7 +55,7 @@ def compiled(compiler: str, *arguments: str | Path) -> None:
 def libdnn(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a libdnn whose programs are executed at the other end of $DNN_SOCKET."""
     folder = tmp_path_factory.mktemp("libdnn")
-    compiled("g++", "-shared", "-fPIC", "-I", ROOT / "cpp", HERE / "libdnn.cpp", "-o", folder / "libdnn.so")
+    compiled("g++", "-shared", "-fPIC", "-I", ROOT / "edge" / "cpp", HERE / "libdnn.cpp", "-o", folder / "libdnn.so")
     return folder
 
 
@@ -67,7 +67,7 @@ def nv12(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
         pytest.skip("this processor can't multiply and add in one step")
     path = tmp_path_factory.mktemp("nv12") / "nv12"
     flags = ("-mfma", "-ffp-contract=fast") if fused else ()
-    compiled("g++", *flags, "-I", ROOT / "cpp", HERE / "nv12.cpp", "-o", path, *LIBRARIES)
+    compiled("g++", *flags, "-I", ROOT / "edge" / "cpp", HERE / "nv12.cpp", "-o", path, *LIBRARIES)
     return path
 
 
@@ -111,7 +111,7 @@ def test_the_sources_compile_without_a_warning(both: dict[str, Path], compiler: 
 
 
 def test_the_boards_own_headers_are_taken_where_they_are(both: dict[str, Path], tmp_path: Path) -> None:
-    own = (ROOT / "cpp" / "libdnn.h").read_text()
+    own = (ROOT / "edge" / "cpp" / "libdnn.h").read_text()
     declared = own[own.index("#include <cstdint>") : own.index("#endif")]
     (tmp_path / "dnn").mkdir()
     (tmp_path / "dnn" / "hb_sys.h").write_text("#pragma once\n")

@@ -1,4 +1,4 @@
-"""C++ for the board: the sources of ``cpp/``, and a header with what they have to know about a model."""
+"""C++ for the board: the sources of ``edge/cpp/``, and a header with what they have to know about a model."""
 
 from __future__ import annotations
 
@@ -6,14 +6,15 @@ import json
 import re
 from collections.abc import Iterator
 from math import prod
+from pathlib import Path
 
 from edge import __version__
 from edge.errors import UsageError
-from edge.files import data_dir
 from edge.folder.metadata import Metadata
 from edge.specs import Detector, Preprocess
 
-FOLDER = "cpp"  # in the bundle, and in the checkout
+FOLDER = "cpp"  # in the bundle
+SOURCES = Path(__file__).parents[1] / "cpp"
 SHARED = ("CMakeLists.txt", "libdnn.h", "net.cpp", "net.h", "preprocess.h", "program.h")
 CLASSIFY, DETECT = ("classify.cpp", "classes.h"), ("detect.cpp", "boxes.h")
 FAMILIES = {"yolox": "kYolox", "dfl": "kDfl", "anchors": "kAnchors"}
@@ -30,8 +31,7 @@ def sources(metadata: Metadata) -> dict[str, bytes]:
     """
     header = "\n".join(_header(metadata)) + "\n"
     own = CLASSIFY if metadata.detector is None else DETECT
-    folder = data_dir(FOLDER)
-    files = {f"{FOLDER}/{name}": (folder / name).read_bytes() for name in (*SHARED, *own)}
+    files = {f"{FOLDER}/{name}": (SOURCES / name).read_bytes() for name in (*SHARED, *own)}
     return {**files, f"{FOLDER}/model.h": header.encode()}
 
 
