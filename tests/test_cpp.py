@@ -125,7 +125,7 @@ def test_the_boards_own_headers_are_taken_where_they_are(both: dict[str, Path], 
 @pytest.mark.skipif(shutil.which("clang-format-14") is None, reason="no clang-format-14")
 def test_the_sources_are_formatted(both: dict[str, Path]) -> None:
     files = [path for folder in (*both.values(), HERE) for path in folder.iterdir() if path.suffix in (".h", ".cpp")]
-    style = f"--style=file:{ROOT / 'cpp' / '.clang-format'}"
+    style = f"--style=file:{ROOT / 'edge' / 'cpp' / '.clang-format'}"
     subprocess.run(["clang-format-14", style, "--dry-run", "-Werror", *map(str, files)], check=True)
 
 
