@@ -209,6 +209,7 @@ def test_the_build_can_be_read_while_it_is_searched(monkeypatch: pytest.MonkeyPa
         def prune(self) -> None: ...
 
     monkeypatch.setattr(MODULE, "Search", Searching)
+    monkeypatch.setattr(MODULE, "choose_compiler", lambda *_: "a compiler")
     started = time.monotonic()
     folder = Workspace(tmp_path / "m", Silent())
     tune_module(cast(Any, SimpleNamespace(spec=SimpleNamespace(task="classify"))), folder, SearchOptions(), Quiet())

@@ -125,13 +125,7 @@ class Context:
     @cached_property
     def toolchain(self) -> Toolchain:
         """The compiler."""
-        if self.build.toolchain is None:
-            raise UsageError(
-                "edge tune measures real programs, and the compiler is onnxruntime: there is no vendor's compiler",
-                expected="--compiler auto, managed, path or docker",
-                remedy="edge toolchain install",
-            )
-        return self.build.toolchain
+        return self.build.compiler()
 
     @cached_property
     def journal(self) -> Journal:

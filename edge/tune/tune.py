@@ -19,6 +19,7 @@ from attrs import define, evolve
 
 from edge.errors import GateError, UsageError
 from edge.folder.workspace import Workspace
+from edge.pipeline.choices import choose_compiler
 from edge.pipeline.stages import CHECK, VERIFY
 from edge.progress import Listener
 from edge.specs import Precision
@@ -46,7 +47,8 @@ def tune(request: Request, workspace: Workspace, options: SearchOptions, listene
             other verbs can use the build in the meantime.
 
     Raises:
-        UsageError: there is no compiler, or plain int8 is slower than the latency bar in microseconds.
+        ToolchainMissing: no compiler is installed.
+        UsageError: the compiler is onnxruntime, or plain int8 is slower than the latency bar in microseconds.
         InputError: too few images.
         GateError: plain int8 itself can't be compiled or verified.
     """
@@ -55,6 +57,12 @@ def tune(request: Request, workspace: Workspace, options: SearchOptions, listene
             f"the outputs of {request.spec.name} are neither class scores nor boxes",
             expected="a classifier or a detector: recipes are ranked by its answers",
             remedy="edge build MODEL --precision RECIPE   builds with a recipe of yours",
+        )
+    if choose_compiler(request, listener) is None:  # known before the folder's lock is waited for
+        raise UsageError(
+            "edge tune measures real programs, and the compiler is onnxruntime: there is no vendor's compiler",
+            expected="--compiler auto, managed, path or docker",
+            remedy="edge toolchain install",
         )
     root = workspace.root / TRIALS
     with workspace:  # claimed before anything lies in it
@@ -109,7 +117,6 @@ class Search(Context):
         return frozenset(stage.dir.name for stage in build.done)
 
     def _baseline(self) -> Entry:
-        _ = self.toolchain  # fail early without a compiler
         halves, unlabelled = self.halves
         for images in (halves.selection, halves.report):
             if len(images) < FEW:
