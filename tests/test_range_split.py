@@ -228,7 +228,7 @@ def test_the_stage_splits_behind_equalization_and_before_rounding(
     code, out, err = edge("split", *common, "--precision", "int8_split")
     assert code == 0, err
     assert "net_bpu_split.onnx" in out
-    assert "channels of 1 places in 2 groups by range" in err
+    assert "channels of 1 place in 2 groups by range" in err
     (tmp_path / "all.yaml").write_text(
         "equalization: {images: 4}\nrounding: {images: 4}\nrange_split: 3\nnodes: {n2: {outputs: int16}}\n"
     )

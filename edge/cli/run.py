@@ -26,7 +26,7 @@ from edge.cli.program import (
     value_name,
 )
 from edge.cli.verb import Verb
-from edge.errors import EdgeError, InputError, UsageError, shown
+from edge.errors import EdgeError, InputError, UsageError, counted, shown
 from edge.images.frames import in_order
 from edge.specs.schema import ScoreKind
 
@@ -156,7 +156,7 @@ def _targets(files: Sequence[Path], out: Path | None) -> dict[Path, Path]:
         targets = {files[0]: out}
     else:
         if out.suffix.lower() in FORMATS or out.is_file():
-            raise UsageError(f"--out {out} for {len(files)} images", expected="a folder")
+            raise UsageError(f"--out {out} for {counted(len(files), 'image')}", expected="a folder")
         targets = dict(zip(files, _names(files, out), strict=True))
     inputs = {image.resolve() for image in files}
     for target in targets.values():
@@ -289,11 +289,11 @@ def _summary(results: Sequence[dict[str, Any]], seconds: float) -> str:
     answers.update(entry["label"] for result in results for entry in result.get("boxes", ()))
     parts = [f"{shown(label)} ({count})" for label, count in answers.most_common(CLASSES_SHOWN)]
     if others := answers.most_common()[CLASSES_SHOWN:]:
-        parts.append(f"{len(others)} more class{'es' * (len(others) > 1)} ({sum(count for _, count in others)})")
+        parts.append(f"{counted(len(others), 'more class')} ({sum(count for _, count in others)})")
     if unread := sum("error" in result for result in results):
         parts.append(f"{unread} not read")
     speed = len(results) / max(seconds, 1e-9)
-    return f"{len(results)} images, {speed:.1f} a second with reading them: {', '.join(parts)}"
+    return f"{counted(len(results), 'image')}, {speed:.1f} a second with reading them: {', '.join(parts)}"
 
 
 def _document(net: Net, path: Path, note: str, results: list[dict[str, Any]]) -> dict[str, Any]:

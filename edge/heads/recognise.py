@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 import numpy as np
 from attrs import evolve, frozen
 
-from edge.errors import ModelFileError, SpecError
+from edge.errors import ModelFileError, SpecError, counted
 from edge.graph.files import open_exposed
 from edge.heads.head import BOX, TOLERANCE, Decoded, Floats, Head, Part, error, expected, heat_error, table, table_error
 from edge.heads.tail import Tail
@@ -73,7 +73,8 @@ def _require_shapes(tail: Tail, detector: Detector, parts: Mapping[str, Part], n
             if shapes[part.value] != wanted:
                 raise ModelFileError(
                     f"detector: {part.value!r} of {tail.origin} is {_by(shapes[part.value])}",
-                    expected=f"{_by(wanted)}: {detector.family}, {detector.classes} classes, stride {scale.stride}",
+                    expected=f"{_by(wanted)}: {detector.family}, {counted(detector.classes, 'class')}, "
+                    f"stride {scale.stride}",
                 )
 
 

@@ -22,7 +22,7 @@ import numpy as np
 from attrs import frozen
 from numpy.typing import NDArray
 
-from edge.errors import ModelFileError
+from edge.errors import ModelFileError, counted
 from edge.graph.files import copied, image_input, load_onnx, open_exposed
 from edge.graph.view import View, unused
 from edge.images.preprocess import calibration_input
@@ -376,7 +376,7 @@ def _ranges(
         for name, value in zip(names, session.run(names, {image: data}), strict=True):
             channels = np.abs(value[0].reshape(value.shape[1], -1))
             found[name] = found[name] + np.percentile(channels, PERCENTILE, axis=1) / len(images)
-        reporter.update(f"look at {done} of {len(images)} images", 0.8 * done / len(images))
+        reporter.update(f"look at {done} of {counted(len(images), 'image')}", 0.8 * done / len(images))
     return found
 
 

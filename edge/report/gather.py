@@ -15,7 +15,7 @@ from edge.compiler.logs import NodeRow, cpu_inside, nodes
 from edge.diagnose.findings import FILE as DIAGNOSIS
 from edge.diagnose.findings import SCHEMA_VERSION as DIAGNOSIS_SCHEMA
 from edge.diagnose.findings import Diagnosis
-from edge.errors import UsageError
+from edge.errors import UsageError, counted
 from edge.files import read_json, read_yaml
 from edge.folder.built import Built, as_written
 from edge.measure.statistics import wilson
@@ -380,7 +380,7 @@ def layers_of(diagnosis: Diagnosis | None, rows: tuple[NodeRow, ...]) -> Layers:
         return Layers(
             "diagnosis",
             f"Cosine of each layer's output, everything quantized, with the float network's: mean over "
-            f"n = {diagnosis.n} images, {diagnosis.dataset}.",
+            f"n = {counted(diagnosis.n, 'image')}, {diagnosis.dataset}.",
             tuple(
                 LayerRow(
                     name=unit.name,

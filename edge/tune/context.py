@@ -13,7 +13,7 @@ import cattrs
 import numpy as np
 from attrs import define, evolve, field, frozen
 
-from edge.errors import InputError, UsageError
+from edge.errors import InputError, UsageError, counted
 from edge.folder.code import code_digest
 from edge.folder.workspace import STAGES, Workspace
 from edge.graph.files import load_onnx
@@ -57,7 +57,8 @@ def halves(images: ImageSet, seed: int) -> Halves:
     """
     if len(images) < FEWEST:
         raise InputError(
-            f"{len(images)} images in {images.description} are too few to choose on one half and report on the other",
+            f"{counted(len(images), 'image')} in {images.description}: too few "
+            "to choose on one half and report on the other",
             expected=f"{FEWEST} and more; some hundred for meaningful figures",
             remedy="give --images a larger set, or --count 0 for all of it",
         )
@@ -77,7 +78,7 @@ def halves(images: ImageSet, seed: int) -> Halves:
 
 def _part(images: ImageSet, items: Sequence[ImageItem], which: str) -> ImageSet:
     name = images.source or images.description
-    description = f"{name} ({len(items)} of {len(images)} images, {which})"
+    description = f"{name} ({len(items)} of {counted(len(images), 'image')}, {which})"
     return evolve(images, items=tuple(items), description=description, source=name)
 
 

@@ -18,7 +18,7 @@ from attrs import evolve, field, frozen
 
 from edge.compiler.render import render_text
 from edge.compiler.run import CompileResult, makertbin
-from edge.errors import CompileError, ModelFileError
+from edge.errors import CompileError, ModelFileError, counted
 from edge.files import link_or_copy
 from edge.folder.workspace import STAGES, Workspace
 from edge.graph.files import facts, load_onnx
@@ -199,7 +199,7 @@ class Trials:
                 run = stack.enter_context(runners.vendor(build.toolchain, model, cores(), outputs))
             else:
                 raise ModelFileError(portable.result.why_not)
-            self.listener.update(f"{len(images.frames)} images")
+            self.listener.update(counted(len(images.frames), "image"))
             answer = self.objective.answer
             answers = np.stack(spread(lambda frame: answer(run(frame.rgb), frame.size), list(images.frames)))
         found = self.objective.measured(images.reference, answers, images.truth)

@@ -17,7 +17,7 @@ from functools import partial
 
 from attrs import define, evolve
 
-from edge.errors import GateError, UsageError
+from edge.errors import GateError, UsageError, counted
 from edge.folder.workspace import Workspace
 from edge.pipeline.choices import choose_compiler
 from edge.pipeline.stages import CHECK, VERIFY
@@ -173,7 +173,7 @@ class Search(Context):
             best = min(found, key=_order)
             if places := places_to_split(self):
                 some = evolve(best.precision.range_split or split, places=places)
-                attempt(f"{best.name} at {len(places)} places", evolve(best.precision, range_split=some))
+                attempt(f"{best.name} at {counted(len(places), 'place')}", evolve(best.precision, range_split=some))
         best = min((item for item in found if item.precision.rounding is None), key=_order)
         if best.name != PLAIN:
             attempt(f"{best.name}, rounded", evolve(best.precision, rounding=spaces.ROUNDED))
