@@ -149,6 +149,13 @@ def test_options_that_change_nothing_are_told(edge: Run, tmp_path: Path) -> None
     assert code == 0
     assert "! onnxruntime quantizes to plain int8 and does not use --level, --timeout\n" in err
     assert "! --label-offset changes nothing: the demo's images keep their labels\n" in err
+    code, out, err = edge("build", *BUILD, *given, "--precision", "int8_split")
+    assert code == 0
+    assert "does not use --precision, --level, --timeout\n" in err
+    assert "precision" not in out
+    assert json.loads((tmp_path / "build/net/manifest.json").read_text())["precision"] is None
+    report = json.loads(edge("report", "net", "--json")[1])
+    assert report["precision"] == ""
     shutil.rmtree(tmp_path / "build")
     code, _, err = edge("build", *BUILD, "--calib", "imgs", "--images", "imgs", "--label-offset", "1")
     assert "does not use" not in err

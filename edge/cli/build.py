@@ -74,7 +74,8 @@ def summary(manifest: Mapping[str, Any], root: Path) -> str:
 def _title(manifest: Mapping[str, Any]) -> str:
     weights = manifest["weights"]
     source = f"{weights['source']} weights" + (f" {weights['tag']}" if weights.get("tag") else "")
-    return f"{manifest['name']} ({source}, precision {manifest['precision']}, compiler {manifest['toolchain']['kind']})"
+    source += f", precision {manifest['precision']}" * bool(manifest["precision"])
+    return f"{manifest['name']} ({source}, compiler {manifest['toolchain']['kind']})"
 
 
 EXAMPLES = (

@@ -228,7 +228,7 @@ def _facts(report: Report, threads: Sequence[int]) -> Iterator[tuple[str, str, f
     words += [str(weights["sha256"])[:12]] if weights.get("sha256") else []
     yield "model", report.model, None
     yield "weights", " ".join(words), None
-    yield "precision recipe", report.precision, None
+    yield "precision recipe", report.precision or MISSING, None
     yield "compiler", versions(report.versions), None
     yield "calibration", f"n = {found.n}, {found.source}, {found.method}", None
     static = speed.first("static")

@@ -108,7 +108,7 @@ def _gather(built: Built, names: Sequence[str], measured: Evaluation | None) -> 
         command=manifest["command"],
         edge=manifest["edge"],
         weights=manifest["weights"],
-        precision=manifest["precision"],
+        precision=manifest["precision"] or "",
         recipe=recipe(files),
         prepared=prepared(manifest),
         compiler=manifest["toolchain"]["kind"],
