@@ -247,7 +247,7 @@ def test_tune_says_it_before_it_searches(tmp_path: Path) -> None:
 def evidence(**known: Any) -> Measurements:
     """Return measurements of a build that is fine, but for what is given."""
     built = SimpleNamespace(
-        manifest={"command": "edge build net.onnx"}, metadata=SimpleNamespace(classes=10, model="n")
+        manifest={"command": "edge build net.onnx"}, files={}, metadata=SimpleNamespace(classes=10, model="n")
     )
     usual: dict[str, Any] = {
         "built": built, "n": 64, "labelled": True, "shift": None, "float_right": 50, "checks": (), "program_checks": (),

@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
-import re
 import shlex
 from collections.abc import Callable, Sequence
 
 from attrs import frozen
 
+from edge.compiler.logs import pinned
 from edge.diagnose.evidence import LEAST_AP, Measurements
 from edge.diagnose.findings import InputCheck, Remedy, names
 from edge.diagnose.inputs import LETTERBOXES, SWAPPED, VIDEO_IMAGES, VIDEO_NV12
 from edge.diagnose.weights import OUTLIER, WeightTensor
 from edge.errors import counted
-from edge.folder.built import Built
+from edge.folder.built import Built, compiler_settings
 from edge.measure.labels import Shift
 from edge.measure.layers import Group
 from edge.measure.objective import ONE_ANSWER
 from edge.measure.scores import Gain
 from edge.measure.statistics import may_be_chance, mcnemar
+from edge.specs import Calibration
 
 POINTS = 3.0  # a smaller change is not a fault, even if it is significant
 SAME_FUNCTION = 0.999  # cosine of the scores before and after a step that must not change the network
@@ -395,16 +396,21 @@ def _wider(evidence: Measurements) -> list[Ranked]:
 
 
 def _kept_method(evidence: Measurements) -> str:
-    """Return the recipe line that keeps a detector's way of calibration, which the compiler chose.
+    """Return the recipe line that keeps the calibration of this build, where the compiler chose it.
 
     Measured on YOLOX-nano: with two layers at 16 bits its search chose another one, and AP fell from 21 to 4.
     """
-    method = str((evidence.built.manifest.get("calibration") or {}).get("method") or "")
-    percentile = re.fullmatch(r"max-percentile:percentile=([\d.]+)", method)
-    keys = f"max, max_percentile: {percentile[1]}" if percentile else method.partition(":")[0]
-    if not evidence.boxes or (keys not in ("kl", "max") and not percentile):
+    chosen = (evidence.built.manifest.get("calibration") or {}).get("method")
+    items = compiler_settings(evidence.built.files).get("calibration_parameters.optimization", "")
+    kept = pinned(Calibration(optimization=tuple(filter(None, items.split(";")))), chosen)
+    if kept.method == "default":
         return ""
-    return f"\ncalibration: {{method: {keys}}}   # as the compiler chose; it may choose otherwise beside 16 bits"
+    keys = f"method: {kept.method}"
+    if kept.max_percentile is not None:
+        keys += f", max_percentile: {kept.max_percentile}"
+    keys += ", per_channel: true" * kept.per_channel
+    keys += f", optimization: [{', '.join(kept.optimization)}]" * bool(kept.optimization)
+    return f"\ncalibration: {{{keys}}}   # as the compiler chose; it may choose otherwise beside 16 bits"
 
 
 def _bound(gain: Gain) -> str:

@@ -17,10 +17,11 @@ from functools import partial
 
 from attrs import define, evolve
 
+from edge.compiler.logs import pinned
 from edge.errors import GateError, UsageError, counted
 from edge.folder.workspace import Workspace
 from edge.pipeline.choices import choose_compiler
-from edge.pipeline.stages import CHECK, VERIFY
+from edge.pipeline.stages import CHECK, COMPILE, VERIFY
 from edge.progress import Listener
 from edge.specs import Precision
 from edge.specs.request import Request
@@ -205,7 +206,7 @@ class Search(Context):
             return calibrations[:FINALISTS]
         name, nodes = found.sets[0]
         # The best calibration without 16 bits may not be the best with them.
-        variants = [with_nodes(item, name, nodes) for item in (best, *_neighbours(best, calibrations))]
+        variants = [with_nodes(self._pinned(item), name, nodes) for item in (best, *_neighbours(best, calibrations))]
         tried = [
             done for item in variants if (done := self._quick(item.name, item.precision, self.reserve)) is not None
         ]
@@ -216,6 +217,15 @@ class Search(Context):
             for other, set_ in found.sets[1:]
         ]
         return [tried[0], *cheaper[:1], *tried[1:2], *cheaper[1:], *calibrations[:2]]
+
+    def _pinned(self, item: Candidate) -> Candidate:
+        """Return a candidate with the method that the compiler chose for it: beside 16 bits it would choose again."""
+        precision = item.precision
+        if precision.calibration.method != "default":
+            return item
+        compiled = self.request.precision if item.name == PLAIN else spaces.at_level(precision, QUICK)
+        chosen = self.trials.build(compiled, self.limit(), keep=True).stage(COMPILE).result.calibration_method
+        return evolve(item, precision=evolve(precision, calibration=pinned(precision.calibration, chosen)))
 
     def _rewritten(self, finals: list[Candidate]) -> list[Candidate]:
         """Return the finalists; the first and an int8 one also in a form that may be faster, if there is one.
