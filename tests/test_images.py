@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from edge.errors import ImageError, InputError, LabelError, UsageError
 from edge.images import ImageItem, ImageSet, class_names, open_images, sample
 from edge.images.demo import draw as render
+from edge.images.items import set_name
 
 
 def put(path: Path, value: int = 0) -> Path:
@@ -279,3 +280,26 @@ def test_real_photographs(shared):
     assert images.labelled
     assert len(images) == 500
     assert sample(images, 3)[0].load().ndim == 3
+
+
+@pytest.mark.parametrize(
+    ("path", "name"),
+    [
+        ("/data/coco/images", "coco/images"),
+        ("coco/images/val2017", "coco/images/val2017"),
+        ("/data/coco/data.yaml", "coco/data.yaml"),
+        ("/photos", "photos"),
+        ("/images", "images"),
+        ("../images", "images"),
+        ("images", "images"),
+        ("coco/val_128/", "val_128"),
+    ],
+)
+def test_a_set_of_any_name_is_told_apart_by_its_parent(path, name):
+    assert set_name(Path(path)) == name
+
+
+def test_its_description_begins_with_that_name(tmp_path):
+    put(tmp_path / "coco" / "images" / "a.png")
+    images = open_images(tmp_path / "coco" / "images")
+    assert (images.description, images.source) == ("coco/images (1 image)", "coco/images")

@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 from edge.errors import ImageError, LabelError, UsageError, counted
 from edge.images.find import open_images
 from edge.images.headers import image_size
-from edge.images.items import Files, ImageSet
+from edge.images.items import Files, ImageSet, set_name
 from edge.images.label_files import Faults, Listed, find_labels, some
 
 
@@ -127,8 +127,9 @@ def open_boxes(source: str | Path, *, classes: Sequence[str] | int | None = None
         clean = {name: _renumbered(one, index) for name, one in clean.items()}
     files = Files(folder, ((name, None) for name in sorted(clean)))
     count = sum(map(len, clean.values()))
-    description = f"{path.name} ({counted(len(files), 'image')}, {counted(count, 'object')})"
-    return BoxSet(files, description, source=path.name, objects=clean, names=own, doubts=faults.lines())
+    name = set_name(path)
+    description = f"{name} ({counted(len(files), 'image')}, {counted(count, 'object')})"
+    return BoxSet(files, description, source=name, objects=clean, names=own, doubts=faults.lines())
 
 
 # Classes

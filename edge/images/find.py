@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import get_args
 
 from edge.errors import InputError, LabelError, UsageError, counted
-from edge.images.items import Files, ImageItem, ImageSet, Split
+from edge.images.items import Files, ImageItem, ImageSet, Split, set_name
 
 EXTENSIONS = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm"})
 DEMO_COUNTS: dict[Split, int] = {"calibration": 100, "test": 1000}
@@ -83,7 +83,7 @@ def open_images(
                 remedy="give the images that they were made from; edge prepares the tensors itself",
             )
         raise InputError(f"{source} holds no images", expected=f"files ending in {_extensions()}")
-    name = f"{path.name}, labels {label_offset:+d}" if label_offset and not unlabelled else path.name
+    name = set_name(path) + (f", labels {label_offset:+d}" if label_offset and not unlabelled else "")
     return ImageSet(files, f"{name}{note} ({counted(len(files), 'image')})", unlabelled, name)
 
 
