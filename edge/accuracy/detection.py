@@ -40,6 +40,7 @@ from edge.measure.boxes import (
 from edge.measure.networks import Outputs
 
 CHANGED = 12  # images that are listed
+COARSE = 30  # images; on fewer a single box moves AP by points
 
 
 @frozen
@@ -242,7 +243,16 @@ def _explain(
         sentences.append(f"There is no AP ({unlabelled}), so it is not known whether a changed box is worse.")
     else:
         sentences += largest(later, total)
+    sentences += _coarse(steps)
     return _verdict(steps[0], last, total), tuple(sentences)
+
+
+def _coarse(steps: Sequence[StepResult]) -> Iterator[str]:
+    few = [step for step in steps if step.n < COARSE]
+    if few:
+        where = ", ".join(f"{step.name} on {counted(step.n, 'image')}" for step in few)
+        more = "; --program-count gives it more" if [step.name for step in few] == ["program"] else ""
+        yield f"AP on fewer than {COARSE} images is coarse, a single box moves it by points: {where}{more}."
 
 
 def _verdict(first: StepResult, last: StepResult, total: Change | None) -> str:
