@@ -73,7 +73,7 @@ def test_an_input_of_a_type_that_onnx_does_not_know(edge: Run, tmp_path: Path) -
     save_net(tmp_path / "net.onnx", dtype=99)
     code, _, err = edge("export", "net.onnx", "--mean", "0", "--std", "1", "--resize", "64")
     assert code == 1
-    assert "net.onnx: input 'x' is of a type that ONNX does not know\nexpected: a float32 image input" in err
+    assert "net.onnx: input 'x' is of a type that ONNX does not know\nexpected: a float32 input" in err
 
 
 def test_a_cell_of_labels_without_end(tmp_path: Path) -> None:
