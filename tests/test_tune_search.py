@@ -21,6 +21,7 @@ from hypothesis import strategies as st
 from edge.errors import CompileError, CompileTimeout, EdgeError, NotEnoughMemory, WorkspaceError
 from edge.folder.code import ROOT, code_digest
 from edge.folder.store import Store
+from edge.measure.objective import Classes, Measured
 from edge.measure.scores import divergence
 from edge.progress import Quiet, Silent
 from edge.specs import Calibration, NodePrecision, Precision
@@ -29,7 +30,6 @@ from edge.tune import Point, SearchOptions
 from edge.tune.choice import changes, compared, recommended
 from edge.tune.context import Candidate, Context
 from edge.tune.journal import FILE, FORMER, PART, Journal
-from edge.tune.objective import Measured, OfClasses
 from edge.tune.tune import Search
 from edge.tune.units import LENIENT, finalists, greedy, tightened_budget
 
@@ -370,11 +370,11 @@ def test_divergence_of_sigmoid_scores_judges_each_class_by_itself() -> None:
 def test_answers_are_counted_in_pairs() -> None:
     reference = np.eye(4, dtype=np.float32)[[0, 1, 2, 3]]
     scores = np.eye(4, dtype=np.float32)[[0, 1, 3, 0]]
-    found = OfClasses("logits").measured(reference * 9, scores * 9, [0, 0, 2, 0])
+    found = Classes(None, "logits").measured(reference * 9, scores * 9, [0, 0, 2, 0])
     assert (found.n, found.agreement, found.right, found.float_right) == (4, 2, 2, 2)
     assert (found.lost, found.gained, found.drop) == (1, 1, 0)
     assert found.other == (0, 0, 1, 1)
-    assert OfClasses("logits").measured(reference, scores, [0, None, 2, 0]).figure is None
+    assert Classes(None, "logits").measured(reference, scores, [0, None, 2, 0]).figure is None
 
 
 # The choice.

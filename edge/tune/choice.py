@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from attrs import evolve, fields, frozen
 
 from edge.errors import counted
+from edge.measure.objective import Measured
 from edge.measure.statistics import holm, may_be_chance, mcnemar, p_value
 from edge.specs import Calibration, Precision
 from edge.tune.context import SearchOptions
-from edge.tune.objective import Measured
 from edge.tune.spaces import ROUNDED
 
 TIE = 0.01  # of plain int8's divergence: a faster recipe that is no further from float than this loses nothing

@@ -23,6 +23,7 @@ from edge.images.frames import load_frames, spread
 from edge.measure.boxes import Boxer
 from edge.measure.labels import Shifts
 from edge.measure.networks import FloatNet
+from edge.measure.objective import Classes, Detections, Measured, Objective
 from edge.pipeline.build import Build
 from edge.pipeline.stages import CALIBRATE, EXPORT, SIMPLIFY, Inside
 from edge.prepare.channel_mean import channel_mean
@@ -33,7 +34,6 @@ from edge.specs import Precision
 from edge.specs.request import Request, Weights
 from edge.toolchain.found import Toolchain
 from edge.tune.journal import Entry, Journal
-from edge.tune.objective import Measured, Objective, OfBoxes, OfClasses
 from edge.tune.trials import Set, Trials, measured
 
 TRIALS = ".trials"
@@ -173,9 +173,9 @@ class Context:
         """What answers are worth."""
         export = self.build.stage(EXPORT).result
         if export.detector is None:
-            return OfClasses(export.scores)
+            return Classes(None, export.scores)
         names = tuple(output.name for output in export.outputs)
-        return OfBoxes(Boxer(export.detector, names, self.request.spec.preprocess))
+        return Detections(Boxer(export.detector, names, self.request.spec.preprocess))
 
     @cached_property
     def selection(self) -> Set:
@@ -250,7 +250,7 @@ class Context:
         preprocess = self.request.spec.preprocess
         net, answer = FloatNet(self.onnx, preprocess), self.objective.answer
         frames, _ = load_frames(images, preprocess, self.listener)
-        answers = np.stack(spread(lambda frame: answer(net.outputs_through_nv12(frame.rgb), frame.size), list(frames)))
+        answers = np.stack(spread(lambda frame: answer(net.outputs_through_nv12(frame.rgb), frame), list(frames)))
         truth: Sequence[object] = [None if unlabelled else frame.label for frame in frames]
         if isinstance(images, BoxSet) and not unlabelled:
             truth = [images.objects.get(frame.name, NOTHING) for frame in frames]

@@ -24,6 +24,7 @@ from edge.folder.workspace import STAGES, Workspace
 from edge.graph.files import facts, load_onnx
 from edge.images.frames import Frame, cores, spread
 from edge.measure import networks as runners
+from edge.measure.objective import Answers, Measured, Objective
 from edge.pipeline.build import Build
 from edge.pipeline.stages import COMPILE, EXPORT, PORTABLE, VERIFY, Inside
 from edge.progress import SILENT, Reporter
@@ -33,7 +34,6 @@ from edge.specs.request import Request
 from edge.specs.schema import Compiler, Level
 from edge.toolchain.found import Toolchain
 from edge.tune.journal import Entry, Journal
-from edge.tune.objective import Answers, Measured, Objective
 from edge.tune.spaces import at_level
 
 LEVEL: Level = "O1"  # for costs: compiles in seconds; O0 does not fuse, so its latency does not predict O3's
@@ -201,7 +201,7 @@ class Trials:
                 raise ModelFileError(portable.result.why_not)
             self.listener.update(counted(len(images.frames), "image"))
             answer = self.objective.answer
-            answers = np.stack(spread(lambda frame: answer(run(frame.rgb), frame.size), list(images.frames)))
+            answers = np.stack(spread(lambda frame: answer(run(frame.rgb), frame), list(images.frames)))
         found = self.objective.measured(images.reference, answers, images.truth)
         return {"measured": cattrs.unstructure(found)}
 
