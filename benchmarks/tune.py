@@ -23,13 +23,13 @@ from edge.cli.display import Display
 from edge.cli.options import make_request
 from edge.cli.tune import parse_duration, parse_latency, tune_command
 from edge.folder.workspace import Workspace
+from edge.measure.objective import Measured
 from edge.measure.statistics import mcnemar, p_value
 from edge.pipeline.choices import image_set
 from edge.pipeline.stages import EXPORT
 from edge.specs import load_precision
 from edge.tune import Point, SearchOptions, tune
 from edge.tune.context import TRIALS, Halves
-from edge.tune.objective import Measured
 from edge.tune.spaces import at_level
 from edge.tune.tune import Search
 

@@ -66,6 +66,12 @@ def shown(text: str) -> str:
     return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 300]} … {text[-200:]}"
 
 
+def counted(number: int, noun: str) -> str:
+    """Return a number of things in words: 1 box, 2 boxes."""
+    ending = "" if number == 1 else "es" if noun.endswith(("s", "x")) else "s"
+    return f"{number} {noun}{ending}"
+
+
 class UsageError(EdgeError):
     """The command line or a spec is wrong."""
 

@@ -137,8 +137,9 @@ def test_yolo_without_names_and_by_any_of_its_folders(tmp_path: Path) -> None:
     assert found.names == NAMES
     assert [len(one) for one in found.truths()] == [2, 1, 0]
     assert len(open_boxes(tmp_path / "set")) == 3  # images/val below images/
-    with pytest.raises(LabelError, match="class 2"):
+    with pytest.raises(LabelError, match=r"labels.val.a\.txt, line 2: an object of class 2") as told:
         open_boxes(tmp_path / "set", classes=2)
+    assert told.value.expected == "0..1, of 2 classes"
 
 
 def test_roboflows_paths_lead_up_and_are_taken_beside_the_file(tmp_path: Path) -> None:
@@ -218,7 +219,7 @@ def test_the_fingerprint_holds_the_objects(tmp_path: Path) -> None:
         ("0 1.5 0.5 0.2 0.1", "outside the image"),
         ("0 0.9 0.5 0.4 0.1", "cut at the image's border"),
         ("1 0.25 0.375 0.25 0.5\n1 0.25 0.375 0.25 0.5", "listed twice"),
-        ("", "empty files"),
+        ("", "1 empty label file taken as without objects"),
     ],
 )
 def test_a_poor_label_is_counted(tmp_path: Path, line: str, doubt: str) -> None:
@@ -236,8 +237,8 @@ def test_images_and_labels_without_each_other_are_counted(tmp_path: Path) -> Non
     draw(tmp_path / "images/val/new.png")
     (tmp_path / "labels/val/old.txt").write_text("0 0.5 0.5 0.1 0.1\n")
     doubts = "; ".join(open_boxes(tmp_path).doubts)
-    assert "1 images without a file of labels, taken as without objects: new.png" in doubts
-    assert "1 files of labels without an image: old.txt" in doubts
+    assert "1 image without a file of labels, taken as without objects: new.png" in doubts
+    assert "1 label file without an image: old.txt" in doubts
 
 
 def test_an_image_of_another_size_than_its_labels_say_is_told(tmp_path: Path) -> None:

@@ -114,7 +114,7 @@ def test_without_objects_of_a_size_there_is_no_figure_of_it() -> None:
     assert (found.medium, found.large) == (None, None)
     with pytest.raises(UsageError, match="no image has an object"):
         match([rows], [NOTHING], 1).average_precision()
-    with pytest.raises(UsageError, match="boxes of 1 images"):
+    with pytest.raises(UsageError, match="boxes of 1 image"):
         match([rows], [], 1)
 
 

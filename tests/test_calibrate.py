@@ -150,7 +150,7 @@ def test_flat_images_are_refused_and_some_of_them_warn(folder, tmp_path):
     put(folder / "p 05.png", np.full((50, 60, 3), 90, np.uint8))
     result, warnings = run(folder, tmp_path / "some")
     assert result.n == 24
-    assert any("1 calibration images are one flat colour: p 05.png" in w for w in warnings)
+    assert any("1 calibration image of one flat colour: p 05.png" in w for w in warnings)
     spoil(folder, lambda rgb: np.full_like(rgb, (90, 80, 70)))
     with pytest.raises(CalibrationError, match="one flat colour"):
         run(folder, tmp_path / "all")
@@ -168,7 +168,7 @@ def test_small_images_warn_and_tiny_ones_are_refused(folder, tmp_path):
     put(folder / "p 01.png", noise(1, 31, 90))
     put(folder / "p 02.png", noise(1, 32, 90))
     _, warnings = run(folder, tmp_path / "small", pre, n=24)
-    assert warnings == ["1 calibration images are smaller than half the input: p 01.png"]
+    assert warnings == ["1 calibration image smaller than half the input: p 01.png"]
     put(folder / "p 01.png", noise(1, 15, 90))
     with pytest.raises(CalibrationError, match=r"smaller than 16 pixels: p 01\.png"):
         run(folder, tmp_path / "tiny", pre, n=24)

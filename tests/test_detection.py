@@ -9,10 +9,11 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
+from attrs import evolve
 
 from edge.accuracy import steps as steps_module
 from edge.accuracy.answers import Answered, KeptAnswers
-from edge.accuracy.detection import CHANGED, Detection, changed_most, compare
+from edge.accuracy.detection import CHANGED, Detection, _explain, changed_most, compare
 from edge.accuracy.judge import Column, MeasuredOn, Tally
 from edge.accuracy.steps import Step, Subject
 from edge.accuracy.table import StepName
@@ -180,6 +181,13 @@ def test_a_whole_evaluation_is_told(tmp_path: Path) -> None:
     assert 0 < len(found.changed) <= CHANGED
     assert found.changed[0].path is not None
     assert all(step.cosine == step.boxes.self_ap / 100 for step in found.steps)
+    assert "coarse" not in " ".join(found.explanation)
+    program = evolve(found.steps[2], name="program", n=10)
+    _, sentences = _explain([*found.steps, program], "quantized", found.total, "")
+    assert sentences[-1] == (
+        "AP on fewer than 30 images is coarse, a single box moves it by points: program on 10 images; --program-count "
+        "gives it more."
+    )
 
 
 def test_a_whole_evaluation_without_labels_is_told(tmp_path: Path) -> None:
@@ -190,6 +198,7 @@ def test_a_whole_evaluation_without_labels_is_told(tmp_path: Path) -> None:
     assert found.total is None
     assert "with the boxes of float on RGB as objects" in found.verdict
     assert "without labels no more is known" in found.verdict
+    assert found.explanation[-1].endswith(" by points: float on 12 images, quantized on 12 images.")
 
 
 def test_outputs_come_in_the_float_networks_order_whatever_the_compiler_does() -> None:

@@ -105,6 +105,22 @@ def test_run_shows_and_draws_boxes(edge: Run, tmp_path: Path) -> None:
     assert "nothing above a score of 0.25" in edge("run", str(folder), str(black))[1]
 
 
+def test_run_takes_the_least_score_of_a_box(edge: Run, tmp_path: Path) -> None:
+    folder, image = build(edge, tmp_path), save_image(tmp_path / "one.png")
+
+    def scores(*more: str) -> list[float]:
+        told = json.loads(edge("run", str(folder), str(image), "--json", *more)[1])
+        return [entry["score"] for entry in told["images"][0]["boxes"]]
+
+    usual, every = scores(), scores("--score", "0")
+    assert len(every) > len(usual) > 0
+    assert min(usual) >= 0.25
+    assert scores("--score", "0.25") == usual
+    assert max(every) < 1
+    assert "nothing above a score of 1" in edge("run", str(folder), str(image), "--score", "1")[1]
+    assert edge("run", str(folder), str(image), "--score", "1.5")[0] == 2
+
+
 @pytest.mark.parametrize(("variant", "letterbox"), [("yolox", "corner"), ("anchors", "center")])
 def test_images_are_shown_as_the_family_is_trained(edge: Run, tmp_path: Path, variant: str, letterbox: str) -> None:
     folder = build(edge, tmp_path, variant=variant)
@@ -139,6 +155,10 @@ def test_a_classifier_has_no_boxes(edge: Run, tmp_path: Path) -> None:
     assert code == 0, err
     with load(tmp_path / "net") as net, pytest.raises(UsageError, match="no detector"):
         net.detect(save_image(tmp_path / "one.png"))
+    code, _, err = edge("run", str(tmp_path / "net"), str(tmp_path / "one.png"), "--score", "0.4")
+    assert code == 2
+    assert "--score 0.4, but net gives no boxes" in err
+    assert "leave out --score; -k N" in err
 
 
 def test_names_of_another_number_of_classes_are_refused(edge: Run, tmp_path: Path) -> None:

@@ -289,10 +289,14 @@ def test_a_split_by_range_is_proposed_where_activations_cost() -> None:
         ("kl:num_bin=1024,max_num_bin=16384", "calibration: {method: kl}"),
         ("max-percentile:percentile=0.99995", "calibration: {method: max, max_percentile: 0.99995}"),
         ("max", "calibration: {method: max}"),
+        ("max:asymmetric", "calibration: {method: max, optimization: [asymmetric]}"),
         ("something:new=1", ""),
+        (None, ""),
     ],
 )
-def test_sixteen_bits_come_with_the_calibration_they_were_tried_at(method: str, line: str, tmp_path: Path) -> None:
+def test_sixteen_bits_come_with_the_calibration_they_were_tried_at(
+    method: str | None, line: str, tmp_path: Path
+) -> None:
     onnx.save(depthwise_net(), tmp_path / "n_calibrated_model.onnx")
     net = FakeQuant(tmp_path / "n_calibrated_model.onnx")
     groups = group(net.graph)
@@ -307,6 +311,21 @@ def test_sixteen_bits_come_with_the_calibration_they_were_tried_at(method: str, 
     assert remedy.how == "  relu1: {'on': BPU, inputs: int16}" + (f"\n{line}" if line else "") + (
         "   # as the compiler chose; it may choose otherwise beside 16 bits" if line else ""
     )
+    (classifier,) = remedies(evolve(known, boxes=False), ())
+    assert classifier.how == remedy.how
+
+
+def test_the_kept_calibration_keeps_the_operators_types(tmp_path: Path) -> None:
+    onnx.save(depthwise_net(), tmp_path / "n_calibrated_model.onnx")
+    net = FakeQuant(tmp_path / "n_calibrated_model.onnx")
+    relu = next(one for one in group(net.graph) if one.name == "relu1")
+    known = detector(precision=studied(split_gain=None, layer_gains=((relu, won(0.38, 0.6)),)))
+    items = "set_Softmax_input_int16;bias_correction"
+    (tmp_path / "net.yaml").write_text(f"calibration_parameters: {{optimization: '{items}'}}")
+    known.built.manifest |= {"calibration": {"method": "kl:num_bin=1024,max_num_bin=16384,per_channel"}}
+    known.built.files["mapper_yaml"] = tmp_path / "net.yaml"
+    (remedy,) = remedies(known, ())
+    assert "{method: kl, per_channel: true, optimization: [set_Softmax_input_int16, bias_correction]}   #" in remedy.how
 
 
 def test_nv12_is_at_fault_only_where_it_changes_more_boxes_than_rounding() -> None:

@@ -18,11 +18,11 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from edge.errors import ModelFileError, SpecError
+from edge.measure.objective import Measured
 from edge.prepare.equalize import LIMIT, EqualizeResult, equalize, factors, find_pairs
 from edge.specs import Equalization, Precision, Preprocess, load_precision, save_precision
 from edge.toolchain.found import Toolchain
 from edge.tune.context import Candidate
-from edge.tune.objective import Measured
 from edge.tune.spaces import ROUNDINGS
 from edge.tune.tune import Search
 from tests.conftest import Run, save_images

@@ -62,7 +62,7 @@ def test_images_that_are_not_read_are_named(edge: Run, tmp_path: Path) -> None:
     (tmp_path / "images" / "1" / "extra.gif").write_bytes(b"GIF89a")
     code, _, err = edge("calibrate", "net.onnx", "--mean", "0", "--std", "255", "--calib", "images")
     assert code == 1
-    assert "1 images that edge does not read, such as extra.gif" in err
+    assert "1 image that edge does not read, such as extra.gif" in err
     assert "next: convert" in err
 
 

@@ -73,7 +73,7 @@ def test_an_input_of_a_type_that_onnx_does_not_know(edge: Run, tmp_path: Path) -
     save_net(tmp_path / "net.onnx", dtype=99)
     code, _, err = edge("export", "net.onnx", "--mean", "0", "--std", "1", "--resize", "64")
     assert code == 1
-    assert "net.onnx: input 'x' is of a type that ONNX does not know\nexpected: a float32 image input" in err
+    assert "net.onnx: input 'x' is of a type that ONNX does not know\nexpected: a float32 input" in err
 
 
 def test_a_cell_of_labels_without_end(tmp_path: Path) -> None:
@@ -149,6 +149,13 @@ def test_options_that_change_nothing_are_told(edge: Run, tmp_path: Path) -> None
     assert code == 0
     assert "! onnxruntime quantizes to plain int8 and does not use --level, --timeout\n" in err
     assert "! --label-offset changes nothing: the demo's images keep their labels\n" in err
+    code, out, err = edge("build", *BUILD, *given, "--precision", "int8_split")
+    assert code == 0
+    assert "does not use --precision, --level, --timeout\n" in err
+    assert "precision" not in out
+    assert json.loads((tmp_path / "build/net/manifest.json").read_text())["precision"] is None
+    report = json.loads(edge("report", "net", "--json")[1])
+    assert report["precision"] == ""
     shutil.rmtree(tmp_path / "build")
     code, _, err = edge("build", *BUILD, "--calib", "imgs", "--images", "imgs", "--label-offset", "1")
     assert "does not use" not in err

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from onnx import numpy_helper
+from onnx import helper, numpy_helper
 
 from edge.detect import decode
 from edge.errors import ModelFileError
@@ -110,6 +110,25 @@ def test_another_decoder_is_not_taken_for_a_known_one(make) -> None:
         take(net.model(outputs), "net.onnx")
     assert "stride 8: " in caught.value.seen
     assert "detector: {family: " in (caught.value.remedy or "")
+
+
+@pytest.mark.parametrize(("task", "said"), [("pose", "keypoints"), ("obb", "angles"), ("segment", "masks")])
+def test_a_head_that_gives_more_than_boxes_is_named(task: str, said: str) -> None:
+    net, outputs = dfl(extra=5)
+    model = net.model(outputs)
+    helper.set_model_props(model, {"task": task})
+    with pytest.raises(ModelFileError, match=f"{said} besides boxes and classes") as caught:
+        take(model, "net.onnx")
+    heads = [f"{name}.{stride}" for stride in STRIDES for name in ("boxes", "scores", "extra")]
+    assert f"--task raw --output {','.join(heads)} " in str(caught.value.remedy)
+
+
+def test_masks_are_seen_by_the_map_of_their_prototypes() -> None:
+    net, outputs = dfl(extra=5)
+    prototypes = net.op("Relu", net.head("proto.8", 8, np.ones((5, 3)), np.zeros(5)))
+    with pytest.raises(ModelFileError, match="segmentation head") as caught:
+        take(net.model([*outputs, prototypes]), "net.onnx")
+    assert f",{prototypes}," in str(caught.value.remedy)  # behind its activation
 
 
 def test_a_classifier_is_no_detector(tmp_path: Path) -> None:

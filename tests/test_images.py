@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from edge.errors import ImageError, InputError, LabelError, UsageError
 from edge.images import ImageItem, ImageSet, class_names, open_images, sample
 from edge.images.demo import draw as render
+from edge.images.items import set_name
 
 
 def put(path: Path, value: int = 0) -> Path:
@@ -145,10 +146,9 @@ def test_list_files(tmp_path, name):
     [
         ("a.png,1\ngone.png,2\n", r"gone\.png \(line 2\)"),
         ("a.png,4\n", r"such as 4 of a\.png"),
-        ("a.png,-1\n", r"such as -1 of a\.png"),
-        ("a.png,cat\n", "line 1: class index 'cat'"),
+        ("a.png,-1\n", r"such as -1 of a\.png \(.*labels\.csv, line 1\)"),
         ("a.png,1\na.png,2\n", r"a\.png is listed twice"),
-        ("a.png,1\nb.png\n", "1 of 2 lines have no label"),
+        ("a.png,1\nb.png\n", "1 of 2 lines without a label"),
     ],
 )
 def test_wrong_labels_are_named(tmp_path, text, message):
@@ -280,3 +280,26 @@ def test_real_photographs(shared):
     assert images.labelled
     assert len(images) == 500
     assert sample(images, 3)[0].load().ndim == 3
+
+
+@pytest.mark.parametrize(
+    ("path", "name"),
+    [
+        ("/data/coco/images", "coco/images"),
+        ("coco/images/val2017", "coco/images/val2017"),
+        ("/data/coco/data.yaml", "coco/data.yaml"),
+        ("/photos", "photos"),
+        ("/images", "images"),
+        ("../images", "images"),
+        ("images", "images"),
+        ("coco/val_128/", "val_128"),
+    ],
+)
+def test_a_set_of_any_name_is_told_apart_by_its_parent(path, name):
+    assert set_name(Path(path)) == name
+
+
+def test_its_description_begins_with_that_name(tmp_path):
+    put(tmp_path / "coco" / "images" / "a.png")
+    images = open_images(tmp_path / "coco" / "images")
+    assert (images.description, images.source) == ("coco/images (1 image)", "coco/images")

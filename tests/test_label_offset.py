@@ -22,9 +22,9 @@ from edge.diagnose.faults import faults, remedies, verdict
 from edge.errors import LabelError
 from edge.images import open_images, sample
 from edge.measure.labels import Shift, Shifts, at_chance, lacks_background
+from edge.measure.objective import Classes
 from edge.specs import Preprocess
 from edge.tune.context import Context
-from edge.tune.objective import OfClasses
 from tests.conftest import Run
 from tests.heads import classifier
 
@@ -124,7 +124,7 @@ def test_the_offset_holds_for_every_kind_of_source(tmp_path: Path) -> None:
     plain, moved = open_images(folder, classes=4), open_images(folder, classes=4, label_offset=1)
     assert [item.label for item in moved] == [(item.label or 0) + 1 for item in plain]
     assert moved.fingerprint != plain.fingerprint
-    assert sample(moved, 3).description.startswith("images, labels +1 (3 of 6")
+    assert sample(moved, 3).description.startswith(f"{tmp_path.name}/images, labels +1 (3 of 6")
     (tmp_path / "list.txt").write_text("images/000.png 3\nimages/001.png 1\n")
     assert [i.label for i in open_images(tmp_path / "list.txt", classes=3, label_offset=-1)] == [2, 0]
     with pytest.raises(LabelError, match=r"such as -1 of images/001\.png"):
@@ -232,7 +232,7 @@ def test_tune_says_it_before_it_searches(tmp_path: Path) -> None:
         ),
         onnx=with_background(tmp_path / "net.onnx"),
         listener=SimpleNamespace(warn=told.append, update=lambda *_: None),
-        objective=OfClasses("logits"),
+        objective=Classes(None, "logits"),
     )
     assert list(Context.load(search, "selection").truth) == [item.label for item in images]
     assert ["--label-offset 1" in text for text in told] == [True]
@@ -247,7 +247,7 @@ def test_tune_says_it_before_it_searches(tmp_path: Path) -> None:
 def evidence(**known: Any) -> Measurements:
     """Return measurements of a build that is fine, but for what is given."""
     built = SimpleNamespace(
-        manifest={"command": "edge build net.onnx"}, metadata=SimpleNamespace(classes=10, model="n")
+        manifest={"command": "edge build net.onnx"}, files={}, metadata=SimpleNamespace(classes=10, model="n")
     )
     usual: dict[str, Any] = {
         "built": built, "n": 64, "labelled": True, "shift": None, "float_right": 50, "checks": (), "program_checks": (),

@@ -36,7 +36,7 @@ def test_an_error_has_its_line_and_what_is_expected(edge: Run, yaml: Path) -> No
     assert code == 1
     assert out.splitlines() == [
         f"{yaml}:{line}: error: optimize_level: 'O4'; expected: O0, O1, O2, O3 [choice]",
-        f"{yaml}: 1 errors, 0 warnings",
+        f"{yaml}: 1 error, 0 warnings",
     ]
 
 

@@ -29,7 +29,8 @@ def net(
 ) -> onnx.ModelProto:
     """Return a convolution, a mean over the image and a layer; ``before`` makes the value x of the image."""
     rng = np.random.default_rng(0)
-    dtype = helper.tensor_dtype_to_np_dtype(kind if kind != TensorProto.UINT8 else TensorProto.FLOAT)
+    integers = helper.tensor_dtype_to_np_dtype(kind).kind in "iu"
+    dtype = helper.tensor_dtype_to_np_dtype(TensorProto.FLOAT if integers else kind)
     shape = [1, 32, 32, channels] if last else [1, channels, 32, 32]
     if last and not before:
         before = [helper.make_node("Transpose", ["image"], ["x"], "/first", perm=[0, 3, 1, 2])]
@@ -132,9 +133,23 @@ def test_an_image_of_bytes_is_the_same_numbers(moved_first: bool, tmp_path: Path
     assert (pre.mean, pre.std) == ((0, 0, 0), (1, 1, 1)), "such a network normalizes them itself"
 
 
+@pytest.mark.parametrize("kind", [TensorProto.INT8, TensorProto.UINT8, TensorProto.INT16, TensorProto.INT32])
+def test_maps_of_integers_are_the_same_numbers(kind: int, tmp_path: Path) -> None:
+    cast = helper.make_node("Cast", ["image"], ["x"], "/cast", to=TensorProto.FLOAT)
+    model = net(kind=kind, channels=16, before=[cast])
+    after, (note,) = mended(model, "m", image=False)
+    onnx.checker.check_model(after, full_check=True)
+    assert TensorProto.DataType.Name(kind).lower() in note
+    numbers = pixels(1, 16, 32, 32).astype(helper.tensor_dtype_to_np_dtype(kind))
+    np.testing.assert_array_equal(scores(after, numbers.astype(np.float32)), scores(model, numbers))
+    onnx.save(model, tmp_path / "net.onnx")
+    (found,) = inspect_onnx(tmp_path / "net.onnx", task="raw", featuremap="all").inputs
+    assert (found.shape, found.image) == ((1, 16, 32, 32), False)
+
+
 def test_a_network_that_computes_on_bytes_is_refused() -> None:
     model = net(kind=TensorProto.UINT8, before=[helper.make_node("Relu", ["image"], ["x"], "/relu")])
-    with pytest.raises(ModelFileError, match="Relu '/relu' computes on bytes") as failed:
+    with pytest.raises(ModelFileError, match="Relu '/relu' computes on integers: the input 'image' is UINT8") as failed:
         mended(model, "m")
     assert "float32" in (failed.value.remedy or "")
 

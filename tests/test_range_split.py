@@ -139,9 +139,40 @@ def test_what_others_read_is_no_place() -> None:
 def test_what_can_not_be_split_is_told(tmp_path: Path) -> None:
     with pytest.raises(ModelFileError, match="no channels to split"):
         done(Net(0).conv(24).add("Relu").model(), tmp_path)
-    with pytest.raises(ModelFileError, match=r"names 'n2', where the channels of net\.onnx can't be split") as told:
+    with pytest.raises(ModelFileError, match=r"the place 'n2', where the channels of net\.onnx can't be split") as told:
         done(place().model(), tmp_path, places=("n0", "n2"))
-    assert "'n0'" in str(told.value.expected)
+    assert told.value.expected == "'n0'"
+    assert "manifest.json" in str(told.value.remedy)
+    with pytest.raises(ModelFileError, match=r"names the place 'nope', and net\.onnx has no such node"):
+        done(place().model(), tmp_path, places=("nope",))
+
+
+def test_a_place_that_does_not_exist_is_told_near_names(tmp_path: Path) -> None:
+    net = Net(0)
+    for _ in range(6):
+        net.conv(24).add("Relu").conv(24, group=24).add("Relu")
+    model = net.conv(8, 1).model()
+    names = [found.name for found in find_places(model)]
+    assert len(names) == 6
+    with pytest.raises(ModelFileError) as told:
+        done(model, tmp_path, places=(f"{names[-1]}x",))
+    listed = str(told.value.expected)
+    assert repr(names[-1]) in listed
+    shown = [name for name in names if repr(name) in listed]
+    assert listed.endswith(f" or one of {6 - len(shown)} more")
+
+
+def test_a_place_that_does_not_exist_is_told_before_the_compiler_starts(
+    edge: Run, tmp_path: Path, fake_compiler: object
+) -> None:
+    onnx.save(place().model(), tmp_path / "net.onnx")
+    images = str(save_images(tmp_path / "images", 24))
+    (tmp_path / "mine.yaml").write_text("range_split: {places: [nope]}\n")
+    data = ("--images", images, "--calib", images, "--precision", str(tmp_path / "mine.yaml"))
+    code, _, err = edge("build", str(tmp_path / "net.onnx"), *NORM[:4], "--resize", "64", *data, "--compiler", "path")
+    assert (code, "names the place 'nope'" in err) == (1, True)
+    assert "simplify" in err
+    assert "check" not in err.split("simplify", 1)[1]
 
 
 def test_a_split_that_changes_the_answers_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -197,7 +228,7 @@ def test_the_stage_splits_behind_equalization_and_before_rounding(
     code, out, err = edge("split", *common, "--precision", "int8_split")
     assert code == 0, err
     assert "net_bpu_split.onnx" in out
-    assert "channels of 1 places in 2 groups by range" in err
+    assert "channels of 1 place in 2 groups by range" in err
     (tmp_path / "all.yaml").write_text(
         "equalization: {images: 4}\nrounding: {images: 4}\nrange_split: 3\nnodes: {n2: {outputs: int16}}\n"
     )

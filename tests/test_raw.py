@@ -137,7 +137,7 @@ def test_figures_of_known_arrays() -> None:
     assert figures("y", like, like)[[COSINE, NOISE]].tolist() == [1, 0]
     assert figures("y", like * 0, like * 0)[COSINE] == 1
     assert figures("y", like * 0, like)[COSINE] == 0
-    with pytest.raises(ModelFileError, match="has 1 values"):
+    with pytest.raises(ModelFileError, match="has 1 value"):
         figures("y", own[:, :1], like)
 
 

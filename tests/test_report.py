@@ -348,7 +348,7 @@ def test_a_calibration_file_of_another_size_is_told(build: Path) -> None:
     (build / "calibration_data_rgb_f32" / "0000.bin").write_bytes(b"1234")
     (build / "calibration_data_rgb_f32" / "0001.bin").unlink()
     found, page, _ = told(build)
-    assert "0000.bin holds 1 values" in found.calibration.images[0].why_not
+    assert "0000.bin holds 1 value" in found.calibration.images[0].why_not
     assert "No such file" in found.calibration.images[1].why_not
     assert "gone: 0001.bin can't be read" in words(page)
 

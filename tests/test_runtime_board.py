@@ -133,7 +133,7 @@ def test_several_inputs_and_outputs_keep_their_order(
         assert [tensor.name for tensor in net.info.outputs] == ["second", "first"]
         assert (first.shape, second.shape) == ((1, 4, 1, 1), (1, 2, 1, 1))
         assert not np.array_equal(net.run(nv12(), gray[..., ::-1])[0], first)
-        with pytest.raises(UsageError, match="1 inputs"):
+        with pytest.raises(UsageError, match="1 input"):
             net.run(nv12())
 
 

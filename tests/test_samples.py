@@ -74,6 +74,16 @@ def save_map(path: Path) -> Path:
     return save(path, nodes, {"x": (1, 1, 40, 101)}, {"y": (1, 8, 40, 101)}, {"w": normal(0, 8, 1, 3, 3)})
 
 
+def with_integers(path: Path) -> Path:
+    """The same map of int8 numbers, which the network converts."""
+    model = onnx.load(path)
+    model.graph.input[0].type.tensor_type.elem_type = TensorProto.INT8
+    model.graph.node[0].input[0] = "f"
+    model.graph.node.insert(0, helper.make_node("Cast", ["x"], ["f"], "f/Cast", to=TensorProto.FLOAT))
+    onnx.save(model, path)
+    return path
+
+
 def arrays_of(seed: int) -> dict[str, np.ndarray]:
     random = np.random.default_rng(seed)
     image = np.kron(random.integers(0, 256, (10, 12, 3)), np.ones((8, 8, 1))).astype(np.uint8)
@@ -230,7 +240,7 @@ def test_a_map_that_counts_as_a_grey_image_names_the_way_out(edge: Run, tmp_path
 
 
 @pytest.mark.compiler
-@pytest.mark.parametrize("kind", ["two", "map"])
+@pytest.mark.parametrize("kind", ["two", "map", "integers"])
 def test_the_program_is_verified_and_equal_on_every_backend(edge: Run, tmp_path: Path, kind: str) -> None:
     if kind == "two":
         net, samples, words = save_two(tmp_path / "n.onnx"), samples_of_two(tmp_path / "s"), WORDS
@@ -238,9 +248,16 @@ def test_the_program_is_verified_and_equal_on_every_backend(edge: Run, tmp_path:
     else:
         net, samples, words = save_map(tmp_path / "n.onnx"), samples_of_map(tmp_path / "s"), ("--featuremap", "x")
         arrays = {"x": normal(99, 1, 1, 40, 101)}
+    if kind == "integers":
+        with_integers(net)
+        for file in samples.iterdir():
+            np.save(file, np.round(300 * np.load(file)).clip(-128, 127).astype(np.int8))
+        arrays = {"x": np.load(file)[None]}
     data = ("--calib", str(samples), "--calib-count", "20", "--level", "O0")
-    code, _, err = edge("build", str(net), "--task", "raw", *words, *data)
+    code, out, err = edge("build", str(net), "--task", "raw", *words, *data)
     assert code == 0, err
+    assert "sample.npz" in out
+    assert "photo.jpg" not in out
     folder = tmp_path / "build" / "n"
     manifest = json.loads((folder / "manifest.json").read_text())
     assert manifest["verify"]["bit_exact"]

@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 import pytest
 
-from edge.errors import EdgeError, ImageError, shown
+from edge.errors import EdgeError, ImageError, counted, shown
 from edge.images.preprocess import decode
 
 
@@ -94,3 +94,11 @@ def test_names_from_files_do_nothing_to_the_terminal() -> None:
     text = str(EdgeError("x" * 5000, expected="y\x1b]0;title\x07"))
     assert len(text) < 2100
     assert text.endswith(r"expected: y\x1b]0;title\x07")
+
+
+@pytest.mark.parametrize(
+    ("number", "noun", "words"),
+    [(0, "image", "0 images"), (1, "box", "1 box"), (2, "box", "2 boxes"), (1, "class", "1 class")],
+)
+def test_numbers_are_counted_in_words(number: int, noun: str, words: str) -> None:
+    assert counted(number, noun) == words

@@ -114,7 +114,7 @@ def test_every_operator_reads_the_rounded_tensor() -> None:
         "x_integers_node": 8, "y_integers_node": 16,
     }  # fmt: skip
     assert len(net.graph.node) == 2
-    with pytest.raises(ModelFileError, match="1 tensors of its own making, such as gone"):
+    with pytest.raises(ModelFileError, match="1 tensor of its own making, such as gone"):
         with_steps(net, [Step("gone", 1.0, 8)])
 
 

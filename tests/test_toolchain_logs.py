@@ -6,7 +6,9 @@ import json
 from pathlib import Path
 
 import cattrs
+import onnx
 import pytest
+from attrs import evolve
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -14,6 +16,11 @@ from edge.compiler import logs
 from edge.compiler.failures import diagnose
 from edge.compiler.run import CheckResult, CompileResult
 from edge.errors import CompileError
+from edge.specs import Calibration
+from edge.toolchain.found import Toolchain
+from tests.conftest import save_images
+from tests.test_build_compiler import build
+from tests.test_range_split import place
 
 SAMPLES = Path(__file__).resolve().parent / "fakes" / "logs"
 
@@ -45,6 +52,28 @@ def test_a_build_log_becomes_a_table_and_figures() -> None:
     (output,) = logs.outputs(text)
     assert output.name == "y"
     assert output.cosine == pytest.approx(0.999989)
+
+
+@pytest.mark.parametrize(
+    ("chosen", "wanted"),
+    [
+        ("max", Calibration("max")),
+        ("max:asymmetric", Calibration("max", optimization=("asymmetric",))),
+        ("max-percentile:percentile=0.99995", Calibration("max", 0.99995)),
+        ("max-percentile:percentile=0.99995,asymmetric", Calibration("max", 0.99995, optimization=("asymmetric",))),
+        ("kl:num_bin=1024,max_num_bin=16384", Calibration("kl")),
+        ("kl:num_bin=1024,max_num_bin=16384,per_channel", Calibration("kl", per_channel=True)),
+        ("kl:num_bin=2048,max_num_bin=16384", Calibration()),
+        ("new:x=1", Calibration()),
+        (None, Calibration()),
+    ],
+)
+def test_what_default_chose_can_be_asked_for(chosen: str | None, wanted: Calibration) -> None:
+    assert logs.pinned(Calibration(), chosen) == wanted
+    items = ("set_Softmax_input_int16",)
+    kept = logs.pinned(Calibration(optimization=items), chosen)
+    assert kept == evolve(wanted, optimization=(*items, *wanted.optimization))
+    assert logs.pinned(Calibration("mix"), chosen) == Calibration("mix")
 
 
 def test_a_check_log_has_no_cosines_and_no_outputs() -> None:
@@ -242,3 +271,26 @@ def test_results_survive_json() -> None:
     assert again == result
     check = CheckResult(rows, 4, 0, (), (), "c.log", None, 1.0, ("x",), {"hbdk": "3"})
     assert cattrs.structure(json.loads(json.dumps(cattrs.unstructure(check))), CheckResult) == check
+
+
+@pytest.mark.compiler
+def test_the_method_that_default_chose_gives_the_same_integers(toolchain: Toolchain, tmp_path: Path) -> None:
+    onnx.save(place().model(), tmp_path / "net.onnx")
+    images = str(save_images(tmp_path / "images", 24))
+    norm = ("--mean", "127.5", "--std", "127.5", "--color", "rgb", "--resize", "64", "--level", "O0")
+
+    def built(name: str, recipe: str) -> tuple[str | None, str]:
+        (tmp_path / f"{name}.yaml").write_text(recipe)
+        (tmp_path / name).mkdir()
+        given = ("--images", images, "--calib", images, "--precision", str(tmp_path / f"{name}.yaml"))
+        made = build(tmp_path / name, str(tmp_path / "net.onnx"), *norm, *given)
+        (integers,) = (entry["sha256"] for entry in made["artifacts"] if entry["role"] == "quantized_onnx")
+        return made["calibration"]["method"], integers
+
+    chosen, plain = built("plain", "calibration: {method: default}\n")
+    kept = logs.pinned(Calibration(), chosen)
+    assert kept == Calibration("kl", optimization=("asymmetric",))
+    assert built("pinned", "calibration: {method: kl, optimization: [asymmetric]}\n") == (None, plain)
+    # Why it is pinned: beside 16 bits default chooses again.
+    wide = "nodes: {n2: {'on': BPU, inputs: int16, outputs: int16}}\n"
+    assert built("wide", f"calibration: {{method: default}}\n{wide}")[0] == "max"

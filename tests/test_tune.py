@@ -114,7 +114,22 @@ def test_without_the_compiler_there_is_nothing_to_search(edge: Run, tmp_path: Pa
     save_images(tmp_path / "p", 20)
     code, _, err = edge("tune", str(net), *MEAN, "--compiler", "onnxruntime", "--images", "p", "--calib", "p")
     assert (code, "edge toolchain install" in err) == (2, True)
-    assert not (tmp_path / "build" / "net" / "tune.json").exists()
+    assert not (tmp_path / "build").exists()
+
+
+def test_a_missing_compiler_is_told_before_another_run_is_waited_for(
+    edge: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    net = save_net(tmp_path / "net.onnx")
+    save_images(tmp_path / "p", 20)
+
+    def wait(_: object) -> None:
+        raise AssertionError("the folder's lock was asked for")
+
+    monkeypatch.setattr("edge.folder.workspace.Workspace.__enter__", wait)
+    for words in (("--compiler", "onnxruntime"), ("--compiler", "path")):
+        code, _, err = edge("tune", str(net), *MEAN, *words, "--images", "p", "--calib", "p")
+        assert (code in (1, 2), "edge toolchain install" in err) == (True, True), err
 
 
 def test_too_few_images_to_split(edge: Run, tmp_path: Path, fake_compiler: object) -> None:

@@ -11,16 +11,16 @@ import pytest
 
 from edge.images.annotations import truth
 from edge.measure.boxes import BOXES, VALUES, Boxer
+from edge.measure.objective import Detections, Measured
 from edge.specs import Precision
 from edge.specs.schema import RangeSplit
 from edge.tune.choice import Point, compared, recommended
 from edge.tune.context import Candidate, SearchOptions
-from edge.tune.objective import Measured, OfBoxes
 from edge.tune.spaces import CALIBRATIONS
 from edge.tune.tune import Search
 from tests.test_detection import DETECTOR, PRE
 
-OBJECTIVE = OfBoxes(Boxer(DETECTOR, ("b", "s"), PRE))
+OBJECTIVE = Detections(Boxer(DETECTOR, ("b", "s"), PRE))
 
 
 def answers(*images: list[tuple[float, ...]]) -> np.ndarray:

@@ -21,15 +21,16 @@ from hypothesis import strategies as st
 from edge.errors import CompileError, CompileTimeout, EdgeError, NotEnoughMemory, WorkspaceError
 from edge.folder.code import ROOT, code_digest
 from edge.folder.store import Store
+from edge.measure.objective import Classes, Measured
 from edge.measure.scores import divergence
 from edge.progress import Quiet, Silent
 from edge.specs import Calibration, NodePrecision, Precision
 from edge.specs.schema import Rounding
 from edge.tune import Point, SearchOptions
 from edge.tune.choice import changes, compared, recommended
-from edge.tune.context import Context
+from edge.tune.context import Candidate, Context
 from edge.tune.journal import FILE, FORMER, PART, Journal
-from edge.tune.objective import Measured, OfClasses
+from edge.tune.tune import Search
 from edge.tune.units import LENIENT, finalists, greedy, tightened_budget
 
 BASE = 1000.0
@@ -369,11 +370,11 @@ def test_divergence_of_sigmoid_scores_judges_each_class_by_itself() -> None:
 def test_answers_are_counted_in_pairs() -> None:
     reference = np.eye(4, dtype=np.float32)[[0, 1, 2, 3]]
     scores = np.eye(4, dtype=np.float32)[[0, 1, 3, 0]]
-    found = OfClasses("logits").measured(reference * 9, scores * 9, [0, 0, 2, 0])
+    found = Classes(None, "logits").measured(reference * 9, scores * 9, [0, 0, 2, 0])
     assert (found.n, found.agreement, found.right, found.float_right) == (4, 2, 2, 2)
     assert (found.lost, found.gained, found.drop) == (1, 1, 0)
     assert found.other == (0, 0, 1, 1)
-    assert OfClasses("logits").measured(reference, scores, [0, None, 2, 0]).figure is None
+    assert Classes(None, "logits").measured(reference, scores, [0, None, 2, 0]).figure is None
 
 
 # The choice.
@@ -478,3 +479,31 @@ def test_a_set_that_ships_too_slow_narrows_the_budget_to_what_ships(cheap: float
 
 def test_a_set_without_a_price_narrows_nothing() -> None:
     assert tightened_budget(1.0, 1.2, 1.1) is None
+
+
+@pytest.mark.parametrize(
+    ("own", "wanted"),
+    [
+        (Calibration(), Calibration("max", optimization=("asymmetric",))),
+        (
+            Calibration(optimization=("bias_correction",)),
+            Calibration("max", optimization=("bias_correction", "asymmetric")),
+        ),
+        (Calibration("mix"), Calibration("mix")),
+    ],
+)
+def test_beside_16_bits_the_compiler_does_not_choose_again(own: Calibration, wanted: Calibration) -> None:
+    built: list[Precision] = []
+
+    def build(precision: Precision, _limit: float, *, keep: bool) -> SimpleNamespace:
+        built.append(precision)
+        done = SimpleNamespace(result=SimpleNamespace(calibration_method="max:asymmetric"))
+        return SimpleNamespace(stage=lambda _: done)
+
+    search = SimpleNamespace(trials=SimpleNamespace(build=build), limit=lambda: 1.0)
+    found = Search._pinned(
+        cast(Any, search), Candidate("any", Precision("p", calibration=own), Measured(n=1, agreement=1, divergence=0.0))
+    )
+    assert found.precision.calibration == wanted
+    # What was chosen is known from the quick build that measured the candidate.
+    assert [one.compiler.optimize_level for one in built] == ["O0"] * (own.method == "default")

@@ -13,13 +13,13 @@ from attrs import define, evolve
 
 from edge.cli.tune import tune_table
 from edge.folder.workspace import Workspace
+from edge.measure.objective import Classes
 from edge.progress import Quiet, Silent
 from edge.specs import Precision
 from edge.tune import SearchOptions, TuneResult, units
 from edge.tune import tune as tune_module
 from edge.tune.context import Context
 from edge.tune.journal import Entry, Journal
-from edge.tune.objective import OfClasses
 from edge.tune.tune import PLAIN, Search
 from edge.tune.units import Int16Sets, answered_in_time
 from tests.test_tune_report import result
@@ -55,7 +55,7 @@ def ranked(monkeypatch: pytest.MonkeyPatch, clock: Clock, seconds: float, *, eac
     monkeypatch.setattr(units, "answered", answered)
     monkeypatch.setattr(units, "cores", lambda: 2)
     settings = cast(Any, list(range(9)))
-    found = answered_in_time(cast(Any, None), settings, cast(Any, list(range(32))), OfClasses("logits"), seconds)
+    found = answered_in_time(cast(Any, None), settings, cast(Any, list(range(32))), Classes(None, "logits"), seconds)
     assert found.shape[::2] == (9, 5)
     return int(found.shape[1])
 
@@ -209,6 +209,7 @@ def test_the_build_can_be_read_while_it_is_searched(monkeypatch: pytest.MonkeyPa
         def prune(self) -> None: ...
 
     monkeypatch.setattr(MODULE, "Search", Searching)
+    monkeypatch.setattr(MODULE, "choose_compiler", lambda *_: "a compiler")
     started = time.monotonic()
     folder = Workspace(tmp_path / "m", Silent())
     tune_module(cast(Any, SimpleNamespace(spec=SimpleNamespace(task="classify"))), folder, SearchOptions(), Quiet())

@@ -78,7 +78,7 @@ def test_stages_of_an_earlier_edge_are_told_and_made_anew(tmp_path: Path) -> Non
         path.write_text(json.dumps({**record, "schema_version": 1}))
     reporter = Silent()
     with Workspace(tmp_path / "net", reporter) as workspace:
-        assert reporter.warnings == [f"2 stages in {tmp_path / 'net'} were made by an earlier edge and are not reused"]
+        assert reporter.warnings == [f"2 stages in {tmp_path / 'net'} made by an earlier edge and not reused"]
         workspace.run("export", {"a": 1}, make("x", calls), Made)
     assert len(calls) == 3
 

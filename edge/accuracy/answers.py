@@ -17,7 +17,7 @@ from attrs import define, frozen
 from numpy.typing import NDArray
 
 from edge.accuracy.steps import Step
-from edge.errors import ImageError, InputError, ModelFileError, WorkspaceError
+from edge.errors import ImageError, InputError, ModelFileError, WorkspaceError, counted
 from edge.folder.store import Store
 from edge.images import ImageSet
 from edge.images.preprocess import resize_crop
@@ -225,7 +225,7 @@ class _Pace:
     def tick(self) -> tuple[str, float]:
         now = time.monotonic()
         self.done += 1
-        text = f"{self.done}/{self.total} images"
+        text = f"{self.done}/{counted(self.total, 'image')}"
         if self.done == 1:
             self.first = now
         elif now > self.first:

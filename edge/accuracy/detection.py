@@ -20,10 +20,10 @@ from edge.accuracy.table import (
     agreement_line,
     boxes_line,
     effect,
-    images_of,
     largest,
     subject_of_step,
 )
+from edge.errors import counted
 from edge.images.annotations import BoxSet, Truth
 from edge.measure.average_precision import SHOWN, Matches, Rows, change, match, truth_of
 from edge.measure.boxes import (
@@ -40,6 +40,7 @@ from edge.measure.boxes import (
 from edge.measure.networks import Outputs
 
 CHANGED = 12  # images that are listed
+COARSE = 30  # images; on fewer a single box moves AP by points
 
 
 @frozen
@@ -242,32 +243,42 @@ def _explain(
         sentences.append(f"There is no AP ({unlabelled}), so it is not known whether a changed box is worse.")
     else:
         sentences += largest(later, total)
+    sentences += _coarse(steps)
     return _verdict(steps[0], last, total), tuple(sentences)
+
+
+def _coarse(steps: Sequence[StepResult]) -> Iterator[str]:
+    few = [step for step in steps if step.n < COARSE]
+    if few:
+        where = ", ".join(f"{step.name} on {counted(step.n, 'image')}" for step in few)
+        more = "; --program-count gives it more" if [step.name for step in few] == ["program"] else ""
+        yield f"AP on fewer than {COARSE} images is coarse, a single box moves it by points: {where}{more}."
 
 
 def _verdict(first: StepResult, last: StepResult, total: Change | None) -> str:
     own, whole = (None if step.boxes is None else step.boxes.ap for step in (first, last))
     if first is last:
         if own is None:
-            return f"Only the float network was measured, on {images_of(first.n)} without labels."
-        return f"The float network has AP {own.ap:.1f}, AP50 {own.ap50:.1f} on {images_of(first.n)}."
+            return f"Only the float network was measured, on {counted(first.n, 'image')} without labels."
+        return f"The float network has AP {own.ap:.1f}, AP50 {own.ap50:.1f} on {counted(first.n, 'image')}."
     if total is None or own is None or whole is None:
         what = "The program" if last.name in WHOLE else f"The {last.name} network"
         return f"{what}, n = {last.n}: {agreement_line(last)}; without labels no more is known."
     where = f"{boxes_line(first, last)}, n = {last.n}"
     if first.n != last.n:
-        where = f"on {last.n} of {first.n} images"
+        where = f"on {last.n} of {counted(first.n, 'image')}"
     return f"{WHOLE.get(last.name, f'The way up to {last.name}')} {effect(total, 'AP')}: {where}."
 
 
 def _sentences(later: Sequence[StepResult]) -> Iterator[str]:
     for step in later:
         subject = subject_of_step(step)
-        sample = f" on the {images_of(step.n)} it was tried on" if step.name == "program" else ""
+        images = counted(step.n, "image")
+        sample = f" on the {images} it was tried on" if step.name == "program" else ""
         if step.identical_before == step.n:
-            yield f"{subject} gives the boxes of {step.before} bit for bit{sample or f' on all {step.n} images'}."
+            yield f"{subject} gives the boxes of {step.before} bit for bit{sample or f' on all {images}'}."
         elif step.change is None:
             yield f"{subject}{sample}: {agreement_line(step)}."
         else:
-            objects = f"{step.change.lost} labelled objects lost and {step.change.gained} found"
+            objects = f"{counted(step.change.lost, 'labelled object')} lost and {step.change.gained} found"
             yield f"{subject} {effect(step.change, 'AP')}{sample}; {objects} at score 0.25."

@@ -21,7 +21,7 @@ from edge.accuracy.judge import Column, Judge, MeasuredOn, answers_csv, compared
 from edge.accuracy.raw import Raw
 from edge.accuracy.steps import Step, Subject
 from edge.accuracy.table import Evaluation, StepName
-from edge.errors import InputError, LabelError
+from edge.errors import InputError, LabelError, counted
 from edge.files import disk_errors, write_json
 from edge.images import ImageSet
 from edge.images.frames import cores
@@ -73,7 +73,7 @@ def evaluate(
     images, started = measured_on.images, time.monotonic()
     if subject.task == "classify" and not measured_on.unlabelled:
         _check_labels(images, subject.classes)
-    listener.update(f"reading {len(images)} images")
+    listener.update(f"reading {counted(len(images), 'image')}")
     readable = np.flatnonzero(images.contents.any(axis=1)).astype(np.int32)
     with KeptAnswers(root, judge.width, listener.warn) as kept:
         columns: list[Column] = []
@@ -144,7 +144,7 @@ def _check_labels(images: ImageSet, classes: int) -> None:
         if not 0 <= item.label < classes:
             raise LabelError(
                 f"{item.name} has the label {item.label}",
-                expected=f"0..{classes - 1}: the model has {classes} classes",
+                expected=f"0..{classes - 1}: the model has {counted(classes, 'class')}",
                 remedy="give the labels of this model's classes, or none at all to measure agreement",
             )
 
@@ -166,7 +166,7 @@ def _unreadable(images: ImageSet, answered: Answered, listener: Listener) -> tup
         listener.warn(f"and {len(names) - _TOLD} more can't be read")
     if len(names) == len(images):
         raise InputError(
-            f"none of the {len(images)} images of {images.description} could be read",
+            f"none of the {counted(len(images), 'image')} of {images.description} could be read",
             expected="JPEG, PNG, BMP, WebP, TIFF or PPM",
         )
     return names
@@ -184,8 +184,8 @@ def _quantized(steps: Sequence[Step]) -> StepName:
 def _note(answered: Answered) -> str:
     count = int(answered.known.sum())
     if answered.computed in (0, count):
-        return f"{count} images"
-    return f"{count} images, {answered.computed} of them new"
+        return counted(count, "image")
+    return f"{counted(count, 'image')}, {answered.computed} of them new"
 
 
 def _versions(subject: Subject) -> Mapping[str, str]:

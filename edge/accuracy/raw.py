@@ -11,8 +11,8 @@ from attrs import define, frozen
 from numpy.typing import NDArray
 
 from edge.accuracy.judge import ROWS, Column, MeasuredOn, Row, Sink, Tally, before, compared_with
-from edge.accuracy.table import WHOLE, OutputResult, StepName, StepResult, images_of, raw_line, subject_of_step
-from edge.errors import ModelFileError
+from edge.accuracy.table import WHOLE, OutputResult, StepName, StepResult, raw_line, subject_of_step
+from edge.errors import ModelFileError, counted
 from edge.measure.networks import Outputs
 from edge.specs.schema import Output
 
@@ -42,7 +42,9 @@ class Raw:
         """Return the figures of an image, those of one output after the other."""
         like = outputs if like is None else like
         if not len(outputs) == len(like) == len(self.outputs):
-            raise ModelFileError(f"the network gives {len(outputs)} outputs", expected=f"{len(self.outputs)}")
+            raise ModelFileError(
+                f"the network gives {counted(len(outputs), 'output')}", expected=f"{len(self.outputs)}"
+            )
         found = [
             figures(output.name, own, other) for output, own, other in zip(self.outputs, outputs, like, strict=True)
         ]
@@ -80,7 +82,9 @@ def figures(name: str, own: NDArray[np.generic], like: NDArray[np.generic]) -> N
         ModelFileError: another number of values than in the network that it is compared with.
     """
     if own.size != like.size:
-        raise ModelFileError(f"output {name!r} has {own.size} values", expected=f"{like.size}, as in the float network")
+        raise ModelFileError(
+            f"output {name!r} has {counted(own.size, 'value')}", expected=f"{like.size}, as in the float network"
+        )
     a, b = (np.asarray(values, np.float64).ravel() for values in (like, own))
     signal, noise = float(a @ a), float((a - b) @ (a - b))
     norms = math.sqrt(signal * float(b @ b))
@@ -167,7 +171,7 @@ class _Counts:
 def _verdict(steps: Sequence[StepResult], quantized: StepName) -> str:
     last = next(step for step in steps if step.name == quantized)
     if last is steps[0]:
-        return f"Only the float network was measured, on {images_of(last.n)}."
+        return f"Only the float network was measured, on {counted(last.n, 'image')}."
     what = "The program" if last.name in WHOLE else f"The {last.name} network"
     return f"{what}, n = {last.n}: {raw_line(last)}."
 
@@ -178,11 +182,11 @@ def _sentences(steps: Sequence[StepResult]) -> Iterator[str]:
             continue
         subject = subject_of_step(step)
         if step.identical_before == step.n:
-            yield f"{subject} gives the outputs of {step.before} bit for bit on {images_of(step.n)}."
+            yield f"{subject} gives the outputs of {step.before} bit for bit on {counted(step.n, 'image')}."
             continue
         worst = step.worst
         if worst.snr_db is None:
-            yield f"{subject} gives float's outputs bit for bit on {images_of(step.n)}."
+            yield f"{subject} gives float's outputs bit for bit on {counted(step.n, 'image')}."
             continue
         yield (
             f"{subject}: at worst {worst.snr_db:.1f} dB, at {worst.name}, whose largest error is "

@@ -8,6 +8,7 @@ from typing import Literal
 
 from attrs import field, frozen
 
+from edge.errors import counted
 from edge.measure.average_precision import AveragePrecision
 from edge.measure.scores import Score
 from edge.measure.statistics import may_be_chance, p_value, wilson
@@ -222,8 +223,8 @@ def within_noise(change: Change) -> bool:
 def _verdict(first: StepResult, last: StepResult, total: Change | None) -> str:
     if first is last:
         if first.score is None:
-            return f"Only the float network was measured, on {first.n} images without labels."
-        return f"The float network is right on {first.score.top1:.2f} % of {first.n} images."
+            return f"Only the float network was measured, on {counted(first.n, 'image')} without labels."
+        return f"The float network is right on {first.score.top1:.2f} % of {counted(first.n, 'image')}."
     subject = WHOLE.get(last.name, f"The way up to {last.name}")
     if total is None or first.score is None or last.score is None:
         low, high = wilson(last.agreement, last.n)
@@ -231,28 +232,29 @@ def _verdict(first: StepResult, last: StepResult, total: Change | None) -> str:
         what = "The program" if last.name in WHOLE else f"The {last.name} network"
         return (
             f"{what} gives the float network's answer {REFERENCES[last.agreement_with]} on {share:.1f} % of "
-            f"{images_of(last.n)} "
+            f"{counted(last.n, 'image')} "
             f"(95 % {100 * low:.1f} to {100 * high:.1f}); without labels no more is known."
         )
     where = f"Top-1 {first.score.top1:.2f} → {last.score.top1:.2f} %, n = {last.n}"
     if first.n != last.n:
-        where = f"on {last.n} of {first.n} images"
+        where = f"on {last.n} of {counted(first.n, 'image')}"
     return f"{subject} {effect(total)}: {where}."
 
 
 def _step(step: StepResult) -> str:
     """Return a sentence on one step against the step before it."""
     subject = subject_of_step(step)
-    sample = f" on the {images_of(step.n)} it was tried on" if step.name == "program" else ""
+    images = counted(step.n, "image")
+    sample = f" on the {images} it was tried on" if step.name == "program" else ""
     if step.identical_before == step.n:
-        return f"{subject} gives the scores of {step.before} bit for bit{sample or f' on all {step.n} images'}."
+        return f"{subject} gives the scores of {step.before} bit for bit{sample or f' on all {images}'}."
     changed = step.n - (step.agreement_before or 0)
     if changed == 0:
-        return f"{subject} changes no answer{sample or f' on {images_of(step.n)}'}."
+        return f"{subject} changes no answer{sample or f' on {images}'}."
     if step.change is None:
         share = 100 * changed / step.n
-        return f"{subject} changes the answer on {changed} of {images_of(step.n)} ({share:.1f} %)."
-    answers = f"{changed} answer{'s' * (changed != 1)} changed"
+        return f"{subject} changes the answer on {changed} of {images} ({share:.1f} %)."
+    answers = f"{counted(changed, 'answer')} changed"
     turned = f"{step.change.lost} to wrong and {step.change.gained} to right"
     return f"{subject} {effect(step.change)}{sample}; {answers}, {turned}."
 
@@ -300,11 +302,6 @@ def _points(value: float) -> str:
 
 def _bounds(low: float, high: float) -> str:
     return f"{low + 0.0:.1f} to {high + 0.0:.1f}".replace("-0.0", "0.0")
-
-
-def images_of(n: int) -> str:
-    """Return a number of images as words."""
-    return f"{n} image{'s' * (n != 1)}"
 
 
 _STEPS: dict[StepName, str] = {

@@ -19,7 +19,7 @@ from edge.board.findings import require
 from edge.board.infer import CHUNK_FRAMES, BoardRunner, Frame, Outputs, Scores
 from edge.board.probe import probe
 from edge.board.transfer import push
-from edge.errors import BackendError, BoardError, ImageError, InputError, LabelError, UsageError
+from edge.errors import BackendError, BoardError, ImageError, InputError, LabelError, UsageError, counted
 from edge.images import ImageSet
 from edge.images.frames import cores
 from edge.images.preprocess import decode, resize_crop, rgb_to_nv12
@@ -204,7 +204,7 @@ def answers(
             references = pool.map(simulator.run, chunk) if simulator else repeat(None)
 
             def tell(number: int, before: int = done) -> None:
-                reporter.update(f"{before + number}/{count} frames on the board", (before + number) / count)
+                reporter.update(f"{before + number}/{counted(count, 'frame')} on the board", (before + number) / count)
 
             for outputs, reference in zip(board.run(chunk, tell), references, strict=False):
                 sizes = [output.size for output in outputs]
@@ -260,7 +260,7 @@ def measure_accuracy(
     found = list(answers(board, frames(), simulator=simulator, count=len(images), reporter=reporter))
     if not found:
         raise InputError(
-            f"none of the {len(images)} images of {images.description} could be read",
+            f"none of the {counted(len(images), 'image')} of {images.description} could be read",
             expected="JPEG, PNG, BMP, WebP, TIFF or PPM",
         )
     ours = np.stack([answer.scores for answer in found])

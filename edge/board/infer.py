@@ -31,7 +31,7 @@ from edge.board.parse import (
     parse_profile,
 )
 from edge.board.probe import State, read_state
-from edge.errors import BoardError, EdgeError, UsageError
+from edge.errors import BoardError, EdgeError, UsageError, counted
 from edge.progress import Reporter
 from edge.runtime.libdnn import NUMBERS, explained
 
@@ -115,7 +115,7 @@ def measure(
     with connection.scratch() as folder:
         before = read_state(connection)
         for number, threads in enumerate(THREADS):
-            reporter.update(f"{frames} frames, {threads} thread{'s' * (threads > 1)}", number / len(THREADS))
+            reporter.update(f"{counted(frames, 'frame')}, {counted(threads, 'thread')}", number / len(THREADS))
             output = connection.run(
                 _PERF, program, str(threads), str(frames), f"{folder}/{threads}", limit=limit, may_fail=True
             )

@@ -14,7 +14,7 @@ from edge.cli.display import examples, table
 from edge.cli.options import FROM_1, PATH, Number, option
 from edge.cli.program import backend_line, find_program, open_program, program_argument, running_options
 from edge.cli.verb import Verb
-from edge.errors import ImageError, UsageError
+from edge.errors import ImageError, UsageError, counted
 
 if TYPE_CHECKING:
     from edge.runtime import Net
@@ -66,7 +66,7 @@ def bench_command(
     with net:
         if [tensor.nv12 for tensor in net.info.inputs] != [True] or net.preprocess is None:
             raise UsageError(
-                f"{net.info.model} takes {len(net.info.inputs)} inputs, not one NV12 image",
+                f"{net.info.model} takes {counted(len(net.info.inputs), 'input')}, not one NV12 image",
                 remedy="measure it with edge.runtime.bench.measure(net, inputs)",
             )
         preprocessing = measure_preprocessing(net, data)
@@ -76,7 +76,7 @@ def bench_command(
         runs = []
         for count in counts:
             if sys.stderr.isatty():
-                click.echo(f"measuring {frames} frames, {count} threads …", err=True)
+                click.echo(f"measuring {counted(frames, 'frame')}, {counted(count, 'thread')} …", err=True)
             runs.append(measure(net, [nv12], threads=count, frames=frames, limit=seconds))
     simulator = net.backend not in ON_BOARD
     static = _static(path)
@@ -121,7 +121,9 @@ def _table(document: dict[str, Any], frames: int, seconds: float) -> None:
     heading, *lines = table(rows, left=(), heading=False)
     click.echo("\n".join([f"{heading}  ms a frame, forward pass", *lines]))
     if any(run["latency"]["frames"] < frames for run in document["forward"]):
-        click.echo(f"Stopped after {seconds:g} s for a number of threads (--seconds), before {frames} frames.")
+        click.echo(
+            f"Stopped after {seconds:g} s for a number of threads (--seconds), before {counted(frames, 'frame')}."
+        )
 
 
 def _closing(net: Net, decode: Latency, nv12: Latency, static: dict[str, Any] | None) -> None:

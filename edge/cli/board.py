@@ -28,7 +28,7 @@ from edge.cli.options import (
 )
 from edge.cli.program import describe_scores, output_lines, output_record, value_name
 from edge.cli.verb import VerbGroup
-from edge.errors import UsageError
+from edge.errors import UsageError, counted
 
 if TYPE_CHECKING:
     from edge.board import Connection, Target
@@ -295,7 +295,7 @@ def run_command(
     if info is not None and info.exact and differing:
         raise GateError(
             f"the board and the simulator give other {'values' if raw else 'classes'} for {len(differing)} of "
-            f"{len(images)} images, such as {differing[0]}",
+            f"{counted(len(images), 'image')}, such as {differing[0]}",
             remedy=f"edge board check {asked.host} {model}   compares the versions",
         )
 
@@ -400,7 +400,7 @@ def _now() -> str:
 def perf_table(perf: Mapping[str, Any], static: Mapping[str, Any] | None, published: Mapping[str, Any] | None) -> str:
     """Return the figures of the board beside the others."""
     runs = perf["runs"]
-    rows = [["", *(f"{run['threads']} thread{'s' * (run['threads'] > 1)}" for run in runs)]]
+    rows = [["", *(counted(run["threads"], "thread") for run in runs)]]
     rows.append(["latency", *(f"{run['latency_ms']:.3f} ms" for run in runs)])
     rows.append(["  fastest, slowest", *(_range(run) for run in runs)])
     rows.append(["  of it BPU, CPU", *(_shares(run["profile"]) for run in runs)])

@@ -55,10 +55,9 @@ def summary(manifest: Mapping[str, Any], root: Path) -> str:
     if manifest["static"]:
         rows.append(("static BPU", static_line(manifest["static"])))
     if manifest["placement"]:
-        placement = manifest["placement"]
-        rows.append(
-            ("nodes", f"{placement['bpu']} on the BPU, with the input's preprocessing; {placement['cpu']} on the CPU")
-        )
+        placement, inputs = manifest["placement"], manifest["inputs"]
+        with_ = ", with the input's preprocessing" * (not inputs or any(one["image"] for one in inputs))
+        rows.append(("nodes", f"{placement['bpu']} on the BPU{with_}; {placement['cpu']} on the CPU"))
     product = manifest["artifacts"][0]
     rows.append(("program" if product["role"] == "bin" else "int8 ONNX", str(root / product["path"])))
     rows.append(("size", f"{product['bytes']:,} bytes"))
@@ -74,7 +73,8 @@ def summary(manifest: Mapping[str, Any], root: Path) -> str:
 def _title(manifest: Mapping[str, Any]) -> str:
     weights = manifest["weights"]
     source = f"{weights['source']} weights" + (f" {weights['tag']}" if weights.get("tag") else "")
-    return f"{manifest['name']} ({source}, precision {manifest['precision']}, compiler {manifest['toolchain']['kind']})"
+    source += f", precision {manifest['precision']}" * bool(manifest["precision"])
+    return f"{manifest['name']} ({source}, compiler {manifest['toolchain']['kind']})"
 
 
 EXAMPLES = (
@@ -144,11 +144,14 @@ def next_steps(manifest: Mapping[str, Any], root: Path) -> str:
     """Return the commands that follow a build, each with what it is for."""
     folder = shlex.quote(str(root))
     what = {"raw": "the outputs for", "detect": "find objects in"}.get(manifest.get("task", ""), "classify")
+    file, own = ("sample.npz", "sample") if manifest["inputs"] else ("photo.jpg", "image")
     rows = [
-        (f"edge run {folder} photo.jpg", f"{what} your own image"),
+        (f"edge run {folder} {file}", f"{what} your own {own}"),
         (f"edge bundle {folder}", "gather what the board needs"),
-        (f"edge board run USER@HOST {folder} photo.jpg", "the same image on the board, over SSH"),
+        (f"edge board run USER@HOST {folder} {file}", "the same image on the board, over SSH"),
     ]
+    if manifest["inputs"]:  # edge board run takes camera images only
+        rows.pop()
     if manifest["artifacts"][0]["role"] != "bin":
         rows = rows[:1]
     activate = Path(sys.prefix) / "bin" / "activate"

@@ -24,6 +24,7 @@ from edge.cli.options import (
 )
 from edge.cli.program import built_folder, program_argument
 from edge.cli.verb import Verb
+from edge.errors import counted
 
 if TYPE_CHECKING:
     from edge.diagnose.findings import Diagnosis, InputCheck, LayerResult, OutputNoise, Remedy
@@ -83,7 +84,7 @@ def _units(units: Sequence[LayerResult], *, boxes: bool) -> list[str]:
                 "-" if seen.outlier_ratio is None else f"{seen.outlier_ratio:.1f}x",
             )
         )
-    title = f"{len(worst)} of {len(units)} layers, the most harmful alone first"
+    title = f"{len(worst)} of {counted(len(units), 'layer')}, the most harmful alone first"
     return [
         click.style(title, bold=True),
         *table(rows, left={0, 1}),
@@ -109,7 +110,7 @@ def _shares(diagnosis: Diagnosis) -> list[str]:
     for share in diagnosis.shares:
         part = "nothing, behind NV12" if share.part == "NV12" else share.part
         if share.tensors is not None:
-            part = f"  {part}, {share.tensors} tensors"
+            part = f"  {part}, {counted(share.tensors, 'tensor')}"
         right = share.ap if boxes else share.top1
         known = (f"{right:.1f}{unit}",) if right is not None else ()
         rows.append((part, f"{100 * share.agreement:.1f}{unit}", f"{share.cosine:.4f}", *known))
@@ -247,7 +248,10 @@ def diagnose_command(
         )
         write_json(path / FILE, cattrs.unstructure(diagnosis))
         display.end(
-            "diagnose", time.monotonic() - started, cached=False, note=f"{diagnosis.n} images, {diagnosis.dataset}"
+            "diagnose",
+            time.monotonic() - started,
+            cached=False,
+            note=f"{counted(diagnosis.n, 'image')}, {diagnosis.dataset}",
         )
     if as_json:
         click.echo(json.dumps(cattrs.unstructure(diagnosis), indent=2, ensure_ascii=False))

@@ -26,7 +26,7 @@ from edge.cli.options import (
 )
 from edge.cli.program import find_program
 from edge.cli.verb import Verb
-from edge.errors import GateError, UsageError, shown
+from edge.errors import GateError, UsageError, counted, shown
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -337,14 +337,15 @@ def _gate(
     for output in last.outputs:
         if min_snr is not None and output.snr_db is not None and output.snr_db < min_snr:
             raise GateError(
-                f"{output.name} of {last.name} has a signal to noise of {output.snr_db:.1f} dB on {last.n} images",
+                f"{output.name} of {last.name} has a signal to noise of {output.snr_db:.1f} dB "
+                f"on {counted(last.n, 'image')}",
                 expected=f"at least {min_snr:g} dB (--min-snr)",
                 remedy="calibrate on images like these: edge build MODEL --calib DIR; or a recipe with more bits",
             )
     if max_drop is not None and drop is not None and drop > max_drop:
         raise GateError(
             f"{'Top-1' if last.boxes is None else 'AP'} falls by {drop:.2f} points from float to {last.name}, "
-            f"on {last.n} images",
+            f"on {counted(last.n, 'image')}",
             expected=f"at most {max_drop:g} (--max-drop)",
             remedy=remedy,
         )
@@ -352,14 +353,15 @@ def _gate(
         if last.boxes.self_ap is not None and last.boxes.self_ap < min_agreement:
             raise GateError(
                 f"{last.name} has AP {last.boxes.self_ap:.1f} with the boxes of float behind NV12 as the objects, "
-                f"on {last.n} images",
+                f"on {counted(last.n, 'image')}",
                 expected=f"at least {min_agreement:g} (--min-agreement)",
                 remedy=remedy,
             )
         return
     if min_agreement is not None and last.agreement_percent < min_agreement:
         raise GateError(
-            f"{last.name} gives float's answer behind NV12 on {last.agreement_percent:.2f} % of {last.n} images",
+            f"{last.name} gives float's answer behind NV12 "
+            f"on {last.agreement_percent:.2f} % of {counted(last.n, 'image')}",
             expected=f"at least {min_agreement:g} % (--min-agreement)",
             remedy=remedy,
         )

@@ -11,6 +11,7 @@ import click
 from edge.cli.display import examples
 from edge.cli.options import debug_option, json_option, option
 from edge.cli.verb import Verb
+from edge.errors import counted
 
 FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 EXAMPLES = (
@@ -45,7 +46,7 @@ def lint_command(*, files: tuple[Path, ...], model_file: Path | None, as_json: b
             if result.why_not:
                 click.echo(f"{result.file}: names and shapes are not compared: {result.why_not}")
             warnings = len(result.findings) - result.errors
-            click.echo(f"{result.file}: {result.errors} errors, {warnings} warnings")
+            click.echo(f"{result.file}: {counted(result.errors, 'error')}, {counted(warnings, 'warning')}")
             if result.foreign:
                 click.echo(f"next: edge import {result.file}   builds it with edge", err=True)
     if any(result.errors for result in linted):

@@ -12,7 +12,7 @@ import click
 
 from edge.cli.display import table
 from edge.cli.options import build_dir_option, complete_models, option, output_options
-from edge.errors import LabelError, ModelFileError, UsageError, shown
+from edge.errors import LabelError, ModelFileError, UsageError, counted, shown
 from edge.specs import Preprocess, available_models, load_model
 from edge.specs.schema import CROP_SHARE, WIDTH_MULTIPLE, ScoreKind
 
@@ -160,7 +160,7 @@ def _names(labels: str, classes: int) -> tuple[str, ...]:
     names = class_names(labels, classes)
     if names is None or len(names) != classes:
         raise LabelError(
-            f"--labels {labels}, but the program has {classes} classes", expected="the names of its classes"
+            f"--labels {labels}, but the program has {counted(classes, 'class')}", expected="the names of its classes"
         )
     return names
 

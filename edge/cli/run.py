@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, get_args
 import click
 
 from edge.cli.display import examples
-from edge.cli.options import PATH, labels_option, option, top_option
+from edge.cli.options import PATH, Number, labels_option, option, top_option
 from edge.cli.program import (
     backend_line,
     describe_preprocess,
@@ -26,7 +26,7 @@ from edge.cli.program import (
     value_name,
 )
 from edge.cli.verb import Verb
-from edge.errors import EdgeError, InputError, UsageError, shown
+from edge.errors import EdgeError, InputError, UsageError, counted, shown
 from edge.images.frames import in_order
 from edge.specs.schema import ScoreKind
 
@@ -37,10 +37,12 @@ if TYPE_CHECKING:
     from edge.runtime import Net
 
 CLASSES_SHOWN = 5  # in the summary of several images
+SCORE = 0.25  # least one of a box, the default of ``Net.detect``
 EXAMPLES = (
     "edge run ConvNeXt_atto cheetah.jpg",
     "edge run build/ConvNeXt_atto photos/ -k 3 --out labelled/",
     "edge run other.bin cat.jpg --labels imagenet --resize 256",
+    "edge run build/best street.jpg --score 0.4 --out boxes.png",
 )
 
 
@@ -48,6 +50,7 @@ EXAMPLES = (
 @program_argument
 @click.argument("images", nargs=-1, required=True, metavar="IMAGE...")
 @top_option
+@option("--score", f"Of a detector: least score of a box.  [default: {SCORE:g}]", Number(0, 1))
 @option("--out", "Where images go with their classes below them: a .png or .jpg for one, a folder for several.", PATH)
 @labels_option
 @option(
@@ -66,6 +69,7 @@ def run_command(
     build_dir: Path,
     backend: str,
     top: int,
+    score: float | None,
     out: Path | None,
     labels: str | None,
     scores: ScoreKind | None,
@@ -95,12 +99,19 @@ def run_command(
                 expected="a classifier or a detector",
                 remedy=f"in Python: numpy.savez('outputs.npz', **edge.load({str(path)!r}).outputs({str(files[0])!r}))",
             )
+        if score is not None and not boxes:
+            raise UsageError(
+                f"--score {score:g}, but {net.info.model} gives no boxes",
+                expected="a detector",
+                remedy="leave out --score" + ("; -k N shows more classes or fewer" if classes else ""),
+            )
+        least = SCORE if score is None else score
         if not as_json:
             _head(net, note, verbose=verbose, classes=classes)
 
         def answer(image: Path) -> dict[str, Any]:
             if boxes:
-                return _detect(net, image, targets.get(image))
+                return _detect(net, image, least, targets.get(image))
             return _classify(net, image, top, targets.get(image)) if classes else _outputs(net, image)
 
         results, started = list[dict[str, Any]](), time.monotonic()
@@ -108,7 +119,7 @@ def run_command(
         for result in in_order(answer, files):
             results.append(result)
             if not as_json:
-                _show(result)
+                _show(result, least)
         if not as_json and len(results) > 1:
             click.echo(_summary(results, time.monotonic() - started))
         if as_json:
@@ -145,7 +156,7 @@ def _targets(files: Sequence[Path], out: Path | None) -> dict[Path, Path]:
         targets = {files[0]: out}
     else:
         if out.suffix.lower() in FORMATS or out.is_file():
-            raise UsageError(f"--out {out} for {len(files)} images", expected="a folder")
+            raise UsageError(f"--out {out} for {counted(len(files), 'image')}", expected="a folder")
         targets = dict(zip(files, _names(files, out), strict=True))
     inputs = {image.resolve() for image in files}
     for target in targets.values():
@@ -200,12 +211,12 @@ def _classify(net: Net, image: Path, k: int, target: Path | None) -> dict[str, A
     return result
 
 
-def _detect(net: Net, image: Path, target: Path | None) -> dict[str, Any]:
+def _detect(net: Net, image: Path, least: float, target: Path | None) -> dict[str, Any]:
     """Return the boxes in an image, the surest first, or the error that it made."""
     rgb = _read(image)
     if isinstance(rgb, dict):
         return rgb
-    found = net.detect(rgb)
+    found = net.detect(rgb, score=least)
     names = [net.labels[index] if net.labels else str(index) for index in found.labels.tolist()]
     result: dict[str, Any] = {
         "image": str(image),
@@ -254,12 +265,12 @@ def _read(image: Path) -> NDArray[np.uint8] | dict[str, Any]:
         return {"image": str(image), "error": str(error)}
 
 
-def _show(result: dict[str, Any]) -> None:
+def _show(result: dict[str, Any], least: float) -> None:
     click.echo(shown(result["image"]))
     for line in output_lines(result["outputs"]) if "outputs" in result else ():
         click.echo(line)
     if result.get("boxes") == []:
-        click.echo("  nothing above a score of 0.25")
+        click.echo(f"  nothing above a score of {least:g}")
     for entry in result.get("boxes", ()):
         left, top, right, bottom = (f"{side:.0f}" for side in entry["box"])
         click.echo(f"  {entry['score']:.2f}  {shown(entry['label'])}  {left},{top} to {right},{bottom}")
@@ -278,11 +289,11 @@ def _summary(results: Sequence[dict[str, Any]], seconds: float) -> str:
     answers.update(entry["label"] for result in results for entry in result.get("boxes", ()))
     parts = [f"{shown(label)} ({count})" for label, count in answers.most_common(CLASSES_SHOWN)]
     if others := answers.most_common()[CLASSES_SHOWN:]:
-        parts.append(f"{len(others)} more class{'es' * (len(others) > 1)} ({sum(count for _, count in others)})")
+        parts.append(f"{counted(len(others), 'more class')} ({sum(count for _, count in others)})")
     if unread := sum("error" in result for result in results):
         parts.append(f"{unread} not read")
     speed = len(results) / max(seconds, 1e-9)
-    return f"{len(results)} images, {speed:.1f} a second with reading them: {', '.join(parts)}"
+    return f"{counted(len(results), 'image')}, {speed:.1f} a second with reading them: {', '.join(parts)}"
 
 
 def _document(net: Net, path: Path, note: str, results: list[dict[str, Any]]) -> dict[str, Any]:

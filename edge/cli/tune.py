@@ -14,7 +14,7 @@ import click
 from edge.cli.display import Display, examples
 from edge.cli.options import FILE, Number, make_request, option, request_options, typed_arguments
 from edge.cli.verb import Verb
-from edge.errors import GateError, UsageError
+from edge.errors import GateError, UsageError, counted
 
 if TYPE_CHECKING:
     from edge.specs import Precision
@@ -111,7 +111,7 @@ def _recipe(precision: Precision) -> list[str]:
         lines.append("  channels     scaled so that the steps fit each")
     if precision.range_split:
         places = precision.range_split.places
-        where = f" at {len(places)} places" if places else ""
+        where = f" at {counted(len(places), 'place')}" if places else ""
         lines.append(f"  channels     in {precision.range_split.groups} groups by range{where}")
     lines.append(f"  weights      {'rounded so that errors cancel' if precision.rounding else 'to the nearest step'}")
     if precision.thresholds:
@@ -135,7 +135,7 @@ def _gain(int8: Measured, own: Measured) -> list[str]:
     lines = []
     if own is not int8:
         fewer = f", {100 * (before - after) / before:.0f} % of them removed" if before > after else ""
-        of = f" of {own.n}" if own.self_ap is None else f" on {own.n} images"
+        of = f" of {own.n}" if own.self_ap is None else f" on {counted(own.n, 'image')}"
         lines.append(f"  {what}: {before} → {after}{of}{fewer}")
     if own.drop is not None:
         p = mcnemar(own.lost, own.gained)

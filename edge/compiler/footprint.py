@@ -8,7 +8,7 @@ from typing import Literal
 
 from attrs import frozen
 
-from edge.errors import NotEnoughMemory
+from edge.errors import NotEnoughMemory, counted
 from edge.graph.files import load_onnx
 
 Purpose = Literal["check", "compile"]
@@ -158,7 +158,7 @@ def require(extent: Extent, purpose: Purpose, *, free: int | None, name: str, im
     why = "most of it is for the weights: fewer calibration images or a lower --level change little"
     less = "use a smaller model (edge models)"
     if purpose == "compile" and _by_activations(extent, images) > _by_weights(extent):
-        size += f", {extent.activations / 1e6:.1f} M activations, {images} calibration images"
+        size += f", {extent.activations / 1e6:.1f} M activations, {counted(images, 'calibration image')}"
         why = "most of it is for the activations: a lower --level changes nothing"
         less = "use a smaller input or a smaller model"
         fewer = estimate(extent, purpose, _FEW)

@@ -14,6 +14,7 @@ from typing import Any
 from attrs import frozen
 
 from edge.progress import Reporter
+from edge.specs import Calibration
 from edge.toolchain.process import clean
 
 
@@ -54,6 +55,9 @@ _STAMP = re.compile(r"^\d{4}-\d\d-\d\d \d\d:\d\d:\d\d")
 _STATIC = re.compile(r"FPS\s*=\s*([\d.]+),\s*latency\s*=\s*([\d.]+)\s*us,\s*DDR\s*=\s*(\d+)\s*bytes")
 _VERSION = re.compile(r"\b(hbdk|horizon_nn|hb_mapper) version:? (\d[\w.+-]*)")
 _METHOD = re.compile(r"Select (\S+) method\.")
+_CHOSEN = re.compile(
+    r"(max|max-percentile:percentile=(0\.\d+)|kl:num_bin=1024,max_num_bin=16384)((?:[:,](?:per_channel|asymmetric))*)"
+)
 _NODE_HEAD = "The main quantized node information:"
 _OUTPUT_HEAD = "The quantized model output:"
 _ELLIPSIS = "..."
@@ -109,6 +113,27 @@ def calibration_method(text: str) -> str | None:
     """Return the method that the compiler chose, such as ``max`` or ``kl:num_bin=1024,max_num_bin=16384``."""
     found = _METHOD.findall(clean(text))
     return found[-1] if found else None
+
+
+def pinned(calibration: Calibration, chosen: str | None) -> Calibration:
+    """Return a calibration with the method that the compiler chose, in place of its ``default``.
+
+    With 16-bit nodes ``default`` chooses again, and often worse: of a small network KL, asymmetric, without them and
+    the largest values with them. The thresholds are the same bit for bit. A method that is not known is not pinned.
+
+    Args:
+        chosen: as :func:`calibration_method` returns it.
+    """
+    found = _CHOSEN.fullmatch(chosen or "")
+    if found is None or calibration.method != "default":
+        return calibration
+    method, percentile, flags = found.groups()
+    return Calibration(
+        "kl" if method.startswith("kl") else "max",
+        max_percentile=float(percentile) if percentile else None,
+        per_channel="per_channel" in flags,
+        optimization=tuple(dict.fromkeys([*calibration.optimization, *re.findall("asymmetric", flags)])),
+    )
 
 
 def versions(text: str) -> dict[str, str]:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from edge.compiler.document import Document, Hit, parse_shape
 from edge.compiler.schema import CHANNELS, RT_TYPES, TRAIN_TYPES, TRANSFORMS
+from edge.errors import counted
 from edge.specs.schema import MARCH, WIDTH_MULTIPLE
 
 if TYPE_CHECKING:
@@ -35,7 +36,7 @@ def input_name(doc: Document) -> Iterator[Hit]:
         if known and name and "," not in name and name not in known:
             yield Hit(f"input_name: the model has no input {name!r}", ", ".join(known), line)
     if not names and doc.inputs > 1:
-        yield Hit(f"no input_name for {doc.inputs} inputs", "their names, separated by ';'", line)
+        yield Hit(f"no input_name for {counted(doc.inputs, 'input')}", "their names, separated by ';'", line)
 
 
 def input_shape(doc: Document) -> Iterator[Hit]:
@@ -124,7 +125,7 @@ def layout_against_shape(doc: Document) -> Iterator[Hit]:
         wanted, other = (1, 3) if layout == "NCHW" else (3, 1)
         if shape[wanted] != CHANNELS[train]:
             fits = shape[other] == CHANNELS[train]
-            expected = ("NHWC" if layout == "NCHW" else "NCHW") if fits else f"{CHANNELS[train]} channels"
+            expected = ("NHWC" if layout == "NCHW" else "NCHW") if fits else counted(CHANNELS[train], "channel")
             line = doc.line(GROUP, "input_layout_train")
             yield Hit(f"input_layout_train {layout} with the {train} shape {shape}", expected, line)
 

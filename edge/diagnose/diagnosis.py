@@ -16,7 +16,7 @@ from edge.diagnose.inputs import clipped, measure_steps, own_normalisation, pixe
 from edge.diagnose.observed import summarize
 from edge.diagnose.precision import LayerStudy, study
 from edge.diagnose.weights import changed_floats
-from edge.errors import EdgeError, UsageError
+from edge.errors import EdgeError, UsageError, counted
 from edge.folder.built import Built
 from edge.graph.files import load_onnx
 from edge.images import ImageSet
@@ -64,7 +64,9 @@ def diagnose(
             notes.append(f"The program's integers were not run: {error.seen}")
         whole = measure_steps(built, frames, objective, program, reporter)
     if unreadable:
-        notes.append(f"{len(unreadable)} images can't be read and are in no figure: {unreadable[0]} …")
+        notes.append(
+            f"{counted(len(unreadable), 'image')} can't be read and left out of all figures: {unreadable[0]} …"
+        )
     taken: LayerStudy | None = None
     if "calibrated_onnx" in built.files:
         taken = study(built, frames, objective, whole, reporter)

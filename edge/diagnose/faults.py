@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
-import re
 import shlex
 from collections.abc import Callable, Sequence
 
 from attrs import frozen
 
+from edge.compiler.logs import pinned
 from edge.diagnose.evidence import LEAST_AP, Measurements
 from edge.diagnose.findings import InputCheck, Remedy, names
 from edge.diagnose.inputs import LETTERBOXES, SWAPPED, VIDEO_IMAGES, VIDEO_NV12
 from edge.diagnose.weights import OUTLIER, WeightTensor
-from edge.folder.built import Built
+from edge.errors import counted
+from edge.folder.built import Built, compiler_settings
 from edge.measure.labels import Shift
 from edge.measure.layers import Group
 from edge.measure.objective import ONE_ANSWER
 from edge.measure.scores import Gain
 from edge.measure.statistics import may_be_chance, mcnemar
+from edge.specs import Calibration
 
 POINTS = 3.0  # a smaller change is not a fault, even if it is significant
 SAME_FUNCTION = 0.999  # cosine of the scores before and after a step that must not change the network
@@ -78,7 +80,7 @@ def _off_by_one(shift: Shift) -> Fault:
 
 def _chance(evidence: Measurements) -> Fault:
     if evidence.boxes:
-        figure = f"AP {evidence.float_ap:.1f} on {evidence.n} images"
+        figure = f"AP {evidence.float_ap:.1f} on {counted(evidence.n, 'image')}"
         return Fault(
             "labels",
             f"the float network itself finds next to none of the labelled objects ({figure}), so nothing can be said "
@@ -91,7 +93,7 @@ def _chance(evidence: Measurements) -> Fault:
                 gain=0.0,
             ),
         )
-    figure = f"Top-1 {100 * (evidence.float_right or 0) / evidence.n:.1f} % of {evidence.n} images"
+    figure = f"Top-1 {100 * (evidence.float_right or 0) / evidence.n:.1f} % of {counted(evidence.n, 'image')}"
     return Fault(
         "labels",
         f"the float network itself is at chance on these labels ({figure}), so nothing can be said of what "
@@ -117,7 +119,7 @@ def _input(evidence: Measurements) -> Fault | None:
     by_value = evidence.labelled or evidence.boxes
     best = max(better, key=lambda tried: tried.check.value if by_value else -tried.usual)
     check, change = best.check, best.change
-    figure = f"{_moved(check)} {'on' if check.unit == '' else 'of'} {evidence.n} images, float network"
+    figure = f"{_moved(check)} {'on' if check.unit == '' else 'of'} {counted(evidence.n, 'image')}, float network"
     if not evidence.labelled and best.usual_before >= ONE_ANSWER:
         figure += f"; the most frequent answer falls from {100 * best.usual_before:.0f} to {100 * best.usual:.0f} %"
     gain = max(0.0, check.value - check.as_built)
@@ -171,7 +173,7 @@ def _program_range(evidence: Measurements) -> Fault | None:
     if not compiled and not better:
         return None
     figure = (
-        f"{_moved(check)} with video-range NV12 ({evidence.n} images)"
+        f"{_moved(check)} with video-range NV12 ({counted(evidence.n, 'image')})"
         if check is not None
         else "input_type of the preprocess node: video range"
     )
@@ -385,7 +387,7 @@ def _wider(evidence: Measurements) -> list[Ranked]:
             found.append(
                 _ranked(
                     gain,
-                    f"Give {len(groups)} layers 16-bit activations: {names}",
+                    f"Give {counted(len(groups), 'layer')} 16-bit activations: {names}",
                     recipe_lines(groups, on_cpu) + kept,
                     gain.figure + _bound(taken.all_gain),
                 )
@@ -394,16 +396,21 @@ def _wider(evidence: Measurements) -> list[Ranked]:
 
 
 def _kept_method(evidence: Measurements) -> str:
-    """Return the recipe line that keeps a detector's way of calibration, which the compiler chose.
+    """Return the recipe line that keeps the calibration of this build, where the compiler chose it.
 
     Measured on YOLOX-nano: with two layers at 16 bits its search chose another one, and AP fell from 21 to 4.
     """
-    method = str((evidence.built.manifest.get("calibration") or {}).get("method") or "")
-    percentile = re.fullmatch(r"max-percentile:percentile=([\d.]+)", method)
-    keys = f"max, max_percentile: {percentile[1]}" if percentile else method.partition(":")[0]
-    if not evidence.boxes or (keys not in ("kl", "max") and not percentile):
+    chosen = (evidence.built.manifest.get("calibration") or {}).get("method")
+    items = compiler_settings(evidence.built.files).get("calibration_parameters.optimization", "")
+    kept = pinned(Calibration(optimization=tuple(filter(None, items.split(";")))), chosen)
+    if kept.method == "default":
         return ""
-    return f"\ncalibration: {{method: {keys}}}   # as the compiler chose; it may choose otherwise beside 16 bits"
+    keys = f"method: {kept.method}"
+    if kept.max_percentile is not None:
+        keys += f", max_percentile: {kept.max_percentile}"
+    keys += ", per_channel: true" * kept.per_channel
+    keys += f", optimization: [{', '.join(kept.optimization)}]" * bool(kept.optimization)
+    return f"\ncalibration: {{{keys}}}   # as the compiler chose; it may choose otherwise beside 16 bits"
 
 
 def _bound(gain: Gain) -> str:
@@ -544,9 +551,9 @@ def verdict(evidence: Measurements, found: tuple[Fault, ...]) -> str:
     program = evidence.step("end to end")
     if program is not None and evidence.boxes:
         found_again = evidence.like("the program", "float's", program.agreement)
-        parts.append(f"{found_again}, both behind NV12, on {evidence.n} images")
+        parts.append(f"{found_again}, both behind NV12, on {counted(evidence.n, 'image')}")
     elif program is not None:
-        share = f"{100 * program.agreement:.1f} % of {evidence.n} images"
+        share = f"{100 * program.agreement:.1f} % of {counted(evidence.n, 'image')}"
         parts.append(f"the program gives float's answer behind NV12 on {share}")
     if _nv12_leads(evidence):
         parts.append(f"NV12 costs most: {_nv12_figure(evidence)}")
@@ -560,7 +567,9 @@ def verdict(evidence: Measurements, found: tuple[Fault, ...]) -> str:
         )
         between = sorted((s for s in evidence.shares if s.tensors), key=lambda item: item.agreement)
         if between and order[0] is activations:
-            most = " and ".join(f"{s.part} ({s.tensors} tensors, AP {evidence.kept(s)} alone)" for s in between[:2])
+            most = " and ".join(
+                f"{s.part} ({counted(s.tensors or 0, 'tensor')}, AP {evidence.kept(s)} alone)" for s in between[:2]
+            )
             parts.append(f"of these the ones between {most}")
     nv12 = evidence.share("NV12")
     if nv12 is not None and nv12.agreement < _enough(evidence):  # and rounding costs more, else it were a fault

@@ -23,6 +23,7 @@ from edge.diagnose.weights import (
     changed_integers,
     rounded_weights,
 )
+from edge.errors import counted
 from edge.folder.built import Built
 from edge.graph.files import load_onnx
 from edge.images.frames import Frame, spread
@@ -79,7 +80,7 @@ def wider_layers(
     tell = None if done is None else lambda count: done(len(frames) + count)
     results = scored(net, settings, frames, tell, objective.answer)
     sets = tuple(
-        (some, objective.gain(f"{len(some)} layers", reference, before, result))
+        (some, objective.gain(counted(len(some), "layer"), reference, before, result))
         for some, result in zip(chosen, results, strict=True)
     )
     return tuple(single), sets, everything

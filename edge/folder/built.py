@@ -10,7 +10,7 @@ from typing import Any
 from attrs import field, frozen
 
 from edge.errors import ModelFileError
-from edge.files import is_plain_name, read_json
+from edge.files import is_plain_name, read_json, read_yaml
 from edge.folder.metadata import FILE, Metadata, read_metadata
 from edge.folder.publication import settle
 
@@ -38,6 +38,27 @@ class Built:
                 remedy=remedy or f"edge build {self.metadata.model}",
             )
         return self.files[role]
+
+
+def compiler_settings(files: Mapping[str, Path]) -> dict[str, str]:
+    """Return the compiler's settings, flat: ``calibration_parameters.calibration_type`` -> ``default``.
+
+    Args:
+        files: of a build by their roles; without the mapper YAML nothing is known.
+    """
+    path = files.get("mapper_yaml")
+    if path is None:
+        return {}
+    try:
+        return dict(_flat("", read_yaml(path)))
+    except (OSError, ValueError):
+        return {}
+
+
+def _flat(prefix: str, value: object) -> list[tuple[str, str]]:
+    if isinstance(value, dict):
+        return [pair for key, inner in value.items() for pair in _flat(f"{prefix}.{key}".lstrip("."), inner)]
+    return [(prefix, str(value))]
 
 
 @contextmanager

@@ -32,7 +32,7 @@ import cattrs
 from attrs import frozen
 from filelock import FileLock, Timeout
 
-from edge.errors import ToolchainError, WorkspaceError
+from edge.errors import ToolchainError, WorkspaceError, counted
 from edge.files import disk_errors, is_plain_name, json_text, read_json, require_no_link, sha256_of, write_json
 from edge.folder.publication import NEXT, publish_set, settle
 from edge.progress import Reporter
@@ -155,7 +155,7 @@ class Workspace:
             self._lock.release()
             raise
         if old := self._of_earlier_edge():
-            self._reporter.warn(f"{old} stages in {self.root} were made by an earlier edge and are not reused")
+            self._reporter.warn(f"{counted(old, 'stage')} in {self.root} made by an earlier edge and not reused")
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -306,7 +306,7 @@ def _checked_input(value: onnx.ValueInfoProto, origin: str) -> tuple[str, tuple[
         kind = known.get(value.type.tensor_type.elem_type, "of a type that ONNX does not know")
         raise ModelFileError(
             f"{origin}: input {value.name!r} is {kind}",
-            expected="a float32 image input",
+            expected="a float32 input",
             remedy="export it with a float32 example, such as torch.zeros(1, 3, 224, 224)",
         )
     shape = _static_shape(value, origin, "input")

@@ -11,6 +11,7 @@ from attrs import frozen
 from numpy.typing import NDArray
 
 from edge.detect.decode import decode_all
+from edge.errors import counted
 from edge.specs.detector import Detector
 
 Floats = NDArray[np.float32]
@@ -67,8 +68,7 @@ class Head:
             "centernet": "CenterNet type (heat map)",
         }[detector.family]
         ends = "" if detector.nms or detector.family == "centernet" else ", one box per object without NMS"
-        classes = f"{detector.classes} class{'es' * (detector.classes != 1)}"
-        return f"{kind}{ends}: {classes}, stride{'s' * (len(detector.scales) > 1)} {strides}"
+        return f"{kind}{ends}: {counted(detector.classes, 'class')}, stride{'s' * (len(detector.scales) > 1)} {strides}"
 
 
 def expected(

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+import shlex
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 from attrs import evolve, frozen
 
-from edge.errors import ModelFileError, SpecError
+from edge.errors import ModelFileError, SpecError, counted
 from edge.graph.files import open_exposed
 from edge.heads.head import BOX, TOLERANCE, Decoded, Floats, Head, Part, error, expected, heat_error, table, table_error
 from edge.heads.tail import Tail
@@ -17,6 +18,12 @@ from edge.specs.detector import Detector, Scale
 # Operators that leave numbers as they are.
 _MOVING = frozenset({"Reshape", "Flatten", "Squeeze", "Unsqueeze", "Identity", "Transpose", "Cast", "Split", "Slice"})
 _MOST_ANCHORS = 9  # of a scale
+# What ultralytics' exporter calls a task -> its head, and what it gives besides boxes and classes.
+_FURTHER = {
+    "segment": "segmentation head, which gives masks",
+    "pose": "pose head, which gives keypoints",
+    "obb": "head of turned boxes (OBB), which gives angles",
+}
 
 
 def recognise(tail: Tail) -> Head:
@@ -73,7 +80,8 @@ def _require_shapes(tail: Tail, detector: Detector, parts: Mapping[str, Part], n
             if shapes[part.value] != wanted:
                 raise ModelFileError(
                     f"detector: {part.value!r} of {tail.origin} is {_by(shapes[part.value])}",
-                    expected=f"{_by(wanted)}: {detector.family}, {detector.classes} classes, stride {scale.stride}",
+                    expected=f"{_by(wanted)}: {detector.family}, {counted(detector.classes, 'class')}, "
+                    f"stride {scale.stride}",
                 )
 
 
@@ -320,6 +328,16 @@ def _unknown(tail: Tail) -> ModelFileError:
         f"stride {stride}: " + ", ".join(f"{name} {_by(tail.shape(name))}" for name in names[:6])
         for stride, names in sorted(by_stride.items())[:6]
     )
+    if task := _ultralytics_task(tail):
+        # Of prototypes of masks the output is one map as it is.
+        maps = {tail.heads_of((name,)): name for name in outputs if len(tail.shape(name)) == len("NCHW")}
+        names = [maps.get((name,), name) for names in by_stride.values() for name in names]
+        return ModelFileError(
+            f"{tail.origin} has a {_FURTHER[task]} besides boxes and classes: {listed}",
+            expected="a detector that gives boxes and classes alone; edge decodes no others",
+            remedy=f"--task raw --output {shlex.quote(','.join(names))}   builds it up to its last convolutions, each "
+            "an output with an int8 range of its own; your code decodes them",
+        )
     joint = bool(by_stride) and all(len(names) == 1 for names in by_stride.values())
     scales = ", ".join(
         f"{{stride: {stride}, boxes: {name}, scores: {name}, objectness: {name}, anchors: [[WIDTH, HEIGHT], ...]}}"
@@ -337,6 +355,13 @@ def _unknown(tail: Tail) -> ModelFileError:
         remedy=f"say in the model's YAML which values are what: detector: {{family: {family}, scales: [{scales}]}}   "
         f"family is yolox, dfl, anchors or centernet{more}",
     )
+
+
+def _ultralytics_task(tail: Tail) -> str:
+    """Return the task of a head that gives more than boxes: as the file says, or masks by their prototypes' map."""
+    said = next((entry.value for entry in tail.model.metadata_props if entry.key == "task"), "")
+    ranks = sorted(tail.values[value.name].ndim for value in tail.model.graph.output if value.name in tail.values)
+    return said if said in _FURTHER else "segment" if not said and ranks == [3, 4] else ""
 
 
 def _by(shape: Sequence[int]) -> str:

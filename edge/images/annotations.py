@@ -24,10 +24,10 @@ import numpy as np
 from attrs import evolve, field, frozen
 from numpy.typing import NDArray
 
-from edge.errors import ImageError, LabelError, UsageError
+from edge.errors import ImageError, LabelError, UsageError, counted
 from edge.images.find import open_images
 from edge.images.headers import image_size
-from edge.images.items import Files, ImageSet
+from edge.images.items import Files, ImageSet, set_name
 from edge.images.label_files import Faults, Listed, find_labels, some
 
 
@@ -116,7 +116,8 @@ def open_boxes(source: str | Path, *, classes: Sequence[str] | int | None = None
     clean = {name: _checked(name, folder, one, limit, faults) for name, one in objects.items()}
     if not any(len(one) for one in clean.values()):
         raise LabelError(
-            f"{source} has no object on any of {len(clean)} images" + "".join(f"; {doubt}" for doubt in faults.lines()),
+            f"{source} has no object on any of {counted(len(clean), 'image')}"
+            + "".join(f"; {doubt}" for doubt in faults.lines()),
             expected="labelled objects; without any labels give the folder of the images alone",
         )
     own = None if classes is None or isinstance(classes, int) else tuple(classes)
@@ -126,8 +127,9 @@ def open_boxes(source: str | Path, *, classes: Sequence[str] | int | None = None
         clean = {name: _renumbered(one, index) for name, one in clean.items()}
     files = Files(folder, ((name, None) for name in sorted(clean)))
     count = sum(map(len, clean.values()))
-    description = f"{path.name} ({len(files)} images, {count} objects)"
-    return BoxSet(files, description, source=path.name, objects=clean, names=own, doubts=faults.lines())
+    name = set_name(path)
+    description = f"{name} ({counted(len(files), 'image')}, {counted(count, 'object')})"
+    return BoxSet(files, description, source=name, objects=clean, names=own, doubts=faults.lines())
 
 
 # Classes
@@ -152,11 +154,11 @@ def _matched(
             return same, names
         if count == len(used):
             for index in sorted(same.keys() - used):
-                faults.add("classes without objects left out, which the network does not have", names[index])
+                faults.add("class", "without objects left out, which the network does not have", names[index])
             kept = sorted(used)
             return {index: place for place, index in enumerate(kept)}, tuple(names[index] for index in kept)
         raise LabelError(
-            f"{source} has {len(names)} classes ({some(names)}), the network has {count}",
+            f"{source} has {counted(len(names), 'class')} ({some(names)}), the network has {count}",
             expected="labels of the network's own classes",
             remedy="name the network's classes with --labels FILE: they are then matched by name",
         )
@@ -167,7 +169,7 @@ def _matched(
     strange = [names[index] for index in sorted(used) if others[index] not in place]
     if strange:
         raise LabelError(
-            f"{source} has objects of {len(strange)} classes that the network does not have: {some(strange)}",
+            f"{source} has objects of {counted(len(strange), 'class')} unknown to the network: {some(strange)}",
             expected=f"the network's {count} classes: {some(classes)}",
             remedy="correct the names in the labels, or give the network's with --labels FILE",
         )
@@ -192,37 +194,38 @@ def _checked(name: str, folder: Path, listed: Listed, limit: int | None, faults:
     try:
         size = image_size(folder / name)
     except ImageError:
-        faults.add("images that can't be read", name)
+        faults.add("image", "that can't be read", name)
         return NOTHING
     if listed.size not in (None, size):
-        faults.add("images of another size than their labels say", name)
+        faults.add("image", "of another size than the labels say", name)
     wide = [size[1], size[0]] * 2
     kept = []
     for place, (box, key) in enumerate(zip(listed.boxes, listed.keys, strict=True)):
         if limit is not None and not 0 <= key < limit:
+            where = name if listed.file is None else f"{listed.file}, line {listed.lines[place]}"
             raise LabelError(
-                f"{name} has an object of class {key}",
-                expected=f"0..{limit - 1}: there are {limit} classes",
+                f"{where}: an object of class {key}",
+                expected=f"0..{limit - 1}, of {counted(limit, 'class')}",
                 remedy="correct the label, or the list of class names",
             )
         if not all(map(math.isfinite, box)):
-            faults.add("boxes left out whose numbers are not finite, on", name)
+            faults.add("box", "left out whose numbers are not finite, on", name)
             continue
         left, top, right, bottom = (side * (by if listed.shares else 1) for side, by in zip(box, wide, strict=True))
         if right <= left or bottom <= top:
-            faults.add("boxes left out without width or height, on", name)
+            faults.add("box", "left out without width or height, on", name)
             continue
         inside = max(0.0, left), max(0.0, top), min(wide[0], right), min(wide[1], bottom)
         if inside[2] <= inside[0] or inside[3] <= inside[1]:
-            faults.add("boxes left out that lie outside the image, on", name)
+            faults.add("box", "left out outside the image, on", name)
             continue
         if max(inside[0] - left, inside[1] - top, right - inside[2], bottom - inside[3]) > 1:  # a pixel is rounding
-            faults.add("boxes cut at the image's border, on", name)
+            faults.add("box", "cut at the image's border, on", name)
             left, top, right, bottom = inside
         area = listed.areas[place] if listed.areas else (right - left) * (bottom - top)
         kept.append(((left, top, right, bottom), key, bool(listed.crowd and listed.crowd[place]), area))
     # Twice in COCO's own files is twice in everybody's figures; ultralytics leaves the second out.
     rows = list(dict.fromkeys(kept)) if listed.shares else kept
     if len(rows) < len(kept):
-        faults.add("objects left out that are listed twice, on", name)
+        faults.add("object", "left out as listed twice, on", name)
     return truth(*zip(*rows, strict=True)) if rows else NOTHING

@@ -25,7 +25,7 @@ from attrs import field, fields, frozen
 from attrs.validators import ge, instance_of
 from numpy.typing import NDArray
 
-from edge.errors import CalibrationError, ImageError, SpecError, WorkspaceError
+from edge.errors import CalibrationError, ImageError, SpecError, WorkspaceError, counted
 from edge.files import data_dir, read_yaml
 from edge.images import ImageItem, ImageSet, sample
 from edge.images.preprocess import arrange, resize_crop
@@ -161,7 +161,7 @@ def calibrate(
     reporter = reporter or Silent()
     chosen = sample(images, n, seed)
     if len(chosen) < n:
-        reporter.warn(f"{images.description}: {len(chosen)} calibration images instead of the {n} asked for")
+        reporter.warn(f"{images.description}: {counted(len(chosen), 'calibration image')} instead of the {n} asked for")
     directory = out / ("calibration_data_f32" if inputs else f"calibration_data_{preprocess.color}_f32")
     values = sum(math.prod(one.shape) for one in inputs) or math.prod(preprocess.input_shape)
     needed = len(chosen) * 4 * values
@@ -179,7 +179,7 @@ def calibrate(
                 unreadable.append(item.name)
             else:
                 written.append(outcome)
-            reporter.update(f"{done}/{len(chosen)} images", done / len(chosen))
+            reporter.update(f"{done}/{counted(len(chosen), 'image')}", done / len(chosen))
         (_judge_samples if inputs else _judge)(written, unreadable, preprocess, reporter)
         result = _result(images, directory, written, unreadable, n=n, seed=seed)
         text = json.dumps(cattrs.unstructure(result), indent=1, sort_keys=True) + "\n"
@@ -268,7 +268,7 @@ def _judge(written: list[_Written], unreadable: list[str], preprocess: Preproces
     _require_readable(written, unreadable, "images")
     if tiny := [w.image.name for w in written if w.shortest < MIN_SIDE]:
         raise CalibrationError(
-            f"{len(tiny)} calibration images are smaller than {MIN_SIDE} pixels: {_some(tiny)}",
+            f"{counted(len(tiny), 'calibration image')} smaller than {MIN_SIDE} pixels: {_some(tiny)}",
             remedy="remove them, or give photographs at the camera's full size",
         )
     if all(w.largest <= 1 for w in written):
@@ -285,11 +285,11 @@ def _judge(written: list[_Written], unreadable: list[str], preprocess: Preproces
     if all(w.gray for w in written):
         reporter.warn("every calibration image is grey; colour images would then be clipped on the board")
     if flat := [w.image.name for w in written if w.constant]:
-        reporter.warn(f"{len(flat)} calibration images are one flat colour: {_some(flat)}")
+        reporter.warn(f"{counted(len(flat), 'calibration image')} of one flat colour: {_some(flat)}")
     if small := [w.image.name for w in written if w.shortest < min(preprocess.crop) / 2]:
-        reporter.warn(f"{len(small)} calibration images are smaller than half the input: {_some(small)}")
+        reporter.warn(f"{counted(len(small), 'calibration image')} smaller than half the input: {_some(small)}")
     if len(written) < FEW:
-        reporter.warn(f"only {len(written)} calibration images; {FEW} to 100 give steadier ranges")
+        reporter.warn(f"only {counted(len(written), 'calibration image')}; {FEW} to 100 give steadier ranges")
 
 
 def _require_readable(written: list[_Written], unreadable: list[str], what: str) -> None:
@@ -316,7 +316,7 @@ def _judge_samples(written: list[_Written], unreadable: list[str], _preprocess: 
             remedy="give samples like those that the model will see: --calib DIR",
         )
     if len(written) < FEW:
-        reporter.warn(f"only {len(written)} calibration samples; {FEW} to 100 give steadier ranges")
+        reporter.warn(f"only {counted(len(written), 'calibration sample')}; {FEW} to 100 give steadier ranges")
 
 
 def _result(

@@ -21,8 +21,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import get_args
 
-from edge.errors import InputError, LabelError, UsageError
-from edge.images.items import Files, ImageItem, ImageSet, Split
+from edge.errors import InputError, LabelError, UsageError, counted
+from edge.images.items import Files, ImageItem, ImageSet, Split, set_name
 
 EXTENSIONS = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm"})
 DEMO_COUNTS: dict[Split, int] = {"calibration": 100, "test": 1000}
@@ -83,8 +83,8 @@ def open_images(
                 remedy="give the images that they were made from; edge prepares the tensors itself",
             )
         raise InputError(f"{source} holds no images", expected=f"files ending in {_extensions()}")
-    name = f"{path.name}, labels {label_offset:+d}" if label_offset and not unlabelled else path.name
-    return ImageSet(files, f"{name}{note} ({len(files)} images)", unlabelled, name)
+    name = set_name(path) + (f", labels {label_offset:+d}" if label_offset and not unlabelled else "")
+    return ImageSet(files, f"{name}{note} ({counted(len(files), 'image')})", unlabelled, name)
 
 
 def class_names(labels: str | None, classes: int | None = None) -> tuple[str, ...] | None:
@@ -118,7 +118,7 @@ def class_names(labels: str | None, classes: int | None = None) -> tuple[str, ..
         raise LabelError(f"{labels} names no classes", expected="one class name per line")
     if classes is not None and len(names) != classes:
         raise LabelError(
-            f"{labels} names {len(names)} classes, the network has {classes}",
+            f"{labels} names {counted(len(names), 'class')}, the network has {classes}",
             expected="one line per class, in the order of the network's outputs",
         )
     if all(_SYNSET_NAME.match(name) for name in names):
@@ -259,7 +259,10 @@ def _synset_labels(
     count = classes if isinstance(classes, int) or classes is None else len(classes)
     if count is not None and count - offset != IMAGENET_CLASSES:
         background = ", or --label-offset 1 if class 0 is a background" * (count == IMAGENET_CLASSES + 1)
-        return {}, f"synset folders, but a model of {count} classes: their order is not known; {put}{background}"
+        return (
+            {},
+            f"synset folders, but a model of {counted(count, 'class')}: their order is not known; {put}{background}",
+        )
     index = {synset: i for i, synset in enumerate(imagenet())}
     if all(name in index for name in held):
         return index, ""
@@ -275,21 +278,22 @@ def _listed(path: Path, classes: Sequence[str] | int | None, offset: int) -> tup
     missing = [f"{name} (line {number})" for number, name, _ in _rows(path) if not (path.parent / name).is_file()]
     if missing:
         raise LabelError(
-            f"{path} names {len(missing)} files that do not exist: {', '.join(missing[:3])}",
+            f"{path} names what does not exist, {counted(len(missing), 'file')}: {', '.join(missing[:3])}",
             expected=f"paths relative to {path.parent}",
         )
     labels: dict[str, int | None] = {}
+    lines: dict[str, int] = {}
     for number, name, text in _rows(path):
         if text is not None and re.fullmatch(_INDEX, text) is None:
             raise LabelError(f"{path}, line {number}: class index {_short(text)!r}", expected="a whole number")
         if name in labels:
             raise LabelError(f"{path}, line {number}: {name} is listed twice", expected="each image once")
-        labels[name] = None if text is None else int(text) + offset
+        labels[name], lines[name] = None if text is None else int(text) + offset, number
     bare = sum(label is None for label in labels.values())
     if 0 < bare < len(labels):
-        raise LabelError(f"{path}: {bare} of {len(labels)} lines have no label", expected="all or none")
+        raise LabelError(f"{path}: {bare} of {counted(len(labels), 'line')} without a label", expected="all or none")
     if not bare:
-        _check_labels(labels.items(), classes)
+        _check_labels(((f"{name} ({path}, line {lines[name]})", label) for name, label in labels.items()), classes)
     files = Files(path.parent, ((name, labels[name]) for name in sorted(labels)))
     return files, f"{path.name} lists no labels" if bare else ""
 
@@ -324,7 +328,7 @@ def _check_labels(pairs: Iterable[tuple[str, int | None]], classes: Sequence[str
     if wrong:
         name, label = wrong[0]
         raise LabelError(
-            f"{len(wrong)} labels outside the classes, such as {label} of {name}",
+            f"{counted(len(wrong), 'label')} outside the classes, such as {label} of {name}",
             expected=f"0..{count - 1}" if count else "0 and above",
         )
 
@@ -339,7 +343,7 @@ def _images(folder: Path) -> list[str]:
                 (found if ending in EXTENSIONS else others).append(entry.name)
     if others:
         raise InputError(
-            f"{folder} holds {len(others)} images that edge does not read, such as {min(others)}",
+            f"{folder} holds {counted(len(others), 'image')} that edge does not read, such as {min(others)}",
             expected=f"files ending in {_extensions()}",
             remedy="convert them to PNG or JPEG, or move them away",
         )

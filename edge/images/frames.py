@@ -9,7 +9,7 @@ from typing import TypeVar
 
 from attrs import frozen
 
-from edge.errors import ImageError, InputError
+from edge.errors import ImageError, InputError, counted
 from edge.images import ImageItem, ImageSet
 from edge.images.preprocess import Image, nv12_to_yuv444, resize_crop, rgb_to_nv12
 from edge.progress import Reporter
@@ -63,7 +63,7 @@ def load_frames(
     frames = tuple(item for item in found if isinstance(item, Frame))
     if not frames:
         raise InputError(
-            f"none of the {len(images)} images of {images.description} could be read",
+            f"none of the {counted(len(images), 'image')} of {images.description} could be read",
             expected="JPEG, PNG, BMP, WebP, TIFF or PPM",
         )
     return frames, unreadable

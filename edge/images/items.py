@@ -18,6 +18,14 @@ from edge.images.preprocess import decode
 
 Split = Literal["calibration", "test"]
 
+# Stems of folders and files that are called so in many sets.
+_ANY_SET = frozenset(
+    {
+        *("images", "imgs", "jpegimages", "labels", "data", "dataset", "calib"),
+        *("train", "train2017", "val", "val2017", "valid", "validation", "test"),
+    }
+)
+
 
 @frozen
 class ImageItem:
@@ -117,6 +125,15 @@ class Files(Sequence[ImageItem]):
     @property
     def _content(self) -> tuple[Path, bytes, bytes, bytes]:
         return self._folder, bytes(self._names), self._ends.tobytes(), self._labels.tobytes()
+
+
+def set_name(path: Path) -> str:
+    """Return what a set is called: the last part of its path, behind its parent's where that tells sets apart."""
+    parts, last = path.parts, path.name
+    while len(parts) > 1 and Path(parts[-1]).stem.lower() in _ANY_SET and parts[-2] not in ("..", path.anchor):
+        parts = parts[:-1]
+        last = f"{parts[-1]}/{last}"
+    return last
 
 
 @frozen(slots=False)

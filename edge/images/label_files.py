@@ -14,7 +14,7 @@ from typing import Any
 
 from attrs import define, field, frozen
 
-from edge.errors import LabelError
+from edge.errors import LabelError, counted
 from edge.files import read_yaml
 from edge.images.find import EXTENSIONS
 
@@ -29,15 +29,17 @@ _VOC_IMAGES = ("JPEGImages", "images")
 class Faults:
     """Counts what is wrong with single labels, so that a set of thousands gives a few lines."""
 
-    seen: dict[str, list[str]] = field(factory=dict)
+    seen: dict[tuple[str, str], list[str]] = field(factory=dict)
 
-    def add(self, kind: str, where: str) -> None:
-        """Count one more of a kind."""
-        self.seen.setdefault(kind, []).append(where)
+    def add(self, thing: str, fault: str, where: str) -> None:
+        """Count one more thing with a fault."""
+        self.seen.setdefault((thing, fault), []).append(where)
 
     def lines(self) -> tuple[str, ...]:
-        """Return a line a kind."""
-        return tuple(f"{len(places)} {kind}: {some(places)}" for kind, places in self.seen.items())
+        """Return a line a fault."""
+        return tuple(
+            f"{counted(len(places), thing)} {fault}: {some(places)}" for (thing, fault), places in self.seen.items()
+        )
 
 
 @frozen(eq=False)
@@ -50,6 +52,8 @@ class Listed:
     areas: list[float] = field(factory=list)  #: in square pixels; empty for those of the boxes.
     size: tuple[int, int] | None = None  #: (height, width) of the image as the file says, if it does.
     shares: bool = False  #: whether boxes are in shares of the image's sides, not in pixels.
+    file: Path | None = None  #: the image's own file of labels, if it has one.
+    lines: list[int] = field(factory=list)  #: of that file, one an object.
 
 
 Found = tuple[Path, dict[str, Listed], "tuple[str, ...] | None"]
@@ -74,7 +78,7 @@ def find_labels(path: Path, faults: Faults) -> Found | None:
         files = sorted(file for file in place.glob(pattern) if not file.name.startswith("."))
         if len(files) > 1:
             raise LabelError(
-                f"{place} holds {len(files)} files of labels: {some([file.name for file in files])}",
+                f"{place} holds {counted(len(files), 'file')} of labels: {some([file.name for file in files])}",
                 expected="one",
                 remedy=f"name it: --images {files[0]}",
             )
@@ -116,7 +120,7 @@ def _require_files(path: Path, folder: Path, names: Iterable[str]) -> None:
     missing = [name for name in names if not (folder / name).is_file()]
     if missing:
         raise LabelError(
-            f"{path} names {len(missing)} images that are not in {folder}: {some(missing)}",
+            f"{path} names {counted(len(missing), 'image')} not in {folder}: {some(missing)}",
             expected="the images beside their labels",
             remedy="copy them there, or remove them from the labels",
         )
@@ -169,7 +173,7 @@ def _coco(path: Path, faults: Faults) -> Found:
         where = f"{path}, annotation {number}"
         image, category, box = row.get("image_id"), row.get("category_id"), row.get("bbox")
         if not isinstance(image, (int, str)) or image not in names:
-            faults.add("objects left out of images that are not listed, such as of image", str(image)[:40])
+            faults.add("object", "left out of images that are not listed, such as of image", str(image)[:40])
             continue
         if not _integer(category) or category not in order:
             raise LabelError(f"{where}: category {str(category)[:40]!r}", expected=f"one of {some(list(order))}")
@@ -282,16 +286,16 @@ def _yolo(folder: Path, labels: Path, names: tuple[str, ...] | None, faults: Fau
             objects[name] = _yolo_file(file, faults)
         else:
             # As ultralytics has it: such an image shows no object.
-            faults.add("images without a file of labels, taken as without objects", name)
+            faults.add("image", "without a file of labels, taken as without objects", name)
             objects[name] = Listed([], [])
     lonely = [
         file.name for file in labels.rglob("*.txt") if file.relative_to(labels).with_suffix("").as_posix() not in stems
     ]
     for name in sorted(name for name in lonely if name not in ("classes.txt", "labels.txt")):
-        faults.add("files of labels without an image", name)
+        faults.add("label file", "without an image", name)
     if objects and sum(bool(one.boxes) for one in objects.values()) == 0:
         raise LabelError(
-            f"none of the {len(objects)} images of {folder} has an object in {labels}",
+            f"none of the {counted(len(objects), 'image')} of {folder} has an object in {labels}",
             expected="files of the images' names: images/a.jpg and labels/a.txt",
         )
     return folder, objects, names
@@ -303,8 +307,8 @@ def _yolo_file(path: Path, faults: Faults) -> Listed:
     except UnicodeDecodeError as error:
         raise LabelError(f"{path} is no text", expected="lines of: class x y width height") from error
     if not text.strip():
-        faults.add("empty files of labels, taken as without objects", path.name)
-    boxes, keys = [], []
+        faults.add("empty label file", "taken as without objects", path.name)
+    boxes, keys, lines = [], [], []
     for number, line in enumerate(text.splitlines(), start=1):
         if not line.strip():
             continue
@@ -334,7 +338,8 @@ def _yolo_file(path: Path, faults: Faults) -> Listed:
             )
         boxes.append(box)
         keys.append(int(key))
-    return Listed(boxes, keys, shares=True)
+        lines.append(number)
+    return Listed(boxes, keys, shares=True, file=path, lines=lines)
 
 
 # VOC
@@ -359,11 +364,11 @@ def _voc(path: Path, faults: Faults) -> Found:
             missing.append(file.name)
     if missing:
         raise LabelError(
-            f"{len(missing)} files of {path / 'Annotations'} have no image in {folder}: {some(missing)}",
+            f"{counted(len(missing), 'file')} of {path / 'Annotations'} without an image in {folder}: {some(missing)}",
             expected="images of the files' names: Annotations/a.xml and JPEGImages/a.jpg",
         )
     for stem in sorted(stems.keys() - {file.stem for file in files}):
-        faults.add("images left out without a file of labels", stems[stem])
+        faults.add("image", "left out without a file of labels", stems[stem])
     # VOC has no list of classes; by their names, which a network with names may order otherwise.
     ordered = tuple(sorted(names))
     index = {name: place for place, name in enumerate(ordered)}

@@ -25,7 +25,7 @@ import numpy as np
 from attrs import frozen
 from numpy.typing import NDArray
 
-from edge.errors import CalibrationError, ImageError
+from edge.errors import CalibrationError, ImageError, counted
 from edge.images.resample import resample
 from edge.specs import Preprocess
 
@@ -394,7 +394,7 @@ def calibration_image(file: Path, pre: Preprocess) -> Image:
         ) from error
     if raw.size != height * width * 3:
         raise CalibrationError(
-            f"{file.name} holds {raw.size} values",
+            f"{file.name} holds {counted(raw.size, 'value')}",
             expected=f"{height * width * 3}: float32 of 3x{height}x{width}",
             remedy="edge calibrate",
         )

@@ -16,8 +16,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from edge.errors import ImageError, InputError
-from edge.images.items import Files, ImageItem, ImageSet
+from edge.errors import ImageError, InputError, counted
+from edge.images.items import Files, ImageItem, ImageSet, set_name
 from edge.images.preprocess import network_input, network_input_from_nv12, resize_crop, rgb_to_nv12
 from edge.specs import Preprocess
 from edge.specs.schema import Input
@@ -43,7 +43,8 @@ def open_samples(source: str | Path) -> ImageSet:
     folder, found = (path, sorted(path.iterdir())) if path.is_dir() else (path.parent, [path])
     names = [file.name for file in found if file.suffix.lower() in SUFFIXES and file.is_file()]
     files = Files(folder, ((name, None) for name in names))
-    return ImageSet(files, f"{path.name} ({len(files)} samples)", "samples have no labels", path.name)
+    name = set_name(path)
+    return ImageSet(files, f"{name} ({counted(len(files), 'sample')})", "samples have no labels", name)
 
 
 def read_sample(item: ImageItem, inputs: Sequence[Input], preprocess: Preprocess) -> tuple[Sample, str]:

@@ -14,7 +14,7 @@ import numpy as np
 from attrs import frozen
 from numpy.typing import NDArray
 
-from edge.errors import UsageError
+from edge.errors import UsageError, counted
 from edge.images.annotations import Truth, truth
 
 #: Columns of a row: left, top, right, bottom in pixels of the image, score, class. A score of 0 is no box.
@@ -116,7 +116,7 @@ def match(predictions: Sequence[Rows], truths: Sequence[Truth], classes: int) ->
         UsageError: pycocotools is not installed, or the two are not of the same images.
     """
     if len(predictions) != len(truths):
-        raise UsageError(f"boxes of {len(predictions)} images", expected=f"{len(truths)}, as the objects")
+        raise UsageError(f"boxes of {counted(len(predictions), 'image')}", expected=f"{len(truths)}, as the objects")
     judge, scores, places = _judge(predictions, truths)
     found = [np.zeros(len(one), np.float32) for one in truths]
     limit = judge.params.maxDets[-1]

@@ -82,10 +82,3 @@ def self_precision(rows: Sequence[Rows], objects: Sequence[Truth], counted: Show
     """Return AP in percent with a network's own boxes as the objects; None if it has none on these images."""
     found = precision(match(rows, objects, classes), counted)
     return None if found is None else found.ap
-
-
-def divergence(reference: Answers, answers: Answers, classes: int) -> float:
-    """Return how far answers are from the float network's: 1 minus AP with its boxes as the objects, 0..1."""
-    objects = [truth_of(boxes_in(one)) for one in reference]
-    found = self_precision([boxes_in(one) for one in answers], objects, np.ones(len(answers), bool), classes)
-    return 0.0 if found is None else 1 - found / 100

@@ -8,6 +8,7 @@ import numpy as np
 from attrs import define, field, frozen
 from numpy.typing import NDArray
 
+from edge.errors import counted
 from edge.measure.statistics import mcnemar, wilson
 
 SHIFTS = (1, -1)
@@ -78,6 +79,6 @@ def lacks_background(labels: Sequence[int | None], classes: int) -> str:
     if classes != BACKGROUND or highest >= classes - 1:
         return ""
     return (
-        f"{classes} classes, and no label above {highest}: if the network's class 0 is a background, labels that "
-        "count ImageNet's classes from 0 are one too low; --label-offset 1 counts them from 1"
+        f"{counted(classes, 'class')}, and no label above {highest}: if the network's class 0 is a background, labels "
+        "that count ImageNet's classes from 0 are one too low; --label-offset 1 counts them from 1"
     )

@@ -14,9 +14,9 @@ from edge.images.annotations import NOTHING, BoxSet, Truth
 from edge.images.frames import Frame
 from edge.images.items import ImageSet
 from edge.measure.average_precision import SHOWN, Matches, Rows, change, match, truth_of
-from edge.measure.boxes import BOXES, VALUES, Boxer, boxes_in, precision
+from edge.measure.boxes import BOXES, VALUES, Boxer, boxes_in, differences, precision
 from edge.measure.networks import Outputs, scores_of
-from edge.measure.scores import Gain, StepEffect, cosines, gain
+from edge.measure.scores import Gain, StepEffect, cosines, divergence, gain
 from edge.measure.statistics import mcnemar
 from edge.runtime.scores import probabilities
 from edge.specs import Preprocess
@@ -46,8 +46,60 @@ class Judged:
     better: bool  #: beyond chance.
 
 
+@frozen
+class Measured:
+    """A network's answers on a set of images, compared with the float network's behind NV12."""
+
+    n: int  #: images.
+    agreement: int  #: of them, with the float network's answer; of a detector, without a box lost or gained.
+    #: mean Kullback-Leibler divergence of its probabilities from the float network's, nats, 0 and up; of a detector
+    #: 1 minus AP with the float network's boxes as the objects, 0..1.
+    divergence: float
+    right: int | None = None  #: of the n, those answered as labelled; None without labels and of a detector.
+    float_right: int | None = None  #: the same of the float network behind NV12.
+    lost: int = 0  #: float right, this one wrong; of a detector, objects that only float finds; 0 without labels.
+    gained: int = 0  #: the other way round.
+    #: for each image, in order: 1 if the answer is not float's, else 0; of a detector, the boxes lost and gained.
+    other: tuple[int, ...] = ()
+    self_ap: float | None = None  #: of a detector: AP in percent with the float network's boxes as the objects.
+    ap: float | None = None  #: of a detector: AP in percent; None without labels.
+    float_ap: float | None = None  #: the same of the float network behind NV12.
+
+    def __str__(self) -> str:
+        """Return the accuracy in a few words."""
+        name = "Top-1" if self.ap is None else "AP"
+        own = "" if self.figure is None else f"{name} {self.float_figure:.1f} → {self.figure:.1f} %, "
+        return f"{own}agreement {self.agreement_percent:.1f} %, divergence {self.divergence:.5f}"
+
+    @property
+    def agreement_percent(self) -> float:
+        """Share of the images with the float network's answer, of a detector ``self_ap``; percent."""
+        return 100 * self.agreement / self.n if self.self_ap is None else self.self_ap
+
+    @property
+    def figure(self) -> float | None:
+        """Top-1, or a detector's AP, in percent; None without labels."""
+        return self.ap if self.right is None else 100 * self.right / self.n
+
+    @property
+    def float_figure(self) -> float | None:
+        """The same of the float network behind NV12."""
+        return self.float_ap if self.float_right is None else 100 * self.float_right / self.n
+
+    @property
+    def drop(self) -> float | None:
+        """Top-1 or AP lost compared with float behind NV12, points; None without labels."""
+        if self.figure is None or self.float_figure is None:
+            return None
+        return self.float_figure - self.figure
+
+
 class Objective(Protocol):
     """What a task's answers are, and what makes one better than another."""
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """Names of the outputs in the order that :meth:`answer` reads; empty for the first alone."""
 
     @property
     def boxes(self) -> bool:
@@ -65,6 +117,17 @@ class Objective(Protocol):
 
     def cosine(self, reference: Answers, answers: Answers) -> float:
         """Return the mean cosine of the outputs."""
+
+    def divergence(self, reference: Answers, answers: Answers) -> float:
+        """Return how far answers are from the float network's, 0 and up."""
+
+    def measured(self, reference: Answers, answers: Answers, truth: Sequence[Any]) -> Measured:
+        """Return what answers are worth.
+
+        Args:
+            reference: of the float network behind NV12.
+            truth: the label or the objects of each image; None where they are not known.
+        """
 
     def gain(self, what: str, reference: Answers, before: Answers, after: Answers) -> Gain:
         """Return what a change wins, from answers before it and after it."""
@@ -97,6 +160,7 @@ class Classes:
     labels: NDArray[np.int64] | None  #: class indices, (n,); None without.
     kind: ScoreKind  #: what scores are.
     boxes: bool = False
+    outputs: tuple[str, ...] = ()
 
     @property
     def labelled(self) -> bool:
@@ -114,6 +178,27 @@ class Classes:
     def cosine(self, reference: Answers, answers: Answers) -> float:
         """Return the mean cosine of the scores."""
         return float(cosines(reference, answers).mean())
+
+    def divergence(self, reference: Answers, answers: Answers) -> float:
+        """Return the mean Kullback-Leibler divergence, nats."""
+        return divergence(reference, answers, self.kind)
+
+    def measured(self, reference: Answers, answers: Answers, truth: Sequence[int | None]) -> Measured:
+        """Return agreement and, with labels, Top-1."""
+        before, after = reference.argmax(axis=1), answers.argmax(axis=1)
+        other = tuple((before != after).astype(int).tolist())
+        found = Measured(len(answers), other.count(0), self.divergence(reference, answers), other=other)
+        if any(label is None for label in truth):
+            return found
+        labels = np.array(truth)
+        was, now = before == labels, after == labels
+        return evolve(
+            found,
+            right=int(now.sum()),
+            float_right=int(was.sum()),
+            lost=int((was & ~now).sum()),
+            gained=int((now & ~was).sum()),
+        )
 
     def gain(self, what: str, reference: Answers, before: Answers, after: Answers) -> Gain:
         """Return what a change wins."""
@@ -164,8 +249,8 @@ class Detections:
     """
 
     boxer: Boxer
-    places: tuple[NDArray[np.int64], ...]  #: of the values of each output that are kept.
-    truths: tuple[Truth, ...] | None  #: the objects of each image; None without labels.
+    places: tuple[NDArray[np.int64], ...] = ()  #: of the values of each output that are kept; none without any.
+    truths: tuple[Truth, ...] | None = None  #: the objects of each image; None without labels.
     boxes: bool = True
 
     @property
@@ -174,16 +259,21 @@ class Detections:
         return self.truths is not None
 
     @property
+    def outputs(self) -> tuple[str, ...]:
+        """The names of all."""
+        return self.boxer.names
+
+    @property
     def _classes(self) -> int:
         return self.boxer.detector.classes
 
     def answer(self, outputs: Outputs, frame: Frame, preprocess: Preprocess | None = None) -> Answers:
         """Return the boxes in pixels of the image, then the kept values of each output."""
         boxer = self.boxer if preprocess is None else evolve(self.boxer, preprocess=preprocess)
-        kept = (np.ravel(output)[place] for output, place in zip(outputs, self.places, strict=True))
+        kept = (np.ravel(output)[place] for output, place in zip(outputs, self.places, strict=bool(self.places)))
         return np.concatenate((boxer.answer(outputs, frame.size), *kept)).astype(np.float32)
 
-    def outputs(self, answers: Answers) -> list[Answers]:
+    def values(self, answers: Answers) -> list[Answers]:
         """Return the kept values of each output, (n, values)."""
         starts = np.cumsum([BOXES * VALUES, *(len(place) for place in self.places[:-1])])
         return np.split(answers, starts, axis=1)[1:]
@@ -198,7 +288,7 @@ class Detections:
 
     def cosine(self, reference: Answers, answers: Answers) -> float:
         """Return the mean cosine over the outputs."""
-        pairs = zip(self.outputs(reference), self.outputs(answers), strict=True)
+        pairs = zip(self.values(reference), self.values(answers), strict=True)
         return float(np.mean([cosines(a, b).mean() for a, b in pairs]))
 
     def noise(self, reference: Answers, answers: Answers) -> list[tuple[float, float | None]]:
@@ -207,12 +297,39 @@ class Detections:
         The signal is the deviation from the output's mean, since most logits are far below 0 everywhere.
         """
         found: list[tuple[float, float | None]] = []
-        for like, own in zip(self.outputs(reference), self.outputs(answers), strict=True):
+        for like, own in zip(self.values(reference), self.values(answers), strict=True):
             a, b = like.astype(np.float64), own.astype(np.float64)
             signal, lost = float(((a - a.mean()) ** 2).sum()), float(((a - b) ** 2).sum())
             snr = None if lost <= _LEAST_NOISE * signal else 10 * float(np.log10(max(signal, lost * 1e-9) / lost))
             found.append((float(cosines(like, own).mean()), snr))
         return found
+
+    def divergence(self, reference: Answers, answers: Answers) -> float:
+        """Return 1 minus AP with the reference's boxes as the objects, 0..1."""
+        return 1 - self.agreement(reference, answers)
+
+    def measured(self, reference: Answers, answers: Answers, truth: Sequence[Truth | None]) -> Measured:
+        """Return agreement and, with labels, AP."""
+        pairs = zip(*differences(self.rows(reference), self.rows(answers), self._classes), strict=True)
+        other = tuple(len(lost) + len(gained) for lost, gained in pairs)
+        share = self.agreement(reference, answers)
+        found = Measured(len(answers), other.count(0), 1 - share, other=other, self_ap=100 * share)
+        objects = [one for one in truth if one is not None]
+        if len(objects) < len(truth):
+            return found
+        was, now = self._matches(objects, reference), self._matches(objects, answers)
+        every = np.ones(len(answers), bool)
+        float_ap, ap = precision(was, every), precision(now, every)
+        if float_ap is None or ap is None:
+            return found
+        pairs_of_scores = [(a >= SHOWN, b >= SHOWN) for a, b in zip(was.found, now.found, strict=True)]
+        return evolve(
+            found,
+            lost=sum(int((a & ~b).sum()) for a, b in pairs_of_scores),
+            gained=sum(int((b & ~a).sum()) for a, b in pairs_of_scores),
+            ap=ap.ap,
+            float_ap=float_ap.ap,
+        )
 
     def gain(self, what: str, reference: Answers, before: Answers, after: Answers) -> Gain:
         """Return the gain in AP."""

@@ -8,6 +8,7 @@ import numpy as np
 from attrs import frozen
 from numpy.typing import NDArray
 
+from edge.errors import counted
 from edge.measure.statistics import wilson
 from edge.specs.schema import ScoreKind
 
@@ -55,10 +56,10 @@ class Gain:
         """The gain as text for remedies."""
         change = f"{100 * self.before:.1f} → {100 * self.after:.1f}"
         if self.boxes:
-            return f"AP with float's boxes behind NV12 {change} ({self.n} images)"
+            return f"AP with float's boxes behind NV12 {change} ({counted(self.n, 'image')})"
         return (
             f"agreement with float behind NV12 {change} %, "
-            f"cosine {self.cosine_before:.4f} → {self.cosine_after:.4f} ({self.n} images)"
+            f"cosine {self.cosine_before:.4f} → {self.cosine_after:.4f} ({counted(self.n, 'image')})"
         )
 
 

@@ -11,6 +11,7 @@ from edge.accuracy import StepName, Subject
 from edge.errors import UsageError
 from edge.folder.code import code_digest
 from edge.folder.workspace import Done, FileOf, FileRecord, Workspace
+from edge.graph.files import load_onnx
 from edge.images import ImageSet, open_images, sample
 from edge.measure.labels import lacks_background
 from edge.pipeline.choices import (
@@ -33,6 +34,7 @@ from edge.pipeline.stages import (
     STAGES,
     VERIFY,
 )
+from edge.prepare.range_split import chosen_places
 from edge.progress import Listener
 from edge.sources.sources import Resolved, choose_weights
 from edge.specs.request import Request
@@ -62,6 +64,7 @@ class Build:
         """Run every stage that the request needs, in order, so that progress is shown in order."""
         self._doubt_labels()
         self._tell_unused()
+        self._require_places()
         for row in PORTABLE_STAGES if self.toolchain is None else STAGES:
             if row.when(self):
                 self.stage(row)
@@ -83,6 +86,13 @@ class Build:
         labels = self.request.spec.labels
         if self.stage(EXPORT).result.weights.source == "demo" and labels not in (None, "imagenet", "demo"):
             self.listener.warn(f"the class names {labels} are not used: the demo's weights have classes of their own")
+
+    def _require_places(self) -> None:
+        """Refuse a recipe that names places which the network lacks, before minutes pass; no stage renames nodes."""
+        wanted = self.request.precision.range_split
+        if wanted is not None and self.toolchain is not None:
+            onnx = self.onnx_after(SIMPLIFY).path
+            chosen_places(load_onnx(onnx), wanted.places, onnx.name)
 
     def stage(self, row: Stage[T]) -> Done[T]:
         """Return a finished stage; run it, and the stages that it needs, if they have not run yet."""

@@ -168,7 +168,8 @@ def facts(build: Build) -> dict[str, object]:
         "outputs": cattrs.unstructure(build.stage(EXPORT).result.outputs),
         "inputs": cattrs.unstructure(build.stage(EXPORT).result.inputs),
         "scores": build.stage(EXPORT).result.scores,
-        "precision": request.precision.name,
+        # onnxruntime's quantizer reads no recipe.
+        "precision": request.precision.name if build.toolchain else None,
         "toolchain": _toolchain(build),
         "static": None
         if static is None

@@ -25,7 +25,7 @@ from edge.compiler.logs import cpu_inside
 from edge.compiler.node_names import SOFTMAX_RECIPE, left_inside
 from edge.compiler.render import RenderResult, render, template_sha256
 from edge.compiler.run import CheckResult, CompileResult, checker, makertbin
-from edge.errors import UsageError
+from edge.errors import UsageError, counted
 from edge.files import sha256_of
 from edge.folder.workspace import content_key
 from edge.images import sample
@@ -130,7 +130,7 @@ def _simplify_inputs(build: Build) -> Inputs:
 
 def _simplify_note(_build: Build, result: SimplifyResult) -> str:
     return (
-        f"{result.nodes_before} → {result.nodes_after} nodes, max abs error {result.max_abs_error:.2g}, "
+        f"{result.nodes_before} → {counted(result.nodes_after, 'node')}, max abs error {result.max_abs_error:.2g}, "
         + result.form
         + (", average pools exact at the edge" if result.pools else "")
         + (", attention laid out for the BPU" if result.attention else "")
@@ -164,7 +164,7 @@ def _check_note(build: Build, result: CheckResult) -> str:
     inside = _left_inside(build, result)
     moved = len(result.cpu_inside) - len(inside)
     by_recipe = f", {moved} of them moved there by the recipe" if moved else ""
-    text = f"{result.bpu + moved} nodes on the BPU{by_recipe}, {result.cpu - moved} on the CPU"
+    text = f"{counted(result.bpu + moved, 'node')} on the BPU{by_recipe}, {result.cpu - moved} on the CPU"
     inputs = build.stage(EXPORT).result.inputs
     images = sum(one.image for one in inputs) if inputs else 1
     return (
@@ -247,7 +247,7 @@ REWRITE = Stage(
     needs=(SIMPLIFY, EXPORT),
     inputs=_rewrite_inputs,
     note=lambda _, r: (
-        ", ".join(f"{name} at {len(nodes)} nodes" for name, nodes in r.nodes.items())
+        ", ".join(f"{name} at {counted(len(nodes), 'node')}" for name, nodes in r.nodes.items())
         + f", max abs error {r.max_abs_error:.2g}"
     ),
     when=asks_for("rewrites"),
@@ -274,16 +274,14 @@ EQUALIZE = Stage(
     result=EqualizeResult,
     needs=(CALIBRATE, REWRITE, SIMPLIFY, EXPORT),
     inputs=lambda build: _refined(build, REWRITE, "equalized", key="equalization", lacks="does not equalize channels"),
-    note=lambda _, r: f"channels of {len(r.pairs)} pairs scaled, max abs error {r.max_abs_error:.2g}",
+    note=lambda _, r: f"channels of {counted(len(r.pairs), 'pair')} scaled, max abs error {r.max_abs_error:.2g}",
     when=asks_for("equalization"),
 )
 
 
 def _split_note(_build: Build, result: SplitResult) -> str:
-    groups = sum(len(place.groups) for place in result.places)
-    return (
-        f"channels of {len(result.places)} places in {groups} groups by range, max abs error {result.max_abs_error:.2g}"
-    )
+    places, groups = counted(len(result.places), "place"), sum(len(place.groups) for place in result.places)
+    return f"channels of {places} in {groups} groups by range, max abs error {result.max_abs_error:.2g}"
 
 
 SPLIT = Stage(
@@ -305,7 +303,7 @@ ROUND = Stage(
         build, SPLIT, "rounded", key="rounding", lacks="does not round weights", seed=build.request.seed
     ),
     note=lambda _, r: (
-        f"weights of {len(r.layers)} layers, {100 * r.error_kept:.0f} % of the nearest steps' error"
+        f"weights of {counted(len(r.layers), 'layer')}, {100 * r.error_kept:.0f} % of the nearest steps' error"
         + (f"; {len(r.left)} left as they are" if r.left else "")
     ),
     when=asks_for("rounding"),
@@ -366,7 +364,7 @@ THRESHOLDS = Stage(
     inputs=_thresholds_inputs,
     note=lambda _, r: (
         f"{r.changed} of {r.tensors} changed; outputs {100 * (1 - r.after / r.before) if r.before else 0:.0f} % closer "
-        f"to float's on {r.kept_back} images kept back"
+        f"to float's on {counted(r.kept_back, 'image')} kept back"
     ),
     when=asks_for("thresholds"),
 )
@@ -491,7 +489,7 @@ PORTABLE = Stage(
     result=TranslateResult,
     needs=(COMPILE, EXPORT),
     inputs=lambda build: given("numpy", "onnx", quantized=build.quantized, prefix=build.prefix),
-    note=lambda _, r: f"{r.onnx}, {r.nodes} operators translated" if r.onnx else "none",
+    note=lambda _, r: f"{r.onnx}, {counted(r.nodes, 'operator')} translated" if r.onnx else "none",
     when=with_compiler,
     warnings=lambda _, r: iter([f"no portable model: {r.why_not}"] if r.why_not else []),
 )
@@ -521,7 +519,7 @@ def _verify_note(_build: Build, result: VerifyResult) -> str:
     if result.why_not:
         return "not verified"
     part = f", first of its {result.calls} BPU parts" if result.calls > 1 else ""
-    return f"program equals quantized model bit for bit on {result.frames} frames{part}"
+    return f"program equals quantized model bit for bit on {counted(result.frames, 'frame')}{part}"
 
 
 def _verify_warnings(_build: Build, result: VerifyResult) -> Iterator[str]:
@@ -556,12 +554,10 @@ def _eval_inputs(build: Build) -> Inputs:
 
 
 def _eval_note(_build: Build, result: Evaluation) -> str:
-    first, last = result.step("float"), result.step(result.quantized)
+    first, last, images = result.step("float"), result.step(result.quantized), counted(result.n, "image")
     if last.outputs or last.boxes:
-        return f"{boxes_line(first, last) if last.boxes else raw_line(last)} on {result.n} images"
-    agreement = (
-        f"agreement with float {REFERENCES[last.agreement_with]} {last.agreement_percent:.1f} % on {result.n} images"
-    )
+        return f"{boxes_line(first, last) if last.boxes else raw_line(last)} on {images}"
+    agreement = f"agreement with float {REFERENCES[last.agreement_with]} {last.agreement_percent:.1f} % on {images}"
     if first.score is None or last.score is None:
         return agreement
     return f"Top-1 {first.score.top1:.2f} → {last.score.top1:.2f} %, {agreement}"

@@ -9,7 +9,7 @@ import numpy as np
 from attrs import frozen
 from numpy.typing import NDArray
 
-from edge.errors import GateError, ImageError, ModelFileError, ToolchainError
+from edge.errors import GateError, ImageError, ModelFileError, ToolchainError, counted
 from edge.images import ImageSet, open_images, sample
 from edge.images.preprocess import resize_crop, rgb_to_nv12
 from edge.images.samples import program_input, read_sample
@@ -98,7 +98,7 @@ def verify(
             answers = []
             for done, (_, frame) in enumerate(taken, start=1):
                 answers.append(simulator.integers(frame))
-                reporter.update(f"{done}/{len(taken)} frames", done / len(taken))
+                reporter.update(f"{done}/{counted(len(taken), 'frame')}", done / len(taken))
             model.wait_ready()
             return _compare(simulator, model, portable, taken, answers, classes=classes)
         finally:

@@ -10,7 +10,7 @@ import numpy as np
 from attrs import frozen
 from numpy.typing import NDArray
 
-from edge.errors import ModelFileError
+from edge.errors import ModelFileError, counted
 from edge.graph.files import copied, image_input, load_onnx, open_exposed
 from edge.graph.view import View
 from edge.images.preprocess import calibration_input
@@ -271,5 +271,5 @@ def _ranges(
             axes = (0, *range(2, value.ndim))
             now = np.abs(value).max(axis=axes).astype(np.float64)
             found[name] = np.maximum(found[name], now) if name in found else now
-        reporter.update(f"look at {done} of {len(inputs)} inputs", 0.8 * done / len(inputs))
+        reporter.update(f"look at {done} of {counted(len(inputs), 'input')}", 0.8 * done / len(inputs))
     return found

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from attrs import frozen
 
-from edge.errors import ModelFileError
+from edge.errors import ModelFileError, counted
 
 if TYPE_CHECKING:
     import onnx
@@ -48,7 +48,7 @@ def with_steps(model: onnx.ModelProto, steps: Sequence[Step]) -> onnx.ModelProto
     values = {value.name for value in graph.input} | {name for node in graph.node for name in node.output}
     if missing := [step.tensor for step in steps if step.tensor not in values]:
         raise ModelFileError(
-            f"the compiler rounds {len(missing)} tensors of its own making, such as {missing[0]}",
+            f"the compiler rounds {counted(len(missing), 'tensor')} of its own making, such as {missing[0]}",
             expected="tensors of the network, whose thresholds can be told to it",
             remedy="use a recipe without the key 'thresholds'",
         )

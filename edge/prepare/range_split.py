@@ -22,7 +22,7 @@ import numpy as np
 from attrs import frozen
 from numpy.typing import NDArray
 
-from edge.errors import ModelFileError
+from edge.errors import ModelFileError, counted
 from edge.graph.files import copied, image_input, load_onnx, open_exposed
 from edge.graph.view import View, unused
 from edge.images.preprocess import calibration_input
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 GUARDED = 4  # calibration images on which the outputs are compared, besides noise
 # The BPU computes channels in blocks; a smaller group takes the time of a whole block.
 BLOCK = 8
+LISTED = 4  # places that an error names
 PERCENTILE = 99.9  # of a channel's magnitudes: what a threshold covers, without the few largest values
 _ONE = ("Relu", "LeakyRelu", "Clip")  # activations of one node
 _FUSED = ("Relu", "Clip")  # the compiler makes them part of the convolution
@@ -309,7 +310,7 @@ def range_split(
 
     reporter = reporter or Silent()
     source = load_onnx(model)
-    places = _chosen(find_places(source), range_split.places, model.name)
+    places = chosen_places(source, range_split.places, model.name)
     files = list(calibration)[: range_split.images]
     images = [calibration_input(file, preprocess) for file in files]
     ranges = _ranges(source, places, images, reporter)
@@ -333,23 +334,31 @@ def range_split(
     )
 
 
-def _chosen(places: Sequence[Place], names: Sequence[str], model: str) -> Sequence[Place]:
-    """Return the places with these names; all without any."""
+def chosen_places(model: onnx.ModelProto, names: Sequence[str], origin: str) -> Sequence[Place]:
+    """Return the places of a simplified graph with these names; all without any.
+
+    Raises:
+        ModelFileError: there is no place, or not one of these names.
+    """
+    places = find_places(model)
     known = [place.name for place in places]
     if not places:
         raise ModelFileError(
-            f"{model} has no channels to split",
+            f"{origin} has no channels to split",
             expected=f"a convolution of more than {BLOCK} outputs, a depthwise one, and another, "
             "an activation or nothing behind each",
             remedy="use a recipe without 'range_split'",
         )
     for name in names:
         if name not in known:
-            close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+            near = difflib.get_close_matches(name, known, n=LISTED, cutoff=0.5) or known[:LISTED]
+            more = f" or one of {len(known) - len(near)} more" if len(near) < len(known) else ""
+            there = any(node.name == name for node in model.graph.node)
             raise ModelFileError(
-                f"range_split names {name!r}, where the channels of {model} can't be split",
-                expected=f"{close[0]!r}" if close else f"convolutions such as {', '.join(known[:3])}",
-                remedy="leave out 'places' to split all",
+                f"range_split names the place {name!r}, "
+                + (f"where the channels of {origin} can't be split" if there else f"and {origin} has no such node"),
+                expected=", ".join(map(repr, near)) + more,
+                remedy="leave out 'places' to split all; 'range_split' in the build's manifest.json then lists them",
             )
     return [place for place in places if not names or place.name in names]
 
@@ -367,7 +376,7 @@ def _ranges(
         for name, value in zip(names, session.run(names, {image: data}), strict=True):
             channels = np.abs(value[0].reshape(value.shape[1], -1))
             found[name] = found[name] + np.percentile(channels, PERCENTILE, axis=1) / len(images)
-        reporter.update(f"look at {done} of {len(images)} images", 0.8 * done / len(images))
+        reporter.update(f"look at {done} of {counted(len(images), 'image')}", 0.8 * done / len(images))
     return found
 
 

@@ -11,7 +11,7 @@ from attrs import frozen
 from numpy.lib.stride_tricks import as_strided
 from numpy.typing import NDArray
 
-from edge.errors import ModelFileError
+from edge.errors import ModelFileError, counted
 from edge.graph.files import copied, image_input, load_onnx, open_exposed
 from edge.graph.view import View
 from edge.images.preprocess import calibration_input
@@ -364,5 +364,5 @@ def _moments(
             seen = layer.inputs(tensors[layer.input], POSITIONS, random)
             sums[layer.name] += seen @ seen.transpose(0, 2, 1)
             counts[layer.name] += seen.shape[2]
-        reporter.update(f"look at {done} of {len(files)} images", done / len(files))
+        reporter.update(f"look at {done} of {counted(len(files), 'image')}", done / len(files))
     return {name: total / counts[name] for name, total in sums.items()}

@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 
 from edge.compiler.render import render
 from edge.compiler.run import makertbin
-from edge.errors import CompileError
+from edge.errors import CompileError, counted
 from edge.graph.files import image_input, load_onnx
 from edge.images import ImageSet
 from edge.images.frames import Frame, load_frames, spread
@@ -147,7 +147,7 @@ def learn_thresholds(
         raise CompileError(
             "calibrate",
             "the compiler did not take the thresholds as they were told: the outputs are further from float's than "
-            f"before (damage {after:.4g} instead of {found.before:.4g} on {len(kept_back)} images)",
+            f"before (damage {after:.4g} instead of {found.before:.4g} on {counted(len(kept_back), 'image')})",
             remedy="use a recipe without the key 'thresholds'",
         )
     return ThresholdsResult(

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from edge.accuracy.table import Box, ChangedImage
 from edge.detect import Boxes, draw
-from edge.errors import ImageError
+from edge.errors import ImageError, counted
 from edge.images import ImageItem
 from edge.report.contents import BoxesShown, Thumbnail
 from edge.report.thumbnails import data_uri
@@ -44,7 +44,7 @@ def _shown(one: ChangedImage, names: Sequence[str]) -> BoxesShown:
         ("float", one.like, one.lost, f"the program loses {', '.join(lost) or 'none'}"),
         ("program", one.boxes, one.gained, f"float does not have {', '.join(gained) or 'none'}"),
     ):
-        alt = f"{one.image}: {len(boxes)} boxes of {who}, of which {what}"
+        alt = f"{one.image}: {counted(len(boxes), 'box')} of {who}, of which {what}"
         try:
             rgb, scale = load()
             image, width, height = data_uri(_drawn(rgb, scale, boxes, places, names), SIDE)

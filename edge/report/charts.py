@@ -10,6 +10,7 @@ from typing import Any
 
 from attrs import frozen
 
+from edge.errors import counted
 from edge.report.contents import Interval, LayerRow, StepFigures
 from edge.report.search import TriedRecipe
 from edge.report.wording import signed
@@ -218,7 +219,8 @@ def _step_row(step: StepFigures) -> Row:
         start=None if change is None else value - change.points,
         mark="plain" if change is None else marks.get(change.judgement, change.judgement),
         shown=f"{value:.1f} %",
-        aside=("" if change is None else signed(change.points, 1)) + (f" · {step.n} images" if step.sampled else ""),
+        aside=("" if change is None else signed(change.points, 1))
+        + (f" · {counted(step.n, 'image')}" if step.sampled else ""),
         hollow=step.sampled,
     )
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from attrs import frozen
 
 from edge.accuracy.table import Change, Evaluation
-from edge.errors import LabelError
+from edge.errors import LabelError, counted
 from edge.folder.built import Built
 from edge.measure.statistics import mcnemar, p_value, paired_interval
 from edge.report.charts import Row, depths, dots
@@ -228,7 +228,7 @@ def _facts(report: Report, threads: Sequence[int]) -> Iterator[tuple[str, str, f
     words += [str(weights["sha256"])[:12]] if weights.get("sha256") else []
     yield "model", report.model, None
     yield "weights", " ".join(words), None
-    yield "precision recipe", report.precision, None
+    yield "precision recipe", report.precision or MISSING, None
     yield "compiler", versions(report.versions), None
     yield "calibration", f"n = {found.n}, {found.source}, {found.method}", None
     static = speed.first("static")
@@ -238,7 +238,7 @@ def _facts(report: Report, threads: Sequence[int]) -> Iterator[tuple[str, str, f
     yield number("memory traffic a frame", traffic, 2, " MB")
     board = {row.threads or 1: row for row in speed.rows if row.source == "board"}
     for count in threads:
-        row, name = board.get(count), f"on the board, {count} thread" + "s" * (count > 1)
+        row, name = board.get(count), f"on the board, {counted(count, 'thread')}"
         yield number(f"{name}: latency", row.latency_ms if row else None, 3, " ms")
         yield number(f"{name}: frames a second", row.fps if row else None, 1, " FPS")
     yield number("nodes on the CPU", report.placement["cpu"] if report.placement else None, 0)
@@ -264,7 +264,7 @@ def _layers(one: Built, two: Built, a: Report, b: Report) -> tuple[tuple[LayerPa
     if not rows:
         return (), "The two networks have no layer in common."
     rest = max(len(a.layers.rows), len(b.layers.rows)) - len(rows)
-    note = f"{a.layers.note}" + (f" {rest} layers are in one build only." if rest else "")
+    note = f"{a.layers.note}" + (f" {counted(rest, 'layer')} in one build only." if rest else "")
     return rows, note
 
 
@@ -295,14 +295,14 @@ def _accuracy_verdict(a: Report, b: Report, paired: tuple[Paired, ...]) -> str:
 def _paired_verdict(found: Paired) -> str:
     n, change = found.n, found.change
     if change is None or change.interval is None or change.p is None:
-        return f"A and B give the same answer on {100 * found.same / n:.1f} % of the same {n} images."
+        return f"A and B give the same answer on {100 * found.same / n:.1f} % of the same {counted(n, 'image')}."
     if change.judgement == "none":
         return f"B is right and wrong on the same images as A, all {n} of them."
     right = [f"{100 * (count or 0) / n:.1f} %" for count in (found.a_right, found.b_right)]
     low, high = (signed(bound, 1) for bound in change.interval)
     beyond = "within" if change.judgement == "noise" else "beyond"
     return (
-        f"B is right on {right[1]} of the same {n} images, A on {right[0]}: "
+        f"B is right on {right[1]} of the same {counted(n, 'image')}, A on {right[0]}: "
         f"{signed(change.points, 1)} points (95 % {low} to {high}), {beyond} noise ({p_value(change.p)})."
     )
 
@@ -364,7 +364,7 @@ def _charts(comparison: Comparison) -> dict[str, Chart]:
             partial(depths, first, second),
             "layers",
             "Similarity of each layer with float in A and in B, over the depth of the network",
-            f"{len(first)} layers; the tables below have all numbers.",
+            f"{counted(len(first), 'layer')}; the tables below have all numbers.",
         )
     return charts
 
@@ -378,6 +378,6 @@ def _row(letter: str, title: str, step: StepFigures) -> Row:
         start=None,
         mark="gain" if letter == "A" else "loss",
         shown=f"{value:.1f} %",
-        aside=f"{step.n} images" if step.sampled else "",
+        aside=counted(step.n, "image") if step.sampled else "",
         hollow=step.sampled,
     )

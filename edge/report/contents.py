@@ -263,7 +263,7 @@ class Report:
     command: str  #: the command that built it.
     edge: str  #: version of edge that built it.
     weights: Mapping[str, Any]  #: where they came from, as in ``manifest.json``.
-    precision: str  #: name of the recipe.
+    precision: str  #: name of the recipe; empty if onnxruntime quantized, which reads none.
     recipe: Mapping[str, str]  #: the compiler's settings: flat key -> value.
     compiler: str  #: which one: ``managed``, ``path``, ``docker`` or ``onnxruntime``.
     versions: Mapping[str, str]  #: of the compiler's tools.

@@ -15,9 +15,9 @@ from edge.compiler.logs import NodeRow, cpu_inside, nodes
 from edge.diagnose.findings import FILE as DIAGNOSIS
 from edge.diagnose.findings import SCHEMA_VERSION as DIAGNOSIS_SCHEMA
 from edge.diagnose.findings import Diagnosis
-from edge.errors import UsageError
-from edge.files import read_json, read_yaml
-from edge.folder.built import Built, as_written
+from edge.errors import UsageError, counted
+from edge.files import read_json
+from edge.folder.built import Built, as_written, compiler_settings
 from edge.measure.statistics import wilson
 from edge.report.boxes import boxes_shown
 from edge.report.contents import (
@@ -108,8 +108,8 @@ def _gather(built: Built, names: Sequence[str], measured: Evaluation | None) -> 
         command=manifest["command"],
         edge=manifest["edge"],
         weights=manifest["weights"],
-        precision=manifest["precision"],
-        recipe=recipe(files),
+        precision=manifest["precision"] or "",
+        recipe=compiler_settings(files),
         prepared=prepared(manifest),
         compiler=manifest["toolchain"]["kind"],
         versions=manifest["toolchain"]["versions"],
@@ -152,23 +152,6 @@ def class_names(built: Built) -> tuple[str, ...]:
         return tuple(path.read_text(encoding="utf-8").splitlines())
     except (OSError, ValueError):
         return ()
-
-
-def recipe(files: Mapping[str, Path]) -> dict[str, str]:
-    """Return the compiler's settings, flat: ``calibration_parameters.calibration_type`` -> ``default``."""
-    path = files.get("mapper_yaml")
-    if path is None:
-        return {}
-    try:
-        return dict(_flat("", read_yaml(path)))
-    except (OSError, ValueError):
-        return {}
-
-
-def _flat(prefix: str, value: object) -> list[tuple[str, str]]:
-    if isinstance(value, dict):
-        return [pair for key, inner in value.items() for pair in _flat(f"{prefix}.{key}".lstrip("."), inner)]
-    return [(prefix, str(value))]
 
 
 def _flags(manifest: Mapping[str, Any], model: str) -> list[Flag]:
@@ -380,7 +363,7 @@ def layers_of(diagnosis: Diagnosis | None, rows: tuple[NodeRow, ...]) -> Layers:
         return Layers(
             "diagnosis",
             f"Cosine of each layer's output, everything quantized, with the float network's: mean over "
-            f"n = {diagnosis.n} images, {diagnosis.dataset}.",
+            f"n = {counted(diagnosis.n, 'image')}, {diagnosis.dataset}.",
             tuple(
                 LayerRow(
                     name=unit.name,

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import cattrs
 
 from edge import __version__
+from edge.errors import counted
 from edge.files import json_text
 from edge.measure.statistics import p_value, wilson
 from edge.report import wording
@@ -162,7 +163,7 @@ def _charts(report: Report) -> dict[str, Chart | None]:
             partial(depth, layers, marked),
             "layers",
             "Similarity of each layer with float, over the depth of the network",
-            f"{len(layers)} layers; the lowest cosine is {furthest.cosine:.4f}, at {furthest.name}"
+            f"{counted(len(layers), 'layer')}; the lowest cosine is {furthest.cosine:.4f}, at {furthest.name}"
             + (f"; the most harmful alone is {worst}" if report.layers.alone else "")
             + ". The tables below have all numbers.",
         )
@@ -172,7 +173,7 @@ def _charts(report: Report) -> dict[str, Chart | None]:
             partial(split, bpu, cpu),
             "placement",
             "Nodes on the BPU and on the CPU",
-            f"{bpu} nodes on the BPU, {cpu} on the CPU.",
+            f"{counted(bpu, 'node')} on the BPU, {cpu} on the CPU.",
         )
     search = report.search
     if search is not None and search.tried:
@@ -181,7 +182,7 @@ def _charts(report: Report) -> dict[str, Chart | None]:
             partial(front, search.tried, search.max_latency_us),
             "search",
             "Agreement with float behind NV12 against static latency, a dot for each recipe",
-            f"{len(search.tried)} recipes; {best.name} takes {best.latency_us:.1f} us and gives float's "
+            f"{counted(len(search.tried), 'recipe')}; {best.name} takes {best.latency_us:.1f} us and gives float's "
             f"answer on {best.agreement:.2f} percent. The table below has all numbers.",
         )
     # The static figure is of the BPU part alone, so it is in no chart beside figures of the whole program.
@@ -216,7 +217,7 @@ def _speed_chart(ident: str, title: str, figures: list[tuple[SpeedRow, float | N
     rows = []
     for row, value in figures:
         if value is not None:
-            threads = "" if row.threads is None else f", {row.threads} thread" + "s" * (row.threads > 1)
+            threads = "" if row.threads is None else f", {counted(row.threads, 'thread')}"
             mark = "quiet" if row.source == "published" else "plain"
             rows.append(Bar(row.title + threads, value, shown.format(value), mark))
     if len(rows) < 2:

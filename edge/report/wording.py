@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from edge.errors import counted
 from edge.measure.statistics import p_value
 from edge.report.contents import Accuracy, Interval, JudgedChange
 from edge.specs import Published
@@ -73,39 +74,35 @@ def prepared(manifest: Mapping[str, Any]) -> tuple[str, ...]:
     """Say what was changed of the float network before the compiler read it; empty for most."""
     lines = []
     if changed := sum(len(nodes) for nodes in (manifest.get("attention") or {}).values()):
-        lines.append(f"attention laid out for the BPU: {_count(changed, 'node')} written another way")
+        lines.append(f"attention laid out for the BPU: {counted(changed, 'node')} written another way")
     if pools := manifest.get("pools"):
-        lines.append(f"average pools exact at the edge: {_count(len(pools), 'node')} written another way")
+        lines.append(f"average pools exact at the edge: {counted(len(pools), 'node')} written another way")
     if patches := manifest.get("patches"):
-        lines.append(f"patches cut in two steps: {_count(len(patches), 'convolution')} written another way")
+        lines.append(f"patches cut in two steps: {counted(len(patches), 'convolution')} written another way")
     for name, nodes in ((manifest.get("rewrites") or {}).get("nodes", {})).items():
-        lines.append(f"{name}: {_count(len(nodes), 'node')} written another way")
+        lines.append(f"{name}: {counted(len(nodes), 'node')} written another way")
     if equalization := manifest.get("equalization"):
         lines.append(
-            f"channels of {_count(len(equalization['pairs']), 'pair')} of layers equalized "
-            f"on {_count(equalization['images'], 'calibration image')}"
+            f"channels of {counted(len(equalization['pairs']), 'pair')} of layers equalized "
+            f"on {counted(equalization['images'], 'calibration image')}"
         )
     if split := manifest.get("range_split"):
         lines.append(
-            f"channels at {_count(len(split['places']), 'place')} grouped by range "
-            f"on {_count(split['images'], 'calibration image')}"
+            f"channels at {counted(len(split['places']), 'place')} grouped by range "
+            f"on {counted(split['images'], 'calibration image')}"
         )
     if rounding := manifest.get("rounding"):
         lines.append(
-            f"weights of {_count(rounding['layers'], 'layer')} rounded on "
-            f"{_count(rounding['images'], 'calibration image')}: "
+            f"weights of {counted(rounding['layers'], 'layer')} rounded on "
+            f"{counted(rounding['images'], 'calibration image')}: "
             f"{100 * rounding['error_kept']:.0f} % of the nearest steps' error is left"
         )
     if thresholds := manifest.get("thresholds"):
         lines.append(
-            f"thresholds of {thresholds['changed']} of {_count(thresholds['tensors'], 'activation')} chosen by the "
-            f"outputs on {_count(thresholds['images'], 'calibration image')}"
+            f"thresholds of {thresholds['changed']} of {counted(thresholds['tensors'], 'activation')} chosen by the "
+            f"outputs on {counted(thresholds['images'], 'calibration image')}"
         )
     return tuple(lines)
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}" + ("" if number == 1 else "s")
 
 
 def size(count: int) -> str:
@@ -204,10 +201,10 @@ def _accuracy(manifest: Mapping[str, Any], accuracy: Accuracy) -> str:
         return ""
     if reference.top1 is None or quantized.top1 is None:
         like = quantized.agreement_with
-        return f"It gives the same answer as {like} on {quantized.agreement:.1f} % of {quantized.n} images."
+        return f"It gives the same answer as {like} on {quantized.agreement:.1f} % of {counted(quantized.n, 'image')}."
     return (
         f"Top-1 goes from {reference.top1:.1f} % to {quantized.top1:.1f} % "
-        f"({signed(quantized.top1 - reference.top1, 1)} points on {quantized.n} images)."
+        f"({signed(quantized.top1 - reference.top1, 1)} points on {counted(quantized.n, 'image')})."
     )
 
 

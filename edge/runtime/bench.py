@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from attrs import frozen
 
-from edge.errors import UsageError
+from edge.errors import UsageError, counted
 from edge.images.preprocess import decode
 from edge.runtime.net import Net
 from edge.runtime.protocol import Array
@@ -66,7 +66,7 @@ def measure(
         BackendError: the runtime failed.
     """
     if threads < 1 or frames < 1:
-        raise UsageError(f"{threads} threads, {frames} frames", expected="1 and above")
+        raise UsageError(f"{counted(threads, 'thread')}, {counted(frames, 'frame')}", expected="1 and above")
     return _Run(net, inputs, threads, frames, limit).measure()
 
 

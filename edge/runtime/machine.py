@@ -6,6 +6,8 @@ import os
 import platform
 from pathlib import Path
 
+from edge.errors import counted
+
 PROC = Path("/proc")
 BPU = Path("/sys/devices/system/bpu/bpu0")
 # Backends that execute on the board's BPU; all others are simulators.
@@ -16,8 +18,8 @@ def machine() -> str:
     """Return the board's name or the processor's, the architecture and the number of cores, on one line."""
     name = _text(PROC / "device-tree" / "model").strip("\0\n ") or _processor() or platform.system()
     affinity = getattr(os, "sched_getaffinity", None)
-    cores = len(affinity(0)) if affinity else os.cpu_count()
-    return f"{name}, {platform.machine()}, {cores} core{'' if cores == 1 else 's'}"
+    cores = len(affinity(0)) if affinity else os.cpu_count() or 1
+    return f"{name}, {platform.machine()}, {counted(cores, 'core')}"
 
 
 def memory() -> list[str]:

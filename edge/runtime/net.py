@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from edge.detect import Boxes
 from edge.detect import decode as decode_boxes
-from edge.errors import BackendError, LabelError, UsageError
+from edge.errors import BackendError, LabelError, UsageError, counted
 from edge.folder.metadata import Metadata
 from edge.images.preprocess import decode, resize_crop, rgb_to_nv12, unletterbox
 from edge.images.samples import as_sample, program_input
@@ -116,7 +116,8 @@ class Net:
         expected = self.info.inputs
         if len(inputs) != len(expected):
             raise UsageError(
-                f"{len(inputs)} inputs", expected=f"{len(expected)}: {', '.join(tensor.name for tensor in expected)}"
+                counted(len(inputs), "input"),
+                expected=f"{len(expected)}: {', '.join(tensor.name for tensor in expected)}",
             )
         checked = [_checked(array, tensor) for array, tensor in zip(inputs, expected, strict=True)]
         with self._borrow() as backend:
@@ -275,7 +276,8 @@ class Net:
         count = self.classes
         if len(self.labels) != count:
             raise LabelError(
-                f"{len(self.labels)} labels for {self.info.model}", expected=f"{count}, one per score, in index order"
+                f"{counted(len(self.labels), 'label')} for {self.info.model}",
+                expected=f"{count}, one per score, in index order",
             )
 
     def _check_size(self) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 from attrs import frozen
 from numpy.typing import ArrayLike, NDArray
 
-from edge.errors import BackendError
+from edge.errors import BackendError, counted
 from edge.runtime.protocol import Array, Scores
 
 Number = TypeVar("Number", bound=np.generic)
@@ -35,7 +35,9 @@ class Dequantizer:
             BackendError: wrong number of elements.
         """
         if values.size != np.prod(self.shape, dtype=np.int64):
-            raise BackendError(f"output {self.name!r} has {values.size} values", expected=f"shape {self.shape}")
+            raise BackendError(
+                f"output {self.name!r} has {counted(values.size, 'value')}", expected=f"shape {self.shape}"
+            )
         values = values.reshape(self.shape)
         if self.zero_point is not None and self.scale is not None:
             # NumPy 1, which boards have, would keep uint8 and wrap.

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from edge.errors import ToolchainError, ToolchainMissing
+from edge.errors import ToolchainError, ToolchainMissing, counted
 from edge.scratch import Scratch
 from edge.simulate.binfile import BinNode, BinProgram, BinValue, read_bin
 from edge.simulate.tail import check_tail, head_outputs, quantized_head, run_tail
@@ -234,7 +234,7 @@ def _require_fit(one: Input, value: NDArray[np.generic] | None) -> None:
     """Fail unless an array is what an input takes."""
     kind, wanted = ("float32", math.prod(one.shape)) if not one.image else ("uint8", math.prod(one.shape[2:]) * 3 // 2)
     if value is None or value.dtype != kind or value.size != wanted:
-        seen = "nothing" if value is None else f"{value.size} values of {value.dtype}"
+        seen = "nothing" if value is None else f"{counted(value.size, 'value')} of {value.dtype}"
         what = f"{wanted} bytes of NV12 for {one.shape[2]}x{one.shape[3]}" if one.image else f"{one.shape}"
         raise ToolchainError(f"{seen}{'' if one.image else f' for {one.name}'}", expected=f"{kind}, {what}")
 

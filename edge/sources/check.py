@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from attrs import evolve, frozen
 
-from edge.errors import ModelFileError
+from edge.errors import ModelFileError, counted
 from edge.graph.files import (
     external_names,
     facts,
@@ -287,10 +287,10 @@ def require_fit(found: ModelFacts, spec: ModelSpec, origin: str, *, classes: boo
         )
     if classes and spec.classes is not None and found.classes != spec.classes:
         raise ModelFileError(
-            f"{origin} has {found.classes} classes",
+            f"{origin} has {counted(found.classes, 'class')}",
             expected=f"{spec.classes}, as in the model's YAML or its framework's configuration",
-            remedy=f"check that it is the right file; then name its classes: --labels FILE with {found.classes} lines, "
-            f"or classes: {found.classes} and matching labels in the model's YAML",
+            remedy="check that it is the right file; then name its classes: --labels FILE with "
+            f"{counted(found.classes, 'line')}, or classes: {found.classes} and matching labels in the model's YAML",
         )
 
 
@@ -312,7 +312,7 @@ def require_parameters(found: ModelFacts, promised: float, origin: str, name: st
     own = (found.parameters + found.constants) / 1e6
     if all(abs(own - m) > PARAMETER_TOLERANCE * m for m in (promised, promised - other / 1e6)):
         raise ModelFileError(
-            f"{origin} has {own:.2f} M parameters and {found.classes} classes",
+            f"{origin} has {own:.2f} M parameters and {counted(found.classes, 'class')}",
             expected=f"{promised:.2f} M within {PARAMETER_TOLERANCE:.0%}, as published for {name}, without the last "
             "layer: this is another network's file",
             remedy=remedy,

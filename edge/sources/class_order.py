@@ -7,6 +7,7 @@ import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from edge.errors import counted
 from edge.images.find import IMAGENET_CLASSES, class_names, imagenet
 
 if TYPE_CHECKING:
@@ -74,7 +75,7 @@ def against_imagenet(names: Sequence[str]) -> str:
     """Return how a list of 1000 class names differs from ImageNet's; '' if it does not."""
     known = [(synset, _spellings(text)) for synset, text in imagenet().items()]
     if len(names) != len(known):
-        return f"{len(names)} names for {len(known)} classes"
+        return f"{counted(len(names), 'name')} for {counted(len(known), 'class')}"
     own = [(_synset(name), _spellings(name)) for name in names]
     same = [s == k or bool(mine & words) for (s, mine), (k, words) in zip(own, known, strict=True)]
     if sum(same) >= _SAME * len(known):

@@ -27,7 +27,7 @@ def mended(
     """Return the model with one float32 image of three channels as its input, and what was changed for that.
 
     The model itself is returned where nothing has to change. Inputs that no node reads are left out; half and double
-    precision become float32; an image of bytes becomes the same numbers in float32; grey is weighed from colours.
+    precision become float32, and so do integers that are converted first; grey is weighed from colours.
 
     Args:
         origin: what messages call the model.
@@ -35,14 +35,14 @@ def mended(
         image: whether an only input is a camera image; other numbers are left as they are.
 
     Raises:
-        ModelFileError: the model is quantized already, or computes on bytes.
+        ModelFileError: the model is quantized already, or computes on integers.
     """
     require_unquantized(model, origin)
     result = copied(model)
     notes = (
         _without_unread_inputs(result),
         _in_float32(result),
-        _from_bytes(result, origin) if image else "",
+        _from_integers(result, origin, image=image),
         _from_colors(result, color) if image else "",
     )
     return (result, tuple(filter(None, notes))) if any(notes) else (model, ())
@@ -219,29 +219,37 @@ def _drop_plain_casts(model: onnx.ModelProto) -> None:
             del node.attribute[:]
 
 
-def _from_bytes(model: onnx.ModelProto, origin: str) -> str:
-    """Let an image of bytes be float32: the same numbers, if the network's first step is to convert them."""
+def _from_integers(model: onnx.ModelProto, origin: str, *, image: bool) -> str:
+    """Let inputs of integers be float32: the same numbers, if the network's first step is to convert them."""
     from onnx import TensorProto
 
-    if not takes_bytes(model):
+    view, notes, kinds = View(model), [], TensorProto.DataType
+    integers = {kinds.Value(name): name for name in ("INT8", "UINT8", "INT16", "UINT16", "INT32", "INT64")}
+    bytes_ = image and takes_bytes(model)
+    for value in _inputs(model.graph):
+        kind, left = integers.get(value.type.tensor_type.elem_type), [value.name]
+        if kind is None:
+            continue
+        while left:
+            name = left.pop()
+            for node in view.readers(name):
+                if node.op_type in _MOVING and node.input[0] == name:
+                    left.append(node.output[0])
+                elif node.op_type != "Cast" or View.attribute(node, "to", None) != TensorProto.FLOAT:
+                    raise ModelFileError(
+                        f"{origin}: {node.op_type} {node.name!r} computes on integers: the input {value.name!r} "
+                        f"is {kind}",
+                        expected="a float32 input, or integers that a Cast makes float32 before anything is computed",
+                        remedy="convert the input to float32 first in the network, or export it with a float32 input",
+                    )
+        value.type.tensor_type.elem_type = TensorProto.FLOAT
+        what = "bytes" if bytes_ else kind.lower()
+        notes.append(f"the input {value.name!r} takes {what}; it is built for the same numbers in float32")
+    if not notes:
         return ""
-    (value,) = _inputs(model.graph)
-    view, left = View(model), [value.name]
-    while left:
-        name = left.pop()
-        for node in view.readers(name):
-            if node.op_type in _MOVING and node.input[0] == name:
-                left.append(node.output[0])
-            elif node.op_type != "Cast" or View.attribute(node, "to", None) != TensorProto.FLOAT:
-                raise ModelFileError(
-                    f"{origin}: {node.op_type} {node.name!r} computes on bytes: the input {value.name!r} is UINT8",
-                    expected="a float32 image input, or bytes that a Cast makes float32 before anything is computed",
-                    remedy="convert the image to float32 first in the network, or export it with a float32 input",
-                )
-    value.type.tensor_type.elem_type = TensorProto.FLOAT
     del model.graph.value_info[:]
     _drop_plain_casts(model)
-    return f"the input {value.name!r} takes bytes; it is built for the same numbers in float32, 0..255"
+    return "; ".join(notes) + ", 0..255" * bytes_
 
 
 def _from_colors(model: onnx.ModelProto, color: Color) -> str:

@@ -8,7 +8,7 @@ import shlex
 from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING
 
-from edge.errors import ModelFileError
+from edge.errors import ModelFileError, counted
 from edge.graph.cut import cut_to
 from edge.graph.files import values_of
 from edge.graph.view import View
@@ -175,7 +175,7 @@ def _not_plain(view: View, origin: str, found: Sequence[Output], rows: Sequence[
         )
     names = " or ".join(value.name for value in rows) or "any float value of its graph"
     return ModelFileError(
-        f"{origin} has {len(found)} output{'s' * (len(found) != 1)}, and which of them holds the class scores is "
+        f"{origin} has {counted(len(found), 'output')}, and which of them holds the class scores is "
         f"not plain: {listed}",
         expected="exactly one float output of one row, such as 1x1000",
         remedy=f"--output NAME, where NAME is {names}",

@@ -12,6 +12,7 @@ import cattrs
 from attrs import field, frozen
 
 from edge.compiler.run import CompileResult
+from edge.errors import counted
 from edge.files import read_json
 from edge.folder.workspace import RECORD, STAGES
 from edge.specs import ModelSpec, Precision, available_models
@@ -212,7 +213,7 @@ def unfit(origin: Origin, request: Request, checked: Checked | None) -> str:
     if recipe_sha256(origin.precision) != recipe_sha256(request.precision):
         return f"recipe {origin.precision.name} is not the model's own {request.precision.name}, as it is now"
     if spec.classes is not None and export.classes != spec.classes:
-        return f"{export.classes} classes, not {spec.classes}"
+        return f"{counted(export.classes, 'class')}, not {spec.classes}"
     if checked and checked.network and checked.weights == export.weights.source:
         network = checked.network.partition(" ")[0]
         if network != origin.simplified:

@@ -1,8 +1,8 @@
 """The precision search: recover float accuracy at int8 speed, measured on real compiles."""
 
+from edge.measure.objective import Measured
 from edge.tune.choice import Point
 from edge.tune.context import SearchOptions
-from edge.tune.objective import Measured
 from edge.tune.result import FILE, TimeShare, TuneResult
 from edge.tune.tune import tune
 

@@ -6,10 +6,11 @@ from collections.abc import Sequence
 
 from attrs import evolve, fields, frozen
 
+from edge.errors import counted
+from edge.measure.objective import Measured
 from edge.measure.statistics import holm, may_be_chance, mcnemar, p_value
 from edge.specs import Calibration, Precision
 from edge.tune.context import SearchOptions
-from edge.tune.objective import Measured
 from edge.tune.spaces import ROUNDED
 
 TIE = 0.01  # of plain int8's divergence: a faster recipe that is no further from float than this loses nothing
@@ -162,9 +163,10 @@ def _counts(base: Point, own: Point) -> str:
         lost, gained = _pair(base.report, own.report)
         return (
             f"AP with float's boxes {base.report.agreement_percent:.1f} → {own.report.agreement_percent:.1f}, "
-            f"nearer to float on {gained} and further on {lost} of {own.report.n} images kept back"
+            f"nearer to float on {gained} and further on {lost} of {counted(own.report.n, 'image')} kept back"
         )
-    return f"float's answer on {base.report.agreement} → {own.report.agreement} of {own.report.n} images kept back"
+    images = counted(own.report.n, "image")
+    return f"float's answer on {base.report.agreement} → {own.report.agreement} of {images} kept back"
 
 
 def _of(points: Sequence[Point]) -> str:

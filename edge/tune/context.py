@@ -13,7 +13,7 @@ import cattrs
 import numpy as np
 from attrs import define, evolve, field, frozen
 
-from edge.errors import InputError, UsageError
+from edge.errors import InputError, UsageError, counted
 from edge.folder.code import code_digest
 from edge.folder.workspace import STAGES, Workspace
 from edge.graph.files import load_onnx
@@ -23,6 +23,7 @@ from edge.images.frames import load_frames, spread
 from edge.measure.boxes import Boxer
 from edge.measure.labels import Shifts
 from edge.measure.networks import FloatNet
+from edge.measure.objective import Classes, Detections, Measured, Objective
 from edge.pipeline.build import Build
 from edge.pipeline.stage import Inside
 from edge.pipeline.stages import CALIBRATE, EXPORT, SIMPLIFY
@@ -34,7 +35,6 @@ from edge.specs import Precision
 from edge.specs.request import Request, Weights
 from edge.toolchain.found import Toolchain
 from edge.tune.journal import Entry, Journal
-from edge.tune.objective import Measured, Objective, OfBoxes, OfClasses
 from edge.tune.trials import Set, Trials, measured
 
 TRIALS = ".trials"
@@ -58,7 +58,8 @@ def halves(images: ImageSet, seed: int) -> Halves:
     """
     if len(images) < FEWEST:
         raise InputError(
-            f"{len(images)} images in {images.description} are too few to choose on one half and report on the other",
+            f"{counted(len(images), 'image')} in {images.description}: too few "
+            "to choose on one half and report on the other",
             expected=f"{FEWEST} and more; some hundred for meaningful figures",
             remedy="give --images a larger set, or --count 0 for all of it",
         )
@@ -78,7 +79,7 @@ def halves(images: ImageSet, seed: int) -> Halves:
 
 def _part(images: ImageSet, items: Sequence[ImageItem], which: str) -> ImageSet:
     name = images.source or images.description
-    description = f"{name} ({len(items)} of {len(images)} images, {which})"
+    description = f"{name} ({len(items)} of {counted(len(images), 'image')}, {which})"
     return evolve(images, items=tuple(items), description=description, source=name)
 
 
@@ -126,13 +127,7 @@ class Context:
     @cached_property
     def toolchain(self) -> Toolchain:
         """The compiler."""
-        if self.build.toolchain is None:
-            raise UsageError(
-                "edge tune measures real programs, and the compiler is onnxruntime: there is no vendor's compiler",
-                expected="--compiler auto, managed, path or docker",
-                remedy="edge toolchain install",
-            )
-        return self.build.toolchain
+        return self.build.compiler()
 
     @cached_property
     def journal(self) -> Journal:
@@ -179,9 +174,9 @@ class Context:
         """What answers are worth."""
         export = self.build.stage(EXPORT).result
         if export.detector is None:
-            return OfClasses(export.scores)
+            return Classes(None, export.scores)
         names = tuple(output.name for output in export.outputs)
-        return OfBoxes(Boxer(export.detector, names, self.request.spec.preprocess))
+        return Detections(Boxer(export.detector, names, self.request.spec.preprocess))
 
     @cached_property
     def selection(self) -> Set:
@@ -256,7 +251,7 @@ class Context:
         preprocess = self.request.spec.preprocess
         net, answer = FloatNet(self.onnx, preprocess), self.objective.answer
         frames, _ = load_frames(images, preprocess, self.listener)
-        answers = np.stack(spread(lambda frame: answer(net.outputs_through_nv12(frame.rgb), frame.size), list(frames)))
+        answers = np.stack(spread(lambda frame: answer(net.outputs_through_nv12(frame.rgb), frame), list(frames)))
         truth: Sequence[object] = [None if unlabelled else frame.label for frame in frames]
         if isinstance(images, BoxSet) and not unlabelled:
             truth = [images.objects.get(frame.name, NOTHING) for frame in frames]

@@ -18,12 +18,13 @@ from attrs import evolve, field, frozen
 
 from edge.compiler.render import render_text
 from edge.compiler.run import CompileResult, makertbin
-from edge.errors import CompileError, ModelFileError
+from edge.errors import CompileError, ModelFileError, counted
 from edge.files import link_or_copy
 from edge.folder.workspace import STAGES, Workspace
 from edge.graph.files import facts, load_onnx
 from edge.images.frames import Frame, cores, spread
 from edge.measure import networks as runners
+from edge.measure.objective import Answers, Measured, Objective
 from edge.pipeline.build import Build
 from edge.pipeline.stage import Inside
 from edge.pipeline.stages import COMPILE, EXPORT, PORTABLE, VERIFY
@@ -34,7 +35,6 @@ from edge.specs.request import Request
 from edge.specs.schema import Compiler, Level
 from edge.toolchain.found import Toolchain
 from edge.tune.journal import Entry, Journal
-from edge.tune.objective import Answers, Measured, Objective
 from edge.tune.spaces import at_level
 
 LEVEL: Level = "O1"  # for costs: compiles in seconds; O0 does not fuse, so its latency does not predict O3's
@@ -200,9 +200,9 @@ class Trials:
                 run = stack.enter_context(runners.vendor(build.toolchain, model, cores(), outputs))
             else:
                 raise ModelFileError(portable.result.why_not)
-            self.listener.update(f"{len(images.frames)} images")
+            self.listener.update(counted(len(images.frames), "image"))
             answer = self.objective.answer
-            answers = np.stack(spread(lambda frame: answer(run(frame.rgb), frame.size), list(images.frames)))
+            answers = np.stack(spread(lambda frame: answer(run(frame.rgb), frame), list(images.frames)))
         found = self.objective.measured(images.reference, answers, images.truth)
         return {"measured": cattrs.unstructure(found)}
 

@@ -17,9 +17,11 @@ from functools import partial
 
 from attrs import define, evolve
 
-from edge.errors import GateError, UsageError
+from edge.compiler.logs import pinned
+from edge.errors import GateError, UsageError, counted
 from edge.folder.workspace import Workspace
-from edge.pipeline.stages import CHECK, VERIFY
+from edge.pipeline.choices import choose_compiler
+from edge.pipeline.stages import CHECK, COMPILE, VERIFY
 from edge.progress import Listener
 from edge.specs import Precision
 from edge.specs.request import Request
@@ -46,7 +48,8 @@ def tune(request: Request, workspace: Workspace, options: SearchOptions, listene
             other verbs can use the build in the meantime.
 
     Raises:
-        UsageError: there is no compiler, or plain int8 is slower than the latency bar in microseconds.
+        ToolchainMissing: no compiler is installed.
+        UsageError: the compiler is onnxruntime, or plain int8 is slower than the latency bar in microseconds.
         InputError: too few images.
         GateError: plain int8 itself can't be compiled or verified.
     """
@@ -55,6 +58,12 @@ def tune(request: Request, workspace: Workspace, options: SearchOptions, listene
             f"the outputs of {request.spec.name} are neither class scores nor boxes",
             expected="a classifier or a detector: recipes are ranked by its answers",
             remedy="edge build MODEL --precision RECIPE   builds with a recipe of yours",
+        )
+    if choose_compiler(request, listener) is None:  # known before the folder's lock is waited for
+        raise UsageError(
+            "edge tune measures real programs, and the compiler is onnxruntime: there is no vendor's compiler",
+            expected="--compiler auto, managed, path or docker",
+            remedy="edge toolchain install",
         )
     root = workspace.root / TRIALS
     with workspace:  # claimed before anything lies in it
@@ -109,7 +118,6 @@ class Search(Context):
         return frozenset(stage.dir.name for stage in build.done)
 
     def _baseline(self) -> Entry:
-        _ = self.toolchain  # fail early without a compiler
         halves, unlabelled = self.halves
         for images in (halves.selection, halves.report):
             if len(images) < FEW:
@@ -175,7 +183,7 @@ class Search(Context):
             best = min(found, key=_order)
             if places := places_to_split(self):
                 some = evolve(best.precision.range_split or split, places=places)
-                attempt(f"{best.name} at {len(places)} places", evolve(best.precision, range_split=some))
+                attempt(f"{best.name} at {counted(len(places), 'place')}", evolve(best.precision, range_split=some))
         best = min((item for item in found if item.precision.rounding is None), key=_order)
         if best.name != PLAIN:
             attempt(f"{best.name}, rounded", evolve(best.precision, rounding=spaces.ROUNDED))
@@ -208,7 +216,7 @@ class Search(Context):
             return calibrations[:FINALISTS]
         name, nodes = found.sets[0]
         # The best calibration without 16 bits may not be the best with them.
-        variants = [with_nodes(item, name, nodes) for item in (best, *_neighbours(best, calibrations))]
+        variants = [with_nodes(self._pinned(item), name, nodes) for item in (best, *_neighbours(best, calibrations))]
         tried = [
             done for item in variants if (done := self._quick(item.name, item.precision, self.reserve)) is not None
         ]
@@ -219,6 +227,15 @@ class Search(Context):
             for other, set_ in found.sets[1:]
         ]
         return [tried[0], *cheaper[:1], *tried[1:2], *cheaper[1:], *calibrations[:2]]
+
+    def _pinned(self, item: Candidate) -> Candidate:
+        """Return a candidate with the method that the compiler chose for it: beside 16 bits it would choose again."""
+        precision = item.precision
+        if precision.calibration.method != "default":
+            return item
+        compiled = self.request.precision if item.name == PLAIN else spaces.at_level(precision, QUICK)
+        chosen = self.trials.build(compiled, self.limit(), keep=True).stage(COMPILE).result.calibration_method
+        return evolve(item, precision=evolve(precision, calibration=pinned(precision.calibration, chosen)))
 
     def _rewritten(self, finals: list[Candidate]) -> list[Candidate]:
         """Return the finalists; the first and an int8 one also in a form that may be faster, if there is one.

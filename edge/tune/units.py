@@ -23,6 +23,7 @@ from edge.errors import ModelFileError
 from edge.graph.files import facts, load_onnx
 from edge.images.frames import Frame, cores, spread
 from edge.measure.layers import group
+from edge.measure.objective import Objective
 from edge.pipeline.stage import Inside
 from edge.pipeline.stages import CALIBRATE, COMPILE, SIMPLIFY
 from edge.prepare.range_split import find_places
@@ -30,7 +31,6 @@ from edge.simulate.fakequant import AS_BUILT, FLOAT, INT16, FakeQuant
 from edge.specs import NodePrecision, Precision
 from edge.tune import spaces
 from edge.tune.context import LEAST_LIMIT, Candidate, Context
-from edge.tune.objective import Objective
 from edge.tune.trials import LEVEL, Costs
 
 SINGLES_ON = 32  # images on which every unit is tried alone
@@ -353,7 +353,7 @@ def answered(
 
     def one(frame: Frame) -> list[NDArray[np.float32]]:
         yuv = frame.yuv444
-        return [objective.answer(net.run(yuv, setting), frame.size) for setting in settings]
+        return [objective.answer(net.run(yuv, setting), frame) for setting in settings]
 
     return np.stack([np.stack(row) for row in spread(one, frames)], axis=1)
 

@@ -16,7 +16,7 @@ from attrs import define, evolve, frozen
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from edge.errors import ModelFileError
+from edge.errors import ModelFileError, counted
 
 EXACT = 1 << 24  # float32 holds every integer up to here
 WORTH = 4096  # elements of a constant that is stored as int8; smaller ones stay as they are
@@ -294,7 +294,7 @@ class Source:
         if count is not None and values.size == 1:
             values = np.repeat(values, count)
         if count is not None and values.size != count:
-            raise self.unknown(f"{name} has {values.size} values for {count} channels")
+            raise self.unknown(f"{name} has {counted(values.size, 'value')} for {counted(count, 'channel')}")
         return values
 
     def expect(self, **wanted: object) -> None:
