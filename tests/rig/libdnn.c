@@ -7,7 +7,7 @@
  * LAYOUT is 0 for NHWC and 2 for NCHW. ROW_BYTES is what a row takes in memory, 0 without padding.
  *
  * Behaviours, each by a variable of the environment:
- *   DNN_FAIL=load|infer|wait   that call fails; DNN_AFTER=N: only after N good ones
+ *   DNN_FAIL=load|infer|wait   that call fails; DNN_AFTER=N: only after N good runs of the program
  *   DNN_MEMORY=numbers         fresh memory holds different finite numbers; else one byte again and again
  *   DNN_US=N                   a run takes N microseconds
  *   DNN_BANNER=1               prints to stdout as the vendor's library does
@@ -42,7 +42,7 @@ typedef struct { uint64_t physical; void *virtual; uint32_t size; } Memory;
 typedef struct { Memory memory[PLANES]; Properties properties; } Tensor;
 
 typedef struct { char name[NAME]; Properties properties; } Described;
-typedef struct { char name[NAME]; int inputs, outputs; Described input[TENSORS], output[TENSORS]; } Model;
+typedef struct { char name[NAME]; int inputs, outputs, runs; Described input[TENSORS], output[TENSORS]; } Model;
 typedef struct { Model model; const char *names[1]; } Pack;
 
 /* The environment */
@@ -57,8 +57,8 @@ static int number(const char *variable) {
     return set ? atoi(set) : 0;
 }
 
-/* Whether a call fails; `calls` counts the calls of its kind. */
-static int fails(const char *call, int *calls) { return (*calls)++ >= number("DNN_AFTER") && asked("DNN_FAIL", call); }
+/* Whether a call fails, of a program that ran so many times. */
+static int fails(const char *call, int runs) { return runs >= number("DNN_AFTER") && asked("DNN_FAIL", call); }
 
 static void banner(void) {
     if (number("DNN_BANNER")) {
@@ -131,14 +131,13 @@ static int read_model(FILE *file, Model *model) {
 }
 
 int hbDNNInitializeFromFiles(void **pack, const char **paths, int count) {
-    static int calls;
     FILE *file = count == 1 ? fopen(paths[0], "r") : NULL;
     if (!file) return NO_FILE;
     Pack *made = calloc(1, sizeof *made);
     int whole = read_model(file, &made->model);
     fclose(file);
     if (!whole) return BAD_MODEL;
-    if (fails("load", &calls)) return MISFIT;
+    if (fails("load", 0)) return MISFIT;
     banner();
     made->names[0] = made->model.name;
     *pack = made;
@@ -207,13 +206,13 @@ static void fill(Tensor *tensor, const Properties *p, uint32_t seed) {
 }
 
 int hbDNNInfer(void **task, Tensor **outputs, const Tensor *inputs, void *handle, void *control) {
-    static int calls, waits;
     Model *model = handle;
+    int runs = model->runs++;
     (void)control;
-    if (fails("infer", &calls)) return BAD_ARGUMENT;
+    if (fails("infer", runs)) return BAD_ARGUMENT;
     usleep(number("DNN_US"));
     int *failed = malloc(sizeof *failed); /* the task: whether waiting for it fails */
-    *failed = fails("wait", &waits);
+    *failed = fails("wait", runs);
     *task = failed;
     if (*failed) return 0;
     uint32_t seed = 2166136261u;
