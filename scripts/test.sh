@@ -28,6 +28,6 @@ fi
 "$bin/ruff" check .
 "$bin/ruff" format --check .
 "$bin/mypy"
-"$bin/shellcheck" scripts/*.sh .ci/run
+"$bin/shellcheck" scripts/*.sh edge/pipeline/install.sh .ci/run
 # More workers than four would want more memory than they save time: each may run a compiler.
 "$bin/python" -m pytest --numprocesses logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder "$@"

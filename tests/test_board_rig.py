@@ -10,6 +10,10 @@ from pathlib import Path
 
 import pytest
 
+from edge.pipeline.bundle import bundle, install_script
+from edge.pipeline.wheels import wheels_zip
+from tests.rig.bindings import build, store_answer
+
 ROOT = Path(__file__).resolve().parent.parent
 SCRIPT = ROOT / "scripts/board_rig.sh"
 
@@ -34,6 +38,29 @@ def test_the_bindings_are_as_edge_takes_them() -> None:
     done = rig()
     assert done.returncode == 0, done.stdout + done.stderr
     assert re.search(r"^\d\d passed", done.stdout, re.MULTILINE), done.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("user", ["0", "1000"])
+@pytest.mark.usefixtures("root")
+def test_a_bundle_installs_without_a_network_and_passes_its_own_test(tmp_path: Path, user: str) -> None:
+    made = bundle(store_answer(build(tmp_path / "net")), tmp_path / "share").path
+    version = rig("python3", "-c", "import sys; print('%d.%d' % sys.version_info[:2])").stdout.strip()
+    (made / "wheels.zip").write_bytes(wheels_zip(version))  # Debian's Python is not the board's
+    (made / "install.sh").write_text(install_script(version))
+    script = """
+        python3 -m pip list --format freeze >before; cp -r /share "my net"; cd "my net"
+        sh install.sh && cd .. && mv "my net" moved && moved/edge selftest moved
+        python3 -m pip list --format freeze >after; cmp before after && echo unchanged
+        ls -A; cat /proc/net/dev | grep -c :
+    """
+    done = rig("sh", "-c", script, RIG_SHARE=str(made), RIG_USER=user)
+    said = done.stdout.splitlines()
+    passed = "PASS: net runs on this board's BPU and gives the answer that was built with it"
+    assert said.count(passed) == 2, done.stdout + done.stderr
+    assert "unchanged" in said  # numpy, OpenCV and all else of the system
+    assert said[-4:-1] == ["after", "before", "moved"]  # nothing beside the folder
+    assert said[-1] == "1"  # no network but loopback
 
 
 def test_what_is_missing_is_told(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@
 #include <unistd.h>
 
 enum { SIDES = 8, TENSORS = 8, NAME = 64, PLANES = 4 };
-enum { BAD_MODEL = -6000002, BAD_HANDLE = -6000005, NO_FILE = -6000006, MISFIT = -6000014, BAD_ARGUMENT = -6000001,
+enum { BAD_MODEL = -6000002, BAD_PACK = -6000004, BAD_HANDLE = -6000005, NO_FILE = -6000006, MISFIT = -6000014, BAD_ARGUMENT = -6000001,
        TASK_FAILED = -6000012 };
 enum { NV12 = 1, NV12_SEPARATE = 2, S8 = 8, S16 = 11, F32 = 13, S32 = 14, TYPES = 19 };
 
@@ -132,6 +132,7 @@ static int read_model(FILE *file, Model *model) {
 
 int hbDNNInitializeFromFiles(void **pack, const char **paths, int count) {
     FILE *file = count == 1 ? fopen(paths[0], "r") : NULL;
+    *pack = NULL;
     if (!file) return NO_FILE;
     Pack *made = calloc(1, sizeof *made);
     int whole = read_model(file, &made->model);
@@ -147,18 +148,31 @@ int hbDNNInitializeFromFiles(void **pack, const char **paths, int count) {
 int hbDNNRelease(void *pack) { free(pack); return 0; }
 
 int hbDNNGetModelNameList(const char ***names, int *count, void *pack) {
+    *count = 0;
+    if (!pack) return BAD_PACK; /* bpu_infer_lib asks on though loading failed */
     *names = ((Pack *)pack)->names;
     *count = 1;
     return 0;
 }
 
 int hbDNNGetModelHandle(void **model, void *pack, const char *name) {
+    *model = NULL;
+    if (!pack) return BAD_PACK;
+    if (strcmp(name, ((Pack *)pack)->model.name)) return BAD_HANDLE;
     *model = &((Pack *)pack)->model;
-    return strcmp(name, ((Pack *)pack)->model.name) ? BAD_HANDLE : 0;
+    return 0;
 }
 
-int hbDNNGetInputCount(int *count, void *model) { *count = ((Model *)model)->inputs; return 0; }
-int hbDNNGetOutputCount(int *count, void *model) { *count = ((Model *)model)->outputs; return 0; }
+static int counted(int *count, int tensors) { *count = tensors; return 0; }
+
+int hbDNNGetInputCount(int *count, void *model) {
+    return model ? counted(count, ((Model *)model)->inputs) : BAD_HANDLE;
+}
+
+int hbDNNGetOutputCount(int *count, void *model) {
+    return model ? counted(count, ((Model *)model)->outputs) : BAD_HANDLE;
+}
+
 int hbDNNGetInputName(const char **name, void *model, int i) { *name = ((Model *)model)->input[i].name; return 0; }
 int hbDNNGetOutputName(const char **name, void *model, int i) { *name = ((Model *)model)->output[i].name; return 0; }
 
