@@ -93,7 +93,8 @@ stand_in_libraries() { # ROOT MODULE...
 add_modules() { # ROOT WORK
     local root=$1 work=$2 packages=$1/usr/lib/python3/dist-packages version module
     version=$(python_of "$root")
-    mkdir -p "$packages" "$root/usr/hobot/lib"
+    mkdir -p "$packages" "$root/usr/hobot/lib" "$root/opt/hbm"
+    echo /opt/hbm >"$packages/hbm.pth"
     fetch_wheels "$work/wheels" "$version" "${wheels[@]}"
     fetch_wheels "$work/vendor" 3.10 --no-deps "${vendor[@]}"
     unzip_into "$packages" "$work"/wheels/*.whl "$work"/vendor/*.whl
@@ -114,15 +115,19 @@ make_root() { # ROOT
     mv "$root.part" "$root"
 }
 
+# Beside the root, since other users of it may not have the file; prints the folder.
 add_hbm_runtime() { # ROOT
-    local root=$1 folder=$1/usr/lib/python3/dist-packages/hbm_runtime version
-    rm -rf "$folder"
+    local folder module
     [ -n "${HBM_RUNTIME:-}" ] || return 0
-    version=$(python_of "$root")
-    mkdir "$folder"
-    cp "$HBM_RUNTIME" "$folder/HB_HBMRuntime.so" || fail "HBM_RUNTIME=$HBM_RUNTIME can't be read" "name the file"
-    echo 'from .HB_HBMRuntime import HB_HBMRuntime, hbDNNDataType, hbDNNQuantiType, QuantParams' >"$folder/__init__.py"
-    accept_python "$version" "$folder/HB_HBMRuntime.so"
+    [ -r "$HBM_RUNTIME" ] || fail "HBM_RUNTIME=$HBM_RUNTIME can't be read" "name the file HB_HBMRuntime.so"
+    folder=$1.hbm-$(sha256sum <"$HBM_RUNTIME" | cut -c1-12)
+    module=$folder/hbm_runtime/HB_HBMRuntime.so
+    mkdir -p "$folder/hbm_runtime"
+    cp "$HBM_RUNTIME" "$module"
+    accept_python "$(python_of "$1")" "$module"
+    echo 'from .HB_HBMRuntime import HB_HBMRuntime, hbDNNDataType, hbDNNQuantiType, QuantParams' \
+        >"$folder/hbm_runtime/__init__.py"
+    printf '%s\n' "$folder"
 }
 
 build_libdnn() { # ROOT
@@ -139,8 +144,8 @@ enter() { # ROOT COMMAND...
     shift
     # shellcheck disable=SC2016
     unshare --user --map-root-user --mount --net --pid --fork --kill-child bash -euc '
-        root=$1 qemu=$2 checkout=$3 share=$4 user=$5
-        shift 5
+        root=$1 qemu=$2 checkout=$3 share=$4 user=$5 hbm=$6
+        shift 6
         if mount -t binfmt_misc none /proc/sys/fs/binfmt_misc 2>/dev/null && [ ! -e /proc/sys/fs/binfmt_misc/edge ]; then
             elf="\\x7fELF\\x02\\x01\\x01\\x00\\x00\\x00\\x00\\x00\\x00\\x00\\x00\\x00\\x02\\x00\\xb7\\x00"
             mask="\\xff\\xff\\xff\\xff\\xff\\xff\\xff\\x00\\xff\\xff\\xff\\xff\\xff\\xff\\xff\\xff\\xfe\\xff\\xff\\xff"
@@ -153,23 +158,24 @@ enter() { # ROOT COMMAND...
         mount -t tmpfs none "$root/root"
         mount --bind "$checkout" "$root/edge"
         [ -z "$share" ] || mount --bind "$share" "$root/share"
+        [ -z "$hbm" ] || mount --bind "$hbm" "$root/opt/hbm"
         mount -o remount,bind,ro "$root/edge"
         mount -o remount,bind,ro "$root"
         exec unshare --user --map-user="$user" --map-group="$user" --root="$root" --wd=/tmp -- "$@"
-    ' rig "$root" "$qemu" "$checkout" "$share" "${RIG_USER:-0}" \
+    ' rig "$root" "$qemu" "$checkout" "$share" "${RIG_USER:-0}" "$hbm" \
         /usr/bin/env -i PATH=/usr/local/bin:/usr/bin:/usr/sbin HOME=/tmp LANG=C.UTF-8 PYTHONDONTWRITEBYTECODE=1 \
         LD_LIBRARY_PATH=/usr/hobot/lib "$@"
 }
 
 need_tools
 cache=${EDGE_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/edge}/board_rig
-key=$(printf '%s\n' "${debs[@]}" "${wheels[@]}" "${vendor[@]}" | sha256sum | cut -c1-12)
+key=$(declare -p debs wheels vendor | cat - <(declare -f unpack_debs add_modules) | sha256sum | cut -c1-12)
 root=$cache/$key
 mkdir -p "$cache"
 exec 9>"$cache/lock"
 flock 9
 [ -d "$root" ] || make_root "$root"
-add_hbm_runtime "$root"
+hbm=$(add_hbm_runtime "$root")
 build_libdnn "$root"
 exec 9>&-
 enter "$root" /usr/bin/true 2>/dev/null ||
