@@ -184,6 +184,6 @@ enter "$root" /usr/bin/true 2>/dev/null ||
 if [ $# -gt 0 ]; then
     enter "$root" "$@"
 else
-    enter "$root" env PYTHONPATH=/edge python3 -m pytest -q -p no:cacheprovider --noconftest --rootdir=/edge/tests/rig \
-        /edge/tests/rig/bindings.py
+    enter "$root" env PYTHONPATH=/edge python3 -m pytest -q -p no:cacheprovider --noconftest -c /dev/null \
+        --rootdir=/edge /edge/tests/rig/bindings.py
 fi

@@ -20,6 +20,7 @@ from edge.errors import ModelFileError, UsageError, WorkspaceError
 from edge.folder.metadata import FILE, read_metadata, write_metadata
 from edge.pipeline.bundle import MARKER, bundle, notebook
 from edge.runtime import load
+from edge.runtime.answer import read_answer
 from edge.toolchain.found import Toolchain
 from tests.conftest import Run, save_images
 from tests.fabricated import entry, make_build, save_photo
@@ -259,6 +260,17 @@ def test_without_wheels_pip_installs_edge(edge: Run, build: Path, tmp_path: Path
     assert "install.sh" not in text
 
 
+def test_install_refuses_another_python(build: Path, tmp_path: Path) -> None:
+    """On a board it is tried in ``test_board_rig.py``."""
+    made = bundle(build, tmp_path / "out").path
+    script = (made / "install.sh").read_text().replace("/usr/bin/python3", sys.executable)
+    done = subprocess.run(["sh", "-c", script], cwd=made, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "the wheels are for 3.10 aarch64" in done.stderr
+    assert "next: run this on an RDK X5" in done.stderr
+    assert not (made / "lib").exists()
+
+
 def test_the_test_image_and_its_answer_come_along(build: Path, tmp_path: Path) -> None:
     test = build / "net_test.npz"
     test.write_bytes(b"an image and its answer")
@@ -333,7 +345,11 @@ def test_a_real_build_is_bundled_and_answers_the_same_in_every_simulator(edge: R
     assert err == ""
     with tarfile.open("small.tar.gz") as archive:
         archive.extractall(tmp_path)
-    assert {".bin", ".onnx", ".txt", ".json", ".ipynb"} <= {path.suffix for path in (tmp_path / "small").iterdir()}
+    assert {".bin", ".onnx", ".npz", ".ipynb"} <= {path.suffix for path in (tmp_path / "small").iterdir()}
+    with load(tmp_path / "small", "hbdk_sim") as net:  # the program itself, in another run of its simulator
+        answer = read_answer(tmp_path / "small/small_64x64_nv12_test.npz", net.info)
+        assert answer.exact
+        assert answer.difference(net.run(*answer.given(net.info))) == ""
     images = [str(save_photo(tmp_path / f"{index}.png", index)) for index in range(3)]
     answers = {}
     for folder, backend in (("small", "hbdk_sim"), ("small", "portable"), (str(real), "quantized")):
