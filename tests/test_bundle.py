@@ -43,12 +43,6 @@ FILES = sorted(
 )
 
 
-@pytest.fixture(autouse=True)
-def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No test fetches wheels; ``test_wheels.py`` is about them."""
-    monkeypatch.setattr("edge.pipeline.bundle.wheels_zip", lambda: b"wheels")
-
-
 @pytest.fixture
 def build(tmp_path: Path) -> Path:
     """With a quantized ONNX too, which stays at home."""
