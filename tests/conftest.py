@@ -8,7 +8,7 @@ import stat
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import cv2
@@ -44,6 +44,14 @@ def interruptible() -> None:
     """Undo an ignored Ctrl-C, which a suite started in the background and its children inherit."""
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_wheels_are_fetched() -> Iterator[None]:
+    """Give bundles a stand-in for the board's Python packages; ``test_wheels.py`` is about the real ones."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("edge.pipeline.bundle.wheels_zip", lambda: b"wheels")
+        yield
 
 
 @pytest.fixture(scope="session")

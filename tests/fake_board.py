@@ -6,12 +6,15 @@ import json
 import sys
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import attrs
+import numpy as np
 import pytest
 
 from edge.folder.metadata import FILE, read_metadata, write_metadata
-from tests.fabricated import make_build
+from edge.runtime.answer import Answer, write_answer
+from tests.fabricated import entry, make_build
 
 FOLDER = Path(__file__).resolve().parent / "fakes" / "board"
 LIBRARIES = ("hbm_runtime", "hobot_dnn", "hobot_dnn_rdkx5", "bpu_infer_lib")
@@ -75,10 +78,36 @@ def fake_bin(
     return json.dumps(facts).encode()
 
 
-def board_build(folder: Path, program: bytes | None = None, hb_mapper: str = "1.24.3") -> Path:
-    """Write a finished build folder whose ``.bin`` computes what its portable model computes."""
+def board_build(folder: Path, program: bytes | None = None, hb_mapper: str = "1.24.3", **facts: Any) -> Path:
+    """Write a finished build folder whose ``.bin`` computes what its portable model computes.
+
+    Args:
+        facts: as ``fake_bin`` takes them; or ``program`` is another one.
+    """
     portable = f"{folder.name}_64x64_nv12_portable_int8.onnx"
-    make_build(folder, program=program or fake_bin(portable=portable))
+    make_build(folder, program=program or fake_bin(portable=portable, **facts))
     metadata = read_metadata(folder / FILE)
     write_metadata(folder / FILE, attrs.evolve(metadata, toolchain={"hb_mapper": hb_mapper}))
     return folder
+
+
+def store_answer(build: Path, *, change: float = 0, exact: bool = True) -> Path:
+    """Give a build folder the answer that its program gives to a test image, as ``edge build`` does.
+
+    Args:
+        change: what is added to the first value, so that it is the answer of another program.
+    """
+    sys.path.insert(0, str(FOLDER))
+    import fake_libdnn
+
+    model = fake_libdnn.Model(str(next(build.glob("*.bin"))))
+    image = np.random.default_rng(1).integers(0, 256, model.inputs[0].bytes).astype(np.uint8)
+    model.inputs[0].memory[:] = image
+    model.infer()
+    outputs = [tensor.read().astype(np.float32) for tensor in model.outputs]
+    outputs[0].reshape(-1)[0] += np.float32(change)
+    path = build / f"{build.name}_test.npz"
+    write_answer(path, Answer({"": image}, tuple(outputs), exact=exact))
+    metadata = read_metadata(build / FILE)
+    write_metadata(build / FILE, attrs.evolve(metadata, files={**metadata.files, "test": entry(path)}))
+    return path

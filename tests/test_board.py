@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import getpass
 import hashlib
 import json
 import os
@@ -11,16 +12,22 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from attrs import evolve
 
 from edge.board import Connection, Target
+from edge.board.findings import findings
 from edge.board.infer import describe, measure
+from edge.board.probe import probe
 from edge.errors import BoardError, UsageError
+from edge.folder.metadata import FILE, read_metadata, write_metadata
 from edge.progress import Silent
+from edge.runtime import load
+from edge.runtime.answer import Answer, write_answer
 from tests.board_server import PROGRAM, Board, board, free_port, key, server
 from tests.conftest import FAKES, Run, wait_for
-from tests.fabricated import make_build, save_photo
+from tests.fabricated import entry, make_build, save_photo
 
 __all__ = ["board", "server"]
 MODEL = "ConvNeXt_atto"  # only the name: its published figures are shown beside
@@ -69,6 +76,65 @@ def test_check_tells_what_the_board_is(edge: Run, board: Board, build: Path) -> 
     assert facts["state"]["boost"] is True
     assert facts["state"]["temperatures"] == {"pvt_bpu": 58.5, "DDR": 59.5}
     assert facts["tool"].endswith("board_tools/hrt_model_exec")
+
+
+def give_answer(build: Path, change: float = 0) -> None:
+    """Give a build the answer of its portable model."""
+    image = np.random.default_rng(2).integers(0, 256, 64 * 64 * 3 // 2).astype(np.uint8)
+    with load(build, "portable") as net:
+        (scores,) = net.run(image)
+    path = build / "net_test.npz"
+    write_answer(path, Answer({"": image}, (scores + np.float32(change),), exact=True))
+    metadata = read_metadata(build / FILE)
+    write_metadata(build / FILE, evolve(metadata, files={**metadata.files, "test": entry(path)}))
+
+
+def test_check_runs_the_test_image_and_leaves_nothing(edge: Run, board: Board, build: Path) -> None:
+    give_answer(build)
+    code, out, err = edge("board", "check", board.host, MODEL, *board.reach)
+    assert code == 0, err
+    assert "✓ inference    the test image is answered as the build says bit for bit" in out
+    assert f"✓ rights       {getpass.getuser()}" in out
+    assert board.left_over() == []
+    assert not pushed(board).exists()
+
+
+def test_check_refuses_a_wrong_answer(edge: Run, board: Board, build: Path) -> None:
+    give_answer(build, change=1e-3)
+    code, out, err = edge("board", "check", board.host, MODEL, *board.reach)
+    assert code == 1
+    assert "✗ inference    the test image is answered wrongly: 4 of 4 values of output 0 differ" in out
+    assert "not ready: inference" in err
+
+
+def test_check_without_an_answer_or_a_model_still_runs_something(edge: Run, board: Board, build: Path) -> None:
+    _, out, _ = edge("board", "check", board.host, MODEL, *board.reach)
+    assert "! inference    ran; the build has no answer to compare with" in out
+    _, out, _ = edge("board", "check", board.host, *board.reach)
+    assert "✓ inference    sample.bin of RDK OS ran" in out
+    board.mode(at="perf", exec="fail")
+    code, out, _ = edge("board", "check", board.host, *board.reach)
+    assert code == 1
+    assert "✗ inference    sample.bin failed with exit status 139: Segmentation fault" in out
+    board.file("opt/hobot/model/x5/basic/sample.bin", None)
+    code, out, _ = edge("board", "check", board.host, *board.reach)
+    assert code == 0
+    assert "! inference    not tried" in out
+    board.mode(at="infer", exec="fail")
+    code, out, _ = edge("board", "check", board.host, MODEL, *board.reach)
+    assert code == 1
+    assert "✗ inference    hrt_model_exec infer failed with exit status 139" in out
+
+
+def test_a_user_without_rights_is_told(edge: Run, board: Board) -> None:
+    board.file("dev/bpu_core0", "")
+    with Connection(target(board)) as connection:
+        facts = probe(connection)
+    assert facts.denied == ()  # the tests may open it
+    (rights,) = [found for found in findings(evolve(facts, denied=("/dev/bpu_core0",))) if found.name == "rights"]
+    assert rights.mark == "warn"
+    assert "may not open /dev/bpu_core0" in rights.seen
+    assert "usermod -aG" in rights.remedy
 
 
 @pytest.mark.parametrize(

@@ -20,6 +20,7 @@ from edge.errors import ModelFileError, UsageError, WorkspaceError
 from edge.folder.metadata import FILE, read_metadata, write_metadata
 from edge.pipeline.bundle import MARKER, bundle, notebook
 from edge.runtime import load
+from edge.runtime.answer import read_answer
 from edge.toolchain.found import Toolchain
 from tests.conftest import Run, save_images
 from tests.fabricated import entry, make_build, save_photo
@@ -31,9 +32,11 @@ FILES = sorted(
     [
         MARKER,
         "README.txt",
+        "install.sh",
         "labels.txt",
         "metadata.json",
         "test_ConvNeXt_atto.ipynb",
+        "wheels.zip",
         f"{PREFIX}.bin",
         f"{PREFIX}_portable_int8.onnx",
     ]
@@ -82,13 +85,12 @@ def test_the_readmes_commands_run_in_the_bundle(build: Path, tmp_path: Path) -> 
     made = bundle(build, tmp_path / "out").path
     save_photo(made / "IMAGE.jpg")
     text = (made / "README.txt").read_text()
-    assert "pip install --user --no-index --find-links wheels edge" in text  # many boards have no internet
-    commands = [line.strip() for line in text.splitlines() if "-m edge" in line]
-    assert len(commands) == 2
-    for command in commands:
-        words = command.split()
-        assert words[0] == "/usr/bin/python3"
-        done = subprocess.run([sys.executable, *words[1:]], cwd=made, capture_output=True, text=True, check=False)
+    assert "sh install.sh" in text
+    commands = [line.split() for line in text.splitlines() if line.startswith("  ./edge ")]
+    assert [words[1] for words in commands] == ["selftest", "run", "bench"]
+    for words in commands[1:]:
+        argv = [sys.executable, "-m", "edge", *words[1:]]
+        done = subprocess.run(argv, cwd=made, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr
     start = text.index("  from edge.runtime")
     code = "\n".join(line[2:] for line in text[start:].splitlines())
@@ -151,7 +153,7 @@ def test_an_earlier_bundle_is_replaced_and_the_users_files_stay(build: Path, tmp
     made = bundle(build, out)
     assert not made.has_bin
     assert sorted(path.name for path in out.iterdir()) == sorted(
-        [*(name for name in FILES if not name.endswith(".bin")), "photo.jpg", "results"]
+        [*(name for name in FILES if not name.endswith((".bin", ".sh", ".zip"))), "photo.jpg", "results"]
     )
     assert (out / "photo.jpg").read_bytes() == b"mine"
     with load(out, "portable") as net:
@@ -243,6 +245,36 @@ def test_a_build_without_a_bin_says_so(edge: Run, tmp_path: Path) -> None:
     assert "hrt_model_exec" not in text
 
 
+def test_without_wheels_pip_installs_edge(edge: Run, build: Path, tmp_path: Path) -> None:
+    assert edge("bundle", "ConvNeXt_atto", "--out", "net", "--no-wheels")[0] == 0
+    assert sorted(contents(tmp_path / "net")) == [name for name in FILES if name not in ("wheels.zip", "install.sh")]
+    text = (tmp_path / "net/README.txt").read_text()
+    assert "/usr/bin/python3 -m pip install --user edge-*.whl" in text
+    assert "/usr/bin/python3 -m edge run . IMAGE.jpg" in text
+    assert "install.sh" not in text
+
+
+def test_install_refuses_another_python(build: Path, tmp_path: Path) -> None:
+    """On a board it is tried in ``test_board_rig.py``."""
+    made = bundle(build, tmp_path / "out").path
+    script = (made / "install.sh").read_text().replace("/usr/bin/python3", sys.executable)
+    done = subprocess.run(["sh", "-c", script], cwd=made, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "the wheels are for 3.10 aarch64" in done.stderr
+    assert "next: run this on an RDK X5" in done.stderr
+    assert not (made / "lib").exists()
+
+
+def test_the_test_image_and_its_answer_come_along(build: Path, tmp_path: Path) -> None:
+    test = build / "net_test.npz"
+    test.write_bytes(b"an image and its answer")
+    metadata = read_metadata(build / FILE)
+    write_metadata(build / FILE, attrs.evolve(metadata, files={**metadata.files, "test": entry(test)}))
+    made = bundle(build, tmp_path / "out").path
+    assert (made / test.name).read_bytes() == test.read_bytes()
+    assert "a test image as NV12, and the answer to it" in (made / "README.txt").read_text()
+
+
 def test_json(edge: Run, build: Path) -> None:
     _, out, _ = edge("bundle", "ConvNeXt_atto", "--out", "net", "--json")
     told = json.loads(out)
@@ -307,7 +339,11 @@ def test_a_real_build_is_bundled_and_answers_the_same_in_every_simulator(edge: R
     assert err == ""
     with tarfile.open("small.tar.gz") as archive:
         archive.extractall(tmp_path)
-    assert {".bin", ".onnx", ".txt", ".json", ".ipynb"} <= {path.suffix for path in (tmp_path / "small").iterdir()}
+    assert {".bin", ".onnx", ".npz", ".ipynb"} <= {path.suffix for path in (tmp_path / "small").iterdir()}
+    with load(tmp_path / "small", "hbdk_sim") as net:  # the program itself, in another run of its simulator
+        answer = read_answer(tmp_path / "small/small_64x64_nv12_test.npz", net.info)
+        assert answer.exact
+        assert answer.difference(net.run(*answer.given(net.info))) == ""
     images = [str(save_photo(tmp_path / f"{index}.png", index)) for index in range(3)]
     answers = {}
     for folder, backend in (("small", "hbdk_sim"), ("small", "portable"), (str(real), "quantized")):

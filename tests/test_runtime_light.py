@@ -15,7 +15,7 @@ from edge.errors import InstallError
 from edge.runtime import load
 from edge.toolchain.python310 import find_python310, uv_program
 from tests.fabricated import save_photo
-from tests.fake_board import FOLDER, board_build, fake_bin, plug_in
+from tests.fake_board import FOLDER, board_build, fake_bin, plug_in, store_answer
 
 ROOT = Path(__file__).resolve().parent.parent
 # What `import edge.runtime` and a run on the board may load beyond the standard library.
@@ -82,6 +82,7 @@ def test_a_image_is_classified_with_the_base_dependencies_alone(
     bare_python: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     build = board_build(tmp_path / "net", fake_bin())
+    store_answer(build)
     photo = save_photo(tmp_path / "p.png")
     said = json.loads(on_the_board(bare_python, tmp_path, build, photo))
     assert said["backend"] == "hbm_runtime"

@@ -76,7 +76,7 @@ def test_threads_compute_at_once_though_the_runtime_holds_the_lock(
 
 def test_a_runtime_that_ends_its_process_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     plug_in(monkeypatch, workers=True)
-    build = board_build(tmp_path / "net", fake_bin(fails=-6000001, healthy=1))
+    build = board_build(tmp_path / "net", fails=-6000001, healthy=2)
     with load(build, "hbm_runtime") as net:
         net.run(nv12())
         for _ in range(2):
@@ -106,7 +106,7 @@ def test_a_process_that_can_not_be_started_is_an_error(build: Path, monkeypatch:
 
 def test_a_run_that_times_out_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     plug_in(monkeypatch, workers=True)
-    build = board_build(tmp_path / "net", fake_bin(fails=-6000012, healthy=1))
+    build = board_build(tmp_path / "net", fails=-6000012, healthy=2)
     with load(build, "hbm_runtime") as net:
         net.run(nv12())
         with pytest.raises(BackendError, match="failed without an error") as failure:
@@ -119,7 +119,7 @@ def test_errors_and_warnings_of_loading_arrive(
 ) -> None:
     plug_in(monkeypatch, workers=True, FAKE_LIBDNN="1.23.6")
     caplog.set_level(logging.WARNING, "edge.runtime")
-    board_build(tmp_path / "old", fake_bin(builder=(1, 20)), hb_mapper="1.24.3")
+    board_build(tmp_path / "old", builder=(1, 20), hb_mapper="1.24.3")
     load(tmp_path / "old", "hbm_runtime").close()
     assert "libdnn 1.23.6 is older than the compiler" in caplog.text
     board_build(tmp_path / "new")

@@ -21,6 +21,8 @@ from edge.images import ImageItem, ImageSet, open_images
 from edge.pipeline.stages import COMPILE, STAGES
 from edge.pipeline.verify import FRAMES, VerifyResult, candidates, verify
 from edge.report.wording import verify_line
+from edge.runtime import load
+from edge.runtime.answer import read_answer
 from edge.simulate import binfile
 from edge.simulate.portable import translate
 from edge.specs import Preprocess
@@ -60,6 +62,8 @@ def check(
         portable=portable,
         images=images or candidates(open_images("demo:test", count=20)),
         preprocess=PREPROCESS,
+        prefix="tiny",
+        out=folder,
     )
 
 
@@ -79,6 +83,11 @@ def test_the_portable_model_is_compared_too(toolchain: Toolchain, tiny: Path, tm
     path = tmp_path / made.onnx
     result = check(toolchain, tiny, portable=path)
     assert result.portable_exact is True
+    with load(path, "portable") as net:
+        answer = read_answer(tiny / result.test, net.info)
+        assert answer.exact  # nothing but Dequantize on the CPU
+        assert answer.difference(net.run(*answer.given(net.info))) == ""
+    assert result.images[0] == "test/000000"  # rendered: no photograph of the user goes to the board
     assert "so does the portable model" in verify_line(cattrs.unstructure(result))
     assert check(toolchain, tiny).portable_exact is None
 

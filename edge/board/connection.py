@@ -103,6 +103,19 @@ class Target:
         return shlex.join(["ssh", *port, self.host])
 
 
+class Here:
+    """This machine in the place of a connection: edge itself runs on the board."""
+
+    name = "this machine"
+
+    def run(self, script: str, *, limit: float, may_fail: bool = False) -> CommandOutput:
+        """Run a POSIX shell script; see :meth:`Connection.run`."""
+        output = communicate(["sh", "-c", script], env=dict(os.environ), timeout=limit)
+        if output.status and not may_fail:
+            raise BoardError(f"a command failed with exit status {output.status}: {last_line(output.err)}")
+        return output
+
+
 class Connection:
     """A connection, open during a ``with`` block.
 
@@ -112,6 +125,7 @@ class Connection:
 
     def __init__(self, target: Target) -> None:
         self.target = target
+        self.name = target.host
         self._folder: Path | None = None
 
     def __enter__(self) -> Connection:

@@ -157,6 +157,12 @@ def _system(facts: Facts) -> Iterator[Check]:
     else:
         mark: Mark = "ok" if "x5" in facts.soc.lower() else "bad"
         yield Check("soc", mark, facts.soc, "programs of edge are for the RDK X5 (bayes-e)")
+    user = facts.user or "user unknown"
+    if facts.denied:
+        remedy = f"log in as root, or let a group use it: ls -l {facts.denied[0]}, then usermod -aG GROUP {user}"
+        yield Check("rights", "warn", f"{user} may not open {', '.join(facts.denied)}", remedy)
+    else:
+        yield Check("rights", "ok", user)
 
 
 def _software(facts: Facts) -> Iterator[Check]:

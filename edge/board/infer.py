@@ -220,7 +220,8 @@ class BoardRunner:
         self._stack = ExitStack()
 
     def __enter__(self) -> BoardRunner:
-        self._outputs = describe(self._connection, self._program, self._size)
+        #: The program's outputs, as the board describes them.
+        self.tensors = describe(self._connection, self._program, self._size)
         self._folder = self._stack.enter_context(self._connection.scratch()) + "/frames"
         return self
 
@@ -281,7 +282,7 @@ class BoardRunner:
     def _read(self, files: dict[str, bytes], frame: str) -> Outputs:
         """Return the outputs of a frame; every output must exist and fit its description."""
         found = []
-        for number, tensor in enumerate(self._outputs):
+        for number, tensor in enumerate(self.tensors):
             start = f"{frame}/model_infer_output_{number}_"
             names = [name for name in files if name.startswith(start)]
             if len(names) != 1:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 from attrs import evolve, field, frozen
 
-from edge.board.connection import Connection
+from edge.board.connection import Connection, Here
 from edge.board.parse import Versions, parse_versions
 from edge.errors import BoardError
 
@@ -44,6 +44,10 @@ say os "$(word "$root/etc/version")"
 soc=$(word "$root/sys/class/boardinfo/soc_name")
 soc=${soc:-$(word "$root/sys/class/socinfo/soc_name")}
 say soc "${soc:-$(word "$root/proc/device-tree/model")}"
+say user "$(id -un)"
+for device in "$root"/dev/bpu* "$root"/dev/ion; do
+    [ ! -e "$device" ] || { [ -r "$device" ] && [ -w "$device" ]; } || say denied "$device"
+done
 say disk_kb "$(df -Pk "${HOME:-/}" 2>/dev/null | awk 'NR==2 {print $4}')"
 say tool "$(command -v hrt_model_exec)"
 if command -v hrt_model_exec >/dev/null; then
@@ -99,6 +103,8 @@ class Facts:
     arch: str  #: ``aarch64`` on every RDK.
     os: str | None  #: version of RDK OS.
     soc: str | None  #: such as ``x5``, ``X5U``, or the name of the board.
+    user: str | None  #: whose account runs the programs.
+    denied: tuple[str, ...]  #: devices of the BPU that this user may not open.
     disk_free: int | None  #: free bytes in the user's home.
     tool: str | None  #: path of ``hrt_model_exec``.
     versions: Versions  #: of the runtime.
@@ -108,8 +114,8 @@ class Facts:
     state: State  #: temperatures and clocks.
 
 
-def probe(connection: Connection) -> Facts:
-    """Read the facts of a board.
+def probe(connection: Connection | Here) -> Facts:
+    """Read the facts of a board, over SSH or of this machine.
 
     Raises:
         BoardError: the connection was lost, or the answer has no known content.
@@ -117,9 +123,9 @@ def probe(connection: Connection) -> Facts:
     said = _said(connection.run(_PRELUDE + _IDENTITY + _STATE, limit=150, may_fail=True).text)
     if "arch" not in said:
         raise BoardError(
-            f"{connection.target.host} did not run the script that reads its facts",
+            f"{connection.name} did not run the script that reads its facts",
             expected="a Linux with a POSIX shell",
-            remedy=f"log in and check: {connection.target.command}",
+            remedy="log in and check: uname -m",
         )
     disk = _number(said, "disk_kb")
     loaded, asked = (parse_versions("\n".join(said.get(key, []))) for key in ("banner", "v"))
@@ -127,6 +133,8 @@ def probe(connection: Connection) -> Facts:
         arch=said["arch"][0],
         os=_word(said, "os"),
         soc=_word(said, "soc"),
+        user=_word(said, "user"),
+        denied=tuple(said.get("denied", [])),
         disk_free=None if disk is None else int(disk) * 1024,
         tool=_word(said, "tool"),
         versions=evolve(loaded, dnn=loaded.dnn or asked.dnn, hbrt=loaded.hbrt or asked.hbrt),

@@ -77,6 +77,7 @@ GROUPS: Mapping[str, Mapping[str, tuple[str, str]]] = {
     "Board": {
         "bundle": ("edge.cli.bundle", "Gather the files that the board needs."),
         "board": ("edge.cli.board", "Check, copy, measure and run on a board over SSH."),
+        "selftest": ("edge.cli.selftest", "On the board: does MODEL run there and answer rightly?"),
         "bench": ("edge.cli.bench", "Measure speed on the machine where it is run."),
     },
     "Single stages of a build, in their order": {

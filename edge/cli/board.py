@@ -33,6 +33,7 @@ from edge.errors import UsageError, counted
 if TYPE_CHECKING:
     from edge.board import Connection, Target
     from edge.board.compare import Answer, Choice
+    from edge.board.findings import Check
     from edge.board.probe import Facts
     from edge.board.transfer import Pushed
     from edge.runtime import Info, Net
@@ -162,34 +163,43 @@ def board_command() -> None:
 @click.argument("model", required=False)
 @_asked
 def check_command(asked: Asked, *, model: str | None) -> None:
-    """Check the board, and whether MODEL fits its runtime; exit with 1 if something can't work."""
+    """Check the board, whether MODEL fits its runtime, and run it once; exit with 1 if something can't work."""
     import cattrs
 
     from edge.board import Connection
     from edge.board.findings import findings, program_versions
     from edge.board.probe import probe
     from edge.board.transfer import require_bin
+    from edge.board.trial import try_program, try_sample
     from edge.errors import GateError
 
-    versions = None if model is None else program_versions(require_bin(asked.program(model)))
+    program = None if model is None else asked.program(model)
+    versions = None if program is None else program_versions(require_bin(program))
     with Display(verbose=asked.verbose) as display:
         display.begin("check")
         with Connection(asked.target) as connection:
             facts = probe(connection)
+            found = findings(facts, versions)
+            if all(finding.mark != "bad" for finding in found):
+                found.append(try_program(connection, program, display) if program else try_sample(connection))
         display.finish()
-    found = findings(facts, versions)
     if asked.as_json:
         told = {"findings": found, "board": facts, "program": versions}
         click.echo(json.dumps(cattrs.unstructure(told), indent=2))
     else:
-        marks = {"ok": "✓", "warn": "!", "bad": "✗"}
-        for finding in found:
-            click.echo(f"{marks[finding.mark]} {finding.name:<12} {finding.seen}")
-            if finding.remedy and (finding.mark != "ok" or asked.verbose):
-                click.echo(f"  {'':<12} next: {finding.remedy}")
+        show_checks(found, verbose=asked.verbose)
     bad = [finding.name for finding in found if finding.mark == "bad"]
     if bad:
         raise GateError(f"{asked.target.host} is not ready: {', '.join(bad)}")
+
+
+def show_checks(found: Sequence[Check], *, verbose: bool) -> None:
+    """Print checks, and what to do about what is not as it should be."""
+    marks = {"ok": "✓", "warn": "!", "bad": "✗"}
+    for finding in found:
+        click.echo(f"{marks[finding.mark]} {finding.name:<12} {finding.seen}")
+        if finding.remedy and (finding.mark != "ok" or verbose):
+            click.echo(f"  {'':<12} next: {finding.remedy}")
 
 
 @board_command.command("push", short_help="Copy MODEL there, checked by sha256.", epilog=_epilog("push"))

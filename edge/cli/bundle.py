@@ -20,15 +20,18 @@ EXAMPLES = ("edge bundle ConvNeXt_atto --cpp", "edge bundle build/ConvNeXt_atto 
 @program_argument
 @option("--out", "A folder, or a file ending in .tar.gz.  [default: the folder MODEL_bundle beside the build]", PATH)
 @switch("--cpp", "Add a CMake project that runs MODEL in C++.")
+@click.option("--no-wheels", is_flag=True, help="Leave edge itself out, for a board that has it.")
 @output_options
-def bundle_command(*, model: str, build_dir: Path, out: Path | None, cpp: bool, as_json: bool, verbose: bool) -> None:
-    """Gather what the board needs of MODEL: program, metadata, labels, portable model, notebook, README.txt.
+def bundle_command(
+    *, model: str, build_dir: Path, out: Path | None, cpp: bool, no_wheels: bool, as_json: bool, verbose: bool
+) -> None:
+    """Gather what the board needs of MODEL: program, test image, portable model, notebook, and edge to install.
 
     Checksums are compared; the same build gives the same bytes.
     """
     from edge.pipeline.bundle import bundle
 
-    made = bundle(find_program(model, build_dir), out, cpp=cpp)
+    made = bundle(find_program(model, build_dir), out, cpp=cpp, wheels=not no_wheels)
     if as_json:
         click.echo(json.dumps({**cattrs.unstructure(made), "path": str(made.path)}, indent=2))
         return

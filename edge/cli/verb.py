@@ -19,7 +19,7 @@ SECTIONS = {
     "Measurement": "steps program_count compare frames threads seconds workers",
     "Compiler": "precision level compiler python timeout install any_memory",
     "Board": "board port identity ssh_options to minutes",
-    "Output": "top score out cpp backend build_dir as_json verbose debug help",
+    "Output": "top score out cpp no_wheels backend build_dir as_json verbose debug help",
 }
 WIDTH = 26  # of an option and its value; a longer one has a line of its own
 

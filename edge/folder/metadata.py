@@ -21,7 +21,7 @@ EXACT_KEY = "edge.exact"  # "1" where it computes the program's integers
 INPUTS_KEY = "edge.inputs"  # JSON: [name, shape in NCHW, whether it is NV12] of each, where it is not one image
 SIZE_KEY = "edge.size"  # "HxW" of the NV12 image that it takes
 
-Role = Literal["bin", "portable", "quantized", "labels"]
+Role = Literal["bin", "portable", "quantized", "labels", "test"]
 
 
 @frozen
@@ -42,7 +42,8 @@ class Metadata:
     weights: str  #: source of the weights, as ``weights`` in ``manifest.json`` names it.
     preprocess: Preprocess  #: from an image to the network's input. The program itself takes NV12.
     classes: int  #: number of scores; 0 where the outputs are no class scores.
-    files: Mapping[Role, FileEntry]  #: ``bin``, ``portable``, ``quantized`` and ``labels``, as far as they exist.
+    #: ``bin``, ``portable``, ``quantized``, ``labels`` and ``test`` (an input and its answer), as far as they exist.
+    files: Mapping[Role, FileEntry]
     toolchain: Mapping[str, str] = field(factory=dict)  #: versions of what compiled or quantized it.
     exact: bool = False  #: whether the portable model gives the same integers as the program.
     march: str = MARCH  #: of the BPU: ``bayes-e``.

@@ -23,15 +23,17 @@ from edge.files import data_dir, disk_errors, is_plain_name, read_json, require_
 from edge.folder.metadata import FILE, FileEntry, Metadata, Role
 from edge.pipeline import tros
 from edge.pipeline.cpp import sources
+from edge.pipeline.wheels import PYTHON, wheels_zip
 from edge.runtime.program import Program, locate
 from edge.specs.schema import Task
 
 MARKER = ".edge-bundle"
 README = "README.txt"
+WHEELS, INSTALL = "wheels.zip", "install.sh"
 SCHEMA = 1
 ARCHIVES = (".tar.gz", ".tgz")
 # The quantized ONNX is left out: only the compiler's own Python runs it.
-ROLES: tuple[Role, ...] = ("bin", "portable", "labels")
+ROLES: tuple[Role, ...] = ("bin", "portable", "labels", "test")
 # The model whose notebook is the template for all others.
 NOTEBOOK, NOTEBOOK_MODEL = "test_{model}.ipynb", "ConvNeXt_atto"
 # Time of everything in an archive; GNU tar warns of the year 1970.
@@ -48,7 +50,7 @@ class Bundle:
     has_bin: bool  #: whether it can run on the BPU; a build with ``--compiler onnxruntime`` makes no ``.bin``.
 
 
-def bundle(source: Path, out: Path | None = None, *, cpp: bool = False) -> Bundle:
+def bundle(source: Path, out: Path | None = None, *, cpp: bool = False, wheels: bool = True) -> Bundle:
     """Write the bundle of a finished build; the same build gives the same bytes.
 
     Files are compared with the checksums in ``metadata.json`` while they are copied. An earlier bundle at ``out`` is
@@ -58,8 +60,10 @@ def bundle(source: Path, out: Path | None = None, *, cpp: bool = False) -> Bundl
         source: a build folder, a bundle, or a program file in one of them.
         out: a folder, or a name ending in ``.tar.gz`` or ``.tgz``; by default ``<source>_bundle`` beside the source.
         cpp: whether a CMake project that runs the program comes along.
+        wheels: whether edge itself comes along, for a board without a network; only with a ``.bin``.
 
     Raises:
+        DownloadError: the packages that edge needs on the board can't be fetched.
         ModelFileError: not a finished build, or a file differs from ``metadata.json``.
         UsageError: ``out`` is the source itself, or the C++ can't run this model.
         WorkspaceError: ``out`` exists and edge did not make it, or it can't be written.
@@ -78,7 +82,7 @@ def bundle(source: Path, out: Path | None = None, *, cpp: bool = False) -> Bundl
     out = out or folder.with_name(f"{folder.name.removesuffix('_bundle')}_bundle")
     if out.resolve() == folder.resolve():
         raise UsageError(f"the bundle would be written over {folder}", expected="another --out")
-    contents = _contents(program, cpp=cpp)
+    contents = _contents(program, cpp=cpp, wheels=wheels and "bin" in program.files)
     archive = out.name.endswith(ARCHIVES)
     with disk_errors(out.parent):
         out.parent.mkdir(parents=True, exist_ok=True)
@@ -87,7 +91,7 @@ def bundle(source: Path, out: Path | None = None, *, cpp: bool = False) -> Bundl
     return Bundle(out, program.name, files, "bin" in program.files)
 
 
-def _contents(program: Program, *, cpp: bool) -> dict[str, bytes]:
+def _contents(program: Program, *, cpp: bool, wheels: bool) -> dict[str, bytes]:
     """Return path -> bytes of everything in the bundle, the marker first and ``metadata.json`` last."""
     metadata = program.metadata
     assert metadata is not None  # noqa: S101 - locate() of a folder
@@ -98,11 +102,18 @@ def _contents(program: Program, *, cpp: bool) -> dict[str, bytes]:
     files |= tros.files(metadata)
     if cpp:
         files |= sources(metadata)
-    files[README] = readme(evolve(metadata, files=kept), cpp=cpp).encode()
+    if wheels:
+        files |= {WHEELS: wheels_zip(), INSTALL: install_script().encode()}
+    files[README] = readme(evolve(metadata, files=kept), cpp=cpp, wheels=wheels).encode()
     files = dict(sorted(files.items()))
     files[FILE] = _json(cattrs.unstructure(evolve(metadata, files=kept)))
     marker = _json({"schema_version": SCHEMA, "model": metadata.model, "files": list(files)})
     return {MARKER: marker, **files}
+
+
+def install_script(python: str = PYTHON) -> str:
+    """Return ``install.sh``, which installs ``wheels.zip`` on a board with that Python."""
+    return Path(__file__).with_name(INSTALL).read_text(encoding="utf-8").replace("@PYTHON@", python)
 
 
 def notebook(model: str, task: Task = "classify") -> str:
@@ -157,7 +168,7 @@ _OUTPUTS = """for name, values in net.outputs(rgb).items():
     print(f"{name}: {values.shape}, {values.min():.5g} to {values.max():.5g}, mean {values.mean():.5g}")"""
 
 
-def readme(metadata: Metadata, *, cpp: bool = False) -> str:
+def readme(metadata: Metadata, *, cpp: bool = False, wheels: bool = True) -> str:
     """Return ``README.txt``: what is in the bundle and the commands to type on the board."""
     name = NOTEBOOK.format(model=metadata.model)
     call = {"classify": 'classify("IMAGE.jpg", k=5)', "detect": 'detect("IMAGE.jpg")'}.get(
@@ -166,8 +177,10 @@ def readme(metadata: Metadata, *, cpp: bool = False) -> str:
     if metadata.inputs:
         arrays = ", ".join(f'"{one.name}": {"RGB" if one.image else "numbers"}' for one in metadata.inputs)
         call = f"outputs({{{arrays}}})"
+    edge, python = ("./edge", "PYTHONPATH=lib /usr/bin/python3") if wheels else ((f"{_PYTHON} -m edge"), _PYTHON)
     told = "" if metadata.inputs else f"\n  {name:<44} the same, step by step"
-    bench = "" if metadata.inputs else "\n  /usr/bin/python3 -m edge bench . --threads 1,4"
+    brought = f"\n  {WHEELS:<44} edge, and what it needs\n  {INSTALL:<44} installs it in this folder" if wheels else ""
+    bench = "" if metadata.inputs else f"\n  {edge} bench . --threads 1,4"
     jupyter = "" if metadata.inputs else f"\nIn Jupyter, where it runs on the system's Python: {name}.\n"
     image = "SAMPLE.npz" if metadata.inputs else "IMAGE.jpg"
     listed = "\n".join(f"  {entry.path:<44} {_WHAT[role]}" for role, entry in metadata.files.items())
@@ -178,14 +191,14 @@ def readme(metadata: Metadata, *, cpp: bool = False) -> str:
     return f"""{metadata.name} for the RDK X5, made by edge {__version__}
 
 {listed}
-  {FILE:<44} what it is, and how images become its input{told}
+  {FILE:<44} what it is, and how images become its input{brought}{told}
 
-{_INSTALL if program else _NO_BIN}
+{_INSTALL if wheels else _PIP if program else _NO_BIN}
 In this folder, then:
 
-  /usr/bin/python3 -m edge run . {image}{bench}
+  {edge} run . {image}{bench}
 {perf}{jupyter}{more}
-In Python:
+In Python, {python}:
 
   from edge.runtime import load
   with load(".") as net:
@@ -199,31 +212,32 @@ In C++ (cpp/net.h says how to call it from a program of your own):
   cmake -S cpp -B cpp/build && cmake --build cpp/build
   cpp/build/{program} IMAGE.jpg
 """
+_PYTHON = "/usr/bin/python3"
 _WHAT: Mapping[Role, str] = {
     "bin": "the program",
     "portable": "the same network for onnxruntime, where there is no BPU",
     "labels": "class names, one line per class",
+    "test": "a test image as NV12, and the answer to it",
 }
+_INSTALL = """On the board, once; no network is needed, and nothing outside this folder is changed:
+
+  sh install.sh
+
+It ends with PASS if the BPU gives the test image's answer. To see that again:
+
+  ./edge selftest .
+"""
 _WHEEL = """edge-*.whl comes from the PC: in the checkout of edge, `pip wheel --no-deps -w . .` makes it.
 """
-_OFFLINE = """The board's image lacks some small packages that edge needs. If it has no internet, fetch them on the PC:
+_PIP = f"""On the board, once, with the system's Python, the only one that has the vendor's runtimes:
 
-  pip download --only-binary=:all: --platform manylinux2014_aarch64 --python-version 3.10 \\
-      -d wheels edge-*.whl exceptiongroup "numpy<2"
+  {_PYTHON} -m pip install --user edge-*.whl
 
-copy the folder wheels to the board, and install from it there:
-
-  /usr/bin/python3 -m pip install --user --no-index --find-links wheels edge
-"""
-_INSTALL = f"""On the board, once, with the system's Python, the only one that has the vendor's runtimes:
-
-  /usr/bin/python3 -m pip install --user edge-*.whl
-
-{_WHEEL}{_OFFLINE}"""
+{_WHEEL}"""
 _NO_BIN = f"""This build has no .bin (it needs the vendor's compiler): onnxruntime runs the portable model on
 the processor. Once:
 
-  /usr/bin/python3 -m pip install --user edge-*.whl onnxruntime
+  {_PYTHON} -m pip install --user edge-*.whl onnxruntime
 
 {_WHEEL}"""
 

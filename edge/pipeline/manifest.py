@@ -61,7 +61,9 @@ _SHIPPED = {
     "thresholds": "told_onnx",
 }  # fmt: skip
 # Roles of the files that the runtime opens.
-RUNTIME_ROLES: dict[str, Role] = {"bin": "bin", "portable_onnx": "portable", "quantized_onnx": "quantized"}
+RUNTIME_ROLES: dict[str, Role] = {
+    "bin": "bin", "portable_onnx": "portable", "quantized_onnx": "quantized", "test_answer": "test",
+}  # fmt: skip
 
 
 def artifacts(build: Build) -> list[Artifact]:
@@ -75,7 +77,7 @@ def artifacts(build: Build) -> list[Artifact]:
     if build.toolchain is None:
         return [_artifact("portable_onnx", build.stage(QUANTIZE), build.stage(QUANTIZE).result.onnx), *found]
     check, render, compiled = build.stage(CHECK), build.stage(RENDER), build.stage(COMPILE)
-    translated = build.stage(PORTABLE).result.onnx
+    translated, verified = build.stage(PORTABLE).result.onnx, build.stage(VERIFY)
     shipped = build.shipped
     return [
         _artifact("bin", compiled, compiled.result.bin),
@@ -88,6 +90,7 @@ def artifacts(build: Build) -> list[Artifact]:
         ),
         *(_artifact(_role(name), compiled, name) for name in compiled.result.intermediates),
         *([_artifact("portable_onnx", build.stage(PORTABLE), translated)] if translated else []),
+        *([_artifact("test_answer", verified, verified.result.test)] if verified.result.test else []),
         _artifact("compile_log", compiled, compiled.result.log),
         _artifact("check_log", check, check.result.log),
     ]

@@ -512,6 +512,7 @@ def _verify_inputs(build: Build) -> Inputs:
         preprocess=build.request.spec.preprocess,
         classes=build.request.spec.task == "classify",
         inputs=Keyed(inputs, cattrs.unstructure(inputs) or None),
+        prefix=build.prefix,
     )
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-from attrs import frozen
+from attrs import evolve, frozen
 from numpy.typing import NDArray
 
 from edge.errors import GateError, ImageError, ModelFileError, ToolchainError, counted
@@ -15,8 +15,10 @@ from edge.images.preprocess import resize_crop, rgb_to_nv12
 from edge.images.samples import program_input, read_sample
 from edge.progress import SILENT, Reporter
 from edge.runtime import load
+from edge.runtime.answer import Answer, write_answer
 from edge.runtime.protocol import Scores
 from edge.simulate.hbdk import Simulator, why_unusable
+from edge.simulate.tail import FINISHED, MOVING
 from edge.simulate.vendor import QuantizedModel
 from edge.specs import Preprocess
 from edge.specs.schema import Input
@@ -27,6 +29,7 @@ FRAMES = 3
 Taken = NDArray[np.uint8] | Mapping[str, NDArray[np.generic]]
 _SPARE = 3  # candidates per frame: some images can't be read
 _SEED = 0
+TEST = "_test.npz"  # ending of the file with the first frame and its answer, for the board
 # Behind a Softmax, libraries differ in the last digits; a wrong scale differs far more.
 _RELATIVE, _ABSOLUTE = 1e-5, 1e-6
 
@@ -47,13 +50,18 @@ class VerifyResult:
     #: whether the portable model gave the same outputs bit for bit; None without one.
     portable_exact: bool | None = None
     why_not: str = ""  #: why it could not be verified; empty if it was.
+    test: str = ""  #: file with the first frame and its outputs, which a board has to give; empty if there is none.
 
 
 def candidates(images: ImageSet, frames: int = FRAMES, *, rendered: bool = True) -> ImageSet:
-    """Return the images to take frames from, always the same ones, followed by rendered ones if these fit."""
+    """Return the images to take frames from, always the same ones.
+
+    If rendered ones fit, the first is one: it goes to the board with the program, and no photograph of the user does.
+    """
     chosen = sample(images, frames * _SPARE, _SEED)
-    further = open_images("demo:test", count=frames) if rendered else ()
-    return ImageSet((*chosen, *further), chosen.description, "order is all that matters", chosen.source)
+    demo = tuple(open_images("demo:test", count=frames)) if rendered else ()
+    others = (item for item in chosen if item not in demo[:1])
+    return ImageSet((*demo[:1], *others, *demo[1:]), chosen.description, "order is all that matters", chosen.source)
 
 
 def verify(
@@ -67,16 +75,19 @@ def verify(
     classes: bool = True,
     inputs: Sequence[Input] = (),
     frames: int = FRAMES,
+    prefix: str,
+    out: Path,
     reporter: Reporter = SILENT,
 ) -> VerifyResult:
     """Run images through the compiled program, the quantized model and the portable model.
 
-    The first readable images of :func:`candidates` are used. If the compiler has no simulator, or it can't run this
-    program, the result has ``why_not``.
+    The first readable images of :func:`candidates` are used; the first one and its outputs are written to ``out``, for
+    the board. If the compiler has no simulator, or it can't run this program, the result has ``why_not``.
 
     Args:
         classes: whether the first output holds class scores: then the portable model must give the same best class.
         inputs: of a network that takes more than one camera image, or something else: then the images are samples.
+        prefix: start of the name of the written file.
 
     Raises:
         GateError: the program and the quantized model differ, or the portable model gives other answers.
@@ -100,9 +111,23 @@ def verify(
                 answers.append(simulator.integers(frame))
                 reporter.update(f"{done}/{counted(len(taken), 'frame')}", done / len(taken))
             model.wait_ready()
-            return _compare(simulator, model, portable, taken, answers, classes=classes)
+            result = _compare(simulator, model, portable, taken, answers, classes=classes)
+            if not all(output.dtype in FINISHED for output in model.outputs[: -len(inner)]):
+                return result  # integers without their scales
+            test = f"{prefix}{TEST}"
+            write_answer(out / test, _answer(simulator, model, taken[0][1]))
+            return evolve(result, test=test)
         finally:
             model.close()
+
+
+def _answer(simulator: Simulator, model: QuantizedModel, frame: Taken) -> Answer:
+    """Return what the program takes for a frame, and what it gives."""
+    given = frame if isinstance(frame, Mapping) else {"": frame}
+    outputs = model.run_all(given)[: len(model.outputs) - len(simulator.exposed)]
+    # An exponential differs in its last digit between processors, and so may an integer that is made of it.
+    exact = all(one.image for one in simulator.inputs) and all(node.op in MOVING for node in simulator.program.cpu)
+    return Answer(given, tuple(values.astype(np.float32) for values in outputs), exact=exact)
 
 
 def _frames(

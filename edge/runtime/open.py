@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Literal
 
 from edge.errors import BackendMissing, EdgeError, UsageError
+from edge.runtime.answer import require_answer
 from edge.runtime.machine import ON_BOARD
 from edge.runtime.net import Net, PassedOver
 from edge.runtime.program import Program, locate
@@ -52,7 +53,7 @@ def load(
     Raises:
         ModelFileError: there is no program.
         BackendMissing: this machine lacks what the backend needs.
-        BackendError: the backend refuses the program.
+        BackendError: the backend refuses the program, or a board answers the program's own test image wrongly.
         UsageError: no such backend, or the preprocessing makes images of another size than the program takes.
         LabelError: not one label per score.
     """
@@ -118,6 +119,18 @@ def _open(name: str, program: Program, threads: int) -> list[Backend]:
         open_backend = functools.partial(Worker, name)
     else:
         open_backend = importlib.import_module(f"edge.runtime.backends.{name}").open_backend
+    backends = _opened(open_backend, program, threads)
+    if name in ON_BOARD:
+        try:
+            require_answer(backends, program)
+        except BaseException:
+            for opened in backends:
+                opened.close()
+            raise
+    return backends
+
+
+def _opened(open_backend: Callable[[Program], Backend], program: Program, threads: int) -> list[Backend]:
     first = open_backend(program)
     if first.concurrent or threads == 1:
         return [first]

@@ -16,6 +16,8 @@ from edge.simulate.binfile import BinNode, BinProgram
 
 # Types of outputs that are what the network gives, and no integers of the BPU: an ArgMax gives int64.
 FINISHED = ("float32", "int64")
+# Operators whose results are the same bits on every processor.
+MOVING = ("Cast", "Dequantize", "Reshape", "Transpose")
 Array = NDArray[np.generic]
 Scores = NDArray[np.float32]
 

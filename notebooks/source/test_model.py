@@ -11,6 +11,9 @@
 # ## 1. Memory
 
 # %%
+import sys
+
+sys.path.insert(0, "lib")  # of a bundle: there its install.sh put edge
 from edge.runtime.machine import ON_BOARD, machine, memory
 
 print(machine(), *memory(), sep="\n")
