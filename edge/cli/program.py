@@ -17,9 +17,6 @@ from edge.specs import Preprocess, available_models, load_model
 from edge.specs.schema import CROP_SHARE, WIDTH_MULTIPLE, ScoreKind
 
 if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
     from edge.runtime import Net
 
 
@@ -200,14 +197,8 @@ def describe_scores(kind: ScoreKind | None) -> str:
     return "Sigmoid scores: each class is judged by itself, the values do not add up to 100 %" * (kind == "sigmoid")
 
 
-def output_record(name: str, values: NDArray[np.float32]) -> dict[str, Any]:
-    """Return what is shown of a raw output: its shape, smallest, mean and largest value."""
-    low, mean, high = float(values.min()), float(values.mean()), float(values.max())
-    return {"name": name, "shape": list(values.shape), "min": low, "mean": mean, "max": high}
-
-
 def output_lines(records: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Return raw outputs as lines of a table, from :func:`output_record`."""
+    """Return raw outputs as lines of a table, from :func:`edge.runtime.steps.output_record`."""
     rows: list[tuple[str, ...]] = [("output", "shape", "min", "mean", "max")]
     rows += [
         (shown(one["name"]), "x".join(map(str, one["shape"])), *(f"{one[key]:.5g}" for key in ("min", "mean", "max")))

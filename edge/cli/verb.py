@@ -16,7 +16,7 @@ SECTIONS = {
     "Input": "featuremap mean std color resize letterbox fill crop interpolation",
     "Survey": "measure check_all page",
     "Limits": "max_drop max_latency min_agreement min_snr duration trial_timeout",
-    "Measurement": "steps program_count compare frames threads seconds workers",
+    "Measurement": "steps program_count compare frames threads seconds pipeline workers",
     "Compiler": "precision level compiler python timeout install any_memory",
     "Board": "board port identity ssh_options to minutes",
     "Output": "top out backend build_dir as_json verbose debug help",
