@@ -26,7 +26,7 @@ RANK = {
     "measure": 6,
     "accuracy": 7, "diagnose": 7,
     "pipeline": 8, "report": 8,
-    "board": 9, "survey": 9, "tune": 9,
+    "board": 9, "serve": 9, "survey": 9, "tune": 9,
     "api": 10,
     "cli": 11,
 }  # fmt: skip

@@ -78,6 +78,7 @@ GROUPS: Mapping[str, Mapping[str, tuple[str, str]]] = {
         "bundle": ("edge.cli.bundle", "Gather the files that the board needs."),
         "board": ("edge.cli.board", "Check, copy, measure and run on a board over SSH."),
         "bench": ("edge.cli.bench", "Measure speed on the machine where it is run."),
+        "serve": ("edge.cli.serve", "Answer requests over HTTP and gRPC, and show a page."),
     },
     "Single stages of a build, in their order": {
         "export": ("edge.cli.build", "Write the float ONNX."),

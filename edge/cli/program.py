@@ -29,6 +29,19 @@ def program_argument(function: F) -> F:
     return click.argument("model", shell_complete=complete_models)(build_dir_option(function))
 
 
+def backend_option(function: F) -> F:
+    """Add ``--backend``."""
+    return click.option(
+        "--backend",
+        default="auto",
+        show_default=True,
+        metavar="NAME",
+        help="What runs the program: hbm_runtime, hobot_dnn or bpu_infer_lib on the board; hbdk_sim, "
+        "quantized or portable on a PC; auto takes the first that works here.",
+        shell_complete=_complete_backends,
+    )(function)
+
+
 def running_options(function: F) -> F:
     """Add what the verbs share that run a program."""
     for add in (
@@ -44,15 +57,7 @@ def running_options(function: F) -> F:
             f"'{STRETCH}' to the input size.  [default: the input size / {CROP_SHARE:g}]",
             value="N",
         ),
-        click.option(
-            "--backend",
-            default="auto",
-            show_default=True,
-            metavar="NAME",
-            help="What runs the program: hbm_runtime, hobot_dnn or bpu_infer_lib on the board; hbdk_sim, "
-            "quantized or portable on a PC; auto takes the first that works here.",
-            shell_complete=_complete_backends,
-        ),
+        backend_option,
     ):
         function = add(function)
     return function
