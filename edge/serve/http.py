@@ -171,7 +171,9 @@ def _guarded(answer: Answer) -> Answer:
             return await answer(request)
         except Exception as error:
             reason, text = reason_of(error)
-            return JSONResponse({"error": text}, STATUS[reason][0])
+            # The rest of a request that was not read is not waited for.
+            headers = {"Connection": "close"} if reason in ("large", "late") else None
+            return JSONResponse({"error": text}, STATUS[reason][0], headers)
 
     return guarded
 

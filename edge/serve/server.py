@@ -113,13 +113,18 @@ class _Uvicorn(uvicorn.Server):
 def _listening(host: str, port: int) -> socket.socket:
     try:
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        return socket.create_server((host, port), family=family, backlog=1024)
+        # asyncio sends small pieces without delay on sockets whose protocol is named, and on no others.
+        listening = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listening.bind((host, port))
+        listening.listen(1024)
     except OSError as error:
         if isinstance(error, socket.gaierror) or error.errno == 99:
             raise UsageError(
                 f"--host {host}: {error.strerror or error}", expected="an address of this machine", remedy="ip addr"
             ) from error
         raise _in_use(host, port, "--http-port") from error
+    return listening
 
 
 def _in_use(host: str, port: int, option: str) -> UsageError:
