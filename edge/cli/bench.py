@@ -133,7 +133,7 @@ def bench_command(
     _table(document, frames, seconds)
     click.echo()
     if pipelines:
-        _pipeline(*pipelines)
+        _pipeline(*pipelines, on_board=not simulator)
         click.echo()
     elif preprocessing:
         decoded, nv12_made = preprocessing.decode, preprocessing.nv12
@@ -162,7 +162,7 @@ def _table(document: dict[str, Any], frames: int, seconds: float) -> None:
         click.echo(f"Stopped after {seconds:g} s for a number of threads (--seconds), before {frames} frames.")
 
 
-def _pipeline(turn: Pipeline, overlapped: Pipeline) -> None:
+def _pipeline(turn: Pipeline, overlapped: Pipeline, *, on_board: bool) -> None:
     """Show where a frame's time goes, and what holds it up."""
     rows: list[tuple[str, ...]] = [PIPELINE]
     for step in turn.steps:
@@ -178,27 +178,26 @@ def _pipeline(turn: Pipeline, overlapped: Pipeline) -> None:
         f"overlapped  {overlapped.fps:.2f} FPS: a frame is decoded while {overlapped.threads} threads do the other "
         "steps of those before"
     )
-    click.echo(f"limit       {_limit(overlapped)}")
+    click.echo(f"limit       {_limit(overlapped, on_board=on_board)}")
 
 
-def _limit(seen: Pipeline) -> str:
+def _limit(seen: Pipeline, *, on_board: bool) -> str:
     """Return what keeps frames from coming faster."""
     from edge.images.frames import cores
 
     busy = dict(seen.busy)
     waits, decodes = busy.pop("wait", 0.0), busy.pop("decode")
     working = sum(busy.values())
+    processor = decodes + working - (busy["run"] if on_board else 0.0)  # there a run waits for the BPU
+    step = max(busy, key=lambda name: busy[name])
     if waits > BUSY:
         return f"the camera: the program waits {100 * waits:.0f} % of the time for its next frame"
     if decodes > BUSY:
         return "decoding: its one thread is always busy; a smaller image or a camera's raw format decodes faster"
-    if decodes + working > BUSY * cores():
+    if processor > BUSY * cores():
         return f"the {cores()} cores of this machine: all are busy"
-    step = max(busy, key=lambda name: busy[name])
     if working > BUSY * seen.threads:
-        return (
-            f"{NAMES.get(step, step)}, the longest of the {seen.threads} threads' steps; --threads takes more of them"
-        )
+        return f"{NAMES.get(step, step)}: the longest step, and all threads are busy; --threads takes more of them"
     return "Python, or other work on this machine: no thread is busy all the time"
 
 

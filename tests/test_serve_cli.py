@@ -1,0 +1,93 @@
+"""The command ``edge serve`` as a process of its own."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tests.conftest import Run
+from tests.fabricated import make_build
+
+pytest.importorskip("uvicorn", reason="the packages of edge[serve] are not installed")
+pytest.importorskip("grpc")
+
+FREE = ("--http-port", "0", "--grpc-port", "0", "--backend", "portable")
+
+
+@contextmanager
+def started(*arguments: str) -> Iterator[tuple[subprocess.Popen[str], dict[str, str]]]:
+    """Start it; yield the process and what it printed, by the first word of each line."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "edge", "serve", *arguments, *FREE],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"PYTHONPATH": str(Path(__file__).resolve().parent.parent)},
+    )
+    try:
+        assert process.stdout is not None
+        said = {}
+        for line in process.stdout:
+            word, _, rest = line.strip().partition("  ")
+            said[word] = rest
+            if word.startswith("Ctrl-C"):
+                break
+        yield process, said
+    finally:
+        process.kill()
+        process.communicate()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["ctrl-c", "kill"])
+def test_it_serves_to_this_machine_only_until_it_is_stopped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: signal.Signals
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    make_build(tmp_path / "build" / "ConvNeXt_atto")
+    make_build(tmp_path / "elsewhere" / "two")
+    with started("ConvNeXt_atto", "elsewhere/two") as (process, said):
+        assert said["two"].startswith("portable (onnxruntime")
+        address = re.match(r"http://127\.0\.0\.1:\d+", said["HTTP"])
+        assert address
+        assert re.fullmatch(r"127\.0\.0\.1:\d+", said["gRPC"])
+        open_ports = psutil.Process(process.pid).net_connections()
+        listening = {one.laddr.ip.removeprefix("::ffff:") for one in open_ports if one.status == psutil.CONN_LISTEN}
+        assert listening == {"127.0.0.1"}
+        for model in ("ConvNeXt_atto", "two"):
+            with urllib.request.urlopen(f"{address[0]}/v2/models/{model}/ready") as answer:
+                assert answer.status == 200
+        process.send_signal(number)
+        out, err = process.communicate(timeout=60)
+    assert (process.returncode, out, err) == (0, "stopped\n", "")
+
+
+def test_what_cannot_be_served_is_told(edge: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make_build(tmp_path / "build" / "one")
+    make_build(tmp_path / "other" / "one")
+    code, _, err = edge("serve", "one", "other/one", *FREE)
+    assert (code, "two models are called one" in err) == (2, True)
+    code, _, err = edge("serve", "none", *FREE)
+    assert (code, "none" in err) == (2, True)
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        for option in ("--http-port", "--grpc-port"):
+            code, _, err = edge("serve", "one", *FREE, option, port)
+            assert (code, f"next: {option} N" in err) == (2, True)
+    code, _, err = edge("serve", "one", *FREE, "--host", "192.0.2.1")
+    assert (code, "an address of this machine" in err) == (2, True)
+    for name in [name for name in sys.modules if name.startswith("edge.serve")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "uvicorn", None)
+    code, _, err = edge("serve", "one", *FREE)
+    assert (code, "pip install 'edge[serve]'" in err) == (1, True)
