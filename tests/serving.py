@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 import numpy as np
+import uvloop
 from attrs import frozen
 
 from edge.runtime import Info, Net, Tensor
@@ -64,7 +65,7 @@ def serving(*nets: tuple[str, Net], threads: int = 1, waiting: int = 64, seconds
         found.extend([addresses, asyncio.get_running_loop()])
         there.set()
 
-    thread = threading.Thread(target=lambda: asyncio.run(server.run(started)), daemon=True)
+    thread = threading.Thread(target=lambda: uvloop.run(server.run(started)), daemon=True)
     thread.start()
     assert there.wait(30)
     addresses, loop = found

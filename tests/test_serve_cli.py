@@ -19,7 +19,7 @@ import pytest
 from tests.conftest import Run
 from tests.fabricated import make_build
 
-pytest.importorskip("uvicorn", reason="the packages of edge[serve] are not installed")
+pytest.importorskip("uvloop", reason="the packages of edge[serve] are not installed")
 pytest.importorskip("grpc")
 
 FREE = ("--http-port", "0", "--grpc-port", "0", "--backend", "portable")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from collections import Counter
 from contextlib import ExitStack
@@ -56,6 +55,8 @@ def serve_command(
     build/ConvNeXt_atto. A browser finds a page to try the models, and Prometheus finds /metrics.
     """
     try:
+        import uvloop
+
         from edge.serve.model import Model, Models
         from edge.serve.queue import Queue
         from edge.serve.server import Server
@@ -87,7 +88,7 @@ def serve_command(
             click.echo("Ctrl-C stops it when what it has taken is answered")
 
         server = Server(Models(served), host=host, http_port=http_port, grpc_port=grpc_port)
-        asyncio.run(server.run(started))
+        uvloop.run(server.run(started))
         click.echo("stopped")
 
 
