@@ -71,7 +71,7 @@ def caller(protocol: str, address: str, model: str, net: Net, frame: np.ndarray)
 
     module: Any = {"HTTP": tritonclient.http, "gRPC": tritonclient.grpc}[protocol]
     client = module.InferenceServerClient(address)
-    given = module.InferInput(net.info.inputs[0].name, list(frame.shape), "UINT8")
+    given = module.InferInput("image", list(frame.shape), "UINT8")
     given.set_data_from_numpy(frame)
     output = net.output_names[0]
     return lambda: client.infer(model, [given]).as_numpy(output)

@@ -53,16 +53,15 @@ def connect(kind: str, served: Served, **more: Any) -> Any:
     return CLIENTS[kind].InferenceServerClient(getattr(served, kind), **more)
 
 
-def tensor(kind: str, array: np.ndarray, name: str = "nv12", datatype: str = "UINT8", **more: bool) -> Any:
+def tensor(kind: str, array: np.ndarray, name: str = "image", datatype: str = "UINT8", **more: bool) -> Any:
     given = CLIENTS[kind].InferInput(name, list(array.shape), datatype)
     given.set_data_from_numpy(array, **more)
     return given
 
 
 def ask(kind: str, served: Served, array: np.ndarray = FRAME, model: str = "ConvNeXt_atto", **more: Any) -> Any:
-    name = "nv12" if model == "ConvNeXt_atto" else "image"
     with connect(kind, served) as client:
-        return client.infer(model, [tensor(kind, array, name)], **more)
+        return client.infer(model, [tensor(kind, array)], **more)
 
 
 def refusal(kind: str, served: Served, **more: Any) -> tuple[str, str]:
@@ -104,7 +103,7 @@ def test_a_client_learns_what_there_is(served: Served, kind: str) -> None:
     assert told["versions"] == ["1"]
     assert told["platform"] == "edge_portable"
     assert [(one["name"], one["datatype"], [int(n) for n in one["shape"]]) for one in told["inputs"]] == [
-        ("nv12", "UINT8", [96, 64])
+        ("image", "UINT8", [96, 64])
     ]
     assert [(one["name"], one["datatype"], [int(n) for n in one["shape"]]) for one in told["outputs"]] == [
         ("scores", "FP32", [1, 4])
@@ -143,12 +142,12 @@ def test_a_jpeg_gives_scores_labels_and_times(served: Served, net: Net, kind: st
 def test_json_without_a_client(served: Served, net: Net) -> None:
     expected = net.run(FRAME)[0].ravel().tolist()
     for data in (FRAME.tolist(), FRAME.reshape(96, 64).tolist()):
-        request = {"inputs": [{"name": "nv12", "datatype": "UINT8", "shape": [96, 64], "data": data}]}
+        request = {"inputs": [{"name": "image", "datatype": "UINT8", "shape": [96, 64], "data": data}]}
         status, told = post(served, json.dumps(request).encode())
         assert (status, told["outputs"][0]["data"]) == (200, expected)
         assert "id" not in told
     text = base64.b64encode(JPEG).decode()
-    request = {"inputs": [{"name": "nv12", "datatype": "BYTES", "shape": [1], "data": [text]}]}
+    request = {"inputs": [{"name": "image", "datatype": "BYTES", "shape": [1], "data": [text]}]}
     request["outputs"] = [{"name": "edge.answer"}]
     _, told = post(served, json.dumps(request).encode(), "/v2/models/ConvNeXt_atto/versions/1/infer")
     assert {one["label"] for one in json.loads(told["outputs"][0]["data"][0])["labels"]} == set(NAMES)
@@ -178,16 +177,16 @@ def test_what_there_is_not_is_named(served: Served, kind: str) -> None:
     with connect(kind, served) as client:
         with pytest.raises(CLIENTS[kind].InferenceServerException, match="no model 'yolo'"):
             client.get_model_metadata("yolo")
-        with pytest.raises(CLIENTS[kind].InferenceServerException, match="expected: each of nv12 once"):
-            client.infer("ConvNeXt_atto", [tensor(kind, FRAME, "image")])
-        given = CLIENTS[kind].InferInput("nv12", [NV12], "UINT8")
+        with pytest.raises(CLIENTS[kind].InferenceServerException, match="expected: each of image once"):
+            client.infer("ConvNeXt_atto", [tensor(kind, FRAME, "nv12")])
+        given = CLIENTS[kind].InferInput("image", [NV12], "UINT8")
         given.set_shared_memory("/etc/passwd", NV12)
         with pytest.raises(CLIENTS[kind].InferenceServerException, match="shared_memory_region"):
             client.infer("ConvNeXt_atto", [given])
 
 
 def described(**fields: Any) -> bytes:
-    one = {"name": "nv12", "datatype": "UINT8", "shape": [NV12], "data": [0] * NV12} | fields
+    one = {"name": "image", "datatype": "UINT8", "shape": [NV12], "data": [0] * NV12} | fields
     return json.dumps({"inputs": [one]}).encode()
 
 
@@ -201,7 +200,7 @@ BOMB = b"\x89PNG\r\n\x1a\n" + struct.pack(">I4sII", 13, b"IHDR", 60_000, 60_000)
         (b"\xff\xfe\x00", {}, "not JSON"),
         (b"[" * 100_000, {}, "not JSON"),
         (b"[]", {}, "no JSON object"),
-        (b"{}", {}, "each of nv12 once"),
+        (b"{}", {}, "each of image once"),
         (b'{"inputs": 3}', {}, "expected: a list"),
         (b'{"inputs": [3]}', {}, "no JSON object"),
         (described(name=3), {}, "'name' of an input is 3"),
@@ -342,7 +341,7 @@ def test_a_client_that_leaves_is_not_computed(kind: str) -> None:
         if kind == "http":
             host, port = served.http.split(":")
             with socket.create_connection((host, int(port))) as leaving:
-                body = described(name="image")
+                body = described()
                 head = f"POST /v2/models/m/infer HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n\r\n"
                 leaving.sendall(head.encode() + body)
                 assert wait_for(lambda: b'edge_queue_requests{model="m"} 2.0' in get(served, "/metrics")[1])
@@ -418,7 +417,7 @@ def test_json_does_not_know_infinity() -> None:
     backend = Scripted()
     backend.run = lambda _: [np.full((1, 4), np.inf, np.float32)]  # type: ignore[method-assign]
     with serving(("m", net_of(backend))) as served:
-        status, told = post(served, described(name="image"), "/v2/models/m/infer")
+        status, told = post(served, described(), "/v2/models/m/infer")
         assert (status, "binary_data" in told["error"]) == (400, True)
         assert np.isinf(ask("http", served, model="m").as_numpy("scores")).all()
 

@@ -23,6 +23,7 @@ from edge.serve.queue import Queue
 from edge.serve.tensors import NAMES, Tensor
 
 VERSION = "1"
+IMAGE = "image"  # the only input of a program that takes one image: backends name it each in their own way
 ANSWER = "edge.answer"  # an output that every model has beside its own, given where it is asked for by name
 MOST_PIXELS = 50_000_000  # of an image in a request: 150 MB when decoded
 SERVER = {"name": "edge", "version": __version__, "extensions": ["binary_tensor_data"]}
@@ -42,10 +43,18 @@ class Model:
         """Whether a request would be answered."""
         return self.queue.open and not self.failed.is_set()
 
+    @property
+    def inputs(self) -> dict[str, Port]:
+        """The program's inputs in its order, by the names that clients use."""
+        ports = self.net.info.inputs
+        return {IMAGE: ports[0]} if [port.nv12 for port in ports] == [True] else {port.name: port for port in ports}
+
     def metadata(self) -> dict[str, Any]:
         """Return the protocol's description of it."""
         net = self.net
-        inputs = [{"name": one.name, "datatype": NAMES[one.dtype], "shape": _shape(one)} for one in net.info.inputs]
+        inputs = [
+            {"name": name, "datatype": NAMES[port.dtype], "shape": _shape(port)} for name, port in self.inputs.items()
+        ]
         outputs = [
             {"name": name, "datatype": "FP32", "shape": list(one.shape)}
             for name, one in zip(net.output_names, net.info.outputs, strict=True)
@@ -71,7 +80,7 @@ class Model:
             if name not in names and name != ANSWER:
                 raise ServeError("unknown", f"{self.name} has no output {name!r}", expected=", ".join([*names, ANSWER]))
         by_name = {one.name: one for one in given}
-        ports = [port.name for port in net.info.inputs]
+        ports = self.inputs
         if sorted(ports) != sorted(one.name for one in given):
             raise ServeError(
                 "invalid",
@@ -79,8 +88,8 @@ class Model:
                 expected=f"each of {', '.join(ports)} once",
             )
         inputs, size = list[Array](), (0, 0)
-        for port in net.info.inputs:
-            taken, sides = _taken(net, by_name[port.name], port, watch)
+        for name, port in ports.items():
+            taken, sides = _taken(net, by_name[name], port, watch)
             inputs, size = [*inputs, taken], sides or size
         try:
             outputs = net.run(*inputs)
@@ -150,7 +159,7 @@ def _taken(net: Net, tensor: Tensor, port: Port, watch: Stopwatch) -> tuple[Arra
     if not port.nv12:
         if isinstance(value, list):
             raise ServeError(
-                "invalid", f"input {port.name!r} is BYTES", expected=f"{NAMES[port.dtype]} {list(port.shape)}"
+                "invalid", f"input {tensor.name!r} is BYTES", expected=f"{NAMES[port.dtype]} {list(port.shape)}"
             )
         return value, None
     if isinstance(value, list):
@@ -159,7 +168,7 @@ def _taken(net: Net, tensor: Tensor, port: Port, watch: Stopwatch) -> tuple[Arra
     elif value.dtype == np.uint8 and value.shape[-1:] == (3,) and value.size and value.ndim - 3 in (0, 1):
         rgb = value.astype(np.uint8, copy=False)[0] if value.ndim == 4 else value.astype(np.uint8, copy=False)
         if value.ndim == 4 and len(value) != 1:
-            raise ServeError("invalid", f"{len(value)} images in input {port.name!r}", expected="one a request")
+            raise ServeError("invalid", f"{len(value)} images in input {tensor.name!r}", expected="one a request")
     else:
         return value, net.preprocess.crop if net.preprocess else None
     return program_input(net, rgb, watch), (rgb.shape[0], rgb.shape[1])
