@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -17,11 +18,12 @@ import psutil
 import pytest
 
 from tests.conftest import Run
-from tests.fabricated import make_build
+from tests.fabricated import NAMES, make_build, save_photo
 
 pytest.importorskip("uvloop", reason="the packages of edge[serve] are not installed")
 pytest.importorskip("grpc")
 
+GUIDE = Path(__file__).resolve().parent.parent / "docs" / "guides" / "serve.md"
 FREE = ("--http-port", "0", "--grpc-port", "0", "--backend", "portable")
 
 
@@ -70,6 +72,24 @@ def test_it_serves_to_this_machine_only_until_it_is_stopped(
         process.send_signal(number)
         out, err = process.communicate(timeout=60)
     assert (process.returncode, out, err) == (0, "stopped\n", "")
+
+
+@pytest.mark.parametrize("kind", ["py", "sh"])
+def test_the_guides_clients_get_answers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
+    monkeypatch.chdir(tmp_path)
+    make_build(tmp_path / "build" / "ConvNeXt_atto")
+    save_photo(tmp_path / "photo.jpg")
+    (code,) = re.findall(rf"^```{kind}\n(.*?)^```$", GUIDE.read_text(), re.DOTALL | re.MULTILINE)
+    program = {"py": [sys.executable, "-c"], "sh": ["bash", "-c"]}[kind]
+    if shutil.which({"py": sys.executable, "sh": "curl"}[kind]) is None:
+        pytest.skip("curl is not installed")
+    with started("ConvNeXt_atto") as (_, said):
+        address = said["HTTP"].split()[0].removeprefix("http://")
+        assert "localhost:8000" in code
+        done = subprocess.run([*program, code.replace("localhost:8000", address)], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert any(name in done.stdout for name in NAMES)
+    assert "decode_ms" in done.stdout
 
 
 def test_what_cannot_be_served_is_told(edge: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

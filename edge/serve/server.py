@@ -19,6 +19,7 @@ from edge.serve.metrics import Metrics
 from edge.serve.model import Models
 
 _KEPT = 75  # seconds that a connection may rest between two requests
+_WINDOW = 4 << 20  # bytes of a gRPC request that come without being asked for
 _FURTHER_CALLS = 64  # of gRPC at once, beside those that wait in queues
 
 
@@ -68,6 +69,9 @@ class Server:
         calls = grpc.aio.server(
             options=[
                 ("grpc.so_reuseport", 0),  # a second server would take half of the calls
+                # A whole image may come at once: no waiting for the window to open, and no probing for its size.
+                ("grpc.http2.lookahead_bytes", _WINDOW),
+                ("grpc.http2.bdp_probe", 0),
                 ("grpc.max_receive_message_length", most),
                 ("grpc.max_send_message_length", -1),
             ],
