@@ -9,14 +9,17 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.metadata import requires
 from pathlib import Path
 
 import psutil
 import pytest
 
+from edge.cli.serve import PACKAGES
 from tests.conftest import Run
 from tests.fabricated import NAMES, make_build, save_photo
 
@@ -110,4 +113,23 @@ def test_what_cannot_be_served_is_told(edge: Run, tmp_path: Path, monkeypatch: p
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "uvicorn", None)
     code, _, err = edge("serve", "one", *FREE)
-    assert (code, "pip install 'edge[serve]'" in err) == (1, True)
+    assert (code, f"next: pip install {PACKAGES}" in err) == (1, True)
+    needed = [line for line in requires("edge") or [] if "extra == 'serve'" in line.replace('"', "'")]
+    assert sorted(re.match(r"[\w-]+", line)[0] for line in needed) == PACKAGES.split()
+    assert f"pip install {PACKAGES}" in GUIDE.read_text()
+
+
+def test_a_second_ctrl_c_waits_for_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    make_build(tmp_path / "build" / "ConvNeXt_atto")
+    with started("ConvNeXt_atto") as (process, said):
+        host, _, port = said["HTTP"].split()[0].removeprefix("http://").partition(":")
+        with socket.create_connection((host, int(port))) as unfinished:
+            unfinished.sendall(b"POST /v2/models/ConvNeXt_atto/infer HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\n")
+            assert unfinished.fileno()
+            time.sleep(0.5)  # it is being read
+            process.send_signal(signal.SIGINT)
+            with pytest.raises(subprocess.TimeoutExpired):
+                process.wait(2)  # the request may still come
+            process.send_signal(signal.SIGINT)
+            assert process.wait(5) == 0

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import threading
 import time
+from contextlib import suppress
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import cv2
@@ -107,6 +110,43 @@ def test_a_camera_that_hangs_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
         camera.grab = lambda: time.sleep(1) or False  # type: ignore[method-assign]
         with pytest.raises(ImageError, match="rtsp://host/x has given no frame for 0 s"):
             list(frames)
+
+
+class Stream(BaseHTTPRequestHandler):
+    """A network camera: JPEGs in one endless answer, each of a colour of ``COLORS``."""
+
+    def do_GET(self) -> None:
+        self.send_response(200)
+        self.send_header("Content-Type", "multipart/x-mixed-replace; boundary=frame")
+        self.end_headers()
+        with suppress(OSError):
+            for number in range(300):
+                image = np.full((120, 160, 3), COLORS[number % 3][::-1], np.uint8)
+                data = cv2.imencode(".jpg", image)[1].tobytes()
+                head = f"--frame\r\nContent-Type: image/jpeg\r\nContent-Length: {len(data)}\r\n\r\n"
+                self.wfile.write(head.encode() + data + b"\r\n")
+                time.sleep(0.02)
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+def test_a_stream_over_the_network(edge: Run, clip: Path) -> None:
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Stream)
+    server.daemon_threads = True
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    source = f"http://127.0.0.1:{server.server_port}/video"
+    try:
+        with Video(source) as opened:
+            for frame, _ in zip(opened, range(5), strict=False):
+                assert frame.rgb.shape == (120, 160, 3)
+                assert min(np.abs(frame.rgb.mean(axis=(0, 1)) - color).max() for color in COLORS) < 12
+        code, out, err = edge("bench", "ConvNeXt_atto", "--pipeline", "--image", source, "--frames", "20", *PORTABLE)
+        assert code == 0, err
+        assert "wait for the camera" in out
+        assert "limit       the camera" in out
+    finally:
+        server.shutdown()
 
 
 def test_overlapped_work_holds_few_frames_and_keeps_their_order() -> None:

@@ -23,6 +23,7 @@ EXAMPLES = (
     "edge serve ConvNeXt_atto",
     "edge serve build/ConvNeXt_atto yolox_bundle --threads 2 --queue 16 --host 0.0.0.0",
 )
+PACKAGES = "grpcio httptools prometheus-client protobuf starlette uvicorn uvloop"  # the extra "serve"
 PORT = click.IntRange(0, 65535)
 
 
@@ -61,7 +62,7 @@ def serve_command(
         from edge.serve.queue import Queue
         from edge.serve.server import Server
     except ModuleNotFoundError as error:
-        raise BackendMissing(f"{error.name} is not installed", remedy="pip install 'edge[serve]'") from error
+        raise BackendMissing(f"{error.name} is not installed", remedy=f"pip install {PACKAGES}") from error
     logging.basicConfig(format="%(levelname)s %(name)s: %(message)s")
     paths = {name: find_program(name, build_dir) for name in models}
     names = [_name(path) for path in paths.values()]

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import signal
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 
 import grpc
 import uvicorn
@@ -57,7 +57,7 @@ class Server:
                 timeout_graceful_shutdown=int(self._grace) + 1,
             )
         )
-        self._stopping = asyncio.Event()
+        self._stopping, self._at_once = asyncio.Event(), asyncio.Event()
 
     async def run(self, started: Callable[[Addresses], None]) -> None:
         """Serve until :meth:`stop`, or a SIGTERM or Ctrl-C, and call ``started`` when requests are taken.
@@ -102,9 +102,16 @@ class Server:
         """Refuse what is new and end when what was taken is answered; a second call waits for nothing."""
         for model in self._models.values():
             model.queue.stop()
-        self._http.force_exit = self._http.should_exit
+        if self._stopping.is_set():
+            self._http.force_exit = True
+            self._at_once.set()
         self._http.should_exit = True
         self._stopping.set()
+
+
+async def _first(*waits: Awaitable[object]) -> None:
+    """Wait until one of several has ended, and leave the others alone."""
+    await asyncio.wait([asyncio.ensure_future(one) for one in waits], return_when=asyncio.FIRST_COMPLETED)
 
 
 class _Uvicorn(uvicorn.Server):
