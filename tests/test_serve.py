@@ -370,6 +370,22 @@ def test_stopping_finishes_what_runs_and_refuses_the_rest(kind: str) -> None:
         assert wait_for(served.ended)
 
 
+def test_a_second_stop_leaves_even_what_runs() -> None:
+    gate = Gate()
+    with serving(("m", net_of(Scripted(gate)))) as served, ThreadPoolExecutor(2) as pool:
+        running = [pool.submit(ask, kind, served, model="m") for kind in CLIENTS]
+        assert gate.entered.acquire(timeout=30)
+        served.stop()
+        time.sleep(1)
+        assert not served.ended()
+        served.stop()
+        assert wait_for(served.ended)
+        gate.open()
+        for one in running:
+            with pytest.raises(Exception):  # noqa: B017, PT011 - each client has its own for a closed connection
+                one.result(30)
+
+
 def answers(kind: str, served: Served) -> bool:
     try:
         ask(kind, served, model="m", **({"client_timeout": 1} if kind == "grpc" else {}))

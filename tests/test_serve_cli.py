@@ -119,7 +119,7 @@ def test_what_cannot_be_served_is_told(edge: Run, tmp_path: Path, monkeypatch: p
     assert f"pip install {PACKAGES}" in GUIDE.read_text()
 
 
-def test_a_second_ctrl_c_waits_for_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_second_ctrl_c_waits_for_no_client(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     make_build(tmp_path / "build" / "ConvNeXt_atto")
     with started("ConvNeXt_atto") as (process, said):

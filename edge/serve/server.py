@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import signal
 import socket
 from collections.abc import Awaitable, Callable, Iterator
@@ -91,15 +92,13 @@ class Server:
                 loop.add_signal_handler(number, self.stop)
         web = asyncio.ensure_future(self._http.serve(sockets=[self._socket]))
         started(Addresses(f"http://{shown}:{self._socket.getsockname()[1]}", f"{shown}:{port}"))
-        await asyncio.wait(
-            {web, stopping := asyncio.ensure_future(self._stopping.wait())}, return_when="FIRST_COMPLETED"
-        )
-        stopping.cancel()
-        await calls.stop(self._grace)
+        await _first(web, self._stopping.wait())
+        await _first(calls.stop(self._grace), self._at_once.wait())
+        await calls.stop(0)
         await web
 
     def stop(self) -> None:
-        """Refuse what is new and end when what was taken is answered; a second call waits for nothing."""
+        """Refuse what is new and end when what was taken is answered; a second call waits for no client."""
         for model in self._models.values():
             model.queue.stop()
         if self._stopping.is_set():
@@ -130,7 +129,7 @@ def _listening(host: str, port: int) -> socket.socket:
         listening.bind((host, port))
         listening.listen(1024)
     except OSError as error:
-        if isinstance(error, socket.gaierror) or error.errno == 99:
+        if isinstance(error, socket.gaierror) or error.errno == errno.EADDRNOTAVAIL:
             raise UsageError(
                 f"--host {host}: {error.strerror or error}", expected="an address of this machine", remedy="ip addr"
             ) from error
