@@ -30,7 +30,7 @@ RANK = {
     "api": 10,
     "cli": 11,
 }  # fmt: skip
-BOARD = ("api", "detect", "errors", "folder.metadata", "specs", "images.preprocess", "images", "runtime")
+BOARD = ("api", "detect", "serve.model", "errors", "folder.metadata", "specs", "images.preprocess", "images", "runtime")
 
 
 def modules() -> list[Path]:

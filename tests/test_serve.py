@@ -16,9 +16,13 @@ from pathlib import Path
 from typing import Any
 
 import cv2
+import grpc
 import numpy as np
 import psutil
 import pytest
+import tritonclient.grpc
+import tritonclient.http
+from grpc_tools import protoc
 
 from edge.errors import BackendError
 from edge.images.demo import draw
@@ -27,11 +31,7 @@ from tests.conftest import wait_for
 from tests.fabricated import NAMES, make_build
 from tests.serving import NV12, Scripted, Served, net_of, serving
 
-http_client = pytest.importorskip("tritonclient.http", reason="the package tritonclient is not installed")
-grpc_client = pytest.importorskip("tritonclient.grpc")
-grpc = pytest.importorskip("grpc")
-
-CLIENTS = {"http": http_client, "grpc": grpc_client}
+CLIENTS = {"http": tritonclient.http, "grpc": tritonclient.grpc}
 RGB = draw("test", 3)[0][:120, :160]
 JPEG = cv2.imencode(".jpg", np.ascontiguousarray(RGB[..., ::-1]))[1].tobytes()
 FRAME = np.random.default_rng(0).integers(0, 256, NV12, dtype=np.uint8)
@@ -154,7 +154,6 @@ def test_json_without_a_client(served: Served, net: Net) -> None:
 
 
 def test_the_messages_are_those_of_the_published_protocol(tmp_path: Path) -> None:
-    protoc = pytest.importorskip("grpc_tools.protoc")
     folder = Path(__file__).resolve().parent.parent / "edge" / "serve"
     made = tmp_path / "made.binpb"
     name = "open_inference_grpc.proto"

@@ -23,9 +23,6 @@ from edge.cli.serve import PACKAGES
 from tests.conftest import Run
 from tests.fabricated import NAMES, make_build, save_photo
 
-pytest.importorskip("uvloop", reason="the packages of edge[serve] are not installed")
-pytest.importorskip("grpc")
-
 GUIDE = Path(__file__).resolve().parent.parent / "docs" / "guides" / "serve.md"
 FREE = ("--http-port", "0", "--grpc-port", "0", "--backend", "portable")
 

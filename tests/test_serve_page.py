@@ -12,11 +12,11 @@ import pytest
 from edge.runtime import Net, load
 from tests.conftest import Run, wait_for
 from tests.fabricated import make_build, save_photo
+from tests.serving import serving
 from tests.test_detector_build import build, save_image
 from tests.test_report_browser import DESK, PHONE, browser
 
 pytest.importorskip("playwright.sync_api", reason="the package playwright is not installed")
-serving = pytest.importorskip("tests.serving", reason="the packages of edge[serve] are not installed").serving
 
 __all__ = ["browser"]
 STEPS = ["wait for a free thread", "decode", "resize, crop", "NV12", "run", "post"]
