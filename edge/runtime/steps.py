@@ -45,34 +45,37 @@ def program_input(net: Net, rgb: NDArray[np.uint8], watch: Stopwatch) -> NDArray
     return nv12
 
 
-def answer_image(net: Net, rgb: NDArray[np.uint8], watch: Stopwatch, k: int = 5) -> dict[str, Any]:
+def answer_image(net: Net, rgb: NDArray[np.uint8], watch: Stopwatch, k: int = 5, score: float = 0.25) -> dict[str, Any]:
     """Return a decoded image's answer, as :func:`answer` does."""
     nv12 = program_input(net, rgb, watch)
     outputs = net.run(nv12)
     watch.lap("run")
-    found = answer(net, outputs, (rgb.shape[0], rgb.shape[1]), k)
+    found = answer(net, outputs, (rgb.shape[0], rgb.shape[1]), k, score)
     watch.lap("post")
     return found
 
 
-def answer(net: Net, outputs: Sequence[Scores], size: tuple[int, int], k: int = 5) -> dict[str, Any]:
+def answer(
+    net: Net, outputs: Sequence[Scores], size: tuple[int, int], k: int = 5, score: float = 0.25
+) -> dict[str, Any]:
     """Return what outputs say, as JSON values.
 
     Args:
         outputs: as ``net.run`` gives them.
         size: (height, width) of the image.
         k: classes at most.
+        score: least one of a box.
 
     Returns:
         ``labels`` of a classifier, ``boxes`` of a detector (in the image's pixels), else what is in the ``outputs``.
     """
     about = net.metadata
     if about is not None and about.detector is not None:
-        found = net.boxes(outputs, size)
+        found = net.boxes(outputs, size, score=score)
         names = [net.labels[index] if net.labels else str(index) for index in found.labels.tolist()]
         boxes = [
-            {"label": name, "score": score, "box": [round(side, 1) for side in box]}
-            for name, score, box in zip(names, found.scores.tolist(), found.boxes.tolist(), strict=True)
+            {"label": name, "score": sure, "box": [round(side, 1) for side in box]}
+            for name, sure, box in zip(names, found.scores.tolist(), found.boxes.tolist(), strict=True)
         ]
         return {"boxes": boxes}
     if about is None or about.task == "classify":
