@@ -19,6 +19,7 @@
     │       └── CompileTimeout    it was stopped at its time limit
     ├── BackendError              a program can't be opened or run
     │   └── BackendMissing        this machine lacks what the backend needs
+    ├── ServeError                a server refuses a request; the reason becomes the protocol's status
     ├── BoardError                the board is unreachable or of another version, or one of its tools failed
     ├── WorkspaceError            the build folder is foreign or locked, or the disk is full
     └── GateError                 a result is worse than a gate allows
@@ -27,6 +28,7 @@
 from __future__ import annotations
 
 import re
+from typing import Literal
 
 
 class EdgeError(Exception):
@@ -55,6 +57,7 @@ class EdgeError(Exception):
         return "\n".join(shown(line) for line in "\n".join(lines).split("\n"))
 
 
+Refusal = Literal["invalid", "unknown", "large", "full", "late", "stopping"]
 _LONGEST = 2000  # characters of a line
 # Control characters move the cursor or colour the terminal, and the last ones turn the direction of text.
 _CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
@@ -164,6 +167,20 @@ class BackendError(EdgeError):
 
 class BackendMissing(BackendError):  # noqa: N818 - reads as what it says
     """This machine lacks what the backend needs: a vendor module, the compiler, onnxruntime, a file."""
+
+
+class ServeError(EdgeError):
+    """A server refuses a request.
+
+    Args:
+        reason: what the protocols make a status of.
+        seen: what was found, with the value itself.
+        expected: what would have been right.
+    """
+
+    def __init__(self, reason: Refusal, seen: str, *, expected: str | None = None) -> None:
+        super().__init__(seen, expected=expected)
+        self.reason = reason
 
 
 class BoardError(EdgeError):

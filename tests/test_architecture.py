@@ -26,11 +26,11 @@ RANK = {
     "measure": 6,
     "accuracy": 7, "diagnose": 7, "refine": 7,
     "pipeline": 8, "report": 8,
-    "board": 9, "survey": 9, "tune": 9,
+    "board": 9, "serve": 9, "survey": 9, "tune": 9,
     "api": 10,
     "cli": 11,
 }  # fmt: skip
-BOARD = ("api", "detect", "errors", "folder.metadata", "specs", "images.preprocess", "images", "runtime")
+BOARD = ("api", "detect", "serve.model", "errors", "folder.metadata", "specs", "images.preprocess", "images", "runtime")
 
 
 def modules() -> list[Path]:
@@ -128,8 +128,8 @@ def test_the_map_of_the_rooms_is_the_codes_own() -> None:
 def test_a_file_is_one_thought() -> None:
     lengths = {path.relative_to(PACKAGE): len(path.read_text().splitlines()) for path in PACKAGE.rglob("*.py")}
     assert {path: lines for path, lines in lengths.items() if lines > 600} == {}
-    assert len(lengths) <= 275
-    assert sum(lengths.values()) <= 49_500
+    assert len(lengths) <= 285
+    assert sum(lengths.values()) <= 50_500
 
 
 def beside() -> list[Path]:

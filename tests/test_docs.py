@@ -44,6 +44,9 @@ NO_NETWORK = "http://127.0.0.1:9"
 NOT_RUN = {
     "scripts/test.sh": "it is this suite",
     "edge tune": "up to 45 minutes; tests/test_tune.py runs searches",
+    "edge serve": "it runs until it is stopped; tests/test_serve_cli.py runs it, and its page's clients",
+    "edge run ConvNeXt_atto /dev/video0": "takes a camera; tests/test_video.py",
+    "edge bench ConvNeXt_atto --pipeline --image /dev/video0": "likewise",
     "edge models --check-all": "hours",
     "edge models --measure": "it exports every model of the zoo",
     "edge toolchain install": "gigabytes; tests/test_toolchain_install.py installs stand-ins",

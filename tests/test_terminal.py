@@ -59,8 +59,8 @@ def test_they_say_nothing_where_stderr_is_a_terminal_s(tmp_path: Path) -> None:
 def test_stderr_of_python_is_never_lost() -> None:
     """Where it is descriptor 2 itself, as in a user's own script, libraries may speak."""
     code = (
-        "import sys; from edge.images.preprocess import _libraries_silent\n"
-        "with _libraries_silent(): print('mine', file=sys.stderr)\n"
+        "import sys; from edge.images.preprocess import libraries_silent\n"
+        "with libraries_silent(): print('mine', file=sys.stderr)\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stderr == "mine\n"

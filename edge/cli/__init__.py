@@ -79,6 +79,7 @@ GROUPS: Mapping[str, Mapping[str, tuple[str, str]]] = {
         "board": ("edge.cli.board", "Check, copy, measure and run on a board over SSH."),
         "selftest": ("edge.cli.selftest", "On the board: does MODEL run there and answer rightly?"),
         "bench": ("edge.cli.bench", "Measure speed on the machine where it is run."),
+        "serve": ("edge.cli.serve", "Answer requests over HTTP and gRPC, and show a page."),
     },
     "Single stages of a build, in their order": {
         "export": ("edge.cli.build", "Write the float ONNX."),

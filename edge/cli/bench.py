@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,21 +12,25 @@ import cattrs
 import click
 
 from edge.cli.display import examples, table
-from edge.cli.options import FROM_1, PATH, Number, option
+from edge.cli.options import FROM_1, Number, option, switch
 from edge.cli.program import backend_line, find_program, open_program, program_argument, running_options
 from edge.cli.verb import Verb
 from edge.errors import ImageError, UsageError, counted
 
 if TYPE_CHECKING:
     from edge.runtime import Net
-    from edge.runtime.bench import Latency
+    from edge.runtime.bench import Pipeline
 
 EXAMPLES = (
     "edge bench ConvNeXt_atto",
     "edge bench ConvNeXt_atto --threads 1,4 --frames 200 --backend portable",
     "edge bench ConvNeXt_atto_bundle --image cheetah.jpg --json",
+    "edge bench ConvNeXt_atto --pipeline --image /dev/video0",
 )
 RENDERED = (640, 480)  # width, height of the image that is measured with if none is given
+PIPELINE = ("step", "in turn p50", "p99", "overlapped p50", "p99", "threads busy")
+NAMES = {"wait": "wait for the camera", "resize": "resize, crop", "nv12": "NV12"}
+BUSY = 0.9  # of a thread's time, from which on it has no more to give
 COLUMNS = ("threads", "frames", "FPS", "p50", "p90", "p99", "min", "max")
 
 
@@ -34,7 +39,16 @@ COLUMNS = ("threads", "frames", "FPS", "p50", "p90", "p99", "min", "max")
 @option("--threads", "Numbers of threads to measure with, each 1 to 64, with commas.", default="1,4", value="N,N")
 @option("--frames", "Frames for each number of threads.", FROM_1, 200)
 @option("--seconds", "Seconds for each number of threads, after which no further frame begins.", Number(min=0.1), 60.0)
-@option("--image", "Image file to measure with.  [default: a rendered one of 640x480 pixels]", PATH, value="FILE")
+@option(
+    "--image",
+    "Image file to measure with; with --pipeline also a video file, a camera (/dev/video0) or a stream (rtsp://…).  "
+    "[default: a rendered image of 640x480 pixels]",
+    value="FILE",
+)
+@switch(
+    "--pipeline",
+    "Measure each step from image to answer too: one after another, and overlapped in the most of --threads.",
+)
 @running_options
 def bench_command(
     *,
@@ -43,7 +57,8 @@ def bench_command(
     threads: str,
     frames: int,
     seconds: float,
-    image: Path | None,
+    image: str | None,
+    pipeline: bool,
     backend: str,
     resize: str | None,
     interpolation: str | None,
@@ -56,28 +71,36 @@ def bench_command(
     build/ConvNeXt_atto, and ./ConvNeXt_atto a folder here. Preprocessing (image file to NV12) is measured
     apart from the forward pass.
     """
-    from edge.runtime.bench import measure, measure_preprocessing
+    from edge.images.preprocess import decode
+    from edge.images.video import Video, is_video
+    from edge.runtime.bench import filmed, measure, measure_pipeline, measure_preprocessing, repeated
     from edge.runtime.machine import ON_BOARD, machine
 
     counts = _counts(threads)
-    data, described = _image_file(image)
     path = find_program(model, build_dir)
-    net, note = open_program(path, backend, threads=max(counts), resize=resize, interpolation=interpolation)
-    with net:
+    if image is not None and is_video(image) and not pipeline:
+        raise UsageError(f"--image {image} is a video", expected="an image", remedy="add --pipeline")
+    with ExitStack() as stack:
+        video = stack.enter_context(Video(image)) if image is not None and is_video(image) else None
+        data, described = _image_file(image) if video is None else (b"", video.description)
+        net, note = open_program(path, backend, threads=max(counts), resize=resize, interpolation=interpolation)
+        stack.enter_context(net)
         if [tensor.nv12 for tensor in net.info.inputs] != [True] or net.preprocess is None:
             raise UsageError(
                 f"{net.info.model} takes {counted(len(net.info.inputs), 'input')}, not one NV12 image",
                 remedy="measure it with edge.runtime.bench.measure(net, inputs)",
             )
-        preprocessing = measure_preprocessing(net, data)
-        from edge.images.preprocess import decode
-
-        nv12 = net.nv12(decode(data))
+        preprocessing = None if video else measure_preprocessing(net, data)
+        nv12 = net.nv12(next(iter(video)).rgb if video else decode(data))
         runs = []
         for count in counts:
-            if sys.stderr.isatty():
-                click.echo(f"measuring {counted(frames, 'frame')}, {counted(count, 'thread')} …", err=True)
+            _tell(f"measuring {counted(frames, 'frame')}, {counted(count, 'thread')} …")
             runs.append(measure(net, [nv12], threads=count, frames=frames, limit=seconds))
+        pipelines = []
+        for count in (0, max(counts)) if pipeline else ():
+            _tell(f"measuring {frames} frames from image to answer, {'overlapped' if count else 'one after another'} …")
+            source = filmed(video) if video else repeated(data)
+            pipelines.append(measure_pipeline(net, source, threads=count, frames=frames, limit=seconds))
     simulator = net.backend not in ON_BOARD
     static = _static(path)
     document = {
@@ -90,7 +113,8 @@ def bench_command(
         "image": described,
         "note": note,
         "forward": [cattrs.unstructure(run) for run in runs],
-        "preprocessing": {**cattrs.unstructure(preprocessing), "threads": 1},
+        "preprocessing": preprocessing and {**cattrs.unstructure(preprocessing), "threads": 1},
+        "pipeline": [cattrs.unstructure(one) for one in pipelines],
         "static": static,
     }
     if as_json:
@@ -108,7 +132,21 @@ def bench_command(
     click.echo()
     _table(document, frames, seconds)
     click.echo()
-    _closing(net, preprocessing.decode, preprocessing.nv12, static)
+    if pipelines:
+        _pipeline(*pipelines, on_board=not simulator)
+        click.echo()
+    elif preprocessing:
+        decoded, nv12_made = preprocessing.decode, preprocessing.nv12
+        click.echo(
+            f"preprocess  decode {decoded.p50:.3f} ms, resize, crop and NV12 {nv12_made.p50:.3f} ms "
+            f"(p50 of {nv12_made.frames}, 1 thread)"
+        )
+    _closing(net, static)
+
+
+def _tell(text: str) -> None:
+    if sys.stderr.isatty():
+        click.echo(text, err=True)
 
 
 def _table(document: dict[str, Any], frames: int, seconds: float) -> None:
@@ -126,13 +164,48 @@ def _table(document: dict[str, Any], frames: int, seconds: float) -> None:
         )
 
 
-def _closing(net: Net, decode: Latency, nv12: Latency, static: dict[str, Any] | None) -> None:
+def _pipeline(turn: Pipeline, overlapped: Pipeline, *, on_board: bool) -> None:
+    """Show where a frame's time goes, and what holds it up."""
+    rows: list[tuple[str, ...]] = [PIPELINE]
+    for step in turn.steps:
+        pairs = (turn.steps[step], overlapped.steps[step])
+        times = (f"{value:.3f}" for latency in pairs for value in (latency.p50, latency.p99))
+        rows.append((NAMES.get(step, step), *times, f"{overlapped.busy[step]:.2f}"))
+    whole = (f"{value:.3f}" for one in (turn, overlapped) for value in (one.latency.p50, one.latency.p99))
+    rows.append(("image to answer", *whole, f"{sum(overlapped.busy.values()):.2f}"))
+    heading, *lines = table(rows, heading=False)
+    click.echo("\n".join([f"{heading}  ms a frame, from image to answer", *lines, ""]))
+    click.echo(f"in turn     {turn.fps:.2f} FPS: one thread, one step after another")
+    click.echo(
+        f"overlapped  {overlapped.fps:.2f} FPS: a frame is decoded while {overlapped.threads} threads do the other "
+        "steps of those before"
+    )
+    click.echo(f"limit       {_limit(overlapped, on_board=on_board)}")
+
+
+def _limit(seen: Pipeline, *, on_board: bool) -> str:
+    """Return what keeps frames from coming faster."""
+    from edge.images.frames import cores
+
+    busy = dict(seen.busy)
+    waits, decodes = busy.pop("wait", 0.0), busy.pop("decode")
+    working = sum(busy.values())
+    processor = decodes + working - (busy["run"] if on_board else 0.0)  # there a run waits for the BPU
+    step = max(busy, key=lambda name: busy[name])
+    if waits > BUSY:
+        return f"the camera: the program waits {100 * waits:.0f} % of the time for its next frame"
+    if decodes > BUSY:
+        return "decoding: its one thread is always busy; a smaller image or a camera's raw format decodes faster"
+    if processor > BUSY * cores():
+        return f"the {cores()} cores of this machine: all are busy"
+    if working > BUSY * seen.threads:
+        return f"{NAMES.get(step, step)}: the longest step, and all threads are busy; --threads takes more of them"
+    return "Python, or other work on this machine: no thread is busy all the time"
+
+
+def _closing(net: Net, static: dict[str, Any] | None) -> None:
     from edge.runtime.machine import ON_BOARD
 
-    click.echo(
-        f"preprocess  decode {decode.p50:.3f} ms, resize, crop and NV12 {nv12.p50:.3f} ms "
-        f"(p50 of {nv12.frames}, 1 thread)"
-    )
     if static:
         from edge.report.wording import static_line
 
@@ -150,11 +223,12 @@ def _counts(text: str) -> list[int]:
     return list(dict.fromkeys(int(part) for part in parts))
 
 
-def _image_file(image: Path | None) -> tuple[bytes, str]:
+def _image_file(name: str | None) -> tuple[bytes, str]:
     """Return the bytes of the image file to measure with, and what it is."""
     from edge.images.preprocess import decode
 
-    if image is not None:
+    if name is not None:
+        image = Path(name)
         try:
             data = image.expanduser().read_bytes()
         except OSError as error:

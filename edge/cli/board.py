@@ -26,7 +26,7 @@ from edge.cli.options import (
     seed_option,
     top_option,
 )
-from edge.cli.program import describe_scores, output_lines, output_record, value_name
+from edge.cli.program import describe_scores, output_lines, value_name
 from edge.cli.verb import VerbGroup
 from edge.errors import UsageError, counted
 
@@ -481,6 +481,8 @@ def _answer_lines(
 
 def _outputs_record(name: str, answer: Answer, outputs: Sequence[Output]) -> dict[str, Any]:
     """Return raw outputs for one image as JSON."""
+    from edge.runtime.steps import output_record
+
     rows = [
         {**output_record(output.name, values), "max_abs_diff": answer.differences and answer.differences[i]}
         for i, (output, values) in enumerate(zip(outputs, answer.board, strict=True))
@@ -490,6 +492,8 @@ def _outputs_record(name: str, answer: Answer, outputs: Sequence[Output]) -> dic
 
 def _outputs_lines(name: str, answer: Answer, outputs: Sequence[Output], info: Info | None) -> list[str]:
     """Return raw outputs for one image as lines."""
+    from edge.runtime.steps import output_record
+
     records = [output_record(output.name, values) for output, values in zip(outputs, answer.board, strict=True)]
     lines = [name, *output_lines(records)]
     if info is not None and answer.max_abs_diff is not None:

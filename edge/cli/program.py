@@ -17,9 +17,6 @@ from edge.specs import Preprocess, available_models, load_model
 from edge.specs.schema import CROP_SHARE, WIDTH_MULTIPLE, ScoreKind
 
 if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
     from edge.runtime import Net
 
 
@@ -30,6 +27,19 @@ STRETCH = "stretch"
 def program_argument(function: F) -> F:
     """Add MODEL and ``--build-dir``."""
     return click.argument("model", shell_complete=complete_models)(build_dir_option(function))
+
+
+def backend_option(function: F) -> F:
+    """Add ``--backend``."""
+    return click.option(
+        "--backend",
+        default="auto",
+        show_default=True,
+        metavar="NAME",
+        help="What runs the program: hbm_runtime, hobot_dnn or bpu_infer_lib on the board; hbdk_sim, "
+        "quantized or portable on a PC; auto takes the first that works here.",
+        shell_complete=_complete_backends,
+    )(function)
 
 
 def running_options(function: F) -> F:
@@ -47,15 +57,7 @@ def running_options(function: F) -> F:
             f"'{STRETCH}' to the input size.  [default: the input size / {CROP_SHARE:g}]",
             value="N",
         ),
-        click.option(
-            "--backend",
-            default="auto",
-            show_default=True,
-            metavar="NAME",
-            help="What runs the program: hbm_runtime, hobot_dnn or bpu_infer_lib on the board; hbdk_sim, "
-            "quantized or portable on a PC; auto takes the first that works here.",
-            shell_complete=_complete_backends,
-        ),
+        backend_option,
     ):
         function = add(function)
     return function
@@ -200,14 +202,8 @@ def describe_scores(kind: ScoreKind | None) -> str:
     return "Sigmoid scores: each class is judged by itself, the values do not add up to 100 %" * (kind == "sigmoid")
 
 
-def output_record(name: str, values: NDArray[np.float32]) -> dict[str, Any]:
-    """Return what is shown of a raw output: its shape, smallest, mean and largest value."""
-    low, mean, high = float(values.min()), float(values.mean()), float(values.max())
-    return {"name": name, "shape": list(values.shape), "min": low, "mean": mean, "max": high}
-
-
 def output_lines(records: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Return raw outputs as lines of a table, from :func:`output_record`."""
+    """Return raw outputs as lines of a table, from :func:`edge.runtime.steps.output_record`."""
     rows: list[tuple[str, ...]] = [("output", "shape", "min", "mean", "max")]
     rows += [
         (shown(one["name"]), "x".join(map(str, one["shape"])), *(f"{one[key]:.5g}" for key in ("min", "mean", "max")))

@@ -6,13 +6,14 @@ import json
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
 import click
 
 from edge.cli.display import examples
-from edge.cli.options import PATH, Number, labels_option, option, top_option
+from edge.cli.options import FROM_1, PATH, Number, labels_option, option, top_option
 from edge.cli.program import (
     backend_line,
     describe_preprocess,
@@ -20,10 +21,8 @@ from edge.cli.program import (
     find_program,
     open_program,
     output_lines,
-    output_record,
     program_argument,
     running_options,
-    value_name,
 )
 from edge.cli.verb import Verb
 from edge.errors import EdgeError, InputError, UsageError, counted, shown
@@ -43,6 +42,7 @@ EXAMPLES = (
     "edge run build/ConvNeXt_atto photos/ -k 3 --out labelled/",
     "edge run other.bin cat.jpg --labels imagenet --resize 256",
     "edge run build/best street.jpg --score 0.4 --out boxes.png",
+    "edge run ConvNeXt_atto /dev/video0",
 )
 
 
@@ -51,6 +51,7 @@ EXAMPLES = (
 @click.argument("images", nargs=-1, required=True, metavar="IMAGE...")
 @top_option
 @option("--score", f"Of a detector: least score of a box.  [default: {SCORE:g}]", Number(0, 1))
+@option("--frames", "Frames of a video, camera or stream, after which it stops.  [default: all]", FROM_1)
 @option("--out", "Where images go with their classes below them: a .png or .jpg for one, a folder for several.", PATH)
 @labels_option
 @option(
@@ -70,6 +71,7 @@ def run_command(
     backend: str,
     top: int,
     score: float | None,
+    frames: int | None,
     out: Path | None,
     labels: str | None,
     scores: ScoreKind | None,
@@ -80,13 +82,16 @@ def run_command(
 ) -> None:
     """Classify IMAGEs (files, or folders of them) with MODEL, or find objects in them; of raw outputs show the values.
 
-    A program that takes several inputs, or no image, takes .npz and .npy files of edge's samples instead.
+    An IMAGE may also be a video: a file, a camera (/dev/video0) or a stream (rtsp://…), one for each command. A camera
+    and a stream always give their newest frame. A program that takes several inputs, or no image, takes .npz and .npy
+    files of edge's samples instead.
 
     MODEL is a build folder, a bundle, a .bin, a portable ONNX, or a name: ConvNeXt_atto means
     build/ConvNeXt_atto, and ./ConvNeXt_atto a folder here. An image that can't be read is named, the others
     are shown, and the exit code is 1.
     """
-    files = _files(images)
+    video = _video(images, frames, out, as_json=as_json)
+    files = [] if video else _files(images)
     targets = _targets(files, out)
     path = find_program(model, build_dir)
     net, note = open_program(path, backend, labels=labels, scores=scores, resize=resize, interpolation=interpolation)
@@ -109,18 +114,24 @@ def run_command(
         if not as_json:
             _head(net, note, verbose=verbose, classes=classes)
 
-        def answer(image: Path) -> dict[str, Any]:
-            if boxes:
-                return _detect(net, image, least, targets.get(image))
-            return _classify(net, image, top, targets.get(image)) if classes else _outputs(net, image)
-
         results, started = list[dict[str, Any]](), time.monotonic()
         # Images are read and boxes decoded while the program runs on the next ones.
-        for result in in_order(answer, files):
-            results.append(result)
+        found = (
+            _frames(net, video, frames, top, least)
+            if video
+            else in_order(lambda image: _answer(net, image, top, least, targets.get(image)), files)
+        )
+        count = 0
+        for result in found:
+            count += 1
+            if as_json or video is None:  # a camera never ends
+                results.append(result)
             if not as_json:
                 _show(result, least)
-        if not as_json and len(results) > 1:
+        if video and not as_json:
+            speed = count / max(time.monotonic() - started, 1e-9)
+            click.echo(f"{counted(count, 'frame')}, {speed:.1f} a second")
+        elif not as_json and len(results) > 1:
             click.echo(_summary(results, time.monotonic() - started))
         if as_json:
             click.echo(json.dumps(_document(net, path, note, results), indent=2, ensure_ascii=False))
@@ -190,69 +201,69 @@ def _head(net: Net, note: str, *, verbose: bool, classes: bool) -> None:
             click.echo(f"note     {text}")
 
 
-def _classify(net: Net, image: Path, k: int, target: Path | None) -> dict[str, Any]:
-    """Return the image's labels, or the error that it made; other errors are the program's."""
-    rgb = _read(image)
-    if isinstance(rgb, dict):
-        return rgb
-    ranked = net.classify(rgb, k)
-    result: dict[str, Any] = {
-        "image": str(image),
-        "labels": [{"label": label, value_name(net.score_kind): value} for label, value in ranked],
-    }
-    if target is not None:
-        from edge.runtime.annotated import annotate, save_image
+def _answer(net: Net, image: Path, k: int, least: float, target: Path | None) -> dict[str, Any]:
+    """Return what the program says of an image, or the error that it made; other errors are the program's."""
+    from edge.runtime.steps import answer, output_record
 
-        try:
-            save_image(target, annotate(rgb, ranked, bars=net.score_kind is not None))
-            result["out"] = str(target)
-        except EdgeError as error:
-            result["error"] = str(error)
-    return result
-
-
-def _detect(net: Net, image: Path, least: float, target: Path | None) -> dict[str, Any]:
-    """Return the boxes in an image, the surest first, or the error that it made."""
-    rgb = _read(image)
-    if isinstance(rgb, dict):
-        return rgb
-    found = net.detect(rgb, score=least)
-    names = [net.labels[index] if net.labels else str(index) for index in found.labels.tolist()]
-    result: dict[str, Any] = {
-        "image": str(image),
-        "boxes": [
-            {"label": name, "score": score, "box": [round(side, 1) for side in box]}
-            for name, score, box in zip(names, found.scores.tolist(), found.boxes.tolist(), strict=True)
-        ],
-    }
-    if target is not None:
-        from edge.detect import draw
-        from edge.runtime.annotated import save_image
-
-        try:
-            save_image(target, draw(rgb, found, net.labels))
-            result["out"] = str(target)
-        except EdgeError as error:
-            result["error"] = str(error)
-    return result
-
-
-def _outputs(net: Net, image: Path) -> dict[str, Any]:
-    """Return what is shown of the outputs for an image or a sample, or the error that it made."""
     inputs = net.metadata.inputs if net.metadata else ()
     if inputs:
         from edge.images import ImageItem
         from edge.images.samples import read_arrays
 
         try:
-            outputs = net.outputs(read_arrays(ImageItem(str(image), path=image), inputs)[0])
+            named = net.outputs(read_arrays(ImageItem(str(image), path=image), inputs)[0])
         except InputError as error:
             return {"image": str(image), "error": str(error)}
-        return {"image": str(image), "outputs": [output_record(*item) for item in outputs.items()]}
+        return {"image": str(image), "outputs": [output_record(*item) for item in named.items()]}
     rgb = _read(image)
     if isinstance(rgb, dict):
         return rgb
-    return {"image": str(image), "outputs": [output_record(*item) for item in net.outputs(rgb).items()]}
+    size, outputs = (rgb.shape[0], rgb.shape[1]), net.run(net.nv12(rgb))
+    result = {"image": str(image), **answer(net, outputs, size, k, least)}
+    if target is not None:
+        from edge.detect import draw
+        from edge.runtime.annotated import annotate, save_image
+
+        try:
+            if "boxes" in result:
+                drawn = draw(rgb, net.boxes(outputs, size, score=least), net.labels)
+            else:
+                drawn = annotate(rgb, net.ranked(outputs, k), bars=net.score_kind is not None)
+            save_image(target, drawn)
+            result["out"] = str(target)
+        except EdgeError as error:
+            result["error"] = str(error)
+    return result
+
+
+def _video(images: Sequence[str], frames: int | None, out: Path | None, *, as_json: bool) -> str | None:
+    """Return the video among the images; None if there is none."""
+    from edge.images.video import is_live, is_video
+
+    videos = [image for image in images if is_video(image)]
+    if not videos:
+        if frames is not None:
+            raise UsageError("--frames, but there is no video", remedy="leave the option out")
+        return None
+    if len(images) > 1:
+        raise UsageError(f"{len(images)} sources, one of them the video {videos[0]}", expected="one video alone")
+    if out is not None:
+        raise UsageError(f"--out with the video {videos[0]}", expected="images", remedy="leave the option out")
+    if as_json and frames is None and is_live(videos[0]):
+        raise UsageError(f"--json of {videos[0]}, which does not end", remedy="add --frames N")
+    return videos[0]
+
+
+def _frames(net: Net, source: str, frames: int | None, k: int, least: float) -> Iterator[dict[str, Any]]:
+    """Yield what the program says of each frame; the next one is read and decoded meanwhile."""
+    from edge.images.video import Video
+    from edge.runtime.steps import Stopwatch, answer_image, overlap
+
+    with Video(source) as video:
+        taken = islice(video, frames)
+        yield from overlap(
+            lambda one: {"image": f"frame {one.number}", **answer_image(net, one.rgb, Stopwatch(), k, least)}, taken, 1
+        )
 
 
 def _read(image: Path) -> NDArray[np.uint8] | dict[str, Any]:

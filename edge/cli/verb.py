@@ -16,8 +16,9 @@ SECTIONS = {
     "Input": "featuremap mean std color resize letterbox fill crop interpolation",
     "Survey": "measure check_all page",
     "Limits": "max_drop max_latency min_agreement min_snr duration trial_timeout",
-    "Measurement": "steps program_count compare frames threads seconds workers",
+    "Measurement": "steps program_count compare frames threads seconds pipeline workers",
     "Compiler": "precision level compiler python timeout install any_memory",
+    "Server": "host http_port grpc_port at_once queue patience",
     "Board": "board port identity ssh_options to minutes",
     "Output": "top score out cpp no_wheels backend build_dir as_json verbose debug help",
 }

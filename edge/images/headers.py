@@ -30,15 +30,23 @@ def image_size(path: Path) -> tuple[int, int]:
     return height, width
 
 
-def _png(head: bytes) -> tuple[int, int] | None:
-    if head[:8] != b"\x89PNG\r\n\x1a\n" or head[12:16] != b"IHDR" or len(head) < 24 or b"eXIf" in head:
+def declared_size(data: bytes) -> tuple[int, int] | None:
+    """Return the two sides of a JPEG or PNG as its header has them, not yet turned; None of anything else."""
+    return _png(data, turned=True) or _jpeg(data, turned=True)
+
+
+def _png(head: bytes, *, turned: bool = False) -> tuple[int, int] | None:
+    """Return the size of a PNG, as :func:`_jpeg` does."""
+    if head[:8] != b"\x89PNG\r\n\x1a\n" or head[12:16] != b"IHDR" or len(head) < 24:
+        return None
+    if not turned and b"eXIf" in head:
         return None
     width, height = struct.unpack(">II", head[16:24])
     return height, width
 
 
-def _jpeg(head: bytes) -> tuple[int, int] | None:
-    """Return the size of a JPEG without EXIF data, which may turn it."""
+def _jpeg(head: bytes, *, turned: bool = False) -> tuple[int, int] | None:
+    """Return the size of a JPEG; None of one with EXIF data, which may turn it, unless that does not matter."""
     if head[:2] != b"\xff\xd8":
         return None
     position = 2
@@ -47,7 +55,7 @@ def _jpeg(head: bytes) -> tuple[int, int] | None:
         if marker == 0xFF:  # padding
             position += 1
             continue
-        if marker == 0xE1 and head[position + 4 : position + 8] == b"Exif":
+        if not turned and marker == 0xE1 and head[position + 4 : position + 8] == b"Exif":
             return None
         if marker in _FRAMES:
             height, width = struct.unpack(">HH", head[position + 5 : position + 9])

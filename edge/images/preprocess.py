@@ -70,7 +70,7 @@ def decode(data: bytes | Path, name: str | None = None) -> Image:
         # Older OpenCV fills the missing part with grey and says nothing.
         raise ImageError(f"{name} is incomplete", remedy="copy the file again, or leave it out")
     try:
-        with _libraries_silent():
+        with libraries_silent():
             bgr = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR) if _HEAD.match(data) else None
     except cv2.error as error:
         if "MAX_IMAGE" in error.err:
@@ -90,7 +90,7 @@ class _Depth:
 
 
 @contextmanager
-def _libraries_silent() -> Iterator[None]:
+def libraries_silent() -> Iterator[None]:
     """Keep away what libjpeg, libpng and OpenCV write to descriptor 2 by themselves, without an image's name.
 
     Python's own stderr must not suffer, so nothing is done where it is descriptor 2; the command line's is not.

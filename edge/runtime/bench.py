@@ -1,18 +1,20 @@
-"""Measure a loaded program: latency and frames per second of the forward pass, and time of preprocessing."""
+"""Measure a loaded program: the forward pass, preprocessing, and frames on their whole way from a source to answers."""
 
 from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 from attrs import frozen
 
-from edge.errors import UsageError, counted
-from edge.images.preprocess import decode
+from edge.errors import ImageError, UsageError, counted
+from edge.images.preprocess import Image, decode
+from edge.images.video import Video
 from edge.runtime.net import Net
 from edge.runtime.protocol import Array
+from edge.runtime.steps import STEPS, Stopwatch, answer_image, overlap
 
 WARM_UP_FRAMES, WARM_UP_SECONDS = 10, 1.0  # of each thread; at least one frame
 PREPROCESS_FRAMES = 50
@@ -79,6 +81,94 @@ def measure_preprocessing(net: Net, data: bytes, *, frames: int = PREPROCESS_FRA
     """
     rgb = decode(data)
     return Preprocessing(_timed(lambda: decode(data), frames), _timed(lambda: net.nv12(rgb), frames))
+
+
+@frozen
+class Pipeline:
+    """Frames on their way from a source to answers."""
+
+    threads: int  #: that work while one more reads and decodes; 0: one thread does all, one step after another.
+    frames: int
+    seconds: float  #: from the first frame's reading to the last answer.
+    fps: float  #: frames / seconds.
+    latency: Latency  #: from the beginning of a frame's decoding to its answer.
+    steps: Mapping[str, Latency]  #: step -> its time; ``wait`` is for the camera's next frame.
+    busy: Mapping[str, float]  #: step -> how many threads it kept busy: its seconds of all frames / seconds.
+
+
+Taken = tuple[Image, dict[str, float]]  # RGB, and the seconds of the steps up to it
+
+
+def repeated(data: bytes) -> Iterator[Taken]:
+    """Yield an image file's frame for ever, decoded each time."""
+    while True:
+        watch = Stopwatch()
+        rgb = decode(data)
+        watch.lap("decode")
+        yield rgb, watch.seconds
+
+
+def filmed(video: Video) -> Iterator[Taken]:
+    """Yield a video's frames; of a file again and again, of a camera as long as it gives some."""
+    while True:
+        for frame in video:
+            wait = {"wait": frame.waited} if video.live else {}
+            yield frame.rgb, {**wait, "decode": frame.decoded}
+        if video.live:
+            return
+
+
+def measure_pipeline(
+    net: Net, source: Iterable[Taken], *, threads: int, frames: int = 200, limit: float = 60.0
+) -> Pipeline:
+    """Answer ``frames`` frames, after a warm-up.
+
+    Args:
+        threads: 0: one step after another, as a simple loop does; else reading and decoding of the next frame goes on
+            while so many threads do the other steps.
+        limit: seconds after which no further frame begins; ``frames`` of the result says how many were done.
+
+    Raises:
+        ImageError: the source ends before a frame was measured.
+        BackendError: the runtime failed.
+    """
+
+    def work(taken: Taken) -> tuple[dict[str, float], float]:
+        rgb, seconds = taken
+        begun = time.perf_counter() - seconds["decode"]
+        watch = Stopwatch()
+        answer_image(net, rgb, watch)
+        return {**seconds, **watch.seconds}, time.perf_counter() - begun
+
+    frame = iter(source)
+    begun = time.perf_counter()
+    for _, taken in zip(range(WARM_UP_FRAMES), frame, strict=False):
+        work(taken)
+        if time.perf_counter() - begun > WARM_UP_SECONDS:
+            break
+    begun = time.perf_counter()
+
+    def counted() -> Iterator[Taken]:
+        for number, taken in zip(range(frames), frame, strict=False):
+            yield taken
+            if number + 1 == frames or time.perf_counter() - begun > limit:
+                return
+
+    done = list(overlap(work, counted(), threads) if threads else map(work, counted()))
+    seconds = time.perf_counter() - begun
+    if not done:
+        raise ImageError("the source ended before a frame was measured", expected="a longer video")
+    order = [step for step in ("wait", *STEPS) if step in done[0][0]]
+    columns = {step: [times[step] for times, _ in done] for step in order}
+    return Pipeline(
+        threads,
+        len(done),
+        seconds,
+        len(done) / seconds,
+        _latency([latency for _, latency in done]),
+        {step: _latency(column) for step, column in columns.items()},
+        {step: sum(column) / seconds for step, column in columns.items()},
+    )
 
 
 class _Run:

@@ -21,6 +21,7 @@ from edge.images.samples import as_sample, program_input
 from edge.runtime.protocol import Array, Backend, Info, Scores, Tensor
 from edge.runtime.scores import probabilities
 from edge.specs import Preprocess
+from edge.specs.detector import Detector
 from edge.specs.schema import Input, ScoreKind
 
 Image = str | Path | NDArray[np.uint8]
@@ -86,8 +87,7 @@ class Net:
             ImageError: no such image, or it can't be read.
             UsageError: the program's preprocessing is not known.
         """
-        if self.preprocess is None:
-            raise _unknown_preprocess()
+        rule = self.known_preprocess
         if [tensor.nv12 for tensor in self.info.inputs] != [True]:
             listed = ", ".join(f"{tensor.name} {'x'.join(map(str, tensor.shape))}" for tensor in self.info.inputs)
             raise UsageError(
@@ -96,7 +96,7 @@ class Net:
                 remedy="net.outputs({name: array, ...})",
             )
         rgb = image if isinstance(image, np.ndarray) else decode(Path(image).expanduser(), str(image))
-        return rgb_to_nv12(np.ascontiguousarray(resize_crop(rgb, self.preprocess)))
+        return rgb_to_nv12(np.ascontiguousarray(resize_crop(rgb, rule)))
 
     def run(self, *inputs: Array) -> list[Scores]:
         """Execute the program once.
@@ -135,17 +135,19 @@ class Net:
         Raises:
             ImageError: it can't be read, or an array is missing, too many or of another shape.
         """
-        known = self.metadata.outputs if self.metadata else ()
-        names = [tensor.name for tensor in known or self.info.outputs]
         taken = self._sample(image) if isinstance(image, Mapping) else [self.nv12(image)]
-        return dict(zip(names, self.run(*taken), strict=True))
+        return dict(zip(self.output_names, self.run(*taken), strict=True))
+
+    @property
+    def output_names(self) -> list[str]:
+        """Names of the outputs in the order of :meth:`run`: the float network's, or the program's own if unknown."""
+        known = self.metadata.outputs if self.metadata else ()
+        return [tensor.name for tensor in known or self.info.outputs]
 
     def _sample(self, arrays: Mapping[str, NDArray[np.generic]]) -> list[Array]:
         """Return what the program takes of arrays, in its own order of inputs."""
         inputs = [Input(tensor.name, tensor.shape, tensor.nv12) for tensor in self.info.inputs]
-        if self.preprocess is None:
-            raise _unknown_preprocess()
-        sample = as_sample(arrays, inputs, self.preprocess)
+        sample = as_sample(arrays, inputs, self.known_preprocess)
         return [program_input(sample[one.name]) for one in inputs]
 
     def scores(self, image: Image) -> Scores:
@@ -164,9 +166,14 @@ class Net:
         class is judged by itself and the probabilities do not add up to 1.
         Labels that are not known are the class index as text. ``image`` is as for :meth:`nv12`.
         """
+        self._scores_at()
+        return self.ranked(self.run(self.nv12(image)), k)
+
+    def ranked(self, outputs: Sequence[Scores], k: int = 5) -> list[tuple[str, float]]:
+        """Return what :meth:`classify` does, of outputs that :meth:`run` gave."""
         if k < 1:
             raise UsageError(f"k = {k}", expected="1 and above")
-        chances = probabilities(self.scores(image), self.score_kind)
+        chances = probabilities(outputs[self._scores_at()].reshape(-1), self.score_kind)
         best = np.argsort(-chances, kind="stable")[:k]
         return [(self.labels[index] if self.labels else str(index), float(chances[index])) for index in best.tolist()]
 
@@ -185,6 +192,37 @@ class Net:
         Raises:
             UsageError: the program is no detector.
         """
+        self._detector()
+        rgb = image if isinstance(image, np.ndarray) else decode(Path(image).expanduser(), str(image))
+        height, width = rgb.shape[:2]
+        outputs = self.run(self.nv12(rgb))
+        return self.boxes(outputs, (height, width), score=score, iou=iou, limit=limit, class_agnostic=class_agnostic)
+
+    def boxes(
+        self,
+        outputs: Sequence[Scores],
+        size: tuple[int, int],
+        *,
+        score: float = 0.25,
+        iou: float = 0.65,
+        limit: int = 300,
+        class_agnostic: bool = False,
+    ) -> Boxes:
+        """Return what :meth:`detect` does, of outputs of :meth:`run`; ``size`` is the image's (height, width)."""
+        detector, rule = self._detector()
+        found = decode_boxes(
+            outputs,
+            self.output_names,
+            detector,
+            size=rule.crop,
+            score=score,
+            iou=iou,
+            limit=limit,
+            class_agnostic=class_agnostic,
+        )
+        return evolve(found, boxes=unletterbox(found.boxes, size, rule))
+
+    def _detector(self) -> tuple[Detector, Preprocess]:
         about = self.metadata
         if about is None or about.detector is None or self.preprocess is None:
             raise UsageError(
@@ -192,20 +230,7 @@ class Net:
                 expected="a program built with --task detect",
                 remedy="net.outputs(image) gives all outputs by name",
             )
-        rgb = image if isinstance(image, np.ndarray) else decode(Path(image).expanduser(), str(image))
-        outputs = self.outputs(rgb)
-        found = decode_boxes(
-            list(outputs.values()),
-            list(outputs),
-            about.detector,
-            size=self.preprocess.crop,
-            score=score,
-            iou=iou,
-            limit=limit,
-            class_agnostic=class_agnostic,
-        )
-        height, width = rgb.shape[:2]
-        return evolve(found, boxes=unletterbox(found.boxes, (height, width), self.preprocess))
+        return about.detector, self.preprocess
 
     def close(self) -> None:
         """Close the backend when the runs in progress have ended; further calls do nothing."""
@@ -241,6 +266,16 @@ class Net:
     def _check_open(self) -> None:
         if self._closed:
             raise BackendError(f"{self.info.model} is closed", remedy="load it again")
+
+    @property
+    def known_preprocess(self) -> Preprocess:
+        """What happens to an image; UsageError where that is not known."""
+        if self.preprocess is None:
+            raise UsageError(
+                "the preprocessing of this program is not known",
+                expected="a build folder or a bundle, which store it, or load(path, preprocess=Preprocess(...))",
+            )
+        return self.preprocess
 
     @property
     def classes(self) -> int:
@@ -289,13 +324,6 @@ class Net:
                 f"{self.preprocess.canvas[0]}x{self.preprocess.canvas[1]}",
                 expected="the same size",
             )
-
-
-def _unknown_preprocess() -> UsageError:
-    return UsageError(
-        "the preprocessing of this program is not known",
-        expected="a build folder or a bundle, which store it, or load(path, preprocess=Preprocess(...))",
-    )
 
 
 def _checked(array: Array, tensor: Tensor) -> Array:

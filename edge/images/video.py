@@ -1,0 +1,157 @@
+"""Frames of a video file, a camera or a stream, through OpenCV: decoded once, and no image file in between."""
+
+from __future__ import annotations
+
+import re
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import cv2
+import numpy as np
+from attrs import frozen
+
+from edge.errors import ImageError
+from edge.images.preprocess import Image, libraries_silent
+
+ENDINGS = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg", ".ts", ".h264", ".h265", ".mjpeg")
+_DEVICE = re.compile(r"/dev/video\d+")
+_STREAM = re.compile(r"(rtsps?|rtmps?|https?|udp|tcp|srt)://\S+")
+_SECONDS = 10.0  # that a camera or a stream may take for a frame
+
+
+@frozen(eq=False)
+class VideoFrame:
+    """A frame, and what it took."""
+
+    number: int  #: from 0; frames that a camera gave in vain are counted.
+    rgb: Image  #: uint8, (height, width, 3).
+    waited: float  #: seconds until the camera had it; 0.0 of a file.
+    decoded: float  #: seconds of decoding, colours in RGB order included.
+
+
+def is_video(source: str) -> bool:
+    """Return whether a word names a video file, a camera or a stream, judged by the name alone."""
+    return is_live(source) or source.lower().endswith(ENDINGS)
+
+
+def is_live(source: str) -> bool:
+    """Return whether frames come at their own pace, so that one that nobody takes is lost."""
+    return bool(_DEVICE.fullmatch(source) or _STREAM.fullmatch(source))
+
+
+class Video:
+    """An open video; iterate over its frames, then close it.
+
+    A camera or a stream gives the newest frame: those that come while nobody asks are dropped, so that an answer is
+    never about what was long ago. A file gives every frame, from the beginning each time.
+
+    Raises:
+        ImageError: it can't be opened, or has no frame.
+    """
+
+    def __init__(self, source: str) -> None:
+        self.source, self.live = source, is_live(source)
+        self._capture = _opened(source)
+        self._closed = False
+        self._fresh = threading.Condition()
+        self._newest: VideoFrame | None = None
+        self._thread: threading.Thread | None = None
+        self._number = 0
+        self._first = self._read()
+        if self._first is None:
+            self._capture.release()
+            raise ImageError(f"{source} gives no frame", expected="a video that OpenCV can read")
+        height, width = self._first.rgb.shape[:2]
+        rate = self._capture.get(cv2.CAP_PROP_FPS)
+        shown = f", {rate:.3g} FPS" if 0 < rate < 1000 else ""
+        name = Path(source).name if not self.live else _without_password(source)
+        self.description = f"{name}, {width}x{height}{shown}"
+
+    def __iter__(self) -> Iterator[VideoFrame]:
+        first, self._first = self._first, None
+        if first is not None:
+            yield first
+        elif not self.live:
+            self._capture.release()
+            self._capture, self._number = _opened(self.source), 0
+        if self.live and self._thread is None:
+            self._thread = threading.Thread(target=self._follow, daemon=True)
+            self._thread.start()
+        while (frame := self._next()) is not None:
+            yield frame
+
+    def close(self) -> None:
+        """Free the camera; further calls do nothing."""
+        self._closed = True
+        if self._thread is not None:
+            self._thread.join(_SECONDS)
+        self._capture.release()
+
+    def __enter__(self) -> Video:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _next(self) -> VideoFrame | None:
+        if not self.live:
+            return self._read()
+        with self._fresh:
+            there = self._fresh.wait_for(lambda: self._newest is not None or self._closed, _SECONDS)
+            frame, self._newest = self._newest, None
+        if not there:
+            raise ImageError(f"{_without_password(self.source)} has given no frame for {_SECONDS:.0f} s")
+        return frame
+
+    def _follow(self) -> None:
+        """Read on so that nothing piles up in the camera's queue, and keep the newest frame."""
+        while not self._closed:
+            frame = self._read()
+            with self._fresh:
+                self._newest, self._closed = frame, self._closed or frame is None
+                self._fresh.notify()
+
+    def _read(self) -> VideoFrame | None:
+        begun = time.perf_counter()
+        if not self._capture.grab():
+            return None
+        # A camera's grab waits for the sensor; a file's decodes.
+        waited = time.perf_counter() - begun if self.live else 0.0
+        done, bgr = self._capture.retrieve()
+        if not done:
+            return None
+        rgb = np.asarray(cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB, dst=bgr), np.uint8)
+        number, self._number = self._number, self._number + 1
+        return VideoFrame(number, rgb, waited, time.perf_counter() - begun - waited)
+
+
+def _opened(source: str) -> cv2.VideoCapture:
+    device = _DEVICE.fullmatch(source)
+    path = Path(source).expanduser()
+    if not _STREAM.fullmatch(source) and not path.exists():
+        raise ImageError(
+            f"{source} does not exist", remedy="ls /dev/video*" if device else "check the path and its permissions"
+        )
+    milliseconds = int(_SECONDS * 1000)
+    limits = [cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, milliseconds, cv2.CAP_PROP_READ_TIMEOUT_MSEC, milliseconds]
+    with libraries_silent():
+        if device:
+            capture = cv2.VideoCapture(source, cv2.CAP_V4L2)
+            capture.set(cv2.CAP_PROP_BUFFERSIZE, 1)
+        elif _STREAM.fullmatch(source):
+            capture = cv2.VideoCapture(source, cv2.CAP_FFMPEG, limits)
+        else:
+            capture = cv2.VideoCapture(str(path))
+    if not capture.isOpened():
+        raise ImageError(
+            f"{_without_password(source)} can't be opened by OpenCV",
+            expected="a video file, a camera such as /dev/video0, or a stream such as rtsp://HOST/PATH",
+            remedy=f"ls -l {source}   and: is another program using it?" if device else None,
+        )
+    return capture
+
+
+def _without_password(source: str) -> str:
+    return re.sub(r"//[^/@]*@", "//", source)
