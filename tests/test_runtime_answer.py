@@ -51,7 +51,7 @@ def test_other_finite_values_in_the_memory_of_a_first_run_that_failed_are_refuse
         BackendError, match=rf"^{library} \(.*\) answers the test image of net wrongly: 4 of 4"
     ) as wrong:
         load(build, library)
-    assert wrong.value.expected == "the stored answer, bit for bit"
+    assert wrong.value.expected == "the stored answer, to the last bits of float32"
     assert "edge board run" in str(wrong.value.remedy)
 
 
@@ -61,8 +61,8 @@ def list_again(build: Path) -> None:
     write_metadata(build / FILE, attrs.evolve(metadata, files=files))
 
 
-@pytest.mark.parametrize("change", [1e-6, np.nan])
-def test_one_bit_is_told_and_auto_takes_the_next_backend(
+@pytest.mark.parametrize("change", [1e-3, np.nan])
+def test_one_value_is_told_and_auto_takes_the_next_backend(
     tmp_path: Path, change: float, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     build = board_build(tmp_path / "net")
@@ -80,7 +80,7 @@ def test_a_board_that_is_right_all_the_same_can_be_used(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     build = board_build(tmp_path / "net")
-    store_answer(build, change=1e-6)
+    store_answer(build, change=1e-3)
     plug_in(monkeypatch, ["hbm_runtime"], EDGE_ANY_ANSWER="1")
     with load(build, "hbm_runtime") as net:
         assert net.backend == "hbm_runtime"

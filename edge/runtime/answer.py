@@ -21,6 +21,7 @@ from edge.runtime.program import Program
 from edge.runtime.protocol import Array, Backend, Info, Scores
 
 ANY_ANSWER = "EDGE_ANY_ANSWER"  # for a board whose own arithmetic differs though it is right
+LAST_BITS = 1e-6  # of the largest value: as far as float32 arithmetic may be off where only integers are scaled
 STEP = 1 / 127  # of the largest value: as far as an output may be off where it depends on the processor's exponential
 _SPARE = 1 << 20  # bytes of a file beside its arrays
 _log = logging.getLogger("edge.runtime")
@@ -60,7 +61,7 @@ class Answer:
         for place, (ours, wanted) in enumerate(zip(outputs, self.outputs, strict=True)):
             here, there = ours.reshape(-1).astype(np.float64), wanted.reshape(-1).astype(np.float64)
             apart = np.abs(here - there)
-            limit = 0.0 if self.exact else STEP * np.abs(there).max(initial=0)
+            limit = (LAST_BITS if self.exact else STEP) * np.abs(there[np.isfinite(there)]).max(initial=0)
             wrong = int(np.sum(~(apart <= limit)))  # nan is not
             if wrong:
                 return f"{wrong} of {apart.size} values of output {place} differ, by up to {apart.max():.3g}"
@@ -137,7 +138,7 @@ def require_answer(backends: Sequence[Backend], program: Program) -> Answer | No
             continue
         raise BackendError(
             seen,
-            expected=f"the {known.source}{', bit for bit' if known.exact else ''}",
+            expected=f"the {known.source}{', to the last bits of float32' if known.exact else ''}",
             remedy="restart the board and load it again; if it stays, edge board run HOST MODEL IMAGE on the PC asks "
             f"the vendor's own tool, and {ANY_ANSWER}=1 runs it as it is",
         )
