@@ -97,6 +97,18 @@ def test_an_answer_that_ctrl_c_left_is_not_the_next_ones(build: Path, monkeypatc
         np.testing.assert_array_equal(net.run(nv12(1))[0], wanted)
 
 
+def test_a_runtime_that_hangs_is_ended(build: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    plug_in(monkeypatch, workers=True)
+    with load(build, "hbm_runtime") as net:
+        (worker,) = net._backends
+        monkeypatch.setattr("edge.runtime.worker.HANGS", 0.3)
+        os.kill(worker._process.pid, signal.SIGSTOP)
+        with pytest.raises(BackendError, match=r"no answer within 0\.3 s; its process was ended"):
+            net.run(nv12())
+        with pytest.raises(BackendError, match="SIGKILL"):
+            net.run(nv12())
+
+
 def test_a_process_that_can_not_be_started_is_an_error(build: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     plug_in(monkeypatch, workers=True)
     monkeypatch.setattr(sys, "executable", "/no/python3")

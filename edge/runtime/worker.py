@@ -29,6 +29,7 @@ _START = (
     "import sys; sys.path[:] = sys.argv[3:]; from edge.runtime.worker import serve; serve(*map(int, sys.argv[1:3]))"
 )
 _SECONDS = 5.0  # that a worker has to free its memory
+HANGS = 60.0  # seconds without an answer: a run takes milliseconds, loading a large program some seconds
 _LOGGER = "edge.runtime"
 
 
@@ -96,9 +97,9 @@ class Worker:
 
     def _answer(self) -> Any:
         try:
-            number, answer = self._pipe.recv()
+            number, answer = self._received()
             while number != self._asked:  # of a run that Ctrl-C left
-                number, answer = self._pipe.recv()
+                number, answer = self._received()
         except (EOFError, OSError):
             code = self._process.wait()
             how = signal.Signals(-code).name if code < 0 else f"exit code {code}"
@@ -110,6 +111,16 @@ class Worker:
         if isinstance(answer, EdgeError):
             raise answer
         return answer
+
+    def _received(self) -> Any:
+        if not self._pipe.poll(HANGS):
+            self._process.kill()
+            raise BackendError(
+                f"{self._name} gave no answer within {HANGS:g} s; its process was ended",
+                expected="an answer within milliseconds",
+                remedy="load the program again; if it hangs again, restart the board",
+            )
+        return self._pipe.recv()
 
 
 def serve(pipe: int, memory: int) -> None:
