@@ -1,6 +1,7 @@
-"""A detector cut behind its head against the same file compiled whole, as the vendor's tool takes it.
+r"""A detector cut behind its head against the same file compiled whole, as the vendor's tool takes it.
 
-    python benchmarks/detect.py yolox_nano.onnx --images coco_val/ --calib coco_train/ --recipe int8 --recipe int8_split
+    python benchmarks/detect.py yolox_nano.onnx --images coco_val/ --calib coco_train/ \
+        --recipe int8 --recipe int8_split_thresholds
 
 The whole file is the task ``raw``, with the same preprocessing and calibration. Latency is the compiler's own static
 figure; what runs on the CPU is not in it. AP is of float and of the program on the same images. Fails if the cut
