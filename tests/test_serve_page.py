@@ -14,11 +14,10 @@ from tests.conftest import Run, wait_for
 from tests.fabricated import make_build, save_photo
 from tests.serving import serving
 from tests.test_detector_build import build, save_image
-from tests.test_report_browser import DESK, PHONE, browser
+from tests.test_report_browser import DESK, PHONE
 
 pytest.importorskip("playwright.sync_api", reason="the package playwright is not installed")
 
-__all__ = ["browser"]
 STEPS = ["wait for a free thread", "decode", "resize, crop", "NV12", "run", "post"]
 
 
