@@ -51,9 +51,9 @@ BROWSER = (
 )
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
-    """Chromium, one for the whole run: Playwright can be started once in a process."""
+    """Chromium, closed before the next module: while Playwright is open the thread can run no other event loop."""
     playwright = pytest.importorskip("playwright.sync_api", reason="the package playwright is not installed")
     names = ("chromium", "chromium-browser", "google-chrome")
     path = next((found for name in names if (found := shutil.which(name))), None)
