@@ -204,8 +204,8 @@ def replace_symlink(link: Path, target: Path, *, seen_from: Path) -> None:
 
 
 @contextmanager
-def disk_errors(root: Path) -> Iterator[None]:
-    """Turn a full disk or a read-only folder into a clear error.
+def disk_errors(root: Path, elsewhere: str = "--build-dir") -> Iterator[None]:
+    """Turn a full disk or a read-only folder into a clear error; ``elsewhere`` is what names another.
 
     Raises:
         WorkspaceError: instead of the OSError.
@@ -217,11 +217,11 @@ def disk_errors(root: Path) -> Iterator[None]:
             free = _free_bytes(root)
             raise WorkspaceError(
                 f"the disk that holds {root} is full ({free / 1e6:.0f} MB free)",
-                remedy="free some space, or choose another disk with --build-dir; finished stages are kept",
+                remedy=f"free some space, or choose another disk with {elsewhere}; finished stages are kept",
             ) from error
         if error.errno in UNWRITABLE and _inside(error.filename, root):
             raise WorkspaceError(
-                f"{root} can't be written: {error.strerror}", remedy="choose another folder with --build-dir"
+                f"{root} can't be written: {error.strerror}", remedy=f"choose another folder with {elsewhere}"
             ) from error
         raise
 

@@ -97,6 +97,10 @@ def test_what_cannot_be_served_is_told(edge: Run, tmp_path: Path, monkeypatch: p
     make_build(tmp_path / "other" / "one")
     code, _, err = edge("serve", "one", "other/one", *FREE)
     assert (code, "two models are called one" in err) == (2, True)
+    code, _, err = edge("serve", "one", "one", *FREE)
+    assert (code, "one is given twice" in err) == (2, True)
+    code, _, err = edge("serve", "one", "--http-port", "9000", "--grpc-port", "9000")
+    assert (code, "port 9000 for both protocols" in err) == (2, True)
     code, _, err = edge("serve", "none", *FREE)
     assert (code, "none" in err) == (2, True)
     with socket.create_server(("127.0.0.1", 0)) as taken:

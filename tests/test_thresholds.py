@@ -46,6 +46,15 @@ def searched(net: FakeQuant, kept_back: Callable[[Outputs], Damage] = of_values)
     return search(net, first, others, measures, Silent())
 
 
+def learned(folder: Path) -> ThresholdsResult:
+    (folder / "out").mkdir()
+    return learn_thresholds(
+        cast(Any, None), folder / "net.onnx", cast(Any, None),
+        spec=ModelSpec("n", Sources(onnx="net.onnx"), task="raw"), precision=Precision("r", thresholds=Thresholds(images=6)), outputs=(), detector=None, scores=None,
+        calibration={}, cal_data_dir="", working_dir="", prefix="n", name="n", key="", timeout=1, out=folder / "out",
+    )  # fmt: skip
+
+
 def clipped_net(threshold: float) -> onnx.ModelProto:
     """x, rounded with a threshold → Conv: the last of three channels is wide and does not count."""
     weight = np.zeros((3, 3, 1, 1), np.float32)
@@ -185,6 +194,22 @@ def test_a_recipe_without_the_key_is_refused(edge: Run, tmp_path: Path, fake_com
     assert "int8_thresholds" in err
 
 
+def test_a_network_that_the_compiler_writes_another_way_is_refused_before_the_search(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def calibrated(*_: object, out: Path, **__: object) -> tuple[Path, str]:
+        onnx.save(clipped_net(128.0), out / "n_calibrated_model.onnx")
+        return out / "n_calibrated_model.onnx", "max"
+
+    monkeypatch.setattr(stage, "_calibrated", calibrated)
+    monkeypatch.setattr(stage, "load_frames", None)
+    other = model([helper.make_node("Relu", ["x"], ["y"], "only")])
+    onnx.save(other, tmp_path / "net.onnx")
+    with pytest.raises(ModelFileError, match="1 tensor of its own making, such as n"):
+        learned(tmp_path)
+    assert list((tmp_path / "out").iterdir()) == []
+
+
 @pytest.mark.compiler
 def test_the_real_compiler_takes_them_and_answers_are_closer(toolchain: Toolchain, tmp_path: Path) -> None:
     onnx.save(place("Swish").model(), tmp_path / "net.onnx")
@@ -236,23 +261,12 @@ def test_a_compiler_that_takes_other_thresholds_is_found_out(
     plain.graph.node.remove(quantizer)
     plain.graph.node[-1].input[0] = quantizer.input[0]
     onnx.save(plain, tmp_path / "net.onnx")
-    spec = ModelSpec("n", Sources(onnx="net.onnx"), task="raw")
     monkeypatch.setattr(stage, "load_frames", lambda *_: (frames(12), ()))
-    (tmp_path / "out").mkdir()
-
-    def run() -> ThresholdsResult:
-        return learn_thresholds(
-            cast(Any, None), tmp_path / "net.onnx", cast(Any, None), spec=spec,
-            precision=Precision("r", thresholds=Thresholds(images=6)), outputs=(), detector=None, scores=None,
-            calibration={}, cal_data_dir="", working_dir="", prefix="n", name="n", key="", timeout=1,
-            out=tmp_path / "out",
-        )  # fmt: skip
-
     if taken < 1:
         with pytest.raises(CompileError, match="did not take the thresholds"):
-            run()
+            learned(tmp_path)
         return
-    made = run()
+    made = learned(tmp_path)
     assert made.after == made.before
     assert (made.images, made.kept_back, made.tensors, made.changed) == (6, 6, 1, 1)
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["n.onnx"]

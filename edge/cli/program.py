@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 F = TypeVar("F", bound=Callable[..., Any])
 STRETCH = "stretch"
 
+CHANGEABLE = "assumed; --resize and --interpolation change it"  # of a note on images; edge serve has no such options
+
 
 def program_argument(function: F) -> F:
     """Add MODEL and ``--build-dir``."""
@@ -244,7 +246,7 @@ def _complete(net: Net, path: Path, resize: str | None, interpolation: str | Non
             raise UsageError(f"--resize {resize!r}", expected=f"a whole number of pixels, or {STRETCH}")
         shorter = int(resize)
     net.preprocess = Preprocess(crop=size, resize=shorter, interpolation=cast("Any", interpolation or "bilinear"))
-    source = "as given" if resize and interpolation else "assumed; --resize and --interpolation change it"
+    source = "as given" if resize and interpolation else CHANGEABLE
     return f"{path.name} comes without metadata.json; images: {describe_preprocess(net.preprocess)} ({source})"
 
 

@@ -12,7 +12,7 @@ import click
 
 from edge.cli.display import examples
 from edge.cli.options import FROM_0, Number, build_dir_option, complete_models, debug_option, option
-from edge.cli.program import backend_line, backend_option, find_program, open_program
+from edge.cli.program import CHANGEABLE, backend_line, backend_option, find_program, open_program
 from edge.cli.verb import Verb
 from edge.errors import BackendMissing, UsageError
 
@@ -25,6 +25,7 @@ EXAMPLES = (
 )
 PACKAGES = "grpcio httptools prometheus-client protobuf starlette uvicorn uvloop"  # the extra "serve"
 PORT = click.IntRange(0, 65535)
+SLOW = ("hbdk_sim", "quantized")  # simulators that give what the portable model gives, in seconds an image
 
 
 @click.command("serve", cls=Verb, epilog=examples(EXAMPLES))
@@ -58,6 +59,7 @@ def serve_command(
     try:
         import uvloop
 
+        from edge.runtime.program import locate
         from edge.serve.model import Model, Models
         from edge.serve.queue import Queue
         from edge.serve.server import Server
@@ -67,21 +69,27 @@ def serve_command(
     paths = {name: find_program(name, build_dir) for name in models}
     names = [_name(path) for path in paths.values()]
     twice = [name for name, count in Counter(names).items() if count > 1]
-    if twice or len(paths) < len(models):
-        raise UsageError(
-            f"two models are called {(twice or models)[0]}", expected="different names", remedy="rename a folder"
-        )
+    if len(paths) < len(models):
+        again = next(name for name, count in Counter(models).items() if count > 1)
+        raise UsageError(f"{again} is given twice", expected="each model once")
+    if twice:
+        raise UsageError(f"two models are called {twice[0]}", expected="different names", remedy="rename a folder")
+    if http_port == grpc_port != 0:
+        raise UsageError(f"port {http_port} for both protocols", expected="a port for each", remedy="--grpc-port N")
     with ExitStack() as stack:
         served = []
         for name, path in zip(names, paths.values(), strict=True):
             net, note = open_program(path, backend, threads=at_once, resize=None, interpolation=None)
+            if backend == "auto" and net.backend in SLOW and "portable" in locate(path).files:
+                net.close()
+                net, note = open_program(path, "portable", threads=at_once, resize=None, interpolation=None)
             stack.enter_context(net)
             waiting = Queue(at_once, queue, patience)
             stack.callback(waiting.close)
             served.append(Model(name, net, waiting))
             click.echo(f"{name}  {backend_line(net)}")
             if note:
-                click.echo(f"note  {note}")
+                click.echo(f"note  {note.replace(CHANGEABLE, 'assumed')}")
 
         def started(addresses: Addresses) -> None:
             click.echo(f"HTTP  {addresses.http}   for clients, and a page for your browser")

@@ -84,7 +84,7 @@ def bundle(source: Path, out: Path | None = None, *, cpp: bool = False, wheels: 
         raise UsageError(f"the bundle would be written over {folder}", expected="another --out")
     contents = _contents(program, cpp=cpp, wheels=wheels and "bin" in program.files)
     archive = out.name.endswith(ARCHIVES)
-    with disk_errors(out.parent):
+    with disk_errors(out.parent, "--out"):
         out.parent.mkdir(parents=True, exist_ok=True)
         (_write_archive if archive else _write_folder)(out, contents)
     files = tuple(_entry(name, data) for name, data in contents.items() if name != MARKER)

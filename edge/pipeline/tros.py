@@ -67,7 +67,9 @@ def obstacle(metadata: Metadata) -> str:
     Its parser of classes reads ``shape[1] * shape[2] * shape[3]`` contiguous floats of the first output; those of boxes
     read maps in the layout NHWC, and edge's are NCHW.
     """
-    if "bin" not in metadata.files or metadata.inputs or metadata.task == "raw":
+    if "bin" not in metadata.files:
+        return "it runs programs of the BPU, and this build has no .bin"
+    if metadata.inputs or metadata.task == "raw":
         return "it runs programs of one image that give classes or boxes"
     if metadata.detector is not None:
         return "its parsers of boxes read maps of 1 x height x width x channels, this program's channels come first"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import os
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -91,9 +92,13 @@ def _fetched(lock: str, python: str) -> dict[str, bytes]:
     folder = cache_dir() / "board_wheels" / f"{hashlib.sha256(lock.encode()).hexdigest()[:12]}-{python}"
     if not folder.is_dir():
         partial = folder.with_name(f"{folder.name}.{os.getpid()}.partial")
-        with disk_errors(cache_dir()):
+        with disk_errors(cache_dir(), "EDGE_CACHE"):
             partial.mkdir(parents=True, exist_ok=True)
-        _download(partial, python)
+        try:
+            _download(partial, python)
+        except BaseException:
+            shutil.rmtree(partial, ignore_errors=True)
+            raise
         partial.replace(folder)
     return {path.name: path.read_bytes() for path in folder.glob("*.whl")}
 

@@ -129,6 +129,13 @@ def learn_thresholds(
             precision=evolve(precision, thresholds=None), onnx=model, files=calibration, key=key, out=work
         )
         net = FakeQuant(calibrated, outputs=[output.name for output in outputs])
+    network = load_onnx(model)
+
+    def with_thresholds(thresholds: Thresholds) -> onnx.ModelProto:
+        steps = told(net.quantizers, thresholds, preprocess_outputs(net), image_input(network)[0])
+        return with_steps(network, steps)
+
+    with_thresholds(compilers(net))  # refused before the search, not after it
     size = spec.preprocess.crop
     damage = of_boxes(detector, net.graph.outputs, size) if detector else of_scores(scores) if scores else of_values
     frames, _ = load_frames(images, spec.preprocess, reporter)
@@ -137,9 +144,8 @@ def learn_thresholds(
     unrounded = net.bits(FLOAT)
     measures = {frame.name: damage(net.run(frame.yuv444, unrounded)) for frame in (*chosen, *kept_back)}
     found = search(net, chosen, kept_back, measures, reporter)
-    network, path = load_onnx(model), out / f"{name}.onnx"
-    steps = told(net.quantizers, found.thresholds, preprocess_outputs(net), image_input(network)[0])
-    onnx.save(with_steps(network, steps), path)
+    path = out / f"{name}.onnx"
+    onnx.save(with_thresholds(found.thresholds), path)
     with _folder(out / "work") as work:
         again, _ = compiled(precision=precision, onnx=path, files={}, key=f"{key} told", out=work)
         after = damages(FakeQuant(again, outputs=net.graph.outputs), kept_back, measures).mean()
@@ -175,8 +181,7 @@ def search(
 
     Tensors that the compiler moves without rounding again keep equal thresholds.
     """
-    own = {i: item.thresholds for i, item in enumerate(net.quantizers) if not item.weight}
-    groups = joined(net)
+    own, groups = compilers(net), joined(net)
     thresholds, best = dict(own), float(damages(net, frames, measures, own).mean())
     for place, group in enumerate(groups):
         reporter.update(f"threshold {place + 1} of {len(groups)}", place / len(groups))
@@ -192,6 +197,11 @@ def search(
                 break
     before, after = (float(damages(net, kept_back, measures, some).mean()) for some in (own, thresholds))
     return Outcome(thresholds, before, after) if after < before else Outcome(dict(own), before, before)
+
+
+def compilers(net: FakeQuant) -> Thresholds:
+    """Return the thresholds of activations that the compiler chose."""
+    return {i: item.thresholds for i, item in enumerate(net.quantizers) if not item.weight}
 
 
 def damages(

@@ -317,7 +317,7 @@ def _structured(data: dict[str, Any], path: Path, kind: type[T]) -> T:
         raise SpecError(
             f"{path} breaks the schema: {problems}",
             expected="; ".join(forms) or None,
-            remedy="compare with a file in edge/zoo or mapper_yaml/precision",
+            remedy=f"compare with a file in {'mapper_yaml/precision' if kind is Precision else 'edge/zoo'}",
         ) from None
 
 
