@@ -50,7 +50,8 @@ def learned(folder: Path) -> ThresholdsResult:
     (folder / "out").mkdir()
     return learn_thresholds(
         cast(Any, None), folder / "net.onnx", cast(Any, None),
-        spec=ModelSpec("n", Sources(onnx="net.onnx"), task="raw"), precision=Precision("r", thresholds=Thresholds(images=6)), outputs=(), detector=None, scores=None,
+        spec=ModelSpec("n", Sources(onnx="net.onnx"), task="raw"),
+        precision=Precision("r", thresholds=Thresholds(images=6)), outputs=(), detector=None, scores=None,
         calibration={}, cal_data_dir="", working_dir="", prefix="n", name="n", key="", timeout=1, out=folder / "out",
     )  # fmt: skip
 
