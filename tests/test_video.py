@@ -83,6 +83,18 @@ class Camera:
         self.released = True
 
 
+def test_a_file_that_breaks_off_is_an_error_after_its_frames(edge: Run, clip: Path) -> None:
+    data = bytearray(save_video(clip, frames=60).read_bytes())
+    middle = len(data) // 3
+    data[middle : 2 * middle] = np.random.default_rng(0).bytes(middle)
+    clip.write_bytes(data)
+    code, out, err = edge("run", "ConvNeXt_atto", str(clip), *PORTABLE)
+    assert code != 0
+    assert "clip.avi breaks off: " in err
+    assert " of 60 frames can be read" in err
+    assert out  # what was read was answered
+
+
 def test_a_camera_gives_its_newest_frame(monkeypatch: pytest.MonkeyPatch) -> None:
     camera = Camera()
     monkeypatch.setattr(video, "_opened", lambda _: camera)

@@ -48,7 +48,7 @@ class Video:
     never about what was long ago. A file gives every frame, from the beginning each time.
 
     Raises:
-        ImageError: it can't be opened, or has no frame.
+        ImageError: it can't be opened, or has no frame; while iterating, a file that breaks off.
     """
 
     def __init__(self, source: str) -> None:
@@ -81,6 +81,13 @@ class Video:
             self._thread.start()
         while (frame := self._next()) is not None:
             yield frame
+        promised = 0 if self.live else int(self._capture.get(cv2.CAP_PROP_FRAME_COUNT))
+        # Some formats are off by a frame or two.
+        if promised - self._number > max(2, promised // 50):
+            raise ImageError(
+                f"{self.source} breaks off: {self._number} of {promised} frames can be read",
+                remedy="copy or record it again; the answers so far are of the frames before",
+            )
 
     def close(self) -> None:
         """Free the camera; further calls do nothing."""
