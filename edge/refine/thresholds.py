@@ -44,6 +44,8 @@ MOVES = frozenset({
     "Concat", "DepthToSpace", "Flatten", "Identity", "MaxPool", "Pad", "Reshape", "Resize", "Slice", "SpaceToDepth",
     "Split", "Squeeze", "Transpose", "Unsqueeze",
 })  # fmt: skip
+# Gives its input's steps on; told other ones, the compiler adds an operator that rounds again.
+POOL = "GlobalAveragePool"
 PREPROCESS = "HzPreprocess"  # the compiler's node in front of the network
 TOP = {8: 127, 16: 32767}  # integer that the threshold stands for
 FACTORS = (0.75, 1 / 0.75)  # by which a threshold is made smaller, or larger, once or several times
@@ -132,7 +134,9 @@ def learn_thresholds(
     network = load_onnx(model)
 
     def with_thresholds(thresholds: Thresholds) -> onnx.ModelProto:
-        steps = told(net.quantizers, thresholds, preprocess_outputs(net), image_input(network)[0])
+        pooled = outputs_of(net, POOL)
+        left = {i: value for i, value in thresholds.items() if net.quantizers[i].tensor not in pooled}
+        steps = told(net.quantizers, left, outputs_of(net, PREPROCESS), image_input(network)[0])
         return with_steps(network, steps)
 
     with_thresholds(compilers(net))  # refused before the search, not after it
@@ -217,8 +221,12 @@ def joined(net: FakeQuant) -> list[list[int]]:
 
     These are inputs and outputs of operators that move values, where they are equal already.
     """
-    items = net.quantizers
-    chosen = [i for i, item in enumerate(items) if not item.weight and item.producer and item.thresholds.size == 1]
+    items, pooled = net.quantizers, outputs_of(net, POOL)
+    chosen = [
+        i
+        for i, item in enumerate(items)
+        if not item.weight and item.producer and item.thresholds.size == 1 and item.tensor not in pooled
+    ]
     leader = {i: i for i in chosen}
     for node in net.graph.nodes:
         if node.op_type not in MOVES:
@@ -234,9 +242,9 @@ def joined(net: FakeQuant) -> list[list[int]]:
     return list(groups.values())
 
 
-def preprocess_outputs(net: FakeQuant) -> frozenset[str]:
-    """Return the tensors that the compiler's own node in front of the network computes."""
-    return frozenset(name for node in net.graph.nodes if node.op_type == PREPROCESS for name in node.output)
+def outputs_of(net: FakeQuant, operator: str) -> frozenset[str]:
+    """Return the tensors that nodes of an operator compute."""
+    return frozenset(name for node in net.graph.nodes if node.op_type == operator for name in node.output)
 
 
 def told(
