@@ -214,7 +214,11 @@ BOMB = b"\x89PNG\r\n\x1a\n" + struct.pack(">I4sII", 13, b"IHDR", 60_000, 60_000)
         (described(data=[256] * NV12), {}, "not what it says"),
         (described(data=[[0, 1], [2]]), {}, "not what it says"),
         (described(data={"a": 1}), {}, "expected: a list"),
-        (described(datatype="FP32"), {}, "expected: a numpy array of uint8"),
+        (
+            described(datatype="FP32"),
+            {},
+            "expected: a JPEG or PNG as BYTES [1], RGB as UINT8 [height, width, 3], or NV12",
+        ),
         (described(datatype="BYTES", shape=[7]), {}, "expected: 7 of BYTES"),
         (described(datatype="BYTES", shape=[2], data=["", ""]), {}, "2 images"),
         (described(datatype="BYTES", shape=[1], data=["aGVsbG8="]), {}, "no JPEG or PNG"),

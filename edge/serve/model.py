@@ -169,8 +169,14 @@ def _taken(net: Net, tensor: Tensor, port: Port, watch: Stopwatch) -> tuple[Arra
         rgb = value.astype(np.uint8, copy=False)[0] if value.ndim == 4 else value.astype(np.uint8, copy=False)
         if value.ndim == 4 and len(value) != 1:
             raise ServeError("invalid", f"{len(value)} images in input {tensor.name!r}", expected="one a request")
-    else:
+    elif value.dtype == np.uint8 and value.size == port.elements:
         return value, net.preprocess.crop if net.preprocess else None
+    else:
+        raise ServeError(
+            "invalid",
+            f"input {tensor.name!r} is {value.dtype} {list(value.shape)}",
+            expected=f"a JPEG or PNG as BYTES [1], RGB as UINT8 [height, width, 3], or NV12 as UINT8 {_shape(port)}",
+        )
     return program_input(net, rgb, watch), (rgb.shape[0], rgb.shape[1])
 
 
