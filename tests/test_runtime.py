@@ -308,6 +308,13 @@ def test_onnxruntime_is_not_there(portable: Path, monkeypatch: pytest.MonkeyPatc
     assert error.value.remedy == "pip install onnxruntime"
 
 
+def test_a_program_that_is_none_is_to_be_copied_again(tmp_path: Path) -> None:
+    (tmp_path / "x_portable_int8.onnx").write_bytes(b"garbage")
+    with pytest.raises(BackendMissing) as error:
+        load(tmp_path / "x_portable_int8.onnx")
+    assert error.value.remedy == "copy the file again, or build it again"
+
+
 @pytest.mark.parametrize("exact", [True, False])
 def test_info_says_whether_the_integers_are_the_boards(tmp_path: Path, exact: bool) -> None:
     with load(make_build(tmp_path / "net", exact=exact), backend="portable") as net:

@@ -98,9 +98,11 @@ def _first_that_works(program: Program, threads: int, passed_over: list[PassedOv
     reasons = "; ".join(f"{entry.backend}: {entry.why}" for entry in passed_over)
     raise BackendMissing(
         f"nothing on this machine can run {program.name}: {reasons}",
-        remedy="pip install onnxruntime"
-        if "portable" in program.files
-        else "use the whole build folder or a bundle, or edge toolchain install",
+        remedy="use the whole build folder or a bundle, or edge toolchain install"
+        if "portable" not in program.files
+        else "copy the file again, or build it again"
+        if importlib.util.find_spec("onnxruntime")
+        else "pip install onnxruntime",
     )
 
 
