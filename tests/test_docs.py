@@ -125,9 +125,12 @@ def run(script: str, clone: Path, *, code: int = 0) -> list[str]:
     if not REGENERATE:
         # The pages show a machine with no network but a package index; pip has done its part by now.
         subprocess.run(["bash", "scripts/setup.sh", "build"], cwd=clone, env=env, check=True)
-        env |= dict.fromkeys(("HTTPS_PROXY", "https_proxy"), NO_NETWORK) | dict.fromkeys(PAST_THE_PROXY, "")
         # Nor has it downloaded weights before, as the user of this machine may have.
         env |= {"EDGE_CACHE": str(compiler_only(clone.parent / "cache")), "HF_HOME": str(clone.parent / "hf")}
+        if not (clone.parent / "cache" / "board_wheels").exists():
+            fetch = "from edge.pipeline.wheels import wheels_zip; wheels_zip()"
+            subprocess.run([clone / ".venv" / "bin" / "python", "-c", fetch], cwd=clone, env=env, check=True)
+        env |= dict.fromkeys(("HTTPS_PROXY", "https_proxy"), NO_NETWORK) | dict.fromkeys(PAST_THE_PROXY, "")
     if not script.startswith("scripts/"):  # those are for a shell in which nothing is activated yet
         env["PATH"] = f"{clone}/.venv/bin{os.pathsep}{env['PATH']}"
     done = subprocess.run(
