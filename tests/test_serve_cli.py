@@ -19,9 +19,11 @@ from pathlib import Path
 import psutil
 import pytest
 
-from edge.cli.serve import PACKAGES
+from edge.cli.serve import PACKAGES, _quickest
+from edge.runtime.program import locate
 from tests.conftest import Run
 from tests.fabricated import NAMES, make_build, save_photo
+from tests.fake_board import board_build
 
 GUIDE = Path(__file__).resolve().parent.parent / "docs" / "guides" / "serve.md"
 FREE = ("--http-port", "0", "--grpc-port", "0", "--backend", "portable")
@@ -118,6 +120,16 @@ def test_what_cannot_be_served_is_told(edge: Run, tmp_path: Path, monkeypatch: p
     needed = [line for line in requires("edge") or [] if "extra == 'serve'" in line.replace('"', "'")]
     assert sorted(re.match(r"[\w-]+", line)[0] for line in needed) == PACKAGES.split()
     assert f"pip install {PACKAGES}" in GUIDE.read_text()
+
+
+def test_on_a_pc_the_portable_model_answers_and_on_a_board_the_bpu(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program = locate(board_build(tmp_path / "net"))
+    for on_board, chosen in ((False, "portable"), (True, "auto")):
+        monkeypatch.setattr("edge.cli.serve.isolated", lambda *_, there=on_board: there)
+        assert _quickest("auto", program) == chosen
+        assert _quickest("hbdk_sim", program) == "hbdk_sim"
 
 
 def test_a_second_ctrl_c_waits_for_no_client(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -76,5 +76,4 @@ def try_program(connection: Connection, program: Program, reporter: Reporter) ->
     if difference:
         remedy = "restart the board, then check again; edge board run HOST MODEL IMAGE shows more"
         return Check(NAME, "bad", f"the test image is answered wrongly: {difference}", remedy)
-    bits = " bit for bit" if stored.exact else ""
-    return Check(NAME, "ok", f"the test image is answered as the build says{bits}, in {seconds:.1f} s with the tool")
+    return Check(NAME, "ok", f"the test image is answered as the build says, in {seconds:.1f} s with the tool")

@@ -15,6 +15,9 @@ from edge.cli.options import FROM_0, Number, build_dir_option, complete_models, 
 from edge.cli.program import CHANGEABLE, backend_line, backend_option, find_program, open_program
 from edge.cli.verb import Verb
 from edge.errors import BackendMissing, UsageError
+from edge.runtime.machine import ON_BOARD
+from edge.runtime.open import isolated
+from edge.runtime.program import Program, locate
 
 if TYPE_CHECKING:
     from edge.serve.server import Addresses
@@ -25,7 +28,6 @@ EXAMPLES = (
 )
 PACKAGES = "grpcio httptools prometheus-client protobuf starlette uvicorn uvloop"  # the extra "serve"
 PORT = click.IntRange(0, 65535)
-SLOW = ("hbdk_sim", "quantized")  # simulators that give what the portable model gives, in seconds an image
 
 
 @click.command("serve", cls=Verb, epilog=examples(EXAMPLES))
@@ -59,7 +61,6 @@ def serve_command(
     try:
         import uvloop
 
-        from edge.runtime.program import locate
         from edge.serve.model import Model, Models
         from edge.serve.queue import Queue
         from edge.serve.server import Server
@@ -79,10 +80,8 @@ def serve_command(
     with ExitStack() as stack:
         served = []
         for name, path in zip(names, paths.values(), strict=True):
-            net, note = open_program(path, backend, threads=at_once, resize=None, interpolation=None)
-            if backend == "auto" and net.backend in SLOW and "portable" in locate(path).files:
-                net.close()
-                net, note = open_program(path, "portable", threads=at_once, resize=None, interpolation=None)
+            chosen = _quickest(backend, locate(path))
+            net, note = open_program(path, chosen, threads=at_once, resize=None, interpolation=None)
             stack.enter_context(net)
             waiting = Queue(at_once, queue, patience)
             stack.callback(waiting.close)
@@ -99,6 +98,12 @@ def serve_command(
         server = Server(Models(served), host=host, http_port=http_port, grpc_port=grpc_port)
         uvloop.run(server.run(started))
         click.echo("stopped")
+
+
+def _quickest(backend: str, program: Program) -> str:
+    """Return ``portable`` for ``auto`` where there is no BPU: the simulators before it take seconds an image."""
+    on_board = any(isolated(name, program) for name in ON_BOARD)
+    return "portable" if backend == "auto" and not on_board and "portable" in program.files else backend
 
 
 def _name(path: Path) -> str:

@@ -41,8 +41,8 @@ from edge.specs.schema import Thresholds as AskedThresholds
 from edge.toolchain.found import Toolchain
 
 MOVES = frozenset({
-    "Concat", "DepthToSpace", "Flatten", "Identity", "MaxPool", "Pad", "Reshape", "Resize", "Slice", "SpaceToDepth",
-    "Split", "Squeeze", "Transpose", "Unsqueeze",
+    "Concat", "DepthToSpace", "Flatten", "GlobalAveragePool", "Identity", "MaxPool", "Pad", "Reshape", "Resize",
+    "Slice", "SpaceToDepth", "Split", "Squeeze", "Transpose", "Unsqueeze",
 })  # fmt: skip
 # Gives its input's steps on; told other ones, the compiler adds an operator that rounds again.
 POOL = "GlobalAveragePool"
@@ -134,9 +134,7 @@ def learn_thresholds(
     network = load_onnx(model)
 
     def with_thresholds(thresholds: Thresholds) -> onnx.ModelProto:
-        pooled = outputs_of(net, POOL)
-        left = {i: value for i, value in thresholds.items() if net.quantizers[i].tensor not in pooled}
-        steps = told(net.quantizers, left, outputs_of(net, PREPROCESS), image_input(network)[0])
+        steps = told(net.quantizers, thresholds, outputs_of(net, PREPROCESS), image_input(network)[0])
         return with_steps(network, steps)
 
     with_thresholds(compilers(net))  # refused before the search, not after it
@@ -163,9 +161,7 @@ def learn_thresholds(
     return ThresholdsResult(
         onnx=path.name,
         tensors=len(found.thresholds),
-        changed=sum(
-            not np.array_equal(value, net.quantizers[index].thresholds) for index, value in found.thresholds.items()
-        ),
+        changed=sum(not np.array_equal(value, found.thresholds[i]) for i, value in compilers(net).items()),
         images=len(chosen),
         kept_back=len(kept_back),
         before=found.before,
@@ -204,8 +200,13 @@ def search(
 
 
 def compilers(net: FakeQuant) -> Thresholds:
-    """Return the thresholds of activations that the compiler chose."""
-    return {i: item.thresholds for i, item in enumerate(net.quantizers) if not item.weight}
+    """Return the thresholds of activations that the compiler chose; a pool's result has those of what it reads."""
+    own = {i: item.thresholds for i, item in enumerate(net.quantizers) if not item.weight}
+    for node in net.graph.nodes:
+        if node.op_type == POOL:
+            (read,) = (i for i in own if node.name in net.quantizers[i].consumers)
+            own |= {i: own[read] for i in own if net.quantizers[i].producer == node.name}
+    return own
 
 
 def damages(
@@ -221,19 +222,15 @@ def joined(net: FakeQuant) -> list[list[int]]:
 
     These are inputs and outputs of operators that move values, where they are equal already.
     """
-    items, pooled = net.quantizers, outputs_of(net, POOL)
-    chosen = [
-        i
-        for i, item in enumerate(items)
-        if not item.weight and item.producer and item.thresholds.size == 1 and item.tensor not in pooled
-    ]
+    items, own = net.quantizers, compilers(net)
+    chosen = [i for i, item in enumerate(items) if not item.weight and item.producer and item.thresholds.size == 1]
     leader = {i: i for i in chosen}
     for node in net.graph.nodes:
         if node.op_type not in MOVES:
             continue
         beside = [i for i in chosen if items[i].producer == node.name or node.name in items[i].consumers]
         for one in beside[1:]:
-            if items[one].thresholds == items[beside[0]].thresholds:
+            if own[one] == own[beside[0]]:
                 old, new = leader[one], leader[beside[0]]
                 leader = {i: new if value == old else value for i, value in leader.items()}
     groups: dict[int, list[int]] = {}

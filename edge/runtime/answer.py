@@ -33,7 +33,7 @@ class Answer:
 
     inputs: Mapping[str, Array]  #: input's name -> what the program takes; of a single one any name.
     outputs: tuple[Scores, ...]  #: in the program's order, dequantized.
-    exact: bool  #: whether every processor gives these bits.
+    exact: bool  #: whether every processor gives these values, up to the last bits of float32.
     source: str = "stored answer"  #: where it is from, for messages.
 
     def given(self, info: Info) -> list[Array]:

@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from edge.errors import ImageError
 from edge.images.preprocess import resize_crop, rgb_to_nv12
 from edge.runtime.net import Net
 from edge.runtime.protocol import Scores
@@ -94,6 +95,9 @@ def overlap(work: Callable[[T], R], frames: Iterable[T], threads: int) -> Iterat
     """Yield the results of ``work`` in order, while the next frames are read here and ``threads`` threads work.
 
     No more frames are held than are worked on, so a video of any length may come.
+
+    Raises:
+        ImageError: a frame can't be read; the results of those before come first.
     """
     with ThreadPoolExecutor(threads) as pool:
         waiting: deque[Future[R]] = deque()
@@ -104,6 +108,10 @@ def overlap(work: Callable[[T], R], frames: Iterable[T], threads: int) -> Iterat
                     yield waiting.popleft().result()
             while waiting:
                 yield waiting.popleft().result()
+        except ImageError:  # a video breaks off; the frames before are good
+            while waiting:
+                yield waiting.popleft().result()
+            raise
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
