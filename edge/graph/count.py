@@ -7,6 +7,7 @@ import io
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from attrs import frozen
 
@@ -39,26 +40,13 @@ def count(onnx_file: Path, *, input_shape: Sequence[int] | None = None) -> Work:
         ModelFileError: the file can't be read, or the network can't be counted at that shape.
     """
     import numpy as np
-    import onnx_tool
 
     from edge.graph.files import image_input, load_onnx
 
     model = load_onnx(onnx_file)
-    name, own = image_input(model, onnx_file.name)
-    shape = own if input_shape is None else tuple(input_shape)
+    shape = image_input(model, onnx_file.name)[1] if input_shape is None else tuple(input_shape)
     weights = {tensor.name for tensor in model.graph.initializer}
-    chatter = io.StringIO()  # onnx-tool prints warnings
-    try:
-        with contextlib.redirect_stdout(chatter):
-            graph = onnx_tool.Model(model, {"verbose": False}).graph
-            graph.shape_infer({name: np.zeros(shape, np.float32)})
-            graph.profile()
-    except Exception as error:  # its formulas raise exceptions of any kind
-        raise ModelFileError(
-            f"{onnx_file.name} can't be counted at input {'x'.join(map(str, shape))}: "
-            f"{type(error).__name__}: {' '.join(str(error).split())[:200]}",
-            expected="a network whose shapes follow from its input",
-        ) from error
+    graph = profile(onnx_file, shape)
     by_operator: Counter[str] = Counter()
     attention = 0
     for node in graph.nodemap.values():
@@ -79,3 +67,28 @@ def count(onnx_file: Path, *, input_shape: Sequence[int] | None = None) -> Work:
         activations=activations,
         by_operator={operator: n for operator, n in by_operator.most_common() if n},
     )
+
+
+def profile(onnx_file: Path, input_shape: Sequence[int] | None = None) -> Any:
+    """Return onnx-tool's graph with the operations of every node and the shape of every tensor; see :func:`count`."""
+    import numpy as np
+    import onnx_tool
+
+    from edge.graph.files import image_input, load_onnx
+
+    model = load_onnx(onnx_file)
+    name, own = image_input(model, onnx_file.name)
+    shape = own if input_shape is None else tuple(input_shape)
+    chatter = io.StringIO()  # onnx-tool prints warnings
+    try:
+        with contextlib.redirect_stdout(chatter):
+            graph = onnx_tool.Model(model, {"verbose": False}).graph
+            graph.shape_infer({name: np.zeros(shape, np.float32)})
+            graph.profile()
+    except Exception as error:  # its formulas raise exceptions of any kind
+        raise ModelFileError(
+            f"{onnx_file.name} can't be counted at input {'x'.join(map(str, shape))}: "
+            f"{type(error).__name__}: {' '.join(str(error).split())[:200]}",
+            expected="a network whose shapes follow from its input",
+        ) from error
+    return graph

@@ -4,7 +4,8 @@ The compiler chooses each threshold by the values of its own tensor. Whether lar
 lost in a coarse step, shows only at the outputs. So the compiler calibrates first, as the recipe says; then each
 threshold in turn is made smaller or larger in the calibrated model as long as the outputs come closer to the float
 network's; and the result goes back to the compiler in the network itself (:mod:`edge.prepare.quantize_nodes`). Graph
-and types stay, so the program takes the same time.
+and types stay, so the program takes the same time; unless the recipe grants time to 16-bit activations
+(:mod:`edge.refine.bits`).
 
 Source of the idea, there for one layer's output at a time: Wu et al., "EasyQuant: Post-training Quantization via Scale
 Optimization" (2020), arXiv 2006.16669.
@@ -14,7 +15,7 @@ from __future__ import annotations
 
 import hashlib
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -25,7 +26,7 @@ from attrs import evolve, frozen
 from numpy.typing import NDArray
 
 from edge.compiler.render import render
-from edge.compiler.run import makertbin
+from edge.compiler.run import CompileResult, makertbin
 from edge.errors import CompileError, counted
 from edge.graph.files import image_input, load_onnx
 from edge.images import ImageSet
@@ -33,10 +34,11 @@ from edge.images.frames import Frame, load_frames, spread
 from edge.measure.damage import Damage, of_boxes, of_scores, of_values
 from edge.prepare.quantize_nodes import Step, with_steps
 from edge.progress import Reporter, Silent
-from edge.simulate.fakequant import AS_BUILT, FLOAT, FakeQuant, Quantizer
+from edge.refine.bits import Program, Wide, choose, shares
+from edge.simulate.fakequant import AS_BUILT, FLOAT, INT16, FakeQuant, Quantizer
 from edge.specs import ModelSpec, Precision
 from edge.specs.detector import Detector
-from edge.specs.schema import Output, ScoreKind
+from edge.specs.schema import Level, Output, ScoreKind
 from edge.specs.schema import Thresholds as AskedThresholds
 from edge.toolchain.found import Toolchain
 
@@ -51,6 +53,11 @@ TOP = {8: 127, 16: 32767}  # integer that the threshold stands for
 FACTORS = (0.75, 1 / 0.75)  # by which a threshold is made smaller, or larger, once or several times
 MOST_TIMES = 6
 LEAST_GAIN = 5e-4  # of the damage; less may be chance
+# By which thresholds grow with 16 bits: steps are fine enough that nothing needs to be clipped, but the sums of a
+# convolution lose what they gain if they grow too far.
+WIDER = 1.4
+COST_LEVEL: Level = "O1"  # where latency is compared: O0 does not fuse, and O2 and O3 take minutes
+NONE: Wide = frozenset()
 
 Thresholds = dict[int, NDArray[np.float32]]
 """Quantizer -> thresholds."""
@@ -63,6 +70,7 @@ class ThresholdsResult:
     onnx: str  #: file name in ``out``; the network with the step of each activation.
     tensors: int  #: activations that the compiler rounds.
     changed: int  #: of them, those whose threshold is not the compiler's.
+    int16: int  #: of them, those that got 16 bits for the time that the recipe grants.
     images: int  #: calibration images on which the thresholds were chosen.
     kept_back: int  #: others, on which the result was tried.
     before: float  #: mean damage to the outputs on those, with the compiler's thresholds; see ``edge.measure.damage``.
@@ -75,6 +83,7 @@ class Outcome:
     """Thresholds found."""
 
     thresholds: Thresholds  #: of all activations.
+    wide: Wide  #: those that get 16 bits.
     before: float  #: mean damage on the images kept back, before and after.
     after: float
 
@@ -114,28 +123,36 @@ def learn_thresholds(
         working_dir: as the mapper YAML names it.
         prefix: starts the names of the compiler's files.
         key: content key of the stage, for the compiler's sandbox.
-        timeout: seconds of each of two compiles.
+        timeout: seconds of each compile; there are two, and a dozen for 16-bit activations.
 
     Raises:
         CompileError: of the compiler; or it did not take the thresholds as they were told.
         ModelFileError: the network can't be read, or the compiler's calibrated model can't be simulated.
     """
     reporter = reporter or Silent()
+    calibrated = f"{prefix}_calibrated_model.onnx"
     asked = precision.thresholds or AskedThresholds()
     compiled = partial(
-        _calibrated, toolchain, spec=spec, cal_data_dir=cal_data_dir, working_dir=working_dir, prefix=prefix,
+        _compiled, toolchain, spec=spec, cal_data_dir=cal_data_dir, working_dir=working_dir, prefix=prefix,
         network=model, timeout=timeout, reporter=reporter,
     )  # fmt: skip
     with _folder(out / "work") as work:
-        calibrated, method = compiled(
-            precision=evolve(precision, thresholds=None), onnx=model, files=calibration, key=key, out=work
-        )
-        net = FakeQuant(calibrated, outputs=[output.name for output in outputs])
+        first = compiled(precision=evolve(precision, thresholds=None), onnx=model, files=calibration, key=key, out=work)
+        net = FakeQuant(work / calibrated, outputs=[output.name for output in outputs])
     network = load_onnx(model)
+    preprocessed = outputs_of(net, PREPROCESS)
 
-    def with_thresholds(thresholds: Thresholds) -> onnx.ModelProto:
-        steps = told(net.quantizers, thresholds, outputs_of(net, PREPROCESS), image_input(network)[0])
-        return with_steps(network, steps)
+    def with_thresholds(thresholds: Thresholds, wide: Wide = NONE) -> onnx.ModelProto:
+        return with_steps(network, told(net.quantizers, thresholds, preprocessed, image_input(network)[0], wide))
+
+    def program(thresholds: Thresholds, wide: Wide) -> Program:
+        with _folder(out / "work") as work:
+            path = work / f"{name}.onnx"
+            onnx.save(with_thresholds(widened(thresholds, wide), wide), path)
+            done = compiled(precision=precision, onnx=path, files={}, key=f"{key} cost", out=work, level=COST_LEVEL)
+        if done.static is None:
+            raise CompileError("hbdk-cc", "the compiler gave no latency")
+        return Program(done.static.latency_us, frozenset(row.name for row in done.nodes if row.on == "CPU"))
 
     with_thresholds(compilers(net))  # refused before the search, not after it
     size = spec.preprocess.crop
@@ -145,12 +162,25 @@ def learn_thresholds(
     kept_back = frames[len(chosen) : 2 * len(chosen)] or chosen
     unrounded = net.bits(FLOAT)
     measures = {frame.name: damage(net.run(frame.yuv444, unrounded)) for frame in (*chosen, *kept_back)}
-    found = search(net, chosen, kept_back, measures, reporter)
+
+    def widen(thresholds: Thresholds) -> Wide:
+        groups = [group for group in joined(net) if all(_can_be_wide(net.quantizers[i], preprocessed) for i in group)]
+        ends = [
+            frozenset(n for i in group for n in (net.quantizers[i].producer, *net.quantizers[i].consumers))
+            for group in groups
+        ]
+        return choose(
+            groups, ends, shares(net, groups, model),
+            lambda wide: float(damages(net, chosen, measures, widened(thresholds, wide), wide).mean()),
+            partial(program, thresholds), asked.int16_latency, reporter,
+        )  # fmt: skip
+
+    found = search(net, chosen, kept_back, measures, reporter, widen if asked.int16_latency > 1 else None)
     path = out / f"{name}.onnx"
-    onnx.save(with_thresholds(found.thresholds), path)
+    onnx.save(with_thresholds(found.thresholds, found.wide), path)
     with _folder(out / "work") as work:
-        again, _ = compiled(precision=precision, onnx=path, files={}, key=f"{key} told", out=work)
-        after = damages(FakeQuant(again, outputs=net.graph.outputs), kept_back, measures).mean()
+        compiled(precision=precision, onnx=path, files={}, key=f"{key} told", out=work)
+        after = damages(FakeQuant(work / calibrated, outputs=net.graph.outputs), kept_back, measures).mean()
     if after > found.before:
         raise CompileError(
             "calibrate",
@@ -163,10 +193,11 @@ def learn_thresholds(
         tensors=len(found.thresholds),
         changed=sum(not np.array_equal(value, found.thresholds[i]) for i, value in compilers(net).items()),
         images=len(chosen),
+        int16=len(found.wide),
         kept_back=len(kept_back),
         before=found.before,
         after=float(after),
-        method=method,
+        method=first.calibration_method,
     )
 
 
@@ -176,27 +207,54 @@ def search(
     kept_back: Sequence[Frame],
     measures: Mapping[str, Damage],
     reporter: Reporter,
+    widen: Callable[[Thresholds], Wide] | None = None,
 ) -> Outcome:
-    """Return thresholds under which the outputs are closest to float's, found one after another in graph order.
+    """Return thresholds under which the outputs are closest to float's, and which activations get 16 bits.
+
+    Args:
+        widen: thresholds at 8 bits -> the activations that get 16; no others are asked for if None.
+    """
+    own = compilers(net)
+    found, wide = _moved(net, frames, measures, own, NONE, reporter), NONE
+    if widen is not None and (wide := widen(found)):
+        found = _moved(net, frames, measures, widened(found, wide), wide, reporter)
+    before = float(damages(net, kept_back, measures, own).mean())
+    after = float(damages(net, kept_back, measures, found, wide).mean())
+    return Outcome(found, wide, before, after) if after < before else Outcome(dict(own), NONE, before, before)
+
+
+def widened(thresholds: Thresholds, wide: Wide) -> Thresholds:
+    """Return thresholds with those of 16 bits made larger."""
+    return {i: value * np.float32(WIDER) if i in wide else value for i, value in thresholds.items()}
+
+
+def _moved(
+    net: FakeQuant,
+    frames: Sequence[Frame],
+    measures: Mapping[str, Damage],
+    start: Thresholds,
+    wide: Wide,
+    reporter: Reporter,
+) -> Thresholds:
+    """Return the thresholds after each of 8 bits was moved, one after another in graph order.
 
     Tensors that the compiler moves without rounding again keep equal thresholds.
     """
-    own, groups = compilers(net), joined(net)
-    thresholds, best = dict(own), float(damages(net, frames, measures, own).mean())
+    groups = [group for group in joined(net) if not wide & set(group)]
+    thresholds, best = dict(start), float(damages(net, frames, measures, start, wide).mean())
     for place, group in enumerate(groups):
         reporter.update(f"threshold {place + 1} of {len(groups)}", place / len(groups))
         for factor in FACTORS:
             times = 0
             while times < MOST_TIMES:
                 moved = {i: (thresholds[i] * np.float32(factor)).astype(np.float32) for i in group}
-                left = float(damages(net, frames, measures, {**thresholds, **moved}).mean())
+                left = float(damages(net, frames, measures, {**thresholds, **moved}, wide).mean())
                 if left >= best * (1 - LEAST_GAIN):
                     break
                 thresholds, best, times = {**thresholds, **moved}, left, times + 1
             if times:
                 break
-    before, after = (float(damages(net, kept_back, measures, some).mean()) for some in (own, thresholds))
-    return Outcome(thresholds, before, after) if after < before else Outcome(dict(own), before, before)
+    return thresholds
 
 
 def compilers(net: FakeQuant) -> Thresholds:
@@ -210,10 +268,14 @@ def compilers(net: FakeQuant) -> Thresholds:
 
 
 def damages(
-    net: FakeQuant, frames: Sequence[Frame], measures: Mapping[str, Damage], thresholds: Thresholds | None = None
+    net: FakeQuant,
+    frames: Sequence[Frame],
+    measures: Mapping[str, Damage],
+    thresholds: Thresholds | None = None,
+    wide: Wide = NONE,
 ) -> NDArray[np.float64]:
-    """Return the damage to the outputs for each image, with other thresholds than the model's if they are given."""
-    bits = net.bits(AS_BUILT)
+    """Return the damage to the outputs for each image, with other thresholds and bits than the model's if given."""
+    bits = net.bits(INT16, wide, rest=AS_BUILT)
     return np.array(spread(lambda one: measures[one.name](net.run(one.yuv444, bits, None, thresholds)), list(frames)))
 
 
@@ -245,7 +307,7 @@ def outputs_of(net: FakeQuant, operator: str) -> frozenset[str]:
 
 
 def told(
-    quantizers: Sequence[Quantizer], thresholds: Thresholds, preprocessed: frozenset[str], image: str
+    quantizers: Sequence[Quantizer], thresholds: Thresholds, preprocessed: frozenset[str], image: str, wide: Wide = NONE
 ) -> tuple[Step, ...]:
     """Return the steps to tell the compiler.
 
@@ -268,8 +330,14 @@ def told(
                 remedy="calibration: {method: mix}   in the recipe with the key 'thresholds'",
             )
         tensor = image if item.tensor in preprocessed else item.tensor
-        steps.append(Step(tensor, float(value.max()) / TOP[item.bits], item.bits))
+        bits = INT16 if i in wide else item.bits
+        steps.append(Step(tensor, float(value.max()) / TOP[bits], bits))
     return tuple({step.tensor: step for step in steps}.values())
+
+
+def _can_be_wide(item: Quantizer, preprocessed: frozenset[str]) -> bool:
+    """Return whether 16 bits are more than it has; what the image becomes has no more than 8."""
+    return item.bits != INT16 and item.tensor not in preprocessed
 
 
 @contextmanager
@@ -282,7 +350,7 @@ def _folder(path: Path) -> Iterator[Path]:
         shutil.rmtree(path)
 
 
-def _calibrated(
+def _compiled(
     toolchain: Toolchain,
     *,
     spec: ModelSpec,
@@ -297,15 +365,15 @@ def _calibrated(
     timeout: float,
     out: Path,
     reporter: Reporter,
-) -> tuple[Path, str | None]:
-    """Compile at the level that takes least time; return the calibrated model, and the method that made it."""
-    quick = evolve(precision, compiler=evolve(precision.compiler, optimize_level="O0"))
+    level: Level = "O0",
+) -> CompileResult:
+    """Compile into ``out``; by default at the level that takes least time."""
+    quick = evolve(precision, compiler=evolve(precision.compiler, optimize_level=level))
     made = render(
         spec=spec, precision=quick, prefix=prefix, onnx_model=f"./{onnx.name}", cal_data_dir=cal_data_dir,
         working_dir=working_dir, out=out, model=network, reporter=reporter,
     )  # fmt: skip
-    done = makertbin(
+    return makertbin(
         toolchain, yaml=out / made.yaml, files={onnx.name: onnx, **files}, out=out, prefix=prefix,
         working_dir=working_dir, key=hashlib.sha256(key.encode()).hexdigest(), timeout=timeout, reporter=reporter,
     )  # fmt: skip
-    return out / f"{prefix}_calibrated_model.onnx", done.calibration_method

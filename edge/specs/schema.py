@@ -5,6 +5,7 @@ Value ranges are checked when an object is made, so every spec is valid.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 from typing import Literal
@@ -335,13 +336,17 @@ class RangeSplit:
 class Thresholds:
     """Thresholds of activations chosen by what they do to the network's answers; see ``edge.refine``.
 
-    Costs no time on the BPU: graph and types stay.
+    They cost no time on the BPU, since graph and types stay; 16 bits do.
     """
 
     images: int = 24  #: calibration images to look at, 1 and above; as many others are kept back to try the result.
+    #: time that the program may take, relative to int8, 1 and above: the activations that the answers need most get 16
+    #: bits until it is reached. 1 gives none.
+    int16_latency: float = 1.0
 
     def __attrs_post_init__(self) -> None:
         _check(self.images >= 1, f"thresholds: images {self.images}", "1 and above")
+        _check(1 <= self.int16_latency < math.inf, f"thresholds: int16_latency {self.int16_latency}", "1 and above")
 
 
 @frozen
