@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, cast
 
 import numpy as np
@@ -54,6 +55,17 @@ def learned(folder: Path) -> ThresholdsResult:
         precision=Precision("r", thresholds=Thresholds(images=6)), outputs=(), detector=None, scores=None,
         calibration={}, cal_data_dir="", working_dir="", prefix="n", name="n", key="", timeout=1, out=folder / "out",
     )  # fmt: skip
+
+
+def compiles(*calibrated: onnx.ModelProto) -> Callable[..., SimpleNamespace]:
+    """Return a compiler whose calibrated models are these."""
+    nets = iter(calibrated)
+
+    def compiled(*_: object, out: Path, **__: object) -> SimpleNamespace:
+        onnx.save(next(nets), out / "n_calibrated_model.onnx")
+        return SimpleNamespace(calibration_method="max")
+
+    return compiled
 
 
 def clipped_net(threshold: float) -> onnx.ModelProto:
@@ -198,11 +210,7 @@ def test_a_recipe_without_the_key_is_refused(edge: Run, tmp_path: Path, fake_com
 def test_a_network_that_the_compiler_writes_another_way_is_refused_before_the_search(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def calibrated(*_: object, out: Path, **__: object) -> tuple[Path, str]:
-        onnx.save(clipped_net(128.0), out / "n_calibrated_model.onnx")
-        return out / "n_calibrated_model.onnx", "max"
-
-    monkeypatch.setattr(stage, "_calibrated", calibrated)
+    monkeypatch.setattr(stage, "_compiled", compiles(clipped_net(128.0)))
     monkeypatch.setattr(stage, "load_frames", None)
     other = model([helper.make_node("Relu", ["x"], ["y"], "only")])
     onnx.save(other, tmp_path / "net.onnx")
@@ -247,13 +255,7 @@ def test_a_compiler_that_takes_other_thresholds_is_found_out(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, taken: float
 ) -> None:
     """Whatever it took is measured: no worse than before is fine, worse is an error."""
-    nets = iter([clipped_net(128.0), clipped_net(taken)])
-
-    def calibrated(*_: object, out: Path, **__: object) -> tuple[Path, str]:
-        onnx.save(next(nets), out / "n_calibrated_model.onnx")
-        return out / "n_calibrated_model.onnx", "max"
-
-    monkeypatch.setattr(stage, "_calibrated", calibrated)
+    monkeypatch.setattr(stage, "_compiled", compiles(clipped_net(128.0), clipped_net(taken)))
     plain = clipped_net(128.0)
     (quantizer,) = (node for node in plain.graph.node if node.op_type == "HzCalibration")
     plain.graph.node.remove(quantizer)

@@ -13,7 +13,7 @@ from edge.images.annotations import truth
 from edge.measure.boxes import BOXES, VALUES, Boxer
 from edge.measure.objective import Detections, Measured
 from edge.specs import Precision
-from edge.specs.schema import RangeSplit
+from edge.specs.schema import RangeSplit, Thresholds
 from edge.tune.choice import Point, compared, recommended
 from edge.tune.context import Candidate, SearchOptions
 from edge.tune.spaces import CALIBRATIONS
@@ -105,10 +105,13 @@ def test_where_a_split_helps_calibrations_are_tried_on_it(monkeypatch: pytest.Mo
         _quick=quick,
     )
     monkeypatch.setattr(sys.modules[Search.__module__], "places_to_split", lambda _search: ("/a/Conv", "/b/Conv"))
-    found = Search._calibrations(search, cast(Any, None))
+    found = Search._calibrations(search, cast(Any, None), 1.1)
     learned = [(name, precision.calibration.method) for name, precision in tried if precision.thresholds is not None]
-    # Early, since it gains most; what turned out best in the end starts from the same thresholds.
-    assert learned == [(f"plain int8{', split in 2' * places}, thresholds chosen", "mix")]
+    # Early, since it gains most; what turned out best in the end starts from the same thresholds. At last the time
+    # that the limit leaves goes to 16 bits; three times as much at the level where it is measured.
+    name = f"plain int8{', split in 2' * places}, thresholds chosen"
+    assert learned == [(name, "mix"), (f"{name}, int16 within 1.3x", "mix")]
+    assert tried[-1][1].thresholds == Thresholds(int16_latency=1.3)
     assert tried.index(next(item for item in tried if item[1].thresholds)) == 1 + places
     tried = [(name, precision) for name, precision in tried if precision.thresholds is None]
     split = [(name, precision) for name, precision in tried if precision.range_split is not None]
@@ -121,3 +124,21 @@ def test_where_a_split_helps_calibrations_are_tried_on_it(monkeypatch: pytest.Mo
     # As good as the one in two groups, which is simpler and comes first by name.
     assert first[-1] == RangeSplit(2, places=("/a/Conv", "/b/Conv"))
     assert min(found, key=lambda item: item.measured.divergence).precision.calibration.method == "mix"
+
+
+@pytest.mark.parametrize(("latency", "granted"), [(109, None), (120, 1.15)])
+def test_16_bits_that_ship_too_slow_get_less_time(latency: float, granted: float | None) -> None:
+    found = Measured(100, 95, 0.5)
+    recipe = Precision("net", thresholds=Thresholds(int16_latency=1.3))
+    points = [
+        Point("plain int8", Precision("int8"), 100.0, found),
+        Point("thresholds chosen", Precision("net", thresholds=Thresholds()), 101.0, found),
+        Point("thresholds chosen, int16 within 1.3x", recipe, latency, found),
+    ]
+    search: Any = SimpleNamespace(_quick=lambda name, precision, _kept: Candidate(name, precision, found))
+    less = Search._with_less_int16(search, points, 1.1)
+    if granted is None:
+        assert less is None
+        return
+    assert less.name == "thresholds chosen, int16 within 1.15x"
+    assert less.precision.thresholds.int16_latency == pytest.approx(granted)

@@ -116,6 +116,8 @@ def _recipe(precision: Precision) -> list[str]:
     lines.append(f"  weights      {'rounded so that errors cancel' if precision.rounding else 'to the nearest step'}")
     if precision.thresholds:
         lines.append("  thresholds   chosen by the network's answers")
+        if (granted := precision.thresholds.int16_latency) > 1:
+            lines.append(f"  int16        what the answers need most, within {granted:g} times int8's latency")
     for name, node in list(precision.nodes.items())[:SHOWN]:
         sides = [side for side, bits in (("in", node.inputs), ("out", node.outputs)) if bits]
         lines.append(f"  int16        {name} ({', '.join(sides)})")

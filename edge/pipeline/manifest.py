@@ -304,6 +304,7 @@ def _thresholds(build: Build) -> dict[str, object] | None:
     return {
         "tensors": result.tensors,
         "changed": result.changed,
+        "int16": result.int16,
         "images": result.images,
         "kept_back": result.kept_back,
         "damage_before": result.before,

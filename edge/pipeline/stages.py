@@ -363,7 +363,8 @@ THRESHOLDS = Stage(
     needs=(CALIBRATE, ROUND, SPLIT, EQUALIZE, REWRITE, SIMPLIFY, EXPORT),
     inputs=_thresholds_inputs,
     note=lambda _, r: (
-        f"{r.changed} of {r.tensors} changed; outputs {100 * (1 - r.after / r.before) if r.before else 0:.0f} % closer "
+        f"{r.changed} of {r.tensors} changed{f', {r.int16} with 16 bits' if r.int16 else ''}; outputs "
+        f"{100 * (1 - r.after / r.before) if r.before else 0:.0f} % closer "
         f"to float's on {counted(r.kept_back, 'image')} kept back"
     ),
     when=asks_for("thresholds"),

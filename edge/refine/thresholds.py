@@ -70,7 +70,7 @@ class ThresholdsResult:
     onnx: str  #: file name in ``out``; the network with the step of each activation.
     tensors: int  #: activations that the compiler rounds.
     changed: int  #: of them, those whose threshold is not the compiler's.
-    int16: int  #: of them, those that got 16 bits for the time that the recipe grants.
+    int16: int  #: activations that got 16 bits within the time that the recipe grants.
     images: int  #: calibration images on which the thresholds were chosen.
     kept_back: int  #: others, on which the result was tried.
     before: float  #: mean damage to the outputs on those, with the compiler's thresholds; see ``edge.measure.damage``.

@@ -101,6 +101,7 @@ def prepared(manifest: Mapping[str, Any]) -> tuple[str, ...]:
         lines.append(
             f"thresholds of {thresholds['changed']} of {counted(thresholds['tensors'], 'activation')} chosen by the "
             f"outputs on {counted(thresholds['images'], 'calibration image')}"
+            + (f"; {thresholds['int16']} at 16 bits" if thresholds.get("int16") else "")
         )
     return tuple(lines)
 

@@ -184,6 +184,11 @@ def with_thresholds(precision: Precision) -> Precision | None:
     return evolve(precision, calibration=calibration, thresholds=LEARNED)
 
 
+def with_int16(precision: Precision, within: float) -> Precision:
+    """Return a recipe with chosen thresholds that also grants time to 16-bit activations, relative to int8's."""
+    return evolve(precision, thresholds=evolve(precision.thresholds or LEARNED, int16_latency=round(within, 3)))
+
+
 def _unit(graph: Translated, name: str, kind: str, nodes: Mapping[str, NodePrecision]) -> Unit:
     return Unit(name, kind, nodes, frozenset(_widened(graph.quantizers, nodes)))
 

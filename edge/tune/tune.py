@@ -31,11 +31,12 @@ from edge.tune.context import TRIALS, Candidate, Context, SearchOptions
 from edge.tune.journal import Entry
 from edge.tune.result import TuneResult, outcome, point_of
 from edge.tune.trials import QUICK, adopt, figures, latency, measured
-from edge.tune.units import FINALISTS, Step, places_to_split, search_int16_units, tightened_budget, with_nodes
+from edge.tune.units import FINALISTS, LENIENT, Step, places_to_split, search_int16_units, tightened_budget, with_nodes
 
 PLAIN = "plain int8"
 FEW = 100  # images in a part; fewer give uncertain figures
 SPLIT_IN_2 = ", split in 2"
+INT16_WITHIN = ", int16 within "
 PROGRAMS = 4  # to compile at the level that ships, besides plain int8
 
 
@@ -90,8 +91,8 @@ class Search(Context):
         """Run the search and return its result."""
         baseline = self._baseline()
         budget = self._budget(baseline)
-        calibrations = sorted(self._calibrations(baseline), key=_order)
         ratio = budget / latency(baseline)
+        calibrations = sorted(self._calibrations(baseline, ratio), key=_order)
         points = [point_of(PLAIN, self.request.precision, baseline)]
         finals = self._candidates_to_ship(calibrations, ratio)
         self._ship(self._with_simplest(self._rewritten(finals), calibrations), budget, points, PROGRAMS)
@@ -99,6 +100,8 @@ class Search(Context):
             found = self._candidates_to_ship(calibrations, narrower)
             again = [evolve(item, name=f"{item.name}, narrower") for item in found if item.precision.nodes]
             self._ship(again[:2], budget, points, PROGRAMS + 2)
+        if (less := self._with_less_int16(points, ratio)) is not None:
+            self._ship([less], budget, points, PROGRAMS + 2)
         measured = compared(self._report(points))
         chosen, why = recommended(measured, self.options, budget)
         return outcome(self, measured, self.path, chosen, why, budget)
@@ -146,8 +149,11 @@ class Search(Context):
             )
         return self.options.max_latency_us
 
-    def _calibrations(self, baseline: Entry) -> list[Candidate]:
-        """Try calibration methods, rounding and equalization; the integers are the same at every level."""
+    def _calibrations(self, baseline: Entry, ratio: float) -> list[Candidate]:
+        """Try calibration methods, rounding, equalization and chosen thresholds.
+
+        The integers are the same at every level. ``ratio`` is the latency limit relative to plain int8's.
+        """
         base, model = self.request.precision, self.request.spec.name
         plain = spaces.recipe(model, base, base.calibration, None)
         found = [Candidate(PLAIN, plain, figures(baseline))]
@@ -194,6 +200,9 @@ class Search(Context):
         for change, rounding in spaces.ROUNDINGS.items() if best.precision.rounding is not None else ():
             attempt(f"{best.name}, {change}", evolve(best.precision, rounding=rounding))
         attempt_thresholds()
+        if learned and ratio > 1:
+            best = min(learned, key=_order)
+            attempt(*_with_int16(best.name, best.precision, ratio), learned)
         return [*found, *learned]
 
     def _quick(self, name: str, precision: Precision, kept: float) -> Candidate | None:
@@ -209,6 +218,8 @@ class Search(Context):
     def _candidates_to_ship(self, calibrations: list[Candidate], ratio: float) -> list[Candidate]:
         """Return the candidates to ship, the most promising first."""
         best = calibrations[0]
+        if best.precision.thresholds is not None:  # which have 16 bits where the time for them is granted
+            return calibrations[: 2 * FINALISTS]
         compiled = self.request.precision if best.name == PLAIN else spaces.at_level(best.precision, QUICK)
         found = search_int16_units(self, best, compiled, ratio)
         self.path = found.steps or self.path  # a second search may have had no time
@@ -277,6 +288,18 @@ class Search(Context):
             return None
         return tightened_budget(self.path[-1].latency_us / self.path[0].latency_us, best / base, ratio)
 
+    def _with_less_int16(self, points: list[Point], ratio: float) -> Candidate | None:
+        """Return the recipe that grants time to 16 bits with less of it if its program was too slow, else None."""
+        base, granted = points[0].latency_us, [p for p in points[1:] if _granted(p.precision) > 1 and p.latency_us]
+        if not granted or base is None:
+            return None
+        slow = min(granted, key=lambda point: point.latency_us or 0.0)
+        within = tightened_budget(_granted(slow.precision), (slow.latency_us or 0.0) / base, ratio)
+        if within is None:
+            return None
+        name, precision = _with_int16(slow.name.partition(INT16_WITHIN)[0], slow.precision, within)
+        return self._quick(name, precision, 0)
+
     def _ship(self, finals: list[Candidate], budget: float, points: list[Point], most: int) -> None:
         """Compile the finalists at the level that ships, until enough are within the budget or the time is over.
 
@@ -312,6 +335,17 @@ class Search(Context):
             entry = self.attempt("report", work, _told)
             found.append(evolve(point, report=measured(entry)))
         return found
+
+
+def _granted(precision: Precision) -> float:
+    """Return the time that a recipe grants to 16 bits, relative to int8's."""
+    return precision.thresholds.int16_latency if precision.thresholds else 1.0
+
+
+def _with_int16(name: str, precision: Precision, ratio: float) -> tuple[str, Precision]:
+    """Return the name and the recipe of chosen thresholds with time for 16 bits, for a latency limit."""
+    within = 1 + LENIENT * (ratio - 1)
+    return f"{name}{INT16_WITHIN}{within:.3g}x", spaces.with_int16(precision, within)
 
 
 def _order(item: Candidate) -> tuple[float, str]:
