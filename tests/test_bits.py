@@ -47,6 +47,13 @@ def test_all_that_reach_a_node_which_goes_to_the_cpu_stay_at_8_bits() -> None:
     assert choose(GROUPS, ENDS, COSTS, damage, program, 2.0, Silent()) == {0, 1, 2}
 
 
+def test_what_the_compiler_leaves_at_8_bits_is_not_told_16() -> None:
+    def program(wide: Wide) -> Program:
+        return Program(compiled(wide).latency_us, frozenset(), wide & {0, 2})
+
+    assert choose(GROUPS, ENDS, COSTS, damage, program, 2.0, Silent()) == {3}
+
+
 def test_shares_are_products_or_elements(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     weights = {"w": rng.random((6, 3, 3, 3), np.float32), "v": rng.random((6, 1, 1, 1), np.float32)}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any, cast
 
 import numpy as np
@@ -53,19 +52,9 @@ def learned(folder: Path) -> ThresholdsResult:
         cast(Any, None), folder / "net.onnx", cast(Any, None),
         spec=ModelSpec("n", Sources(onnx="net.onnx"), task="raw"),
         precision=Precision("r", thresholds=Thresholds(images=6)), outputs=(), detector=None, scores=None,
-        calibration={}, cal_data_dir="", working_dir="", prefix="n", name="n", key="", timeout=1, out=folder / "out",
+        calibrated=folder / "calibrated.onnx", method="max", cal_data_dir="", working_dir="", prefix="n", name="n",
+        key="", timeout=1, out=folder / "out",
     )  # fmt: skip
-
-
-def compiles(*calibrated: onnx.ModelProto) -> Callable[..., SimpleNamespace]:
-    """Return a compiler whose calibrated models are these."""
-    nets = iter(calibrated)
-
-    def compiled(*_: object, out: Path, **__: object) -> SimpleNamespace:
-        onnx.save(next(nets), out / "n_calibrated_model.onnx")
-        return SimpleNamespace(calibration_method="max")
-
-    return compiled
 
 
 def clipped_net(threshold: float) -> onnx.ModelProto:
@@ -210,7 +199,7 @@ def test_a_recipe_without_the_key_is_refused(edge: Run, tmp_path: Path, fake_com
 def test_a_network_that_the_compiler_writes_another_way_is_refused_before_the_search(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(stage, "_compiled", compiles(clipped_net(128.0)))
+    onnx.save(clipped_net(128.0), tmp_path / "calibrated.onnx")
     monkeypatch.setattr(stage, "load_frames", None)
     other = model([helper.make_node("Relu", ["x"], ["y"], "only")])
     onnx.save(other, tmp_path / "net.onnx")
@@ -225,7 +214,11 @@ def test_the_real_compiler_takes_them_and_answers_are_closer(toolchain: Toolchai
     images = save_images(tmp_path / "images", 40)
     arguments = (str(tmp_path / "net.onnx"), *NORM, "--images", str(images), "--calib", str(images))
     cosines, manifests = {}, {}
-    for name, key in (("plain", ""), ("chosen", "rounding: {images: 8}\nthresholds: {images: 12}\n")):
+    for name, key in (
+        ("plain", ""),
+        ("chosen", "rounding: {images: 8}\nthresholds: {images: 12}\n"),
+        ("wide", "rounding: {images: 8}\nthresholds: {images: 12, int16_latency: 9}\n"),
+    ):
         recipe = tmp_path / f"{name}.yaml"
         recipe.write_text("calibration: {method: max}\n" + key)
         (tmp_path / name).mkdir()
@@ -233,7 +226,9 @@ def test_the_real_compiler_takes_them_and_answers_are_closer(toolchain: Toolchai
         cosines[name], manifests[name] = manifest["accuracy"]["cosine"], manifest
         assert manifest["verify"]["bit_exact"] is True
         assert manifest["verify"]["portable_exact"] is True
-    assert 1 - cosines["chosen"] < 1 - cosines["plain"]
+    assert 1 - cosines["wide"] < 1 - cosines["chosen"] < 1 - cosines["plain"]
+    assert manifests["wide"]["thresholds"]["int16"] > 0
+    assert manifests["wide"]["static"]["latency_us"] > manifests["plain"]["static"]["latency_us"]
     made = manifests["chosen"]["thresholds"]
     assert made["changed"] > 0
     assert made["damage_after"] < made["damage_before"]
@@ -255,7 +250,12 @@ def test_a_compiler_that_takes_other_thresholds_is_found_out(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, taken: float
 ) -> None:
     """Whatever it took is measured: no worse than before is fine, worse is an error."""
-    monkeypatch.setattr(stage, "_compiled", compiles(clipped_net(128.0), clipped_net(taken)))
+    onnx.save(clipped_net(128.0), tmp_path / "calibrated.onnx")
+
+    def compiled(*_: object, out: Path, **__: object) -> None:
+        onnx.save(clipped_net(taken), out / "n_calibrated_model.onnx")
+
+    monkeypatch.setattr(stage, "_compiled", compiled)
     plain = clipped_net(128.0)
     (quantizer,) = (node for node in plain.graph.node if node.op_type == "HzCalibration")
     plain.graph.node.remove(quantizer)

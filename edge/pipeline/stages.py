@@ -318,20 +318,16 @@ def _data_dir(build: Build) -> str:
 
 def _thresholds_inputs(build: Build) -> Inputs:
     _of_recipe(build, "thresholds", "leaves thresholds to the compiler", "int8_thresholds")
-    exported, calibration = build.stage(EXPORT).result, build.stage(CALIBRATE)
+    exported, request = build.stage(EXPORT).result, build.request
     if exported.inputs:
         raise UsageError(
             "thresholds of a network that takes more than one camera image, or something else",
             expected="one image input",
             remedy="use a recipe without the key 'thresholds'",
         )
-    folder, request = calibration.result.directory, build.request
     inputs = given(
-        "numpy",
-        "opencv",
-        "onnx",
-        "onnxruntime",
-        also={"template": template_sha256(), "calibration": calibration.result.sha256},
+        *("numpy", "opencv", "onnx", "onnxruntime"),
+        also={"template": template_sha256(), "calibration": build.stage(CALIBRATE).result.sha256},
         toolchain=build.compiler(),
         model=build.onnx_after(ROUND),
         images=build.calibration_images,
@@ -341,7 +337,6 @@ def _thresholds_inputs(build: Build) -> Inputs:
         outputs=exported.outputs,
         detector=exported.detector,
         scores=exported.scores,
-        calibration=Keyed({folder: calibration.path(folder)}),
         cal_data_dir=_data_dir(build),
         working_dir=WORKING_DIR,
         prefix=build.prefix,
@@ -350,8 +345,16 @@ def _thresholds_inputs(build: Build) -> Inputs:
     )
 
     def arguments() -> Mapping[str, Any]:
-        require_memory(build, "compile", build.onnx_after(ROUND).path, calibration.result.n)
-        return {**inputs.arguments(), "key": content_key("thresholds", inputs.key)}
+        quick = evolve(request.precision.compiler, optimize_level="O0")
+        plain = evolve(request, precision=evolve(request.precision, thresholds=None, compiler=quick))
+        other = type(build)(plain, build.workspace, Inside(build.listener))
+        made = other.stage(COMPILE)
+        return {
+            **inputs.arguments(),
+            "calibrated": made.path(f"{other.prefix}_calibrated_model.onnx"),
+            "method": made.result.calibration_method,
+            "key": content_key("thresholds", inputs.key),
+        }
 
     return Inputs(inputs.key, arguments)
 

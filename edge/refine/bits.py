@@ -36,6 +36,7 @@ class Program:
 
     latency_us: float
     on_cpu: frozenset[str]  #: its nodes on the CPU.
+    narrow: Wide = frozenset()  #: quantizers that the compiler left at 8 bits, though it was told 16.
 
 
 def shares(net: FakeQuant, groups: Sequence[Sequence[int]], network: Path) -> dict[str, list[float]]:
@@ -91,20 +92,24 @@ def choose(
     """
     base = compiled(frozenset())
     left = list(range(len(groups)))
-    while more := compiled(_members(groups, left)).on_cpu - base.on_cpu:  # the BPU can't do these at 16 bits
-        fewer = [i for i in left if not more & ends[i]]
+    while True:  # what the BPU or the compiler can't do at 16 bits is left out
+        whole = compiled(_members(groups, left))
+        moved = whole.on_cpu - base.on_cpu
+        fewer = [i for i in left if not moved & ends[i] and not whole.narrow & set(groups[i])]
         if len(fewer) == len(left):
-            return frozenset()
+            break
         left = fewer
+    if moved or whole.narrow:
+        return frozenset()
     price = dict.fromkeys(left, 0.0)
     for parts in costs.values():
         own = [i for i in left if parts[i] > 0]
         if not own:
             continue
         added = compiled(_members(groups, own)).latency_us - base.latency_us
-        whole = sum(parts[i] for i in own)
+        total = sum(parts[i] for i in own)
         for i in own:
-            price[i] += max(added, 0.0) * parts[i] / whole
+            price[i] += max(added, 0.0) * parts[i] / total
     missed = {}
     for place, i in enumerate(left):
         reporter.update(f"8 bits for activation {place + 1} of {len(left)}", place / len(left))

@@ -98,7 +98,8 @@ def learn_thresholds(
     outputs: Sequence[Output],
     detector: Detector | None,
     scores: ScoreKind | None,
-    calibration: Mapping[str, Path],
+    calibrated: Path,
+    method: str | None,
     cal_data_dir: str,
     working_dir: str,
     prefix: str,
@@ -118,27 +119,25 @@ def learn_thresholds(
         outputs: of the float network, in its order.
         detector: how boxes are read from them, if the network is a detector.
         scores: what class scores are, if it is a classifier.
-        calibration: the calibration set as the mapper YAML names it -> its folder.
+        calibrated: the compiler's calibrated model of the same recipe without this stage.
+        method: the calibration method that made it.
         cal_data_dir: as the mapper YAML names it.
         working_dir: as the mapper YAML names it.
         prefix: starts the names of the compiler's files.
         key: content key of the stage, for the compiler's sandbox.
-        timeout: seconds of each compile; there are two, and a dozen for 16-bit activations.
+        timeout: seconds of each compile; there is one, and a dozen more for 16-bit activations.
 
     Raises:
         CompileError: of the compiler; or it did not take the thresholds as they were told.
         ModelFileError: the network can't be read, or the compiler's calibrated model can't be simulated.
     """
     reporter = reporter or Silent()
-    calibrated = f"{prefix}_calibrated_model.onnx"
     asked = precision.thresholds or AskedThresholds()
     compiled = partial(
-        _compiled, toolchain, spec=spec, cal_data_dir=cal_data_dir, working_dir=working_dir, prefix=prefix,
-        network=model, timeout=timeout, reporter=reporter,
+        _compiled, toolchain, spec=spec, precision=precision, network=model, cal_data_dir=cal_data_dir,
+        working_dir=working_dir, prefix=prefix, timeout=timeout, reporter=reporter,
     )  # fmt: skip
-    with _folder(out / "work") as work:
-        first = compiled(precision=evolve(precision, thresholds=None), onnx=model, files=calibration, key=key, out=work)
-        net = FakeQuant(work / calibrated, outputs=[output.name for output in outputs])
+    net = FakeQuant(calibrated, outputs=[output.name for output in outputs])
     network = load_onnx(model)
     preprocessed = outputs_of(net, PREPROCESS)
 
@@ -149,10 +148,16 @@ def learn_thresholds(
         with _folder(out / "work") as work:
             path = work / f"{name}.onnx"
             onnx.save(with_thresholds(widened(thresholds, wide), wide), path)
-            done = compiled(precision=precision, onnx=path, files={}, key=f"{key} cost", out=work, level=COST_LEVEL)
+            done = compiled(onnx=path, key=f"{key} cost", out=work, level=COST_LEVEL)
+            taken = FakeQuant(work / f"{prefix}_calibrated_model.onnx").quantizers
         if done.static is None:
             raise CompileError("hbdk-cc", "the compiler gave no latency")
-        return Program(done.static.latency_us, frozenset(row.name for row in done.nodes if row.on == "CPU"))
+        as_told = {item.tensor for item in taken if item.bits == INT16}
+        return Program(
+            done.static.latency_us,
+            frozenset(row.name for row in done.nodes if row.on == "CPU"),
+            frozenset(i for i in wide if net.quantizers[i].tensor not in as_told),
+        )
 
     with_thresholds(compilers(net))  # refused before the search, not after it
     size = spec.preprocess.crop
@@ -179,8 +184,9 @@ def learn_thresholds(
     path = out / f"{name}.onnx"
     onnx.save(with_thresholds(found.thresholds, found.wide), path)
     with _folder(out / "work") as work:
-        compiled(precision=precision, onnx=path, files={}, key=f"{key} told", out=work)
-        after = damages(FakeQuant(work / calibrated, outputs=net.graph.outputs), kept_back, measures).mean()
+        compiled(onnx=path, key=f"{key} told", out=work)
+        again = FakeQuant(work / f"{prefix}_calibrated_model.onnx", outputs=net.graph.outputs)
+        after = damages(again, kept_back, measures).mean()
     if after > found.before:
         raise CompileError(
             "calibrate",
@@ -197,7 +203,7 @@ def learn_thresholds(
         kept_back=len(kept_back),
         before=found.before,
         after=float(after),
-        method=first.calibration_method,
+        method=method,
     )
 
 
@@ -355,9 +361,8 @@ def _compiled(
     *,
     spec: ModelSpec,
     precision: Precision,
-    onnx: Path,
-    files: Mapping[str, Path],
     network: Path,
+    onnx: Path,
     cal_data_dir: str,
     working_dir: str,
     prefix: str,
@@ -367,13 +372,13 @@ def _compiled(
     reporter: Reporter,
     level: Level = "O0",
 ) -> CompileResult:
-    """Compile into ``out``; by default at the level that takes least time."""
+    """Compile a network with steps into ``out``; by default at the level that takes least time."""
     quick = evolve(precision, compiler=evolve(precision.compiler, optimize_level=level))
     made = render(
         spec=spec, precision=quick, prefix=prefix, onnx_model=f"./{onnx.name}", cal_data_dir=cal_data_dir,
         working_dir=working_dir, out=out, model=network, reporter=reporter,
     )  # fmt: skip
     return makertbin(
-        toolchain, yaml=out / made.yaml, files={onnx.name: onnx, **files}, out=out, prefix=prefix,
+        toolchain, yaml=out / made.yaml, files={onnx.name: onnx}, out=out, prefix=prefix,
         working_dir=working_dir, key=hashlib.sha256(key.encode()).hexdigest(), timeout=timeout, reporter=reporter,
     )  # fmt: skip
