@@ -244,7 +244,7 @@ def studied(**known: Any) -> Any:
     rest = {
         "video_node": False, "weight_gains": {}, "max_gain": None, "weights_gain": won(0.38, 0.41),
         "alone": {"Conv_1": (0.99, 0.72), "Mul_43": (0.95, 0.66)}, "worst": "Mul_43", "outputs": noise,
-        "split_gain": won(0.38, 0.83), "depthwise": 20, "nv12_p": 0.5,
+        "split_gain": won(0.38, 0.83), "depthwise": 20, "nv12_p": 0.5, "all_gain": won(0.38, 0.9),
     }  # fmt: skip
     return SimpleNamespace(**{**nothing, **rest, **known})
 
@@ -278,6 +278,11 @@ def test_a_split_by_range_is_proposed_where_activations_cost() -> None:
     mine.built.manifest |= {"range_split": {"places": []}}
     assert remedies(mine, ()) == ()
     assert remedies(detector(precision=studied(split_gain=won(0.38, 0.83, p=0.4))), ()) == ()
+    whole = {"split_gain": None, "depthwise": 0}
+    (mixed,) = remedies(detector(precision=studied(**whole)), ())
+    assert mixed.how == "edge build net.onnx --precision mixed_thresholds"
+    assert "all activations at 16 bits: " in mixed.figure
+    assert remedies(detector(precision=studied(**whole, all_gain=won(0.38, 0.83, p=0.4))), ()) == ()
     (rounded,) = remedies(detector(shares=shares(0.40, 0.95, 0.38)), ())
     assert "--precision int8_rounded" in rounded.how
     assert "weights alone: AP 40.0; activations alone: 95.0" in rounded.figure

@@ -30,6 +30,8 @@ ROUNDED = "int8_rounded"  # the shipped recipe
 ROUNDING = "rounding: {images: 64, damping: 0.01}   # in the recipe"
 SPLIT = "int8_split_thresholds"  # the shipped recipe
 SPLITTING = "range_split: 2   # in the recipe, with calibration: {method: mix}\nthresholds: {images: 24}"
+MIXED = "mixed_thresholds"  # the shipped recipe
+MIXING = "thresholds: {images: 24, int16_latency: 3}   # in the recipe, with calibration: {method: mix}"
 LEAST_POINTS, LEAST = 0.2, 0.0005  # of agreement and of the cosine; smaller gains are not proposed
 NV12_AP = 0.8  # AP counts how exactly a box lies, and so falls further than a share of equal answers
 INTEGER_AP = 25.0  # points
@@ -356,7 +358,7 @@ def remedies(evidence: Measurements, found: tuple[Fault, ...]) -> tuple[Remedy, 
     first = sorted((fault.remedy for fault in found), key=lambda remedy: -remedy.gain)
     if evidence.shift is not None or evidence.at_chance:
         return tuple(first)
-    others = [*_wider(evidence), *_split(evidence), *_method(evidence), *_cpu(evidence)]
+    others = [*_wider(evidence), *_split(evidence), *_mixed(evidence), *_method(evidence), *_cpu(evidence)]
     others += [*_rounded(evidence, found), *_coarse_weights(evidence, found)]
     return (*first, *(remedy for _, remedy in sorted(others, key=lambda pair: pair[0], reverse=True)))
 
@@ -418,14 +420,19 @@ def _bound(gain: Gain) -> str:
     return f"; all activations at 16 bits: {agreement}"
 
 
+def _boxes_lost(evidence: Measurements) -> str:
+    """Return the figures that say that a detector loses most by its activations; empty if it does not."""
+    weights, activations = evidence.share("weights"), evidence.share("activations")
+    if not evidence.boxes or weights is None or activations is None or activations.agreement >= weights.agreement:
+        return ""
+    return f"activations alone: AP {100 * activations.agreement:.1f}, weights alone: {100 * weights.agreement:.1f}"
+
+
 def _split(evidence: Measurements) -> list[Ranked]:
     """Propose channels split by range, where the activations around depthwise convolutions cost."""
-    taken, about = evidence.precision, evidence.built.manifest
-    weights, activations = evidence.share("weights"), evidence.share("activations")
-    gain = taken.split_gain if evidence.boxes and taken is not None else None
-    if gain is None or taken is None or weights is None or activations is None or about.get("range_split"):
-        return []
-    if activations.agreement >= weights.agreement or not _helps(gain):
+    taken, about, lost = evidence.precision, evidence.built.manifest, _boxes_lost(evidence)
+    gain = taken.split_gain if taken is not None and lost else None
+    if gain is None or taken is None or about.get("range_split") or not _helps(gain):
         return []
     plain = about.get("precision") == "int8"
     how = rebuild(evidence.built, ("--precision", SPLIT)) if plain else SPLITTING
@@ -433,11 +440,18 @@ def _split(evidence: Measurements) -> list[Ranked]:
         f"Split the channels around the {taken.depthwise} depthwise convolutions by range, so that each part has a "
         "threshold of its own, chosen by the boxes: a few wide channels take the steps of all others"
     )
-    figure = (
-        f"activations alone: AP {100 * activations.agreement:.1f}, weights alone: {100 * weights.agreement:.1f}; the "
-        f"most to win, with these activations unrounded: {gain.figure}"
-    )
-    return [_ranked(gain, what, how, figure)]
+    return [_ranked(gain, what, how, f"{lost}; the most to win, with these activations unrounded: {gain.figure}")]
+
+
+def _mixed(evidence: Measurements) -> list[Ranked]:
+    """Propose 16 bits where they count most, where activations cost and there is nothing to split."""
+    taken, about, lost = evidence.precision, evidence.built.manifest, _boxes_lost(evidence)
+    if taken is None or not lost or taken.depthwise or about.get("thresholds") or not _helps(taken.all_gain):
+        return []
+    plain = about.get("precision") == "int8"
+    how = rebuild(evidence.built, ("--precision", MIXED)) if plain else MIXING
+    what = "Choose thresholds by the boxes, and give 16 bits to the activations that these need most; it costs time"
+    return [_ranked(taken.all_gain, what, how, f"{lost}; all activations at 16 bits: {taken.all_gain.figure}")]
 
 
 def _method(evidence: Measurements) -> list[Ranked]:

@@ -59,7 +59,7 @@ def load_frames(
     found = spread(load, list(images))
     unreadable = tuple(item for item in found if isinstance(item, str))
     for name in unreadable:
-        reporter.warn(f"{name} can't be read and is left out of all figures")
+        reporter.warn(f"{name} can't be read and is left out")
     frames = tuple(item for item in found if isinstance(item, Frame))
     if not frames:
         raise InputError(
