@@ -16,6 +16,7 @@ from edge.simulate.fakequant import Quantizer
 
 # A weight this many times larger than the others of its channel is an outlier.
 OUTLIER = 12.0
+NEAR = 1.5  # integers; what rounding and the estimated factor may be off together
 
 
 @frozen
@@ -112,7 +113,7 @@ def changed_integers(
     """Return the weights whose integers in the quantized model are not the calibrated ones.
 
     The compiler scales a channel's integers down if sums would overflow, and to zero in channels that add nothing.
-    So each channel is compared up to a factor. A difference of one is rounding.
+    So each channel is compared up to a factor. A difference of about one is rounding.
     """
     floats = _constants(calibrated)
     integers = _constants(quantized)
@@ -136,9 +137,9 @@ def changed_integers(
         factor = np.divide((seen * wanted).sum(axis=1, keepdims=True), square, out=square * 0, where=square > 0)
         lost = (factor < 0.01) & (item.thresholds > 1e-3 * item.thresholds.max()).reshape(-1, 1) & (square > 0)
         difference = np.abs(seen - np.where(lost, 1.0, factor) * wanted)
-        if (difference > 1).any():
+        if (difference > NEAR).any():
             found.append(
-                ChangedTensor("quantize", item.tensor, float((difference > 1).mean()), float(difference.max()))
+                ChangedTensor("quantize", item.tensor, float((difference > NEAR).mean()), float(difference.max()))
             )
     return found
 
