@@ -128,6 +128,10 @@ def test_labels_then_floats_boxes_then_confidence_judge_an_input() -> None:
     blind[:, : BOXES * VALUES] = 0
     assert plain.judged(reference, blind).better
     assert not plain.judged(blind, reference).better
+    # Sure of a box on every image is what a detector is that sees nothing but the ends of its range.
+    saturated = reference.copy()
+    saturated[:, 4] = 0.999
+    assert not plain.judged(saturated, blind).better
 
 
 def test_layers_are_measured_where_there_are_boxes() -> None:
