@@ -127,7 +127,7 @@ def metadata(build: Build, files: Iterable[Artifact], labels: str) -> Metadata:
         scores=build.stage(EXPORT).result.scores if build.request.spec.task == "classify" else None,
         task=build.request.spec.task,
         detector=build.stage(EXPORT).result.detector,
-        outputs=build.stage(EXPORT).result.outputs,
+        outputs=build.outputs,
         inputs=build.stage(EXPORT).result.inputs,
         files=found,
         toolchain=toolchain.versions if toolchain else {"onnxruntime": version("onnxruntime")},
@@ -168,7 +168,7 @@ def facts(build: Build) -> dict[str, object]:
         "preprocess": cattrs.unstructure(spec.preprocess),
         "task": spec.task,
         "output": build.stage(EXPORT).result.outputs[0].name,
-        "outputs": cattrs.unstructure(build.stage(EXPORT).result.outputs),
+        "outputs": cattrs.unstructure(build.outputs),
         "inputs": cattrs.unstructure(build.stage(EXPORT).result.inputs),
         "scores": build.stage(EXPORT).result.scores,
         # onnxruntime's quantizer reads no recipe.
