@@ -194,6 +194,7 @@ def facts(build: Build) -> dict[str, object]:
         "attention": cattrs.unstructure(build.stage(SIMPLIFY).result.attention),
         "patches": build.stage(SIMPLIFY).result.patches,
         "pools": build.stage(SIMPLIFY).result.pools,
+        "score_map": build.stage(SIMPLIFY).result.score_map,
         "rewrites": _rewrites(build),
         "equalization": _equalization(build),
         "range_split": _range_split(build),

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     import onnx
 
 _RESHAPES = ("Flatten", "Reshape", "Squeeze")
+_OF_SCORES = ("Softmax", "Sigmoid")
 _PLAIN = {"alpha": 1.0, "beta": 1.0, "transA": 0}
 
 
@@ -28,6 +29,8 @@ def as_map(model: onnx.ModelProto) -> tuple[onnx.ModelProto, str]:
     Args:
         model: a checked model of opset 10 or 11 whose shapes are inferred.
     """
+    from onnx import helper
+
     if has_branches(model.graph) or len(model.graph.output) != 1:
         return model, ""
     changed = copied(model)
@@ -36,10 +39,17 @@ def as_map(model: onnx.ModelProto) -> tuple[onnx.ModelProto, str]:
     shape, last = view.shape(output.name), view.producer(output.name)
     if shape is None or len(shape) != 2 or shape[0] != 1 or last is None or last.output[0] != output.name:
         return model, ""
+    end = last if last.op_type in _OF_SCORES else None
+    last = view.inner(end.input[0]) if end is not None else last
+    if last is None or (end is not None and last.output[0] != end.input[0]):
+        return model, ""
     rewritten = _without if last.op_type in _RESHAPES else _as_convolution
     name = rewritten(view, graph, last, shape[1])
     if not name:
         return model, ""
+    if end is not None and end.op_type == "Softmax":
+        del end.attribute[:]
+        end.attribute.append(helper.make_attribute("axis", 1))  # from there on, until opset 13
     for _ in range(2):
         output.type.tensor_type.shape.dim.add(dim_value=1)
     return tidy(changed), name
