@@ -176,10 +176,11 @@ class ServeError(EdgeError):
         reason: what the protocols make a status of.
         seen: what was found, with the value itself.
         expected: what would have been right.
+        remedy: what a client can do.
     """
 
-    def __init__(self, reason: Refusal, seen: str, *, expected: str | None = None) -> None:
-        super().__init__(seen, expected=expected)
+    def __init__(self, reason: Refusal, seen: str, *, expected: str | None = None, remedy: str | None = None) -> None:
+        super().__init__(seen, expected=expected, remedy=remedy)
         self.reason = reason
 
 

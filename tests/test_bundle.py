@@ -63,7 +63,7 @@ def test_a_bundle_holds_what_the_board_needs(edge: Run, build: Path, tmp_path: P
     assert code == 0
     made = tmp_path / "build" / "ConvNeXt_atto_bundle"
     assert sorted(contents(made)) == FILES
-    assert f"bundle: {made.relative_to(tmp_path)}" in out
+    assert f"bundle: the folder {made.relative_to(tmp_path)}" in out
     assert "scp -r build/ConvNeXt_atto_bundle" in out
     metadata = read_metadata(made / FILE)
     assert set(metadata.files) == {"bin", "portable", "labels"}
@@ -98,6 +98,17 @@ def test_the_readmes_commands_run_in_the_bundle(build: Path, tmp_path: Path) -> 
     assert done.stdout.startswith("portable [('")
     assert f"--model_file {PREFIX}.bin" in text
     assert max(map(len, text.splitlines())) <= 110
+
+
+@pytest.mark.parametrize(
+    ("name", "instead"), [("net.zip", "net"), ("net.ZIP", "net"), ("net.tar", "net"), ("a.b.tar.xz", "a.b")]
+)
+def test_another_kind_of_archive_is_refused(build: Path, tmp_path: Path, name: str, instead: str) -> None:
+    with pytest.raises(UsageError, match="edge makes no") as refusal:
+        bundle(build, tmp_path / name)
+    assert refusal.value.remedy == f"--out {tmp_path / instead}.tar.gz"
+    assert not (tmp_path / name).exists()
+    assert tarfile.is_tarfile(bundle(build, tmp_path / "Net.TGZ").path)
 
 
 def test_the_same_build_gives_the_same_bytes(build: Path, tmp_path: Path) -> None:
@@ -237,6 +248,7 @@ def test_a_build_without_a_bin_says_so(edge: Run, tmp_path: Path) -> None:
     code, out, err = edge("bundle", "ConvNeXt_atto", "--out", "net.tar.gz", "--verbose")
     assert code == 0
     assert "no .bin" in err
+    assert "bundle: the archive net.tar.gz" in out
     assert "scp net.tar.gz" in out
     with tarfile.open(tmp_path / "net.tar.gz") as archive:
         text = archive.extractfile("net/README.txt").read().decode()  # type: ignore[union-attr]

@@ -85,6 +85,31 @@ def test_a_runtime_that_ends_its_process_is_an_error(tmp_path: Path, monkeypatch
     assert "hrt_model_exec" in str(failure.value.remedy)
 
 
+def test_a_process_that_ended_is_started_again_where_that_is_wanted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    plug_in(monkeypatch, workers=True)
+    build = board_build(tmp_path / "net")
+    with load(build, "portable") as net:
+        wanted = net.run(nv12())[0]
+    with load(build, "hbm_runtime", threads=2, restarts=1) as net:
+        for backend in net._backends:
+            os.kill(backend._worker._process.pid, signal.SIGKILL)
+        for _ in range(2):
+            with pytest.raises(BackendError, match="the process of hbm_runtime ended: SIGKILL"):
+                net.run(nv12())
+        assert (net.restarts, net.ended) == (2, False)
+        assert "was started again" in caplog.text
+        for _ in range(2):
+            np.testing.assert_array_equal(net.run(nv12())[0].reshape(-1), wanted.reshape(-1))
+        monkeypatch.setattr(sys, "executable", "/no/python3")
+        os.kill(net._backends[0]._worker._process.pid, signal.SIGKILL)
+        with pytest.raises(BackendError, match="SIGKILL"):
+            net.run(nv12())
+        assert (net.restarts, net.ended) == (2, True)
+        assert "can't be started again" in caplog.text
+
+
 def test_an_answer_that_ctrl_c_left_is_not_the_next_ones(build: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     plug_in(monkeypatch, workers=True, FAKE_SECONDS="0.5")
     with load(build, "hbm_runtime") as net:

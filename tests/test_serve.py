@@ -29,6 +29,7 @@ from edge.images.demo import draw
 from edge.runtime import Net, load
 from tests.conftest import wait_for
 from tests.fabricated import NAMES, make_build
+from tests.fake_board import board_build, plug_in
 from tests.serving import NV12, Scripted, Served, net_of, serving
 
 CLIENTS = {"http": tritonclient.http, "grpc": tritonclient.grpc}
@@ -223,7 +224,11 @@ BOMB = b"\x89PNG\r\n\x1a\n" + struct.pack(">I4sII", 13, b"IHDR", 60_000, 60_000)
         (described(datatype="BYTES", shape=[2], data=["", ""]), {}, "2 images"),
         (described(datatype="BYTES", shape=[1], data=["aGVsbG8="]), {}, "no JPEG or PNG"),
         (described(datatype="BYTES", shape=[1], data=[base64.b64encode(BOMB).decode()]), {}, "60000x60000"),
-        (described(datatype="BYTES", shape=[1], data=[base64.b64encode(JPEG[:900]).decode()]), {}, "is incomplete"),
+        (
+            described(datatype="BYTES", shape=[1], data=[base64.b64encode(JPEG[:900]).decode()]),
+            {},
+            "send all its bytes",
+        ),
         (described(shape=[2, 4, 4, 3], data=[0] * 96), {}, "expected: one a request"),
         (described(parameters={"binary_data_size": 5}), {}, "binary_data_size 5"),
         (described(parameters={"binary_data_size": -1}), {}, "binary_data_size -1"),
@@ -403,12 +408,14 @@ def test_a_program_that_fails_is_not_ready_until_it_works_again(kind: str, caplo
 
     def work() -> None:
         if broken[0]:
-            raise BackendError("the process of hbm_runtime ended: SIGABRT")
+            raise BackendError("the process of hbm_runtime ended: SIGABRT", remedy="hrt_model_exec infer")
 
     with serving(("m", net_of(Scripted(work)))) as served, connect(kind, served) as client:
         status, text = refusal(kind, served, model="m")
         assert status == {"http": "500", "grpc": "INTERNAL"}[kind]
         assert "SIGABRT" in text
+        assert "tell the server's operator" in text
+        assert "hrt_model_exec" not in text
         assert not client.is_model_ready("m")
         assert not client.is_server_ready()
         assert client.is_server_live()
@@ -417,6 +424,36 @@ def test_a_program_that_fails_is_not_ready_until_it_works_again(kind: str, caplo
         ask(kind, served, model="m")
         assert client.is_server_ready()
     assert "SIGABRT" in caplog.text
+    assert "hrt_model_exec infer" in caplog.text
+
+
+@pytest.mark.parametrize("healthy", [1, 2])
+def test_a_process_that_ends_is_started_again_three_times_in_a_row(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, healthy: int
+) -> None:
+    """The first run of each process is the test image."""
+    plug_in(monkeypatch, workers=True)
+    build = board_build(tmp_path / "net", fails=-6000001, healthy=healthy)
+    frame = np.zeros((96, 64), np.uint8)
+    with load(build, "hbm_runtime", restarts=3) as net, serving(("m", net)) as served:
+        seen, ready = list[bool](), list[bool]()
+        for _ in range(8):
+            with suppress(tritonclient.utils.InferenceServerException):
+                ask("http", served, frame, model="m")
+                seen.append(True)
+            seen += [False] * (len(ready) + 1 - len(seen))
+            ready.append(get(served, "/v2/health/ready")[0] == 200)
+        told = get(served, "/metrics")[1].decode()
+    if healthy == 2:
+        assert seen == [True, False] * 4
+        assert all(ready)
+        assert 'edge_restarts{model="m"} 4.0' in told
+        assert 'edge_ready{model="m"} 1.0' in told
+    else:
+        assert not any(seen)
+        assert ready == [True] * 3 + [False] * 5
+        assert 'edge_restarts{model="m"} 3.0' in told
+        assert 'edge_ready{model="m"} 0.0' in told
 
 
 @pytest.mark.parametrize("kind", CLIENTS)

@@ -199,8 +199,10 @@ def test_run_answers_each_frame(edge: Run, clip: Path) -> None:
     [
         (("run", "ConvNeXt_atto", "gone.mp4"), 1, "gone.mp4 does not exist"),
         (("run", "ConvNeXt_atto", "/dev/video63"), 1, "ls /dev/video*"),
-        (("run", "ConvNeXt_atto", "junk.mp4"), 1, "junk.mp4 can't be opened by OpenCV"),
-        (("run", "ConvNeXt_atto", "rtsp://me:secret@127.0.0.1:9/x"), 1, "rtsp://127.0.0.1:9/x can't be opened"),
+        (("run", "ConvNeXt_atto", "junk.mp4"), 1, "ffprobe junk.mp4"),
+        (("run", "ConvNeXt_atto", "empty.mp4"), 1, "empty.mp4 can't be opened: it is empty"),
+        (("run", "ConvNeXt_atto", "folder.mp4"), 1, "it is a folder"),
+        (("run", "ConvNeXt_atto", "rtsp://me:secret@127.0.0.1:9/x"), 1, "127.0.0.1:9/x can't be opened: no connection"),
         (("run", "ConvNeXt_atto", "clip.avi", "a.jpg"), 2, "one video alone"),
         (("run", "ConvNeXt_atto", "clip.avi", "--out", "x.png"), 2, "--out with the video"),
         (("run", "ConvNeXt_atto", "a.jpg", "--frames", "3"), 2, "there is no video"),
@@ -213,6 +215,8 @@ def test_wrong_input_gives_one_clear_error(
     edge: Run, clip: Path, tmp_path: Path, arguments: tuple[str, ...], code: int, says: str
 ) -> None:
     (tmp_path / "junk.mp4").write_bytes(b"no video")
+    (tmp_path / "empty.mp4").touch()
+    (tmp_path / "folder.mp4").mkdir()
     seen, _, err = edge(*arguments, *PORTABLE)
     assert seen == code
     assert says in err

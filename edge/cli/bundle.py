@@ -18,7 +18,11 @@ EXAMPLES = ("edge bundle ConvNeXt_atto --cpp", "edge bundle build/ConvNeXt_atto 
 
 @click.command("bundle", cls=Verb, epilog=examples(EXAMPLES))
 @program_argument
-@option("--out", "A folder, or a file ending in .tar.gz.  [default: the folder MODEL_bundle beside the build]", PATH)
+@option(
+    "--out",
+    "A folder, or an archive ending in .tar.gz or .tgz.  [default: the folder MODEL_bundle beside the build]",
+    PATH,
+)
 @switch("--cpp", "Add a CMake project that runs MODEL in C++.")
 @click.option("--no-wheels", is_flag=True, help="Leave edge itself out, for a board that has it.")
 @output_options
@@ -37,7 +41,7 @@ def bundle_command(
         return
     rows = [(file.path, f"{file.bytes:>12,} bytes", file.sha256 if verbose else "") for file in made.files]
     click.echo("\n".join(table(rows, left=(0, 2), heading=False)))
-    click.echo(f"bundle: {made.path}")
+    click.echo(f"bundle: the {'archive' if made.path.is_file() else 'folder'} {made.path}")
     if not made.has_bin:
         click.echo("no .bin: this build was made without the vendor's compiler", err=True)
     flag = "" if made.path.is_file() else "-r "

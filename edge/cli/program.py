@@ -23,8 +23,6 @@ if TYPE_CHECKING:
 F = TypeVar("F", bound=Callable[..., Any])
 STRETCH = "stretch"
 
-CHANGEABLE = "assumed; --resize and --interpolation change it"  # of a note on images; edge serve has no such options
-
 
 def program_argument(function: F) -> F:
     """Add MODEL and ``--build-dir``."""
@@ -122,12 +120,18 @@ def open_program(
     threads: int = 1,
     labels: str | None = None,
     scores: ScoreKind | None = None,
-    resize: str | None,
-    interpolation: str | None,
+    resize: str | None = None,
+    interpolation: str | None = None,
+    changeable: bool = True,
+    restarts: int = 0,
 ) -> tuple[Net, str]:
     """Load a program; complete the preprocessing of one that comes without ``metadata.json``.
 
     Mean, std, colour order and input size are inside every program; what happens to an image before is not.
+
+    Args:
+        changeable: whether the verb has ``--resize`` and ``--interpolation``, which the note may name then.
+        restarts: as of :func:`edge.runtime.load`.
 
     Returns:
         The net, and a note on what was assumed; empty if nothing was.
@@ -139,12 +143,12 @@ def open_program(
     """
     from edge.runtime import load
 
-    net = load(path, cast("Any", backend), threads=threads, scores=scores)
+    net = load(path, cast("Any", backend), threads=threads, scores=scores, restarts=restarts)
     try:
         _require_unknown(net, path, scores)
         if labels is not None:
             net.labels = _names(labels, net.classes)
-        return net, _complete(net, path, resize, interpolation)
+        return net, _complete(net, path, resize, interpolation, changeable)
     except BaseException:
         net.close()
         raise
@@ -219,7 +223,7 @@ def value_name(kind: ScoreKind | None) -> str:
     return "score" if kind is None else "probability"
 
 
-def _complete(net: Net, path: Path, resize: str | None, interpolation: str | None) -> str:
+def _complete(net: Net, path: Path, resize: str | None, interpolation: str | None, changeable: bool) -> str:
     if net.preprocess is not None:
         if resize or interpolation:
             raise UsageError(
@@ -246,7 +250,8 @@ def _complete(net: Net, path: Path, resize: str | None, interpolation: str | Non
             raise UsageError(f"--resize {resize!r}", expected=f"a whole number of pixels, or {STRETCH}")
         shorter = int(resize)
     net.preprocess = Preprocess(crop=size, resize=shorter, interpolation=cast("Any", interpolation or "bilinear"))
-    source = "as given" if resize and interpolation else CHANGEABLE
+    assumed = "assumed; --resize and --interpolation change it" if changeable else "assumed"
+    source = "as given" if resize and interpolation else assumed
     return f"{path.name} comes without metadata.json; images: {describe_preprocess(net.preprocess)} ({source})"
 
 

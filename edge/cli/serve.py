@@ -12,7 +12,7 @@ import click
 
 from edge.cli.display import examples
 from edge.cli.options import FROM_0, Number, build_dir_option, complete_models, debug_option, option
-from edge.cli.program import CHANGEABLE, backend_line, backend_option, find_program, open_program
+from edge.cli.program import backend_line, backend_option, find_program, open_program
 from edge.cli.verb import Verb
 from edge.errors import BackendMissing, UsageError
 from edge.runtime.machine import ON_BOARD
@@ -27,6 +27,7 @@ EXAMPLES = (
     "edge serve build/ConvNeXt_atto yolox_bundle --threads 2 --queue 16 --host 0.0.0.0",
 )
 PACKAGES = "grpcio httptools prometheus-client protobuf starlette uvicorn uvloop"  # the extra "serve"
+RESTARTS = 3  # in a row of a runtime whose process ends
 PORT = click.IntRange(0, 65535)
 
 
@@ -81,14 +82,14 @@ def serve_command(
         served = []
         for name, path in zip(names, paths.values(), strict=True):
             chosen = _quickest(backend, locate(path))
-            net, note = open_program(path, chosen, threads=at_once, resize=None, interpolation=None)
+            net, note = open_program(path, chosen, threads=at_once, changeable=False, restarts=RESTARTS)
             stack.enter_context(net)
             waiting = Queue(at_once, queue, patience)
             stack.callback(waiting.close)
             served.append(Model(name, net, waiting))
             click.echo(f"{name}  {backend_line(net)}")
             if note:
-                click.echo(f"note  {note.replace(CHANGEABLE, 'assumed')}")
+                click.echo(f"note  {note}")
 
         def started(addresses: Addresses) -> None:
             click.echo(f"HTTP  {addresses.http}   for clients, and a page for your browser")

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import re
+import shlex
+import socket
 import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import cv2
 import numpy as np
@@ -18,6 +22,7 @@ from edge.images.preprocess import Image, libraries_silent
 ENDINGS = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg", ".ts", ".h264", ".h265", ".mjpeg")
 _DEVICE = re.compile(r"/dev/video\d+")
 _STREAM = re.compile(r"(rtsps?|rtmps?|https?|udp|tcp|srt)://\S+")
+_PORTS = {"rtsp": 554, "rtsps": 322, "rtmp": 1935, "rtmps": 443, "http": 80, "https": 443}  # where a URL names none
 _SECONDS = 10.0  # that a camera or a stream may take for a frame
 
 
@@ -62,7 +67,8 @@ class Video:
         self._first = self._read()
         if self._first is None:
             self._capture.release()
-            raise ImageError(f"{source} gives no frame", expected="a video that OpenCV can read")
+            why, remedy = _obstacle(source, Path(source).expanduser())
+            raise ImageError(f"{_without_password(source)} gives no frame: {why}", remedy=remedy)
         height, width = self._first.rgb.shape[:2]
         rate = self._capture.get(cv2.CAP_PROP_FPS)
         shown = f", {rate:.3g} FPS" if 0 < rate < 1000 else ""
@@ -152,12 +158,42 @@ def _opened(source: str) -> cv2.VideoCapture:
         else:
             capture = cv2.VideoCapture(str(path))
     if not capture.isOpened():
+        why, remedy = _obstacle(source, path)
         raise ImageError(
-            f"{_without_password(source)} can't be opened by OpenCV",
+            f"{_without_password(source)} can't be opened: {why}",
             expected="a video file, a camera such as /dev/video0, or a stream such as rtsp://HOST/PATH",
-            remedy=f"ls -l {source}   and: is another program using it?" if device else None,
+            remedy=remedy,
         )
     return capture
+
+
+def _obstacle(source: str, path: Path) -> tuple[str, str]:
+    """Return why a video can't be opened, as far as it can be told, and what to do next."""
+    named = shlex.quote(_without_password(source))
+    if _STREAM.fullmatch(source):
+        url = urlsplit(source)
+        try:
+            port = url.port or _PORTS.get(url.scheme)
+            if port:
+                socket.create_connection((url.hostname or "", port), _SECONDS).close()
+        except (OSError, ValueError) as error:
+            reason = getattr(error, "strerror", None) or error
+            return f"no connection to {url.hostname}: {reason}", f"ping {url.hostname}   and compare address and port"
+        return "its server gives no video", f"ffprobe {named}   with user and password, if it wants them, tells why"
+    if not os.access(path, os.R_OK):
+        group = "sudo usermod -aG video $USER   and log in again"
+        return "permission denied", group if is_live(source) else f"chmod u+r {named}"
+    if is_live(source):
+        return "it is in use, or no camera", f"fuser -v {source}   names who uses it; v4l2-ctl -d {source} --all"
+    if path.is_dir():
+        return "it is a folder", f"ls {named}   and name a file in it"
+    if not path.stat().st_size:
+        return "it is empty", "copy the file again"
+    other = shlex.quote(f"{path.stem}_mjpeg.avi")
+    return (
+        "it is damaged, or of a codec that this OpenCV does not know",
+        f"ffprobe {named}   names the codec; ffmpeg -i {named} -c:v mjpeg {other}   makes one that is known",
+    )
 
 
 def _without_password(source: str) -> str:

@@ -7,6 +7,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
 
+from attrs import evolve
+
 from edge.accuracy import StepName, Subject
 from edge.errors import UsageError
 from edge.folder.code import code_digest
@@ -38,6 +40,7 @@ from edge.prepare.range_split import chosen_places
 from edge.progress import Listener
 from edge.sources.sources import Resolved, choose_weights
 from edge.specs.request import Request
+from edge.specs.schema import Output
 from edge.toolchain.found import Toolchain
 
 T = TypeVar("T")
@@ -222,6 +225,14 @@ class Build:
         return "the compiler's own runtime"
 
     @property
+    def outputs(self) -> tuple[Output, ...]:
+        """The program's outputs: the float network's, a row of scores as the map that simplify made of it."""
+        outputs = self.stage(EXPORT).result.outputs
+        if not self.stage(SIMPLIFY).result.score_map:
+            return outputs
+        return tuple(evolve(output, shape=(*output.shape, 1, 1)) for output in outputs)
+
+    @property
     def subject(self) -> tuple[Subject, StepName]:
         """The subject to measure, with the files of the measured steps, and the name of its quantized step."""
         export, graph, quantized = self.stage(EXPORT), self.stage(SIMPLIFY), self._quantized
@@ -244,7 +255,7 @@ class Build:
             sha256={role: file.sha256 for role, file in files.items()},
             toolchain=self.toolchain,
             task=self.request.spec.task,
-            outputs=export.result.outputs,
+            outputs=self.outputs,
             detector=export.result.detector,
             inputs=export.result.inputs,
         )

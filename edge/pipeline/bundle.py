@@ -32,6 +32,7 @@ README = "README.txt"
 WHEELS, INSTALL = "wheels.zip", "install.sh"
 SCHEMA = 1
 ARCHIVES = (".tar.gz", ".tgz")
+OTHER_ARCHIVES = (".zip", ".7z", ".tar", ".gz", ".bz2", ".xz", ".zst", ".tbz2", ".txz")  # no names of folders
 # The quantized ONNX is left out: only the compiler's own Python runs it.
 ROLES: tuple[Role, ...] = ("bin", "portable", "labels", "test")
 # The model whose notebook is the template for all others.
@@ -65,7 +66,7 @@ def bundle(source: Path, out: Path | None = None, *, cpp: bool = False, wheels: 
     Raises:
         DownloadError: the packages that edge needs on the board can't be fetched.
         ModelFileError: not a finished build, or a file differs from ``metadata.json``.
-        UsageError: ``out`` is the source itself, or the C++ can't run this model.
+        UsageError: ``out`` is the source itself or another kind of archive, or the C++ can't run this model.
         WorkspaceError: ``out`` exists and edge did not make it, or it can't be written.
     """
     folder = source if source.is_dir() else source.parent
@@ -82,8 +83,14 @@ def bundle(source: Path, out: Path | None = None, *, cpp: bool = False, wheels: 
     out = out or folder.with_name(f"{folder.name.removesuffix('_bundle')}_bundle")
     if out.resolve() == folder.resolve():
         raise UsageError(f"the bundle would be written over {folder}", expected="another --out")
+    archive = out.name.lower().endswith(ARCHIVES)
+    if not archive and out.name.lower().endswith(OTHER_ARCHIVES):
+        raise UsageError(
+            f"--out {out}: edge makes no {out.suffix}",
+            expected=f"a folder, or an archive ending in {' or '.join(ARCHIVES)}",
+            remedy=f"--out {out.with_name(out.name.removesuffix(out.suffix).removesuffix('.tar'))}.tar.gz",
+        )
     contents = _contents(program, cpp=cpp, wheels=wheels and "bin" in program.files)
-    archive = out.name.endswith(ARCHIVES)
     with disk_errors(out.parent, "--out"):
         out.parent.mkdir(parents=True, exist_ok=True)
         (_write_archive if archive else _write_folder)(out, contents)
@@ -209,6 +216,7 @@ In Python, {python}:
 _CPP = """
 In C++ (cpp/net.h says how to call it from a program of your own):
 
+  sudo apt install cmake g++ libopencv-dev
   cmake -S cpp -B cpp/build && cmake --build cpp/build
   cpp/build/{program} IMAGE.jpg
 """

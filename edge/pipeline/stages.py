@@ -125,16 +125,18 @@ EXPORT = Stage(
 def _simplify_inputs(build: Build) -> Inputs:
     source = build.stage(EXPORT)
     name = f"{source.result.name}_bpu"
-    return given("onnx", "onnxsim", model=source.file(source.result.onnx), name=name)
+    scores = build.request.spec.task == "classify"
+    return given("onnx", "onnxsim", model=source.file(source.result.onnx), name=name, scores=scores)
 
 
-def _simplify_note(_build: Build, result: SimplifyResult) -> str:
+def _simplify_note(build: Build, result: SimplifyResult) -> str:
     return (
         f"{result.nodes_before} → {counted(result.nodes_after, 'node')}, max abs error {result.max_abs_error:.2g}, "
         + result.form
         + (", average pools exact at the edge" if result.pools else "")
         + (", attention laid out for the BPU" if result.attention else "")
         + (", patches in two steps" if result.patches else "")
+        + (f", scores of 1x{build.stage(EXPORT).result.classes}x1x1" if result.score_map else "")
     )
 
 

@@ -80,7 +80,7 @@ def obstacle(metadata: Metadata) -> str:
         seen = " and ".join("x".join(map(str, shape)) for shape in shapes) or "unknown"
         return (
             f"its parser of classes reads one output of 1x{metadata.classes}x1x1, this program's is {seen} "
-            "(if the network ends in a Flatten, build it with --output and the name of what the Flatten takes)"
+            "(if it was built by an earlier edge, build it again)"
         )
     return ""
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from attrs import frozen
+from attrs import evolve, frozen
 from numpy.typing import NDArray
 
 from edge.errors import ModelFileError
@@ -63,6 +63,11 @@ class Guard:
     def patterns(self) -> dict[str, int]:
         """The baseline's patterns that the compiler fuses; see :func:`edge.prepare.patterns.count_patterns`."""
         return count_patterns(self.baseline)
+
+    def of_maps(self) -> Guard:
+        """Return the guard of a model whose outputs are maps of one pixel in place of rows."""
+        outputs = tuple([array[..., None, None] for array in arrays] for arrays in self.expected.outputs)
+        return evolve(self, expected=evolve(self.expected, outputs=outputs))
 
     def prove(self, candidate: onnx.ModelProto, *, operators: bool = False) -> float:
         """Return the largest absolute difference of the candidate's outputs.

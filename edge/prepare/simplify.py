@@ -20,6 +20,7 @@ from edge.prepare.normal_form import computes_shapes, normal_form, pin_outputs, 
 from edge.prepare.patches import in_two_steps
 from edge.prepare.patterns import count_patterns
 from edge.prepare.pools import whole_windows
+from edge.prepare.score_map import as_map
 from edge.progress import Reporter, Silent
 from edge.scratch import Scratch
 
@@ -60,6 +61,7 @@ class SimplifyResult:
     attention: Attention = field(factory=Attention)
     patches: tuple[str, ...] = ()  #: convolutions over patches that were then split in two.
     pools: tuple[str, ...] = ()  #: average pools over the edge that were made exact in integers.
+    score_map: str = ""  #: node whose map of 1xNx1x1 became the output in place of a row of scores.
 
 
 def simplify(
@@ -69,6 +71,7 @@ def simplify(
     name: str,
     reporter: Reporter | None = None,
     value_range: tuple[float, float] = VALUE_RANGE,
+    scores: bool = False,
 ) -> SimplifyResult:
     """Write ``<name>.onnx``, ready for the compiler; the same input gives the same bytes.
 
@@ -78,6 +81,7 @@ def simplify(
         name: of the file to write, without ``.onnx``.
         reporter: told of progress, and warned of a form that is not ``simplified``.
         value_range: lowest and highest input value that the network sees, for the comparison of outputs.
+        scores: whether the outputs are class scores, whose shape may change.
 
     Raises:
         ModelFileError: the model itself can't be made ready: corrupt, dynamic, half precision, over 2 GB,
@@ -117,6 +121,10 @@ def simplify(
     )
     shipped, attention = _rewritten(rules, shipped, lay_out, f"attention {slow}", reporter)
     shipped, patches = _rewritten(rules, shipped, in_two_steps, f"the convolution over patches {slow}", reporter)
+    score_map = None
+    if scores:
+        otherwise = "the scores stay a row, which ROS 2's dnn_node_example can't read"
+        shipped, score_map = _rewritten(rules.of_maps(), shipped, as_map, otherwise, reporter)
     _warn_of_unfused(shipped.model, reporter)
 
     _write(shipped.model, out / f"{name}.onnx")
@@ -137,6 +145,7 @@ def simplify(
         attention=attention or Attention(),
         patches=patches or (),
         pools=pools or (),
+        score_map=score_map or "",
     )
 
 

@@ -77,6 +77,16 @@ class Net:
         """Name of the backend in use."""
         return self.info.backend
 
+    @property
+    def ended(self) -> bool:
+        """Whether the process of a runtime is gone, so that runs fail."""
+        return any(getattr(backend, "ended", False) for backend in self._backends)
+
+    @property
+    def restarts(self) -> int:
+        """How often a runtime's process that ended was started again."""
+        return sum(getattr(backend, "restarts", 0) for backend in self._backends)
+
     def nv12(self, image: Image) -> NDArray[np.uint8]:
         """Return the bytes that the program takes: packed full-range NV12, uint8, flat, H*W*3/2.
 

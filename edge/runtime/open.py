@@ -34,6 +34,7 @@ def load(
     preprocess: Preprocess | None = None,
     labels: Sequence[str] | None = None,
     scores: ScoreKind | None = None,
+    restarts: int = 0,
 ) -> Net:
     """Open a program.
 
@@ -46,6 +47,8 @@ def load(
         preprocess: for a single file that comes without ``metadata.json``.
         labels: class names in index order, where the program brings none.
         scores: what the scores are, where ``metadata.json`` does not say so.
+        restarts: on the board, how often in a row a runtime's process that ended is started again; the run that
+            ended it fails.
 
     Returns:
         The net; use it in a ``with``, or close it.
@@ -66,9 +69,9 @@ def load(
     class_names = program.class_names() if labels is None else labels
     passed_over: list[PassedOver] = []
     if backend == "auto":
-        backends = _first_that_works(program, threads, passed_over)
+        backends = _first_that_works(program, threads, restarts, passed_over)
     else:
-        backends = _open(backend, program, threads)
+        backends = _open(backend, program, threads, restarts)
     try:
         return Net(
             backends,
@@ -84,10 +87,10 @@ def load(
         raise
 
 
-def _first_that_works(program: Program, threads: int, passed_over: list[PassedOver]) -> list[Backend]:
+def _first_that_works(program: Program, threads: int, restarts: int, passed_over: list[PassedOver]) -> list[Backend]:
     for name in BACKENDS:
         try:
-            backends = _open(name, program, threads)
+            backends = _open(name, program, threads, restarts)
         except EdgeError as error:  # the next backend may work
             level = logging.DEBUG if isinstance(error, BackendMissing) else logging.WARNING
             _log.log(level, "%s: backend %s passed over: %s", program.name, name, error.seen)
@@ -113,12 +116,12 @@ def isolated(name: str, program: Program) -> bool:
     return any(importlib.util.find_spec(module) for module in (name, f"{name}_rdkx5"))
 
 
-def _open(name: str, program: Program, threads: int) -> list[Backend]:
+def _open(name: str, program: Program, threads: int, restarts: int) -> list[Backend]:
     open_backend: Callable[[Program], Backend]
     if isolated(name, program):
-        from edge.runtime.worker import Worker
+        from edge.runtime.worker import Restarting, Worker
 
-        open_backend = functools.partial(Worker, name)
+        open_backend = functools.partial(Restarting, name, restarts) if restarts else functools.partial(Worker, name)
     else:
         open_backend = importlib.import_module(f"edge.runtime.backends.{name}").open_backend
     backends = _opened(open_backend, program, threads)

@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 
 from edge.errors import BackendError, EdgeError
+from edge.runtime.answer import require_answer
 from edge.runtime.program import Program
 from edge.runtime.protocol import Array, Backend, Info, Scores
 
@@ -69,6 +70,11 @@ class Worker:
             self.close()
             raise
 
+    @property
+    def ended(self) -> bool:
+        """Whether its process is gone."""
+        return self._process.poll() is not None
+
     def run(self, inputs: Sequence[Array]) -> list[Scores]:
         """Execute once; see the protocol."""
         for ours, array in zip(self._inputs, inputs, strict=True):
@@ -115,12 +121,66 @@ class Worker:
     def _received(self) -> Any:
         if not self._pipe.poll(HANGS):
             self._process.kill()
+            self._process.wait()
             raise BackendError(
                 f"{self._name} gave no answer within {HANGS:g} s; its process was ended",
                 expected="an answer within milliseconds",
                 remedy="load the program again; if it hangs again, restart the board",
             )
         return self._pipe.recv()
+
+
+class Restarting:
+    """A worker that is opened again when its process has ended; the run that ended it fails.
+
+    Args:
+        most: how often in a row, before it is left as it is.
+    """
+
+    concurrent = False
+
+    def __init__(self, name: str, most: int, program: Program) -> None:
+        self._name, self._program, self._most = name, program, most
+        self._worker = Worker(name, program)
+        self.info = self._worker.info
+        self.restarts = self._in_a_row = 0
+
+    @property
+    def ended(self) -> bool:
+        """Whether its process is gone."""
+        return self._worker.ended
+
+    def run(self, inputs: Sequence[Array]) -> list[Scores]:
+        """Execute once; see the protocol."""
+        try:
+            outputs = self._worker.run(inputs)
+        except BackendError:
+            if self.ended and self._in_a_row < self._most:
+                self._in_a_row += 1
+                self._open_again()
+            raise
+        self._in_a_row = 0
+        return outputs
+
+    def close(self) -> None:
+        """End the process."""
+        self._worker.close()
+
+    def _open_again(self) -> None:
+        log = logging.getLogger(_LOGGER)
+        try:
+            with contextlib.ExitStack() as stack:
+                worker = Worker(self._name, self._program)
+                stack.callback(worker.close)
+                require_answer([worker], self._program)
+                stack.pop_all()
+        except EdgeError as error:
+            log.warning("%s can't be started again: %s", self.info.model, error)
+            return
+        self._worker.close()
+        self._worker = worker
+        self.restarts += 1
+        log.warning("%s: the process of %s ended and was started again", self.info.model, self._name)
 
 
 def serve(pipe: int, memory: int) -> None:

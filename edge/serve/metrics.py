@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
-from edge.serve.model import Models
+from edge.serve.model import Model, Models
 
 KIND = CONTENT_TYPE_LATEST
 _SECONDS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10)
@@ -30,11 +31,15 @@ class Metrics:
             buckets=_SECONDS,
             registry=self._registry,
         )
-        inside = Gauge(
-            "edge_queue_requests", "Requests that wait or are computed just now.", ("model",), registry=self._registry
-        )
-        for name, model in models.items():
-            inside.labels(name).set_function(lambda queue=model.queue: queue.inside)  # type: ignore[misc]
+        gauges: dict[str, tuple[str, Callable[[Model], float]]] = {
+            "edge_queue_requests": ("Requests that wait or are computed just now.", lambda model: model.queue.inside),
+            "edge_ready": ("1 if a request would be answered, else 0.", lambda model: model.ready),
+            "edge_restarts": ("Times that a runtime's process ended and was started again.", lambda m: m.net.restarts),
+        }
+        for gauge, (what, value) in gauges.items():
+            made = Gauge(gauge, what, ("model",), registry=self._registry)
+            for name, model in models.items():
+                made.labels(name).set_function(partial(value, model))
         self._names = frozenset(models)
 
     def count(self, model: str, protocol: str, result: str, seconds: Mapping[str, float]) -> None:

@@ -12,7 +12,7 @@ from attrs import field, frozen
 from numpy.typing import NDArray
 
 from edge import __version__
-from edge.errors import BackendError, ServeError
+from edge.errors import BackendError, ImageError, ServeError
 from edge.images.headers import declared_size
 from edge.images.preprocess import decode
 from edge.runtime import Net
@@ -41,7 +41,7 @@ class Model:
     @property
     def ready(self) -> bool:
         """Whether a request would be answered."""
-        return self.queue.open and not self.failed.is_set()
+        return self.queue.open and not self.failed.is_set() and not self.net.ended
 
     @property
     def inputs(self) -> dict[str, Port]:
@@ -91,10 +91,12 @@ class Model:
         for name, port in ports.items():
             taken, sides = _taken(net, by_name[name], port, watch)
             inputs, size = [*inputs, taken], sides or size
+        restarts = net.restarts
         try:
             outputs = net.run(*inputs)
         except BackendError:
-            self.failed.set()
+            if net.restarts == restarts:  # else the new process has given the test image's answer
+                self.failed.set()
             raise
         self.failed.clear()
         watch.lap("run")
@@ -191,4 +193,12 @@ def _image(tensor: Tensor, files: Sequence[bytes]) -> NDArray[np.uint8]:
             f"input {tensor.name!r} is {seen}",
             expected=f"a JPEG or PNG of at most {MOST_PIXELS // 10**6} million pixels",
         )
-    return decode(files[0], f"input {tensor.name!r}")
+    try:
+        return decode(files[0], f"input {tensor.name!r}")
+    except ImageError as error:  # its remedy is for a file here
+        raise ServeError(
+            "invalid",
+            f"{error.seen}: {len(files[0]):,} bytes came",
+            expected=error.expected or "a whole JPEG or PNG",
+            remedy="compare with the size of your file, open it in a viewer, and send all its bytes as they are",
+        ) from error

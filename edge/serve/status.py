@@ -26,7 +26,8 @@ def reason_of(error: Exception) -> tuple[str, str]:
     if isinstance(error, (UsageError, InputError)):
         return "invalid", str(error)
     if isinstance(error, EdgeError):
-        log.error("%s", error)
-        return "failed", str(error)
+        log.error("%s", error)  # with what its operator can do, and no client
+        remedy = "send it again; if it fails again, tell the server's operator, whose log says more"
+        return "failed", str(EdgeError(error.seen, remedy=remedy))
     log.error("unexpected %s: %s", type(error).__name__, error, exc_info=log.isEnabledFor(logging.DEBUG))
     return "failed", f"unexpected {type(error).__name__}; the server's log says more"
