@@ -124,9 +124,8 @@ EXPORT = Stage(
 
 def _simplify_inputs(build: Build) -> Inputs:
     source = build.stage(EXPORT)
-    name = f"{source.result.name}_bpu"
-    scores = build.request.spec.task == "classify"
-    return given("onnx", "onnxsim", model=source.file(source.result.onnx), name=name, scores=scores)
+    model, name = source.file(source.result.onnx), f"{source.result.name}_bpu"
+    return given("onnx", "onnxsim", model=model, name=name, scores=build.request.spec.task == "classify")
 
 
 def _simplify_note(build: Build, result: SimplifyResult) -> str:
