@@ -346,7 +346,7 @@ def _thresholds_inputs(build: Build) -> Inputs:
     )
 
     def arguments() -> Mapping[str, Any]:
-        quick = evolve(request.precision.compiler, optimize_level="O0")
+        quick = Compiler("O0", request.precision.compiler.compile_mode, request.precision.compiler.jobs)
         plain = evolve(request, precision=evolve(request.precision, thresholds=None, compiler=quick))
         other = type(build)(plain, build.workspace, Inside(build.listener))
         made = other.stage(COMPILE)
