@@ -27,7 +27,7 @@ RANK = {
     "accuracy": 7, "diagnose": 7, "refine": 7,
     "pipeline": 8, "report": 8,
     "board": 9, "serve": 9, "survey": 9, "tune": 9,
-    "api": 10,
+    "api": 10, "cluster": 10,
     "cli": 11,
 }  # fmt: skip
 BOARD = ("api", "detect", "serve.model", "errors", "folder.metadata", "specs", "images.preprocess", "images", "runtime")
