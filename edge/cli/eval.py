@@ -188,8 +188,8 @@ EXAMPLES = (
 @click.argument("model", shell_complete=complete_models)
 @option(
     "--images",
-    "Images to measure on: a folder, s3://BUCKET/PREFIX, list file or labels.csv; for a detector COCO's .json, data.yaml, or a folder with "
-    "labels/ or Annotations/.  [default: those that the build was measured on]",
+    "Images to measure on: a folder, s3://BUCKET/PREFIX, list file or labels.csv; for a detector COCO's .json, "
+    "data.yaml, or a folder with labels/ or Annotations/.  [default: those that the build was measured on]",
     value="PATH",
 )
 @count_option

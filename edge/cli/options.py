@@ -148,7 +148,11 @@ def make_request(**options: Any) -> Request:
 
 
 def typed_arguments(context: click.Context, model: str | None = None) -> tuple[str, ...]:
-    """Return the model, of several the one that is meant, and the options that the user gave, absolute paths relative."""
+    """Return the model and the options that the user gave, absolute paths made relative.
+
+    Args:
+        model: the one that is meant, where several were given.
+    """
     given = {
         parameter: context.params.get(parameter.name or "") if model is None or parameter.name != "model" else model
         for parameter in context.command.params

@@ -1,4 +1,4 @@
-"""Many machines instead of one: work sent as content to a dask.distributed cluster, results as one machine writes them."""
+"""Many machines instead of one: work goes to a dask.distributed cluster, results are those of one machine."""
 
 from edge.cluster.pool import Cluster, open_cluster
 

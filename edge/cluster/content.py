@@ -23,7 +23,7 @@ KEPT_SECONDS = 3 * 24 * 3600.0  # content that no task asked for so long is remo
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
-class WrongContent(EdgeError):
+class WrongContent(EdgeError):  # noqa: N818 - reads as what it says
     """Bytes arrived that do not have the promised hash."""
 
 
