@@ -6,7 +6,8 @@ import atexit
 import threading
 from collections import deque
 from collections.abc import Generator, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -66,16 +67,18 @@ class EvalCrew:
         used = {one.role for one in (work.step, work.step.like) if one is not None}
         models = {role: (subject.sha256[role], subject.files[role]) for role in used}
         options = {
-            "subject": evolve(subject, toolchain=None, files={role: path.name for role, (_, path) in models.items()}),
+            "subject": evolve(
+                subject, toolchain=None, files={role: Path(path.name) for role, (_, path) in models.items()}
+            ),
             "compiler": None if subject.toolchain is None else subject.toolchain.kind,
             "step": work.step.name,
             "like": None if work.step.like is None else work.step.like.name,
             "key": work.step.key,
-            "work": evolve(work, step=None),
+            "work": evolve(work, step=Step("float", "", "", "", "", nullcontext)),  # its own can't travel
             "images": some,
         }
-        files = {sha256: path for sha256, path in models.values()}
-        memory = _MEMORY[0] + _MEMORY[1] * sum(path.stat().st_size for path in files.values())
+        files: dict[str, Path | bytes] = dict(models.values())
+        memory = _MEMORY[0] + _MEMORY[1] * sum(path.stat().st_size for _, path in models.values())
         task = Task(f"{work.step.name} of {some[0].name} and on", perform_rows, options, tuple(files), memory)
         near = self._homes.get(chunk[0], "")
         return self._cluster.submit(task, {**files, **files_of(some)}, near=near)

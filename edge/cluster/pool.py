@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from attrs import define, evolve, field, frozen
+from attrs import define, evolve, frozen
 
 from edge.cluster.content import PIECE, Contents, FolderOf, WrongContent, unpack
 from edge.cluster.worker import Failure, Identity, Machine, Outcome, Piece, Task, admit, get, hello, perform, put
@@ -99,7 +99,7 @@ class Cluster:
             raise UsageError(
                 "--cluster needs dask.distributed, which is not installed", remedy="pip install 'edge[cluster]'"
             ) from None
-        self._dask = distributed
+        self._dask: Any = distributed
         self._url, self.listener, self._asked = url, listener, asked
         self._mark = f"edge-{asked.edge[:8]}-{uuid.uuid4().hex[:8]}"  # a resource that only admitted workers have
         self._workers: dict[str, _Worker] = {}

@@ -200,7 +200,8 @@ class SearchCrew:
     def _send_cost(self, costs: Costs, text: str, limit: float, blank: Entry, priority: int) -> Job:
         _, _, memory = self._shared()
         # The journal stays here; the calibration folder has to exist only.
-        plain = evolve(costs, journal=None, crew=None, folder=Path(), calibration=Path(costs.calibration.name))
+        nobody: Any = None
+        plain = evolve(costs, journal=nobody, crew=None, folder=Path(), calibration=Path(costs.calibration.name))
         options = {"costs": plain, "text": text, "limit": limit, "blank": blank}
         task = Task(f"cost of {blank.name}", perform_cost, options, (costs.sha256,), memory)
         return self._send(blank, task, {costs.sha256: costs.onnx}, priority)
@@ -208,7 +209,7 @@ class SearchCrew:
     # --- answers of calibrated models
 
     def answers(self, asked: Answering, seconds: float | None = None) -> tuple[NDArray[np.float32], float]:
-        """Return answers, float32 (settings, n, values), and the seconds of work; see :class:`edge.tune.trials.Crew`."""
+        """Return answers, float32 (settings, n, values), and the seconds of work; see :class:`Crew`."""
         deadline = None if seconds is None else time.monotonic() + seconds
         jobs = [self._answer(asked, start, NEEDED) for start in range(0, asked.count, asked.at_once)]
         parts, spent = [], 0.0

@@ -1,4 +1,4 @@
-"""Sets of images on their way: names, labels and hashes travel; the bytes only where a worker can't read them itself."""
+"""Sets of images on their way: names, labels and hashes travel, the bytes only to a worker that can't read them."""
 
 from __future__ import annotations
 

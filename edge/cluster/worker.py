@@ -128,7 +128,8 @@ class Here:
     @contextmanager
     def workspace(self) -> Iterator[KeptStages]:
         """Open a workspace in the scratch folder."""
-        with KeptStages(self.scratch / "work", SILENT, self.contents) as opened:
+        opened = KeptStages(self.scratch / "work", SILENT, self.contents)
+        with opened:
             yield opened
 
 
@@ -201,7 +202,7 @@ def _host() -> str:
 
 async def admit(share: int, resources: Mapping[str, float], dask_worker: Any = None) -> None:
     """Let the scheduler give tasks to this worker; without resources, none any more."""
-    global _share  # noqa: PLW0603 - one worker is one process
+    global _share
     _share = share
     await dask_worker.set_resources(**resources)
 

@@ -141,7 +141,7 @@ class Trial:
 
 
 class Crew(Protocol):
-    """Others that do the work of a search. They change no decision: each entry is the one that this process would write.
+    """Others that do the work of a search. Each entry is the one that this process would write.
 
     What is asked for ``ahead`` is begun before it is needed; what is not ``likely`` only where somebody is idle.
     """

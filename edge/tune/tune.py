@@ -164,7 +164,6 @@ class Search(Context):
 
     def _calibrations(self, baseline: Entry) -> list[Candidate]:
         """Try calibration methods, rounding and equalization; the integers are the same at every level."""
-        base, model = self.request.precision, self.request.spec.name
         plain = self._plain
         found = [Candidate(PLAIN, plain, figures(baseline))]
         # Half of the time is kept for the units and for the final programs.
