@@ -6,7 +6,7 @@ import atexit
 import threading
 from collections import deque
 from collections.abc import Generator, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,13 @@ _AHEAD = 3  # chunks on their way for each task that can be done at once
 _MEMORY = 1 << 29, 8  # bytes that a chunk takes at most: so many, and copies of the model
 _HASHED = 256  # objects of a store in one task that reads their hashes
 _MOST = 4  # steps that stay open in a worker
+
+
+def _closed(_workers: int) -> AbstractContextManager[Runner]:
+    raise NotImplementedError
+
+
+_NO_STEP = Step("float", "", "", "", "", _closed)
 
 
 class EvalCrew:
@@ -74,7 +81,7 @@ class EvalCrew:
             "step": work.step.name,
             "like": None if work.step.like is None else work.step.like.name,
             "key": work.step.key,
-            "work": evolve(work, step=Step("float", "", "", "", "", nullcontext)),  # its own can't travel
+            "work": evolve(work, step=_NO_STEP),  # what opens its own can't travel
             "images": some,
         }
         files: dict[str, Path | bytes] = dict(models.values())
