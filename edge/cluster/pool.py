@@ -23,6 +23,7 @@ from edge.toolchain.found import Toolchain
 ATTEMPTS = 6  # of a task, each on another worker where there is one; dask itself tries one of them four times
 GIB = 1 << 30
 _LOOK = 2.0  # seconds between two looks at the workers
+_ANSWER = 10.0  # seconds in which a scheduler answers
 _JOIN = 60.0  # seconds until the first worker has to be there
 _BACK = 300.0  # seconds that a lost scheduler has to come back in
 
@@ -104,6 +105,7 @@ class Cluster:
         self._mark = f"edge-{asked.edge[:8]}-{uuid.uuid4().hex[:8]}"  # a resource that only admitted workers have
         self._workers: dict[str, _Worker] = {}
         self._refused: dict[str, str] = {}
+        self._missed: set[str] = set()
         self._open: dict[str, Job] = {}
         self._looked = 0.0
         self._local: Any = None
@@ -122,15 +124,19 @@ class Cluster:
         if kind is None and self.counts.tasks:
             self.listener.begin("cluster")
             self.listener.end("cluster", self.counts.seconds, cached=False, note=self.summary())
+        jobs, self._open = list(self._open.values()), {}
         with contextlib.suppress(Exception):
-            self._client.cancel([job.future for job in self._open.values() if job.future is not None])
-        with contextlib.suppress(Exception):
-            gone = {self._mark: 0.0}
-            self._client.run(admit, 1, gone, workers=list(self._workers), on_error="ignore")
+            if self._client.status == "running":
+                self._leave(jobs)
         with contextlib.suppress(Exception):
             self._client.close()
+        with contextlib.suppress(Exception):
             if self._local is not None:
                 self._local.close()
+
+    def _leave(self, jobs: Sequence[Job]) -> None:
+        self._client.cancel([job.future for job in jobs if job.future is not None])
+        self._client.run(admit, 1, {self._mark: 0.0}, workers=list(self._workers), on_error="ignore")
 
     # --- workers
 
@@ -138,7 +144,7 @@ class Cluster:
         match = re.fullmatch(r"local:(\d+)", self._url)
         try:
             if match is None:
-                return self._dask.Client(self._url, timeout=20, name="edge")
+                return self._dask.Client(self._url, timeout=_ANSWER, name="edge")
             if self._local is None:
                 count = int(match[1])
                 if not count:
@@ -181,18 +187,27 @@ class Cluster:
     def _look(self) -> None:
         """See which workers have come and gone; admit the new ones."""
         self._looked = time.monotonic()
-        known = self._client.scheduler_info()["workers"]
+        known = self._known()
         threads = {address: int(about.get("nthreads", 1)) for address, about in known.items()}
         given = {address: dict(about.get("resources") or {}) for address, about in known.items()}
-        gone = [address for address in self._workers if address not in known]
+        missing = {address for address in self._workers if address not in known}
+        gone, self._missed = missing & self._missed, missing  # one look may come too early
         for address in gone:
             self.counts.lost += 1
             self.listener.warn(f"worker {self._workers.pop(address).name} is gone; what it did is done again elsewhere")
         new = [address for address in known if address not in self._workers and address not in self._refused]
         if new:
-            self._admit(new, {address: str(known[address].get("id") or address) for address in new})
+            self._admit(new, {address: str(known[address].get("id", address)) for address in new})
         if new or gone:
             self._share(threads, given)
+
+    def _known(self) -> Mapping[str, Mapping[str, Any]]:
+        try:
+            found = self._client.sync(self._client.scheduler.identity, n_workers=-1)
+        except TypeError:  # of a dask that tells of all anyway
+            found = self._client.scheduler_info()
+        workers: Mapping[str, Mapping[str, Any]] = found["workers"]
+        return workers
 
     def _admit(self, new: Sequence[str], names: Mapping[str, str]) -> None:
         found = self._client.run(hello, self._asked, workers=list(new), on_error="return")
@@ -430,6 +445,7 @@ class Cluster:
                     time.sleep(1.0)
             self._workers.clear()
             self._refused.clear()
+            self._missed.clear()
         with contextlib.suppress(OSError, RuntimeError, TimeoutError):
             self._look()
         jobs, self._open = list(self._open.values()), {}
