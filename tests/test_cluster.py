@@ -246,7 +246,7 @@ def build(tmp_path: Path) -> Path:
 
 
 def figures(text: str) -> dict[str, Any]:
-    found = json.loads(text)
+    found = json.loads(text[text.index("{") :])  # the store of a test says a word before
     del found["seconds"]
     for step in found["steps"]:
         del step["seconds"]
@@ -287,12 +287,7 @@ def test_an_evaluation_is_the_one_of_a_single_machine(
 
 
 def test_images_of_a_store_are_read_by_the_workers(
-    threads: Any,
-    edge: Run,
-    build: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    threads: Any, edge: Run, build: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("s3fs", reason="s3fs is not installed")
     server = pytest.importorskip("moto.server", reason="moto is not installed").ThreadedMotoServer(port=0)

@@ -489,7 +489,10 @@ class Cluster:
     def _fetch(self, address: str, sha256: str, store: Contents) -> None:
         sender, offset = uuid.uuid4().hex[:8], 0
         while True:
-            (data,) = self._client.run(get, sha256, offset, workers=[address]).values()
+            answers = self._client.run(get, sha256, offset, workers=[address])
+            if address not in answers:
+                raise OSError(f"worker {self.name(address)} is gone")
+            data = answers[address]
             store.write(sha256, offset, data, last=len(data) < PIECE, sender=sender)
             offset += len(data)
             if len(data) < PIECE:
