@@ -15,7 +15,7 @@ import cattrs
 from attrs import frozen
 
 from edge.errors import EdgeError
-from edge.files import disk_errors, link_or_copy, read_json, sha256_of
+from edge.files import disk_errors, is_plain_name, link_or_copy, read_json, sha256_of
 from edge.folder.workspace import RECORD, STAGES, FileRecord, Workspace, stage_key
 
 PIECE = 4 << 20  # bytes of a file in one message, so that neither end nor the scheduler holds a whole one
@@ -114,6 +114,8 @@ def folder_of(stage: Path) -> FolderOf:
 
 def unpack(folder: FolderOf, root: Path, contents: Contents) -> None:
     """Make a stage folder of a workspace from content; what reads it checks the hashes of its record."""
+    if not is_plain_name(folder.name):
+        raise WrongContent(f"a stage folder named {folder.name!r}", expected="a plain name")
     final = root / STAGES / folder.name
     if final.exists():
         return

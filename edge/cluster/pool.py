@@ -25,7 +25,8 @@ GIB = 1 << 30
 _LOOK = 2.0  # seconds between two looks at the workers
 _ANSWER = 10.0  # seconds in which a scheduler answers
 _JOIN = 60.0  # seconds until the first worker has to be there
-_BACK = 300.0  # seconds that a lost scheduler has to come back in
+_BACK = 300.0  # seconds that a lost scheduler, or the last worker, has to come back in
+_OURS = "edge-memory"  # a resource that says that MEMORY was given by edge and not by the user
 
 
 class ClusterError(EdgeError):
@@ -108,6 +109,7 @@ class Cluster:
         self._missed: set[str] = set()
         self._open: dict[str, Job] = {}
         self._looked = 0.0
+        self._alone: float | None = None  # since when there is no worker
         self._local: Any = None
         self.counts = Counts()
         self._client = self._connect()
@@ -164,7 +166,8 @@ class Cluster:
         self.listener.begin("cluster")
         started = time.monotonic()
         while not self._workers:
-            self._look()
+            with contextlib.suppress(OSError, TimeoutError):
+                self._look()
             if self._workers:
                 break
             waited = time.monotonic() - started
@@ -200,6 +203,13 @@ class Cluster:
             self._admit(new, {address: str(known[address].get("id", address)) for address in new})
         if new or gone:
             self._share(threads, given)
+        self._alone = None if self._workers else self._alone or self._looked
+        if self._alone is not None and self._looked - self._alone > _BACK:
+            why = "; ".join(self._refused.values())
+            raise ClusterError(
+                f"no worker of {self._url} is left" + (f": {why}" if why else ""),
+                remedy="start workers and run it again; what is finished is kept",
+            )
 
     def _known(self) -> Mapping[str, Mapping[str, Any]]:
         try:
@@ -233,11 +243,14 @@ class Cluster:
             every = sum(threads.get(address, 1) for address in mine)
             for address in mine:
                 share = max(1, machine.cores // max(every, 1))
-                memory = given.get(address, {}).get("MEMORY") or (machine.memory or 1 << 60) / len(mine)
+                theirs = given.get(address, {})
+                memory = 0.0 if theirs.get(_OURS) else theirs.get("MEMORY", 0.0)  # of an earlier client, or the user's
+                told = bool(memory)
+                memory = memory or (machine.memory or 1 << 60) / len(mine)
                 if self._workers[address].memory != memory:
                     own = threads.get(address, 1)
                     self._workers[address] = evolve(self._workers[address], memory=memory, threads=own)
-                    resources = {self._mark: float(1 << 20), "MEMORY": float(memory)}
+                    resources = {self._mark: float(1 << 20), "MEMORY": float(memory), _OURS: float(not told)}
                     self._client.run(admit, share, resources, workers=[address], on_error="ignore")
 
     def _drop(self, address: str, why: str) -> None:

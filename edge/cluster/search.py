@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import pickle
 import tempfile
 import threading
@@ -35,7 +36,7 @@ from edge.specs import Precision
 from edge.specs.request import Request
 from edge.tune.context import Context
 from edge.tune.journal import Entry, Journal, tried
-from edge.tune.trials import Answering, Costs, Set, Trial, Trials
+from edge.tune.trials import Answering, Costs, Set, Trial, Trials, described
 from edge.tune.units import answered
 
 NEEDED, LIKELY, PERHAPS = 30, 20, 0  # priorities of tasks
@@ -71,6 +72,7 @@ class SearchCrew:
         self._packed: dict[str, tuple[str, Path | bytes]] = {}
         self._scratch = tempfile.TemporaryDirectory(prefix="edge-crew-", ignore_cleanup_errors=True)
         self._common: tuple[str, dict[str, Path | bytes], int] | None = None
+        self._made_by: dict[str, str] = {}  # recipe -> the worker that compiled it
         self._images: dict[str, Path | bytes] = {}  # which a worker may find at the same paths
 
     def __enter__(self) -> SearchCrew:
@@ -133,6 +135,8 @@ class SearchCrew:
             if (entry.key, entry.kind) != (blank.key, blank.kind):
                 raise WrongContent(f"{blank.name} came back under another key")
             self._search.journal.keep(entry)
+            if "precision" in task.options:
+                self._made_by[_recipe(task.options["precision"])] = outcome.address
 
         job = self._jobs[blank.key] = self._cluster.submit(task, files, priority=priority, then=then)
         return job
@@ -276,13 +280,19 @@ class SearchCrew:
         }
         files = {**files, **_files(mine)}
         needed = tuple(sha256 for sha256 in files if sha256 not in self._images)
-        job = self._cluster.submit(Task(goal.name, perform_stage, options, needed, memory), files, priority=NEEDED)
+        task = Task(goal.name, perform_stage, options, needed, memory)
+        near = self._made_by.get(_recipe(build.request.precision), "")  # its machine has kept the stages
+        job = self._cluster.submit(task, files, priority=NEEDED, near=near)
         self._cluster.finished(job, build.workspace.root)
 
 
 def _answer_key(asked: Answering, start: int) -> str:
     bits = digest(b"".join(setting.tobytes() for setting in asked.settings))
     return f"{asked.sha256} {bits} {asked.images.fingerprint} {start} {asked.count} {asked.at_once}"
+
+
+def _recipe(precision: Precision) -> str:
+    return json.dumps(described(precision), sort_keys=True)
 
 
 def _files(stages: Sequence[Done[Any]]) -> dict[str, Path | bytes]:
