@@ -253,8 +253,10 @@ def save_images(folder: Path, n: int) -> None:
     """Save n images, no two alike."""
     folder.mkdir()
     for index in range(n):
-        rgb = np.full((SIZE, SIZE, 3), (index % 251, index // 251 % 251, index // 63001), np.uint8)
-        rgb[: SIZE // 2 : 2] ^= 63
+        rgb = np.full((SIZE, SIZE, 3), (index % 251, 128, 60), np.uint8)
+        rgb[SIZE // 2 :: 2] ^= 63
+        for bit in range(18):  # the number as squares
+            rgb[:12, 12 * bit : 12 * bit + 12] = 255 * (index >> bit & 1)
         cv2.imwrite(str(folder / f"{index:06d}.jpg"), rgb)
 
 

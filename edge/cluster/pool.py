@@ -106,6 +106,7 @@ class Cluster:
         self._mark = f"edge-{asked.edge[:8]}-{uuid.uuid4().hex[:8]}"  # a resource that only admitted workers have
         self._workers: dict[str, _Worker] = {}
         self._refused: dict[str, str] = {}
+        self._names: dict[str, str] = {}  # of all that ever were
         self._missed: set[str] = set()
         self._open: dict[str, Job] = {}
         self._looked = 0.0
@@ -234,6 +235,7 @@ class Cluster:
                 self.listener.warn(f"worker {name} is left out: {machine.refused}")
             else:
                 self._workers[address] = _Worker(name, machine)
+                self._names[address] = name
 
     def _share(self, threads: Mapping[str, int], given: Mapping[str, Mapping[str, float]]) -> None:
         """Share each machine's cores and memory among its workers."""
@@ -269,7 +271,7 @@ class Cluster:
 
     def name(self, address: str) -> str:
         """Return what a worker is called."""
-        return self._workers[address].name if address in self._workers else address
+        return self._names.get(address, address)
 
     # --- tasks
 
