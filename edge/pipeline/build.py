@@ -97,6 +97,10 @@ class Build:
             self.calibration_set = given.calibration_set
             self._done = {stage.name: stage for stage in given.stages}
 
+    def of(self, request: Request, listener: Listener) -> Build:
+        """Return the build of another recipe for the same network, from the same workspace and what was given."""
+        return Build(request, self.workspace, listener, given=self._given, away=self._away)
+
     def run(self) -> None:
         """Run every stage that the request needs, in order, so that progress is shown in order."""
         self._doubt_labels()
