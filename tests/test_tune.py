@@ -338,8 +338,8 @@ def test_a_search_is_finished_on_a_cluster(small: tuple[Path, list[str]]) -> Non
     """Trials that are gone from the journal are done by workers; figures and decisions are the same."""
     pytest.importorskip("distributed", reason="dask.distributed is not installed")
     folder, arguments = small
-    if not (folder / "build" / "small" / "tune.json").exists():
-        edge_in(folder, arguments)
+    arguments = ["30m" if word == "100s" else word for word in arguments]  # so that no time is too short for either
+    edge_in(folder, arguments)
     before = json.loads((folder / "build" / "small" / "tune.json").read_text())
     gone = {"latency", "rank", "damage", "report", "ship"}
     last = [trial["key"] for trial in before["trials"] if trial["kind"] == "build"][-1:]
