@@ -15,7 +15,8 @@ from attrs import define, evolve, frozen
 
 from edge.cluster.content import PIECE, Contents, FolderOf, WrongContent, unpack
 from edge.cluster.worker import Failure, Identity, Machine, Outcome, Piece, Task, admit, get, hello, perform, put
-from edge.errors import EdgeError, NotEnoughMemory, UsageError, counted
+from edge.errors import EdgeError, InputError, NotEnoughMemory, UsageError, counted
+from edge.files import sha256_of
 from edge.folder.workspace import STAGES
 from edge.progress import Listener
 from edge.toolchain.found import Toolchain
@@ -388,6 +389,9 @@ class Cluster:
             self._again(job, f"worker {self.name(outcome.address)} could not be reached")
             return
         except EdgeError as error:
+            if changed := _changed({sha256: job.files[sha256] for sha256 in outcome.missing}):
+                job.error = InputError(f"{changed} was changed while it was sent", remedy="run it again")
+                return
             self._drop(outcome.address, error.seen)
             self._again(job, error.seen)
             return
@@ -539,3 +543,11 @@ class Cluster:
         parts += [f"{counted(counts.lost, 'worker')} lost"] if counts.lost else []
         parts += [f"{counts.dropped} begun ahead and not needed"] if counts.dropped else []
         return ", ".join(parts)
+
+
+def _changed(files: Mapping[str, Path | bytes]) -> str:
+    """Return the first file that no longer has its hash; empty if all have."""
+    for sha256, source in files.items():
+        if isinstance(source, Path) and sha256_of(source) != sha256:
+            return str(source)
+    return ""
