@@ -17,9 +17,11 @@ from edge.sources.options import UNRECORDED, Options, as_typed, flag, renamed
 from edge.sources.resolve import resolve
 
 if TYPE_CHECKING:
+    from edge.accuracy import Away as Answering
     from edge.accuracy import Evaluation, MeasuredOn, Missing, Step, Subject
     from edge.folder.built import Built
     from edge.images import ImageSet
+    from edge.pipeline.build import Away
     from edge.runtime import Net
     from edge.runtime.open import BackendName
     from edge.specs.request import Request
@@ -156,8 +158,11 @@ def build(model: str | Path | None = None, *, listener: Listener = SILENT, **opt
     return BuildResult(root, json.loads(json.dumps(manifest)))
 
 
-def run_build(request: Request, root: Path, listener: Listener) -> dict[str, Any]:
+def run_build(request: Request, root: Path, listener: Listener, away: Away | None = None) -> dict[str, Any]:
     """Run all stages, publish the results in the build folder, and return its manifest.
+
+    Args:
+        away: makes stages instead of this process.
 
     Raises:
         EdgeError: a known failure; finished stages are kept.
@@ -168,7 +173,7 @@ def run_build(request: Request, root: Path, listener: Listener) -> dict[str, Any
     from edge.report import report_of_build
 
     with Workspace(root, listener, source=request.source, replace=request.replace) as workspace:
-        stages = Build(request, workspace, listener)
+        stages = Build(request, workspace, listener, away=away)
         stages.run()
         return publish(stages, workspace, report_of_build)
 
@@ -188,6 +193,7 @@ def evaluate(
     command: str | None = None,
     board: Callable[[Subject], Step] | None = None,
     check: Callable[[Subject, MeasuredOn, Sequence[Step]], None] | None = None,
+    crew: Callable[[Subject, MeasuredOn], Answering] | None = None,
     **unknown: object,
 ) -> Evaluation:
     """Measure a build after each step from float to program, as ``edge eval`` does; it writes ``eval.json``.
@@ -208,6 +214,7 @@ def evaluate(
         command: recorded as the user's command; None records the verb that does the same.
         board: connects to a board and returns it as a step.
         check: may refuse images and steps before anything is measured.
+        crew: gathers others that answer images instead of this process.
         unknown: refused with the closest known name.
 
     Returns:
@@ -272,6 +279,7 @@ def evaluate(
             answers=path / ANSWERS,
             workers=workers,
             listener=listener,
+            away=None if crew is None else crew(subject, measured_on),
         )
         write_evaluation(path / FILE, evaluation)
         discard_stale(path, finished.sha256.values())

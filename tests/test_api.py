@@ -56,7 +56,8 @@ def test_the_package_tells_that_it_is_typed() -> None:
 
 def test_every_option_of_the_command_line_is_one_of_the_library() -> None:
     names = [option.name for option in build_command.params]
-    assert {*names, "arguments"} == {*(field.name for field in attrs.fields(Options)), "as_json", "verbose", "debug"}
+    of_the_command = {"as_json", "verbose", "debug", "cluster"}
+    assert {*names, "arguments"} == {*(field.name for field in attrs.fields(Options)), *of_the_command}
 
 
 def test_a_build_is_that_of_the_command_line(edge: Run, place: Path) -> None:

@@ -27,7 +27,7 @@ RANK = {
     "accuracy": 7, "diagnose": 7, "refine": 7,
     "pipeline": 8, "report": 8,
     "board": 9, "serve": 9, "survey": 9, "tune": 9,
-    "api": 10,
+    "api": 10, "cluster": 10,
     "cli": 11,
 }  # fmt: skip
 BOARD = ("api", "detect", "serve.model", "errors", "folder.metadata", "specs", "images.preprocess", "images", "runtime")
@@ -129,7 +129,7 @@ def test_a_file_is_one_thought() -> None:
     lengths = {path.relative_to(PACKAGE): len(path.read_text().splitlines()) for path in PACKAGE.rglob("*.py")}
     assert {path: lines for path, lines in lengths.items() if lines > 600} == {}
     assert len(lengths) <= 285
-    assert sum(lengths.values()) <= 50_500
+    assert sum(lengths.values()) <= 51_400
 
 
 def beside() -> list[Path]:

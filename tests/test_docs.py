@@ -44,6 +44,8 @@ NO_NETWORK = "http://127.0.0.1:9"
 NOT_RUN = {
     "scripts/test.sh": "it is this suite",
     "edge tune": "up to 45 minutes; tests/test_tune.py runs searches",
+    "edge eval ConvNeXt_atto --cluster": "takes dask.distributed and workers; tests/test_cluster.py",
+    "edge build ConvNeXt_atto ConvNeXt_femto": "likewise",
     "edge serve": "it runs until it is stopped; tests/test_serve_cli.py runs it, and its page's clients",
     "edge run ConvNeXt_atto /dev/video0": "takes a camera; tests/test_video.py",
     "edge bench ConvNeXt_atto --pipeline --image /dev/video0": "likewise",

@@ -333,6 +333,32 @@ def test_a_search_killed_and_resumed(small: tuple[Path, list[str]]) -> None:
     assert known == {entry["key"] for entry in finished()}
 
 
+@pytest.mark.compiler
+def test_a_search_is_finished_on_a_cluster(small: tuple[Path, list[str]]) -> None:
+    """Trials that are gone from the journal are done by workers; figures and decisions are the same."""
+    pytest.importorskip("distributed", reason="dask.distributed is not installed")
+    folder, arguments = small
+    arguments = ["30m" if word == "100s" else word for word in arguments]  # so that no time is too short for either
+    edge_in(folder, arguments)
+    before = json.loads((folder / "build" / "small" / "tune.json").read_text())
+    gone = {"latency", "rank", "damage", "report", "ship"}
+    last = [trial["key"] for trial in before["trials"] if trial["kind"] == "build"][-1:]
+    keys = [trial["key"] for trial in before["trials"] if trial["kind"] in gone or trial["key"] in last]
+    with closing(sqlite3.connect(folder / "build" / "small" / ".trials" / FILE)) as database, database:
+        database.executemany("DELETE FROM entries WHERE key = ?", [(bytes.fromhex(key),) for key in keys])
+    done = edge_in(folder, [*arguments, "--json", "--cluster", "local:2"])
+    assert done.returncode in (0, 1), done.stderr
+    assert "(worker " in done.stderr
+
+    def without_times(value: Any) -> Any:
+        if isinstance(value, dict):
+            times = ("seconds", "time", "compile_s", "verify_s", "measure_s")
+            return {key: without_times(one) for key, one in value.items() if key not in times}
+        return [without_times(one) for one in value] if isinstance(value, list) else value
+
+    assert without_times(json.loads(done.stdout)) == without_times(before)
+
+
 def test_a_search_says_what_its_recipe_rests_on() -> None:
     assert "agreement_int8: 97.5" in precision_text(evolve(Precision("m"), evidence=EVIDENCE))
 

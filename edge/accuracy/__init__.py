@@ -1,6 +1,6 @@
 """Accuracy after each step from the float network to the program, on the same images."""
 
-from edge.accuracy.answers import discard_stale
+from edge.accuracy.answers import Away, discard_stale
 from edge.accuracy.evaluation import ANSWERS, evaluate, judge_of, write_evaluation
 from edge.accuracy.judge import MeasuredOn
 from edge.accuracy.steps import NAMES, Missing, Step, Subject, choose, find_steps, subject_of
@@ -11,6 +11,7 @@ __all__ = [
     "ANSWERS",
     "FILE",
     "NAMES",
+    "Away",
     "Change",
     "Evaluation",
     "MeasuredOn",

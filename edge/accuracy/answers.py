@@ -9,6 +9,7 @@ from collections import deque
 from collections.abc import Callable, Collection, Generator, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, closing
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -135,6 +136,7 @@ def measure(
     inputs: Sequence[Input] = (),
     workers: int,
     reporter: Reporter,
+    away: Away | None = None,
 ) -> Answered:
     """Let a step answer the images that it has not answered yet.
 
@@ -146,6 +148,7 @@ def measure(
         wanted: indices of the images to answer, readable as files.
         judge: makes the answer of the network's outputs.
         inputs: of a network that takes more than one camera image, or something else: then the images are samples.
+        away: answers instead of this process.
 
     Raises:
         ModelFileError: it gives a wrong number of values, or nan or infinity.
@@ -159,31 +162,9 @@ def measure(
     missing = np.sort(wanted[first[~known]])
     computed = 0
     if len(missing):
-        with ExitStack() as stack:
-            runner = LazyRunner(step, workers, stack)
-            like = None if step.like is None else LazyRunner(step.like, workers, stack)
-
-            def answer(index: int) -> Row | None:
-                item = images[index]
-                frame: Frame
-                try:
-                    if inputs:
-                        (frame, content), size = read_sample(item, inputs, preprocess), (0, 0)
-                    else:
-                        rgb, content = item.open()
-                        size = rgb.shape[0], rgb.shape[1]
-                        frame = np.ascontiguousarray(resize_crop(rgb, preprocess))
-                except ImageError:
-                    return None
-                if item.demo is None and bytes.fromhex(content) != images.contents[index].tobytes():
-                    raise InputError(f"{item.name} was changed while it was measured", remedy="run it again")
-                other = None if like is None else like.get()(frame)
-                return judge.row(runner.get()(frame), other, size)
-
-            pace = _Pace(len(missing))
-            # No more threads: measured, further ones only wait for these.
-            threads = step.in_flight or workers
-            for index, scores in stack.enter_context(closing(_in_order(answer, missing.tolist(), threads))):
+        pace, work, indices = _Pace(len(missing)), Work(step, judge, preprocess, inputs), missing.tolist()
+        with closing((away or partial(rows, workers=workers))(work, images, indices)) as found:
+            for index, scores in found:
                 if scores is not None:
                     _check(step, images[index].name, scores, judge.width)
                     answers.add(step, images.contents[index].tobytes(), scores)
@@ -194,6 +175,59 @@ def measure(
     of_set = np.zeros(len(images), bool)
     of_set[wanted] = known[place]
     return Answered(of_set, computed, time.monotonic() - started if len(missing) else 0.0)
+
+
+@frozen(eq=False)
+class Work:
+    """What makes an answer of an image."""
+
+    step: Step
+    judge: Judge
+    preprocess: Preprocess
+    inputs: Sequence[Input] = ()
+
+
+# Answers images of a set elsewhere: yields their indices in order, each with its answer.
+Away = Callable[[Work, ImageSet, Sequence[int]], "Generator[tuple[int, Row | None], None, None]"]
+
+
+def rows(
+    work: Work, images: ImageSet, indices: Sequence[int], workers: int, runner: Callable[[Step], Runner] | None = None
+) -> Generator[tuple[int, Row | None], None, None]:
+    """Yield the answers to images of a set in order; None for one that can't be read.
+
+    Args:
+        runner: opens a step; it stays open. By default a step is opened when the first image was read, and closed.
+
+    Raises:
+        InputError: an image was changed since its set was made.
+    """
+    step, like = work.step, work.step.like
+    with ExitStack() as stack:
+        lazy = {one.name: LazyRunner(one, workers, stack) for one in (step, like) if one is not None}
+
+        def opened(one: Step) -> Runner:
+            return lazy[one.name].get() if runner is None else runner(one)
+
+        def answer(index: int) -> Row | None:
+            item = images[index]
+            frame: Frame
+            try:
+                if work.inputs:
+                    (frame, content), size = read_sample(item, work.inputs, work.preprocess), (0, 0)
+                else:
+                    rgb, content = item.open()
+                    size = rgb.shape[0], rgb.shape[1]
+                    frame = np.ascontiguousarray(resize_crop(rgb, work.preprocess))
+            except ImageError:
+                return None
+            if item.demo is None and bytes.fromhex(content) != images.contents[index].tobytes():
+                raise InputError(f"{item.name} was changed while it was measured", remedy="run it again")
+            other = None if like is None else opened(like)(frame)
+            return work.judge.row(opened(step)(frame), other, size)
+
+        # No more threads: measured, further ones only wait for these.
+        yield from stack.enter_context(closing(_in_order(answer, indices, step.in_flight or workers)))
 
 
 class LazyRunner:

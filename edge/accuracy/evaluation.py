@@ -14,7 +14,7 @@ import numpy as np
 from attrs import evolve
 
 from edge import __version__
-from edge.accuracy.answers import Answered, Indices, KeptAnswers, measure
+from edge.accuracy.answers import Answered, Away, Indices, KeptAnswers, measure
 from edge.accuracy.classify import Classify
 from edge.accuracy.detection import Detection
 from edge.accuracy.judge import Column, Judge, MeasuredOn, answers_csv, compared_with
@@ -54,6 +54,7 @@ def evaluate(
     answers: Path | None = None,
     workers: int | None = None,
     listener: Listener | None = None,
+    away: Away | None = None,
 ) -> Evaluation:
     """Measure the steps, each on the images that it has not answered before, and compare them.
 
@@ -62,6 +63,7 @@ def evaluate(
         root: the build folder, its lock held; answers to single images are kept in it.
         workers: images that are computed at once; the number of usable cores if None.
         listener: told which step is measured, and its progress.
+        away: answers images instead of this process; a board is asked from here.
 
     Raises:
         LabelError: a label outside the classes.
@@ -89,6 +91,7 @@ def evaluate(
                 inputs=subject.inputs,
                 workers=workers,
                 reporter=listener,
+                away=None if step.name == "board" else away,
             )
             columns.append(Column(step, answered, kept))
             listener.end(step.name, answered.seconds, cached=not answered.computed, note=_note(answered))

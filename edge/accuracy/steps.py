@@ -132,18 +132,26 @@ def find_steps(subject: Subject, program_count: int = PROGRAM_COUNT) -> tuple[li
     """Return the steps that can be measured on this machine, in order, and those that can't."""
     found: list[Step] = []
     missing: list[Missing] = []
-    for name, (role, way) in _WAYS.items():
+    for name in _WAYS:
         try:
-            if role not in subject.files:
-                raise UsageError(f"the build has no {role}")
-            by, versions, opened = way(subject, subject.files[role])
+            found.append(step_of(subject, name, program_count))
         except EdgeError as error:
             missing.append(Missing(name, error.seen))
-            continue
-        model, count = subject.sha256[role], program_count if name == "program" else None
-        key = key_of(name, model, subject, (), **versions)
-        found.append(Step(name, by, role, model, key, opened, count))
     return found, missing
+
+
+def step_of(subject: Subject, name: StepName, program_count: int = PROGRAM_COUNT) -> Step:
+    """Return a step of a subject.
+
+    Raises:
+        EdgeError: it can't be measured on this machine.
+    """
+    role, way = _WAYS[name]
+    if role not in subject.files:
+        raise UsageError(f"the build has no {role}")
+    by, versions, opened = way(subject, subject.files[role])
+    model, count = subject.sha256[role], program_count if name == "program" else None
+    return Step(name, by, role, model, key_of(name, model, subject, (), **versions), opened, count)
 
 
 def choose(steps: Sequence[Step], missing: Sequence[Missing], names: Sequence[str]) -> list[Step]:

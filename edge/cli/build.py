@@ -7,7 +7,8 @@ import os
 import shlex
 import shutil
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,10 +16,12 @@ import cattrs
 import click
 
 from edge.cli.display import Display, examples, table
-from edge.cli.options import make_request, request_options, typed_arguments
+from edge.cli.options import cluster_option, make_request, request_options, typed_arguments
 from edge.cli.verb import Verb
+from edge.errors import EdgeError, GateError, UsageError
 
 if TYPE_CHECKING:
+    from edge.pipeline.build import Away
     from edge.specs.request import Request
 
 
@@ -83,6 +86,7 @@ EXAMPLES = (
     "edge build my.onnx --mean 127.5 --std 127.5 --color rgb --resize 256 --crop 224 --images val/ --calib train/",
     "edge build timm:resnet18.a1_in1k --images val/ --calib train/",
     "edge build --paddle ResNet50_infer/ --images val/ --calib train/",
+    "edge build ConvNeXt_atto ConvNeXt_femto --cluster local:2",
 )
 # Stage -> what its verb's help says, and examples.
 HELP = {
@@ -165,10 +169,21 @@ def next_steps(manifest: Mapping[str, Any], root: Path) -> str:
 
 
 @click.command("build", cls=Verb, epilog=examples(EXAMPLES))
-@request_options("build")
+@request_options("build", several=True)
+@cluster_option
 @click.pass_context
-def build_command(context: click.Context, /, *, build_dir: Path, as_json: bool, verbose: bool, **options: Any) -> None:
-    """Build a checked program for the board from MODEL.
+def build_command(
+    context: click.Context,
+    /,
+    *,
+    model: tuple[str, ...],
+    build_dir: Path,
+    cluster: str | None,
+    as_json: bool,
+    verbose: bool,
+    **options: Any,
+) -> None:
+    """Build a checked program for the board from MODEL, one after the other from several.
 
     MODEL is a zoo name, a model .yaml, timm:NAME for any timm model, or your own .onnx or TorchScript file.
     --paddle and --mindspore take a model of these frameworks.
@@ -178,12 +193,57 @@ def build_command(context: click.Context, /, *, build_dir: Path, as_json: bool, 
     """
     from edge.api import run_build
 
-    request = make_request(**options, arguments=typed_arguments(context), build_dir=build_dir)
-    root = build_dir / request.spec.name
-    with Display(verbose=verbose) as display:
-        manifest = run_build(request, root, display)
-    told = f"\n{summary(manifest, root)}\n\n{next_steps(manifest, root)}"
-    click.echo(json.dumps(manifest, indent=2) if as_json else told)
+    requests = [
+        make_request(model=one, **options, arguments=typed_arguments(context, one), build_dir=build_dir)
+        for one in dict.fromkeys(model or (None,))
+    ]
+    names = [request.spec.name for request in requests]
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise UsageError(
+            f"several models named {twice[0]}", expected="one for each build folder", remedy="build them one at a time"
+        )
+    manifests: dict[str, Mapping[str, Any]] = {}
+    failed: dict[str, EdgeError] = {}
+    with ExitStack() as stack:
+        away = None
+        if cluster is not None:
+            away = _elsewhere(cluster, requests, build_dir, stack, verbose=verbose)
+        for request in requests:
+            root = build_dir / request.spec.name
+            if len(requests) > 1:
+                click.echo(request.spec.name, err=True)
+            try:
+                with Display(verbose=verbose) as display:
+                    manifests[request.spec.name] = run_build(request, root, display, away)
+            except EdgeError as error:
+                if len(requests) == 1:
+                    raise
+                failed[request.spec.name] = error
+                click.echo(f"✗ {error}", err=True)
+    if as_json:
+        click.echo(json.dumps(manifests if len(requests) > 1 else manifests[names[0]], indent=2))
+    else:
+        for name, manifest in manifests.items():
+            click.echo(f"\n{summary(manifest, build_dir / name)}\n\n{next_steps(manifest, build_dir / name)}")
+    if failed:
+        raise GateError(
+            f"{', '.join(failed)}: not built, for the reason above",
+            expected="every model built",
+            remedy=next(iter(failed.values())).remedy,
+        )
+
+
+def _elsewhere(cluster: str, requests: Sequence[Request], build_dir: Path, stack: ExitStack, *, verbose: bool) -> Away:
+    from edge.cluster import open_cluster
+    from edge.cluster.builds import Elsewhere
+    from edge.pipeline.choices import choose_compiler
+
+    display = stack.enter_context(Display(verbose=verbose))
+    compiler = choose_compiler(requests[0], display)
+    workers = stack.enter_context(open_cluster(cluster, display, compiler=compiler, install=requests[0].install))
+    elsewhere = Elsewhere(workers)
+    elsewhere.ask(requests, build_dir)
+    return elsewhere.away
 
 
 def _run_stage(stage: str, request: Request, build_dir: Path, *, as_json: bool, verbose: bool) -> None:

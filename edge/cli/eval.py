@@ -16,6 +16,7 @@ from edge.cli.display import Display, examples, table
 from edge.cli.options import (
     FROM_1,
     Number,
+    cluster_option,
     complete_models,
     count_option,
     label_offset_option,
@@ -31,7 +32,7 @@ from edge.errors import GateError, UsageError, counted, shown
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from edge.accuracy import Change, Evaluation, MeasuredOn, Step, Subject
+    from edge.accuracy import Away, Change, Evaluation, MeasuredOn, Step, Subject
     from edge.accuracy.table import StepResult
 
 
@@ -187,8 +188,8 @@ EXAMPLES = (
 @click.argument("model", shell_complete=complete_models)
 @option(
     "--images",
-    "Images to measure on: a folder, list file or labels.csv; for a detector COCO's .json, data.yaml, or a folder with "
-    "labels/ or Annotations/.  [default: those that the build was measured on]",
+    "Images to measure on: a folder, s3://BUCKET/PREFIX, list file or labels.csv; for a detector COCO's .json, "
+    "data.yaml, or a folder with labels/ or Annotations/.  [default: those that the build was measured on]",
     value="PATH",
 )
 @count_option
@@ -224,6 +225,7 @@ EXAMPLES = (
 @option("--workers", "Number of images computed at once.  [default: one a processor core]", FROM_1)
 @option("--board", "Measure on this board, too: user@host, or an alias of ~/.ssh/config.", value="HOST")
 @reach_options
+@cluster_option
 @click.pass_context
 def eval_command(
     context: click.Context,
@@ -242,6 +244,7 @@ def eval_command(
     seed: int,
     workers: int | None,
     board: str | None,
+    cluster: str | None,
     build_dir: Path,
     as_json: bool,
     verbose: bool,
@@ -265,6 +268,14 @@ def eval_command(
         def connected(subject: Subject) -> Step:
             return board_step(subject, path, make_target(str(board), **reach), display, stack)
 
+        def gathered(subject: Subject, measured_on: MeasuredOn) -> Away:
+            from edge.cluster import open_cluster
+            from edge.cluster.evaluation import EvalCrew, hash_objects
+
+            workers = stack.enter_context(open_cluster(str(cluster), display, compiler=subject.toolchain))
+            hash_objects(workers, measured_on.images)
+            return EvalCrew(workers, subject)
+
         evaluation = evaluate(
             path,
             images=images,
@@ -278,6 +289,7 @@ def eval_command(
             command=shlex.join(["edge", "eval", *typed_arguments(context)]),
             listener=display,
             board=None if board is None else connected,
+            crew=None if cluster is None else gathered,
             check=lambda subject, measured_on, chosen: _check_gates(
                 subject, measured_on, chosen, max_drop=max_drop, min_agreement=min_agreement, min_snr=min_snr
             ),

@@ -7,6 +7,8 @@ import json
 import textwrap
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
@@ -14,7 +16,16 @@ import cattrs
 import click
 
 from edge.cli.display import Display, examples, table
-from edge.cli.options import FILE, Number, build_dir_option, complete_models, option, output_options, switch
+from edge.cli.options import (
+    FILE,
+    Number,
+    build_dir_option,
+    cluster_option,
+    complete_models,
+    option,
+    output_options,
+    switch,
+)
 from edge.cli.verb import Verb
 from edge.errors import EdgeError, GateError, UsageError, WorkspaceError
 from edge.specs import ModelSpec, Published, available_models, load_model
@@ -35,6 +46,7 @@ from edge.survey import (
 )
 
 if TYPE_CHECKING:
+    from edge.pipeline.build import Away
     from edge.progress import Listener
     from edge.specs.request import Request
 
@@ -85,6 +97,7 @@ class Survey:
         any_memory: bool,
         as_json: bool,
         verbose: bool,
+        cluster: str | None = None,
     ) -> None:
         self._typed = typed
         self._specs = list(typed.values())
@@ -92,6 +105,7 @@ class Survey:
         self._timeout, self._any_memory = timeout, any_memory
         self._as_json = as_json
         self._verbose = verbose
+        self._cluster = cluster
         self._failed: dict[str, EdgeError] = {}
         self._unexpected: list[Exception] = []
 
@@ -102,10 +116,12 @@ class Survey:
             EdgeError: a model could not be counted, or its figures differ from those published.
         """
         found: dict[str, Counted] = {}
-        for spec, counted in self._each(measure_model):
-            if counted is not None:
-                found[spec.name] = counted
-                keep(self._build_dir / RECORDS, {spec.name: Record(counted=counted)})
+        with self._elsewhere() as make:
+            away = make("export", "simplify")
+            for spec, counted in self._each(partial(measure_model, away=away)):
+                if counted is not None:
+                    found[spec.name] = counted
+                    keep(self._build_dir / RECORDS, {spec.name: Record(counted=counted)})
         specs = [spec for spec in self._specs if spec.name in found]
         compared = {spec.name: compare(found[spec.name], spec.published) for spec in specs}
         if self._as_json:
@@ -140,14 +156,16 @@ class Survey:
         """
         found: dict[str, Checked] = {}
         started = time.monotonic()
-        for spec, checked in self._each(lambda request, folder, display: check_model(request, folder, display, found)):
-            if checked is None:
-                error = self._failed[spec.name]
-                checked = Checked("", failed=error.seen, remedy=error.remedy or "")
-            elif checked.failed:
-                click.echo(f"✗ {checked.failed}", err=True)
-            found[spec.name] = checked
-            keep(self._build_dir / RECORDS, {spec.name: Record(checked=checked)})
+        with self._elsewhere() as make:
+            away = make("simplify", "check")
+            for spec, checked in self._each(partial(check_model, earlier=found, away=away)):
+                if checked is None:
+                    error = self._failed[spec.name]
+                    checked = Checked("", failed=error.seen, remedy=error.remedy or "")
+                elif checked.failed:
+                    click.echo(f"✗ {checked.failed}", err=True)
+                found[spec.name] = checked
+                keep(self._build_dir / RECORDS, {spec.name: Record(checked=checked)})
         if self._as_json:
             click.echo(json.dumps(cattrs.unstructure(found), indent=2))
         else:
@@ -208,6 +226,23 @@ class Survey:
                 f"{target}: {len(listed)} models, {compiled} of them compiled; "
                 f"{len(new.records)} found in {self._build_dir}"
             )
+
+    @contextmanager
+    def _elsewhere(self) -> Iterator[Callable[..., Away | None]]:
+        """Give what lets a cluster make stages of all models ahead of their turns; without one it gives None."""
+        if self._cluster is None:
+            yield lambda *_stages: None
+            return
+        from edge.cluster import open_cluster
+        from edge.cluster.builds import ahead
+        from edge.toolchain.find import find
+
+        with (
+            Display(verbose=self._verbose) as display,
+            open_cluster(self._cluster, display, compiler=find("auto")) as workers,
+        ):
+            requests = [request_of(spec, timeout=self._timeout, any_memory=self._any_memory) for spec in self._specs]
+            yield partial(ahead, workers, requests, self._build_dir)
 
     def _each(self, work: Callable[[Request, Path, Listener], T]) -> Iterator[tuple[ModelSpec, T | None]]:
         """Yield each model and what comes of it; None, told and remembered, where it fails."""
@@ -307,6 +342,7 @@ def _print_checks(found: Mapping[str, Checked], seconds: float) -> None:
             "edge models ConvNeXt_atto --json",
             "edge models --measure ConvNeXt_atto",
             "edge models --check-all",
+            "edge models --check-all --cluster tcp://lab:8786",
             "edge models --page docs/reference/models.md",
         )
     ),
@@ -318,6 +354,7 @@ def _print_checks(found: Mapping[str, Checked], seconds: float) -> None:
 @build_dir_option
 @option("--timeout", "Minutes that one run of the compiler may take, with --check-all.", Number(min=0.01), 60.0)
 @switch("--any-memory", "Start the checker even where its estimated memory exceeds what is free.")
+@cluster_option
 @output_options
 def models_command(
     *,
@@ -328,6 +365,7 @@ def models_command(
     build_dir: Path,
     timeout: float,
     any_memory: bool,
+    cluster: str | None,
     as_json: bool,
     verbose: bool,
 ) -> None:
@@ -346,7 +384,15 @@ def models_command(
         )
     typed = named(names)
     if measure or check_all or page is not None:
-        survey = Survey(typed, build_dir, timeout=timeout * 60, any_memory=any_memory, as_json=as_json, verbose=verbose)
+        survey = Survey(
+            typed,
+            build_dir,
+            timeout=timeout * 60,
+            any_memory=any_memory,
+            as_json=as_json,
+            verbose=verbose,
+            cluster=cluster,
+        )
         if measure:
             survey.measure()
         elif check_all:

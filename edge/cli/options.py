@@ -20,7 +20,7 @@ from edge.specs.request import Request
 F = TypeVar("F", bound=Callable[..., Any])
 
 # How a command spoke and where it built change nothing of the result.
-NOT_RECORDED = {*UNRECORDED, "as_json", "verbose", "workers", "port", "identity", "ssh_options"}
+NOT_RECORDED = {*UNRECORDED, "as_json", "verbose", "workers", "port", "identity", "ssh_options", "cluster"}
 
 
 class Number(click.FloatRange):
@@ -75,6 +75,9 @@ labels_option = option(
     value="FILE",
 )
 top_option = option("-k --top", "Classes to show of each image.", FROM_1, 5)
+cluster_option = option(
+    "--cluster", "Work on the workers of this dask.distributed scheduler; local:N starts one with N.", value="URL"
+)
 build_dir_option = option("--build-dir", "Folder of all builds.", PATH, Path("build"), "DIR")
 
 
@@ -89,12 +92,13 @@ def label_offset_option(function: F) -> F:
     return option("--label-offset", about["help"], Whole(), 0, about["value"])(function)
 
 
-def request_options(verb: str, without: Collection[str] = ()) -> Callable[[F], F]:
+def request_options(verb: str, without: Collection[str] = (), *, several: bool = False) -> Callable[[F], F]:
     """Return what adds everything that says what to build: MODEL and those options of ``Options`` that a verb reads.
 
     Args:
         verb: that of a stage, which reads some; another one reads all.
         without: names of options that it refuses.
+        several: whether it takes more than one MODEL.
     """
 
     def add(function: F) -> F:
@@ -107,7 +111,8 @@ def request_options(verb: str, without: Collection[str] = ()) -> Callable[[F], F
             else:
                 kind = _type(about["kind"], about["least"])
                 function = option(flag(item.name), about["help"], kind, item.default, about["value"])(function)
-        function = click.argument("model", required=False, shell_complete=complete_models)(function)
+        many: dict[str, Any] = {"nargs": -1, "metavar": "[MODEL]..."} if several else {"required": False}
+        function = click.argument("model", shell_complete=complete_models, **many)(function)
         return build_dir_option(output_options(function))
 
     return add
@@ -142,14 +147,22 @@ def make_request(**options: Any) -> Request:
     return request
 
 
-def typed_arguments(context: click.Context) -> tuple[str, ...]:
-    """Return the model and the options that the user gave, absolute paths made relative."""
-    return as_typed(
-        ("" if isinstance(parameter, click.Argument) else parameter.opts[0], value)
+def typed_arguments(context: click.Context, model: str | None = None) -> tuple[str, ...]:
+    """Return the model and the options that the user gave, absolute paths made relative.
+
+    Args:
+        model: the one that is meant, where several were given.
+    """
+    given = {
+        parameter: context.params.get(parameter.name or "") if model is None or parameter.name != "model" else model
         for parameter in context.command.params
         if context.get_parameter_source(parameter.name or "") is ParameterSource.COMMANDLINE
         and parameter.name not in NOT_RECORDED
-        and (value := context.params.get(parameter.name or "")) is not None
+    }
+    return as_typed(
+        ("" if isinstance(parameter, click.Argument) else parameter.opts[0], value)
+        for parameter, value in given.items()
+        if value not in (None, ())
     )
 
 

@@ -6,13 +6,15 @@ import json
 import re
 import shlex
 import textwrap
+from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from edge.cli.display import Display, examples
-from edge.cli.options import FILE, Number, make_request, option, request_options, typed_arguments
+from edge.cli.options import FILE, Number, cluster_option, make_request, option, request_options, typed_arguments
 from edge.cli.verb import Verb
 from edge.errors import GateError, UsageError, counted
 
@@ -166,6 +168,7 @@ EXAMPLES = (
     "edge tune ConvNeXt_atto --max-latency 1.05x --time 45m",
     "edge tune my.onnx --mean 127.5 --std 127.5 --color rgb --resize 256 --crop 224 "
     "--images val/ --count 0 --calib train/ --max-drop 0.3",
+    "edge tune ConvNeXt_atto --cluster tcp://lab:8786",
 )
 
 
@@ -179,6 +182,7 @@ EXAMPLES = (
 @option(
     "--out", "Recipe to write.  [default: mapper_yaml/precision/MODEL.yaml in a checkout, else the build folder]", FILE
 )
+@cluster_option
 @click.pass_context
 def tune_command(
     context: click.Context,
@@ -191,6 +195,7 @@ def tune_command(
     duration: str,
     trial_timeout: str,
     out: Path | None,
+    cluster: str | None,
     as_json: bool,
     verbose: bool,
     **options: Any,
@@ -230,8 +235,17 @@ def tune_command(
     held = Workspace(root, display := Display(verbose=verbose), source=request.source, replace=request.replace)
     if out is not None:
         require_ours(out, "evidence:")
-    with display:
-        result = tune(request, held, wanted, display)
+    with display, ExitStack() as stack:
+        crew = None
+        if cluster is not None:
+            from edge.cluster import open_cluster
+            from edge.cluster.search import SearchCrew
+            from edge.pipeline.choices import choose_compiler
+
+            compiler = choose_compiler(request, display)
+            workers = stack.enter_context(open_cluster(cluster, display, compiler=compiler, install=request.install))
+            crew = partial(SearchCrew, workers)
+        result = tune(request, held, wanted, display, crew)
         with held, disk_errors(target.parent):
             if result.met and result.best is not None and result.chosen:
                 # A search at O1 is for a quick answer; builds with its recipe are at the level that ships.

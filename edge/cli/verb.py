@@ -18,6 +18,7 @@ SECTIONS = {
     "Limits": "max_drop max_latency min_agreement min_snr duration trial_timeout",
     "Measurement": "steps program_count compare frames threads seconds pipeline workers",
     "Compiler": "precision level compiler python timeout install any_memory",
+    "Cluster": "cluster",
     "Server": "host http_port grpc_port at_once queue patience",
     "Board": "board port identity ssh_options to minutes",
     "Output": "top score out cpp no_wheels backend build_dir as_json verbose debug help",

@@ -254,6 +254,24 @@ class Workspace:
             partial.replace(final)
         return Done(name, key, final, result, files, round(seconds, 3), cached=False)
 
+    def finished(self, name: str, inputs: Mapping[str, object], result_type: type[T], code: str = "") -> Done[T] | None:
+        """Return a stage's result if it is there already; see :meth:`run`."""
+        key = stage_key(name, inputs, code)
+        return _load(self.root / STAGES / f"{name}-{key[:12]}", name, key, result_type)
+
+    def opened(self, folder: str, name: str, result_type: type[T]) -> Done[T]:
+        """Return a finished stage that another machine made, by the name of its folder.
+
+        Raises:
+            WorkspaceError: it is not whole.
+        """
+        place = self.root / STAGES / folder
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+            key = str(read_json(place / RECORD)["key"])
+            if (found := _load(place, name, key, result_type)) is not None:
+                return found
+        raise WorkspaceError(f"{folder} is not a finished stage {name}", remedy="run it again")
+
     def _keep_logs(self, name: str, partial: Path, error: BaseException) -> None:
         kept = self.root / "failed" / name
         shutil.rmtree(kept, ignore_errors=True)

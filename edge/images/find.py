@@ -7,6 +7,7 @@ A source is one of::
     folder/*.jpg               no labels
     folder/labels.csv          filename,class_index
     folder/val.txt, list.txt   "path label" or "path" on each line, relative to the list
+    s3://bucket/prefix         the same names in a store that fsspec knows
     folder/<class>/*.jpg       class names, class indices, or synsets (n01440764: ImageNet-1k's order)
 """
 
@@ -21,8 +22,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import get_args
 
-from edge.errors import InputError, LabelError, UsageError, counted
+from edge.errors import EdgeError, InputError, LabelError, UsageError, counted
 from edge.images.items import Files, ImageItem, ImageSet, Split, set_name
+from edge.images.stores import is_address, skeleton
 
 EXTENSIONS = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm"})
 DEMO_COUNTS: dict[Split, int] = {"calibration": 100, "test": 1000}
@@ -61,6 +63,8 @@ def open_images(
         LabelError: labels outside the classes, missing files that a list names, or loose images beside class
             folders.
     """
+    if is_address(str(source)):
+        return _in_store(str(source).rstrip("/"), classes, label_offset)
     path, note = Path(source).expanduser(), ""
     if str(source).partition(":")[0] == "demo" and not path.exists():
         return _demo(str(source), count, seed)
@@ -85,6 +89,19 @@ def open_images(
         raise InputError(f"{source} holds no images", expected=f"files ending in {_extensions()}")
     name = set_name(path) + (f", labels {label_offset:+d}" if label_offset and not unlabelled else "")
     return ImageSet(files, f"{name}{note} ({counted(len(files), 'image')})", unlabelled, name)
+
+
+def _in_store(url: str, classes: Sequence[str] | int | None, offset: int) -> ImageSet:
+    with skeleton(url) as folder:
+        try:
+            found = open_images(folder, classes=classes, label_offset=offset)
+        except EdgeError as error:
+            error.seen = error.seen.replace(folder, url)
+            raise
+        assert isinstance(found.items, Files)  # noqa: S101 - of a folder
+        name = f"{url.rpartition('/')[2]}" + (f", labels {offset:+d}" if offset and found.labelled else "")
+        description = found.description.replace(found.source, name, 1)
+        return ImageSet(found.items.at(url), description, found.unlabelled, name)
 
 
 def class_names(labels: str | None, classes: int | None = None) -> tuple[str, ...] | None:

@@ -35,6 +35,7 @@ class ImageItem:
     label: int | None = None  #: class index; None if unknown.
     path: Path | None = None  #: the file; None for a rendered image.
     demo: tuple[Split, int, int] | None = None  #: (split, index, seed) of a rendered image; None for a file.
+    url: str = ""  #: of an object in a store, such as ``s3://bucket/val/1.jpg``; empty for a file.
 
     def load(self) -> NDArray[np.uint8]:
         """Return the image, RGB, uint8, (height, width, 3).
@@ -70,6 +71,10 @@ class ImageItem:
         return hashlib.sha256(f"{_renderer_sha256()} {self.demo}".encode()).hexdigest()
 
     def _bytes(self) -> bytes:
+        if self.url:
+            from edge.images.stores import read
+
+            return read(self.url)
         try:
             return (self.path or Path(self.name)).read_bytes()
         except OSError as error:
@@ -86,20 +91,22 @@ class Files(Sequence[ImageItem]):
     Args:
         folder: the names are relative to it.
         pairs: name and label of each; the label is a class index, 0 and above, or None if unknown.
+        url: of the folder, where it is in a store.
     """
 
-    def __init__(self, folder: Path, pairs: Iterable[tuple[str, int | None]]) -> None:
+    def __init__(self, folder: Path, pairs: Iterable[tuple[str, int | None]], url: str = "") -> None:
         names, ends, labels = bytearray(), array("I", [0]), array("i")
         for name, label in pairs:
             names += name.encode("utf-8", "surrogateescape")
             ends.append(len(names))
             labels.append(-1 if label is None else label)
         self._folder, self._names, self._ends, self._labels = folder, names, ends, labels
+        self._url = url
 
     def take(self, indices: Iterable[int]) -> Files:
         """Return some of the images, in the order given."""
         chosen = (self[int(index)] for index in indices)
-        return Files(self._folder, ((item.name, item.label) for item in chosen))
+        return Files(self._folder, ((item.name, item.label) for item in chosen), self._url)
 
     def __len__(self) -> int:
         return len(self._labels)
@@ -114,7 +121,13 @@ class Files(Sequence[ImageItem]):
         place = range(len(self))[index]
         name = self._names[self._ends[place] : self._ends[place + 1]].decode("utf-8", "surrogateescape")
         label = self._labels[place]
+        if self._url:
+            return ImageItem(name, None if label < 0 else label, url=f"{self._url}/{name}")
         return ImageItem(name, None if label < 0 else label, path=self._folder / name)
+
+    def at(self, url: str) -> Files:
+        """Return the same names below an address."""
+        return Files(self._folder, ((item.name, item.label) for item in self), url)
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Files) and self._content == other._content
@@ -123,8 +136,8 @@ class Files(Sequence[ImageItem]):
         return hash(self._content)
 
     @property
-    def _content(self) -> tuple[Path, bytes, bytes, bytes]:
-        return self._folder, bytes(self._names), self._ends.tobytes(), self._labels.tobytes()
+    def _content(self) -> tuple[str, bytes, bytes, bytes]:
+        return self._url or str(self._folder), bytes(self._names), self._ends.tobytes(), self._labels.tobytes()
 
 
 def set_name(path: Path) -> str:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
 
-from attrs import evolve
+from attrs import evolve, frozen
 
 from edge.accuracy import StepName, Subject
 from edge.errors import UsageError
@@ -15,6 +16,7 @@ from edge.folder.code import code_digest
 from edge.folder.workspace import Done, FileOf, FileRecord, Workspace
 from edge.graph.files import load_onnx
 from edge.images import ImageSet, open_images, sample
+from edge.images.calibrate import CalibrationSet
 from edge.measure.labels import lacks_background
 from edge.pipeline.choices import (
     choose_calibration,
@@ -46,8 +48,28 @@ from edge.toolchain.found import Toolchain
 T = TypeVar("T")
 
 
+@frozen(eq=False)
+class Given:
+    """What another machine has chosen and made for a build."""
+
+    stages: tuple[Done[Any], ...]  #: finished ones, in order.
+    calibration_set: CalibrationSet
+    #: the images of the calibration set, and those to measure on with why there is no Top-1; None where no stage that
+    #: is asked for reads them.
+    calibration_images: ImageSet | None = None
+    measured_on: tuple[ImageSet, str] | None = None
+
+
+# Makes a stage of a build elsewhere, and puts its folder into the build's workspace.
+Away = Callable[["Build", Stage[Any]], None]
+
+
 class Build:
     """The stages of one request, each run when it is needed, in the model's locked build folder.
+
+    Args:
+        given: what another machine made; the request's paths are then not looked at.
+        away: asked to make a stage that is not there yet; it may leave it to this machine.
 
     Raises:
         EdgeError: a path of the request is wrong; checked now, not after minutes of compiling.
@@ -55,13 +77,30 @@ class Build:
 
     request: Request
 
-    def __init__(self, request: Request, workspace: Workspace, listener: Listener) -> None:
+    def __init__(
+        self,
+        request: Request,
+        workspace: Workspace,
+        listener: Listener,
+        *,
+        given: Given | None = None,
+        away: Away | None = None,
+    ) -> None:
         self.request = request
         self.workspace = workspace
         self.listener = listener
-        self.calibration_set = choose_calibration(request)
+        self._given, self._away = given, away
         self._done: dict[str, Done[Any]] = {}
-        require_readable_sets(request, self.calibration_set)
+        if given is None:
+            self.calibration_set = choose_calibration(request)
+            require_readable_sets(request, self.calibration_set)
+        else:
+            self.calibration_set = given.calibration_set
+            self._done = {stage.name: stage for stage in given.stages}
+
+    def of(self, request: Request, listener: Listener) -> Build:
+        """Return the build of another recipe for the same network, from the same workspace and what was given."""
+        return Build(request, self.workspace, listener, given=self._given, away=self._away)
 
     def run(self) -> None:
         """Run every stage that the request needs, in order, so that progress is shown in order."""
@@ -116,6 +155,8 @@ class Build:
 
         self.listener.begin(row.name)
         code = code_digest(row.work.__module__)
+        if self._away is not None and self.workspace.finished(row.name, inputs.key, row.result, code) is None:
+            self._away(self, row)
         done = self.workspace.run(row.name, inputs.key, action, row.result, code)
         self.listener.end(row.name, done.seconds, cached=done.cached, note=row.note(self, done.result))
         for warning in row.warnings(self, done.result):
@@ -164,6 +205,8 @@ class Build:
     @cached_property
     def measured_on(self) -> tuple[ImageSet, str]:
         """The images to measure on, and why there is no Top-1; empty if there is."""
+        if self._given is not None and self._given.measured_on is not None:
+            return self._given.measured_on
         network = self.stage(EXPORT).result
         if network.inputs:
             return choose_samples(self.request, network.inputs, self.listener.warn), "raw outputs have no labels"
@@ -188,6 +231,8 @@ class Build:
     def calibration_images(self) -> ImageSet:
         """The images of the calibration set."""
         chosen = self.calibration_set
+        if self._given is not None and self._given.calibration_images is not None:
+            return self._given.calibration_images
         return sample(open_images(chosen.images, count=chosen.n, seed=chosen.seed), chosen.n, chosen.seed)
 
     def calibration_files(self) -> list[Path]:

@@ -348,7 +348,7 @@ def _thresholds_inputs(build: Build) -> Inputs:
     def arguments() -> Mapping[str, Any]:
         quick = Compiler("O0", request.precision.compiler.compile_mode, request.precision.compiler.jobs)
         plain = evolve(request, precision=evolve(request.precision, thresholds=None, compiler=quick))
-        other = type(build)(plain, build.workspace, Inside(build.listener))
+        other = build.of(plain, Inside(build.listener))
         made = other.stage(COMPILE)
         return {
             **inputs.arguments(),

@@ -53,12 +53,17 @@ class VerifyResult:
     test: str = ""  #: file with the first frame and its outputs, which a board has to give; empty if there is none.
 
 
+def few(images: ImageSet, frames: int = FRAMES) -> ImageSet:
+    """Return the images of a set that frames are taken from; of these all."""
+    return sample(images, frames * _SPARE, _SEED)
+
+
 def candidates(images: ImageSet, frames: int = FRAMES, *, rendered: bool = True) -> ImageSet:
     """Return the images to take frames from, always the same ones.
 
     If rendered ones fit, the first is one: it goes to the board with the program, and no photograph of the user does.
     """
-    chosen = sample(images, frames * _SPARE, _SEED)
+    chosen = few(images, frames)
     demo = tuple(open_images("demo:test", count=frames)) if rendered else ()
     others = (item for item in chosen if item not in demo[:1])
     return ImageSet((*demo[:1], *others, *demo[1:]), chosen.description, "order is all that matters", chosen.source)

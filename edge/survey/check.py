@@ -21,17 +21,21 @@ from edge.specs.schema import OWN_FILES
 from edge.survey.record import Checked, Counted
 
 if TYPE_CHECKING:
-    from edge.pipeline.build import Build
+    from edge.pipeline.build import Away, Build
 
 
-def measure_model(request: Request, build_dir: Path, listener: Listener) -> Counted:
-    """Export a model, simplify it to prove that it can be built, and count the exported network."""
+def measure_model(request: Request, build_dir: Path, listener: Listener, away: Away | None = None) -> Counted:
+    """Export a model, simplify it to prove that it can be built, and count the exported network.
+
+    Args:
+        away: makes the stages instead of this process.
+    """
     from edge.graph.count import count
     from edge.pipeline.build import Build
     from edge.pipeline.stages import EXPORT, SIMPLIFY
 
     with Workspace(build_dir / request.spec.name, listener) as workspace:
-        build = Build(request, workspace, listener)
+        build = Build(request, workspace, listener, away=away)
         exported = build.stage(EXPORT)
         build.stage(SIMPLIFY)
         path = exported.path(exported.result.onnx)
@@ -76,19 +80,24 @@ def request_of(spec: ModelSpec, *, timeout: float, any_memory: bool = False) -> 
 
 
 def check_model(
-    request: Request, build_dir: Path, listener: Listener, earlier: Mapping[str, Checked] | None = None
+    request: Request,
+    build_dir: Path,
+    listener: Listener,
+    earlier: Mapping[str, Checked] | None = None,
+    away: Away | None = None,
 ) -> Checked:
     """Return the placement of one model; a known failure is a result too, so the other models are still checked.
 
     Stages of an earlier run are reused from the build folder. Models of one architecture are the same network without
-    their weights, which is checked once: ``earlier`` holds the results of this run so far.
+    their weights, which is checked once: ``earlier`` holds the results of this run so far. ``away`` makes the stages
+    instead of this process.
     """
     from edge.pipeline.build import Build
     from edge.pipeline.stages import CHECK, EXPORT, SIMPLIFY
 
     try:
         with Workspace(build_dir / request.spec.name, listener) as workspace:
-            build = Build(request, workspace, listener)
+            build = Build(request, workspace, listener, away=away)
             simplified = build.stage(SIMPLIFY)
             network = f"{simplified.sha256(simplified.result.onnx)} {request.precision.name}"
             twin = _twin(network, earlier or {})

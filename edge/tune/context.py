@@ -35,7 +35,7 @@ from edge.specs import Precision
 from edge.specs.request import Request, Weights
 from edge.toolchain.found import Toolchain
 from edge.tune.journal import Entry, Journal
-from edge.tune.trials import Set, Trials, measured
+from edge.tune.trials import Crew, Set, Trials, measured
 
 TRIALS = ".trials"
 WORK = ("edge.tune.trials", "edge.tune.units")  # the modules that measure: a trial depends on all they run
@@ -116,6 +116,7 @@ class Context:
     options: SearchOptions  #: bars and time.
     listener: Listener  #: told of progress.
     left_out: list[str] = field(factory=list)  #: work that was skipped for lack of time.
+    crew: Crew | None = None  #: does the work instead of this process.
     _best: tuple[float, str] | None = None
     _started: float = field(factory=time.monotonic)
 
@@ -200,7 +201,7 @@ class Context:
         named = cast(Weights, source) if source in get_args(Weights) else self.request.weights
         request = evolve(self.request, weights=named)
         listener = Inside(self.listener, self.standing)
-        return Trials(request, self.workspace, self.journal, listener, self.objective, identity)
+        return Trials(request, self.workspace, self.journal, listener, self.objective, identity, crew=self.crew)
 
     @property
     def left(self) -> float:
@@ -232,6 +233,8 @@ class Context:
         self.listener.begin(stage)
         entry = work()
         text = f"{entry.name}: " + (f"FAILED, {entry.failed}" if entry.failed else note(entry))
+        if self.crew is not None and (worker := self.crew.by(entry)):
+            text += f" ({worker})"
         self.listener.end(stage, entry.seconds, cached=self.journal.done == before, note=text)
         found = measured(entry) if entry.kind in ("build", "ship") else None
         if found is not None and (self._best is None or found.divergence < self._best[0]):

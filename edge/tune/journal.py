@@ -59,7 +59,7 @@ class Journal:
     def __init__(self, folder: Path, warn: Callable[[str], None], code: str = "") -> None:
         self._folder = folder
         self._warn = warn
-        self._code = code
+        self.code = code
         self.used: dict[str, Entry] = {}  #: entries of this search, in the order in which they were asked for.
         self.done = 0  #: how many of them were computed now.
         former = folder / FORMER
@@ -86,28 +86,43 @@ class Journal:
         work: Callable[[], Mapping[str, Any]],
         *,
         limit: float = 0.0,
+        away: Callable[[Entry], Entry] | None = None,
     ) -> Entry:
         """Return a trial's entry, from an earlier run or by doing the work now.
 
         Args:
             work: returns its figures, as JSON. A failure of the compiler, of verify or of the model is a result.
+            away: fills the entry in instead, where others do the work.
             limit: seconds that it may take; a trial that was stopped at a shorter limit is tried again, and so is one
                 with ``cut_short`` in its figures.
 
         Raises:
             EdgeError: the user's data or the machine is at fault; nothing is recorded.
         """
-        key = stage_key(f"tune {kind}", inputs, self._code)
-        entry = self._known.get(key)
-        if entry is None or 0 < LONGER * entry.limit < limit:
-            entry = _tried(Entry(key, kind, name, 0.0), work, limit)
-            with self._store() as store:
-                text = json.dumps(cattrs.unstructure(entry), ensure_ascii=False, sort_keys=True)
-                store.put(PART, {bytes.fromhex(key): text.encode()})
-            self._known[key] = entry
+        blank = self.wanted(kind, name, inputs, limit)
+        if blank is not None:
+            self.keep(tried(blank, work, limit) if away is None else _filled(blank, away))
             self.done += 1
-        self.used[key] = entry
+        entry = self._known[self.key(kind, inputs)]
+        self.used[entry.key] = entry
         return entry
+
+    def wanted(self, kind: str, name: str, inputs: Mapping[str, object], limit: float = 0.0) -> Entry | None:
+        """Return the blank entry of a trial that is to be done; None if its figures are known. See :meth:`once`."""
+        key = self.key(kind, inputs)
+        entry = self._known.get(key)
+        return Entry(key, kind, name, 0.0) if entry is None or 0 < LONGER * entry.limit < limit else None
+
+    def key(self, kind: str, inputs: Mapping[str, object]) -> str:
+        """Return the key of a trial."""
+        return stage_key(f"tune {kind}", inputs, self.code)
+
+    def keep(self, entry: Entry) -> None:
+        """Write a finished trial."""
+        with self._store() as store:
+            text = json.dumps(cattrs.unstructure(entry), ensure_ascii=False, sort_keys=True)
+            store.put(PART, {bytes.fromhex(entry.key): text.encode()})
+        self._known[entry.key] = entry
 
     def _read(self) -> Iterator[Entry]:
         with self._store() as store:
@@ -121,7 +136,15 @@ class Journal:
         return Store(self._folder, FILE, self._warn)
 
 
-def _tried(entry: Entry, work: Callable[[], Mapping[str, Any]], limit: float) -> Entry:
+def _filled(blank: Entry, away: Callable[[Entry], Entry]) -> Entry:
+    try:
+        return away(blank)
+    except ModelFileError as error:
+        return evolve(blank, failed=" ".join(error.seen.split())[:300])
+
+
+def tried(entry: Entry, work: Callable[[], Mapping[str, Any]], limit: float) -> Entry:
+    """Do the work of a trial and return its entry; a failure of the recipe is a result."""
     started = time.monotonic()
     try:
         values = dict(work())

@@ -7,14 +7,16 @@ import re
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import cattrs
 import numpy as np
 from attrs import evolve, field, frozen
+from numpy.typing import NDArray
 
 from edge.compiler.render import render_text
 from edge.compiler.run import CompileResult, makertbin
@@ -25,8 +27,8 @@ from edge.graph.files import facts, load_onnx
 from edge.images.frames import Frame, cores, spread
 from edge.measure import networks as runners
 from edge.measure.objective import Answers, Measured, Objective
-from edge.pipeline.build import Build
-from edge.pipeline.stage import Inside
+from edge.pipeline.build import Build, Given
+from edge.pipeline.stage import Inside, Stage
 from edge.pipeline.stages import COMPILE, EXPORT, PORTABLE, VERIFY
 from edge.progress import SILENT, Reporter
 from edge.specs import Calibration, NodePrecision, Precision
@@ -56,19 +58,33 @@ class Costs:
     journal: Journal  #: of finished work.
     folder: Path  #: for working files.
     optimization: tuple[str, ...] = ()  #: the compiler's optimization items of every program of the search.
+    crew: Crew | None = None  #: compiles instead of this process.
 
     def measure(
         self, name: str, nodes: Mapping[str, NodePrecision], limit: float, reporter: Reporter = SILENT
     ) -> Entry:
         """Compile within ``limit`` seconds for the latency alone; return the entry: ``latency_us`` in its values."""
         text = self._yaml(nodes)
-        inputs = {"onnx": self.sha256, "yaml": text, "toolchain": self.toolchain.identity}
+        away = None if self.crew is None else partial(self.crew.cost, self, text, limit)
+        return self.journal.once(
+            "latency", name, self._inputs(text), lambda: self.compiled(text, limit, reporter), limit=limit, away=away
+        )
 
-        def work() -> dict[str, float]:
-            with tempfile.TemporaryDirectory(prefix="latency-", dir=self.folder) as out:
-                return {"latency_us": self._compile(text, Path(out), limit, reporter)}
+    def ahead(self, asked: Mapping[str, Mapping[str, NodePrecision]], limit: float, *, likely: bool) -> None:
+        """Let the crew begin measurements that come next."""
+        for name, nodes in asked.items() if self.crew is not None else ():
+            text = self._yaml(nodes)
+            blank = self.journal.wanted("latency", name, self._inputs(text), limit)
+            if blank is not None and self.crew is not None:
+                self.crew.cost_ahead(self, text, limit, blank, likely=likely)
 
-        return self.journal.once("latency", name, inputs, work, limit=limit)
+    def compiled(self, text: str, limit: float, reporter: Reporter = SILENT) -> dict[str, float]:
+        """Compile a YAML and return the latency."""
+        with tempfile.TemporaryDirectory(prefix="latency-", dir=self.folder) as out:
+            return {"latency_us": self._compile(text, Path(out), limit, reporter)}
+
+    def _inputs(self, text: str) -> dict[str, object]:
+        return {"onnx": self.sha256, "yaml": text, "toolchain": self.toolchain.identity}
 
     def _yaml(self, nodes: Mapping[str, NodePrecision]) -> str:
         compiler = evolve(self.compiler, optimize_level=LEVEL)
@@ -116,6 +132,66 @@ class Set:
 
 
 @frozen(eq=False)
+class Trial:
+    """A recipe to be compiled and measured."""
+
+    precision: Precision
+    images: Set
+    limit: float  #: seconds for one compile.
+
+
+class Crew(Protocol):
+    """Others that do the work of a search. Each entry is the one that this process would write.
+
+    What is asked for ``ahead`` is begun before it is needed; what is not ``likely`` only where somebody is idle.
+    """
+
+    @property
+    def size(self) -> int:
+        """How many tasks can be done at once."""
+
+    def by(self, entry: Entry, /) -> str:
+        """Return who did a trial; empty if nobody did it now."""
+
+    def trial(self, trial: Trial, blank: Entry, /) -> Entry:
+        """Return the entry of a trial."""
+
+    def trial_ahead(self, trial: Trial, blank: Entry, *, likely: bool) -> None:
+        """Begin a trial."""
+
+    def cost(self, costs: Costs, text: str, limit: float, blank: Entry, /) -> Entry:
+        """Return the entry of a compile for the latency alone."""
+
+    def cost_ahead(self, costs: Costs, text: str, limit: float, blank: Entry, *, likely: bool) -> None:
+        """Begin such a compile."""
+
+    def answers(self, asked: Answering, seconds: float | None = None) -> tuple[NDArray[np.float32], float]:
+        """Return answers, float32 (settings, n, values), and the seconds of work.
+
+        With a limit in ``seconds`` to the first n images for which there was time.
+        """
+
+    def answers_ahead(self, asked: Sequence[Answering], *, likely: bool) -> None:
+        """Begin answers."""
+
+    def away(self, build: Build, row: Stage[Any], /) -> None:
+        """Bring a stage of a build into its workspace."""
+
+
+@frozen(eq=False)
+class Answering:
+    """Images to run through a calibrated model under some settings."""
+
+    model: Path
+    sha256: str  #: of the model.
+    outputs: tuple[str, ...]  #: whose values make an answer.
+    settings: Sequence[NDArray[np.uint8]]
+    images: Set
+    count: int  #: of the first images.
+    at_once: int  #: images in one task.
+
+
+@frozen(eq=False)
 class Trials:
     """Builds recipes and measures them."""
 
@@ -126,11 +202,14 @@ class Trials:
     objective: Objective  #: what answers are worth.
     identity: Mapping[str, object]  #: common part of all keys: hashes of network and calibration, the compiler.
     kept: list[Build] = field(factory=list)  #: builds whose stages are needed again.
+    crew: Crew | None = None  #: does the trials instead of this process.
+    given: Given | None = None  #: what another machine made and chose, where this one is of a crew.
 
     def build(self, precision: Precision, limit: float, *, keep: bool = False) -> Build:
         """Return the build of a recipe without running it."""
         request = evolve(self.request, precision=precision, timeout=limit)
-        build = Build(request, self.workspace, self.listener)
+        away = None if self.crew is None else self.crew.away
+        build = Build(request, self.workspace, self.listener, given=self.given, away=away)
         if keep:
             self.kept.append(build)
         return build
@@ -144,6 +223,16 @@ class Trials:
             return {**self._measure(build, images), "compile_s": build.stage(COMPILE).seconds}
 
         return self._once("build", name, precision, images, work, limit)
+
+    def ahead(
+        self, kind: str, asked: Iterable[tuple[str, Precision]], images: Set, limit: float, *, likely: bool
+    ) -> None:
+        """Let the crew begin trials that come next: ``build``, ``ship`` or ``report``."""
+        for name, wanted in asked if self.crew is not None else ():
+            precision = at_level(wanted, QUICK) if kind == "build" else wanted
+            blank = self.journal.wanted(kind, name, self._inputs(precision, images), limit)
+            if blank is not None and self.crew is not None:
+                self.crew.trial_ahead(Trial(precision, images, limit), blank, likely=likely)
 
     def ship(self, name: str, precision: Precision, images: Set, limit: float) -> Entry:
         """Compile at the shipping level, verify the program, measure latency and accuracy."""
@@ -184,8 +273,11 @@ class Trials:
         work: Callable[[], Mapping[str, Any]],
         limit: float = 0.0,
     ) -> Entry:
-        inputs = {**self.identity, "precision": described(precision), "images": images.fingerprint}
-        return self.journal.once(kind, name, inputs, work, limit=limit)
+        away = None if self.crew is None else partial(self.crew.trial, Trial(precision, images, limit))
+        return self.journal.once(kind, name, self._inputs(precision, images), work, limit=limit, away=away)
+
+    def _inputs(self, precision: Precision, images: Set) -> dict[str, object]:
+        return {**self.identity, "precision": described(precision), "images": images.fingerprint}
 
     def _measure(self, build: Build, images: Set) -> dict[str, Any]:
         """Run the images through the portable model if it is exact, else through the compiler's runtime."""

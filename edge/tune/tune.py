@@ -13,6 +13,8 @@ run of the same search repeats nothing, and goes on with what was left out.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 
 from attrs import define, evolve
@@ -25,12 +27,13 @@ from edge.pipeline.stages import CHECK, COMPILE, VERIFY
 from edge.progress import Listener
 from edge.specs import Precision
 from edge.specs.request import Request
+from edge.specs.schema import RangeSplit
 from edge.tune import spaces
 from edge.tune.choice import Point, compared, is_simplest, recommended
 from edge.tune.context import TRIALS, Candidate, Context, SearchOptions
 from edge.tune.journal import Entry
 from edge.tune.result import TuneResult, outcome, point_of
-from edge.tune.trials import QUICK, adopt, figures, latency, measured
+from edge.tune.trials import QUICK, Crew, adopt, figures, latency, measured
 from edge.tune.units import FINALISTS, LENIENT, Step, places_to_split, search_int16_units, tightened_budget, with_nodes
 
 PLAIN = "plain int8"
@@ -40,13 +43,20 @@ INT16_WITHIN = ", int16 within "
 PROGRAMS = 4  # to compile at the level that ships, besides plain int8
 
 
-def tune(request: Request, workspace: Workspace, options: SearchOptions, listener: Listener) -> TuneResult:
+def tune(
+    request: Request,
+    workspace: Workspace,
+    options: SearchOptions,
+    listener: Listener,
+    crew: Callable[[Context], AbstractContextManager[Crew]] | None = None,
+) -> TuneResult:
     """Search a recipe for a model; it is returned, not written. The listener sees each trial as a stage.
 
     Args:
         request: what to build; its precision is plain int8 at the level that ships.
         workspace: the model's build folder. It is locked only while stages are linked from it and to it, so that
             other verbs can use the build in the meantime.
+        crew: gathers others that do the work; None does it in this process.
 
     Raises:
         ToolchainMissing: no compiler is installed.
@@ -73,8 +83,9 @@ def tune(request: Request, workspace: Workspace, options: SearchOptions, listene
         with workspace:
             adopt(workspace.root, root)
         search = Search(request, trials, options, listener)
-        result = search.run()
-        needed = search.stages_of(result)
+        with nullcontext() if crew is None else crew(search) as search.crew:
+            result = search.run()
+            needed = search.stages_of(result)
         with workspace:
             adopt(root, workspace.root, needed.__contains__)
         search.prune()
@@ -129,6 +140,11 @@ class Search(Context):
             self.listener.warn(f"{unlabelled}; agreement with the float network is the target")
         limit = max(self.options.trial_seconds, self.options.seconds)
         work = partial(self.trials.ship, PLAIN, self.request.precision, self.selection, limit)
+        if self.crew is not None:
+            self.trials.ahead("ship", [(PLAIN, self.request.precision)], self.selection, limit, likely=True)
+            self._ahead("build", self._first(self._plain))
+            if self.crew.size > 2:  # without a split they are needed only where none can be made, or it is worse
+                self._ahead("build", self._methods(None), likely=not self.splittable)
         entry = self.attempt("int8", work, _shipped)
         if entry.failed:
             raise GateError(
@@ -154,8 +170,7 @@ class Search(Context):
 
         The integers are the same at every level. ``ratio`` is the latency limit relative to plain int8's.
         """
-        base, model = self.request.precision, self.request.spec.name
-        plain = spaces.recipe(model, base, base.calibration, None)
+        plain = self._plain
         found = [Candidate(PLAIN, plain, figures(baseline))]
         # Half of the time is kept for the units and for the final programs.
         kept = 0.5 * self.options.seconds
@@ -173,16 +188,18 @@ class Search(Context):
             if asked is not None and asked not in [item.precision for item in learned]:
                 attempt(f"{best.name}, thresholds chosen", asked, learned)
 
-        attempt(f"{PLAIN}, rounded", evolve(plain, rounding=spaces.ROUNDED))
-        if self.splittable:
-            attempt(f"{PLAIN}{SPLIT_IN_2}", evolve(plain, range_split=spaces.SPLIT))
+        for name, precision in self._first(plain):
+            attempt(name, precision)
+        whole = min((item for item in found if item.precision.rounding is None), key=_order)
+        nearest = min(found, key=_order)
+        if (asked := spaces.with_thresholds(nearest.precision)) is not None:
+            self._ahead("build", [(f"{nearest.name}, thresholds chosen", asked)])
+        self._ahead("build", self._methods(whole.precision.range_split))
         attempt_thresholds()  # often the largest gain, so before time runs out
         # Where channels are split, another calibration may be best than where they are not.
-        whole = min((item for item in found if item.precision.rounding is None), key=_order)
         split = whole.precision.range_split
-        for method, calibration in spaces.CALIBRATIONS.items():
-            tried = evolve(spaces.recipe(model, base, calibration, None), range_split=split)
-            attempt(f"{method}{SPLIT_IN_2 if split else ''}", tried)
+        for name, precision in self._methods(split):
+            attempt(name, precision)
         if split is not None:
             best = min((item for item in found if item.precision.range_split), key=_order)
             attempt(f"{best.name[:-1]}4", evolve(best.precision, range_split=spaces.FINER))
@@ -191,19 +208,71 @@ class Search(Context):
                 some = evolve(best.precision.range_split or split, places=places)
                 attempt(f"{best.name} at {counted(len(places), 'place')}", evolve(best.precision, range_split=some))
         best = min((item for item in found if item.precision.rounding is None), key=_order)
+        self._after(best)
         if best.name != PLAIN:
             attempt(f"{best.name}, rounded", evolve(best.precision, rounding=spaces.ROUNDED))
         best = min(found, key=_order)
         if self.equalizable:
             attempt(f"{best.name}, equalized", evolve(best.precision, equalization=spaces.EQUALIZED))
             best = min(found, key=_order)
-        for change, rounding in spaces.ROUNDINGS.items() if best.precision.rounding is not None else ():
-            attempt(f"{best.name}, {change}", evolve(best.precision, rounding=rounding))
+        finer = _rounded(best) if best.precision.rounding is not None else []
+        self._ahead("build", finer)
+        if finer and (asked := spaces.with_thresholds(best.precision)) is not None:
+            self._ahead("build", [(f"{best.name}, thresholds chosen", asked)], likely=False)
+        for name, precision in finer:
+            attempt(name, precision)
         attempt_thresholds()
         if learned and ratio > 1:
             best = min(learned, key=_order)
             attempt(*_with_int16(best.name, best.precision, ratio), learned)
         return [*found, *learned]
+
+    @property
+    def _plain(self) -> Precision:
+        """Plain int8 as a recipe of the search."""
+        base = self.request.precision
+        return spaces.recipe(self.request.spec.name, base, base.calibration, None)
+
+    def _first(self, plain: Precision) -> list[tuple[str, Precision]]:
+        """Return what is tried first on plain int8."""
+        found = [(f"{PLAIN}, rounded", evolve(plain, rounding=spaces.ROUNDED))]
+        if self.splittable:
+            found.append((f"{PLAIN}{SPLIT_IN_2}", evolve(plain, range_split=spaces.SPLIT)))
+        return found
+
+    def _methods(self, split: RangeSplit | None) -> list[tuple[str, Precision]]:
+        """Return the calibrations to try, with or without channels split."""
+        model, base = self.request.spec.name, self.request.precision
+        return [
+            (
+                f"{method}{SPLIT_IN_2 if split else ''}",
+                evolve(spaces.recipe(model, base, calibration, None), range_split=split),
+            )
+            for method, calibration in spaces.CALIBRATIONS.items()
+        ]
+
+    def _ahead(self, kind: str, asked: Iterable[tuple[str, Precision]], *, likely: bool = True) -> None:
+        """Let a crew begin trials that come next; without one nothing happens."""
+        if self.crew is not None and self.left > 0:
+            limit = self.limit() if self.journal.of_kind("ship") else self.options.trial_seconds
+            self.trials.ahead(kind, asked, self.selection, limit, likely=likely)
+
+    def _after(self, best: Candidate) -> None:
+        """Let a crew begin what probably follows once the calibrations are known: the best one with weights rounded."""
+        if self.crew is None:
+            return
+        rounded = evolve(best, name=f"{best.name}, rounded", precision=_with_rounding(best.precision))
+        if best.name != PLAIN:
+            self._ahead("build", [(rounded.name, rounded.precision)])
+        follow = rounded
+        if self.equalizable:
+            follow = evolve(
+                rounded,
+                name=f"{rounded.name}, equalized",
+                precision=evolve(rounded.precision, equalization=spaces.EQUALIZED),
+            )
+            self._ahead("build", [(follow.name, follow.precision)], likely=False)
+        self._ahead("build", _rounded(rounded) + _rounded(follow) * (follow is not rounded), likely=False)
 
     def _quick(self, name: str, precision: Precision, kept: float) -> Candidate | None:
         seconds = [entry.seconds for entry in self.journal.of_kind("build")] or [30.0]
@@ -228,6 +297,7 @@ class Search(Context):
         name, nodes = found.sets[0]
         # The best calibration without 16 bits may not be the best with them.
         variants = [with_nodes(self._pinned(item), name, nodes) for item in (best, *_neighbours(best, calibrations))]
+        self._ahead("build", [(item.name, item.precision) for item in variants])
         tried = [
             done for item in variants if (done := self._quick(item.name, item.precision, self.reserve)) is not None
         ]
@@ -309,6 +379,14 @@ class Search(Context):
             most: number of programs within the budget, besides plain int8, after which to stop.
         """
         seen = [point.precision for point in points]
+        shipped = [
+            (item.name, evolve(item.precision, compiler=self.request.precision.compiler))
+            for item in finals
+            if item.name != PLAIN
+        ]
+        room = most - sum(not point.failed and (point.latency_us or 0) <= budget for point in points[1:])
+        if self.left >= self.program:
+            self._ahead("ship", [(name, precision) for name, precision in shipped if precision not in seen][:room])
         for item in finals:
             precision = evolve(item.precision, compiler=self.request.precision.compiler)
             if item.name == PLAIN or precision in seen:
@@ -326,6 +404,9 @@ class Search(Context):
     def _report(self, points: list[Point]) -> list[Point]:
         """Measure every program on the images that were kept back: once, when the search is over."""
         kept = self.load("report")
+        if self.crew is not None:
+            asked = [(point.name, point.precision) for point in points if not point.failed]
+            self.trials.ahead("report", asked, kept, self.options.trial_seconds, likely=True)
         found = []
         for point in points:
             if point.failed:
@@ -346,6 +427,18 @@ def _with_int16(name: str, precision: Precision, ratio: float) -> tuple[str, Pre
     """Return the name and the recipe of chosen thresholds with time for 16 bits, for a latency limit."""
     within = 1 + LENIENT * (ratio - 1)
     return f"{name}{INT16_WITHIN}{within:.3g}x", spaces.with_int16(precision, within)
+
+
+def _with_rounding(precision: Precision) -> Precision:
+    return evolve(precision, rounding=spaces.ROUNDED)
+
+
+def _rounded(best: Candidate) -> list[tuple[str, Precision]]:
+    """Return a recipe with its weights rounded in other ways."""
+    return [
+        (f"{best.name}, {change}", evolve(best.precision, rounding=rounding))
+        for change, rounding in spaces.ROUNDINGS.items()
+    ]
 
 
 def _order(item: Candidate) -> tuple[float, str]:

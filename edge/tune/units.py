@@ -31,7 +31,8 @@ from edge.simulate.fakequant import AS_BUILT, FLOAT, INT16, FakeQuant
 from edge.specs import NodePrecision, Precision
 from edge.tune import spaces
 from edge.tune.context import LEAST_LIMIT, Candidate, Context
-from edge.tune.trials import LEVEL, Costs
+from edge.tune.journal import Entry
+from edge.tune.trials import LEVEL, Answering, Costs
 
 SINGLES_ON = 32  # images on which every unit is tried alone
 FEWEST = 8  # images; a ranking on fewer is no ranking
@@ -53,6 +54,7 @@ PAIRS_OF = 6  # best single units, from which pairs are made
 TRIED = 3  # units that may be too slow together with the chosen ones before a round ends
 
 Chosen = frozenset[str]
+Ahead = Callable[[Sequence[Chosen], Sequence[Chosen], bool], None]
 Damage = Callable[[Chosen], float | None]
 Latency = Callable[[Chosen], float | None]
 
@@ -129,17 +131,29 @@ def places_to_split(search: Context) -> tuple[str, ...]:
             tensors[place.name] = own
     frames, reference = search.selection.frames[:SINGLES_ON], search.selection.reference[:SINGLES_ON]
 
-    def work() -> dict[str, Any]:
-        settings = [net.bits(AS_BUILT), *(net.bits(FLOAT, own, rest=AS_BUILT) for own in tensors.values())]
-        before, *after = (
-            search.objective.divergence(reference, one) for one in answered(net, settings, frames, search.objective)
-        )
+    settings = [net.bits(AS_BUILT), *(net.bits(FLOAT, own, rest=AS_BUILT) for own in tensors.values())]
+
+    def values(answers: Iterable[NDArray[np.float32]]) -> dict[str, Any]:
+        before, *after = (search.objective.divergence(reference, one) for one in answers)
         return {"gains": {place: before - left for place, left in zip(tensors, after, strict=True)}}
+
+    def work() -> dict[str, Any]:
+        return values(answered(net, settings, frames, search.objective))
+
+    def away(blank: Entry) -> Entry:
+        assert search.crew is not None  # noqa: S101 - see below
+        asked = Answering(
+            made.path(name), made.sha256(name), search.objective.outputs, settings, search.selection, len(frames), 4
+        )
+        answers, seconds = search.crew.answers(asked)
+        return evolve(blank, values=values(answers), seconds=seconds)
 
     search.listener.begin("places")
     earlier = search.journal.done
     inputs = {"model": made.sha256(name), "images": images_digest(frames), "places": list(tensors)}
-    entry = search.journal.once("places", f"{len(tensors)} places to split", inputs, work)
+    entry = search.journal.once(
+        "places", f"{len(tensors)} places to split", inputs, work, away=away if search.crew else None
+    )
     ranked = sorted(entry.values["gains"].items(), key=lambda pair: (-pair[1], pair[0]))
     gains = [max(gain, 0.0) for _, gain in ranked]
     taken = next((i for i in range(1, len(gains) + 1) if sum(gains[:i]) >= MOST * sum(gains)), 0)
@@ -164,7 +178,8 @@ class _Units:
         build = search.trials.build(compiled, search.limit(), keep=True)
         made = build.stage(COMPILE)
         name = f"{build.prefix}_calibrated_model.onnx"
-        self._net, self._model = FakeQuant(made.path(name), outputs=search.objective.outputs), made.sha256(name)
+        self._path, self._model = made.path(name), made.sha256(name)
+        self._net = FakeQuant(self._path, outputs=search.objective.outputs)
         graph, model = self._net.graph, load_onnx(search.onnx)
         names = NodeNames.of(facts(model, origin=search.onnx.name), model)
         fixed = [row.name for row in made.result.nodes if row.on == "CPU"]
@@ -183,6 +198,7 @@ class _Units:
             journal=search.journal,
             folder=search.workspace.root,
             optimization=spaces.operator_items(search.request.precision),
+            crew=search.crew,
         )
 
     def settings(self, names: Iterable[str]) -> dict[str, NodePrecision]:
@@ -218,6 +234,7 @@ class _Units:
             fresh = [name for name, gain in gains.items() if gain > LEAST * start and name not in seen]
             picked = self._picked(fresh, count)
             seen.update(picked)
+            self._costs_ahead(picked)
             found = {name: self._cost(name, [name]) for name in picked}
             new = {name: price - base for name, price in found.items() if price is not None and price <= budget}
             if not picked:
@@ -227,7 +244,9 @@ class _Units:
             prices |= new
             search.listener.begin("search")
             before = search.journal.spent
-            steps = greedy(prices, self._damage, latency, budget=budget, within=self._within) or steps
+            steps = (
+                greedy(prices, self._damage, latency, budget=budget, within=self._within, ahead=self._ahead) or steps
+            )
             seconds = search.journal.spent - before
             search.listener.end("search", seconds, cached=False, note=self._note(steps))
         return steps
@@ -252,9 +271,18 @@ class _Units:
         def done(n: int) -> None:
             search.listener.update(f"{n} of {len(frames)} images{search.standing()}", n / len(frames))
 
+        settings = [self._bits(chosen), *(self._bits([*chosen, name]) for name in names)]
+
         def work() -> dict[str, Any]:
-            settings = [self._bits(chosen), *(self._bits([*chosen, name]) for name in names)]
-            results = answered_in_time(self._net, settings, frames, self._objective, limit, done)
+            return values(answered_in_time(self._net, settings, frames, self._objective, limit, done))
+
+        def away(blank: Entry) -> Entry:
+            assert search.crew is not None  # noqa: S101 - see below
+            results, seconds = search.crew.answers(self._answering(settings, len(frames), 4), max(limit, 1.0))
+            kept = values(results if results.shape[1] >= min(FEWEST, len(frames)) else results[:, :0])
+            return evolve(blank, values=kept, seconds=seconds, limit=max(limit, 1.0) if kept["cut_short"] else 0.0)
+
+        def values(results: NDArray[np.float32]) -> dict[str, Any]:
             n = results.shape[1]
             kept = {"images": n, "cut_short": n < len(frames)}
             if not n:
@@ -267,7 +295,11 @@ class _Units:
         earlier = search.journal.done
         inputs = {**self._identity(frames, names), "chosen": sorted(have)}
         behind = f", behind {len(chosen)} chosen" if chosen else ", each alone"
-        entry = search.journal.once("rank", f"{len(names)} units{behind}", inputs, work, limit=max(limit, 1.0))
+        title = f"{len(names)} units{behind}"
+        limited = max(limit, 1.0)
+        entry = search.journal.once(
+            "rank", title, inputs, work, limit=limited, away=away if search.crew is not None else None
+        )
         n, before = int(entry.values["images"]), float(entry.values["before"])
         gains: dict[str, float] = dict(sorted(entry.values["gains"].items(), key=lambda pair: (-pair[1], pair[0])))
         if n < len(frames):
@@ -295,18 +327,57 @@ class _Units:
             (result,) = answered(self._net, [self._bits(names)], frames, self._objective)
             return {"divergence": self._objective.divergence(reference, result)}
 
+        def away(blank: Entry) -> Entry:
+            assert search.crew is not None  # noqa: S101 - see below
+            (result,), seconds = search.crew.answers(self._answering([self._bits(names)], len(frames), len(frames)))
+            return evolve(blank, values={"divergence": self._objective.divergence(reference, result)}, seconds=seconds)
+
         search.listener.update(f"{len(names)} unit{'s' * (len(names) != 1)} at 16 bits{search.standing()}")
         inputs = self._identity(frames, names)
-        entry = search.journal.once("damage", " + ".join(names) or "no unit", inputs, work)
+        entry = search.journal.once(
+            "damage", " + ".join(names) or "no unit", inputs, work, away=away if search.crew is not None else None
+        )
         return None if entry.failed else float(entry.values["divergence"])
+
+    def _answering(self, settings: Sequence[NDArray[np.uint8]], count: int, at_once: int) -> Answering:
+        selection = self._search.selection
+        return Answering(self._path, self._model, self._objective.outputs, settings, selection, count, at_once)
+
+    def _ahead(self, sets: Sequence[Chosen], costs: Sequence[Chosen], likely: bool) -> None:
+        """Let a crew begin what the search over sets asks for next: damages, and latencies."""
+        search = self._search
+        if search.crew is None or search.left < search.reserve:
+            return
+        self._costs_ahead([" + ".join(sorted(chosen)) for chosen in costs], costs, likely=likely)
+        frames, _ = self._images(SETS_ON)
+        asked = []
+        for names in map(sorted, sets):
+            inputs = self._identity(frames, names)
+            if search.journal.wanted("damage", "", inputs) is not None:
+                asked.append(self._answering([self._bits(names)], len(frames), len(frames)))
+        search.crew.answers_ahead(asked, likely=likely)
+
+    def _costs_ahead(
+        self, names: Sequence[str], sets: Sequence[Iterable[str]] | None = None, *, likely: bool = True
+    ) -> None:
+        sets = [[name] for name in names] if sets is None else [sorted(chosen) for chosen in sets]
+        limit = self._cost_limit()
+        if self._search.left - self._search.reserve >= limit:
+            asked = {name: self.settings(units) for name, units in zip(names, sets, strict=True)}
+            self._costs.ahead(asked, limit, likely=likely)
+
+    def _cost_limit(self) -> float:
+        search = self._search
+        known = [entry for entry in search.journal.of_kind("latency") if not entry.failed]
+        # A set that takes many times longer to compile than int8 is also slow to run.
+        usual = 6 * known[0].seconds if known else search.options.trial_seconds
+        return max(min(usual, search.options.trial_seconds), LEAST_LIMIT)
 
     def _cost(self, name: str, units: Iterable[str]) -> float | None:
         """Return the latency with units at 16 bits, microseconds; None if there is no time or no program."""
         search = self._search
         known = [entry for entry in search.journal.of_kind("latency") if not entry.failed]
-        # A set that takes many times longer to compile than int8 is also slow to run.
-        usual = 6 * known[0].seconds if known else search.options.trial_seconds
-        limit = max(min(usual, search.options.trial_seconds), LEAST_LIMIT)
+        limit = self._cost_limit()
         if search.left - search.reserve < min(limit, 2 * (known[-1].seconds if known else 20.0)):
             search.left_out.append(f"cost of {name}")
             return None
@@ -396,6 +467,7 @@ def greedy(
     *,
     budget: float,
     within: Callable[[str, str], bool] = lambda _a, _b: False,
+    ahead: Ahead = lambda _sets, _costs, _likely: None,
 ) -> tuple[Step, ...]:
     """Return the sets from the empty one to the best, then the best without unnecessary units.
 
@@ -406,6 +478,7 @@ def greedy(
         latency: measures a set; None if it can't be compiled or there is no time.
         budget: microseconds that a set may take.
         within: whether the first unit is part of the second, so that it adds nothing to it.
+        ahead: told what will be measured next: sets, latencies, and whether that is likely.
 
     Returns:
         The first step is the empty set, the last one the best; none if the empty set can't be measured.
@@ -427,10 +500,14 @@ def greedy(
         ]
         for size in (1, 2):
             ranked = []
-            for added in _groups(free, size, damage, chosen, within):
+            groups = [
+                added
+                for added in _groups(free, size, damage, chosen, within)
+                if now.latency_us + sum(costs[unit] for unit in added) <= budget
+            ]
+            ahead([chosen | added for added in groups], (), True)
+            for added in groups:
                 cost = sum(costs[unit] for unit in added)
-                if now.latency_us + cost > budget:
-                    continue
                 after = damage(chosen | added)
                 if after is None:
                     return None
@@ -438,7 +515,13 @@ def greedy(
                 if gain >= least * size:
                     ranked.append((gain / max(cost, floor), gain, sorted(added), after))
             ranked.sort(key=lambda row: (-row[0], -row[1], row[2]))
-            for _, _, names, after in ranked[:TRIED]:
+            for place, (_, _, names, after) in enumerate(ranked[:TRIED]):
+                if not place:
+                    # While it is compiled: the next one in case it is too slow, and what comes after it if it is not.
+                    likely = chosen | set(names)
+                    ahead((), [likely], True)
+                    after_it = [likely | {unit} for unit in free if unit not in likely]
+                    ahead(after_it, [chosen | set(row[2]) for row in ranked[1:TRIED]], False)
                 measured = latency(chosen | set(names))
                 if measured is not None and measured <= budget:
                     return Step(tuple(sorted(chosen | set(names))), after, measured)
@@ -449,7 +532,7 @@ def greedy(
     while (step := next_step()) is not None:
         steps.append(step)
         chosen = frozenset(step.units)
-    return (*steps, *_without_needless(steps[-1], first_damage, damage, latency, budget))
+    return (*steps, *_without_needless(steps[-1], first_damage, damage, latency, budget, ahead))
 
 
 def _groups(
@@ -462,9 +545,12 @@ def _groups(
     return [frozenset(pair) for pair in combinations(best, 2) if not (within(*pair) or within(*reversed(pair)))]
 
 
-def _without_needless(last: Step, first: float, damage: Damage, latency: Latency, budget: float) -> tuple[Step, ...]:
+def _without_needless(
+    last: Step, first: float, damage: Damage, latency: Latency, budget: float, ahead: Ahead
+) -> tuple[Step, ...]:
     """Return the last set without unnecessary units, if it has any."""
     chosen, value = frozenset(last.units), last.divergence
+    ahead([chosen - {unit} for unit in last.units] if len(chosen) > 1 else [], (), True)
     for unit in last.units:
         if len(chosen) == 1:
             break

@@ -1,0 +1,553 @@
+"""The cluster as the client sees it: workers that may work, tasks sent and brought back, faults counted."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import shutil
+import time
+import uuid
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from attrs import define, evolve, frozen
+
+from edge.cluster.content import PIECE, Contents, FolderOf, WrongContent, unpack
+from edge.cluster.worker import Failure, Identity, Machine, Outcome, Piece, Task, admit, get, hello, perform, put
+from edge.errors import EdgeError, InputError, NotEnoughMemory, UsageError, counted
+from edge.files import sha256_of
+from edge.folder.workspace import STAGES
+from edge.progress import Listener
+from edge.toolchain.found import Toolchain
+
+ATTEMPTS = 6  # of a task, each on another worker where there is one; dask itself tries one of them four times
+GIB = 1 << 30
+_LOOK = 2.0  # seconds between two looks at the workers
+_ANSWER = 10.0  # seconds in which a scheduler answers
+_JOIN = 60.0  # seconds until the first worker has to be there
+_BACK = 300.0  # seconds that a lost scheduler, or the last worker, has to come back in
+_OURS = "edge-memory"  # a resource that says that MEMORY was given by edge and not by the user
+
+
+class ClusterError(EdgeError):
+    """The cluster can't do the work: no worker may, or a task failed on every one."""
+
+
+@define(eq=False)
+class Job:
+    """A task on its way."""
+
+    task: Task
+    files: Mapping[str, Path | bytes]  #: sha256 -> where the client has it.
+    priority: int = 0
+    near: str = ""  #: address of a worker that has most of it.
+    attempts: int = 0
+    future: Any = None
+    outcome: Outcome | None = None  #: when it has ended well.
+    error: BaseException | None = None  #: when it has not.
+    first: str = ""  #: what went wrong first, for the message when it is given up.
+    supplied: bool = False  #: whether a worker lacked files of it.
+    then: Callable[[Outcome], None] | None = None  #: told of the outcome as soon as it is there.
+
+    @property
+    def over(self) -> bool:
+        """Whether nothing more will come."""
+        return self.outcome is not None or self.error is not None
+
+
+@frozen
+class _Worker:
+    name: str
+    machine: Machine
+    memory: float = 0.0
+    threads: int = 1
+
+
+@define
+class Counts:
+    """What happened, for the last line."""
+
+    tasks: int = 0
+    again: int = 0  #: tasks sent another time.
+    lost: int = 0  #: workers that went away while the client waited.
+    dropped: int = 0  #: tasks that were begun ahead and not needed.
+    seconds: float = 0.0  #: of work, on all workers together.
+
+
+def open_cluster(url: str, listener: Listener, *, compiler: Toolchain | None = None, install: bool = False) -> Cluster:
+    """Connect to a dask.distributed scheduler, or start one with ``local:N``.
+
+    Args:
+        compiler: that the workers need to have, too; None where the work needs none.
+        install: whether workers without it install it.
+
+    Raises:
+        UsageError: dask.distributed is not installed, or nothing answers at that address.
+    """
+    from edge.cluster.worker import identity
+
+    kind = "auto" if compiler is None else compiler.kind
+    asked = identity(None if compiler is None else compiler.identity, kind, install=install)
+    return Cluster(url, listener, asked)
+
+
+class Cluster:
+    """Workers of a scheduler that were found to agree with this machine; others get no task."""
+
+    def __init__(self, url: str, listener: Listener, asked: Identity) -> None:
+        try:
+            import distributed
+        except ImportError:
+            raise UsageError(
+                "--cluster needs dask.distributed, which is not installed", remedy="pip install 'edge[cluster]'"
+            ) from None
+        self._dask: Any = distributed
+        self._url, self.listener, self._asked = url, listener, asked
+        self._mark = f"edge-{asked.edge[:8]}-{uuid.uuid4().hex[:8]}"  # a resource that only admitted workers have
+        self._workers: dict[str, _Worker] = {}
+        self._refused: dict[str, str] = {}
+        self._names: dict[str, str] = {}  # of all that ever were
+        self._missed: set[str] = set()
+        self._open: dict[str, Job] = {}
+        self._looked = 0.0
+        self._alone: float | None = None  # since when there is no worker
+        self._local: Any = None
+        self.counts = Counts()
+        self._client = self._connect()
+
+    def __enter__(self) -> Cluster:
+        try:
+            self._first_workers()
+        except BaseException:
+            self.__exit__(ClusterError)
+            raise
+        return self
+
+    def __exit__(self, kind: object = None, *_: object) -> None:
+        if kind is None and self.counts.tasks:
+            self.listener.begin("cluster")
+            self.listener.end("cluster", self.counts.seconds, cached=False, note=self.summary())
+        jobs, self._open = list(self._open.values()), {}
+        with contextlib.suppress(Exception):
+            if self._client.status == "running":
+                self._leave(jobs)
+        with contextlib.suppress(Exception):
+            self._client.close()
+        with contextlib.suppress(Exception):
+            if self._local is not None:
+                self._local.close()
+
+    def _leave(self, jobs: Sequence[Job]) -> None:
+        self._client.cancel([job.future for job in jobs if job.future is not None])
+        self._client.run(admit, 1, {self._mark: 0.0}, workers=list(self._workers), on_error="ignore")
+
+    # --- workers
+
+    def _connect(self) -> Any:
+        match = re.fullmatch(r"local:(\d+)", self._url)
+        try:
+            if match is None:
+                return self._dask.Client(self._url, timeout=_ANSWER, name="edge")
+            if self._local is None:
+                count = int(match[1])
+                if not count:
+                    raise UsageError("--cluster local:0", expected="local:N with 1 worker and more")
+                self._local = self._dask.LocalCluster(
+                    n_workers=count, threads_per_worker=1, memory_limit=0, dashboard_address=":0", silence_logs=50
+                )
+            return self._dask.Client(self._local, name="edge")
+        except (OSError, ValueError) as error:
+            raise UsageError(
+                f"no scheduler answers at {self._url}: {' '.join(str(error).split())[:200]}",
+                expected="tcp://HOST:8786 as dask scheduler shows it, or local:N",
+                remedy="dask scheduler   starts one; dask worker tcp://HOST:8786 --nthreads 1   adds a machine",
+            ) from error
+
+    def _first_workers(self) -> None:
+        self.listener.begin("cluster")
+        started = time.monotonic()
+        while not self._workers:
+            with contextlib.suppress(OSError, TimeoutError):
+                self._look()
+            if self._workers:
+                break
+            waited = time.monotonic() - started
+            if waited > _JOIN or (self._refused and waited > 2 * _LOOK):
+                why = "; ".join(f"{name}: {why}" for name, why in self._refused.items())
+                raise ClusterError(
+                    f"no worker of {self._url} may work" + (f": {why}" if why else ": none has joined"),
+                    expected="workers with the same edge, packages and compiler as here",
+                    remedy="dask worker ADDRESS --nthreads 1   on each machine, in an environment with this edge",
+                )
+            self.listener.update("waiting for workers")
+            time.sleep(0.2)
+        hosts = {one.machine.host for one in self._workers.values()}
+        link = getattr(self._client, "dashboard_link", "")
+        note = f"{counted(len(self._workers), 'worker')} on {counted(len(hosts), 'machine')}"
+        self.listener.end(
+            "cluster", time.monotonic() - started, cached=False, note=note + (f", dashboard {link}" if link else "")
+        )
+
+    def _look(self) -> None:
+        """See which workers have come and gone; admit the new ones."""
+        self._looked = time.monotonic()
+        known = self._known()
+        threads = {address: int(about.get("nthreads", 1)) for address, about in known.items()}
+        given = {address: dict(about.get("resources") or {}) for address, about in known.items()}
+        missing = {address for address in self._workers if address not in known}
+        gone, self._missed = missing & self._missed, missing  # one look may come too early
+        for address in gone:
+            self.counts.lost += 1
+            self.listener.warn(f"worker {self._workers.pop(address).name} is gone; what it did is done again elsewhere")
+        new = [address for address in known if address not in self._workers and address not in self._refused]
+        if new:
+            self._admit(new, {address: str(known[address].get("id", address)) for address in new})
+        if new or gone:
+            self._share(threads, given)
+        self._alone = None if self._workers else self._alone or self._looked
+        if self._alone is not None and self._looked - self._alone > _BACK:
+            why = "; ".join(self._refused.values())
+            raise ClusterError(
+                f"no worker of {self._url} is left" + (f": {why}" if why else ""),
+                remedy="start workers and run it again; what is finished is kept",
+            )
+
+    def _known(self) -> Mapping[str, Mapping[str, Any]]:
+        try:
+            found = self._client.sync(self._client.scheduler.identity, n_workers=-1)
+        except TypeError:  # of a dask that tells of all anyway
+            found = self._client.scheduler_info()
+        workers: Mapping[str, Mapping[str, Any]] = found["workers"]
+        return workers
+
+    def _admit(self, new: Sequence[str], names: Mapping[str, str]) -> None:
+        found = self._client.run(hello, self._asked, workers=list(new), on_error="return")
+        for address, machine in found.items():
+            name = names[address]
+            if isinstance(machine, ModuleNotFoundError):
+                machine = Machine("", 1, None, "edge is not installed there")
+            elif not isinstance(machine, Machine):
+                if isinstance(machine, OSError):
+                    continue  # it left meanwhile
+                machine = Machine("", 1, None, f"it can't present itself: {type(machine).__name__}: {machine}"[:300])
+            if machine.refused:
+                self._refused[address] = machine.refused
+                self.listener.warn(f"worker {name} is left out: {machine.refused}")
+            else:
+                self._workers[address] = _Worker(name, machine)
+                self._names[address] = name
+
+    def _share(self, threads: Mapping[str, int], given: Mapping[str, Mapping[str, float]]) -> None:
+        """Share each machine's cores and memory among its workers."""
+        for host in {one.machine.host for one in self._workers.values()}:
+            mine = [address for address, one in self._workers.items() if one.machine.host == host]
+            machine = self._workers[mine[0]].machine
+            every = sum(threads.get(address, 1) for address in mine)
+            for address in mine:
+                share = max(1, machine.cores // max(every, 1))
+                theirs = given.get(address, {})
+                memory = 0.0 if theirs.get(_OURS) else theirs.get("MEMORY", 0.0)  # of an earlier client, or the user's
+                told = bool(memory)
+                memory = memory or (machine.memory or 1 << 60) / len(mine)
+                if self._workers[address].memory != memory:
+                    own = threads.get(address, 1)
+                    self._workers[address] = evolve(self._workers[address], memory=memory, threads=own)
+                    resources = {self._mark: float(1 << 20), "MEMORY": float(memory), _OURS: float(not told)}
+                    self._client.run(admit, share, resources, workers=[address], on_error="ignore")
+
+    def _drop(self, address: str, why: str) -> None:
+        """Give a worker no further task."""
+        worker = self._workers.pop(address, None)
+        if worker is not None:
+            self._refused[address] = why
+            self.listener.warn(f"worker {worker.name} gets no further task: {why}")
+            with contextlib.suppress(Exception):
+                self._client.run(admit, 1, {self._mark: 0.0}, workers=[address], on_error="ignore")
+
+    @property
+    def size(self) -> int:
+        """How many tasks can be done at once."""
+        return max(1, sum(one.threads for one in self._workers.values()))
+
+    def name(self, address: str) -> str:
+        """Return what a worker is called."""
+        return self._names.get(address, address)
+
+    # --- tasks
+
+    def submit(
+        self,
+        task: Task,
+        files: Mapping[str, Path | bytes] | None = None,
+        *,
+        priority: int = 0,
+        near: str = "",
+        then: Callable[[Outcome], None] | None = None,
+    ) -> Job:
+        """Send a task; of several with room for one the highest priority comes first."""
+        job = Job(task, files or {}, priority, near, then=then)
+        most = max((one.memory for one in self._workers.values()), default=0.0)
+        if most and task.memory > most:
+            job.error = NotEnoughMemory(
+                f"{task.title} takes about {task.memory / GIB:.1f} GiB of memory, and the largest worker has "
+                f"{most / GIB:.1f} GiB",
+                expected="a worker with that much: fewer workers on a machine, or a larger machine",
+                remedy="--any-memory tries anyway",
+            )
+        else:
+            self._send(job)
+        return job
+
+    def _send(self, job: Job) -> None:
+        key = f"{job.task.work.__name__}-{uuid.uuid4().hex}"
+        self._open[key] = job
+        near = [job.near] if job.near in self._workers else None
+        try:
+            job.future = self._client.submit(
+                perform,
+                job.task,
+                key=key,
+                priority=job.priority,
+                resources={self._mark: 1, "MEMORY": job.task.memory},
+                workers=near,
+                allow_other_workers=bool(near),
+                pure=False,
+            )
+        except (OSError, RuntimeError):
+            job.future = None  # the scheduler is gone: sent again when it is back
+
+    def wait(self, job: Job) -> Outcome:
+        """Return what comes of a job; tasks of others are brought back meanwhile.
+
+        Raises:
+            EdgeError: as the work raised it, or no worker could do it.
+        """
+        while not job.over:
+            self.turn()
+        if job.error is not None:
+            raise job.error
+        assert job.outcome is not None  # noqa: S101 - one of the two
+        return job.outcome
+
+    def turn(self, seconds: float = 1.0) -> None:
+        """Take what has ended; wait at most so long for something to end."""
+        if time.monotonic() - self._looked > _LOOK:
+            with contextlib.suppress(OSError, RuntimeError, TimeoutError):
+                self._look()
+        waiting = {key: job for key, job in self._open.items() if job.future is not None}
+        lost = self._client.status != "running" or any(job.future is None for job in self._open.values())
+        ended = [key for key, job in waiting.items() if job.future.status != "pending"]
+        if not ended and waiting and not lost:
+            with contextlib.suppress(TimeoutError, self._dask.TimeoutError, self._dask.CancelledError):
+                futures = [job.future for job in waiting.values()]
+                self._dask.wait(futures, timeout=seconds, return_when="FIRST_COMPLETED")
+            ended = [key for key, job in waiting.items() if job.future.status != "pending"]
+        elif not waiting:
+            time.sleep(0.05)
+        for key in ended:
+            job = self._open.pop(key)
+            self._take(job)
+        if lost:
+            self._renew()
+
+    def _take(self, job: Job) -> None:
+        future, job.future = job.future, None
+        try:
+            outcome: Outcome = future.result(timeout=_BACK)
+        except Exception as error:
+            if future.status == "cancelled" or isinstance(error, (OSError, TimeoutError)):
+                self._again(job, "the connection was lost")
+            else:  # of dask: a worker died in it, again and again
+                self._again(job, f"{type(error).__name__}: {error}")
+            return
+        finally:
+            future.release()
+        if outcome.missing:
+            self._supply(job, outcome)
+        elif outcome.failure is not None:
+            self._failed(job, outcome, outcome.failure)
+        else:
+            try:
+                if job.then is not None:
+                    job.then(outcome)
+            except WrongContent as error:
+                self._drop(outcome.address, error.seen)
+                self._again(job, error.seen)
+                return
+            job.outcome = outcome
+            self.counts.tasks += 1
+            self.counts.seconds += outcome.seconds
+            self.listener.update(f"{job.task.title}: {outcome.seconds:.1f} s on {self.name(outcome.address)}")
+
+    def _supply(self, job: Job, outcome: Outcome) -> None:
+        """Send a worker the files that it lacks, and the task again."""
+        job.near, job.supplied = outcome.address, True
+        try:
+            self._put(outcome.address, {sha256: job.files[sha256] for sha256 in outcome.missing})
+        except (OSError, TimeoutError):
+            self._again(job, f"worker {self.name(outcome.address)} could not be reached")
+            return
+        except EdgeError as error:
+            if changed := _changed({sha256: job.files[sha256] for sha256 in outcome.missing}):
+                job.error = InputError(f"{changed} was changed while it was sent", remedy="run it again")
+                return
+            self._drop(outcome.address, error.seen)
+            self._again(job, error.seen)
+            return
+        self._send(job)
+
+    def _put(self, address: str, files: Mapping[str, Path | bytes]) -> None:
+        """Send files in pieces; small ones share a message."""
+        sender, waiting, size = uuid.uuid4().hex[:8], list[Piece](), 0
+        for sha256, source in files.items():
+            total = len(source) if isinstance(source, bytes) else source.stat().st_size
+            for offset in range(0, max(total, 1), PIECE):
+                if isinstance(source, bytes):
+                    data = source[offset : offset + PIECE]
+                else:
+                    with source.open("rb") as stream:
+                        stream.seek(offset)
+                        data = stream.read(PIECE)
+                waiting.append((sha256, offset, data, offset + PIECE >= total))
+                size += len(data)
+                if size >= PIECE:
+                    self._client.run(put, waiting, sender, workers=[address])
+                    waiting, size = [], 0
+        if waiting:
+            self._client.run(put, waiting, sender, workers=[address])
+
+    def _failed(self, job: Job, outcome: Outcome, failure: Failure) -> None:
+        error = failure.error()
+        seen = error.seen if isinstance(error, EdgeError) else f"{failure.kind.__name__}: {error}"
+        if failure.of_machine:
+            if not isinstance(error, NotEnoughMemory):  # that may be another program's, for a while
+                self._drop(outcome.address, seen)
+            self._again(job, seen, error)
+            return
+        if failure.trace:
+            self.listener.warn(f"on worker {self.name(outcome.address)}:\n{failure.trace}")
+        if failure.log:
+            error.__dict__["cluster_log"] = failure.log
+        job.error = error
+
+    def _again(self, job: Job, why: str, error: BaseException | None = None) -> None:
+        job.attempts += 1
+        job.first = job.first or why
+        self.counts.again += 1
+        if job.attempts >= ATTEMPTS or not (self._workers or isinstance(error, type(None))):
+            job.error = error or ClusterError(
+                f"{job.task.title} was tried {job.attempts} times, on every worker in vain: {job.first}",
+                remedy="look at the workers' logs; what is finished is kept",
+            )
+            return
+        self.listener.warn(f"{job.task.title} is sent again: {why}")
+        self._send(job)
+
+    def _renew(self) -> None:
+        """Connect again after the scheduler was lost, and send all again that was on its way."""
+        if self._client.status != "running":
+            self.listener.warn(f"the scheduler {self._url} is lost; waiting for it to come back")
+            deadline = time.monotonic() + _BACK
+            while True:
+                with contextlib.suppress(Exception):
+                    self._client.close(timeout=2)
+                try:
+                    self._client = self._connect()
+                    break
+                except UsageError as error:
+                    if time.monotonic() > deadline:
+                        raise ClusterError(
+                            f"the scheduler {self._url} did not come back within {_BACK:g} s",
+                            remedy="run it again when it is there; what is finished is kept",
+                        ) from error
+                    time.sleep(1.0)
+            self._workers.clear()
+            self._refused.clear()
+            self._missed.clear()
+        with contextlib.suppress(OSError, RuntimeError, TimeoutError):
+            self._look()
+        jobs, self._open = list(self._open.values()), {}
+        for job in jobs:
+            job.future = None
+            self._send(job)
+
+    def cancel(self, jobs: Iterable[Job]) -> None:
+        """Take jobs back that are not needed; one that runs ends by itself."""
+        keys = [key for key, job in self._open.items() if job in set(jobs)]
+        for key in keys:
+            job = self._open.pop(key)
+            self.counts.dropped += 1
+            if job.future is not None:
+                with contextlib.suppress(Exception):
+                    job.future.cancel()
+
+    # --- results
+
+    def bring(self, address: str, folders: Iterable[FolderOf], root: Path) -> None:
+        """Bring finished stages from a worker into a workspace.
+
+        Raises:
+            WrongContent: bytes of another hash came; the worker gets no further task.
+            OSError: the worker is gone.
+        """
+        store = Contents(root / STAGES / ".incoming")
+        try:
+            for folder in folders:
+                if (root / STAGES / folder.name).exists():
+                    continue
+                for sha256 in store.missing(folder.files.values()):
+                    self._fetch(address, sha256, store)
+                unpack(folder, root, store)
+        except WrongContent as error:
+            self._drop(address, f"it sent wrong bytes: {error.seen}")
+            raise
+        finally:
+            shutil.rmtree(store.root, ignore_errors=True)
+
+    def _fetch(self, address: str, sha256: str, store: Contents) -> None:
+        sender, offset = uuid.uuid4().hex[:8], 0
+        while True:
+            answers = self._client.run(get, sha256, offset, workers=[address])
+            if address not in answers:
+                raise OSError(f"worker {self.name(address)} is gone")
+            data = answers[address]
+            store.write(sha256, offset, data, last=len(data) < PIECE, sender=sender)
+            offset += len(data)
+            if len(data) < PIECE:
+                return
+
+    def finished(self, job: Job, root: Path) -> Outcome:
+        """Wait for a job whose value holds stage folders, and bring these; done again where that fails."""
+        while True:
+            outcome = self.wait(job)
+            try:
+                self.bring(outcome.address, outcome.value["folders"], root)
+            except (OSError, WrongContent) as error:
+                job.outcome = None
+                self._again(job, str(error).splitlines()[0])
+            else:
+                return outcome
+
+    def tell(self, job: Job, outcome: Outcome) -> None:
+        """Show a task and who did it, as a line."""
+        self.listener.begin("worker")
+        note = f"{job.task.title} on {self.name(outcome.address)}"
+        self.listener.end("worker", outcome.seconds, cached=False, note=note)
+
+    def summary(self) -> str:
+        """Return what was done, in a line."""
+        counts = self.counts
+        parts = [f"{counted(counts.tasks, 'task')} done"]
+        parts += [f"{counts.again} sent again"] if counts.again else []
+        parts += [f"{counted(counts.lost, 'worker')} lost"] if counts.lost else []
+        parts += [f"{counts.dropped} begun ahead and not needed"] if counts.dropped else []
+        return ", ".join(parts)
+
+
+def _changed(files: Mapping[str, Path | bytes]) -> str:
+    """Return the first file that no longer has its hash; empty if all have."""
+    for sha256, source in files.items():
+        if isinstance(source, Path) and sha256_of(source) != sha256:
+            return str(source)
+    return ""
