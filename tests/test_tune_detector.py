@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from functools import partial
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -103,7 +104,11 @@ def test_where_a_split_helps_calibrations_are_tried_on_it(monkeypatch: pytest.Mo
         equalizable=False,
         splittable=places,
         _quick=quick,
+        _ahead=lambda *_: None,
+        _after=lambda _: None,
     )
+    search._plain = Search._plain.fget(search)  # type: ignore[attr-defined]
+    search._first, search._methods = partial(Search._first, search), partial(Search._methods, search)
     monkeypatch.setattr(sys.modules[Search.__module__], "places_to_split", lambda _search: ("/a/Conv", "/b/Conv"))
     found = Search._calibrations(search, cast(Any, None), 1.1)
     learned = [(name, precision.calibration.method) for name, precision in tried if precision.thresholds is not None]
