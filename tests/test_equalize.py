@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -261,8 +262,12 @@ def test_the_search_tries_it_where_there_are_pairs(monkeypatch: pytest.MonkeyPat
         equalizable=pairs,
         splittable=False,
         _quick=quick,
+        _ahead=lambda *_, **__: None,
+        _after=lambda _: None,
     )
-    Search._calibrations(search, cast(Any, None))
+    search._plain = Search._plain.fget(search)  # type: ignore[attr-defined]
+    search._first, search._methods = partial(Search._first, search), partial(Search._methods, search)
+    Search._calibrations(search, cast(Any, None), 1.0)
     names = [name for name, precision in tried if precision.equalization is not None]
     # On top of the best so far; what comes after builds on it.
     assert len(names) == (1 + len(ROUNDINGS) if pairs else 0)

@@ -70,7 +70,7 @@ def test_a_program_of_a_size_that_edge_builds_none_of_is_refused(tmp_path: Path)
     image = Tensor("image", (1, 3, 300, 300), "uint8", nv12=True)
     net = SimpleNamespace(preprocess=None, info=SimpleNamespace(inputs=(image,)))
     with pytest.raises(UsageError, match="takes images of 300x300"):
-        _complete(cast(Net, net), tmp_path / "other.bin", None, None)
+        _complete(cast(Net, net), tmp_path / "other.bin", None, None, True)
 
 
 def test_a_summary_of_many_classes_names_the_most_frequent() -> None:

@@ -181,7 +181,7 @@ def test_close_ends_the_process_and_so_frees_all_memory(
             process = net._backends[0]._process
             assert process.poll() is None
         assert process.poll() == 0
-    assert open_files() == before
+    assert open_files() <= before  # what earlier tests left may be closed meanwhile
 
 
 def open_files() -> int:

@@ -456,10 +456,10 @@ def test_an_unexpected_error_is_no_result_but_the_others_get_their_turn(
 
     real = getattr(models_survey, work)
 
-    def odd(request, *rest):  # type: ignore[no-untyped-def]
+    def odd(request, *rest, **more):  # type: ignore[no-untyped-def]
         if request.spec.name == "Odd":
             raise KeyError("oops")
-        return real(request, *rest)
+        return real(request, *rest, **more)
 
     monkeypatch.setattr(models_survey, work, odd)
     code, out, err = edge("models", verb, "Odd", "Mine")

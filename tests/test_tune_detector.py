@@ -104,7 +104,7 @@ def test_where_a_split_helps_calibrations_are_tried_on_it(monkeypatch: pytest.Mo
         equalizable=False,
         splittable=places,
         _quick=quick,
-        _ahead=lambda *_: None,
+        _ahead=lambda *_, **__: None,
         _after=lambda _: None,
     )
     search._plain = Search._plain.fget(search)  # type: ignore[attr-defined]
