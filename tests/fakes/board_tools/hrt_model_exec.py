@@ -7,6 +7,7 @@ stands for the program.
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 import sys
 import time
@@ -100,7 +101,7 @@ def model_info(flags: dict[str, str], mode: dict[str, str]) -> int:
     net = session()
     size = net.get_modelmeta().custom_metadata_map["edge.size"]
     height, width = (int(side) for side in size.split("x"))
-    count = net.get_outputs()[0].shape[-1]
+    count = math.prod(net.get_outputs()[0].shape)
     text = (
         f"Load model to DDR cost 379.393ms.\nThis model file has 1 model:\n[tiny]\n"
         f"{LINE}\n[model name]: tiny\n\n"
