@@ -351,6 +351,15 @@ def test_no_scheduler_is_told(edge: Run, build: Path) -> None:
     code, _, err = edge("eval", "small", "--images", "demo:test", "--cluster", "tcp://127.0.0.1:9")
     assert code == 2
     assert "no scheduler answers at tcp://127.0.0.1:9" in err
+    assert "refused" in err
+
+
+@pytest.mark.parametrize("url", ["local", "local:", "local:x", "local:0", "local:1000", "", "foo", "http://a:8786"])
+def test_what_is_no_address_is_refused(edge: Run, build: Path, url: str) -> None:
+    code, _, err = edge("eval", "small", "--images", "demo:test", "--cluster", url)
+    assert code == 2
+    assert f"--cluster {url!r}" in err
+    assert "local:N with 1 to" in err
 
 
 # --- edge build and edge models

@@ -5,11 +5,15 @@ from __future__ import annotations
 import contextlib
 import re
 import shutil
+import signal
+import socket
+import threading
 import time
 import uuid
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from attrs import define, evolve, frozen
 
@@ -18,6 +22,7 @@ from edge.cluster.worker import Failure, Identity, Machine, Outcome, Piece, Task
 from edge.errors import EdgeError, InputError, NotEnoughMemory, UsageError, counted
 from edge.files import sha256_of
 from edge.folder.workspace import STAGES
+from edge.images.frames import cores
 from edge.progress import Listener
 from edge.toolchain.found import Toolchain
 
@@ -27,6 +32,8 @@ _LOOK = 2.0  # seconds between two looks at the workers
 _ANSWER = 10.0  # seconds in which a scheduler answers
 _JOIN = 60.0  # seconds until the first worker has to be there
 _BACK = 300.0  # seconds that a lost scheduler, or the last worker, has to come back in
+_SCHEMES = ("tcp", "tls", "ws", "wss", "ucx", "inproc")  # of dask
+_START = "dask scheduler   starts one; dask worker tcp://HOST:8786 --nthreads 1   adds a machine"
 _OURS = "edge-memory"  # a resource that says that MEMORY was given by edge and not by the user
 
 
@@ -92,6 +99,44 @@ def open_cluster(url: str, listener: Listener, *, compiler: Toolchain | None = N
     return Cluster(url, listener, asked)
 
 
+def _of_this_machine(url: str) -> int:
+    """Return N of ``local:N``, and 0 for the address of a scheduler.
+
+    Raises:
+        UsageError: it is neither.
+    """
+    local, most = re.fullmatch(r"local:(\d{1,6})", url), 2 * cores()
+    if local is not None and 1 <= int(local[1]) <= most:
+        return int(local[1])
+    if not re.fullmatch(rf"({'|'.join(_SCHEMES)})://\S+", url):
+        raise UsageError(
+            f"--cluster {url!r}",
+            expected=f"tcp://HOST:8786 as dask scheduler shows it, or local:N with 1 to {most} workers on this machine",
+            remedy=_START,
+        )
+    return 0
+
+
+def _reach(url: str) -> None:
+    """Raise OSError at once if nothing listens there; dask would try again for long, and not say why."""
+    place = urlsplit(url)
+    if place.scheme in _SCHEMES[:4] and place.hostname and place.port:
+        socket.create_connection((place.hostname, place.port), _ANSWER).close()
+
+
+@contextlib.contextmanager
+def _deaf_children() -> Iterator[None]:
+    """Let processes that are started here not hear Ctrl-C: this one ends them, and they would only print tracebacks."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
 class Cluster:
     """Workers of a scheduler that were found to agree with this machine; others get no task."""
 
@@ -145,23 +190,22 @@ class Cluster:
     # --- workers
 
     def _connect(self) -> Any:
-        match = re.fullmatch(r"local:(\d+)", self._url)
+        count = _of_this_machine(self._url)
         try:
-            if match is None:
+            if not count:
+                _reach(self._url)
                 return self._dask.Client(self._url, timeout=_ANSWER, name="edge")
             if self._local is None:
-                count = int(match[1])
-                if not count:
-                    raise UsageError("--cluster local:0", expected="local:N with 1 worker and more")
-                self._local = self._dask.LocalCluster(
-                    n_workers=count, threads_per_worker=1, memory_limit=0, dashboard_address=":0", silence_logs=50
-                )
+                with _deaf_children():
+                    self._local = self._dask.LocalCluster(
+                        n_workers=count, threads_per_worker=1, memory_limit=0, dashboard_address=":0", silence_logs=50
+                    )
             return self._dask.Client(self._local, name="edge")
         except (OSError, ValueError) as error:
             raise UsageError(
                 f"no scheduler answers at {self._url}: {' '.join(str(error).split())[:200]}",
                 expected="tcp://HOST:8786 as dask scheduler shows it, or local:N",
-                remedy="dask scheduler   starts one; dask worker tcp://HOST:8786 --nthreads 1   adds a machine",
+                remedy=_START,
             ) from error
 
     def _first_workers(self) -> None:
@@ -178,7 +222,7 @@ class Cluster:
                 raise ClusterError(
                     f"no worker of {self._url} may work" + (f": {why}" if why else ": none has joined"),
                     expected="workers with the same edge, packages and compiler as here",
-                    remedy="dask worker ADDRESS --nthreads 1   on each machine, in an environment with this edge",
+                    remedy=f"dask worker {self._url} --nthreads 1   on each machine, in an environment with this edge",
                 )
             self.listener.update("waiting for workers")
             time.sleep(0.2)
