@@ -48,7 +48,7 @@ def skeleton(url: str) -> tempfile.TemporaryDirectory[str]:
         raise InputError(
             f"{url} can't be listed: {type(error).__name__}: {error}"[:300],
             expected="an address that these credentials may list",
-            remedy="export AWS_ACCESS_KEY_ID=… AWS_SECRET_ACCESS_KEY=…   (AWS_ENDPOINT_URL for MinIO), or what your store has",
+            remedy="export AWS_ACCESS_KEY_ID=… AWS_SECRET_ACCESS_KEY=…   and AWS_ENDPOINT_URL, for a store of your own",
         ) from error
     folder: tempfile.TemporaryDirectory[str] = tempfile.TemporaryDirectory(prefix="edge-store-")
     top = PurePosixPath(root)
