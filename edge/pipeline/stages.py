@@ -348,11 +348,11 @@ def _thresholds_inputs(build: Build) -> Inputs:
     def arguments() -> Mapping[str, Any]:
         quick = Compiler("O0", request.precision.compiler.compile_mode, request.precision.compiler.jobs)
         plain = evolve(request, precision=evolve(request.precision, thresholds=None, compiler=quick))
-        other = build.of(plain, Inside(build.listener))
-        made = other.stage(COMPILE)
+        made = build.of(plain, Inside(build.listener)).stage(COMPILE)
+        require_memory(build, "compile", build.onnx_after(ROUND).path)  # that one may have been made before
         return {
             **inputs.arguments(),
-            "calibrated": made.path(f"{other.prefix}_calibrated_model.onnx"),
+            "calibrated": made.path(f"{build.prefix}_calibrated_model.onnx"),
             "method": made.result.calibration_method,
             "key": content_key("thresholds", inputs.key),
         }
