@@ -19,7 +19,7 @@ from edge.accuracy.judge import Row
 from edge.accuracy.steps import Step, Subject, step_of
 from edge.accuracy.table import StepName
 from edge.cluster.pool import Cluster, Job
-from edge.cluster.sets import CHUNK, files_of, local, part
+from edge.cluster.sets import files_of, local, part
 from edge.cluster.worker import Here, Task
 from edge.errors import EdgeError
 from edge.images import ImageSet
@@ -27,6 +27,8 @@ from edge.measure.networks import Runner
 from edge.scratch import Scratch
 
 _AHEAD = 3  # chunks on their way for each task that can be done at once
+_SECONDS = 2.0  # of work in a chunk: sending one takes some 10 ms, and at the end workers wait for the last one
+_FIRST, _LARGEST = 8, 64  # images in a chunk before the time of one is known, and at most
 _MEMORY = 1 << 29, 8  # bytes that a chunk takes at most: so many, and copies of the model
 _HASHED = 256  # objects of a store in one task that reads their hashes
 _MOST = 4  # steps that stay open in a worker
@@ -44,26 +46,29 @@ class EvalCrew:
 
     def __init__(self, cluster: Cluster, subject: Subject) -> None:
         self._cluster, self._subject = cluster, subject
-        self._homes: dict[int, str] = {}  # first image of a chunk -> the worker that was sent its files
+        self._homes: dict[int, str] = {}  # image -> the worker that was sent it
 
     def __call__(
         self, work: Work, images: ImageSet, indices: Sequence[int]
     ) -> Generator[tuple[int, Row | None], None, None]:
         """Yield the indices in order, each with its answer; as many chunks are on their way as keep all busy."""
-        step = work.step
-        size = CHUNK if step.count is None else 1  # on a sample: seconds an image
-        chunks = iter([indices[start : start + size] for start in range(0, len(indices), size)])
+        size = _FIRST if work.step.count is None else 1  # on a sample: seconds an image
         waiting: deque[tuple[Sequence[int], Job]] = deque()
+        sent = 0
         try:
             while True:
-                while len(waiting) < _AHEAD * self._cluster.size and (chunk := next(chunks, None)) is not None:
+                while len(waiting) < _AHEAD * self._cluster.size and sent < len(indices):
+                    shared = (len(indices) - sent) // (2 * self._cluster.size)  # the last chunks are small
+                    chunk = indices[sent : sent + max(1, min(size, shared))]
                     waiting.append((chunk, self._submit(work, images, chunk)))
+                    sent += len(chunk)
                 if not waiting:
                     return
                 chunk, job = waiting.popleft()
                 outcome = self._cluster.wait(job)
+                size = max(1, min(_LARGEST, round(_SECONDS * len(chunk) / max(outcome.seconds, 1e-3))))
                 if job.supplied:
-                    self._homes[chunk[0]] = outcome.address
+                    self._homes.update(dict.fromkeys(chunk, outcome.address))
                 found, there = outcome.value
                 yield from ((index, row if has else None) for index, row, has in zip(chunk, found, there, strict=True))
         finally:

@@ -12,8 +12,6 @@ from attrs import evolve
 from edge.cluster.worker import Here, Lacks
 from edge.images import ImageItem, ImageSet
 
-CHUNK = 64  # images in a task, whatever the number of workers
-
 
 def with_contents(images: ImageSet) -> ImageSet:
     """Return the set, its images' hashes read, so that they travel with it."""
