@@ -297,7 +297,7 @@ def many(n: int, workers: int, width: int) -> None:
         if client.returncode:
             raise SystemExit("edge eval failed")
         done = next(line for line in reversed(said.splitlines()) if "tasks done" in line)
-        work = float(done.split()[2])
+        work = float(done.partition(" done, ")[2].split()[0])
         print(
             f"{n} images, {workers} workers: {seconds:.0f} s, {work:.0f} s of work, {100 * cpu / work:.1f} % of it more"
         )

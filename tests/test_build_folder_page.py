@@ -64,6 +64,9 @@ def written_keys(module: ModuleType, *functions: str) -> Iterator[str]:
         if isinstance(node, ast.FunctionDef) and (node.name in functions or not functions):
             for inside in ast.walk(node):
                 keys = inside.keys if isinstance(inside, ast.Dict) else ()
+                if isinstance(inside, ast.Call) and getattr(inside.func, "id", "") == "_refined":
+                    keys = inside.args
+                    yield from (str(word.arg) for word in inside.keywords)
                 yield from (key.value for key in keys if isinstance(key, ast.Constant))
 
 
@@ -74,6 +77,7 @@ NOT_IN_IT = {"onnxruntime", "published", "recorded", "run"}
 def test_the_manifests_table_has_the_keys_that_the_code_writes(schema: Schema) -> None:
     written = {
         *written_keys(manifest),
+        *manifest._LEARNED,
         *written_keys(scores, "score_record"),
         *written_keys(compare, "record"),
         *written_keys(infer, "perf_record"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -14,6 +15,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from attrs import evolve
 
@@ -24,6 +26,7 @@ from edge.cluster.pool import Cluster, ClusterError
 from edge.cluster.worker import Task
 from edge.errors import EdgeError, InputError, ModelFileError, NotEnoughMemory
 from edge.folder.store import Store
+from edge.images.frames import cores
 from edge.progress import Quiet, Silent
 from tests import cluster_tasks
 from tests.conftest import Run, save_images, save_net
@@ -86,7 +89,7 @@ def test_tasks_come_back_each_once(threads: Any, join: Join) -> None:
     jobs = [cluster.submit(nap(i)) for i in range(20)]
     assert [cluster.wait(job).value for job in jobs] == list(range(20))
     assert cluster.counts.tasks == 20
-    assert cluster.summary() == "20 tasks done"
+    assert re.fullmatch(r"20 tasks done, \d+\.\d s of work", cluster.summary())
 
 
 def test_what_the_work_refuses_is_raised_here_and_not_tried_again(threads: Any, join: Join) -> None:
@@ -180,6 +183,31 @@ def test_two_large_tasks_do_not_share_a_worker(cache: Path, join: Join) -> None:
         assert spans[1][0] < spans[0][1]
         with pytest.raises(NotEnoughMemory, match=r"11\.2 GiB"):
             cluster.wait(cluster.submit(evolve(large, memory=int(12e9))))
+
+
+def test_dasks_settings_of_a_worker_are_undone(cache: Path, join: Join) -> None:
+    with distributed.LocalCluster(
+        n_workers=1, threads_per_worker=1, dashboard_address=":0", memory_limit=0, silence_logs=50
+    ) as local:
+        cluster = join(local)
+        found = cluster.wait(cluster.submit(Task("x", cluster_tasks.environment))).value
+    assert "MALLOC_TRIM_THRESHOLD_" not in found
+    assert found["OMP_NUM_THREADS"] == str(cores())
+    assert int(found["faults"]) < 100, "each of 200 arrays of 4 MB was given back to the system and fetched again"
+
+
+def test_a_program_of_a_task_that_is_taken_back_ends(threads: Any, join: Join, tmp_path: Path) -> None:
+    cluster, mark = join(threads), tmp_path / "mark"
+    job = cluster.submit(Task("x", cluster_tasks.sleeps, {"mark": str(mark)}))
+    while not (mark.exists() and mark.read_text()):
+        cluster.turn(0.05)
+    cluster.cancel([job])
+    deadline = time.monotonic() + 20
+    while psutil.pid_exists(int(mark.read_text())) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert not psutil.pid_exists(int(mark.read_text()))
+    assert not list(tmp_path.glob("ended")), "the task went on as if its program had ended"
+    assert cluster.wait(cluster.submit(nap(1))).value == 1
 
 
 # --- faults

@@ -155,7 +155,7 @@ class Cluster:
         self._names: dict[str, str] = {}  # of all that ever were
         self._missed: set[str] = set()
         self._open: dict[str, Job] = {}
-        self._looked = 0.0
+        self._since, self._looked = time.monotonic(), 0.0
         self._alone: float | None = None  # since when there is no worker
         self._local: Any = None
         self.counts = Counts()
@@ -172,7 +172,7 @@ class Cluster:
     def __exit__(self, kind: object = None, *_: object) -> None:
         if kind is None and self.counts.tasks:
             self.listener.begin("cluster")
-            self.listener.end("cluster", self.counts.seconds, cached=False, note=self.summary())
+            self.listener.end("cluster", time.monotonic() - self._since, cached=False, note=self.summary())
         jobs, self._open = list(self._open.values()), {}
         with contextlib.suppress(Exception):
             if self._client.status == "running":
@@ -210,7 +210,7 @@ class Cluster:
 
     def _first_workers(self) -> None:
         self.listener.begin("cluster")
-        started = time.monotonic()
+        started, told = time.monotonic(), False
         while not self._workers:
             with contextlib.suppress(OSError, TimeoutError):
                 self._look()
@@ -224,7 +224,9 @@ class Cluster:
                     expected="workers with the same edge, packages and compiler as here",
                     remedy=f"dask worker {self._url} --nthreads 1   on each machine, in an environment with this edge",
                 )
-            self.listener.update("waiting for workers")
+            if not told and waited > 2 * _LOOK:
+                self.listener.warn(f"no worker has joined {self._url} yet; waiting for one up to {_JOIN:g} s")
+                told = True
             time.sleep(0.2)
         hosts = {one.machine.host for one in self._workers.values()}
         link = getattr(self._client, "dashboard_link", "")
@@ -258,10 +260,7 @@ class Cluster:
             )
 
     def _known(self) -> Mapping[str, Mapping[str, Any]]:
-        try:
-            found = self._client.sync(self._client.scheduler.identity, n_workers=-1)
-        except TypeError:  # of a dask that tells of all anyway
-            found = self._client.scheduler_info()
+        found = self._client.sync(self._client.scheduler.identity, n_workers=-1)
         workers: Mapping[str, Mapping[str, Any]] = found["workers"]
         return workers
 
@@ -517,7 +516,7 @@ class Cluster:
             self._send(job)
 
     def cancel(self, jobs: Iterable[Job]) -> None:
-        """Take jobs back that are not needed; one that runs ends by itself."""
+        """Take jobs back that are not needed; a compiler that runs for one is stopped."""
         keys = [key for key, job in self._open.items() if job in set(jobs)]
         for key in keys:
             job = self._open.pop(key)
@@ -582,7 +581,7 @@ class Cluster:
     def summary(self) -> str:
         """Return what was done, in a line."""
         counts = self.counts
-        parts = [f"{counted(counts.tasks, 'task')} done"]
+        parts = [f"{counted(counts.tasks, 'task')} done, {counts.seconds:.1f} s of work"]
         parts += [f"{counts.again} sent again"] if counts.again else []
         parts += [f"{counted(counts.lost, 'worker')} lost"] if counts.lost else []
         parts += [f"{counts.dropped} begun ahead and not needed"] if counts.dropped else []

@@ -29,6 +29,7 @@ from edge.toolchain import managed
 from edge.toolchain.find import find
 from edge.toolchain.install import install
 from edge.toolchain.memory import available
+from edge.toolchain.process import while_running
 
 PACKAGES = ("numpy", "onnx", "onnxruntime", "onnxsim", "opencv-python", "opencv-python-headless")
 # Failures of a machine, not of the work: another worker may do it.
@@ -208,7 +209,8 @@ async def admit(share: int, resources: Mapping[str, float], dask_worker: Any = N
     """Let the scheduler give tasks to this worker; without resources, none any more."""
     global _share
     _share = share
-    _undo_nanny(share)
+    if dask_worker.nanny:
+        _undo_nanny(share)
     await dask_worker.set_resources(**resources)
 
 
@@ -243,11 +245,26 @@ async def get(sha256: str, offset: int) -> bytes:
     return await asyncio.to_thread(contents().read, sha256, offset)
 
 
+class NotNeeded(BaseException):  # no handler of errors shall see it
+    """The client took the task back, or is gone."""
+
+
 def perform(task: Task) -> Outcome:
-    """Do a task. What it lacks and how it fails is an outcome, too."""
+    """Do a task. What it lacks and how it fails is an outcome, too.
+
+    A compiler that runs for it is stopped as soon as nobody waits for the task any more.
+    """
     from distributed import get_worker
 
-    address, started = str(get_worker().address), time.monotonic()
+    worker = get_worker()
+    address, started, key = str(worker.address), time.monotonic(), worker.get_current_task()
+
+    def needed() -> None:
+        state = worker.state.tasks.get(key)
+        if state is None or state.state == "cancelled":
+            raise NotNeeded
+
+    while_running.set(needed)
     try:
         store = contents()
         if missing := store.missing(task.files):
@@ -260,6 +277,8 @@ def perform(task: Task) -> Outcome:
             except EdgeError as error:  # with its log, while there is one
                 return Outcome(address, time.monotonic() - started, failure=_failure(error))
         return Outcome(address, time.monotonic() - started, value)
+    except NotNeeded:
+        return Outcome(address, time.monotonic() - started)
     except Exception as error:
         return Outcome(address, time.monotonic() - started, failure=_failure(error))
 

@@ -259,6 +259,10 @@ class Workspace:
         key = stage_key(name, inputs, code)
         return _load(self.root / STAGES / f"{name}-{key[:12]}", name, key, result_type)
 
+    def stages(self) -> set[str]:
+        """Return the names of the stage folders that are there."""
+        return {path.name for path in (self.root / STAGES).glob("*-*")}
+
     def opened(self, folder: str, name: str, result_type: type[T]) -> Done[T]:
         """Return a finished stage that another machine made, by the name of its folder.
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import difflib
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -138,14 +139,20 @@ def open_exposed(model: onnx.ModelProto, names: Iterable[str]) -> onnxruntime.In
 
 def _opened(source: str | bytes, name: str) -> onnxruntime.InferenceSession:
     """Open a model; ModelFileError if onnxruntime refuses it."""
-    try:
+    with refusals(f"onnxruntime can't load {name}"):
         return session(source)
-    except Exception as error:  # onnxruntime's own exceptions share no public base
+
+
+@contextmanager
+def refusals(
+    seen: str, *, expected: str = "", remedy: str = "export or build it again: onnxruntime itself refuses the file"
+) -> Iterator[None]:
+    """Raise ModelFileError with what ``seen`` says where onnxruntime fails; its exceptions share no public base."""
+    try:
+        yield
+    except Exception as error:  # over 2 GB protobuf's comes first
         cause = " ".join(str(error).split())[:200]
-        raise ModelFileError(
-            f"onnxruntime can't load {name}: {cause}",
-            remedy="export or build it again: onnxruntime itself refuses the file",
-        ) from error
+        raise ModelFileError(f"{seen}: {cause}", expected=expected, remedy=remedy) from error
 
 
 def session(
@@ -343,15 +350,12 @@ def values_of(
     have = {value.name for value in exposed.graph.output}
     exposed.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names if name not in have)
     feed = {name: np.zeros(shape, np.float32) if image is None else image for name, shape in inputs_of(model, origin)}
-    try:
+    with refusals(
+        f"{origin}: onnxruntime can't run it, and so can't tell its outputs",
+        expected="a network that onnxruntime runs, with a static input such as 1x3x224x224",
+        remedy="export it again for one fixed size, from torch with opset_version=11, dynamo=False",
+    ):
         return list(session(exposed.SerializeToString()).run(list(names), feed))
-    except Exception as error:  # onnxruntime's exceptions share no base; over 2 GB protobuf's comes first
-        cause = " ".join(str(error).split())[:200]
-        raise ModelFileError(
-            f"{origin}: onnxruntime can't run it, and so can't tell its outputs: {cause}",
-            expected="a network that onnxruntime runs, with a static input such as 1x3x224x224",
-            remedy="export it again for one fixed size, from torch with opset_version=11, dynamo=False",
-        ) from error
 
 
 def _static_shape(value: onnx.ValueInfoProto, origin: str, role: str) -> tuple[int, ...]:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from edge.errors import ModelFileError
 from edge.graph.cut import reads
-from edge.graph.files import copied, image_input, session
+from edge.graph.files import copied, image_input, refusals, session
 from edge.graph.view import View
 
 if TYPE_CHECKING:
@@ -137,14 +137,12 @@ class Tail:
         image = rng.uniform(0, 1, self.input_shape).astype(np.float32)
         if not wanted:  # without a convolution there is no head; onnxruntime takes no names for all outputs
             return {self.input: image}
-        try:
+        with refusals(
+            f"onnxruntime can't run {self.origin}",
+            expected="a network that onnxruntime runs, with a static input such as 1x3x640x640",
+            remedy="export it with a fixed input size and no dynamic axes",
+        ):
             results = session(exposed.SerializeToString()).run(wanted, {self.input: image})
-        except Exception as error:  # onnxruntime's exceptions share no base; over 2 GB protobuf's comes first
-            raise ModelFileError(
-                f"onnxruntime can't run {self.origin}: {' '.join(str(error).split())[:200]}",
-                expected="a network that onnxruntime runs, with a static input such as 1x3x640x640",
-                remedy="export it with a fixed input size and no dynamic axes",
-            ) from error
         found = zip(wanted, results, strict=True)
         return {name: result for name, result in found if isinstance(result, np.ndarray)} | {self.input: image}
 

@@ -10,9 +10,8 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from edge.errors import ModelFileError
 from edge.folder.built import Built
-from edge.graph.files import load_onnx, open_session
+from edge.graph.files import load_onnx, open_session, refusals
 from edge.images.preprocess import Image, network_input, network_input_from_nv12, rgb_to_nv12
 from edge.images.samples import network_feed, program_input
 from edge.measure.scores import Scores
@@ -69,14 +68,8 @@ class FloatNet:
         return self._run_all({self._input: data})
 
     def _run_all(self, feed: Mapping[str, NDArray[np.float32]]) -> list[NDArray[np.float32]]:
-        try:
+        with refusals(f"onnxruntime can't run {self._name}"):
             found = self._session.run(None, dict(feed))
-        except Exception as error:  # onnxruntime's own exceptions share no public base
-            cause = " ".join(str(error).split())[:200]
-            raise ModelFileError(
-                f"onnxruntime can't run {self._name}: {cause}",
-                remedy="export or build it again: onnxruntime itself refuses the file",
-            ) from error
         return [np.asarray(output, np.float32) for output in found]
 
 

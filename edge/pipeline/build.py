@@ -91,6 +91,7 @@ class Build:
         self.listener = listener
         self._given, self._away = given, away
         self._done: dict[str, Done[Any]] = {}
+        self._brought: set[str] = set()  # folders of stages that were made elsewhere just now
         if given is None:
             self.calibration_set = choose_calibration(request)
             require_readable_sets(request, self.calibration_set)
@@ -156,9 +157,12 @@ class Build:
         self.listener.begin(row.name)
         code = code_digest(row.work.__module__)
         if self._away is not None and self.workspace.finished(row.name, inputs.key, row.result, code) is None:
+            there = self.workspace.stages()
             self._away(self, row)
+            self._brought |= self.workspace.stages() - there
         done = self.workspace.run(row.name, inputs.key, action, row.result, code)
-        self.listener.end(row.name, done.seconds, cached=done.cached, note=row.note(self, done.result))
+        unchanged = done.cached and done.dir.name not in self._brought
+        self.listener.end(row.name, done.seconds, cached=unchanged, note=row.note(self, done.result))
         for warning in row.warnings(self, done.result):
             self.listener.warn(warning)
         return done

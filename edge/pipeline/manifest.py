@@ -22,6 +22,7 @@ from edge.images import class_names
 from edge.images.annotations import BoxSet
 from edge.measure.scores import score_record
 from edge.pipeline.build import Build
+from edge.pipeline.stage import Stage
 from edge.pipeline.stages import (
     CALIBRATE,
     CHECK,
@@ -195,11 +196,11 @@ def facts(build: Build) -> dict[str, object]:
         "patches": build.stage(SIMPLIFY).result.patches,
         "pools": build.stage(SIMPLIFY).result.pools,
         "score_map": build.stage(SIMPLIFY).result.score_map,
-        "rewrites": _rewrites(build),
-        "equalization": _equalization(build),
-        "range_split": _range_split(build),
+        "rewrites": _refined(build, REWRITE, "nodes", "max_abs_error"),
+        "equalization": _refined(build, EQUALIZE, "pairs", "images", "max_abs_error"),
+        "range_split": _refined(build, SPLIT, "places", "images", "max_abs_error"),
         "rounding": _rounding(build),
-        "thresholds": _thresholds(build),
+        "thresholds": _refined(build, THRESHOLDS, *_LEARNED, damage_before="before", damage_after="after"),
         "accuracy": {
             **_accuracy(build.stage(EVAL).result),
             "quantized_by": build.quantized_by,
@@ -268,49 +269,15 @@ def _measured_on(build: Build) -> dict[str, object] | None:
     }
 
 
-def _rewrites(build: Build) -> dict[str, object] | None:
-    if build.toolchain is None or not build.request.precision.rewrites:
+_LEARNED = ("tensors", "changed", "int16", "images", "kept_back")  # of thresholds
+
+
+def _refined(build: Build, stage: Stage[Any], *names: str, **renamed: str) -> dict[str, object] | None:
+    """Return what a stage found that only some recipes ask for, by key; None if it did not run."""
+    if build.toolchain is None or not stage.when(build):
         return None
-    result = build.stage(REWRITE).result
-    nodes = {name: list(nodes) for name, nodes in result.nodes.items()}
-    return {"nodes": nodes, "max_abs_error": result.max_abs_error}
-
-
-def _equalization(build: Build) -> dict[str, object] | None:
-    if build.toolchain is None or build.request.precision.equalization is None:
-        return None
-    result = build.stage(EQUALIZE).result
-    return {
-        "pairs": [cattrs.unstructure(pair) for pair in result.pairs],
-        "images": result.images,
-        "max_abs_error": result.max_abs_error,
-    }
-
-
-def _range_split(build: Build) -> dict[str, object] | None:
-    if build.toolchain is None or build.request.precision.range_split is None:
-        return None
-    result = build.stage(SPLIT).result
-    return {
-        "places": [cattrs.unstructure(place) for place in result.places],
-        "images": result.images,
-        "max_abs_error": result.max_abs_error,
-    }
-
-
-def _thresholds(build: Build) -> dict[str, object] | None:
-    if build.toolchain is None or build.request.precision.thresholds is None:
-        return None
-    result = build.stage(THRESHOLDS).result
-    return {
-        "tensors": result.tensors,
-        "changed": result.changed,
-        "int16": result.int16,
-        "images": result.images,
-        "kept_back": result.kept_back,
-        "damage_before": result.before,
-        "damage_after": result.after,
-    }
+    found = cattrs.unstructure(build.stage(stage).result)
+    return {key: found[name] for key, name in ({name: name for name in names} | renamed).items()}
 
 
 def _method(build: Build) -> str | None:

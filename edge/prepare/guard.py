@@ -17,7 +17,7 @@ from attrs import evolve, frozen
 from numpy.typing import NDArray
 
 from edge.errors import ModelFileError
-from edge.graph.files import facts, inputs_of, opset_of, session
+from edge.graph.files import facts, inputs_of, opset_of, refusals, session
 from edge.prepare.normal_form import OPSETS
 from edge.prepare.patterns import count_patterns
 
@@ -118,14 +118,12 @@ def reference(
         return {name: random.uniform(low, high, shape).astype(np.float32) for name, shape in shapes_of}
 
     inputs = (*map(noise, SEEDS), *({shapes_of[0][0]: value} for value in further))
-    try:
+    with refusals(
+        f"onnxruntime can't run {origin}",
+        expected="a model of standard operators",
+        remedy="export it again, from torch with opset_version=11, dynamo=False",
+    ):
         outputs = _run(model, inputs)
-    except Exception as error:  # onnxruntime's exceptions have no common base
-        raise ModelFileError(
-            f"onnxruntime can't run {origin}: {' '.join(str(error).split())[:200]}",
-            expected="a model of standard operators",
-            remedy="export it again, from torch with opset_version=11, dynamo=False",
-        ) from error
     shapes = {tuple(array.shape for array in arrays) for arrays in outputs}
     if len(shapes) > 1:
         seen = " or ".join(sorted(map(str, shapes)))

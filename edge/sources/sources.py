@@ -125,7 +125,7 @@ def choose_weights(
             return ways[name]()
         except (DownloadError, ToolchainMissing, InputError) as error:
             following = offered[number + 1 : number + 2]
-            tried.append(f"{name} weights: {error.seen}")
+            tried.append(f"{name} weights: {error.seen.removeprefix(f'{name} weights: ')}")
             if following:
                 reporter.warn(f"{tried[-1]}; trying {following[0]}")
     if not offered:
@@ -237,7 +237,7 @@ def _require_exporter(finder: Finder | None, purpose: str) -> None:
         return
     toolchain = finder()
     if toolchain is None:
-        why = "there is no compiler, and its Python exports them"
+        why = "the compiler's Python exports them, and no compiler is used"
     elif toolchain.kind == "managed":
         return  # its lock file holds torch and timm
     else:

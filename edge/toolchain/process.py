@@ -12,6 +12,7 @@ import subprocess
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,9 @@ _TAIL_LINES = 80
 _LONGEST_LINE = 4000  # characters; garbage without line ends must not fill the memory
 _GRACE = 5.0  # seconds between SIGTERM and SIGKILL
 _DRAIN = 2.0  # seconds that output may still come after the program itself has ended
+
+#: Called several times a second while a program runs; what it raises ends the program.
+while_running: ContextVar[Callable[[], None]] = ContextVar("while_running", default=lambda: None)
 
 # Kills the group when our end of the pipe closes without a message: we were killed, perhaps by SIGKILL.
 _GUARD = 'trap "" INT TERM HUP; read -r word || { kill -s KILL -- "-$1"; eval "$2"; } >/dev/null 2>&1'
@@ -248,6 +252,7 @@ def _pump(
         while reading:
             now = time.monotonic()
             look()
+            while_running.get()()
             if now >= deadline:
                 return False
             events = selector.select(min(0.25, deadline - now))
@@ -273,6 +278,7 @@ def _pump(
         if time.monotonic() >= deadline:
             return False
         look()
+        while_running.get()()
         time.sleep(0.05)
     return True
 

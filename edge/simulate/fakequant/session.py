@@ -11,7 +11,7 @@ from attrs import evolve
 from numpy.typing import NDArray
 
 from edge.errors import ModelFileError
-from edge.graph.files import load_onnx, session
+from edge.graph.files import load_onnx, refusals, session
 from edge.simulate.fakequant.quantizer import AS_BUILT, FLOAT, INT8, INT16, Quantizer
 from edge.simulate.fakequant.translate import ON8, ON16, STEPS, Translated, translate
 
@@ -37,19 +37,13 @@ class FakeQuant:
         if channels != 3:
             raise ModelFileError(f"{model.name} takes {self.graph.shape}", expected="an image, 1x3xHxW")
         self.size = (height, width)  # of the image
-        try:
+        with refusals(f"onnxruntime can't load the translated {model.name}"):
             self._session = session(
                 self.graph.model.SerializeToString(),
                 threads=threads,
                 # Fusing into integer operators would change the rounding.
                 config={"session.disable_quant_qdq": "1"},
             )
-        except Exception as error:  # onnxruntime's own exceptions share no public base
-            cause = " ".join(str(error).split())[:200]
-            raise ModelFileError(
-                f"onnxruntime can't load the translated {model.name}: {cause}",
-                remedy="export or build it again: onnxruntime itself refuses the file",
-            ) from error
         self._feeds = {entry.name for entry in self._session.get_inputs()}
         self._partial = onnxruntime.RunOptions()
         self._partial.only_execute_path_to_fetches = True
