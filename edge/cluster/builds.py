@@ -157,9 +157,8 @@ def _memory(build: Build, *, whole: bool) -> int:
     if build.request.any_memory:
         return 0
     made = {done.name: done for done in build.done}
-    if "simplify" in made or "export" in made:
-        done = made.get("simplify", made.get("export"))
-        extent = extent_of(done.path(done.result.onnx)) if done is not None else Extent(0)
+    if (done := made.get("simplify") or made.get("export")) is not None:
+        extent = extent_of(done.path(done.result.onnx))
     else:
         published = build.request.spec.published
         extent = Extent(round((published.params_m or 0) * 1e6) if published else 0)

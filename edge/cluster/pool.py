@@ -155,7 +155,7 @@ class Cluster:
         self._names: dict[str, str] = {}  # of all that ever were
         self._missed: set[str] = set()
         self._open: dict[str, Job] = {}
-        self._since, self._looked = time.monotonic(), 0.0
+        self._since, self._looked, self._sent = time.monotonic(), 0.0, 0
         self._alone: float | None = None  # since when there is no worker
         self._local: Any = None
         self.counts = Counts()
@@ -345,13 +345,14 @@ class Cluster:
     def _send(self, job: Job) -> None:
         key = f"{job.task.work.__name__}-{uuid.uuid4().hex}"
         self._open[key] = job
+        self._sent += 1
         near = [job.near] if job.near in self._workers else None
         try:
             job.future = self._client.submit(
                 perform,
                 job.task,
                 key=key,
-                priority=job.priority,
+                priority=job.priority - 1e-6 * self._sent,  # of equal ones the first
                 resources={self._mark: 1, "MEMORY": job.task.memory},
                 workers=near,
                 allow_other_workers=bool(near),

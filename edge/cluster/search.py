@@ -40,6 +40,7 @@ from edge.tune.trials import Answering, Costs, Set, Trial, Trials, described
 from edge.tune.units import answered
 
 NEEDED, LIKELY, PERHAPS = 30, 20, 0  # priorities of tasks
+_BRIEF = 10  # of answers that are perhaps needed: they take a second, the compiles that are perhaps needed ten
 _ROWS = {row.name: row for row in STAGES}
 _MADE = (EXPORT, SIMPLIFY, CALIBRATE)  # stages that the client makes: all trials share them
 _ANSWERING = 1 << 29, 8  # bytes that answers take at most: so many, and copies of the model
@@ -68,7 +69,7 @@ class SearchCrew:
     def __init__(self, cluster: Cluster, search: Context) -> None:
         self._cluster, self._search = cluster, search
         self._jobs: dict[str, Job] = {}
-        self._perhaps: dict[str, list[str]] = {}
+        self._perhaps: list[str] = []  # answers that are perhaps needed
         self._packed: dict[str, tuple[str, Path | bytes]] = {}
         self._scratch = tempfile.TemporaryDirectory(prefix="edge-crew-", ignore_cleanup_errors=True)
         self._common: tuple[str, dict[str, Path | bytes], int] | None = None
@@ -97,13 +98,13 @@ class SearchCrew:
             outcome = self._cluster.finished(job, self._search.workspace.root)
         else:
             outcome = self._cluster.wait(job)
-        return self._entry(outcome)
+        entry: Entry = outcome.value["entry"]
+        return entry
 
     def trial_ahead(self, trial: Trial, blank: Entry, *, likely: bool) -> None:
         """Begin a trial."""
         if blank.key not in self._jobs:
             self._send_trial(trial, blank, LIKELY if likely else PERHAPS)
-            self._note("trial", blank.key, likely=likely)
 
     def _send_trial(self, trial: Trial, blank: Entry, priority: int) -> Job:
         common, files, memory = self._shared()
@@ -146,15 +147,6 @@ class SearchCrew:
         job = self._jobs.get(entry.key)
         return "" if job is None or job.outcome is None else f"worker {self._cluster.name(job.outcome.address)}"
 
-    @staticmethod
-    def _entry(outcome: Outcome) -> Entry:
-        entry: Entry = outcome.value["entry"]
-        return entry
-
-    def _note(self, kind: str, key: str, *, likely: bool) -> None:
-        if not likely:
-            self._perhaps.setdefault(kind, []).append(key)
-
     def _shared(self) -> tuple[str, dict[str, Path | bytes], int]:
         """Return the hash of what all trials share, the files, and the memory that a trial takes."""
         if self._common is None:
@@ -194,7 +186,8 @@ class SearchCrew:
     def cost(self, costs: Costs, text: str, limit: float, blank: Entry, /) -> Entry:
         """Return the entry of a compile for the latency alone."""
         job = self._jobs.get(blank.key) or self._send_cost(costs, text, limit, blank, NEEDED)
-        return self._entry(self._cluster.wait(job))
+        entry: Entry = self._cluster.wait(job).value["entry"]
+        return entry
 
     def cost_ahead(self, costs: Costs, text: str, limit: float, blank: Entry, *, likely: bool) -> None:
         """Begin such a compile."""
@@ -235,12 +228,12 @@ class SearchCrew:
     def answers_ahead(self, asked: Sequence[Answering], *, likely: bool) -> None:
         """Begin answers; those that were begun earlier on suspicion are taken back."""
         wanted = {_answer_key(one, start) for one in asked for start in range(0, one.count, one.at_once)}
-        stale = [key for key in self._perhaps.pop("answers", []) if key in self._jobs and key not in wanted]
+        stale = [key for key in self._perhaps if key in self._jobs and key not in wanted]
         self._cluster.cancel([self._jobs.pop(key) for key in stale if not self._jobs[key].over])
+        self._perhaps = [] if likely else sorted(wanted)
         for one in asked:
             for start in range(0, one.count, one.at_once):
-                self._answer(one, start, LIKELY if likely else PERHAPS)
-                self._note("answers", _answer_key(one, start), likely=likely)
+                self._answer(one, start, LIKELY if likely else _BRIEF)
 
     def _answer(self, asked: Answering, start: int, priority: int) -> Job:
         key = _answer_key(asked, start)

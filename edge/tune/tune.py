@@ -143,8 +143,9 @@ class Search(Context):
         if self.crew is not None:
             self.trials.ahead("ship", [(PLAIN, self.request.precision)], self.selection, limit, likely=True)
             self._ahead("build", self._first(self._plain))
-            if self.crew.size > 2:  # without a split they are needed only where none can be made, or it is worse
-                self._ahead("build", self._methods(None), likely=not self.splittable)
+            # Without a split they are needed only where none can be made, or it is worse.
+            if self.crew.size > 2 or not self.splittable:
+                self._ahead("build", self._slowest_first(None), likely=False)
         entry = self.attempt("int8", work, _shipped)
         if entry.failed:
             raise GateError(
@@ -194,7 +195,7 @@ class Search(Context):
         nearest = min(found, key=_order)
         if (asked := spaces.with_thresholds(nearest.precision)) is not None:
             self._ahead("build", [(f"{nearest.name}, thresholds chosen", asked)])
-        self._ahead("build", self._methods(whole.precision.range_split))
+        self._ahead("build", self._slowest_first(whole.precision.range_split))
         attempt_thresholds()  # often the largest gain, so before time runs out
         # Where channels are split, another calibration may be best than where they are not.
         split = whole.precision.range_split
@@ -250,6 +251,10 @@ class Search(Context):
             )
             for method, calibration in spaces.CALIBRATIONS.items()
         ]
+
+    def _slowest_first(self, split: RangeSplit | None) -> list[tuple[str, Precision]]:
+        """Return the calibrations so that no worker is still at a slow one when all others are done."""
+        return sorted(self._methods(split), key=lambda item: not item[0].startswith(spaces.SLOW))
 
     def _ahead(self, kind: str, asked: Iterable[tuple[str, Precision]], *, likely: bool = True) -> None:
         """Let a crew begin trials that come next; without one nothing happens."""
@@ -386,7 +391,9 @@ class Search(Context):
         ]
         room = most - sum(not point.failed and (point.latency_us or 0) <= budget for point in points[1:])
         if self.left >= self.program:
-            self._ahead("ship", [(name, precision) for name, precision in shipped if precision not in seen][:room])
+            new = [(name, precision) for name, precision in shipped if precision not in seen]
+            self._ahead("ship", new[:room])
+            self._ahead("ship", new[room:], likely=False)
         for item in finals:
             precision = evolve(item.precision, compiler=self.request.precision.compiler)
             if item.name == PLAIN or precision in seen:
