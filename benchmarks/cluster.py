@@ -10,14 +10,16 @@ What stands behind ``--`` is for ``edge tune`` or ``edge eval``. ``tune`` and ``
 core, then on two workers with one core each, whose scheduler and client share these cores; both must give the same.
 ``record`` writes what a search on a cluster sent and waited for, and how long each task worked. ``simulate`` does it
 again with the real client and a real scheduler, but workers that sleep, at a fraction of the time. ``many`` evaluates
-synthetic images and prints the memory of client and scheduler, and what the cluster adds to the work itself.
+synthetic images alone and on workers, and prints the memory of client and scheduler, and the processor time of both.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
+import resource
 import shutil
 import socket
 import subprocess
@@ -260,48 +262,49 @@ def save_images(folder: Path, n: int) -> None:
         cv2.imwrite(str(folder / f"{index:06d}.jpg"), rgb)
 
 
+def cpu_of_children() -> float:
+    """Return the processor seconds of all ended children and theirs."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
 def many(n: int, workers: int, width: int) -> None:
-    """Evaluate many images on workers; print the memory of client and scheduler, and what is not work."""
+    """Evaluate many images alone and on workers; print the processor time of both, and the client's memory."""
     with tempfile.TemporaryDirectory(prefix="edge-many-") as name:
-        folder = Path(name)
+        folder, env = Path(name), {**os.environ, **THREADS}
         save_images(folder / "few", 60)
         net = save_net(folder / "many.onnx", 1000, width)
         norm = ["--mean", "0", "--std", "255", "--resize", str(SIZE), "--crop", str(SIZE)]
         sets = ["--images", "few", "--calib", "few", "--calib-count", "20", "--compiler", "onnxruntime"]
         subprocess.run([*EDGE, "build", str(net), *norm, *sets], cwd=folder, check=True, stdout=subprocess.DEVNULL)
+        shutil.copytree(folder / "build", folder / "alone", symlinks=True)
         save_images(folder / "images", n)
         words = [*EDGE, "eval", "many", "--images", "images", "--count", "0", "--steps", "float,nv12,portable"]
-        with pinned_workers(workers, folder) as (address, scheduler):
+        before = cpu_of_children()
+        subprocess.run([*words, "--build-dir", "alone"], cwd=folder, check=True, env=env)
+        alone = cpu_of_children() - before
+        with pinned_workers(workers, folder) as (address, scheduler), (folder / "log").open("w") as log:
             time.sleep(5)
-            started = time.monotonic()
-            with (folder / "log").open("w") as log:
-                client = subprocess.Popen(
-                    [*words, "--cluster", address], cwd=folder, stdout=log, stderr=log, env={**os.environ, **THREADS}
-                )
-                peaks, cpu = {"client": [0, 0], "scheduler": [0, 0]}, 0.0
-                half = False
-                while client.poll() is None:
-                    time.sleep(0.2)
-                    try:
-                        own = psutil.Process(client.pid)
-                        sizes = {"client": own.memory_info().rss, "scheduler": scheduler.memory_info().rss}
-                        cpu = sum(sum(one.cpu_times()[:2]) for one in (own, scheduler))
-                    except psutil.NoSuchProcess:
-                        continue
+            client = subprocess.Popen([*words, "--cluster", address], cwd=folder, stdout=log, stderr=log, env=env)
+            peaks, half = {"client": [0, 0], "scheduler": [0, 0]}, False
+            while client.poll() is None:
+                time.sleep(0.2)
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    own = psutil.Process(client.pid)
+                    sizes = {"client": own.memory_info().rss, "scheduler": scheduler.memory_info().rss}
                     half = half or "float" in (folder / "log").read_text()
                     for part, size in sizes.items():
                         peaks[part][half] = max(peaks[part][half], size)
-            seconds = time.monotonic() - started
-        said = (folder / "log").read_text()
-        print("\n".join(line for line in said.splitlines() if line.startswith(("✓", "!"))))
+        together = cpu_of_children() - before - alone
+        print("\n".join(line for line in (folder / "log").read_text().splitlines() if line.startswith(("✓", "!"))))
         if client.returncode:
             raise SystemExit("edge eval failed")
-        done = next(line for line in reversed(said.splitlines()) if "tasks done" in line)
-        work = float(done.partition(" done, ")[2].split()[0])
+        same = (folder / "alone/many/answers.csv").read_bytes() == (folder / "build/many/answers.csv").read_bytes()
         print(
-            f"{n} images, {workers} workers: {seconds:.0f} s, {work:.0f} s of work, {100 * cpu / work:.1f} % of it more"
+            f"{n} images, {'the same answers' if same else 'OTHER ANSWERS'}: processor time alone {alone:.0f} s,",
+            end="",
         )
-        print("  (processor time of client and scheduler, the images' hashes and the table included)")
+        print(f" with scheduler and {workers} workers {together:.0f} s: {100 * (together / alone - 1):+.1f} %")
         for part, (first, later) in peaks.items():
             print(f"  {part:<10} {first / 1e6:.0f} MB at most in the first step, {later / 1e6:.0f} MB later")
 
