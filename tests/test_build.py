@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import signal
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from typing import Any
 import onnx
 import pytest
 from onnx import numpy_helper
+from onnxruntime import quantization
 
 from edge.pipeline.stage import Inside
 from edge.progress import Quiet
@@ -63,6 +65,24 @@ def test_a_portable_build_never_makes_a_bin(edge: Run, tmp_path: Path, net: Path
     assert f"| portable model | 24 | {top1:.2f} % [" in report
     assert manifest["command"] in report
     check_hashes(tmp_path)
+
+
+def test_only_onnxruntimes_own_lines_are_silenced(
+    edge: Run, net: Path, images: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    real = quantization.quantize_static
+
+    def talkative(*arguments: Any, **options: Any) -> None:
+        logging.warning("a bias is widened")
+        logging.getLogger("edge.other").warning("a warning of another thread")
+        real(*arguments, **options)
+
+    monkeypatch.setattr(quantization, "quantize_static", talkative)
+    assert edge(*portable(net, images))[0] == 0
+    assert "another thread" in caplog.text
+    assert "is widened" not in caplog.text
+    logging.warning("after it")
+    assert "after it" in caplog.text
 
 
 def test_nothing_changed_means_nothing_is_done_again(edge: Run, tmp_path: Path, net: Path, images: Path) -> None:

@@ -143,9 +143,10 @@ class Search(Context):
         if self.crew is not None:
             self.trials.ahead("ship", [(PLAIN, self.request.precision)], self.selection, limit, likely=True)
             self._ahead("build", self._first(self._plain))
-            # Without a split they are needed only where none can be made, or it is worse.
+            # Without a split they are needed only where none can be made, or it is worse; mix is made with plain int8.
             if self.crew.size > 2 or not self.splittable:
-                self._ahead("build", self._slowest_first(None), likely=False)
+                early = [item for item in self._methods(None) if item[1].calibration.method != "mix"]
+                self._ahead("build", _slowest_first(early), likely=False)
         entry = self.attempt("int8", work, _shipped)
         if entry.failed:
             raise GateError(
@@ -195,7 +196,7 @@ class Search(Context):
         nearest = min(found, key=_order)
         if (asked := spaces.with_thresholds(nearest.precision)) is not None:
             self._ahead("build", [(f"{nearest.name}, thresholds chosen", asked)])
-        self._ahead("build", self._slowest_first(whole.precision.range_split))
+        self._ahead("build", _slowest_first(self._methods(whole.precision.range_split)))
         attempt_thresholds()  # often the largest gain, so before time runs out
         # Where channels are split, another calibration may be best than where they are not.
         split = whole.precision.range_split
@@ -251,10 +252,6 @@ class Search(Context):
             )
             for method, calibration in spaces.CALIBRATIONS.items()
         ]
-
-    def _slowest_first(self, split: RangeSplit | None) -> list[tuple[str, Precision]]:
-        """Return the calibrations so that no worker is still at a slow one when all others are done."""
-        return sorted(self._methods(split), key=lambda item: not item[0].startswith(spaces.SLOW))
 
     def _ahead(self, kind: str, asked: Iterable[tuple[str, Precision]], *, likely: bool = True) -> None:
         """Let a crew begin trials that come next; without one nothing happens."""
@@ -423,6 +420,11 @@ class Search(Context):
             entry = self.attempt("report", work, _told)
             found.append(evolve(point, report=measured(entry)))
         return found
+
+
+def _slowest_first(methods: list[tuple[str, Precision]]) -> list[tuple[str, Precision]]:
+    """Return calibrations so that no worker is still at a slow one when all others are done."""
+    return sorted(methods, key=lambda item: not item[0].startswith(spaces.SLOW))
 
 
 def _granted(precision: Precision) -> float:

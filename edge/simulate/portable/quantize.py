@@ -139,8 +139,8 @@ def _quantize(source: onnx.ModelProto, images: _Images, target: Path, scratch: P
     onnx.save(source, plain)
     # Shapes are static, so symbolic inference, which needs sympy, would add nothing.
     quant_pre_process(str(plain), str(prepared), skip_symbolic_shape=True)
-    before = logging.root.manager.disable
-    logging.disable(logging.WARNING)  # it logs a line for each bias that it widens, to the root logger
+    silent = logging.Filter("nobody")  # it logs a line for each bias that it widens, to the root logger
+    logging.root.addFilter(silent)
     try:
         quantize_static(
             str(prepared),
@@ -155,7 +155,7 @@ def _quantize(source: onnx.ModelProto, images: _Images, target: Path, scratch: P
             extra_options={"WeightSymmetric": True},
         )
     finally:
-        logging.disable(before)
+        logging.root.removeFilter(silent)  # the own one: another thread may be at the same
 
 
 def _prove(target: Path, feed: dict[str, Any]) -> None:
