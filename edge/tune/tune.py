@@ -143,10 +143,8 @@ class Search(Context):
         if self.crew is not None:
             self.trials.ahead("ship", [(PLAIN, self.request.precision)], self.selection, limit, likely=True)
             self._ahead("build", self._first(self._plain))
-            # Without a split they are needed only where none can be made, or it is worse; mix is made with plain int8.
-            if self.crew.size > 2 or not self.splittable:
-                early = [item for item in self._methods(None) if item[1].calibration.method != "mix"]
-                self._ahead("build", _slowest_first(early), likely=False)
+            if self.crew.size > 2:  # without a split they are needed only where none can be made, or it is worse
+                self._ahead("build", _in_good_order(self._methods(None)), likely=not self.splittable)
         entry = self.attempt("int8", work, _shipped)
         if entry.failed:
             raise GateError(
@@ -196,7 +194,7 @@ class Search(Context):
         nearest = min(found, key=_order)
         if (asked := spaces.with_thresholds(nearest.precision)) is not None:
             self._ahead("build", [(f"{nearest.name}, thresholds chosen", asked)])
-        self._ahead("build", _slowest_first(self._methods(whole.precision.range_split)))
+        self._ahead("build", _in_good_order(self._methods(whole.precision.range_split)))
         attempt_thresholds()  # often the largest gain, so before time runs out
         # Where channels are split, another calibration may be best than where they are not.
         split = whole.precision.range_split
@@ -388,9 +386,7 @@ class Search(Context):
         ]
         room = most - sum(not point.failed and (point.latency_us or 0) <= budget for point in points[1:])
         if self.left >= self.program:
-            new = [(name, precision) for name, precision in shipped if precision not in seen]
-            self._ahead("ship", new[:room])
-            self._ahead("ship", new[room:], likely=False)
+            self._ahead("ship", [(name, precision) for name, precision in shipped if precision not in seen][:room])
         for item in finals:
             precision = evolve(item.precision, compiler=self.request.precision.compiler)
             if item.name == PLAIN or precision in seen:
@@ -422,9 +418,9 @@ class Search(Context):
         return found
 
 
-def _slowest_first(methods: list[tuple[str, Precision]]) -> list[tuple[str, Precision]]:
-    """Return calibrations so that no worker is still at a slow one when all others are done."""
-    return sorted(methods, key=lambda item: not item[0].startswith(spaces.SLOW))
+def _in_good_order(methods: list[tuple[str, Precision]]) -> list[tuple[str, Precision]]:
+    """Return calibrations for several workers: slow ones first, and last mix, which chosen thresholds start from."""
+    return sorted(methods, key=lambda item: (item[0].startswith("mix"), not item[0].startswith(spaces.SLOW)))
 
 
 def _granted(precision: Precision) -> float:
