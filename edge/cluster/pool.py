@@ -249,7 +249,7 @@ class Cluster:
         new = [address for address in known if address not in self._workers and address not in self._refused]
         if new:
             self._admit(new, {address: str(known[address].get("id", address)) for address in new})
-        if new or gone:
+        if new or gone or not all(one.memory for one in self._workers.values()):
             self._share(threads, given)
         self._alone = None if self._workers else self._alone or self._looked
         if self._alone is not None and self._looked - self._alone > _BACK:
@@ -295,9 +295,9 @@ class Cluster:
                 memory = memory or (machine.memory or 1 << 60) / len(mine)
                 if self._workers[address].memory != memory:
                     own = threads.get(address, 1)
-                    self._workers[address] = evolve(self._workers[address], memory=memory, threads=own)
                     resources = {self._mark: float(1 << 20), "MEMORY": float(memory), _OURS: float(not told)}
-                    self._client.run(admit, share, resources, workers=[address], on_error="ignore")
+                    if address in self._client.run(admit, share, resources, workers=[address], on_error="ignore"):
+                        self._workers[address] = evolve(self._workers[address], memory=memory, threads=own)
 
     def _drop(self, address: str, why: str) -> None:
         """Give a worker no further task."""
