@@ -165,6 +165,27 @@ def test_a_refused_worker_gets_no_task(threads: Any, join: Join, monkeypatch: py
     assert len({cluster.wait(job).address for job in jobs}) == 1
 
 
+def test_a_worker_whose_admission_fails_is_asked_again(
+    threads: Any, join: Join, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mark, real = tmp_path / "mark", on_worker.admit
+
+    async def fails_at_first(share: int, resources: dict[str, float], dask_worker: Any = None) -> None:
+        with mark.open("a") as stream:
+            stream.write(".")
+        if len(mark.read_text()) <= 2:
+            raise OSError("the connection was lost")
+        await real(share, resources, dask_worker)
+
+    monkeypatch.setattr("edge.cluster.pool.admit", fails_at_first)
+    cluster = join(threads)
+    job, deadline = cluster.submit(nap(1)), time.monotonic() + 20
+    while not job.over and time.monotonic() < deadline:
+        cluster.turn(0.1)
+    assert job.outcome is not None
+    assert job.outcome.value == 1
+
+
 def test_two_large_tasks_do_not_share_a_worker(cache: Path, join: Join) -> None:
     with distributed.LocalCluster(
         n_workers=1,

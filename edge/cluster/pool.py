@@ -249,8 +249,12 @@ class Cluster:
         new = [address for address in known if address not in self._workers and address not in self._refused]
         if new:
             self._admit(new, {address: str(known[address].get("id", address)) for address in new})
+        before = [one.memory for one in self._workers.values() if one.memory]
         if new or gone or not all(one.memory for one in self._workers.values()):
             self._share(threads, given)
+            # dask looks for a place again when a worker joins, not when it is admitted.
+            for key in [key for key, job in self._open.items() if not any(job.task.memory <= has for has in before)]:
+                self._send(self._open.pop(key))
         self._alone = None if self._workers else self._alone or self._looked
         if self._alone is not None and self._looked - self._alone > _BACK:
             why = "; ".join(self._refused.values())
@@ -290,9 +294,8 @@ class Cluster:
             for address in mine:
                 share = max(1, machine.cores // max(every, 1))
                 theirs = given.get(address, {})
-                memory = 0.0 if theirs.get(_OURS) else theirs.get("MEMORY", 0.0)  # of an earlier client, or the user's
-                told = bool(memory)
-                memory = memory or (machine.memory or 1 << 60) / len(mine)
+                told = 0.0 if theirs.get(_OURS) else theirs.get("MEMORY", 0.0)  # of an earlier client, or the user's
+                memory = told or (machine.memory or 1 << 60) / len(mine)
                 if self._workers[address].memory != memory:
                     own = threads.get(address, 1)
                     resources = {self._mark: float(1 << 20), "MEMORY": float(memory), _OURS: float(not told)}
