@@ -512,9 +512,9 @@ class Cluster:
             self._workers.clear()
             self._refused.clear()
             self._missed.clear()
+        jobs, self._open = list(self._open.values()), {}
         with contextlib.suppress(OSError, RuntimeError, TimeoutError):
             self._look()
-        jobs, self._open = list(self._open.values()), {}
         for job in jobs:
             job.future = None
             self._send(job)
