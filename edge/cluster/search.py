@@ -69,7 +69,7 @@ class SearchCrew:
     def __init__(self, cluster: Cluster, search: Context) -> None:
         self._cluster, self._search = cluster, search
         self._jobs: dict[str, Job] = {}
-        self._perhaps: list[str] = []  # answers that are perhaps needed
+        self._perhaps: dict[str, list[str]] = {}  # kind -> keys of tasks that are perhaps needed
         self._packed: dict[str, tuple[str, Path | bytes]] = {}
         self._scratch = tempfile.TemporaryDirectory(prefix="edge-crew-", ignore_cleanup_errors=True)
         self._common: tuple[str, dict[str, Path | bytes], int] | None = None
@@ -189,10 +189,12 @@ class SearchCrew:
         entry: Entry = self._cluster.wait(job).value["entry"]
         return entry
 
-    def cost_ahead(self, costs: Costs, text: str, limit: float, blank: Entry, *, likely: bool) -> None:
-        """Begin such a compile."""
-        if blank.key not in self._jobs:
-            self._send_cost(costs, text, limit, blank, LIKELY if likely else PERHAPS)
+    def costs_ahead(self, costs: Costs, asked: Sequence[tuple[str, Entry]], limit: float, *, likely: bool) -> None:
+        """Begin such compiles; those that were begun earlier on suspicion are taken back."""
+        self._drop_stale("cost", [blank.key for _, blank in asked], likely=likely)
+        for text, blank in asked:
+            if blank.key not in self._jobs:
+                self._send_cost(costs, text, limit, blank, LIKELY if likely else PERHAPS)
 
     def _send_cost(self, costs: Costs, text: str, limit: float, blank: Entry, priority: int) -> Job:
         _, _, memory = self._shared()
@@ -227,13 +229,10 @@ class SearchCrew:
 
     def answers_ahead(self, asked: Sequence[Answering], *, likely: bool) -> None:
         """Begin answers; those that were begun earlier on suspicion are taken back."""
-        wanted = {_answer_key(one, start) for one in asked for start in range(0, one.count, one.at_once)}
-        stale = [key for key in self._perhaps if key in self._jobs and key not in wanted]
-        self._cluster.cancel([self._jobs.pop(key) for key in stale if not self._jobs[key].over])
-        self._perhaps = [] if likely else sorted(wanted)
-        for one in asked:
-            for start in range(0, one.count, one.at_once):
-                self._answer(one, start, LIKELY if likely else _BRIEF)
+        pieces = [(one, start) for one in asked for start in range(0, one.count, one.at_once)]
+        self._drop_stale("answers", [_answer_key(*piece) for piece in pieces], likely=likely)
+        for piece in pieces:
+            self._answer(*piece, LIKELY if likely else _BRIEF)
 
     def _answer(self, asked: Answering, start: int, priority: int) -> Job:
         key = _answer_key(asked, start)
@@ -254,6 +253,12 @@ class SearchCrew:
             task = Task(title, perform_answers, options, tuple(files), memory)
             self._jobs[key] = self._cluster.submit(task, files, priority=priority)
         return self._jobs[key]
+
+    def _drop_stale(self, kind: str, wanted: Sequence[str], *, likely: bool) -> None:
+        """Take back what was begun on suspicion and is not among the wanted."""
+        stale = [key for key in self._perhaps.get(kind, ()) if key in self._jobs and key not in wanted]
+        self._cluster.cancel([self._jobs.pop(key) for key in stale if not self._jobs[key].over])
+        self._perhaps[kind] = [] if likely else list(wanted)
 
     # --- stages
 

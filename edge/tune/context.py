@@ -185,6 +185,11 @@ class Context:
         return self.load("selection")
 
     @cached_property
+    def kept_back(self) -> Set:
+        """The images to report on; a search looks at no answer to them before it is over."""
+        return self.load("report")
+
+    @cached_property
     def trials(self) -> Trials:
         """Compiles and measures recipes."""
         build = self.build

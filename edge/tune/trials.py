@@ -72,11 +72,14 @@ class Costs:
 
     def ahead(self, asked: Mapping[str, Mapping[str, NodePrecision]], limit: float, *, likely: bool) -> None:
         """Let the crew begin measurements that come next."""
-        for name, nodes in asked.items() if self.crew is not None else ():
+        if self.crew is None:
+            return
+        wanted = []
+        for name, nodes in asked.items():
             text = self._yaml(nodes)
             blank = self.journal.wanted("latency", name, self._inputs(text), limit)
-            if blank is not None and self.crew is not None:
-                self.crew.cost_ahead(self, text, limit, blank, likely=likely)
+            wanted += [] if blank is None else [(text, blank)]
+        self.crew.costs_ahead(self, wanted, limit, likely=likely)
 
     def compiled(self, text: str, limit: float, reporter: Reporter = SILENT) -> dict[str, float]:
         """Compile a YAML and return the latency."""
@@ -162,8 +165,8 @@ class Crew(Protocol):
     def cost(self, costs: Costs, text: str, limit: float, blank: Entry, /) -> Entry:
         """Return the entry of a compile for the latency alone."""
 
-    def cost_ahead(self, costs: Costs, text: str, limit: float, blank: Entry, *, likely: bool) -> None:
-        """Begin such a compile."""
+    def costs_ahead(self, costs: Costs, asked: Sequence[tuple[str, Entry]], limit: float, *, likely: bool) -> None:
+        """Begin such compiles; those that were begun earlier on suspicion are taken back."""
 
     def answers(self, asked: Answering, seconds: float | None = None) -> tuple[NDArray[np.float32], float]:
         """Return answers, float32 (settings, n, values), and the seconds of work.
@@ -172,7 +175,7 @@ class Crew(Protocol):
         """
 
     def answers_ahead(self, asked: Sequence[Answering], *, likely: bool) -> None:
-        """Begin answers."""
+        """Begin answers; those that were begun earlier on suspicion are taken back."""
 
     def away(self, build: Build, row: Stage[Any], /) -> None:
         """Bring a stage of a build into its workspace."""

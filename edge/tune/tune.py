@@ -384,29 +384,32 @@ class Search(Context):
             for item in finals
             if item.name != PLAIN
         ]
-        room = most - sum(not point.failed and (point.latency_us or 0) <= budget for point in points[1:])
-        if self.left >= self.program:
-            self._ahead("ship", [(name, precision) for name, precision in shipped if precision not in seen][:room])
         for item in finals:
             precision = evolve(item.precision, compiler=self.request.precision.compiler)
             if item.name == PLAIN or precision in seen:
                 continue
-            good = [point for point in points[1:] if not point.failed and (point.latency_us or 0) <= budget]
-            if len(good) >= most:
+            room = most - sum(not point.failed and (point.latency_us or 0) <= budget for point in points[1:])
+            if room <= 0:
                 return
             if self.left < self.program:
                 self.left_out.append(f"a program of {item.name}")
                 continue
+            self._ahead("ship", [(name, other) for name, other in shipped if other not in seen][:room])
+            self._reports_ahead(points)  # a worker that has no program to compile measures these
             seen.append(precision)
             work = partial(self.trials.ship, item.name, precision, self.selection, self.limit())
             points.append(point_of(item.name, precision, self.attempt("ship", work, _shipped)))
 
-    def _report(self, points: list[Point]) -> list[Point]:
-        """Measure every program on the images that were kept back: once, when the search is over."""
-        kept = self.load("report")
+    def _reports_ahead(self, points: list[Point]) -> None:
+        """Let a crew begin to measure programs on the images that were kept back; nothing is decided by it before."""
         if self.crew is not None:
             asked = [(point.name, point.precision) for point in points if not point.failed]
-            self.trials.ahead("report", asked, kept, self.options.trial_seconds, likely=True)
+            self.trials.ahead("report", asked, self.kept_back, self.options.trial_seconds, likely=False)
+
+    def _report(self, points: list[Point]) -> list[Point]:
+        """Measure every program on the images that were kept back: once, when the search is over."""
+        self._reports_ahead(points)
+        kept = self.kept_back
         found = []
         for point in points:
             if point.failed:

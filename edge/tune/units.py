@@ -216,6 +216,8 @@ class _Units:
             ratio: latency limit relative to plain int8's.
         """
         search = self._search
+        self._costs_ahead(["all int8"], [()])
+        self._ranking_ahead()  # while the latency is compiled
         base = self._cost("all int8", ())
         if base is None:
             return ()
@@ -234,7 +236,8 @@ class _Units:
             fresh = [name for name, gain in gains.items() if gain > LEAST * start and name not in seen]
             picked = self._picked(fresh, count)
             seen.update(picked)
-            self._costs_ahead(picked)
+            alone = [frozenset((name,)) for name in picked]
+            self._ahead([frozenset(), *alone], alone, True)
             found = {name: self._cost(name, [name]) for name in picked}
             new = {name: price - base for name, price in found.items() if price is not None and price <= budget}
             if not picked:
@@ -265,13 +268,10 @@ class _Units:
         search = self._search
         limit = RANKING * (search.left - search.reserve)
         frames, reference = self._images(SINGLES_ON)
-        have = {i for name in chosen for i in self._units[name].widened}
-        names = [name for name, unit in self._units.items() if not unit.widened <= have]
+        names, settings, inputs = self._ranking(chosen)
 
         def done(n: int) -> None:
             search.listener.update(f"{n} of {len(frames)} images{search.standing()}", n / len(frames))
-
-        settings = [self._bits(chosen), *(self._bits([*chosen, name]) for name in names)]
 
         def work() -> dict[str, Any]:
             return values(answered_in_time(self._net, settings, frames, self._objective, limit, done))
@@ -293,7 +293,6 @@ class _Units:
 
         search.listener.begin("rank")
         earlier = search.journal.done
-        inputs = {**self._identity(frames, names), "chosen": sorted(have)}
         behind = f", behind {len(chosen)} chosen" if chosen else ", each alone"
         title = f"{len(names)} units{behind}"
         limited = max(limit, 1.0)
@@ -312,6 +311,21 @@ class _Units:
         note = f"{entry.name}{f' on {n} images' if 0 < n < len(frames) else ''}; {first}"
         search.listener.end("rank", entry.seconds, cached=search.journal.done == earlier, note=note)
         return gains
+
+    def _ranking(self, chosen: Chosen) -> tuple[list[str], list[NDArray[np.uint8]], dict[str, object]]:
+        """Return the units that a set lacks, the settings with and without each of them, and the ranking's inputs."""
+        have = {i for name in chosen for i in self._units[name].widened}
+        names = [name for name, unit in self._units.items() if not unit.widened <= have]
+        settings = [self._bits(chosen), *(self._bits([*chosen, name]) for name in names)]
+        return names, settings, {**self._identity(self._images(SINGLES_ON)[0], names), "chosen": sorted(have)}
+
+    def _ranking_ahead(self) -> None:
+        """Let a crew begin the answers of the first ranking."""
+        search = self._search
+        _, settings, inputs = self._ranking(frozenset())
+        if search.crew is not None and search.left > search.reserve and search.journal.wanted("rank", "", inputs):
+            count = len(self._images(SINGLES_ON)[0])
+            search.crew.answers_ahead([self._answering(settings, count, 4)], likely=True)
 
     def _damage(self, chosen: Chosen) -> float | None:
         """Return the divergence with units at 16 bits; None if there is no time or it can't be measured."""
