@@ -57,7 +57,7 @@ def threads(cache: Path) -> Iterator[Any]:
 @pytest.fixture(autouse=True)
 def hurry(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("edge.cluster.pool._LOOK", 0.3)
-    monkeypatch.setattr("edge.cluster.pool._ANSWER", 2.0)
+    monkeypatch.setattr("edge.cluster.scheduler._ANSWER", 2.0)
 
 
 @pytest.fixture

@@ -263,7 +263,7 @@ def test_the_search_tries_it_where_there_are_pairs(monkeypatch: pytest.MonkeyPat
         splittable=False,
         _quick=quick,
         _ahead=lambda *_, **__: None,
-        _after=lambda _: None,
+        _guess=lambda *_, **__: None,
     )
     search._plain = Search._plain.fget(search)  # type: ignore[attr-defined]
     search._first, search._methods = partial(Search._first, search), partial(Search._methods, search)

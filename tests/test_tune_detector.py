@@ -105,7 +105,7 @@ def test_where_a_split_helps_calibrations_are_tried_on_it(monkeypatch: pytest.Mo
         splittable=places,
         _quick=quick,
         _ahead=lambda *_, **__: None,
-        _after=lambda _: None,
+        _guess=lambda *_, **__: None,
     )
     search._plain = Search._plain.fget(search)  # type: ignore[attr-defined]
     search._first, search._methods = partial(Search._first, search), partial(Search._methods, search)

@@ -91,7 +91,9 @@ class EvalCrew:
         }
         files: dict[str, Path | bytes] = dict(models.values())
         memory = _MEMORY[0] + _MEMORY[1] * sum(path.stat().st_size for _, path in models.values())
-        task = Task(f"{work.step.name} of {some[0].name} and on", perform_rows, options, tuple(files), memory)
+        task = Task(
+            f"{work.step.name} of {some[0].name} and on", perform_rows, options, tuple(files), memory, brief=True
+        )
         near = self._homes.get(chunk[0], "")
         return self._cluster.submit(task, {**files, **files_of(some)}, near=near)
 
@@ -101,12 +103,8 @@ def hash_objects(cluster: Cluster, images: ImageSet) -> None:
     if not len(images) or not images[0].url:
         return
     starts = range(0, len(images), _HASHED)
-    jobs = [
-        cluster.submit(
-            Task(f"hashes from image {start} on", perform_hashes, {"items": images[start : start + _HASHED]})
-        )
-        for start in starts
-    ]
+    pieces = {f"hashes from image {start} on": {"items": images[start : start + _HASHED]} for start in starts}
+    jobs = [cluster.submit(Task(title, perform_hashes, options, brief=True)) for title, options in pieces.items()]
     images.__dict__["contents"] = np.concatenate([cluster.wait(job).value for job in jobs])
 
 

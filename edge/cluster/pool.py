@@ -2,38 +2,33 @@
 
 from __future__ import annotations
 
+import bisect
 import contextlib
-import re
 import shutil
-import signal
-import socket
-import threading
 import time
 import uuid
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 from attrs import define, evolve, frozen
 
 from edge.cluster.content import PIECE, Contents, FolderOf, WrongContent, unpack
+from edge.cluster.scheduler import Scheduler
 from edge.cluster.worker import Failure, Identity, Machine, Outcome, Piece, Task, admit, get, hello, perform, put
 from edge.errors import EdgeError, InputError, NotEnoughMemory, UsageError, counted
 from edge.files import sha256_of
 from edge.folder.workspace import STAGES
-from edge.images.frames import cores
 from edge.progress import Listener
 from edge.toolchain.found import Toolchain
 
 ATTEMPTS = 6  # of a task, each on another worker where there is one; dask itself tries one of them four times
+FIRST = 99  # priority of what is waited for
 GIB = 1 << 30
+_QUEUED = 2  # brief tasks that a worker gets for each of its threads, besides those that it does
 _LOOK = 2.0  # seconds between two looks at the workers
-_ANSWER = 10.0  # seconds in which a scheduler answers
 _JOIN = 60.0  # seconds until the first worker has to be there
 _BACK = 300.0  # seconds that a lost scheduler, or the last worker, has to come back in
-_SCHEMES = ("tcp", "tls", "ws", "wss", "ucx", "inproc")  # of dask
-_START = "dask scheduler   starts one; dask worker tcp://HOST:8786 --nthreads 1   adds a machine"
 _OURS = "edge-memory"  # a resource that says that MEMORY was given by edge and not by the user
 
 
@@ -49,7 +44,9 @@ class Job:
     files: Mapping[str, Path | bytes]  #: sha256 -> where the client has it.
     priority: int = 0
     near: str = ""  #: address of a worker that has most of it.
+    place: tuple[int, int] = (0, 0)  #: among those that wait for a worker; the smallest is next.
     attempts: int = 0
+    where: str = ""  #: address of the worker that was given it.
     future: Any = None
     outcome: Outcome | None = None  #: when it has ended well.
     error: BaseException | None = None  #: when it has not.
@@ -99,67 +96,23 @@ def open_cluster(url: str, listener: Listener, *, compiler: Toolchain | None = N
     return Cluster(url, listener, asked)
 
 
-def _of_this_machine(url: str) -> int:
-    """Return N of ``local:N``, and 0 for the address of a scheduler.
-
-    Raises:
-        UsageError: it is neither.
-    """
-    local, most = re.fullmatch(r"local:(\d{1,6})", url), 2 * cores()
-    if local is not None and 1 <= int(local[1]) <= most:
-        return int(local[1])
-    if not re.fullmatch(rf"({'|'.join(_SCHEMES)})://\S+", url):
-        raise UsageError(
-            f"--cluster {url!r}",
-            expected=f"tcp://HOST:8786 as dask scheduler shows it, or local:N with 1 to {most} workers on this machine",
-            remedy=_START,
-        )
-    return 0
-
-
-def _reach(url: str) -> None:
-    """Raise OSError at once if nothing listens there; dask would try again for long, and not say why."""
-    place = urlsplit(url)
-    if place.scheme in _SCHEMES[:4] and place.hostname and place.port:
-        socket.create_connection((place.hostname, place.port), _ANSWER).close()
-
-
-@contextlib.contextmanager
-def _deaf_children() -> Iterator[None]:
-    """Let processes that are started here not hear Ctrl-C: this one ends them, and they would only print tracebacks."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)
-
-
 class Cluster:
     """Workers of a scheduler that were found to agree with this machine; others get no task."""
 
     def __init__(self, url: str, listener: Listener, asked: Identity) -> None:
-        try:
-            import distributed
-        except ImportError:
-            raise UsageError(
-                "--cluster needs dask.distributed, which is not installed", remedy="pip install 'edge[cluster]'"
-            ) from None
-        self._dask: Any = distributed
+        self._scheduler = Scheduler(url)
         self._url, self.listener, self._asked = url, listener, asked
         self._mark = f"edge-{asked.edge[:8]}-{uuid.uuid4().hex[:8]}"  # a resource that only admitted workers have
         self._workers: dict[str, _Worker] = {}
         self._refused: dict[str, str] = {}
         self._names: dict[str, str] = {}  # of all that ever were
         self._missed: set[str] = set()
-        self._open: dict[str, Job] = {}
+        self._open: dict[str, Job] = {}  # at workers, by dask's key
+        self._waiting: list[Job] = []  # for a worker, in order
         self._since, self._looked, self._sent = time.monotonic(), 0.0, 0
         self._alone: float | None = None  # since when there is no worker
-        self._local: Any = None
         self.counts = Counts()
-        self._client = self._connect()
+        self._client = self._scheduler.connect()
 
     def __enter__(self) -> Cluster:
         try:
@@ -173,40 +126,20 @@ class Cluster:
         if kind is None and self.counts.tasks:
             self.listener.begin("cluster")
             self.listener.end("cluster", time.monotonic() - self._since, cached=False, note=self.summary())
-        jobs, self._open = list(self._open.values()), {}
+        jobs, self._open, self._waiting = list(self._open.values()), {}, []
         with contextlib.suppress(Exception):
             if self._client.status == "running":
                 self._leave(jobs)
         with contextlib.suppress(Exception):
             self._client.close()
         with contextlib.suppress(Exception):
-            if self._local is not None:
-                self._local.close()
+            self._scheduler.close()
 
     def _leave(self, jobs: Sequence[Job]) -> None:
         self._client.cancel([job.future for job in jobs if job.future is not None])
         self._client.run(admit, 1, {self._mark: 0.0}, workers=list(self._workers), on_error="ignore")
 
     # --- workers
-
-    def _connect(self) -> Any:
-        count = _of_this_machine(self._url)
-        try:
-            if not count:
-                _reach(self._url)
-                return self._dask.Client(self._url, timeout=_ANSWER, name="edge")
-            if self._local is None:
-                with _deaf_children():
-                    self._local = self._dask.LocalCluster(
-                        n_workers=count, threads_per_worker=1, memory_limit=0, dashboard_address=":0", silence_logs=50
-                    )
-            return self._dask.Client(self._local, name="edge")
-        except (OSError, ValueError) as error:
-            raise UsageError(
-                f"no scheduler answers at {self._url}: {' '.join(str(error).split())[:200]}",
-                expected="tcp://HOST:8786 as dask scheduler shows it, or local:N",
-                remedy=_START,
-            ) from error
 
     def _first_workers(self) -> None:
         self.listener.begin("cluster")
@@ -245,16 +178,16 @@ class Cluster:
         gone, self._missed = missing & self._missed, missing  # one look may come too early
         for address in gone:
             self.counts.lost += 1
-            self.listener.warn(f"worker {self._workers.pop(address).name} is gone; what it did is done again elsewhere")
+            name = self._workers.pop(address).name
+            self.listener.warn(f"worker {name} is gone")
+            for job in self._taken_from(address):
+                self._again(job, f"worker {name} is gone")
         new = [address for address in known if address not in self._workers and address not in self._refused]
         if new:
             self._admit(new, {address: str(known[address].get("id", address)) for address in new})
-        before = [one.memory for one in self._workers.values() if one.memory]
         if new or gone or not all(one.memory for one in self._workers.values()):
             self._share(threads, given)
-            # dask looks for a place again when a worker joins, not when it is admitted.
-            for key in [key for key, job in self._open.items() if not any(job.task.memory <= has for has in before)]:
-                self._send(self._open.pop(key))
+        self._fill()
         self._alone = None if self._workers else self._alone or self._looked
         if self._alone is not None and self._looked - self._alone > _BACK:
             why = "; ".join(self._refused.values())
@@ -310,6 +243,16 @@ class Cluster:
             self.listener.warn(f"worker {worker.name} gets no further task: {why}")
             with contextlib.suppress(Exception):
                 self._client.run(admit, 1, {self._mark: 0.0}, workers=[address], on_error="ignore")
+            for job in self._taken_from(address):
+                self._send(job)
+
+    def _taken_from(self, address: str) -> list[Job]:
+        """Take back what a worker was given."""
+        keys = [key for key, job in self._open.items() if job.where == address]
+        jobs = [self._open.pop(key) for key in keys]
+        for job in jobs:
+            _forget(job)
+        return jobs
 
     @property
     def size(self) -> int:
@@ -346,30 +289,68 @@ class Cluster:
         return job
 
     def _send(self, job: Job) -> None:
-        key = f"{job.task.work.__name__}-{uuid.uuid4().hex}"
-        self._open[key] = job
+        """Let a job wait for a worker; one that has waited before has its place again."""
         self._sent += 1
-        near = [job.near] if job.near in self._workers else None
+        job.place = (-job.priority, job.place[1] or self._sent)
+        bisect.insort(self._waiting, job, key=lambda one: one.place)
+        self._fill()
+
+    def _fill(self) -> None:
+        """Give workers with room the jobs that wait, in order.
+
+        dask would choose a worker for each as soon as it is sent, however long what that worker does takes.
+        """
+        given: dict[str, list[Task]] = {address: [] for address in self._workers}
+        for job in self._open.values():
+            given.get(job.where, []).append(job.task)
+        queued = _QUEUED
+        for job in list(self._waiting):
+            rooms = {address: self._room(address, tasks, job.task, queued) for address, tasks in given.items()}
+            most = max(rooms.values(), default=0)
+            if most > 0:
+                near = rooms.get(job.near, 0) > 0
+                address = job.near if near else next(one for one, room in rooms.items() if room == most)
+                self._waiting.remove(job)
+                given[address].append(job.task)
+                self._give(job, address)
+            else:
+                queued = 0  # else brief ones behind it would keep it from ever getting a worker
+                if all(len(tasks) >= self._workers[address].threads for address, tasks in given.items()):
+                    return
+
+    def _room(self, address: str, tasks: Sequence[Task], task: Task, queued: int) -> int:
+        """Return how many tasks like this one a worker may get besides those that it has."""
+        worker = self._workers[address]
+        if not worker.memory or sum(one.memory for one in tasks if not one.brief) + task.memory > worker.memory:
+            return 0
+        brief = task.brief and all(one.brief for one in tasks)
+        return worker.threads * (1 + queued * brief) - len(tasks)
+
+    def _give(self, job: Job, address: str) -> None:
+        key = f"{job.task.work.__name__}-{uuid.uuid4().hex}"
+        self._open[key], job.where = job, address
         try:
             job.future = self._client.submit(
                 perform,
                 job.task,
                 key=key,
-                priority=job.priority - 1e-6 * self._sent,  # of equal ones the first
-                resources={self._mark: 1, "MEMORY": job.task.memory},
-                workers=near,
-                allow_other_workers=bool(near),
+                resources={self._mark: 1, "MEMORY": job.task.memory},  # other clients may use the worker, too
+                workers=[address],
                 pure=False,
             )
         except (OSError, RuntimeError):
             job.future = None  # the scheduler is gone: sent again when it is back
 
     def wait(self, job: Job) -> Outcome:
-        """Return what comes of a job; tasks of others are brought back meanwhile.
+        """Return what comes of a job, which now is the next to get a worker; others are brought back meanwhile.
 
         Raises:
             EdgeError: as the work raised it, or no worker could do it.
         """
+        if job in self._waiting:
+            self._waiting.remove(job)
+            job.priority = FIRST
+            self._send(job)
         while not job.over:
             self.turn()
         if job.error is not None:
@@ -382,19 +363,21 @@ class Cluster:
         if time.monotonic() - self._looked > _LOOK:
             with contextlib.suppress(OSError, RuntimeError, TimeoutError):
                 self._look()
-        waiting = {key: job for key, job in self._open.items() if job.future is not None}
+        there = {key: job for key, job in self._open.items() if job.future is not None}
         lost = self._client.status != "running" or any(job.future is None for job in self._open.values())
-        ended = [key for key, job in waiting.items() if job.future.status != "pending"]
-        if not ended and waiting and not lost:
-            with contextlib.suppress(TimeoutError, self._dask.TimeoutError, self._dask.CancelledError):
-                futures = [job.future for job in waiting.values()]
-                self._dask.wait(futures, timeout=seconds, return_when="FIRST_COMPLETED")
-            ended = [key for key, job in waiting.items() if job.future.status != "pending"]
-        elif not waiting:
+        ended = [key for key, job in there.items() if job.future.status != "pending"]
+        if not ended and there and not lost:
+            with contextlib.suppress(
+                TimeoutError, self._scheduler.dask.TimeoutError, self._scheduler.dask.CancelledError
+            ):
+                futures = [job.future for job in there.values()]
+                self._scheduler.dask.wait(futures, timeout=seconds, return_when="FIRST_COMPLETED")
+            ended = [key for key, job in there.items() if job.future.status != "pending"]
+        elif not there:
             time.sleep(0.05)
         for key in ended:
-            job = self._open.pop(key)
-            self._take(job)
+            self._take(self._open.pop(key))
+        self._fill()
         if lost:
             self._renew()
 
@@ -500,7 +483,7 @@ class Cluster:
                 with contextlib.suppress(Exception):
                     self._client.close(timeout=2)
                 try:
-                    self._client = self._connect()
+                    self._client = self._scheduler.connect()
                     break
                 except UsageError as error:
                     if time.monotonic() > deadline:
@@ -513,21 +496,20 @@ class Cluster:
             self._refused.clear()
             self._missed.clear()
         jobs, self._open = list(self._open.values()), {}
-        with contextlib.suppress(OSError, RuntimeError, TimeoutError):
-            self._look()
         for job in jobs:
             job.future = None
             self._send(job)
+        with contextlib.suppress(OSError, RuntimeError, TimeoutError):
+            self._look()
 
     def cancel(self, jobs: Iterable[Job]) -> None:
         """Take jobs back that are not needed; a compiler that runs for one is stopped."""
-        keys = [key for key, job in self._open.items() if job in set(jobs)]
-        for key in keys:
-            job = self._open.pop(key)
+        stale = set(jobs)
+        self._waiting = [job for job in self._waiting if job not in stale]
+        for key in [key for key, job in self._open.items() if job in stale]:
             self.counts.dropped += 1
-            if job.future is not None:
-                with contextlib.suppress(Exception):
-                    job.future.cancel()
+            _forget(self._open.pop(key))
+        self._fill()
 
     # --- results
 
@@ -590,6 +572,14 @@ class Cluster:
         parts += [f"{counted(counts.lost, 'worker')} lost"] if counts.lost else []
         parts += [f"{counts.dropped} begun ahead and not needed"] if counts.dropped else []
         return ", ".join(parts)
+
+
+def _forget(job: Job) -> None:
+    """Let a worker stop with a job."""
+    if job.future is not None:
+        with contextlib.suppress(Exception):
+            job.future.cancel()
+    job.future = None
 
 
 def _changed(files: Mapping[str, Path | bytes]) -> str:

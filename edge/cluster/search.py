@@ -101,10 +101,12 @@ class SearchCrew:
         entry: Entry = outcome.value["entry"]
         return entry
 
-    def trial_ahead(self, trial: Trial, blank: Entry, *, likely: bool) -> None:
-        """Begin a trial."""
-        if blank.key not in self._jobs:
-            self._send_trial(trial, blank, LIKELY if likely else PERHAPS)
+    def trials_ahead(self, kind: str, asked: Sequence[tuple[Trial, Entry]], *, likely: bool) -> None:
+        """Begin trials; those of the kind that were begun earlier on suspicion are taken back."""
+        self._drop_stale(kind, [blank.key for _, blank in asked], likely=likely)
+        for trial, blank in asked:
+            if blank.key not in self._jobs:
+                self._send_trial(trial, blank, LIKELY if likely else PERHAPS)
 
     def _send_trial(self, trial: Trial, blank: Entry, priority: int) -> Job:
         common, files, memory = self._shared()
@@ -250,7 +252,7 @@ class SearchCrew:
             files = {asked.sha256: asked.model, images: content}
             title = f"answers to images {start} to {options['stop']}"
             memory = _ANSWERING[0] + _ANSWERING[1] * asked.model.stat().st_size
-            task = Task(title, perform_answers, options, tuple(files), memory)
+            task = Task(title, perform_answers, options, tuple(files), memory, brief=len(asked.settings) == 1)
             self._jobs[key] = self._cluster.submit(task, files, priority=priority)
         return self._jobs[key]
 

@@ -71,6 +71,7 @@ class Task:
     options: Mapping[str, Any] = field(factory=dict)  #: small values.
     files: tuple[str, ...] = ()  #: sha256 of the files that it reads.
     memory: int = 0  #: bytes that it takes at most, as estimated.
+    brief: bool = False  #: whether it takes a second or two, so that a worker gets the next ones before it ends.
 
 
 class Lacks(Exception):  # noqa: N818 - a word to the client, not an error of the user's

@@ -238,9 +238,9 @@ class Context:
         self.listener.begin(stage)
         entry = work()
         text = f"{entry.name}: " + (f"FAILED, {entry.failed}" if entry.failed else note(entry))
-        if self.crew is not None and (worker := self.crew.by(entry)):
-            text += f" ({worker})"
-        self.listener.end(stage, entry.seconds, cached=self.journal.done == before, note=text)
+        worker = "" if self.crew is None else self.crew.by(entry)
+        text += f" ({worker})" if worker else ""
+        self.listener.end(stage, entry.seconds, cached=self.journal.done == before and not worker, note=text)
         found = measured(entry) if entry.kind in ("build", "ship") else None
         if found is not None and (self._best is None or found.divergence < self._best[0]):
             self._best = (found.divergence, f"agreement {found.agreement_percent:.1f} % with {entry.name}")

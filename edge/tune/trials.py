@@ -146,7 +146,8 @@ class Trial:
 class Crew(Protocol):
     """Others that do the work of a search. Each entry is the one that this process would write.
 
-    What is asked for ``ahead`` is begun before it is needed; what is not ``likely`` only where somebody is idle.
+    What is asked for ``ahead`` is begun before it is needed; what is not ``likely`` only where somebody is idle, and it
+    is taken back by the next such call of its kind that does not ask for it.
     """
 
     @property
@@ -159,14 +160,14 @@ class Crew(Protocol):
     def trial(self, trial: Trial, blank: Entry, /) -> Entry:
         """Return the entry of a trial."""
 
-    def trial_ahead(self, trial: Trial, blank: Entry, *, likely: bool) -> None:
-        """Begin a trial."""
+    def trials_ahead(self, kind: str, asked: Sequence[tuple[Trial, Entry]], *, likely: bool) -> None:
+        """Begin trials."""
 
     def cost(self, costs: Costs, text: str, limit: float, blank: Entry, /) -> Entry:
         """Return the entry of a compile for the latency alone."""
 
     def costs_ahead(self, costs: Costs, asked: Sequence[tuple[str, Entry]], limit: float, *, likely: bool) -> None:
-        """Begin such compiles; those that were begun earlier on suspicion are taken back."""
+        """Begin such compiles."""
 
     def answers(self, asked: Answering, seconds: float | None = None) -> tuple[NDArray[np.float32], float]:
         """Return answers, float32 (settings, n, values), and the seconds of work.
@@ -175,7 +176,7 @@ class Crew(Protocol):
         """
 
     def answers_ahead(self, asked: Sequence[Answering], *, likely: bool) -> None:
-        """Begin answers; those that were begun earlier on suspicion are taken back."""
+        """Begin answers."""
 
     def away(self, build: Build, row: Stage[Any], /) -> None:
         """Bring a stage of a build into its workspace."""
@@ -231,11 +232,14 @@ class Trials:
         self, kind: str, asked: Iterable[tuple[str, Precision]], images: Set, limit: float, *, likely: bool
     ) -> None:
         """Let the crew begin trials that come next: ``build``, ``ship`` or ``report``."""
-        for name, wanted in asked if self.crew is not None else ():
-            precision = at_level(wanted, QUICK) if kind == "build" else wanted
+        if self.crew is None:
+            return
+        wanted = []
+        for name, recipe in asked:
+            precision = at_level(recipe, QUICK) if kind == "build" else recipe
             blank = self.journal.wanted(kind, name, self._inputs(precision, images), limit)
-            if blank is not None and self.crew is not None:
-                self.crew.trial_ahead(Trial(precision, images, limit), blank, likely=likely)
+            wanted += [] if blank is None else [(Trial(precision, images, limit), blank)]
+        self.crew.trials_ahead(kind, wanted, likely=likely)
 
     def ship(self, name: str, precision: Precision, images: Set, limit: float) -> Entry:
         """Compile at the shipping level, verify the program, measure latency and accuracy."""

@@ -143,8 +143,8 @@ class Search(Context):
         if self.crew is not None:
             self.trials.ahead("ship", [(PLAIN, self.request.precision)], self.selection, limit, likely=True)
             self._ahead("build", self._first(self._plain))
-            if self.crew.size > 2:  # without a split they are needed only where none can be made, or it is worse
-                self._ahead("build", _in_good_order(self._methods(None)), likely=not self.splittable)
+            # Without a split they are needed only where none can be made, or it is worse.
+            self._ahead("build", _but_mix(self._methods(None)), likely=not self.splittable)
         entry = self.attempt("int8", work, _shipped)
         if entry.failed:
             raise GateError(
@@ -190,15 +190,19 @@ class Search(Context):
 
         for name, precision in self._first(plain):
             attempt(name, precision)
-        whole = min((item for item in found if item.precision.rounding is None), key=_order)
-        nearest = min(found, key=_order)
-        if (asked := spaces.with_thresholds(nearest.precision)) is not None:
-            self._ahead("build", [(f"{nearest.name}, thresholds chosen", asked)])
-        self._ahead("build", _in_good_order(self._methods(whole.precision.range_split)))
+
+        def whole() -> Candidate:
+            return min((item for item in found if item.precision.rounding is None), key=_order)
+
+        nearest, split = min(found, key=_order), whole().precision.range_split
+        methods = self._methods(split)
+        asked = spaces.with_thresholds(nearest.precision)
+        self._ahead("build", [*([(f"{nearest.name}, thresholds chosen", asked)] if asked else []), *_but_mix(methods)])
         attempt_thresholds()  # often the largest gain, so before time runs out
+        self._ahead("build", methods)
         # Where channels are split, another calibration may be best than where they are not.
-        split = whole.precision.range_split
-        for name, precision in self._methods(split):
+        for name, precision in methods:
+            self._guess(whole())
             attempt(name, precision)
         if split is not None:
             best = min((item for item in found if item.precision.range_split), key=_order)
@@ -207,8 +211,8 @@ class Search(Context):
             if places := places_to_split(self):
                 some = evolve(best.precision.range_split or split, places=places)
                 attempt(f"{best.name} at {counted(len(places), 'place')}", evolve(best.precision, range_split=some))
-        best = min((item for item in found if item.precision.rounding is None), key=_order)
-        self._after(best)
+        best = whole()
+        self._guess(best, likely=True)
         if best.name != PLAIN:
             attempt(f"{best.name}, rounded", evolve(best.precision, rounding=spaces.ROUNDED))
         best = min(found, key=_order)
@@ -257,22 +261,18 @@ class Search(Context):
             limit = self.limit() if self.journal.of_kind("ship") else self.options.trial_seconds
             self.trials.ahead(kind, asked, self.selection, limit, likely=likely)
 
-    def _after(self, best: Candidate) -> None:
-        """Let a crew begin what probably follows once the calibrations are known: the best one with weights rounded."""
-        if self.crew is None:
-            return
+    def _guess(self, best: Candidate, *, likely: bool = False) -> None:
+        """Let a crew begin what follows if this is the best calibration: it with weights rounded, and its variants."""
         rounded = evolve(best, name=f"{best.name}, rounded", precision=_with_rounding(best.precision))
-        if best.name != PLAIN:
-            self._ahead("build", [(rounded.name, rounded.precision)])
-        follow = rounded
-        if self.equalizable:
-            follow = evolve(
-                rounded,
-                name=f"{rounded.name}, equalized",
-                precision=evolve(rounded.precision, equalization=spaces.EQUALIZED),
-            )
-            self._ahead("build", [(follow.name, follow.precision)], likely=False)
-        self._ahead("build", _rounded(rounded) + _rounded(follow) * (follow is not rounded), likely=False)
+        asked = [(rounded.name, rounded.precision)] if best.name != PLAIN and best.precision.rounding is None else []
+        if likely:
+            self._ahead("build", asked)
+            asked = _rounded(rounded)
+            if self.equalizable:
+                equalized = evolve(rounded.precision, equalization=spaces.EQUALIZED)
+                follow = evolve(rounded, name=f"{rounded.name}, equalized", precision=equalized)
+                asked = [(follow.name, follow.precision), *asked, *_rounded(follow)]
+        self._ahead("build", asked, likely=False)
 
     def _quick(self, name: str, precision: Precision, kept: float) -> Candidate | None:
         seconds = [entry.seconds for entry in self.journal.of_kind("build")] or [30.0]
@@ -298,6 +298,7 @@ class Search(Context):
         # The best calibration without 16 bits may not be the best with them.
         variants = [with_nodes(self._pinned(item), name, nodes) for item in (best, *_neighbours(best, calibrations))]
         self._ahead("build", [(item.name, item.precision) for item in variants])
+        self._ahead("ship", [self._shipped(variants[0])], likely=False)
         tried = [
             done for item in variants if (done := self._quick(item.name, item.precision, self.reserve)) is not None
         ]
@@ -370,6 +371,10 @@ class Search(Context):
         name, precision = _with_int16(slow.name.partition(INT16_WITHIN)[0], slow.precision, within)
         return self._quick(name, precision, 0)
 
+    def _shipped(self, item: Candidate) -> tuple[str, Precision]:
+        """Return a candidate's name and its recipe at the level that ships."""
+        return item.name, evolve(item.precision, compiler=self.request.precision.compiler)
+
     def _ship(self, finals: list[Candidate], budget: float, points: list[Point], most: int) -> None:
         """Compile the finalists at the level that ships, until enough are within the budget or the time is over.
 
@@ -379,13 +384,9 @@ class Search(Context):
             most: number of programs within the budget, besides plain int8, after which to stop.
         """
         seen = [point.precision for point in points]
-        shipped = [
-            (item.name, evolve(item.precision, compiler=self.request.precision.compiler))
-            for item in finals
-            if item.name != PLAIN
-        ]
+        shipped = [self._shipped(item) for item in finals if item.name != PLAIN]
         for item in finals:
-            precision = evolve(item.precision, compiler=self.request.precision.compiler)
+            _, precision = self._shipped(item)
             if item.name == PLAIN or precision in seen:
                 continue
             room = most - sum(not point.failed and (point.latency_us or 0) <= budget for point in points[1:])
@@ -421,9 +422,10 @@ class Search(Context):
         return found
 
 
-def _in_good_order(methods: list[tuple[str, Precision]]) -> list[tuple[str, Precision]]:
-    """Return calibrations for several workers: slow ones first, and last mix, which chosen thresholds start from."""
-    return sorted(methods, key=lambda item: (item[0].startswith("mix"), not item[0].startswith(spaces.SLOW)))
+def _but_mix(methods: list[tuple[str, Precision]]) -> list[tuple[str, Precision]]:
+    """Return calibrations for several workers, slow ones first; without mix, which chosen thresholds make as well."""
+    slow_first = sorted(methods, key=lambda item: not item[0].startswith(spaces.SLOW))
+    return [item for item in slow_first if not item[0].startswith("mix")]
 
 
 def _granted(precision: Precision) -> float:
