@@ -37,7 +37,8 @@ import onnx
 import psutil
 from onnx import TensorProto, helper, numpy_helper
 
-from edge.cluster.pool import Cluster, Job
+from edge.cluster.jobs import Job
+from edge.cluster.pool import Cluster
 from edge.cluster.worker import Here, Task, identity
 from edge.progress import Quiet
 
@@ -141,6 +142,19 @@ class Recorded(Cluster):
         self._since = time.monotonic()
         return outcome
 
+    def turn(self, *arguments: Any) -> None:
+        """Take what has ended; waiting for it is no thinking."""
+        before = time.monotonic()
+        super().turn(*arguments)
+        self._since += time.monotonic() - before
+
+    def used(self, key: str) -> None:
+        """Write down that a trial's result is used, which may have come back before."""
+        for number, job in enumerate(self.jobs):
+            options = job.task.options
+            if key == (options.get("key") or getattr(options.get("blank"), "key", None)):
+                self._event(do="take", task=number)
+
     def cancel(self, jobs: Any) -> None:
         """Take tasks back."""
         jobs = list(jobs)
@@ -165,15 +179,22 @@ def record(path: Path, words: list[str]) -> None:
     import edge.cluster
     from edge.cli import main as edge_main
     from edge.toolchain.find import find
+    from edge.tune.journal import Entry, Journal
 
     opened: list[Recorded] = []
+    once = Journal.once
 
     def open_(url: str, listener: Any, **_: Any) -> Recorded:
         compiler = find("auto")
         opened.append(Recorded(url, listener, identity(compiler.identity, compiler.kind)))
         return opened[0]
 
-    with mock.patch.object(edge.cluster, "open_cluster", open_):
+    def told(journal: Journal, *arguments: Any, **options: Any) -> Entry:
+        entry = once(journal, *arguments, **options)
+        opened[0].used(entry.key)
+        return entry
+
+    with mock.patch.object(edge.cluster, "open_cluster", open_), mock.patch.object(Journal, "once", told):
         try:
             edge_main(["tune", *words, "--cluster", "local:2"])
         except SystemExit:

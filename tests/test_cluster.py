@@ -186,6 +186,51 @@ def test_a_worker_whose_admission_fails_is_asked_again(
     assert job.outcome.value == 1
 
 
+def test_no_task_waits_behind_a_long_one(threads: Any, join: Join) -> None:
+    cluster = join(threads)
+    long = cluster.submit(nap(0, seconds=2.0))
+    short = [cluster.submit(nap(i, seconds=0.1)) for i in range(1, 7)]
+    where = {cluster.wait(job).address for job in short}
+    assert not long.over
+    assert len(where | {cluster.wait(long).address}) == 1 + len(where) == 2
+
+
+def test_a_cluster_that_adapts_sees_that_more_workers_would_have_work(cache: Path, join: Join) -> None:
+    with distributed.LocalCluster(
+        n_workers=1, threads_per_worker=1, processes=False, dashboard_address=":0", memory_limit=0, silence_logs=50
+    ) as local:
+        cluster = join(local)
+        local.adapt(minimum=1, maximum=3, interval="100ms", target_duration="500ms")
+        jobs = [cluster.submit(nap(i, seconds=1.5)) for i in range(8)]
+        assert len({cluster.wait(job).address for job in jobs}) == 3
+
+
+def test_what_is_waited_for_is_next(threads: Any, join: Join) -> None:
+    cluster = join(threads)
+    others = [cluster.submit(nap(i, seconds=0.2), priority=5) for i in range(8)]
+    assert cluster.wait(cluster.submit(nap(8))).value == 8
+    assert sum(job.over for job in others) <= 3
+    assert [cluster.wait(job).value for job in others] == list(range(8))
+
+
+def test_what_is_taken_back_before_it_begins_is_no_work(threads: Any, join: Join) -> None:
+    cluster = join(threads)
+    jobs = [cluster.submit(nap(i, seconds=0.3)) for i in range(6)]
+    cluster.cancel(jobs[2:])
+    assert [cluster.wait(job).value for job in jobs[:2]] == [0, 1]
+    assert (cluster.counts.tasks, cluster.counts.dropped) == (2, 0)
+    cluster.turn(0.1)
+    assert not any(job.over for job in jobs[2:])
+
+
+def test_brief_tasks_do_not_keep_a_long_one_from_a_worker(threads: Any, join: Join) -> None:
+    cluster = join(threads)
+    brief = [cluster.submit(evolve(nap(i, seconds=0.1), brief=True), priority=5) for i in range(40)]
+    assert cluster.wait(cluster.submit(nap(40))).value == 40
+    assert sum(job.over for job in brief) < 20
+    assert [cluster.wait(job).value for job in brief] == list(range(40))
+
+
 def test_two_large_tasks_do_not_share_a_worker(cache: Path, join: Join) -> None:
     with distributed.LocalCluster(
         n_workers=1,

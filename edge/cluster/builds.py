@@ -10,7 +10,8 @@ from attrs import define, field
 
 from edge.accuracy.answers import NAME as ANSWERS
 from edge.cluster.content import FolderOf, folder_of, unpack
-from edge.cluster.pool import Cluster, Job
+from edge.cluster.jobs import Job
+from edge.cluster.pool import Cluster
 from edge.cluster.sets import files_of, local, with_contents
 from edge.cluster.worker import Here, Task
 from edge.compiler.footprint import Extent, estimate, extent_of

@@ -18,7 +18,8 @@ from edge.accuracy.answers import Work, rows
 from edge.accuracy.judge import Row
 from edge.accuracy.steps import Step, Subject, step_of
 from edge.accuracy.table import StepName
-from edge.cluster.pool import Cluster, Job
+from edge.cluster.jobs import Job
+from edge.cluster.pool import Cluster
 from edge.cluster.sets import files_of, local, part
 from edge.cluster.worker import Here, Task
 from edge.errors import EdgeError

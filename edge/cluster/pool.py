@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import bisect
 import contextlib
 import shutil
 import time
 import uuid
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from attrs import define, evolve, frozen
 
 from edge.cluster.content import PIECE, Contents, FolderOf, WrongContent, unpack
+from edge.cluster.jobs import Job, Room, plan, spares
 from edge.cluster.scheduler import Scheduler
 from edge.cluster.worker import Failure, Identity, Machine, Outcome, Piece, Task, admit, get, hello, perform, put
 from edge.errors import EdgeError, InputError, NotEnoughMemory, UsageError, counted
@@ -22,10 +21,10 @@ from edge.folder.workspace import STAGES
 from edge.progress import Listener
 from edge.toolchain.found import Toolchain
 
-ATTEMPTS = 6  # of a task, each on another worker where there is one; dask itself tries one of them four times
+ATTEMPTS = 6  # of a task, each on another worker where there is one
+_LOST = 0.25  # of an attempt: a worker that is gone may have had another reason than its task
 FIRST = 99  # priority of what is waited for
 GIB = 1 << 30
-_QUEUED = 2  # brief tasks that a worker gets for each of its threads, besides those that it does
 _LOOK = 2.0  # seconds between two looks at the workers
 _JOIN = 60.0  # seconds until the first worker has to be there
 _BACK = 300.0  # seconds that a lost scheduler, or the last worker, has to come back in
@@ -36,36 +35,11 @@ class ClusterError(EdgeError):
     """The cluster can't do the work: no worker may, or a task failed on every one."""
 
 
-@define(eq=False)
-class Job:
-    """A task on its way."""
-
-    task: Task
-    files: Mapping[str, Path | bytes]  #: sha256 -> where the client has it.
-    priority: int = 0
-    near: str = ""  #: address of a worker that has most of it.
-    place: tuple[int, int] = (0, 0)  #: among those that wait for a worker; the smallest is next.
-    attempts: int = 0
-    where: str = ""  #: address of the worker that was given it.
-    future: Any = None
-    outcome: Outcome | None = None  #: when it has ended well.
-    error: BaseException | None = None  #: when it has not.
-    first: str = ""  #: what went wrong first, for the message when it is given up.
-    supplied: bool = False  #: whether a worker lacked files of it.
-    then: Callable[[Outcome], None] | None = None  #: told of the outcome as soon as it is there.
-
-    @property
-    def over(self) -> bool:
-        """Whether nothing more will come."""
-        return self.outcome is not None or self.error is not None
-
-
 @frozen
 class _Worker:
     name: str
     machine: Machine
-    memory: float = 0.0
-    threads: int = 1
+    room: Room | None = None  #: when it is admitted.
 
 
 @define
@@ -102,7 +76,6 @@ class Cluster:
     def __init__(self, url: str, listener: Listener, asked: Identity) -> None:
         self._scheduler = Scheduler(url)
         self._url, self.listener, self._asked = url, listener, asked
-        self._mark = f"edge-{asked.edge[:8]}-{uuid.uuid4().hex[:8]}"  # a resource that only admitted workers have
         self._workers: dict[str, _Worker] = {}
         self._refused: dict[str, str] = {}
         self._names: dict[str, str] = {}  # of all that ever were
@@ -129,15 +102,11 @@ class Cluster:
         jobs, self._open, self._waiting = list(self._open.values()), {}, []
         with contextlib.suppress(Exception):
             if self._client.status == "running":
-                self._leave(jobs)
+                self._client.cancel([job.future for job in jobs if job.future is not None])
         with contextlib.suppress(Exception):
             self._client.close()
         with contextlib.suppress(Exception):
             self._scheduler.close()
-
-    def _leave(self, jobs: Sequence[Job]) -> None:
-        self._client.cancel([job.future for job in jobs if job.future is not None])
-        self._client.run(admit, 1, {self._mark: 0.0}, workers=list(self._workers), on_error="ignore")
 
     # --- workers
 
@@ -171,7 +140,7 @@ class Cluster:
     def _look(self) -> None:
         """See which workers have come and gone; admit the new ones."""
         self._looked = time.monotonic()
-        known = self._known()
+        known = self._client.sync(self._client.scheduler.identity, n_workers=-1)["workers"]
         threads = {address: int(about.get("nthreads", 1)) for address, about in known.items()}
         given = {address: dict(about.get("resources") or {}) for address, about in known.items()}
         missing = {address for address in self._workers if address not in known}
@@ -180,12 +149,13 @@ class Cluster:
             self.counts.lost += 1
             name = self._workers.pop(address).name
             self.listener.warn(f"worker {name} is gone")
-            for job in self._taken_from(address):
-                self._again(job, f"worker {name} is gone")
+            for job in self._given(address):
+                self._take_back(job)
+                self._again(job, f"worker {name} is gone", attempts=_LOST)
         new = [address for address in known if address not in self._workers and address not in self._refused]
         if new:
             self._admit(new, {address: str(known[address].get("id", address)) for address in new})
-        if new or gone or not all(one.memory for one in self._workers.values()):
+        if new or gone or not all(one.room for one in self._workers.values()):
             self._share(threads, given)
         self._fill()
         self._alone = None if self._workers else self._alone or self._looked
@@ -195,11 +165,6 @@ class Cluster:
                 f"no worker of {self._url} is left" + (f": {why}" if why else ""),
                 remedy="start workers and run it again; what is finished is kept",
             )
-
-    def _known(self) -> Mapping[str, Mapping[str, Any]]:
-        found = self._client.sync(self._client.scheduler.identity, n_workers=-1)
-        workers: Mapping[str, Mapping[str, Any]] = found["workers"]
-        return workers
 
     def _admit(self, new: Sequence[str], names: Mapping[str, str]) -> None:
         found = self._client.run(hello, self._asked, workers=list(new), on_error="return")
@@ -229,11 +194,11 @@ class Cluster:
                 theirs = given.get(address, {})
                 told = 0.0 if theirs.get(_OURS) else theirs.get("MEMORY", 0.0)  # of an earlier client, or the user's
                 memory = told or (machine.memory or 1 << 60) / len(mine)
-                if self._workers[address].memory != memory:
-                    own = threads.get(address, 1)
-                    resources = {self._mark: float(1 << 20), "MEMORY": float(memory), _OURS: float(not told)}
+                room = Room(threads.get(address, 1), memory)
+                if self._workers[address].room != room:
+                    resources = {"MEMORY": float(memory), _OURS: float(not told)}
                     if address in self._client.run(admit, share, resources, workers=[address], on_error="ignore"):
-                        self._workers[address] = evolve(self._workers[address], memory=memory, threads=own)
+                        self._workers[address] = evolve(self._workers[address], room=room)
 
     def _drop(self, address: str, why: str) -> None:
         """Give a worker no further task."""
@@ -241,23 +206,14 @@ class Cluster:
         if worker is not None:
             self._refused[address] = why
             self.listener.warn(f"worker {worker.name} gets no further task: {why}")
-            with contextlib.suppress(Exception):
-                self._client.run(admit, 1, {self._mark: 0.0}, workers=[address], on_error="ignore")
-            for job in self._taken_from(address):
+            for job in self._given(address):
+                self._take_back(job)
                 self._send(job)
-
-    def _taken_from(self, address: str) -> list[Job]:
-        """Take back what a worker was given."""
-        keys = [key for key, job in self._open.items() if job.where == address]
-        jobs = [self._open.pop(key) for key in keys]
-        for job in jobs:
-            _forget(job)
-        return jobs
 
     @property
     def size(self) -> int:
         """How many tasks can be done at once."""
-        return max(1, sum(one.threads for one in self._workers.values()))
+        return max(1, sum(one.room.threads for one in self._workers.values() if one.room))
 
     def name(self, address: str) -> str:
         """Return what a worker is called."""
@@ -276,7 +232,7 @@ class Cluster:
     ) -> Job:
         """Send a task; of several with room for one the highest priority comes first."""
         job = Job(task, files or {}, priority, near, then=then)
-        most = max((one.memory for one in self._workers.values()), default=0.0)
+        most = max((one.room.memory for one in self._workers.values() if one.room), default=0.0)
         if most and task.memory > most:
             job.error = NotEnoughMemory(
                 f"{task.title} takes about {task.memory / GIB:.1f} GiB of memory, and the largest worker has "
@@ -292,39 +248,35 @@ class Cluster:
         """Let a job wait for a worker; one that has waited before has its place again."""
         self._sent += 1
         job.place = (-job.priority, job.place[1] or self._sent)
-        bisect.insort(self._waiting, job, key=lambda one: one.place)
+        self._waiting.append(job)
         self._fill()
 
     def _fill(self) -> None:
-        """Give workers with room the jobs that wait, in order.
-
-        dask would choose a worker for each as soon as it is sent, however long what that worker does takes.
-        """
-        given: dict[str, list[Task]] = {address: [] for address in self._workers}
+        """Give jobs to workers with room for them."""
+        rooms = {address: worker.room for address, worker in self._workers.items() if worker.room is not None}
+        given: dict[str, list[Job]] = {address: [] for address in rooms}
         for job in self._open.values():
-            given.get(job.where, []).append(job.task)
-        queued = _QUEUED
-        for job in list(self._waiting):
-            rooms = {address: self._room(address, tasks, job.task, queued) for address, tasks in given.items()}
-            most = max(rooms.values(), default=0)
-            if most > 0:
-                near = rooms.get(job.near, 0) > 0
-                address = job.near if near else next(one for one, room in rooms.items() if room == most)
+            given.get(job.where, []).append(job)
+        for job, address in plan(rooms, given, self._waiting):
+            if job.where:
+                self._take_back(job)
+            else:
                 self._waiting.remove(job)
-                given[address].append(job.task)
+            if address:
                 self._give(job, address)
             else:
-                queued = 0  # else brief ones behind it would keep it from ever getting a worker
-                if all(len(tasks) >= self._workers[address].threads for address, tasks in given.items()):
-                    return
+                self._waiting.append(job)
 
-    def _room(self, address: str, tasks: Sequence[Task], task: Task, queued: int) -> int:
-        """Return how many tasks like this one a worker may get besides those that it has."""
-        worker = self._workers[address]
-        if not worker.memory or sum(one.memory for one in tasks if not one.brief) + task.memory > worker.memory:
-            return 0
-        brief = task.brief and all(one.brief for one in tasks)
-        return worker.threads * (1 + queued * brief) - len(tasks)
+    def _given(self, address: str) -> list[Job]:
+        return [job for job in self._open.values() if job.where == address]
+
+    def _take_back(self, job: Job) -> None:
+        """Take a job from its worker, which stops it."""
+        self._open = {key: one for key, one in self._open.items() if one is not job}
+        if job.future is not None:
+            with contextlib.suppress(Exception):
+                job.future.cancel()
+        job.future, job.where = None, ""
 
     def _give(self, job: Job, address: str) -> None:
         key = f"{job.task.work.__name__}-{uuid.uuid4().hex}"
@@ -334,7 +286,7 @@ class Cluster:
                 perform,
                 job.task,
                 key=key,
-                resources={self._mark: 1, "MEMORY": job.task.memory},  # other clients may use the worker, too
+                resources={"MEMORY": job.task.memory},  # other clients may use the worker, too
                 workers=[address],
                 pure=False,
             )
@@ -347,10 +299,10 @@ class Cluster:
         Raises:
             EdgeError: as the work raised it, or no worker could do it.
         """
-        if job in self._waiting:
-            self._waiting.remove(job)
+        if not job.over:
             job.priority = FIRST
-            self._send(job)
+            job.place = (-FIRST, job.place[1])
+            self._fill()
         while not job.over:
             self.turn()
         if job.error is not None:
@@ -376,7 +328,10 @@ class Cluster:
         elif not there:
             time.sleep(0.05)
         for key in ended:
-            self._take(self._open.pop(key))
+            if key in self._open:  # a worker that lies loses all that it was given
+                job = self._open.pop(key)
+                job.where = ""
+                self._take(job)
         self._fill()
         if lost:
             self._renew()
@@ -461,13 +416,13 @@ class Cluster:
             error.__dict__["cluster_log"] = failure.log
         job.error = error
 
-    def _again(self, job: Job, why: str, error: BaseException | None = None) -> None:
-        job.attempts += 1
-        job.first = job.first or why
+    def _again(self, job: Job, why: str, error: BaseException | None = None, attempts: float = 1.0) -> None:
+        job.attempts += attempts
+        job.first, job.near = job.first or why, ""
         self.counts.again += 1
         if job.attempts >= ATTEMPTS or not (self._workers or isinstance(error, type(None))):
             job.error = error or ClusterError(
-                f"{job.task.title} was tried {job.attempts} times, on every worker in vain: {job.first}",
+                f"{job.task.title} was tried again and again, on every worker in vain: {job.first}",
                 remedy="look at the workers' logs; what is finished is kept",
             )
             return
@@ -497,7 +452,7 @@ class Cluster:
             self._missed.clear()
         jobs, self._open = list(self._open.values()), {}
         for job in jobs:
-            job.future = None
+            job.future, job.where = None, ""
             self._send(job)
         with contextlib.suppress(OSError, RuntimeError, TimeoutError):
             self._look()
@@ -506,9 +461,10 @@ class Cluster:
         """Take jobs back that are not needed; a compiler that runs for one is stopped."""
         stale = set(jobs)
         self._waiting = [job for job in self._waiting if job not in stale]
-        for key in [key for key, job in self._open.items() if job in stale]:
-            self.counts.dropped += 1
-            _forget(self._open.pop(key))
+        for job in [job for job in self._open.values() if job in stale]:
+            room = self._workers[job.where].room if job.where in self._workers else None
+            self.counts.dropped += room is None or job not in spares(room, self._given(job.where))
+            self._take_back(job)
         self._fill()
 
     # --- results
@@ -572,14 +528,6 @@ class Cluster:
         parts += [f"{counted(counts.lost, 'worker')} lost"] if counts.lost else []
         parts += [f"{counts.dropped} begun ahead and not needed"] if counts.dropped else []
         return ", ".join(parts)
-
-
-def _forget(job: Job) -> None:
-    """Let a worker stop with a job."""
-    if job.future is not None:
-        with contextlib.suppress(Exception):
-            job.future.cancel()
-    job.future = None
 
 
 def _changed(files: Mapping[str, Path | bytes]) -> str:

@@ -16,7 +16,8 @@ from attrs import evolve, frozen
 from numpy.typing import NDArray
 
 from edge.cluster.content import FolderOf, WrongContent, digest, folder_of, unpack
-from edge.cluster.pool import Cluster, Job
+from edge.cluster.jobs import Job
+from edge.cluster.pool import Cluster
 from edge.cluster.sets import files_of, local, with_contents
 from edge.cluster.worker import Here, Outcome, Task
 from edge.compiler.footprint import estimate, extent_of
