@@ -362,14 +362,14 @@ class _Units:
         search = self._search
         if search.crew is None or search.left < search.reserve:
             return
-        self._costs_ahead([" + ".join(sorted(chosen)) for chosen in costs], costs, likely=likely)
         frames, _ = self._images(SETS_ON)
         asked = []
         for names in map(sorted, sets):
             inputs = self._identity(frames, names)
             if search.journal.wanted("damage", "", inputs) is not None:
                 asked.append(self._answering([self._bits(names)], len(frames), len(frames)))
-        search.crew.answers_ahead(asked, likely=likely)
+        search.crew.answers_ahead(asked, likely=likely)  # a second each, so before compiles
+        self._costs_ahead([" + ".join(sorted(chosen)) for chosen in costs], costs, likely=likely)
 
     def _costs_ahead(
         self, names: Sequence[str], sets: Sequence[Iterable[str]] | None = None, *, likely: bool = True
