@@ -23,6 +23,7 @@ from edge.accuracy.answers import NAME
 from edge.cluster import worker as on_worker
 from edge.cluster.content import PIECE, Contents, WrongContent
 from edge.cluster.pool import Cluster, ClusterError
+from edge.cluster.scheduler import _deaf_children
 from edge.cluster.worker import Task
 from edge.errors import EdgeError, InputError, ModelFileError, NotEnoughMemory
 from edge.folder.store import Store
@@ -249,6 +250,20 @@ def test_two_large_tasks_do_not_share_a_worker(cache: Path, join: Join) -> None:
         assert spans[1][0] < spans[0][1]
         with pytest.raises(NotEnoughMemory, match=r"11\.2 GiB"):
             cluster.wait(cluster.submit(evolve(large, memory=int(12e9))))
+
+
+def test_workers_that_are_started_here_do_not_hear_ctrl_c() -> None:
+    before = signal.getsignal(signal.SIGINT)
+    with _deaf_children():
+        child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+    assert signal.getsignal(signal.SIGINT) == before
+    try:
+        child.send_signal(signal.SIGINT)
+        with pytest.raises(subprocess.TimeoutExpired):
+            child.wait(1)
+    finally:
+        child.kill()
+        child.wait()
 
 
 def test_dasks_settings_of_a_worker_are_undone(cache: Path, join: Join) -> None:

@@ -63,7 +63,7 @@ def test_large_tasks_share_no_worker_and_small_ones_do() -> None:
 
 def test_a_task_goes_where_its_files_are_if_there_is_room() -> None:
     a, b = jobs(LONG, LONG)
-    a.near = b.near = "y"
+    a.near = b.near = ["y"]
     assert plan({"x": ONE, "y": ONE}, {}, [a, b]) == [(a, "y"), (b, "x")]
 
 

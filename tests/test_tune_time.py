@@ -215,3 +215,18 @@ def test_the_build_can_be_read_while_it_is_searched(monkeypatch: pytest.MonkeyPa
     tune_module(cast(Any, SimpleNamespace(spec=SimpleNamespace(task="classify"))), folder, SearchOptions(), Quiet())
     assert told == ["read"]
     assert time.monotonic() - started < 60
+
+
+@pytest.mark.parametrize("worker", ["w1", ""])
+def test_a_trial_that_a_worker_did_ahead_is_shown_as_made(worker: str) -> None:
+    shown: list[tuple[bool, str]] = []
+    search: Any = SimpleNamespace(
+        journal=SimpleNamespace(done=3),
+        listener=SimpleNamespace(
+            begin=lambda _: None, end=lambda _stage, _seconds, *, cached, note: shown.append((cached, note))
+        ),
+        crew=SimpleNamespace(by=lambda _: worker and f"worker {worker}"),
+    )
+    entry = Entry("key", "latency", "head", 1.0)
+    assert Context.attempt(search, "cost", lambda: entry, lambda _: "9.0 us") is entry
+    assert shown == [(not worker, f"head: 9.0 us{' (worker w1)' if worker else ''}")]

@@ -20,7 +20,7 @@ class Job:
     task: Task
     files: Mapping[str, Path | bytes]  #: sha256 -> where the client has it.
     priority: int = 0
-    near: str = ""  #: address of a worker that has most of it.
+    near: Sequence[str] = ()  #: addresses of workers on the machine that has most of it.
     place: tuple[int, int] = (0, 0)  #: among those that wait for a worker; the smallest is next.
     where: str = ""  #: address of the worker that was given it; empty if none was.
     attempts: float = 0.0
@@ -74,7 +74,7 @@ def plan(
             queued = 0  # else brief ones behind it would keep it from ever getting a worker
             left.append(job)
             continue
-        wished = [address for address in (job.near, spare.get(job, "")) if free.get(address, 0) > 0]
+        wished = [address for address in (*job.near, spare.get(job, "")) if free.get(address, 0) > 0]
         found[job] = [*wished, *(address for address, room in free.items() if room == most)][0]
         held[found[job]].append(job)
     full = [

@@ -231,7 +231,7 @@ class Cluster:
         then: Callable[[Outcome], None] | None = None,
     ) -> Job:
         """Send a task; of several with room for one the highest priority comes first."""
-        job = Job(task, files or {}, priority, near, then=then)
+        job = Job(task, files or {}, priority, self._beside(near), then=then)
         most = max((one.room.memory for one in self._workers.values() if one.room), default=0.0)
         if most and task.memory > most:
             job.error = NotEnoughMemory(
@@ -269,6 +269,11 @@ class Cluster:
 
     def _given(self, address: str) -> list[Job]:
         return [job for job in self._open.values() if job.where == address]
+
+    def _beside(self, address: str) -> list[str]:
+        """Return a worker and the others of its machine, which share its cache."""
+        hosts = {one: worker.machine.host for one, worker in self._workers.items()}
+        return sorted((one for one in hosts if hosts[one] == hosts.get(address)), key=lambda one: one != address)
 
     def _take_back(self, job: Job) -> None:
         """Take a job from its worker, which stops it."""
@@ -367,7 +372,7 @@ class Cluster:
 
     def _supply(self, job: Job, outcome: Outcome) -> None:
         """Send a worker the files that it lacks, and the task again."""
-        job.near, job.supplied = outcome.address, True
+        job.near, job.supplied = self._beside(outcome.address), True
         try:
             self._put(outcome.address, {sha256: job.files[sha256] for sha256 in outcome.missing})
         except (OSError, TimeoutError):
@@ -418,7 +423,7 @@ class Cluster:
 
     def _again(self, job: Job, why: str, error: BaseException | None = None, attempts: float = 1.0) -> None:
         job.attempts += attempts
-        job.first, job.near = job.first or why, ""
+        job.first, job.near = job.first or why, ()
         self.counts.again += 1
         if job.attempts >= ATTEMPTS or not (self._workers or isinstance(error, type(None))):
             job.error = error or ClusterError(
