@@ -514,6 +514,7 @@ def test_a_lying_worker_is_found_out(threads: Any, edge: Run, tmp_path: Path, mo
     images, net = save_images(tmp_path / "images", 24), save_net(tmp_path / "one.onnx")
     words = ("--mean", "127.5", "--std", "127.5", "--resize", "64", "--calib", str(images), "--calib-count", "20")
     monkeypatch.setattr(Contents, "read", read)
+    monkeypatch.setattr("edge.cluster.pool.contents", lambda: Contents(tmp_path / "another machine's"))
     words = (*words, "--images", str(images), "--compiler", "onnxruntime", "--seed", "7")
     code, _, err = edge("build", str(net), *words, "--cluster", threads.scheduler_address)
     assert code == 0, err

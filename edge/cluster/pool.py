@@ -14,7 +14,20 @@ from attrs import define, evolve, frozen
 from edge.cluster.content import PIECE, Contents, FolderOf, WrongContent, unpack
 from edge.cluster.jobs import Job, Room, plan, spares
 from edge.cluster.scheduler import Scheduler
-from edge.cluster.worker import Failure, Identity, Machine, Outcome, Piece, Task, admit, get, hello, perform, put
+from edge.cluster.worker import (
+    Failure,
+    Identity,
+    Machine,
+    Outcome,
+    Piece,
+    Task,
+    admit,
+    contents,
+    get,
+    hello,
+    perform,
+    put,
+)
 from edge.errors import EdgeError, InputError, NotEnoughMemory, UsageError, counted
 from edge.files import sha256_of
 from edge.folder.workspace import STAGES
@@ -496,16 +509,18 @@ class Cluster:
             shutil.rmtree(store.root, ignore_errors=True)
 
     def _fetch(self, address: str, sha256: str, store: Contents) -> None:
-        sender, offset = uuid.uuid4().hex[:8], 0
-        while True:
+        def far(offset: int) -> bytes:
             answers = self._client.run(get, sha256, offset, workers=[address])
             if address not in answers:
                 raise OSError(f"worker {self.name(address)} is gone")
-            data = answers[address]
-            store.write(sha256, offset, data, last=len(data) < PIECE, sender=sender)
-            offset += len(data)
-            if len(data) < PIECE:
+            data: bytes = answers[address]
+            return data
+
+        if contents().path(sha256).is_file():  # a worker of this machine made it
+            with contextlib.suppress(WrongContent):
+                _copy(sha256, lambda offset: contents().read(sha256, offset), store)
                 return
+        _copy(sha256, far, store)
 
     def finished(self, job: Job, root: Path) -> Outcome:
         """Wait for a job whose value holds stage folders, and bring these; done again where that fails."""
@@ -533,6 +548,14 @@ class Cluster:
         parts += [f"{counted(counts.lost, 'worker')} lost"] if counts.lost else []
         parts += [f"{counts.dropped} begun ahead and not needed"] if counts.dropped else []
         return ", ".join(parts)
+
+
+def _copy(sha256: str, read: Callable[[int], bytes], store: Contents) -> None:
+    sender, offset, data = uuid.uuid4().hex[:8], 0, bytes(PIECE)
+    while len(data) == PIECE:
+        data = read(offset)
+        store.write(sha256, offset, data, last=len(data) < PIECE, sender=sender)
+        offset += len(data)
 
 
 def _changed(files: Mapping[str, Path | bytes]) -> str:
