@@ -35,6 +35,9 @@ PACKAGES = ("numpy", "onnx", "onnxruntime", "onnxsim", "opencv-python", "opencv-
 # Failures of a machine, not of the work: another worker may do it.
 _OF_THE_MACHINE = (NotEnoughMemory, ToolchainMissing, InstallError, WorkspaceError, OSError, MemoryError)
 _LOG_BYTES = 1 << 20
+# What a worker of dask does all the time, every 10 ms to 0.5 s, and how often it does here, seconds: looking where its
+# tasks are, at its loop and at its processor took 4 % of a core.
+_RARELY = {"profile": 60.0, "profile-cycle": 60.0, "tick": 1.0, "monitor": 5.0}
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
 
 Piece = tuple[str, int, bytes, bool]  # sha256 of the file, offset, bytes, whether it is the last one
@@ -212,6 +215,9 @@ async def admit(share: int, resources: Mapping[str, float], dask_worker: Any = N
     _share = share
     if dask_worker.nanny:
         _undo_nanny(share)
+    for name, seconds in _RARELY.items():
+        if name in dask_worker.periodic_callbacks:
+            dask_worker.periodic_callbacks[name].callback_time = 1000 * seconds
     await dask_worker.set_resources(**resources)
 
 
