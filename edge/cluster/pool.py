@@ -160,11 +160,15 @@ class Cluster:
         gone, self._missed = missing & self._missed, missing  # one look may come too early
         for address in gone:
             self.counts.lost += 1
-            name = self._workers.pop(address).name
-            self.listener.warn(f"worker {name} is gone")
-            for job in self._given(address):
+            worker = self._workers.pop(address)
+            self.listener.warn(f"worker {worker.name} is gone")
+            begun = worker.room.threads if worker.room else 0
+            for place, job in enumerate(self._given(address)):
                 self._take_back(job)
-                self._again(job, f"worker {name} is gone", attempts=_LOST)
+                if place < begun:
+                    self._again(job, f"worker {worker.name} is gone", attempts=_LOST)
+                else:
+                    self._send(job)
         new = [address for address in known if address not in self._workers and address not in self._refused]
         if new:
             self._admit(new, {address: str(known[address].get("id", address)) for address in new})
@@ -193,6 +197,8 @@ class Cluster:
                 self._refused[address] = machine.refused
                 self.listener.warn(f"worker {name} is left out: {machine.refused}")
             else:
+                if name in self._names.values():
+                    self.listener.warn(f"worker {name} is back")
                 self._workers[address] = _Worker(name, machine)
                 self._names[address] = name
 

@@ -16,6 +16,8 @@ from edge.images.frames import cores
 
 _ANSWER = 10.0  # seconds in which a scheduler answers
 _SCHEMES = ("tcp", "tls", "ws", "wss", "ucx", "inproc")  # of dask
+# dask's processes look at their loops 50 times a second, which takes 2 % of a core each.
+_RARELY = {"distributed.admin.tick.interval": "1s"}
 _START = "dask scheduler   starts one; dask worker tcp://HOST:8786 --nthreads 1   adds a machine"
 
 
@@ -39,13 +41,15 @@ class Scheduler:
         Raises:
             UsageError: that is no address, or nothing answers there.
         """
+        from dask import config
+
         count = _of_this_machine(self._url)
         try:
             if not count:
                 _reach(self._url)
                 return self.dask.Client(self._url, timeout=_ANSWER, name="edge")
             if self._local is None:
-                with _deaf_children():
+                with _deaf_children(), config.set(_RARELY):
                     self._local = self.dask.LocalCluster(
                         n_workers=count, threads_per_worker=1, memory_limit=0, dashboard_address=":0", silence_logs=50
                     )

@@ -265,10 +265,18 @@ class SearchCrew:
 
     # --- stages
 
+    def stage_ahead(self, build: Build, row: Stage[Any], /) -> None:
+        """Begin a stage that is the same for all recipes and needed at the end."""
+        self._jobs[row.name] = self._send_stage(build, row, PERHAPS)
+
     def away(self, build: Build, row: Stage[Any], /) -> None:
         """Bring a stage of a recipe, and those before it, from a worker that makes them."""
         if row in _MADE:
             return
+        job = self._jobs.pop(row.name, None) or self._send_stage(build, row, NEEDED)
+        self._cluster.finished(job, build.workspace.root)
+
+    def _send_stage(self, build: Build, row: Stage[Any], priority: int) -> Job:
         goal = row if row is CHECK or STAGES.index(row) > STAGES.index(COMPILE) else COMPILE
         common, files, memory = self._shared()
         mine = [done for done in build.done if done.name not in {made.name for made in _MADE}]
@@ -283,8 +291,7 @@ class SearchCrew:
         needed = tuple(sha256 for sha256 in files if sha256 not in self._images)
         task = Task(goal.name, perform_stage, options, needed, memory)
         near = self._made_by.get(_recipe(build.request.precision), "")  # its machine has kept the stages
-        job = self._cluster.submit(task, files, priority=NEEDED, near=near)
-        self._cluster.finished(job, build.workspace.root)
+        return self._cluster.submit(task, files, priority=priority, near=near)
 
 
 def _answer_key(asked: Answering, start: int) -> str:

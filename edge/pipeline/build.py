@@ -146,6 +146,11 @@ class Build:
             self._done[row.name] = self._run(row)
         return self._done[row.name]
 
+    def lacks(self, row: Stage[Any]) -> bool:
+        """Tell whether a stage has yet to be made."""
+        code = code_digest(row.work.__module__)
+        return self.workspace.finished(row.name, row.inputs(self).key, row.result, code) is None
+
     def _run(self, row: Stage[T]) -> Done[T]:
         inputs = row.inputs(self)
         taken = inspect.signature(row.work).parameters

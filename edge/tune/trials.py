@@ -178,6 +178,9 @@ class Crew(Protocol):
     def answers_ahead(self, asked: Sequence[Answering], *, likely: bool) -> None:
         """Begin answers."""
 
+    def stage_ahead(self, build: Build, row: Stage[Any], /) -> None:
+        """Begin a stage that is needed at the end."""
+
     def away(self, build: Build, row: Stage[Any], /) -> None:
         """Bring a stage of a build into its workspace."""
 

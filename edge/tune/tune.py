@@ -142,6 +142,8 @@ class Search(Context):
         work = partial(self.trials.ship, PLAIN, self.request.precision, self.selection, limit)
         if self.crew is not None:
             self.trials.ahead("ship", [(PLAIN, self.request.precision)], self.selection, limit, likely=True)
+            if self.build.lacks(CHECK):
+                self.crew.stage_ahead(self.build, CHECK)
             self._ahead("build", self._first(self._plain))
             # Without a split they are needed only where none can be made, or it is worse.
             self._ahead("build", _but_mix(self._methods(None)), likely=not self.splittable)
