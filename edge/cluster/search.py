@@ -85,11 +85,6 @@ class SearchCrew:
         self._cluster.cancel([job for job in self._jobs.values() if not job.over])
         self._scratch.cleanup()
 
-    @property
-    def size(self) -> int:
-        """How many tasks can be done at once."""
-        return self._cluster.size
-
     # --- trials
 
     def trial(self, trial: Trial, blank: Entry, /) -> Entry:

@@ -150,10 +150,6 @@ class Crew(Protocol):
     is taken back by the next such call of its kind that does not ask for it.
     """
 
-    @property
-    def size(self) -> int:
-        """How many tasks can be done at once."""
-
     def by(self, entry: Entry, /) -> str:
         """Return who did a trial; empty if nobody did it now."""
 
