@@ -315,6 +315,21 @@ def test_a_killed_workers_task_is_done_elsewhere(cache: Path, join: Join, tmp_pa
         assert any("is gone" in text for text in listener.warnings)
 
 
+def test_a_worker_that_is_killed_with_a_result_that_it_keeps(cache: Path, join: Join) -> None:
+    listener = Quiet()
+    with distributed.LocalCluster(
+        n_workers=2, threads_per_worker=1, dashboard_address=":0", memory_limit=0, silence_logs=50
+    ) as local:
+        cluster = join(local, listener=listener)
+        job = cluster.submit(nap(1))
+        while job.future.status == "pending":  # as a client that thinks: it does not take what has ended
+            time.sleep(0.05)
+        os.kill(cluster._client.run(os.getpid, workers=[job.where])[job.where], signal.SIGKILL)
+        time.sleep(1.0)
+        assert cluster.wait(job).value == 1
+    assert any("nap 1 is sent again: worker" in text and "is gone" in text for text in listener.warnings)
+
+
 def test_a_worker_with_a_full_disk_gets_no_further_task(threads: Any, join: Join, tmp_path: Path) -> None:
     listener = Quiet()
     cluster = join(threads, listener=listener)

@@ -8,6 +8,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from attrs import define, evolve, frozen
 
@@ -353,20 +354,19 @@ class Cluster:
             time.sleep(0.05)
         for key in ended:
             if key in self._open:  # a worker that lies loses all that it was given
-                job = self._open.pop(key)
-                job.where = ""
-                self._take(job)
+                self._take(self._open.pop(key))
         self._fill()
         if lost:
             self._renew()
 
     def _take(self, job: Job) -> None:
-        future, job.future = job.future, None
+        future, job.future, address, job.where = job.future, None, job.where, ""
         try:
-            outcome: Outcome = future.result(timeout=_BACK)
+            outcome = self._result(future, address)
         except Exception as error:
             if future.status == "cancelled" or isinstance(error, (OSError, TimeoutError)):
-                self._again(job, "the connection was lost")
+                why = str(error) if type(error) is OSError else "the connection was lost"
+                self._again(job, why, attempts=_LOST)
             else:  # of dask: a worker died in it, again and again
                 self._again(job, f"{type(error).__name__}: {error}")
             return
@@ -388,6 +388,20 @@ class Cluster:
             self.counts.tasks += 1
             self.counts.seconds += outcome.seconds
             self.listener.update(f"{job.task.title}: {outcome.seconds:.1f} s on {self.name(outcome.address)}")
+
+    def _result(self, future: Any, address: str) -> Outcome:
+        """Return what a worker keeps for us; if it goes now, dask would wait for one with its address."""
+        seconds = _LOOK
+        while True:
+            try:
+                outcome: Outcome = future.result(timeout=seconds)
+            except (TimeoutError, self._scheduler.dask.TimeoutError):
+                known = self._client.sync(self._client.scheduler.identity, n_workers=-1)["workers"]
+                if address not in known or seconds > _BACK:
+                    raise OSError(f"worker {self.name(address)} is gone") from None
+                seconds *= 2  # a large result takes its time
+            else:
+                return outcome
 
     def _supply(self, job: Job, outcome: Outcome) -> None:
         """Send a worker the files that it lacks, and the task again."""
