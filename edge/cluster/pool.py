@@ -154,7 +154,7 @@ class Cluster:
     def _look(self) -> None:
         """See which workers have come and gone; admit the new ones."""
         self._looked = time.monotonic()
-        known = self._client.sync(self._client.scheduler.identity, n_workers=-1)["workers"]
+        known = self._known()
         threads = {address: int(about.get("nthreads", 1)) for address, about in known.items()}
         given = {address: dict(about.get("resources") or {}) for address, about in known.items()}
         missing = {address for address in self._workers if address not in known}
@@ -183,6 +183,13 @@ class Cluster:
                 f"no worker of {self._url} is left" + (f": {why}" if why else ""),
                 remedy="start workers and run it again; what is finished is kept",
             )
+
+    def _known(self) -> Mapping[str, Mapping[str, Any]]:
+        """Return what the scheduler says of each worker."""
+        workers: Mapping[str, Mapping[str, Any]] = self._client.sync(self._client.scheduler.identity, n_workers=-1)[
+            "workers"
+        ]
+        return workers
 
     def _admit(self, new: Sequence[str], names: Mapping[str, str]) -> None:
         found = self._client.run(hello, self._asked, workers=list(new), on_error="return")
@@ -396,8 +403,7 @@ class Cluster:
             try:
                 outcome: Outcome = future.result(timeout=seconds)
             except (TimeoutError, self._scheduler.dask.TimeoutError):
-                known = self._client.sync(self._client.scheduler.identity, n_workers=-1)["workers"]
-                if address not in known or seconds > _BACK:
+                if address not in self._known() or seconds > _BACK:
                     raise OSError(f"worker {self.name(address)} is gone") from None
                 seconds *= 2  # a large result takes its time
             else:
