@@ -20,10 +20,11 @@ import pytest
 from attrs import evolve
 
 from edge.accuracy.answers import NAME
+from edge.cluster import pool
 from edge.cluster import worker as on_worker
 from edge.cluster.content import PIECE, Contents, WrongContent
 from edge.cluster.pool import Cluster, ClusterError
-from edge.cluster.scheduler import _deaf_children
+from edge.cluster.scheduler import _deaf_children, ask
 from edge.cluster.worker import Task
 from edge.errors import EdgeError, InputError, ModelFileError, NotEnoughMemory
 from edge.folder.store import Store
@@ -328,6 +329,32 @@ def test_a_worker_that_is_killed_with_a_result_that_it_keeps(cache: Path, join: 
         time.sleep(1.0)
         assert cluster.wait(job).value == 1
     assert any("nap 1 is sent again: worker" in text and "is gone" in text for text in listener.warnings)
+
+
+def test_a_worker_that_is_gone_is_not_asked(cache: Path, join: Join, monkeypatch: pytest.MonkeyPatch) -> None:
+    """dask would try for 30 s to reach it, and a worker that is killed every 20 s would stop all work."""
+    with distributed.LocalCluster(
+        n_workers=2, threads_per_worker=1, dashboard_address=":0", memory_limit=0, silence_logs=50
+    ) as local:
+        cluster = join(local)
+        cluster.wait(cluster.submit(nap(1)))
+        while cluster.size < 2:
+            cluster.turn(0.1)
+        gone, pid = next(iter(ask(cluster._client, list(cluster._workers), os.getpid).items()))
+        os.kill(pid, signal.SIGKILL)
+        while gone in (known := cluster._known()) or len(known) < 2:  # the nanny starts another
+            time.sleep(0.05)
+        assert "is gone" in str(ask(cluster._client, [gone], os.getpid)[gone])
+        asked = list[str]()
+
+        def tell(client: Any, workers: list[str], *rest: Any) -> dict[str, Any]:
+            asked.extend(workers)
+            return ask(client, workers, *rest)
+
+        monkeypatch.setattr(pool, "ask", tell)
+        cluster._look()
+        assert asked
+        assert gone not in asked
 
 
 def test_a_worker_with_a_full_disk_gets_no_further_task(threads: Any, join: Join, tmp_path: Path) -> None:

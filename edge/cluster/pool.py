@@ -14,7 +14,7 @@ from attrs import define, evolve, frozen
 
 from edge.cluster.content import PIECE, Contents, FolderOf, WrongContent, unpack
 from edge.cluster.jobs import Job, Room, plan, spares
-from edge.cluster.scheduler import Scheduler
+from edge.cluster.scheduler import Scheduler, ask
 from edge.cluster.worker import (
     Failure,
     Identity,
@@ -192,8 +192,7 @@ class Cluster:
         return workers
 
     def _admit(self, new: Sequence[str], names: Mapping[str, str]) -> None:
-        found = self._client.run(hello, self._asked, workers=list(new), on_error="return")
-        for address, machine in found.items():
+        for address, machine in ask(self._client, new, hello, self._asked).items():
             name = names[address]
             if isinstance(machine, ModuleNotFoundError):
                 machine = Machine("", 1, None, "edge is not installed there")
@@ -212,19 +211,20 @@ class Cluster:
 
     def _share(self, threads: Mapping[str, int], given: Mapping[str, Mapping[str, float]]) -> None:
         """Share each machine's cores and memory among its workers."""
-        for host in {one.machine.host for one in self._workers.values()}:
-            mine = [address for address, one in self._workers.items() if one.machine.host == host]
+        there = {address: one for address, one in self._workers.items() if address in threads}
+        for host in {one.machine.host for one in there.values()}:
+            mine = [address for address, one in there.items() if one.machine.host == host]
             machine = self._workers[mine[0]].machine
-            every = sum(threads.get(address, 1) for address in mine)
+            every = sum(threads[address] for address in mine)
             for address in mine:
                 share = max(1, machine.cores // max(every, 1))
                 theirs = given.get(address, {})
                 told = 0.0 if theirs.get(_OURS) else theirs.get("MEMORY", 0.0)  # of an earlier client, or the user's
                 memory = told or (machine.memory or 1 << 60) / len(mine)
-                room = Room(threads.get(address, 1), memory)
+                room = Room(threads[address], memory)
                 if self._workers[address].room != room:
                     resources = {"MEMORY": float(memory), _OURS: float(not told)}
-                    if address in self._client.run(admit, share, resources, workers=[address], on_error="ignore"):
+                    if not isinstance(ask(self._client, [address], admit, share, resources)[address], Exception):
                         self._workers[address] = evolve(self._workers[address], room=room)
 
     def _drop(self, address: str, why: str) -> None:
@@ -441,10 +441,17 @@ class Cluster:
                 waiting.append((sha256, offset, data, offset + PIECE >= total))
                 size += len(data)
                 if size >= PIECE:
-                    self._client.run(put, waiting, sender, workers=[address])
+                    self._ask(address, put, waiting, sender)
                     waiting, size = [], 0
         if waiting:
-            self._client.run(put, waiting, sender, workers=[address])
+            self._ask(address, put, waiting, sender)
+
+    def _ask(self, address: str, function: Callable[..., Any], *arguments: Any) -> Any:
+        """Return what a function gives in a worker, or raise what it raised; OSError for a worker that went."""
+        answer = ask(self._client, [address], function, *arguments)[address]
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
 
     def _failed(self, job: Job, outcome: Outcome, failure: Failure) -> None:
         error = failure.error()
@@ -535,18 +542,11 @@ class Cluster:
             shutil.rmtree(store.root, ignore_errors=True)
 
     def _fetch(self, address: str, sha256: str, store: Contents) -> None:
-        def far(offset: int) -> bytes:
-            answers = self._client.run(get, sha256, offset, workers=[address])
-            if address not in answers:
-                raise OSError(f"worker {self.name(address)} is gone")
-            data: bytes = answers[address]
-            return data
-
         if contents().path(sha256).is_file():  # a worker of this machine made it
             with contextlib.suppress(WrongContent):
                 _copy(sha256, lambda offset: contents().read(sha256, offset), store)
                 return
-        _copy(sha256, far, store)
+        _copy(sha256, lambda offset: self._ask(address, get, sha256, offset), store)
 
     def finished(self, job: Job, root: Path) -> Outcome:
         """Wait for a job whose value holds stage folders, and bring these; done again where that fails."""

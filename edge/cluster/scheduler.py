@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import re
 import signal
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -15,6 +16,7 @@ from edge.errors import UsageError
 from edge.images.frames import cores
 
 _ANSWER = 10.0  # seconds in which a scheduler answers
+_LOOK = 2.0  # seconds between two looks at whether a worker that was asked is still there
 _SCHEMES = ("tcp", "tls", "ws", "wss", "ucx", "inproc")  # of dask
 # dask's processes look at their loops 50 times a second, which takes 2 % of a core each.
 _RARELY = {"distributed.admin.tick.interval": "1s"}
@@ -65,6 +67,28 @@ class Scheduler:
         """End the workers that were started."""
         if self._local is not None:
             self._local.close()
+
+
+def ask(client: Any, workers: Sequence[str], function: Callable[..., Any], *arguments: Any) -> dict[str, Any]:
+    """Return what a function gives in each worker, or the exception; OSError at once for a worker that went meanwhile.
+
+    dask itself would try for 30 s to reach it, in which the next one may go.
+    """
+
+    async def one(address: str) -> Any:
+        asked = asyncio.ensure_future(client.run(function, *arguments, workers=[address], on_error="return"))
+        try:
+            while not (await asyncio.wait([asked], timeout=_LOOK))[0]:
+                if address not in (await client.scheduler.identity(n_workers=-1))["workers"]:
+                    return OSError(f"worker {address} is gone")
+            return asked.result()[address]
+        finally:
+            asked.cancel()
+
+    async def each() -> list[Any]:
+        return await asyncio.gather(*map(one, workers))
+
+    return dict(zip(workers, client.sync(each), strict=True))
 
 
 def _of_this_machine(url: str) -> int:
