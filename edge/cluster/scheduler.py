@@ -70,9 +70,9 @@ class Scheduler:
 
 
 def ask(client: Any, workers: Sequence[str], function: Callable[..., Any], *arguments: Any) -> dict[str, Any]:
-    """Return what a function gives in each worker, or the exception; OSError at once for a worker that went meanwhile.
+    """Return what a function gives in each worker, or the exception; an OSError for one that went meanwhile.
 
-    dask itself would try for 30 s to reach it, in which the next one may go.
+    dask itself would try for 30 s to reach that one, in which the next may go.
     """
 
     async def one(address: str) -> Any:

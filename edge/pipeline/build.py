@@ -160,11 +160,12 @@ class Build:
             return row.work(**inputs.arguments(), **{k: v for k, v in standing.items() if k in taken})
 
         self.listener.begin(row.name)
-        if self._away is not None and self.lacks(row):
+        code = code_digest(row.work.__module__)
+        if self._away is not None and self.workspace.finished(row.name, inputs.key, row.result, code) is None:
             there = self.workspace.stages()
             self._away(self, row)
             self._brought |= self.workspace.stages() - there
-        done = self.workspace.run(row.name, inputs.key, action, row.result, code_digest(row.work.__module__))
+        done = self.workspace.run(row.name, inputs.key, action, row.result, code)
         unchanged = done.cached and done.dir.name not in self._brought
         self.listener.end(row.name, done.seconds, cached=unchanged, note=row.note(self, done.result))
         for warning in row.warnings(self, done.result):
