@@ -12,7 +12,7 @@ import pytest
 from attrs import define, evolve
 
 from edge.cli.tune import tune_table
-from edge.folder.workspace import Workspace
+from edge.folder.workspace import STAGES, Workspace
 from edge.measure.objective import Classes
 from edge.progress import Quiet, Silent
 from edge.specs import Precision
@@ -180,6 +180,18 @@ def test_time_is_for_each_run(monkeypatch: pytest.MonkeyPatch, clock: Clock, tmp
         assert clock.now - began <= seconds
     assert (chosen, left_out) == ("plain int8, rounded", [])
     assert len(names) >= 3
+
+
+@pytest.mark.parametrize("left_out", [["a program of mix"], []])
+def test_a_search_that_left_work_out_keeps_what_took_minutes(tmp_path: Path, left_out: list[str]) -> None:
+    made = {f"{name}-{'0' * 12}" for name in ("calibrate", "compile", "thresholds")}
+    for name in made:
+        (tmp_path / STAGES / name).mkdir(parents=True)
+    done = SimpleNamespace(done=[SimpleNamespace(dir=tmp_path / STAGES / f"calibrate-{'0' * 12}")])
+    trials, workspace = SimpleNamespace(kept=[]), SimpleNamespace(root=tmp_path)
+    Context.prune(cast(Any, SimpleNamespace(build=done, trials=trials, workspace=workspace, left_out=left_out)))
+    gone = {"compile"} if left_out else {"compile", "thresholds"}
+    assert {path.name for path in (tmp_path / STAGES).iterdir()} == {x for x in made if x.partition("-")[0] not in gone}
 
 
 def test_what_was_left_out_and_how_to_go_on_are_told() -> None:
