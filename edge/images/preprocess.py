@@ -34,10 +34,10 @@ Tensor = NDArray[np.float32]
 
 # Y, U, V less 128 to R, G, B less 128; read from the weights of the compiler's own preprocess node.
 YUV_TO_RGB = ((1.0, 0.0, 1.40170), (1.0, -0.34370, -0.71420), (1.0, 1.77220, 0.0))
-# In a JPEG's image data, FF before anything but 00, FF and D0..D7 starts the next segment.
 # First bytes of the formats that are read, whatever else this OpenCV was built with.
 _HEAD = re.compile(rb"\xff\xd8|\x89PNG|BM|RIFF....WEBP|II[*+]\0|MM\0[*+]|P[1-6]\s", re.DOTALL)
 FORMATS = "JPEG, PNG, BMP, WebP, TIFF or PPM"
+# In a JPEG's image data, FF before anything but 00, FF and D0..D7 starts the next segment.
 _SEGMENT = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]")
 
 
@@ -77,7 +77,11 @@ def decode(data: bytes | Path, name: str | None = None) -> Image:
             raise ImageError(f"{name} is too large", expected="at most 200 million pixels") from error
         raise ImageError(f"{name} can't be decoded: {error.err}", expected=FORMATS) from error
     if bgr is None:
-        raise ImageError(f"{name} is not a complete image that OpenCV can read", expected=FORMATS)
+        raise ImageError(
+            f"{name} is not a complete image that OpenCV can read",
+            expected=FORMATS,
+            remedy="convert it to one of these, or leave it out",
+        )
     return np.asarray(cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB, dst=bgr), np.uint8)
 
 
