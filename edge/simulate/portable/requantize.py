@@ -184,7 +184,7 @@ def _in_float64(
     clipped: bool,
     wide: bool,
 ) -> str:
-    """Exact in any case: |t| < 2^24 and scale < 2^15, so that every value is far below 2^53."""
+    """Exact in any case: |t| < 2^31 and scale < 2^15, so that every value is far below 2^53."""
 
     def spread(array: NDArray[Any]) -> str:
         same = (array == array.flat[0]).all()

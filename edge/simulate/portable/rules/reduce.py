@@ -10,9 +10,11 @@ from collections.abc import Sequence
 
 import numpy as np
 from attrs import evolve
+from onnx import TensorProto
 
 from edge.simulate.portable.graph import EXACT, NHWC, Graph, Source, Value, channels
 from edge.simulate.portable.requantize import Integers, bounds, requantize
+from edge.simulate.portable.rules.sums import INT32
 
 _MOST_PLACES = 128  # whose numbers fit int8
 
@@ -96,28 +98,35 @@ def global_average_pool(graph: Graph, source: Source) -> Sequence[Value]:
 
 
 def _sum(graph: Graph, source: Source, x: Value, axes: tuple[int, ...]) -> Value:
+    """Add the nodes of a sum; it is float64 where it may be beyond what float32 holds."""
     count = int(np.prod([x.shape[axis] for axis in axes]))
     shape = tuple(1 if axis in axes else size for axis, size in enumerate(x.shape))
-    if x.limit * count >= EXACT:
-        raise source.unknown(f"a sum of {x.limit * count} does not fit float32")
-    if axes == (3,) and x.axes == NHWC:
+    if x.limit * count >= INT32:
+        raise source.unknown(f"a sum of {x.limit * count} does not fit int32")
+    wide = x.limit * count >= EXACT
+    if axes == (3,) and x.axes == NHWC and not wide:
         # A 1x1 convolution with ones: half the time of ReduceSum over the channels.
         name = graph.add("Conv", x.name, graph.constant(np.ones((1, x.shape[3], 1, 1))), kernel_shape=[1, 1])
         # It changes no value, but keeps onnxruntime from folding the next nodes into the convolution.
         name = graph.add("Floor", name)
     else:
         stored = np.array(sorted(x.axes[axis] for axis in axes))
-        name = graph.add("ReduceSum", x.name, graph.constant(stored, np.int64), keepdims=1)
+        terms = graph.add("Cast", x.name, to=TensorProto.DOUBLE) if wide else x.name
+        name = graph.add("ReduceSum", terms, graph.constant(stored, np.int64), keepdims=1)
     return evolve(x, name=name, shape=shape, low=min(x.low * count, 0), high=max(x.high * count, 0))
 
 
 def _tail(
     graph: Graph, source: Source, total: Value, scale: str, shift: str, *, nearest: bool, nearest_first: bool
 ) -> Value:
+    wide = total.limit >= EXACT
     if source.attributes["output_bit"] == 32:  # the sum itself, which the network's end dequantizes
         if {"accu_right_shift", scale, shift} & source.attributes.keys():
             raise source.unknown("a 32-bit sum with a scale")
+        if wide:
+            raise source.unknown(f"a sum of {total.limit} does not fit float32")
         return total
+    dtype = np.float64 if wide else np.float32
     # The vendor repeats its constants for each element that is summed; all are equal.
     right, scales, shifts = (_few(source.integers(key)) for key in ("accu_right_shift", scale, shift))
     count = max(right.size, scales.size, shifts.size)
@@ -128,13 +137,13 @@ def _tail(
     name = total.name
     if right.any():
         unit = np.exp2(-right.astype(np.float64))
-        name = graph.add("Mul", name, graph.constant(unit.reshape(stored if unit.size > 1 else ())))
+        name = graph.add("Mul", name, graph.constant(unit.reshape(stored if unit.size > 1 else ()), dtype))
         if half.any():
-            name = graph.add("Add", name, graph.constant(half.reshape(stored if half.size > 1 else ())))
+            name = graph.add("Add", name, graph.constant(half.reshape(stored if half.size > 1 else ()), dtype))
         name = graph.add("Floor", name)
     bits = source.attributes["output_bit"]
     ends = np.int64(total.low) >> right, (np.int64(total.high) >> right) + 1
-    name = requantize(graph, name, *ends, scales, shifts, bits, stored, nearest=nearest)
+    name = requantize(graph, name, *ends, scales, shifts, bits, stored, nearest=nearest, wide=wide)
     low, high = bounds(bits)
     return evolve(total, name=name, low=low, high=high)
 
