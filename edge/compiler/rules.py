@@ -306,7 +306,8 @@ def value_type(doc: Document) -> Iterator[Hit]:
     for group, key, value, rule in _known(doc):
         if value is not None and not has_type(value, rule.types):
             expected = " or ".join(_type_name(kind) for kind in rule.types)
-            hint = f", quoted: {key}: '{value}'" if _quotes_help(value, rule) else ""
+            quotes_help = str in rule.types and isinstance(value, bool | int | float)
+            hint = f", quoted: {key}: '{value}'" if quotes_help else ""
             seen = f"{key}: {value!r} is {_type_name(type(value))}"
             yield Hit(seen, expected + hint, doc.line(group, key))
 
@@ -372,10 +373,6 @@ def _known(doc: Document) -> Iterator[tuple[str, str, object, Key]]:
         for key, value in doc.group(group).items():
             if key in keys:
                 yield group, key, value, keys[key]
-
-
-def _quotes_help(value: object, rule: Key) -> bool:
-    return str in rule.types and isinstance(value, bool | int | float)
 
 
 def _type_name(kind: type) -> str:

@@ -21,7 +21,6 @@ from edge.images.annotations import Truth, truth
 Rows = NDArray[np.float32]
 
 SHOWN = 0.25  # score from which a box counts as an answer; the usual one of demos
-FOUND = 0.5  # IoU from which an object counts as found
 SMALL, LARGE = 32**2, 96**2  # COCO's bounds of the areas, in square pixels
 _AREAS = ((0.0, 1e10), (0.0, float(SMALL)), (float(SMALL), float(LARGE)), (float(LARGE), 1e10))
 _DRAWS, _LEAST_DRAWS, _MOST_IMAGES = 999, 199, 1_000_000  # of the bootstrap; images drawn in all of it

@@ -265,7 +265,7 @@ class Search(Context):
 
     def _guess(self, best: Candidate, *, likely: bool = False) -> None:
         """Let a crew begin what follows if this is the best calibration: it with weights rounded, and its variants."""
-        rounded = evolve(best, name=f"{best.name}, rounded", precision=_with_rounding(best.precision))
+        rounded = evolve(best, name=f"{best.name}, rounded", precision=evolve(best.precision, rounding=spaces.ROUNDED))
         asked = [(rounded.name, rounded.precision)] if best.name != PLAIN and best.precision.rounding is None else []
         if likely:
             self._ahead("build", asked)
@@ -439,10 +439,6 @@ def _with_int16(name: str, precision: Precision, ratio: float) -> tuple[str, Pre
     """Return the name and the recipe of chosen thresholds with time for 16 bits, for a latency limit."""
     within = 1 + LENIENT * (ratio - 1)
     return f"{name}{INT16_WITHIN}{within:.3g}x", spaces.with_int16(precision, within)
-
-
-def _with_rounding(precision: Precision) -> Precision:
-    return evolve(precision, rounding=spaces.ROUNDED)
 
 
 def _rounded(best: Candidate) -> list[tuple[str, Precision]]:

@@ -121,10 +121,8 @@ def _tail(
 ) -> Value:
     wide = total.limit >= EXACT
     if source.attributes["output_bit"] == 32:  # the sum itself, which the network's end dequantizes
-        if {"accu_right_shift", scale, shift} & source.attributes.keys():
-            raise source.unknown("a 32-bit sum with a scale")
-        if wide:
-            raise source.unknown(f"a sum of {total.limit} does not fit float32")
+        if wide or {"accu_right_shift", scale, shift} & source.attributes.keys():
+            raise source.unknown("a 32-bit sum with a scale, or one that does not fit float32")
         return total
     dtype = np.float64 if wide else np.float32
     # The vendor repeats its constants for each element that is summed; all are equal.
