@@ -45,8 +45,8 @@ SPEED = """
 ## Compiled
 
 Static figures are the compiler's own for one frame; they do not depend on the weights. Time and peak memory
-are of `hb_mapper makertbin` alone, on the machine that compiled. "Bit for bit" says whether the simulated
-program gave the same integers as the quantized model.
+are of `hb_mapper makertbin` alone, on the machine that compiled; the time depends on its load. "Bit for bit" says
+whether the simulated program gave the same integers as the quantized model.
 """
 
 MADE = """
