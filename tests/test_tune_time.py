@@ -184,13 +184,13 @@ def test_time_is_for_each_run(monkeypatch: pytest.MonkeyPatch, clock: Clock, tmp
 
 @pytest.mark.parametrize("left_out", [["a program of mix"], []])
 def test_a_search_that_left_work_out_keeps_what_took_minutes(tmp_path: Path, left_out: list[str]) -> None:
-    made = {f"{name}-{'0' * 12}" for name in ("calibrate", "compile", "thresholds")}
+    made = {f"{name}-{'0' * 12}" for name in ("calibrate", "compile", "round", "thresholds")}
     for name in made:
         (tmp_path / STAGES / name).mkdir(parents=True)
     done = SimpleNamespace(done=[SimpleNamespace(dir=tmp_path / STAGES / f"calibrate-{'0' * 12}")])
     trials, workspace = SimpleNamespace(kept=[]), SimpleNamespace(root=tmp_path)
     Context.prune(cast(Any, SimpleNamespace(build=done, trials=trials, workspace=workspace, left_out=left_out)))
-    gone = {"compile"} if left_out else {"compile", "thresholds"}
+    gone = {"compile"} if left_out else {"compile", "round", "thresholds"}
     assert {path.name for path in (tmp_path / STAGES).iterdir()} == {x for x in made if x.partition("-")[0] not in gone}
 
 

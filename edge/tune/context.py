@@ -26,7 +26,7 @@ from edge.measure.networks import FloatNet
 from edge.measure.objective import Classes, Detections, Measured, Objective
 from edge.pipeline.build import Build
 from edge.pipeline.stage import Inside
-from edge.pipeline.stages import CALIBRATE, EXPORT, SIMPLIFY, THRESHOLDS
+from edge.pipeline.stages import CALIBRATE, EXPORT, ROUND, SIMPLIFY, THRESHOLDS
 from edge.prepare.channel_mean import channel_mean
 from edge.prepare.equalize import find_pairs
 from edge.prepare.range_split import find_places
@@ -272,10 +272,10 @@ class Context:
     def prune(self) -> None:
         """Remove the stages of trials that are not needed again: their figures are in the journal.
 
-        Chosen thresholds, minutes of work, are kept for the next run's programs if this one left something out.
+        If work was left out, what took minutes before the compiler is kept for the next run's programs.
         """
         kept = {stage.dir.name for build in (self.build, *self.trials.kept) for stage in build.done}
+        needed = (f"{ROUND.name}-", f"{THRESHOLDS.name}-") if self.left_out else ()
         for folder in (self.workspace.root / STAGES).glob("*-*"):
-            needed = bool(self.left_out) and folder.name.startswith(f"{THRESHOLDS.name}-")
-            if folder.name not in kept and not needed:
+            if folder.name not in kept and not folder.name.startswith(needed):
                 shutil.rmtree(folder, ignore_errors=True)
